@@ -1,0 +1,52 @@
+"""The static cache of keys and values for decoding, as immutable tensors."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class LayerCache(NamedTuple):
+    """Rotated keys and values of one layer.
+
+    keys, values: (batch, kv_heads, capacity, head_dim); columns from `start` on are not yet written.
+    start: () int32, the number of columns written.
+    """
+
+    keys: tf.Tensor
+    values: tf.Tensor
+    start: tf.Tensor
+
+    def write(self, keys: tf.Tensor, values: tf.Tensor) -> "LayerCache":
+        """The cache with (batch, kv_heads, length, head_dim) keys and values at columns `start` onwards."""
+        return LayerCache(
+            _write_columns(self.keys, keys, self.start),
+            _write_columns(self.values, values, self.start),
+            self.start + tf.shape(keys)[2],
+        )
+
+
+class Cache(NamedTuple):
+    """What a decode knows of the tokens so far.
+
+    keys, values: per layer, (batch, kv_heads, capacity, head_dim).
+    length: () int32, the number of columns written, padding included.
+    padding: (batch,) int32, the number of padding columns at the left of each row.
+    """
+
+    keys: tuple[tf.Tensor, ...]
+    values: tuple[tf.Tensor, ...]
+    length: tf.Tensor
+    padding: tf.Tensor
+
+    @property
+    def capacity(self) -> int:
+        return self.keys[0].shape[2]
+
+    def layer(self, index: int) -> LayerCache:
+        return LayerCache(self.keys[index], self.values[index], self.length)
+
+
+def _write_columns(store: tf.Tensor, columns: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    end = start + tf.shape(columns)[2]
+    joined = tf.concat([store[:, :, :start], columns, store[:, :, end:]], axis=2)
+    return tf.ensure_shape(joined, store.shape)

@@ -1,0 +1,61 @@
+"""Positions other than rotary ones, and the causal mask; all as NumPy or TensorFlow functions of positions."""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+MASKED = -1e9
+
+
+def sinusoidal_embedding(positions: tf.Tensor, dim: int) -> tf.Tensor:
+    """Sines and cosines of Vaswani et al. 2017, arXiv 1706.03762: sine at even features, cosine at odd ones.
+
+    Args:
+        positions: (..., length).
+        dim: features, even.
+
+    Returns:
+        (..., length, dim) float32.
+    """
+    frequencies = tf.constant(10_000.0 ** (-np.arange(0, dim, 2) / dim), tf.float32)
+    angles = tf.cast(positions, tf.float32)[..., tf.newaxis] * frequencies
+    pairs = tf.stack([tf.sin(angles), tf.cos(angles)], axis=-1)
+    return tf.reshape(pairs, tf.concat([tf.shape(positions), [dim]], axis=0))
+
+
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """(num_heads,) slopes of ALiBi, Press et al. 2021, arXiv 2108.12409.
+
+    A geometric sequence from 2^(-8/n) for a power of two n; for other counts, that of the next lower power
+    of two, continued by every other slope of the next higher one, as in the authors' code.
+    """
+    lower = 2 ** math.floor(math.log2(num_heads))
+    slopes = 2.0 ** (-8.0 / lower * np.arange(1, lower + 1))
+    between = 2.0 ** (-4.0 / lower * np.arange(1, 2 * lower + 1, 2))
+    return np.concatenate([slopes, between])[:num_heads].astype(np.float32)
+
+
+def alibi_bias(query_columns: tf.Tensor, key_columns: tf.Tensor, num_heads: int) -> tf.Tensor:
+    """Bias against distance: (num_heads, length, keys_length) float32, from the (length,) column numbers."""
+    distance = tf.cast(query_columns[:, tf.newaxis] - key_columns[tf.newaxis, :], tf.float32)
+    return -alibi_slopes(num_heads)[:, np.newaxis, np.newaxis] * distance
+
+
+def causal_bias(
+    query_columns: tf.Tensor, key_columns: tf.Tensor, padding: tf.Tensor | None, dtype
+) -> tf.Tensor:
+    """Bias that hides later columns, and the padding at the left of each row.
+
+    Args:
+        query_columns, key_columns: (length,) and (keys_length,) column numbers.
+        padding: (batch,) padding columns of each row, or None for none.
+        dtype: of the result.
+
+    Returns:
+        (batch or 1, 1, length, keys_length): 0 where a query may look, a large negative number elsewhere.
+    """
+    visible = (key_columns[tf.newaxis, :] <= query_columns[:, tf.newaxis])[tf.newaxis, tf.newaxis]
+    if padding is not None:
+        visible &= (key_columns[tf.newaxis, :] >= padding[:, tf.newaxis])[:, tf.newaxis, tf.newaxis]
+    return tf.where(visible, tf.cast(0, dtype), tf.cast(MASKED, dtype))

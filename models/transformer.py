@@ -1,0 +1,180 @@
+"""A small autoregressive transformer."""
+
+import keras
+import tensorflow as tf
+
+from models.cache import Cache
+from models.config import TransformerLMConfig
+from models.layers import Block, dropout, fold_in
+from models.positions import alibi_bias, causal_bias, sinusoidal_embedding
+from rope.embedding import RotaryEmbedding
+from rope.positions import positions_from_padding
+
+NORM_EPSILON = 1e-5
+EMBEDDING_STDDEV = 0.02
+
+
+class TransformerLM(keras.Model):
+    """Decoder-only language model with the Llama family's block (arXiv 2302.13971).
+
+    Pre-norm, RMSNorm, SwiGLU, no biases, grouped-query attention, tied embeddings.
+
+    Args:
+        config: sizes and options, see `TransformerLMConfig`.
+        dtype: Keras dtype policy, `float32` or `mixed_bfloat16`.
+
+    Call arguments:
+        tokens: (batch, length) int32.
+        training: whether to drop out.
+        seed: (2,) int32 that all dropout of this call is drawn from; needed if training with dropout.
+
+    Returns:
+        (batch, length, vocab_size) logits of the next token, float32.
+
+    Raises:
+        ValueError: if the config contradicts itself, a seed is missing, or a learned position is asked for
+            beyond `context_length`.
+
+    Example:
+
+    >>> model = TransformerLM(TransformerLMConfig(dim=32, num_layers=1, mlp_dim=64))
+    >>> model(tf.zeros((2, 5), tf.int32)).shape
+    TensorShape([2, 5, 256])
+    """
+
+    def __init__(self, config: TransformerLMConfig, *, dtype: str = "float32"):
+        super().__init__(dtype=dtype, name="transformer_lm")
+        problems = [f"{key} {message}" for key, message in config.problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        self.config = config
+        self.head_dim = config.dim // config.num_heads
+        policy = self.dtype_policy
+        self.embedding = keras.layers.ReversibleEmbedding(
+            config.vocab_size,
+            config.dim,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=EMBEDDING_STDDEV),
+            dtype=policy,
+            name="embedding",
+        )
+        self.position_embedding = None
+        if config.position == "learned":
+            self.position_embedding = keras.layers.Embedding(
+                config.context_length,
+                config.dim,
+                embeddings_initializer=keras.initializers.RandomNormal(stddev=EMBEDDING_STDDEV),
+                dtype=policy,
+                name="position_embedding",
+            )
+        self.rotary = None
+        if config.position == "rotary":
+            self.rotary = RotaryEmbedding(
+                self.head_dim,
+                theta=config.rope.theta,
+                layout=config.rope.layout,
+                interpolate_factor=config.rope.interpolate_factor,
+                name="rotary",
+            )
+        self.blocks = [
+            Block(
+                num_heads=config.num_heads,
+                num_kv_heads=config.num_kv_heads,
+                head_dim=self.head_dim,
+                mlp_dim=config.mlp_dim,
+                qk_norm=config.qk_norm,
+                layout=config.rope.layout,
+                norm_epsilon=NORM_EPSILON,
+                # GPT-2's scaling of what is added to the residual stream.
+                output_stddev=0.02 * (2 * config.num_layers) ** -0.5,
+                dropout_rate=config.dropout,
+                dtype=policy,
+                name=f"block_{index}",
+            )
+            for index in range(config.num_layers)
+        ]
+        self.norm = keras.layers.RMSNormalization(epsilon=NORM_EPSILON, dtype=policy, name="norm")
+        self(tf.zeros((1, 1), tf.int32))  # makes the weights
+
+    def call(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
+        if training and self.config.dropout > 0 and seed is None:
+            raise ValueError("training with dropout needs a seed: model(tokens, training=True, seed=seed).")
+        columns = tf.range(tf.shape(tokens)[1])
+        logits, _ = self._forward(
+            tokens,
+            positions=columns,
+            bias=self._bias(columns, columns, None),
+            seed=seed if training else None,
+        )
+        return logits
+
+    def make_cache(
+        self, batch: int, *, capacity: int | None = None, padding: tf.Tensor | None = None
+    ) -> Cache:
+        """An empty cache.
+
+        Args:
+            batch: rows.
+            capacity: columns that it can hold; `context_length` when not given.
+            padding: (batch,) int32 padding columns at the left of each row; none when not given.
+        """
+        shape = (batch, self.config.num_kv_heads, capacity or self.config.context_length, self.head_dim)
+        empty = tuple(tf.zeros(shape, self.compute_dtype) for _ in self.blocks)
+        if padding is None:
+            padding = tf.zeros(batch, tf.int32)
+        return Cache(keys=empty, values=empty, length=tf.constant(0), padding=tf.cast(padding, tf.int32))
+
+    def decode(self, tokens: tf.Tensor, cache: Cache) -> tuple[tf.Tensor, Cache]:
+        """Continues a cached sequence by one or more tokens.
+
+        Args:
+            tokens: (batch, length) int32, the columns after those in the cache; they must fit in its capacity.
+            cache: from `make_cache` or an earlier call.
+
+        Returns:
+            (batch, length, vocab_size) logits, float32, and the cache with the tokens in it.
+        """
+        length = tf.shape(tokens)[1]
+        columns = cache.length + tf.range(length)
+        logits, layers = self._forward(
+            tokens,
+            positions=positions_from_padding(cache.padding, length, start=cache.length),
+            bias=self._bias(columns, tf.range(cache.capacity), cache.padding),
+            cache=cache,
+        )
+        return logits, cache._replace(
+            keys=tuple(layer.keys for layer in layers),
+            values=tuple(layer.values for layer in layers),
+            length=cache.length + length,
+        )
+
+    def _forward(self, tokens, *, positions, bias, cache=None, seed=None):
+        """Logits, and per layer the cache; `positions` are (length,) or (batch, length)."""
+        x = self.embedding(tokens)
+        if self.position_embedding is not None:
+            if tokens.shape[1] is not None and tokens.shape[1] > self.config.context_length:
+                raise ValueError(
+                    f"a learned position ends at context_length {self.config.context_length}, "
+                    f"got {tokens.shape[1]} tokens."
+                )
+            x += self.position_embedding(positions)
+        elif self.config.position == "sinusoidal":
+            x += tf.cast(sinusoidal_embedding(positions, self.config.dim), x.dtype)
+        x = dropout(x, self.config.dropout, fold_in(seed, len(self.blocks)))
+        table = None
+        if self.rotary is not None:
+            # An axis for the heads, where the positions differ by row.
+            table = self.rotary.table(positions if positions.shape.rank == 1 else positions[:, tf.newaxis])
+        layers = []
+        for index, block in enumerate(self.blocks):
+            layer_cache = None if cache is None else cache.layer(index)
+            x, layer_cache = block(x, bias=bias, table=table, cache=layer_cache, seed=fold_in(seed, index))
+            layers.append(layer_cache)
+        logits = self.embedding(self.norm(x), reverse=True)
+        return tf.cast(logits, tf.float32), layers
+
+    def _bias(self, query_columns, key_columns, padding):
+        if self.config.position == "alibi":
+            # float32: in bfloat16 distances past 256 run together.
+            slopes = alibi_bias(query_columns, key_columns, self.config.num_heads)
+            return slopes + causal_bias(query_columns, key_columns, padding, tf.float32)
+        return causal_bias(query_columns, key_columns, padding, self.compute_dtype)
