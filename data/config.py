@@ -15,9 +15,9 @@ class PythonStdlibConfig:
 
 @dataclass(frozen=True)
 class TextFilesConfig:
-    """The user's own UTF-8 text files, one document a file."""
+    """The user's own UTF-8 text files, one document a file: `path` is a file, a directory or a glob."""
 
-    path: str
+    path: str = field(metadata={"example": "'docs/**/*.md'"})
     source: Literal["text_files"] = "text_files"
     invalid: Literal["skip", "error"] = "skip"
     held_out: float = field(default=0.05, metadata={"above": 0, "below": 1})
@@ -26,9 +26,12 @@ class TextFilesConfig:
 
 @dataclass(frozen=True)
 class TfdsTextConfig:
-    """A text set of TensorFlow Datasets, one document an example."""
+    """A text set of TensorFlow Datasets, one document an example.
 
-    tfds_name: str
+    `validation_split` null holds out `held_out` of the training split; otherwise `held_out` is not read.
+    """
+
+    tfds_name: str = field(metadata={"example": "tiny_shakespeare"})
     source: Literal["tfds"] = "tfds"
     text_key: str = "text"
     train_split: str = "train"

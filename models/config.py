@@ -21,7 +21,7 @@ class TransformerLMConfig:
     position: Literal["rotary", "learned", "sinusoidal", "alibi", "none"] = "rotary"
     qk_norm: bool = False
     dropout: float = field(default=0.0, metadata={"min": 0, "below": 1})
-    rope: RopeConfig = RopeConfig()
+    rope: RopeConfig = field(default_factory=RopeConfig)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """(key, message) of each rule between fields that is broken."""

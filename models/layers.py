@@ -12,7 +12,7 @@ from rope.rotation import RotaryTable, rotate
 
 
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
-    """Zeroes features at `rate` and scales the others up, drawn from `seed` (2,) alone; no seed, no dropout."""
+    """Zeroes features at `rate` and scales up the rest, by `seed` (2,) alone; the identity without a seed."""
     if seed is None or rate == 0:
         return x
     return tf.nn.experimental.stateless_dropout(x, rate, seed=seed, rng_alg="philox")

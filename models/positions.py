@@ -1,4 +1,4 @@
-"""Positions other than rotary ones, and the causal mask; all as NumPy or TensorFlow functions of positions."""
+"""Positions other than rotary ones, and the causal mask, as pure functions."""
 
 import math
 

@@ -127,7 +127,7 @@ class TransformerLM(keras.Model):
         """Continues a cached sequence by one or more tokens.
 
         Args:
-            tokens: (batch, length) int32, the columns after those in the cache; they must fit in its capacity.
+            tokens: (batch, length) int32, the columns after those in the cache, within its capacity.
             cache: from `make_cache` or an earlier call.
 
         Returns:

@@ -10,7 +10,7 @@ class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay; see `training.optimizer`."""
 
     learning_rate: float = field(default=3e-3, metadata={"above": 0})
-    final_learning_rate: float = field(default=3e-4, metadata={"min": 0})
+    final_learning_rate_ratio: float = field(default=0.1, metadata={"min": 0, "max": 1})
     warmup_steps: int = field(default=100, metadata={"min": 0})
     weight_decay: float = field(default=0.1, metadata={"min": 0})
     beta_1: float = field(default=0.9, metadata={"min": 0, "below": 1})
@@ -39,4 +39,7 @@ class TrainingConfig:
     def problems(self) -> Iterator[tuple[str, str]]:
         """(key, message) of each rule between fields that is broken."""
         if self.batch_size % self.accumulation_steps:
-            yield "accumulation_steps", f"must divide batch_size {self.batch_size}, got {self.accumulation_steps}"
+            yield (
+                "accumulation_steps",
+                f"must divide batch_size {self.batch_size}, got {self.accumulation_steps}",
+            )

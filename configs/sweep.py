@@ -1,0 +1,99 @@
+"""Runs of one sweep, each in a process of its own, so that its memory is returned."""
+
+import hashlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.schema import ConfigError, combinations, compose, hydra_errors
+
+LONGEST_NAME = 120
+# Any text of such overrides joined by '-' can be taken apart again: a key begins with a letter, and what
+# follows a '-' within a value is a digit.
+PLAIN_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=\w[\w.]*(-\d[\w.]*)*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that has ended."""
+
+    name: str
+    exit_code: int
+    validation_loss: float | None
+
+
+def sweep(arguments: list[str]) -> int:
+    """A job for each combination of values, in a process of its own; the worst exit code."""
+    flags = [argument for argument in arguments if not is_override(argument)]
+    overrides = [argument for argument in arguments if is_override(argument)]
+    jobs = [sweep_job(flags, combination) for combination in combinations(overrides)]
+    print(table(jobs))
+    return max(job.exit_code for job in jobs)
+
+
+def is_override(argument: str) -> bool:
+    return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
+
+
+def sweep_job(flags: list[str], overrides: tuple[str, ...]) -> Job:
+    """One job; what does not compose is run as it is, and says so itself."""
+    command = [sys.executable, sys.argv[0], *flags]
+    try:
+        if (cfg := compose([*flags, *overrides])) is None:
+            return Job(" ".join(overrides), 0, None)
+        with hydra_errors():
+            name, output_dir = job_name(str(cfg.name), overrides), Path(str(cfg.output_dir))
+    except ConfigError:
+        return Job(" ".join(overrides), run_job([*command, *overrides]), None)
+    changes = [override for override in overrides if override_key(override) != "name"]
+    exit_code = run_job([*command, *changes, f"name={name}"])
+    return Job(name, exit_code, validation_loss(output_dir / name))
+
+
+def job_name(base: str, overrides: list[str]) -> str:
+    """Directory name that is the same for the same overrides, and for no others."""
+    changes = [change.removeprefix("++") for change in overrides if override_key(change) != "name"]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([base, *changes]))
+    is_exact = re.fullmatch(r"[\w.-]+", base, re.ASCII) and all(map(PLAIN_OVERRIDE.fullmatch, changes))
+    if is_exact and len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256("\0".join([base, *changes]).encode()).hexdigest()[:8]
+    return f"{name[:LONGEST_NAME].rstrip('-')}-{digest}"
+
+
+def override_key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def run_job(command: list[str]) -> int:
+    """Exit code of the command, printed before it starts; Ctrl-C reaches it too, and is waited for."""
+    print(shlex.join(["python", *command[1:]]), flush=True)
+    with subprocess.Popen(command) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+    return 128 - code if code < 0 else code  # a signal, as a shell counts it
+
+
+def validation_loss(run_dir: Path) -> float | None:
+    """Final loss in nats per token, where the run has written a summary."""
+    try:
+        return json.loads((run_dir / "summary.json").read_text())["validation_loss"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def table(jobs: list[Job]) -> str:
+    """One line a job: name, exit code, validation loss."""
+    width = max(len("job"), *(len(job.name) for job in jobs))
+    lines = [f"{'job':{width}}  exit code  validation loss"]
+    for job in jobs:
+        loss = "-" if job.validation_loss is None else f"{job.validation_loss:.4f}"
+        lines.append(f"{job.name:{width}}  {job.exit_code:9}  {loss:>15}")
+    return "\n".join(lines)

@@ -1,0 +1,42 @@
+"""The order in which a run visits its items: a pure function of (seed, position), the same after a resume."""
+
+from functools import lru_cache
+
+import numpy as np
+
+PERMUTATION_STREAM = 0
+PHASE_STREAM = 1
+
+
+def epoch_generator(seed: int, epoch: int, *, stream: int) -> np.random.Generator:
+    """Random numbers of one epoch; each `stream` of it is independent of the others."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream]))
+
+
+# A batch touches one epoch, or two where they meet.
+@lru_cache(maxsize=2)
+def epoch_order(num_items: int, *, seed: int, epoch: int) -> np.ndarray:
+    """(num_items,) the items 0..num_items - 1 in the order of one epoch; read-only.
+
+    The same for every version of NumPy that keeps `Generator.permutation`.
+    """
+    dtype = np.int32 if num_items <= np.iinfo(np.int32).max else np.int64
+    generator = epoch_generator(seed, epoch, stream=PERMUTATION_STREAM)
+    order = generator.permutation(np.arange(num_items, dtype=dtype))
+    order.flags.writeable = False
+    return order
+
+
+def batch_items(index: int, *, batch_size: int, num_items: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Items of batch `index`, drawn without replacement within an epoch; a batch may straddle epochs.
+
+    Returns:
+        (batch_size,) int64 items and the (batch_size,) int64 epoch that each belongs to.
+    """
+    positions = index * batch_size + np.arange(batch_size)
+    epochs, places = np.divmod(positions, num_items)
+    items = np.empty(batch_size, np.int64)
+    for epoch in np.unique(epochs):
+        inside = epochs == epoch
+        items[inside] = epoch_order(num_items, seed=seed, epoch=int(epoch))[places[inside]]
+    return items, epochs

@@ -1,0 +1,79 @@
+"""Measures trained language models on all their held-out text: `python -m scripts.evaluate outputs/lm`."""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+from scripts.failures import exit_code_of
+from scripts.startup import import_tensorflow
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(arguments)
+    import_tensorflow()
+    results = [evaluate_run(path) for path in options.run_directories]
+    print(json.dumps(results, indent=1) if options.json else table(results))
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=__doc__)
+    parser.add_argument("run_directories", type=Path, nargs="+", metavar="run_directory")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser.parse_args(arguments)
+
+
+def evaluate_run(path: Path) -> dict:
+    """Loss of a run on its own held-out split, at its own context length."""
+    from tqdm import tqdm
+
+    from data.batches import evaluation_batches
+    from data.text import check_length, load_text
+    from scripts.loading import load_model
+    from training.evaluation import make_evaluator
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    model, config, manifest = load_model(path)
+    corpus = load_text(config.data, report=report)
+    if corpus.fingerprint != manifest["data_fingerprint"]:
+        report(f"note: {path} was trained on other text than this machine's {config.data.source}.")
+    check_length(corpus, config.context_length)
+    batches = evaluation_batches(
+        corpus.validation, batch_size=config.training.batch_size, length=config.context_length
+    )
+    evaluate = make_evaluator(model, compile_mode=config.training.compile)
+    loss = evaluate(tqdm(batches, desc=str(path), disable=None))
+    return {
+        "run": str(path),
+        "step": manifest["step"],
+        "parameters": model.count_params(),
+        "context_length": config.context_length,
+        "targets": len(corpus.validation) - 1,
+        "nats_per_token": loss,
+        "perplexity": math.exp(loss),
+        "bits_per_byte": loss / math.log(2),
+    }
+
+
+def table(results: list[dict]) -> str:
+    headers = [name.replace("_", " ") for name in results[0]]
+    rows = [[cell(value) for value in result.values()] for result in results]
+    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
+    lines = [
+        "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
+        for line in [headers, *rows]
+    ]
+    return "\n".join(lines)
+
+
+def cell(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))

@@ -1,0 +1,102 @@
+"""Writes text with a trained language model: `python -m scripts.generate outputs/lm --prompt "def "`."""
+
+import argparse
+import codecs
+import sys
+from pathlib import Path
+
+from scripts.failures import exit_code_of
+from scripts.startup import import_tensorflow
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(arguments)
+    import_tensorflow()
+
+    from data.tokens import SEPARATOR, encode
+    from models.sampling import Sampler, SamplingOptions
+    from scripts.loading import load_model
+    from training.errors import RunError
+
+    prompts = [encode(prompt) for prompt in options.prompt]
+    model, config, _ = load_model(options.run_directory)
+    try:
+        sampling = SamplingOptions(
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            seed=options.seed,
+            overflow=options.overflow,
+            stop_token=SEPARATOR,
+        )
+        steps = Sampler(model).generate(prompts, options.length, sampling)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    warn_of_overflow(prompts, options, config.context_length)
+    if len(prompts) == 1:
+        stream(options.prompt[0], steps)
+    else:
+        print_all(options.prompt, list(steps))
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m scripts.generate", description=__doc__)
+    parser.add_argument("run_directory", type=Path, help="of a trained language model: outputs/lm")
+    parser.add_argument(
+        "--prompt", action="append", required=True, help="text to continue; more than one makes a batch"
+    )
+    parser.add_argument("--length", type=positive, default=400, help="bytes to add (default %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default %(default)s)")
+    parser.add_argument("--top-k", type=int, help="choose among the k likeliest bytes only")
+    parser.add_argument(
+        "--top-p", type=float, help="choose among the likeliest bytes that reach this probability"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
+    parser.add_argument(
+        "--overflow",
+        choices=("slide", "stop"),
+        default="slide",
+        help="when the context is full: continue from its later half, or stop (default %(default)s)",
+    )
+    return parser.parse_args(arguments)
+
+
+def positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def warn_of_overflow(prompts, options, context_length: int) -> None:
+    longest = max(map(len, prompts))
+    if longest + options.length <= context_length:
+        return
+    what = {
+        "slide": "past it, the text goes on from the later half of the context",
+        "stop": "the text ends there",
+    }[options.overflow]
+    print(
+        f"note: {longest} bytes of prompt and {options.length} more exceed the context of {context_length}; "
+        f"{what}.",
+        file=sys.stderr,
+    )
+
+
+def stream(prompt: str, steps) -> None:
+    """Prints one text as it is made; a character when its last byte is there."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    print(prompt, end="", flush=True)
+    for (token,) in steps:
+        if token >= 0:
+            print(decoder.decode(bytes([token])), end="", flush=True)
+    print(decoder.decode(b"", final=True), flush=True)
+
+
+def print_all(prompts: list[str], steps) -> None:
+    for row, prompt in enumerate(prompts):
+        text = bytes(int(step[row]) for step in steps if step[row] >= 0).decode(errors="replace")
+        print(f"--- {row + 1} ---\n{prompt}{text}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))

@@ -1,0 +1,174 @@
+"""Each command is a process of its own, as a user starts it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+STUB = f"""
+import json, pathlib, sys
+sys.path.insert(0, {str(ROOT)!r})
+import train
+from scripts.failures import exit_code_of
+
+def run(config):
+    assert "tensorflow" not in sys.modules
+    directory = pathlib.Path(config.output_dir, config.name)
+    directory.mkdir(parents=True)
+    summary = {{"validation_loss": config.training.num_steps / 1000}}
+    (directory / "summary.json").write_text(json.dumps(summary))
+
+train.run = run
+sys.exit(exit_code_of(lambda: train.main(sys.argv[1:])))
+"""
+
+
+def train(*arguments, cwd, program=(ROOT / "train.py",)):
+    return subprocess.run(
+        [sys.executable, *map(str, program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=60,
+    )
+
+
+def errors_of(*arguments, cwd):
+    """Lines of a run that must end with nothing but config errors."""
+    result = train(*arguments, cwd=cwd)
+    lines = result.stderr.splitlines()
+    assert (result.returncode, result.stdout) == (2, "")
+    assert all(line.startswith("config error: ") for line in lines)
+    assert list(cwd.iterdir()) == []
+    return [line.removeprefix("config error: ") for line in lines]
+
+
+@pytest.fixture
+def empty(tmp_path):
+    directory = tmp_path / "empty"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def stub(tmp_path):
+    path = tmp_path / "stub.py"
+    path.write_text(STUB)
+    return (path,)
+
+
+def test_help_is_quick_and_shows_groups_and_keys(empty):
+    started = time.perf_counter()
+    result = train("--help", cwd=empty)
+    elapsed_seconds = time.perf_counter() - started
+    assert result.returncode == 0
+    assert "model: lm_small, lm_tiny" in result.stdout
+    assert "interpolate_factor: 1.0" in result.stdout
+    assert elapsed_seconds < 3  # 0.5 on an idle machine; TensorFlow alone takes longer than this
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("num_steps=x",)])
+def test_tensorflow_is_not_imported_before_a_configuration_is_accepted(empty, arguments):
+    result = train(*arguments, cwd=empty, program=("-X", "importtime", ROOT / "train.py"))
+    assert "omegaconf" in result.stderr
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert not {"tensorflow", "keras"} & imported
+
+
+def test_every_problem_of_the_command_line_is_a_line(empty):
+    assert errors_of(
+        "model.interpolate_facto=2",
+        "+training.num_steps=5",
+        "num_steps=many",
+        "model.rope.interpolate_factor=0.5",
+        "++model.position=rotery",
+        cwd=empty,
+    ) == [
+        "model.position must be one of rotary, learned, sinusoidal, alibi, none; "
+        "got 'rotery'; did you mean 'rotary'?",
+        "model.rope.interpolate_factor must be >= 1.0, got 0.5. To extend a context of 256 to 512, use 2.0.",
+        "num_steps must be a whole number, got 'many'",
+        "unknown key 'model.interpolate_facto'; did you mean 'model.rope.interpolate_factor'?",
+        "unknown key 'training.num_steps'; did you mean 'num_steps'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argument", "problem"),
+    [
+        ("name=a=b", """cannot read 'name=a=b': quote the value inside the shell's quotes: "name='a=b'\""""),
+        (
+            "name=a,b",
+            "'name=a,b' holds several values: add -m to run each, "
+            """or quote it to mean one: "name='a,b'\"""",
+        ),
+        ("num_steps", "cannot read 'num_steps': write key=value"),
+        ("model=lm_tin", "no 'lm_tin' in model; choose from lm_small, lm_tiny; did you mean 'lm_tiny'?"),
+        (
+            "experiment=shakespear",
+            "no 'shakespear' in experiment; choose from lm, shakespeare; did you mean 'shakespeare'?",
+        ),
+        ("name=${nam}", "name: Interpolation key 'nam' not found"),
+        ("+seed=1", "there is a key 'seed' already: write seed=... without the '+'"),
+        ("~sed", "cannot delete 'sed': there is no such key"),
+        ("++model=lm_tiny", "'model=lm_tiny' chooses a file: write it without the '++'"),
+        (
+            "hydra.mode=MULTIRUN",
+            "'hydra.mode=MULTIRUN' is not for this program; sweep with -m key=value,value",
+        ),
+        (
+            "--experimental-rerun=x",
+            "'--experimental-rerun=x' is not for this program; sweep with -m key=value,value",
+        ),
+    ],
+)
+def test_an_argument_that_hydra_refuses_is_told_in_our_words(empty, argument, problem):
+    assert errors_of(argument, cwd=empty) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("modl: 3\nmodel: {dim: x}\n", "unknown key 'modl'; did you mean 'model'?"),
+        ("name: [a\nseed: 1\n", "trial.yaml, line 3: expected ',' or ']', but got ':'"),
+        ("defaults:\n  - override /model: lm_hug\n", "no 'lm_hug' in model; choose from lm_small, lm_tiny"),
+    ],
+)
+def test_a_mistake_in_an_experiment_file_is_told(tmp_path, empty, text, problem):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "trial.yaml").write_text("# @package _global_\n" + text)
+    assert errors_of("--config-dir", tmp_path, "experiment=trial", cwd=empty)[-1].endswith(problem)
+
+
+def test_a_run_gets_its_configuration_and_hydra_writes_nothing(empty, stub):
+    result = train("num_steps=2e3", "~model.position", "output_dir=out", cwd=empty, program=stub)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert [path.name for path in empty.rglob("*")] == ["out", "lm", "summary.json"]
+
+
+def test_a_sweep_runs_each_combination_in_a_directory_of_its_own(empty, stub):
+    result = train("-m", "name=sweep", "num_steps=200,0,300", "++seed=1", cwd=empty, program=stub)
+    names = [f"sweep-num_steps-{steps}-seed-1" for steps in (200, 0, 300)]
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"python {stub[0]} num_steps=200 ++seed=1 name={names[0]}"
+    assert [line.split() for line in lines[-3:]] == [
+        [names[0], "0", "0.2000"],
+        [names[1], "2", "-"],
+        [names[2], "0", "0.3000"],
+    ]
+    assert result.stderr == "config error: num_steps must be >= 1, got 0\n"
+    assert result.returncode == 2
+    assert sorted(path.name for path in (empty / "outputs").iterdir()) == [names[0], names[2]]
+    assert json.loads((empty / "outputs" / names[0] / "summary.json").read_text()) == {"validation_loss": 0.2}
+
+
+def test_a_job_that_does_not_compose_says_so_and_stops_no_other(empty, stub):
+    result = train("--multirun", "model=lm_hug,lm_tiny", cwd=empty, program=stub)
+    assert result.stderr == "config error: no 'lm_hug' in model; choose from lm_small, lm_tiny\n"
+    assert [path.name for path in (empty / "outputs").iterdir()] == ["lm-model-lm_tiny"]
+    assert result.returncode == 2

@@ -1,0 +1,261 @@
+import dataclasses
+import math
+
+import pytest
+
+from configs.schema import (
+    Config,
+    ConfigError,
+    differing_keys,
+    load_config,
+    parse_config,
+    save_config,
+    to_dict,
+)
+from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
+from models.config import TransformerLMConfig
+from training.config import OptimizerConfig, TrainingConfig
+
+
+def problems_of(given):
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"data": {"source": "python_stdlib"}} | given)
+    return str(caught.value).splitlines()
+
+
+def parsed(**given):
+    return parse_config({"data": {"source": "python_stdlib"}} | given)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (
+            {"model": {"rope": {"interpolate_factor": 0.5}}},
+            "model.rope.interpolate_factor must be >= 1.0, got 0.5. "
+            "To extend a context of 256 to 512, use 2.0.",
+        ),
+        ({"model": {"rope": {"theta": 1}}}, "model.rope.theta must be > 1.0, got 1.0"),
+        ({"model": {"dropout": 1.0}}, "model.dropout must be >= 0.0 and < 1.0, got 1.0"),
+        ({"seed": 2**31}, "seed must be >= 0 and <= 2147483647, got 2147483648"),
+        ({"context_length": 1}, "context_length must be >= 2, got 1"),
+        ({"context_length": 0}, "context_length must be >= 2, got 0"),
+    ],
+)
+def test_a_value_out_of_range_is_told_with_its_range(given, problem):
+    assert problems_of(given) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"num_steps": "500"}, "num_steps must be a whole number, got '500'"),
+        ({"num_steps": True}, "num_steps must be a whole number, got true"),
+        ({"num_steps": 2.5}, "num_steps must be a whole number, got 2.5"),
+        ({"num_steps": math.inf}, "num_steps must be a whole number, got inf"),
+        ({"num_steps": None}, "num_steps must be a whole number, got null"),
+        ({"num_steps": [5]}, "num_steps must be a whole number, got [5]"),
+        (
+            {"optimizer": {"learning_rate": "1e-3"}},
+            "optimizer.learning_rate must be a finite number, got '1e-3'",
+        ),
+        (
+            {"optimizer": {"learning_rate": True}},
+            "optimizer.learning_rate must be a finite number, got true",
+        ),
+        (
+            {"optimizer": {"learning_rate": math.nan}},
+            "optimizer.learning_rate must be a finite number, got nan",
+        ),
+        (
+            {"optimizer": {"epsilon": 10**309}},
+            f"optimizer.epsilon must be a finite number, got {10**309}",
+        ),
+        ({"model": {"qk_norm": 1}}, "model.qk_norm must be true or false, got 1"),
+        ({"model": {"qk_norm": "yes"}}, "model.qk_norm must be true or false, got 'yes'"),
+        ({"name": 12}, """name must be text, got 12. In quotes it is text: "'12'\""""),
+        ({"name": None}, "name must be text, got null"),
+        ({"init_from": "None"}, "init_from must be null where nothing is meant, got 'None'"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_told_with_the_right_one(given, problem):
+    assert problems_of(given) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (
+            {"model": {"position": "rotery"}},
+            "model.position must be one of rotary, learned, sinusoidal, alibi, none; "
+            "got 'rotery'; did you mean 'rotary'?",
+        ),
+        ({"precision": 16}, "precision must be one of auto, float32, mixed_bfloat16; got 16"),
+        (
+            {"data": {"source": "text_file", "path": "a.txt"}},
+            "data.source must be one of python_stdlib, tfds, text_files; "
+            "got 'text_file'; did you mean 'text_files'?",
+        ),
+        ({"data": {}}, "data.source must be one of python_stdlib, tfds, text_files; got null"),
+    ],
+)
+def test_an_unknown_choice_is_told_with_the_choices(given, problem):
+    assert problems_of(given) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (
+            {"model": {"interpolate_facto": 2}},
+            "unknown key 'model.interpolate_facto'; did you mean 'model.rope.interpolate_factor'?",
+        ),
+        ({"training": {"num_steps": 5}}, "unknown key 'training.num_steps'; did you mean 'num_steps'?"),
+        ({"training": {"seed": 5}}, "unknown key 'training.seed'; did you mean 'seed'?"),
+        (
+            {"model": {"context_length": 5}},
+            "unknown key 'model.context_length'; did you mean 'context_length'?",
+        ),
+        ({"modl": "lm_tiny"}, "unknown key 'modl'; did you mean 'model'?"),
+        ({"experimnt": "lm"}, "unknown key 'experimnt'; did you mean 'experiment'?"),
+        ({"model": {"dim": {"x": 1}}}, "unknown key 'model.dim.x'; did you mean 'model.dim'?"),
+        ({"model.dim": 64}, "unknown key '\"model.dim\"'; did you mean 'model.dim'?"),
+        ({"xyzzy": 1}, "unknown key 'xyzzy'"),
+        (
+            {"model": {"rope": None}},
+            "model.rope holds keys of its own, such as model.rope.theta; got null",
+        ),
+        (
+            {"data": {"source": "python_stdlib", "path": "x"}},
+            "unknown key 'data.path' here; it belongs to data.source=text_files",
+        ),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_nearest_known_one(given, problem):
+    assert problems_of(given) == [problem]
+
+
+@pytest.mark.parametrize("value", [{}, {"path": "???"}])
+def test_a_missing_key_is_told_with_an_example(value):
+    problem = "data.path is missing: set data.path='docs/**/*.md'"
+    assert problems_of({"data": {"source": "text_files"} | value}) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"model": {"vocab_size": 255}}, "model.vocab_size must be >= 256 to hold every byte, got 255"),
+        ({"name": ""}, "name must be a plain directory name, got ''"),
+        ({"name": ".."}, "name must be a plain directory name, got '..'"),
+        ({"name": "a/b"}, "name must be a plain directory name, got 'a/b'"),
+        ({"accumulation_steps": 3}, "accumulation_steps must divide batch_size 16, got 3"),
+        ({"model": {"dim": 30}}, "model.dim must be a multiple of num_heads 4, got 30"),
+    ],
+)
+def test_a_rule_between_keys_is_told_with_the_full_key(given, problem):
+    assert problems_of(given) == [problem]
+
+
+def test_every_problem_is_told_at_once():
+    given = {"num_steps": "x", "lr": 1, "model": {"dim": 0, "rope": {"theta": 0}}, "accumulation_steps": 0}
+    keys = [line.removeprefix("unknown key ").split()[0] for line in problems_of(given)]
+    assert sorted(keys) == ["'lr'", "accumulation_steps", "model.dim", "model.rope.theta", "num_steps"]
+
+
+def test_whole_numbers_and_fractions_become_the_type_of_their_field():
+    config = parsed(num_steps=2e3, optimizer={"clip_norm": 2})
+    assert (config.training.num_steps, type(config.training.num_steps)) == (2_000, int)
+    assert (config.optimizer.clip_norm, type(config.optimizer.clip_norm)) == (2.0, float)
+
+
+def test_one_context_length_reaches_the_model():
+    config = parsed(context_length=48)
+    assert (config.context_length, config.model.context_length) == (48, 48)
+    assert "context_length" not in to_dict(config)["model"]
+
+
+def test_the_source_picks_the_class_of_data():
+    data = {"source": "tfds", "tfds_name": "tiny_shakespeare"}
+    assert parsed(data=data).data == TfdsTextConfig(tfds_name="tiny_shakespeare")
+
+
+def unusual_config():
+    return Config(
+        name="1e-3",
+        init_from="outputs/a",
+        context_length=48,
+        model=TransformerLMConfig(context_length=48, dim=96, num_heads=3, num_kv_heads=1, qk_norm=True),
+        data=TextFilesConfig(path="a 'b' # c: d", cache_dir="null"),
+        optimizer=OptimizerConfig(learning_rate=1e-2, epsilon=1e-12),
+        training=TrainingConfig(num_steps=777, precision="float32"),
+    )
+
+
+@pytest.mark.parametrize("config", [Config(), unusual_config()], ids=["defaults", "unusual"])
+def test_a_saved_configuration_is_loaded_equal(tmp_path, config):
+    save_config(config, tmp_path / "config.yaml")
+    assert parse_config(to_dict(config)) == config
+    assert load_config(tmp_path / "config.yaml") == config
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "config.yaml"
+    save_config(Config(name="old"), path)
+    monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_config(Config(name="new"), path)
+    assert load_config(path).name == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_reader_of_the_old_file_sees_no_part_of_the_new(tmp_path):
+    path = tmp_path / "config.yaml"
+    save_config(Config(name="old"), path)
+    with open(path) as reader:
+        save_config(Config(name="new"), path)
+        assert "name: old" in reader.read()
+    assert load_config(path).name == "new"
+
+
+def test_nothing_in_a_foreign_file_is_resolved(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "hidden")
+    path = tmp_path / "config.yaml"
+    path.write_text("name: ${oc.env:SECRET}\ndata: {source: python_stdlib}\n")
+    assert load_config(path).name == "${oc.env:SECRET}"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "no such file"),
+        ("", "holds no keys"),
+        ("- a\n", "holds no keys"),
+        ("name: [a\n", "not a configuration: {path}, line 2: "),
+        ("name: a\nname: b\n", "not a configuration: {path}, line 2: found duplicate key name"),
+        ("name: !!python/object/apply:os.getcwd []\n", "not a configuration: {path}, line 1: "),
+        ("\xff", "cannot be read: "),
+        ("data: {source: python_stdlib}\nnam: a\n", "unknown key 'nam'; did you mean 'name'?"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named_in_one_line(tmp_path, text, problem):
+    path = tmp_path / "config.yaml"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"{path}: " + problem.format(path=path))
+
+
+def test_differing_keys_are_named_with_both_values():
+    other = dataclasses.replace(
+        Config(), training=TrainingConfig(num_steps=500), data=TextFilesConfig(path="a.txt")
+    )
+    assert differing_keys(Config(), Config()) == []
+    assert differing_keys(Config(data=PythonStdlibConfig()), other) == [
+        ("data.source", "python_stdlib", "text_files"),
+        ("num_steps", 2000, 500),
+        ("data.path", None, "a.txt"),
+        ("data.invalid", None, "skip"),
+    ]

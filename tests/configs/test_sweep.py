@@ -1,0 +1,83 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from configs.sweep import Job, job_name, run_job, table, validation_loss
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["model.position=rotary"], "sweep-model.position-rotary"),
+        (["++model.position=rotary", "name=other"], "sweep-model.position-rotary"),
+        (["optimizer.learning_rate=1e-3", "seed=2"], "sweep-optimizer.learning_rate-1e-3-seed-2"),
+        (["++name=other"], "sweep"),
+    ],
+)
+def test_a_job_is_named_after_its_overrides(overrides, name):
+    assert job_name("sweep", overrides) == name
+
+
+def test_overrides_that_lose_a_character_get_names_of_their_own():
+    overrides = [
+        ["x=1-y-2"],
+        ["x=1", "y=2"],
+        ["x='1 y 2'"],
+        ["x=1", "~y"],
+        ["x=1", "+y=2"],
+        ["x=-1"],
+        ["x=1"],
+    ]
+    names = [job_name("sweep", each) for each in overrides]
+    assert len(set(names)) == len(names)
+    assert names == [job_name("sweep", each) for each in overrides]
+
+
+@pytest.mark.parametrize("overrides", [["data.path='a/b,c=d'"], [f"data.path={'x' * 300}"], ["name=é"]])
+def test_a_name_needs_no_quotes_and_fits_a_file_system(overrides):
+    name = job_name("sweep", overrides)
+    assert len(name) <= 130
+    assert all(letter.isascii() and (letter.isalnum() or letter in "._-") for letter in name)
+
+
+def test_a_job_ended_by_a_signal_counts_as_a_shell_counts_it():
+    command = [sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"]
+    assert run_job(command) == 128 + signal.SIGTERM
+
+
+def test_the_table_aligns_its_columns():
+    lines = table([Job("a-long-name", 0, 1.25), Job("b", 143, None)]).splitlines()
+    assert [line.split() for line in lines[1:]] == [["a-long-name", "0", "1.2500"], ["b", "143", "-"]]
+    assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize("text", [None, "{", "{}", "[]"])
+def test_a_run_without_a_whole_summary_has_no_loss(tmp_path, text):
+    if text is not None:
+        (tmp_path / "summary.json").write_text(text)
+    assert validation_loss(tmp_path) is None
+
+
+def test_an_interrupted_sweep_waits_for_its_job(tmp_path):
+    job = tmp_path / "job.py"
+    job.write_text(
+        "import pathlib, time\n"
+        "try:\n    print('started', flush=True)\n    time.sleep(30)\n"
+        "except KeyboardInterrupt:\n    time.sleep(0.6)\n"
+        f"    pathlib.Path({str(tmp_path / 'saved')!r}).touch()\n"
+    )
+    code = f"from configs.sweep import run_job; import sys; run_job([sys.executable, {str(job)!r}])"
+    sweep = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while b"started" not in sweep.stdout.readline():
+        pass
+    os.killpg(sweep.pid, signal.SIGINT)
+    assert sweep.wait(timeout=20) != 0
+    assert (tmp_path / "saved").exists()

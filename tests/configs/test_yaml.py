@@ -1,0 +1,75 @@
+import pathlib
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from configs.builder import flatten, to_flat
+from configs.help import comments, help_text
+from configs.schema import parse_config
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
+REQUIRED = {
+    "data=text_files": "data.path=docs",
+    "data=tfds_text": "data.tfds_name=tiny_shakespeare",
+}
+CHOICES = sorted(f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("*/*.yaml"))
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+def with_required(choice):
+    return [choice, REQUIRED[choice]] if choice in REQUIRED else [choice]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_file_composes_to_a_run_and_holds_every_key(choice):
+    cfg = composed(*with_required(choice))
+    assert set(flatten(OmegaConf.to_container(cfg))) == set(to_flat(parse_config(cfg)))
+
+
+def test_the_yaml_defaults_are_those_of_the_dataclasses():
+    config = parse_config(composed())
+    assert config == type(config)()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_chooses_groups_but_holds_none_of_their_keys(path):
+    keys = yaml.safe_load(path.read_text())
+    assert not {"model", "data"} & set(keys)
+    assert keys["name"] == path.stem
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_begins_with_its_command(path):
+    command = path.read_text().splitlines()[1]
+    assert command in ("# python train.py", f"# python train.py experiment={path.stem}")
+
+
+def test_a_group_on_the_command_line_wins_over_the_experiment():
+    cfg = composed("experiment=shakespeare", "data=python_stdlib", "model=lm_small")
+    assert (cfg.data.source, cfg.model.dim, cfg.name) == ("python_stdlib", 384, "shakespeare")
+
+
+def test_tiny_shakespeare_is_a_set_of_tensorflow_datasets():
+    data = parse_config(composed("data=tiny_shakespeare")).data
+    assert (data.source, data.tfds_name, data.validation_split) == (
+        "tfds",
+        "tiny_shakespeare",
+        "validation+test",
+    )
+
+
+def test_help_shows_every_key_beside_its_comment():
+    text = help_text(OmegaConf.to_container(composed()))
+    assert all(f"{key.rpartition('.')[2]}:" in text for key in to_flat(parse_config(composed())))
+    assert "num_steps: 2000                  # updates of the weights" in text
+
+
+def test_every_comment_belongs_to_a_key():
+    known = {key for choice in CHOICES for key in flatten(OmegaConf.to_container(composed(choice)))}
+    assert {key for key, _ in comments()} <= known

@@ -1,0 +1,296 @@
+"""Corpora: from documents on disk to token arrays in the cache."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import cache, text
+from data.config import PythonStdlibConfig, TextFilesConfig
+from data.errors import DataError
+from data.text import check_length, load_text
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def documents_of(tokens: np.ndarray) -> list[bytes]:
+    """The documents between the separators."""
+    stored = tokens.tobytes()
+    assert stored[:1] == stored[-1:] == b"\0"
+    return stored[1:-1].split(b"\0")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """200 documents of different lengths, no two equal."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for index in range(200):
+        (folder / f"{index:03}.txt").write_text(f"document {index} " + "x" * index)
+    return folder
+
+
+def load(folder, *, report=lambda message: None, **options):
+    options = {"path": str(folder), "cache_dir": str(folder.parent / "cache"), "held_out": 0.2} | options
+    return load_text(TextFilesConfig(**options), report=report)
+
+
+def messages_of(folder, **options) -> list[str]:
+    messages = []
+    load(folder, report=messages.append, **options)
+    return messages
+
+
+def test_every_document_is_on_one_side(folder):
+    corpus = load(folder)
+    train, validation = documents_of(corpus.train), documents_of(corpus.validation)
+    assert corpus.train.dtype == corpus.validation.dtype == np.uint8
+    assert sorted(train + validation) == sorted(path.read_bytes() for path in folder.iterdir())
+    assert (len(train), len(validation)) == (corpus.train_documents, corpus.validation_documents)
+    assert 20 < len(validation) < 60  # 40 expected, standard deviation 6
+
+
+def test_held_out_text_never_repeats_training_text(folder):
+    for index in range(100):  # a copy under a name that may hash to the other side
+        (folder / f"copy {index}.txt").write_bytes((folder / f"{index:03}.txt").read_bytes())
+        (folder / f"crlf {index}.txt").write_bytes(b"a\r\nb" if index % 2 else b"a\nb")
+    corpus = load(folder)
+    documents = documents_of(corpus.train) + documents_of(corpus.validation)
+    assert len(documents) == len(set(documents)) == 201
+
+
+def test_of_one_file_the_tail_is_held_out(tmp_path):
+    path = tmp_path / "one.txt"
+    path.write_bytes(b"0123456789\r\n" * 10)
+    corpus = load(path, held_out=0.1)
+    assert documents_of(corpus.train)[0] + documents_of(corpus.validation)[0] == b"0123456789\n" * 10
+    assert len(documents_of(corpus.validation)[0]) == 11
+    assert corpus.description.endswith(
+        "1 document, 0.1 kB for training; the last 10 % of each, 0.0 kB, held out"
+    )
+
+
+def test_the_description_counts_documents_and_bytes(folder):
+    corpus = load(folder)
+    sides = (corpus.train_documents, corpus.train), (corpus.validation_documents, corpus.validation)
+    train, validation = (f"{count} documents, {len(tokens) / 1e3:.1f} kB" for count, tokens in sides)
+    assert corpus.description == f"text_files {folder}: {train} for training; {validation} held out"
+
+
+def test_the_fingerprint_is_that_of_the_text_wherever_it_lies(folder, tmp_path):
+    first = load(folder)
+    moved = folder.rename(tmp_path / "moved")
+    second = load(moved, cache_dir=str(tmp_path / "other cache"))
+    assert first.fingerprint == second.fingerprint
+    sides = " ".join(
+        hashlib.sha256(tokens.tobytes()).hexdigest() for tokens in (first.train, first.validation)
+    )
+    assert first.fingerprint == hashlib.sha256(sides.encode()).hexdigest()
+    (moved / "007.txt").write_text("another text")
+    assert load(moved).fingerprint != first.fingerprint
+
+
+def test_a_second_load_reads_no_document(folder, monkeypatch):
+    first = load(folder)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read again"))
+    second = load(folder)
+    assert isinstance(second.train, np.memmap)
+    np.testing.assert_array_equal(first.train, second.train)
+    assert (first.fingerprint, first.description) == (second.fingerprint, second.description)
+
+
+@pytest.mark.parametrize("change", ["content", "new file", "removed file", "held_out", "invalid"])
+def test_a_change_builds_the_cache_again(folder, change):
+    load(folder)
+    assert messages_of(folder) == []
+    options = {"held_out": {"held_out": 0.3}, "invalid": {"invalid": "error"}}.get(change, {})
+    if change == "content":
+        (folder / "003.txt").write_text("changed text of another size")
+    if change == "new file":
+        (folder / "new.txt").write_text("new")
+    if change == "removed file":
+        (folder / "003.txt").unlink()
+    assert messages_of(folder, **options)[0].startswith("tokenizing ")
+
+
+def test_a_file_edited_without_a_change_of_size_is_read_again(folder):
+    before = load(folder).fingerprint
+    path = folder / "003.txt"
+    stamp = path.stat().st_mtime_ns + 1_000
+    path.write_bytes(path.read_bytes().upper())
+    os.utime(path, ns=(stamp, stamp))
+    assert load(folder).fingerprint != before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing file", "broken meta", "empty meta"])
+def test_a_damaged_cache_is_built_again(folder, damage):
+    whole = load(folder)
+    expected = whole.train.tobytes()
+    entry = Path(whole.train.filename).parent
+    if damage == "truncated":
+        os.truncate(entry / "train.bin", 100)
+    if damage == "missing file":
+        (entry / "validation.bin").unlink()
+    if damage == "broken meta":
+        (entry / "meta.json").write_text('{"splits":')
+    if damage == "empty meta":
+        (entry / "meta.json").write_text("[]")
+    assert load(folder).train.tobytes() == expected
+    assert [path.name for path in entry.parent.iterdir()] == [entry.name]
+
+
+def test_a_crash_while_writing_leaves_nothing_behind(folder, monkeypatch):
+    def crash(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(text, "write_meta", crash)
+    with pytest.raises(KeyboardInterrupt):
+        load(folder)
+    assert list((folder.parent / "cache").iterdir()) == []
+
+
+def fill_entry(path: Path, content: bytes) -> None:
+    """Writes a complete cache entry of one document."""
+    with cache.split_writers(path) as writers:
+        writers["train"].add(content)
+        splits = {split: writer.meta() for split, writer in writers.items()}
+    cache.write_meta(path, splits=splits, facts={})
+
+
+def test_of_two_writers_the_first_complete_one_stays(tmp_path):
+    entry = tmp_path / "entry"
+
+    def build_slowly(path):
+        fill_entry(path, b"slow")
+        cache.build_folder(entry, lambda other_path: fill_entry(other_path, b"fast"))
+
+    cache.build_folder(entry, build_slowly)
+    assert (entry / "train.bin").read_bytes() == b"\0fast\0"
+    assert list(tmp_path.iterdir()) == [entry]
+
+
+def test_writers_at_the_same_time_leave_one_complete_entry(tmp_path):
+    barrier = threading.Barrier(4, timeout=30)
+    complete = []
+
+    def build(path):
+        fill_entry(path, b"text")
+        barrier.wait()
+
+    def write():
+        cache.build_folder(tmp_path / "entry", build)
+        complete.append(cache.read_meta(tmp_path / "entry") is not None)
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert complete == [True] * 4
+    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(folder):
+    (folder.parent / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot write the token cache in .*/file/cache: .*data\.cache_dir="):
+        load(folder, cache_dir=str(folder.parent / "file" / "cache"))
+
+
+def test_a_full_disk_is_told_as_such(folder, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(text, "write_meta", full)
+    with pytest.raises(DataError, match="No space left on device; name a folder"):
+        load(folder)
+
+
+def test_the_cache_lies_in_the_users_cache_folder(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    inside_xdg = Path(load(folder, cache_dir=None).train.filename)
+    assert inside_xdg.is_relative_to(tmp_path / "xdg" / "rope-transformers-tf")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    inside_home = Path(load(folder, cache_dir=None).train.filename)
+    assert inside_home.is_relative_to(tmp_path / "home" / ".cache" / "rope-transformers-tf")
+    assert json.loads((inside_home.parent / "meta.json").read_text())["fingerprint"]
+
+
+def test_files_that_are_no_text_are_skipped_and_named_at_every_load(folder):
+    (folder / "latin.txt").write_bytes(b"caf\xe9")
+    (folder / "nul.txt").write_bytes(b"a\0b")
+    expected = ["skipped latin.txt: not UTF-8 at byte 3", "skipped nul.txt: contains NUL at byte 1"]
+    assert messages_of(folder) == ["tokenizing 202 files of text_files " + str(folder), *expected]
+    assert messages_of(folder) == expected
+    documents = b"".join(documents_of(load(folder).train) + documents_of(load(folder).validation))
+    assert b"caf" not in documents
+
+
+def test_a_long_list_of_skipped_files_is_cut(folder):
+    for index in range(23):
+        (folder / f"bad {index:02}.txt").write_bytes(b"\xff%d" % index)
+    messages = messages_of(folder)[1:]
+    assert len(messages) == 21
+    assert messages[-1] == "skipped 3 more files"
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"), [(b"caf\xe9", "not UTF-8 at byte 3"), (b"a\0b", "contains NUL at byte 1")]
+)
+def test_files_that_are_no_text_are_refused_on_request(folder, raw, reason):
+    (folder / "bad.txt").write_bytes(raw)
+    with pytest.raises(DataError, match=rf"^bad\.txt: {reason}; .*data\.invalid=skip$"):
+        load(folder, invalid="error")
+
+
+def test_a_corpus_of_which_nothing_is_left_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(
+        DataError, match=r"no text is left to train on: of 1 file, 1 skipped \(first: a\.txt: not"
+    ):
+        load(tmp_path / "a.txt")
+
+
+def test_progress_of_a_long_corpus_is_told(folder, monkeypatch):
+    monkeypatch.setattr(text, "PROGRESS_EVERY_SECONDS", 0)
+    assert "tokenized 200 of 200 files" in messages_of(folder)
+
+
+def test_a_corpus_shorter_than_a_window_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("x" * 100)
+    corpus = load(tmp_path / "a.txt", held_out=0.1)
+    assert (len(corpus.train), len(corpus.validation)) == (92, 12)
+    check_length(corpus, 11)
+    with pytest.raises(
+        DataError, match=r"validation split has 12 tokens but one window needs 13 .*data\.held_out"
+    ):
+        check_length(corpus, 12)
+    with pytest.raises(DataError, match=r"train split has 92 tokens but one window needs 1,001"):
+        check_length(corpus, 1_000)
+
+
+def test_the_standard_library_is_a_corpus_of_python(tmp_path):
+    corpus = load_text(PythonStdlibConfig(cache_dir=str(tmp_path)), report=lambda message: None)
+    documents = documents_of(corpus.train) + documents_of(corpus.validation)
+    assert Path(json.__file__).read_bytes() in documents
+    assert 5e6 < len(corpus.train) < 5e7
+    assert 0.005 < corpus.validation_documents / len(documents) < 0.15
+    assert not set(documents_of(corpus.train)) & set(documents_of(corpus.validation))
+
+
+def test_files_are_loaded_without_tensorflow(tmp_path):
+    (tmp_path / "a.txt").write_text("some text " * 9)
+    config = TextFilesConfig(path=str(tmp_path / "a.txt"), cache_dir=str(tmp_path / "cache"))
+    script = (
+        "import sys; from data.config import TextFilesConfig; from data.text import load_text\n"
+        f"import data.batches; load_text({config!r})\n"
+        "print({'tensorflow', 'tensorflow_datasets', 'keras'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "set()", result.stderr

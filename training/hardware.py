@@ -1,0 +1,45 @@
+"""What `precision=auto` and `compile=auto` stand for on this machine."""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
+def resolve_precision(precision: str) -> tuple[str, str]:
+    """`float32` or `mixed_bfloat16`, and the reason, in words.
+
+    `auto` is decided by what the processor says it has, never by a timing, so that a resume decides alike.
+    """
+    if precision != "auto":
+        return precision, "as set"
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+        name = f"GPU of compute capability {capability[0]}.{capability[1]}"
+        return ("mixed_bfloat16" if capability >= (8, 0) else "float32"), name
+    flags = sorted(BFLOAT16_FLAGS & processor_flags())
+    if flags:
+        return "mixed_bfloat16", f"the processor has {', '.join(flags)}"
+    return "float32", "the processor has no bfloat16 instructions"
+
+
+def resolve_compile(compile_mode: str, precision: str) -> tuple[str, str]:
+    """`graph` or `xla`, and the reason, in words. `precision` is a resolved one."""
+    if compile_mode != "auto":
+        return compile_mode, "as set"
+    if tf.config.list_physical_devices("GPU"):
+        return "xla", "a GPU"
+    if precision == "mixed_bfloat16":
+        return "graph", "XLA has no fast bfloat16 matmul on a CPU"
+    return "xla", "float32 on a CPU"
+
+
+def processor_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """Instruction sets that Linux reports; empty elsewhere."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith("flags") for flag in line.split(":", 1)[1].split()}

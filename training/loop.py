@@ -1,0 +1,69 @@
+"""The training loop, one for both tasks."""
+
+import time
+from collections.abc import Callable, Iterable
+
+import tensorflow as tf
+
+from training.config import TrainingConfig
+from training.errors import DivergedError
+from training.run_log import RunLog
+from training.signals import StopRequest
+from training.step import StepResult
+
+
+def train(
+    train_step: Callable[..., StepResult],
+    batches: Iterable,
+    *,
+    config: TrainingConfig,
+    start_step: int,
+    log: RunLog,
+    validate: Callable[[], float],
+    sample: Callable[[], str],
+    save: Callable[[int], None],
+) -> int:
+    """Runs the steps that are left, and says at which one it ended.
+
+    Ctrl-C or SIGTERM ends the step, saves, and returns; a second one acts at once.
+
+    Args:
+        train_step: from `make_train_step`.
+        batches: `(inputs, targets)` of step `start_step` and on.
+        config: number of steps and what happens how often.
+        start_step: steps already done.
+        log: told of every step.
+        validate: loss of a part of the held-out data, in nats per target.
+        sample: what the model makes, as text.
+        save: writes the checkpoint of a step.
+
+    Raises:
+        DivergedError: at a loss or gradient that is not finite, before it is applied.
+    """
+    done = start_step
+    with StopRequest() as stop:
+        for step, (inputs, targets) in zip(range(start_step, config.num_steps), batches, strict=False):
+            started = time.perf_counter()
+            result = train_step(tf.constant(step), inputs, targets)
+            loss, norm, finite = float(result.loss), float(result.gradient_norm), bool(result.finite)
+            if not finite:
+                raise DivergedError(
+                    f"step {step + 1}: loss {loss}, gradient norm {norm}; weights are as after step {step}. "
+                    "Try a lower optimizer.learning_rate, more optimizer.warmup_steps, or precision=float32."
+                )
+            log.step_took(time.perf_counter() - started, loss)
+            done = step + 1
+            metrics = {}
+            if done % config.log_every == 0 or done in (1, config.num_steps):
+                metrics |= {"loss": loss, "gradient_norm": norm, "learning_rate": float(result.learning_rate)}
+            if done % config.eval_every == 0 and done < config.num_steps:
+                metrics["validation_loss"] = validate()
+            if done % config.sample_every == 0 and done < config.num_steps:
+                metrics["sample"] = sample()
+            if metrics:
+                log.write(done, metrics)
+            if done % config.checkpoint_every == 0 or done == config.num_steps or stop.requested:
+                save(done)
+            if stop.requested:
+                break
+    return done
