@@ -18,7 +18,7 @@ from data.errors import DataError
 from data.tokens import SEPARATOR
 
 # Part of the key: a change of what the files hold needs another number.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SPLITS = ("train", "validation")
 
 

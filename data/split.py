@@ -33,23 +33,31 @@ def hash_fraction(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-def has_enough_documents(documents: Iterable[Document], *, held_out: float) -> bool:
-    """Whether whole documents can be held out: at least 8 of them are expected on either side.
+def held_out_share(documents: Iterable[Document], *, held_out: float) -> int | None:
+    """Bytes to hold out, where whole documents can be: at least 8 are expected on either side; else None.
 
-    Reads no more documents than it must, and does not keep them.
+    Reads every document once, and does not keep them.
     """
-    smaller_side = min(held_out, 1 - held_out)
-    return any(count * smaller_side >= MIN_EXPECTED_DOCUMENTS for count, _ in enumerate(documents, start=1))
+    sizes = [len(content) for _, content in documents]
+    if len(sizes) * min(held_out, 1 - held_out) < MIN_EXPECTED_DOCUMENTS:
+        return None
+    return round(sum(sizes) * held_out)
 
 
-def split_by_name(documents: Iterable[Document], *, held_out: float) -> Iterator[tuple[Split, bytes]]:
+def split_by_name(
+    documents: Iterable[Document], *, held_out: float, share: int
+) -> Iterator[tuple[Split, bytes]]:
     """Holds out whole documents: those whose name hashes below `held_out`.
 
-    A document keeps its side when others come or go. Content must be unique among `documents`; otherwise two
-    names of one text can land on both sides.
+    A document keeps its side when others come or go. One longer than `share`, the bytes to hold out, would
+    alone be more than all that is held out, so it is split by its tail. Content must be unique among
+    `documents`; otherwise two names of one text can land on both sides.
     """
     for name, content in documents:
-        yield ("validation" if hash_fraction(name) < held_out else "train"), content
+        if len(content) > share:
+            yield from split_by_tail([(name, content)], held_out=held_out)
+        else:
+            yield ("validation" if hash_fraction(name) < held_out else "train"), content
 
 
 def split_by_tail(documents: Iterable[Document], *, held_out: float) -> Iterator[tuple[Split, bytes]]:

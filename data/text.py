@@ -16,7 +16,7 @@ from data.cache import build_folder, cache_folder, map_tokens, read_meta, split_
 from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
 from data.errors import DataError
 from data.sources import Documents, Source, python_stdlib_source, text_files_source
-from data.split import Duplicates, Split, has_enough_documents, split_by_name, split_by_tail
+from data.split import Duplicates, Split, held_out_share, split_by_name, split_by_tail
 from data.tokens import InvalidText, clean_text
 
 TextConfig = PythonStdlibConfig | TextFilesConfig | TfdsTextConfig
@@ -176,9 +176,11 @@ def _split(source: Source, intake: _Intake, *, held_out: float) -> tuple[str, It
         return "source", chain(train, validation)
     # How many documents are usable is known only after reading them: a first look, apart from the intake.
     look = _Intake(source, intake.report).documents(source.documents())
-    if has_enough_documents(look, held_out=held_out):
-        return "name", split_by_name(intake.documents(source.documents()), held_out=held_out)
-    return "tail", split_by_tail(intake.documents(source.documents()), held_out=held_out)
+    share = held_out_share(look, held_out=held_out)
+    documents = intake.documents(source.documents())
+    if share is None:
+        return "tail", split_by_tail(documents, held_out=held_out)
+    return "name", split_by_name(documents, held_out=held_out, share=share)
 
 
 def _check_filled(source: Source, splits: dict[str, dict], intake: _Intake) -> None:

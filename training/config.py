@@ -23,7 +23,7 @@ class OptimizerConfig:
 class TrainingConfig:
     """One run of the loop. A step is one update of the weights, over `batch_size` windows."""
 
-    num_steps: int = field(default=2000, metadata={"min": 1})
+    num_steps: int = field(default=1200, metadata={"min": 1})
     batch_size: int = field(default=16, metadata={"min": 1})
     accumulation_steps: int = field(default=1, metadata={"min": 1})
     seed: int = field(default=0, metadata={"min": 0, "max": 2**31 - 1})
