@@ -1,7 +1,10 @@
 """Data configurations, one class a source; imports no TensorFlow."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
+
+HELD_OUT = 0.05
 
 
 @dataclass(frozen=True)
@@ -9,7 +12,7 @@ class PythonStdlibConfig:
     """The source text of the running Python's standard library, one document a file."""
 
     source: Literal["python_stdlib"] = "python_stdlib"
-    held_out: float = field(default=0.05, metadata={"above": 0, "below": 1})
+    held_out: float = field(default=HELD_OUT, metadata={"above": 0, "below": 1})
     cache_dir: str | None = None
 
 
@@ -20,7 +23,7 @@ class TextFilesConfig:
     path: str = field(metadata={"example": "'docs/**/*.md'"})
     source: Literal["text_files"] = "text_files"
     invalid: Literal["skip", "error"] = "skip"
-    held_out: float = field(default=0.05, metadata={"above": 0, "below": 1})
+    held_out: float = field(default=HELD_OUT, metadata={"above": 0, "below": 1})
     cache_dir: str | None = None
 
 
@@ -28,7 +31,7 @@ class TextFilesConfig:
 class TfdsTextConfig:
     """A text set of TensorFlow Datasets, one document an example.
 
-    `validation_split` null holds out `held_out` of the training split; otherwise `held_out` is not read.
+    `validation_split` null holds out `held_out` of the training split.
     """
 
     tfds_name: str = field(metadata={"example": "tiny_shakespeare"})
@@ -36,6 +39,11 @@ class TfdsTextConfig:
     text_key: str = "text"
     train_split: str = "train"
     validation_split: str | None = None
-    held_out: float = field(default=0.05, metadata={"above": 0, "below": 1})
+    held_out: float = field(default=HELD_OUT, metadata={"above": 0, "below": 1})
     data_dir: str | None = None
     cache_dir: str | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """(key, message) of each rule between fields that is broken."""
+        if self.validation_split is not None and self.held_out != HELD_OUT:
+            yield "held_out", f"is set, and so is validation_split {self.validation_split!r}: set one of them"

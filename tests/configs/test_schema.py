@@ -144,6 +144,10 @@ def test_a_missing_key_is_told_with_an_example(value):
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
+        (
+            {"data": {"source": "tfds", "tfds_name": "x", "validation_split": "test", "held_out": 0.1}},
+            "data.held_out is set, and so is validation_split 'test': set one of them",
+        ),
         ({"model": {"vocab_size": 255}}, "model.vocab_size must be >= 256 to hold every byte, got 255"),
         ({"name": ""}, "name must be a plain directory name, got ''"),
         ({"name": ".."}, "name must be a plain directory name, got '..'"),
@@ -250,12 +254,12 @@ def test_a_file_that_is_no_configuration_is_named_in_one_line(tmp_path, text, pr
 
 def test_differing_keys_are_named_with_both_values():
     other = dataclasses.replace(
-        Config(), training=TrainingConfig(num_steps=500), data=TextFilesConfig(path="a.txt")
+        Config(), training=TrainingConfig(seed=500), data=TextFilesConfig(path="a.txt")
     )
     assert differing_keys(Config(), Config()) == []
     assert differing_keys(Config(data=PythonStdlibConfig()), other) == [
         ("data.source", "python_stdlib", "text_files"),
-        ("num_steps", 2000, 500),
+        ("seed", 0, 500),
         ("data.path", None, "a.txt"),
         ("data.invalid", None, "skip"),
     ]
