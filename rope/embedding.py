@@ -77,14 +77,24 @@ class RotaryEmbedding(keras.layers.Layer):
 
         Args:
             x: (..., length, dim).
-            positions: broadcastable to (..., length); 0, 1, 2, ... when not given.
+            positions: (..., length), int32 or float32; 0, 1, 2, ... when not given. Their leading axes
+                broadcast against those of `x`: (batch, 1, length) where the positions of examples differ.
             offset: added to the positions: the number of tokens already in a cache.
 
         Returns:
             The rotated tensor, with the shape and dtype of `x`.
+
+        Raises:
+            ValueError: if there are not as many positions as `x` is long.
+            TypeError: if `positions` are bfloat16 or float16.
         """
         if positions is None:
             positions = tf.range(tf.shape(x)[-2])
+        positions = tf.convert_to_tensor(positions)
+        if not positions.shape[-1:].is_compatible_with(x.shape[-2:-1]):
+            raise ValueError(
+                f"x of shape {x.shape} needs {x.shape[-2]} positions, got shape {positions.shape}."
+            )
         return self.rotate(x, self.table(positions + offset))
 
     def get_config(self) -> dict:

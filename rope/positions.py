@@ -17,4 +17,4 @@ def positions_from_padding(
         (batch, length) int32; 0 for the padding itself.
     """
     columns = start + tf.range(length)
-    return tf.maximum(columns[tf.newaxis, :] - padding[:, tf.newaxis], 0)
+    return tf.maximum(columns[tf.newaxis, :] - tf.cast(padding, tf.int32)[:, tf.newaxis], 0)
