@@ -191,7 +191,7 @@ class RotaryEmbedding(keras.layers.Layer):
 
     def rotate(self, x: tf.Tensor, table: RotaryTable) -> tf.Tensor:
         """Rotates (..., length, head_dim) queries or keys by a table of this embedding."""
-        refuse_symbolic(x)
+        (x,) = concrete(x)
         return rotate(x, table, layout=self.layout)
 
     def rotate_queries_or_keys(
@@ -216,7 +216,7 @@ class RotaryEmbedding(keras.layers.Layer):
         Returns:
             The rotated tensor, with the shape and dtype of `x`.
         """
-        refuse_symbolic(x)
+        (x,) = concrete(x)
         if self.use_xpos and scale is None:
             raise ValueError(
                 "xPos scales queries and keys differently, got one of them. "
@@ -249,7 +249,7 @@ class RotaryEmbedding(keras.layers.Layer):
         Returns:
             Rotated queries and keys, with their shapes and dtypes.
         """
-        refuse_symbolic(q, k)
+        q, k = concrete(q, k)
         if positions is None:
             positions = tf.range(size_of(q, self._axis(q, seq_dim)))
         query_positions = self._positions(q, seq_dim, offset, positions)
@@ -275,7 +275,7 @@ class RotaryEmbedding(keras.layers.Layer):
         Returns:
             Rotated queries and keys, with their shapes and dtypes.
         """
-        refuse_symbolic(q, k)
+        q, k = concrete(q, k)
         axes = self._axis(q, seq_dim), self._axis(k, seq_dim)
         length, keys_length = size_of(q, axes[0]), size_of(k, axes[1])
         if isinstance(length, int) and isinstance(keys_length, int) and length > keys_length:
@@ -389,9 +389,11 @@ class RotaryEmbedding(keras.layers.Layer):
             )
 
 
-def refuse_symbolic(*tensors: tf.Tensor) -> None:
+def concrete(*tensors: tf.Tensor) -> list[tf.Tensor]:
+    """Arrays as tensors; raises TypeError for the symbolic ones of a Functional model."""
     if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
         raise TypeError(
             "a method of a layer was called on a symbolic KerasTensor: Keras would not track the layer's "
             "weights. Call the layer on positions, or rotate inside the call of a layer of your own."
         )
+    return [tf.convert_to_tensor(tensor) for tensor in tensors]

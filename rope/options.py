@@ -95,14 +95,13 @@ def check_options(options: Mapping[str, object]) -> None:
         if options[key] != default and key not in read:
             where = "without use_xpos" if key.startswith("xpos") else f"on {kind} frequencies"
             raise ValueError(f"{key} has no effect {where}, got {options[key]}. Leave it out.")
-    if not options["interpolate_factor"] >= 1:
-        raise ValueError(f"interpolate_factor must be >= 1, got {options['interpolate_factor']}.")
-    if options["scaling"] is not None:
-        for key in ("interpolate_factor", "theta_rescale_factor"):
-            if options[key] != 1:
-                raise ValueError(
-                    f"{key} is a scaling of its own, got {options[key]} beside scaling. Use one of them."
-                )
+    for key in ("interpolate_factor", "theta_rescale_factor"):
+        if not options[key] >= 1:
+            raise ValueError(f"{key} must be >= 1, got {options[key]}.")
+        if options[key] != 1 and options["scaling"] is not None:
+            raise ValueError(
+                f"{key} is a scaling of its own, got {options[key]} beside scaling. Use one of them."
+            )
 
 
 def kind_of(options: Mapping[str, object]) -> str:

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from rope.embedding import RotaryEmbedding, refuse_symbolic
+from rope.embedding import RotaryEmbedding
 
 
 @keras.saving.register_keras_serializable(package="rope")
@@ -59,7 +59,6 @@ class RoPE(keras.layers.Layer):
         """Rotates `x` at the positions 0, 1, 2, ... along axis -2; `[queries, keys]` with xPos."""
         if not isinstance(x, list | tuple):
             return self.plain.rotate_queries_or_keys(x)
-        refuse_symbolic(*x)
         queries, keys = x
         return self.extrapolating.rotate_queries_and_keys(queries, keys)
 
