@@ -6,16 +6,25 @@ configuration, does not import TensorFlow.
 
 import importlib
 
-_MODULE_OF = {
-    "RopeConfig": "rope.config",
-    "RotaryEmbedding": "rope.embedding",
-    "RotaryTable": "rope.rotation",
-    "language_frequencies": "rope.frequencies",
-    "positions_from_padding": "rope.positions",
-    "rotary_angles": "rope.rotation",
-    "rotary_table": "rope.rotation",
-    "rotate": "rope.rotation",
+_NAMES_IN = {
+    "rope.apply": ("apply_learned_rotations", "apply_rotary_emb", "broadcat", "rotate_half"),
+    "rope.axial": ("MixedRotaryEmbedding", "axial_angles", "grid_positions", "mixed_frequencies"),
+    "rope.config": ("RopeConfig", "RopeScalingConfig"),
+    "rope.embedding": ("RotaryEmbedding",),
+    "rope.frequencies": ("constant_frequencies", "language_frequencies", "pixel_frequencies", "rotary_dim"),
+    "rope.layouts": ("convert_layout", "layout_permutation"),
+    "rope.peers": ("RoPE",),
+    "rope.positions": (
+        "positions_from_cache",
+        "positions_from_mask",
+        "positions_from_padding",
+        "positions_from_segments",
+    ),
+    "rope.rotation": ("RotaryTable", "doubled", "rotary_angles", "rotary_table", "rotate"),
+    "rope.scaling": ("SCALINGS", "scale", "with_original_length"),
+    "rope.xpos": ("xpos_decays", "xpos_scales"),
 }
+_MODULE_OF = {name: module for module, names in _NAMES_IN.items() for name in names}
 
 __all__ = sorted(_MODULE_OF)
 

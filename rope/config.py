@@ -1,7 +1,103 @@
 """The rotary part of a model's configuration; imports no TensorFlow."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from typing import Literal
+
+
+@dataclass(frozen=True)
+class RopeScalingConfig:
+    """A scaling by name, with the keys of Hugging Face's `rope_scaling`; see `rope.scaling`.
+
+    Keys that the type does not read must be null. `original_max_position_embeddings` and `target_length` may
+    be left to the model, which knows its context.
+    """
+
+    type: Literal["none", "linear", "ntk", "dynamic", "yarn", "llama3", "longrope", "proportional"] = "none"
+    factor: float | None = field(default=None, metadata={"min": 1})
+    original_max_position_embeddings: int | None = field(default=None, metadata={"min": 1})
+    max_position_embeddings: int | None = field(default=None, metadata={"min": 1})
+    target_length: int | None = field(default=None, metadata={"min": 1})
+    beta_fast: float | None = field(default=None, metadata={"above": 0})
+    beta_slow: float | None = field(default=None, metadata={"above": 0})
+    truncate: bool | None = None
+    mscale: float | None = field(default=None, metadata={"above": 0})
+    mscale_all_dim: float | None = field(default=None, metadata={"above": 0})
+    attention_factor: float | None = field(default=None, metadata={"above": 0})
+    low_freq_factor: float | None = field(default=None, metadata={"above": 0})
+    high_freq_factor: float | None = field(default=None, metadata={"above": 0})
+    short_factor: tuple[float, ...] | None = None
+    long_factor: tuple[float, ...] | None = None
+    partial_rotary_factor: float | None = field(default=None, metadata={"above": 0, "max": 1})
+
+    def given(self) -> dict[str, object]:
+        """The keys that are not null, without the type."""
+        keys = (key.name for key in fields(self) if key.name != "type")
+        return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+
+    def as_dict(self, *, original_length: int | None = None) -> dict[str, object] | None:
+        """The `scaling` of a `RotaryEmbedding`, whose `target_length` is apart; None without a scaling.
+
+        Args:
+            original_length: the original_max_position_embeddings of a type that reads it, if it is not given.
+        """
+        if self.type == "none":
+            return None
+        from rope.scaling import with_original_length
+
+        scaling = {"rope_type": self.type, **self.given()}
+        scaling.pop("target_length", None)
+        return scaling if original_length is None else with_original_length(scaling, original_length)
+
+    def reads(self, key: str) -> bool:
+        """Whether the type reads a key, `target_length` included."""
+        if self.type == "none":
+            return False
+        from rope.scaling import parameters
+
+        return key in parameters(self.type)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """(key, message) of each rule between fields that is broken."""
+        given = self.given()
+        for key, value in given.items():
+            if not self.reads(key):
+                yield key, f"has no effect with scaling type {self.type!r}, got {value}"
+        if self.type == "none":
+            return
+        from rope.scaling import keys_of
+
+        required, _ = keys_of(self.type)
+        for key in required:
+            if key not in given and key != "original_max_position_embeddings":
+                yield key, f"is missing: scaling type {self.type!r} needs it"
+        yield from self._contradictions(given)
+
+    def _contradictions(self, given: dict[str, object]) -> Iterator[tuple[str, str]]:
+        for low, high, defaults in (
+            ("beta_slow", "beta_fast", (1.0, 32.0)),
+            ("low_freq_factor", "high_freq_factor", (None, None)),
+        ):
+            below, above = given.get(low, defaults[0]), given.get(high, defaults[1])
+            if self.reads(low) and None not in (below, above) and not above > below:
+                yield high, f"must be above {low} {below}, got {above}"
+        if self.type == "yarn":
+            if ("mscale" in given) != ("mscale_all_dim" in given):
+                yield "mscale", "and mscale_all_dim go together: give both, or neither"
+            elif "mscale" in given and "attention_factor" in given:
+                yield "attention_factor", "replaces mscale and mscale_all_dim: give one or the others"
+        if self.type == "longrope":
+            sources = [k for k in ("attention_factor", "factor", "max_position_embeddings") if k in given]
+            if len(sources) != 1:
+                yield (
+                    "attention_factor",
+                    "or factor or max_position_embeddings: give exactly one of the three, "
+                    f"got {', '.join(sources) or 'none'}",
+                )
+            if "short_factor" in given and "long_factor" in given:
+                lengths = len(self.short_factor), len(self.long_factor)
+                if lengths[0] != lengths[1]:
+                    yield "long_factor", f"must be as long as short_factor, got {lengths[1]} and {lengths[0]}"
 
 
 @dataclass(frozen=True)
@@ -13,3 +109,20 @@ class RopeConfig:
     interpolate_factor: float = field(
         default=1.0, metadata={"min": 1, "hint": "To extend a context of 256 to 512, use 2.0."}
     )
+    theta_rescale_factor: float = field(default=1.0, metadata={"min": 1})
+    learned_freq: bool = False
+    rotary_fraction: float = field(default=1.0, metadata={"above": 0, "max": 1})
+    xpos: bool = False
+    xpos_scale_base: float = field(default=512.0, metadata={"above": 0})
+    scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """(key, message) of each rule between fields that is broken."""
+        if self.scaling.type != "none":
+            for key in ("interpolate_factor", "theta_rescale_factor"):
+                if getattr(self, key) != 1:
+                    yield key, f"is a scaling of its own, got {getattr(self, key)} beside scaling.type"
+        if self.scaling.type == "proportional" and self.rotary_fraction != 1:
+            yield "rotary_fraction", "and scaling.type 'proportional' both leave features unrotated: use one"
+        if not self.xpos and self.xpos_scale_base != 512:
+            yield "xpos_scale_base", f"has no effect without xpos, got {self.xpos_scale_base}"

@@ -1,12 +1,27 @@
 """The rotary embedding as one stateless object."""
 
+from collections.abc import Mapping, Sequence
+
 import keras
+import numpy as np
 import tensorflow as tf
 
-from rope.frequencies import language_frequencies
-from rope.rotation import LAYOUTS, RotaryTable, rotary_angles, rotary_table, rotate
+from rope import xpos
+from rope.axial import axial_angles, axis_positions
+from rope.options import DEFAULTS, resolve
+from rope.positions import align_positions, sequence_axis, shifted, size_of
+from rope.rotation import (
+    RotaryTable,
+    check_layout,
+    doubled,
+    rotary_angles,
+    rotary_table,
+    rotate,
+    scaled_table,
+)
 
 
+@keras.saving.register_keras_serializable(package="rope")
 class RotaryEmbedding(keras.layers.Layer):
     """Rotary position embedding (Su et al. 2021, arXiv 2104.09864) with explicit positions.
 
@@ -14,20 +29,38 @@ class RotaryEmbedding(keras.layers.Layer):
     under every dtype policy.
 
     Args:
-        dim: number of rotated features, even: the size of a head.
-        theta: rotation base.
+        dim: number of rotated features, even: the size of a head, or less for partial rotation.
+        freqs_for: `lang` (tokens), `pixel` (coordinates in [-1, 1]) or `constant` (all 1).
+        custom_freqs: (dim / 2,) frequencies instead of those.
+        theta: rotation base of `lang`.
+        theta_rescale_factor: NTK-aware scaling of `lang`; at least 1.
+        max_freq, pixel_spacing: of `pixel`, see `rope.frequencies.pixel_frequencies`.
+        num_freqs: of `constant`; must be dim / 2.
+        learned_freq: make the frequencies a float32 weight that starts at the given ones. It is kept
+            unscaled, so that trained frequencies can be scaled for a longer context.
         layout: `interleaved` or `half`, see `rope.rotation`.
         interpolate_factor: divides the positions, so that a context that many times longer spans the
             angles seen in training (Chen et al. 2023, arXiv 2306.15595); at least 1.
+        scaling: a Hugging Face `rope_scaling` dict, see `rope.scaling`. `rope_theta` in it stands for
+            `theta`, and `partial_rotary_factor` rotates that share of `dim`.
+        target_length: the length whose frequencies are used, for scalings that depend on one.
+        use_xpos: let scores decay with distance, see `rope.xpos`; for causal attention.
+        xpos_scale_base: tokens of that decay.
+        xpos_max_length: positions must be below it. It may change between training and use.
+        seq_before_head_dim: the sequence is axis -3, as in (batch, length, heads, dim), not -2.
 
     Call arguments:
-        positions: (..., length) positions in tokens, int32 or float32.
+        t: (..., length) positions, integer or float32. (float64 becomes float32.)
+        cache_key: accepted for compatibility; there is no cache that it could be the key of.
+        seq_len: the length of `t`, checked.
+        offset: added to the positions.
 
     Returns:
-        (..., length, dim / 2) angles in radians, float32.
+        (..., length, dim) table of angles in radians for `apply_rotary_emb`, float32: the angle of each pair
+        for both of its features.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of its range, contradicts another, or would have no effect.
 
     Example:
 
@@ -41,67 +74,326 @@ class RotaryEmbedding(keras.layers.Layer):
         self,
         dim: int,
         *,
-        theta: float = 10_000.0,
+        freqs_for: str = "lang",
+        custom_freqs: Sequence[float] | None = None,
+        theta: float = DEFAULTS["theta"],
+        theta_rescale_factor: float = DEFAULTS["theta_rescale_factor"],
+        max_freq: float = DEFAULTS["max_freq"],
+        pixel_spacing: str = DEFAULTS["pixel_spacing"],
+        num_freqs: int = DEFAULTS["num_freqs"],
+        learned_freq: bool = False,
         layout: str = "interleaved",
         interpolate_factor: float = 1.0,
+        scaling: Mapping[str, object] | None = None,
+        target_length: int | None = None,
+        use_xpos: bool = False,
+        xpos_scale_base: float = DEFAULTS["xpos_scale_base"],
+        xpos_max_length: int = DEFAULTS["xpos_max_length"],
+        seq_before_head_dim: bool = False,
         name: str | None = None,
     ):
         # Without autocast=False a mixed policy hands over positions in bfloat16.
-        super().__init__(name=name, autocast=False, trainable=False)
-        if layout not in LAYOUTS:
-            raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}.")
-        if not interpolate_factor >= 1:
-            raise ValueError(f"interpolate_factor must be >= 1, got {interpolate_factor}.")
-        self.dim = dim
-        self.theta = theta
-        self.layout = layout
-        self.interpolate_factor = interpolate_factor
-        self.frequencies = language_frequencies(dim, theta=theta) / interpolate_factor
+        super().__init__(name=name, autocast=False, trainable=learned_freq)
+        self._config = {
+            "dim": dim,
+            "freqs_for": freqs_for,
+            "custom_freqs": None if custom_freqs is None else [float(freq) for freq in custom_freqs],
+            "theta": theta,
+            "theta_rescale_factor": theta_rescale_factor,
+            "max_freq": max_freq,
+            "pixel_spacing": pixel_spacing,
+            "num_freqs": num_freqs,
+            "learned_freq": learned_freq,
+            "layout": layout,
+            "interpolate_factor": interpolate_factor,
+            "scaling": None if scaling is None else dict(scaling),
+            "target_length": target_length,
+            "use_xpos": use_xpos,
+            "xpos_scale_base": xpos_scale_base,
+            "xpos_max_length": xpos_max_length,
+            "seq_before_head_dim": seq_before_head_dim,
+        }
+        check_layout(layout)
+        self._resolved = resolve(self._config)
+        self.dim, self.theta = self._resolved.dim, self._resolved.theta
+        self.attention_factor = self._resolved.attention_factor
+        self.interpolate_factor = self._resolved.interpolate_factor
+        self.freqs_for, self.layout = freqs_for, layout
+        self.learned_freq, self.use_xpos = learned_freq, use_xpos
+        self.xpos_scale_base, self.xpos_max_length = xpos_scale_base, xpos_max_length
+        self.default_seq_dim = -3 if seq_before_head_dim else -2
+        self._weight = None
+        if learned_freq:
+            self._weight = self.add_weight(
+                name="frequencies",
+                shape=self._resolved.initial.shape,
+                dtype="float32",
+                initializer=lambda shape, dtype: tf.constant(self._resolved.initial, dtype),
+                autocast=False,
+            )
+        if use_xpos:
+            xpos.check_maximum(xpos_max_length, **self._xpos_range)
         self.built = True
 
-    def call(self, positions: tf.Tensor) -> tf.Tensor:
+    @property
+    def frequencies(self) -> np.ndarray | tf.Tensor:
+        """(dim / 2,) radians per position, scaled: float64 NumPy, or a float32 tensor if they are learned."""
+        if self._weight is None:
+            return self._resolved.scaled
+        return tf.convert_to_tensor(self._weight) * tf.constant(self._resolved.ratios, tf.float32)
+
+    @property
+    def _xpos_range(self) -> dict:
+        return {"scale_base": self.xpos_scale_base, "interpolate_factor": self.interpolate_factor}
+
+    def call(
+        self,
+        t: tf.Tensor,
+        cache_key: object = None,
+        seq_len: int | None = None,
+        offset: float | tf.Tensor = 0,
+    ) -> tf.Tensor:
+        self._check_angles_suffice("A table of angles")
+        if seq_len is not None and t.shape[-1] not in (None, seq_len):
+            raise ValueError(f"seq_len must be the number of positions {t.shape[-1]}, got {seq_len}.")
+        return doubled(self.angles(shifted(t, offset)), layout=self.layout)
+
+    def angles(self, positions: tf.Tensor) -> tf.Tensor:
+        """(..., length, dim / 2) angles in radians, float32, of (..., length) positions."""
         return rotary_angles(positions, self.frequencies)
 
+    def tables(
+        self, positions: tf.Tensor, *, angles: tf.Tensor | None = None
+    ) -> tuple[RotaryTable, RotaryTable]:
+        """Tables for `rotate` of queries and of keys, to be shared by the layers of a model.
+
+        They hold the attention factor of the scaling, and xPos; without xPos they are one object twice.
+
+        Args:
+            positions: (..., length), with an axis for the heads where they differ by row.
+            angles: (..., length, dim / 2) instead of those of the positions, where a model adds its own.
+        """
+        table = rotary_table(self.angles(positions) if angles is None else angles, layout=self.layout)
+        if self.attention_factor != 1:
+            table = scaled_table(table, self.attention_factor)
+        if not self.use_xpos:
+            return table, table
+        scales = self.get_scale(positions)
+        return scaled_table(table, scales), scaled_table(table, 1 / scales)
+
     def table(self, positions: tf.Tensor) -> RotaryTable:
-        """(..., length, dim) table for `rotate`, to be shared by the layers of a model."""
-        return rotary_table(self(positions), layout=self.layout)
+        """(..., length, dim) table for `rotate`, the same for queries and keys; see `tables` for xPos."""
+        if self.use_xpos:
+            raise ValueError(
+                "xPos scales queries and keys differently, got one table for both. Use tables()."
+            )
+        return self.tables(positions)[0]
 
     def rotate(self, x: tf.Tensor, table: RotaryTable) -> tf.Tensor:
-        """Rotates (..., length, dim) queries or keys by a table of this embedding."""
+        """Rotates (..., length, head_dim) queries or keys by a table of this embedding."""
+        (x,) = concrete(x)
         return rotate(x, table, layout=self.layout)
 
     def rotate_queries_or_keys(
-        self, x: tf.Tensor, *, positions: tf.Tensor | None = None, offset: int | tf.Tensor = 0
+        self,
+        x: tf.Tensor,
+        seq_dim: int | None = None,
+        offset: int | tf.Tensor = 0,
+        scale: float | tf.Tensor | None = None,
+        *,
+        positions: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Rotates queries or keys by their positions.
 
         Args:
-            x: (..., length, dim).
-            positions: (..., length), int32 or float32; 0, 1, 2, ... when not given. Their leading axes
-                broadcast against those of `x`: (batch, 1, length) where the positions of examples differ.
+            x: (..., length, head_dim); the features after the first dim pass through.
+            seq_dim: axis of the sequence; -2, or -3 with `seq_before_head_dim`, when not given.
             offset: added to the positions: the number of tokens already in a cache.
+            scale: multiplies the rotated features; with xPos it stands for its scales.
+            positions: (length,), (batch, length), or all axes of `x` but the last; 0, 1, 2, ... when not
+                given.
 
         Returns:
             The rotated tensor, with the shape and dtype of `x`.
-
-        Raises:
-            ValueError: if there are not as many positions as `x` is long.
-            TypeError: if `positions` are bfloat16 or float16.
         """
-        if positions is None:
-            positions = tf.range(tf.shape(x)[-2])
-        positions = tf.convert_to_tensor(positions)
-        if not positions.shape[-1:].is_compatible_with(x.shape[-2:-1]):
+        (x,) = concrete(x)
+        if self.use_xpos and scale is None:
             raise ValueError(
-                f"x of shape {x.shape} needs {x.shape[-2]} positions, got shape {positions.shape}."
+                "xPos scales queries and keys differently, got one of them. "
+                "Use rotate_queries_and_keys or rotate_queries_with_cached_keys, or give scale."
             )
-        return self.rotate(x, self.table(positions + offset))
+        positions = self._positions(x, seq_dim, offset, positions)
+        table = rotary_table(self.angles(positions), layout=self.layout)
+        factor = self.attention_factor * (1.0 if scale is None else scale)
+        return self.rotate(x, scaled_table(table, factor))
+
+    def rotate_queries_and_keys(
+        self,
+        q: tf.Tensor,
+        k: tf.Tensor,
+        seq_dim: int | None = None,
+        *,
+        offset: int | tf.Tensor = 0,
+        positions: tf.Tensor | None = None,
+        key_positions: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Rotates queries and keys, with xPos where it is used.
+
+        Args:
+            q, k: (..., length, head_dim) queries and keys; the heads may differ in number.
+            seq_dim: as for `rotate_queries_or_keys`.
+            offset: added to all positions: the number of tokens already in a cache.
+            positions: of the queries, as for `rotate_queries_or_keys`.
+            key_positions: of the keys; those of the queries when not given.
+
+        Returns:
+            Rotated queries and keys, with their shapes and dtypes.
+        """
+        q, k = concrete(q, k)
+        if positions is None:
+            positions = tf.range(size_of(q, self._axis(q, seq_dim)))
+        query_positions = self._positions(q, seq_dim, offset, positions)
+        key_positions = self._positions(
+            k, seq_dim, offset, positions if key_positions is None else key_positions
+        )
+        for x in (q, k):
+            self.check_compute_dtype(x.dtype)
+        query_table, _ = self.tables(query_positions)
+        _, key_table = self.tables(key_positions)
+        return self.rotate(q, query_table), self.rotate(k, key_table)
+
+    def rotate_queries_with_cached_keys(
+        self, q: tf.Tensor, k: tf.Tensor, seq_dim: int | None = None, offset: int | tf.Tensor = 0
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Rotates the last queries of a sequence, and all its keys, which are at 0, 1, 2, ...
+
+        Args:
+            q, k: (..., length, head_dim) queries and keys, of which the queries are no longer.
+            seq_dim: as for `rotate_queries_or_keys`.
+            offset: added to the positions of the queries alone.
+
+        Returns:
+            Rotated queries and keys, with their shapes and dtypes.
+        """
+        q, k = concrete(q, k)
+        axes = self._axis(q, seq_dim), self._axis(k, seq_dim)
+        length, keys_length = size_of(q, axes[0]), size_of(k, axes[1])
+        if isinstance(length, int) and isinstance(keys_length, int) and length > keys_length:
+            raise ValueError(
+                f"the keys must hold those of all queries, got {length} queries and {keys_length} keys. "
+                "Append the new keys to the cache first."
+            )
+        key_positions = tf.range(keys_length)
+        positions = shifted(tf.range(length) + (keys_length - length), offset)
+        return self.rotate_queries_and_keys(q, k, seq_dim, positions=positions, key_positions=key_positions)
+
+    def get_seq_pos(self, seq_len: int | tf.Tensor, *, offset: int | tf.Tensor = 0) -> tf.Tensor:
+        """(seq_len,) positions from `offset` on; `interpolate_factor` divides them later, in the angles."""
+        return tf.range(seq_len) + offset
+
+    def get_scale(self, t: tf.Tensor) -> tf.Tensor:
+        """(..., length, dim) scales of xPos for queries at (..., length) positions; 1 / scales for keys."""
+        if not self.use_xpos:
+            raise ValueError("get_scale needs use_xpos=True, got False: there is nothing to scale.")
+        t = tf.convert_to_tensor(t)
+        xpos.check_positions(t, self.xpos_max_length)
+        scales = xpos.xpos_scales(t, self.dim, centre=self.xpos_max_length // 2, **self._xpos_range)
+        return doubled(scales, layout=self.layout)
+
+    def axial_angles(
+        self,
+        *dims: int,
+        offsets: Sequence[float] | None = None,
+        coordinates: str | None = None,
+        axis_order: Sequence[int] | None = None,
+    ) -> tf.Tensor:
+        """Angles on a grid of any number of axes, each with the frequencies of this embedding.
+
+        Args:
+            dims: size of each axis: rows and columns of an image.
+            offsets: added to the coordinates of each axis.
+            coordinates: `cells` (0, 1, 2, ...) or `unit` (-1 to 1); `unit` for `pixel`, else `cells`, when
+                not given.
+            axis_order: axis that each block of features follows, see `rope.axial.axial_angles`.
+
+        Returns:
+            (*dims, len(dims) * dim / 2) radians, float32.
+        """
+        if self.use_xpos:
+            raise ValueError(
+                "xPos decays along one causal axis, got a grid. Make the embedding with use_xpos=False."
+            )
+        offsets = (0,) * len(dims) if offsets is None else offsets
+        if not dims or len(offsets) != len(dims):
+            raise ValueError(f"a grid needs one offset for each axis, got {len(offsets)} for sizes {dims}.")
+        if coordinates is None:
+            coordinates = "unit" if self.freqs_for == "pixel" else "cells"
+        positions = [
+            axis_positions(size, coordinates=coordinates, offset=offset)
+            for size, offset in zip(dims, offsets, strict=True)
+        ]
+        return axial_angles(positions, tf.cast(self.frequencies, tf.float32), axis_order=axis_order)
+
+    def get_axial_freqs(
+        self,
+        *dims: int,
+        offsets: Sequence[float] | None = None,
+        coordinates: str | None = None,
+        axis_order: Sequence[int] | None = None,
+    ) -> tf.Tensor:
+        """(*dims, len(dims) * dim) table of angles for `apply_rotary_emb`; arguments as `axial_angles`."""
+        self._check_angles_suffice("A table of angles")
+        angles = self.axial_angles(*dims, offsets=offsets, coordinates=coordinates, axis_order=axis_order)
+        return doubled(angles, layout=self.layout)
+
+    def axial_table(
+        self,
+        *dims: int,
+        offsets: Sequence[float] | None = None,
+        coordinates: str | None = None,
+        axis_order: Sequence[int] | None = None,
+    ) -> RotaryTable:
+        """(*dims, len(dims) * dim) table for `rotate`; arguments as `axial_angles`."""
+        angles = self.axial_angles(*dims, offsets=offsets, coordinates=coordinates, axis_order=axis_order)
+        return scaled_table(rotary_table(angles, layout=self.layout), self.attention_factor)
+
+    def check_compute_dtype(self, dtype: tf.DType | str) -> None:
+        """Raises ValueError if `dtype` has too small a range for xPos up to its maximum length."""
+        if self.use_xpos:
+            xpos.check_compute_dtype(dtype, self.xpos_max_length, **self._xpos_range)
 
     def get_config(self) -> dict:
-        return {
-            "name": self.name,
-            "dim": self.dim,
-            "theta": self.theta,
-            "layout": self.layout,
-            "interpolate_factor": self.interpolate_factor,
-        }
+        return {"name": self.name, **self._config}
+
+    def _axis(self, x: tf.Tensor, seq_dim: int | None) -> int:
+        return sequence_axis(x, self.default_seq_dim if seq_dim is None else seq_dim)
+
+    def _positions(self, x, seq_dim, offset, positions) -> tf.Tensor:
+        """Positions with the axes of `x` but the last."""
+        axis = self._axis(x, seq_dim)
+        if positions is None:
+            positions = tf.range(size_of(x, axis))
+        return shifted(align_positions(positions, x, axis), offset)
+
+    def _check_angles_suffice(self, what: str) -> None:
+        """Raises ValueError if this embedding also scales, which angles cannot say."""
+        if self.use_xpos:
+            raise ValueError(
+                f"{what} cannot hold the scales of xPos. Use rotate_queries_and_keys or tables(), "
+                "or angles() and get_scale()."
+            )
+        if self.attention_factor != 1:
+            raise ValueError(
+                f"{what} cannot hold the attention factor {self.attention_factor:.4g} of the scaling. "
+                "Use a rotate_ method, tables() or axial_table(), or put attention_factor=1.0 in the scaling."
+            )
+
+
+def concrete(*tensors: tf.Tensor) -> list[tf.Tensor]:
+    """Arrays as tensors; raises TypeError for the symbolic ones of a Functional model."""
+    if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
+        raise TypeError(
+            "a method of a layer was called on a symbolic KerasTensor: Keras would not track the layer's "
+            "weights. Call the layer on positions, or rotate inside the call of a layer of your own."
+        )
+    return [tf.convert_to_tensor(tensor) for tensor in tensors]

@@ -10,13 +10,15 @@ from typing import NamedTuple
 import tensorflow as tf
 
 LAYOUTS = ("interleaved", "half")
+HALF_PRECISION = (tf.bfloat16, tf.float16)
 
 
 class RotaryTable(NamedTuple):
     """Cosine and signed sine of every feature, (..., length, dim) float32, in one layout.
 
     The sine is negative for the first feature of a pair, so that a rotation is
-    `x * cos + partner(x) * sin`, where `partner` swaps the two features of each pair.
+    `x * cos + partner(x) * sin`, where `partner` swaps the two features of each pair. Both carry what scales
+    the rotated features: xPos, or the attention factor of YaRN and LongRoPE.
     """
 
     cos: tf.Tensor
@@ -39,10 +41,24 @@ def rotary_angles(positions: tf.Tensor, frequencies: tf.Tensor) -> tf.Tensor:
         TypeError: if `positions` are bfloat16 or float16, which do not hold the integers past 256 or 2,048.
     """
     positions = tf.convert_to_tensor(positions)
-    if positions.dtype in (tf.bfloat16, tf.float16):
+    if positions.dtype in HALF_PRECISION:
         raise TypeError(f"positions must be integers or float32, got {positions.dtype.name}.")
     frequencies = tf.cast(frequencies, tf.float32)
     return tf.cast(positions, tf.float32)[..., tf.newaxis] * frequencies
+
+
+def doubled(per_pair: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
+    """A number for each pair, as one for each feature: (..., dim / 2) to (..., dim), in a layout.
+
+    Of angles, this is the table of angles that `apply_rotary_emb` takes.
+
+    Raises:
+        ValueError: if `layout` is unknown.
+    """
+    check_layout(layout)
+    if layout == "half":
+        return tf.concat([per_pair, per_pair], axis=-1)
+    return tf.repeat(per_pair, 2, axis=-1)
 
 
 def rotary_table(angles: tf.Tensor, *, layout: str = "interleaved") -> RotaryTable:
@@ -58,16 +74,19 @@ def rotary_table(angles: tf.Tensor, *, layout: str = "interleaved") -> RotaryTab
     Raises:
         ValueError: if `layout` is unknown.
     """
+    check_layout(layout)
     cos, sin = tf.cos(angles), tf.sin(angles)
-    if layout == "interleaved":
-        cos = tf.repeat(cos, 2, axis=-1)
-        sin = tf.reshape(tf.stack([-sin, sin], axis=-1), tf.shape(cos))
-    elif layout == "half":
-        cos = tf.concat([cos, cos], axis=-1)
-        sin = tf.concat([-sin, sin], axis=-1)
+    if layout == "half":
+        signed_sin = tf.concat([-sin, sin], axis=-1)
     else:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}.")
-    return RotaryTable(cos, sin)
+        signed_sin = tf.stack([-sin, sin], axis=-1)
+        signed_sin = tf.reshape(signed_sin, tf.concat([tf.shape(sin)[:-1], [2 * sin.shape[-1]]], axis=0))
+    return RotaryTable(doubled(cos, layout=layout), signed_sin)
+
+
+def scaled_table(table: RotaryTable, scale: float | tf.Tensor) -> RotaryTable:
+    """A table that also multiplies the features, by a number or by (..., length, dim) of them."""
+    return RotaryTable(table.cos * scale, table.sin * scale)
 
 
 def rotate(x: tf.Tensor, table: RotaryTable, *, layout: str = "interleaved") -> tf.Tensor:
@@ -76,32 +95,38 @@ def rotate(x: tf.Tensor, table: RotaryTable, *, layout: str = "interleaved") -> 
     Multiplies in float32 and casts last, whatever the dtype of `x`.
 
     Args:
-        x: (..., length, dim) queries or keys.
-        table: from `rotary_table`, in the same layout; broadcasts against `x`.
+        x: (..., length, head_dim) queries or keys.
+        table: from `rotary_table`, in the same layout; (..., length, dim), broadcasts against `x`. When it is
+            narrower than `x`, the first dim features are rotated and the others pass through.
         layout: `interleaved` or `half`.
 
     Returns:
         The rotated tensor, with the shape and dtype of `x`.
 
     Raises:
-        ValueError: if `layout` is unknown or the table's last axis is not that of `x`.
+        ValueError: if `layout` is unknown or the table's last axis is longer than that of `x`.
     """
-    if x.shape[-1] != table.cos.shape[-1]:
-        raise ValueError(
-            f"x has {x.shape[-1]} features, its rotary table {table.cos.shape[-1]}; they must be equal."
-        )
+    head_dim, dim = x.shape[-1], table.cos.shape[-1]
+    if head_dim < dim:
+        raise ValueError(f"x has {head_dim} features, fewer than the {dim} of its rotary table.")
+    if head_dim > dim:
+        return tf.concat([rotate(x[..., :dim], table, layout=layout), x[..., dim:]], axis=-1)
     rotated = tf.cast(x, tf.float32) * table.cos + tf.cast(_partner(x, layout), tf.float32) * table.sin
     return tf.cast(rotated, x.dtype)
 
 
+def check_layout(layout: str) -> None:
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}.")
+
+
 def _partner(x: tf.Tensor, layout: str) -> tf.Tensor:
     """Swaps the two features of each pair."""
+    check_layout(layout)
     shape, dim = tf.shape(x), x.shape[-1]
     if layout == "interleaved":
         # Reversing an axis of two is several times faster than unstacking and stacking it.
         pairs, axis = tf.reshape(x, tf.concat([shape[:-1], [dim // 2, 2]], axis=0)), -1
-    elif layout == "half":
-        pairs, axis = tf.reshape(x, tf.concat([shape[:-1], [2, dim // 2]], axis=0)), -2
     else:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}.")
+        pairs, axis = tf.reshape(x, tf.concat([shape[:-1], [2, dim // 2]], axis=0)), -2
     return tf.reshape(tf.reverse(pairs, [axis]), shape)

@@ -1,0 +1,201 @@
+"""Rotary embeddings over several axes: rows and columns of an image, frames of a video."""
+
+import math
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from rope.frequencies import language_frequencies
+from rope.rotation import (
+    RotaryTable,
+    check_layout,
+    doubled,
+    rotary_angles,
+    rotary_table,
+    rotate,
+)
+
+COORDINATES = ("cells", "unit")
+
+
+def axis_positions(
+    size: int | tf.Tensor, *, coordinates: str = "cells", offset: float | tf.Tensor = 0
+) -> tf.Tensor:
+    """(size,) positions along one axis.
+
+    Args:
+        size: cells of the axis.
+        coordinates: `cells` counts 0, 1, 2, ...; `unit` spreads from -1 to 1, both included.
+        offset: added, in those coordinates; an integer or float32.
+
+    Raises:
+        ValueError: if `coordinates` is unknown.
+    """
+    if coordinates == "cells":
+        offset = tf.convert_to_tensor(offset)
+        return tf.cast(tf.range(size), offset.dtype) + offset
+    if coordinates == "unit":
+        return tf.linspace(-1.0, 1.0, size) + tf.cast(offset, tf.float32)
+    raise ValueError(f"coordinates must be one of {', '.join(COORDINATES)}; got {coordinates!r}.")
+
+
+def axial_angles(
+    positions: Sequence[tf.Tensor], frequencies: tf.Tensor, *, axis_order: Sequence[int] | None = None
+) -> tf.Tensor:
+    """Angles on a grid: a block of pairs for each axis, that turns with the position along that axis.
+
+    Args:
+        positions: (size,) positions of each axis of the grid.
+        frequencies: (pairs,) radians per unit, of each axis.
+        axis_order: axis that each block of pairs follows; (0, 1, ...) when not given: for images rows, then
+            columns. RoPE-ViT has columns first, (1, 0).
+
+    Returns:
+        (size of axis 0, size of axis 1, ..., axes * pairs) radians, float32.
+
+    Raises:
+        ValueError: if `axis_order` does not name each axis once.
+    """
+    axes = len(positions)
+    order = tuple(range(axes)) if axis_order is None else tuple(axis_order)
+    if sorted(order) != list(range(axes)):
+        raise ValueError(f"axis_order must name each of the axes 0 to {axes - 1} once, got {order}.")
+    sizes = [tf.shape(axis)[0] for axis in positions]
+    pairs = frequencies.shape[-1]
+    blocks = []
+    for axis in order:
+        along = [-1 if other == axis else 1 for other in range(axes)]
+        block = tf.reshape(rotary_angles(positions[axis], frequencies), (*along, pairs))
+        blocks.append(tf.broadcast_to(block, (*sizes, pairs)))
+    return tf.concat(blocks, axis=-1)
+
+
+def grid_positions(*dims: int, axis_order: Sequence[int] | None = None) -> tf.Tensor:
+    """(cells, axes) float32 coordinates, in cells, of a flattened grid, last axis fastest.
+
+    Coordinate 0 is the row of an image, 1 the column; `axis_order` (1, 0) swaps them.
+    """
+    grid = tf.meshgrid(*[tf.range(size) for size in dims], indexing="ij")
+    order = range(len(dims)) if axis_order is None else axis_order
+    return tf.cast(tf.stack([tf.reshape(grid[axis], [-1]) for axis in order], axis=-1), tf.float32)
+
+
+def mixed_frequencies(num_heads: int, dim: int, *, theta: float = 10.0, turns: np.ndarray) -> np.ndarray:
+    """RoPE-ViT's initial 2-D frequencies (Heo et al. 2024, arXiv 2403.13298), in radians per cell.
+
+    Args:
+        num_heads: heads, each with frequencies of its own.
+        dim: features of a head, a multiple of 4.
+        theta: rotation base of their magnitudes theta^(-4i / dim).
+        turns: (num_heads,) angle, in radians, by which the axes of each head are turned; 0 is axial.
+
+    Returns:
+        (2, num_heads, dim / 2) float64: along the first and the second coordinate.
+
+    Raises:
+        ValueError: if `dim` is not a positive multiple of 4.
+    """
+    if dim < 4 or dim % 4:
+        raise ValueError(f"dim must be a positive multiple of 4 for 2-D frequencies, got {dim}.")
+    magnitudes = language_frequencies(dim // 2, theta=theta)
+    turns = np.asarray(turns, np.float64).reshape(num_heads, 1)
+    return np.stack(
+        [
+            np.concatenate([magnitudes * function(turns), magnitudes * function(turns + np.pi / 2)], axis=-1)
+            for function in (np.cos, np.sin)
+        ]
+    )
+
+
+@keras.saving.register_keras_serializable(package="rope")
+class MixedRotaryEmbedding(keras.layers.Layer):
+    """Learned 2-D frequencies per head, in which rows and columns mix (RoPE-ViT, arXiv 2403.13298).
+
+    One for each attention layer. The frequencies are a float32 weight under every dtype policy; weight decay
+    would pull positions together, so leave it out of that.
+
+    Args:
+        num_heads: heads of the attention layer.
+        dim: features of a head, a multiple of 4.
+        theta: rotation base of the initial magnitudes.
+        layout: `interleaved` or `half`, see `rope.rotation`.
+        turn_axes: turn the axes of each head at random at the start; otherwise they start axial.
+        seed: of the random turns.
+
+    Call arguments:
+        positions: (..., 2) coordinates in cells, as `grid_positions` gives them.
+
+    Returns:
+        (num_heads, ..., dim) table of angles for `apply_rotary_emb`, float32.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+
+    >>> mixed = MixedRotaryEmbedding(num_heads=3, dim=8)
+    >>> queries = tf.random.normal((2, 3, 35, 8))  # (batch, heads, height * width, head_dim)
+    >>> mixed.rotate(queries, mixed.table(grid_positions(5, 7))).shape
+    TensorShape([2, 3, 35, 8])
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        dim: int,
+        *,
+        theta: float = 10.0,
+        layout: str = "interleaved",
+        turn_axes: bool = True,
+        seed: int = 0,
+        name: str | None = None,
+    ):
+        super().__init__(name=name, autocast=False)
+        check_layout(layout)
+        self.num_heads, self.dim, self.theta = num_heads, dim, theta
+        self.layout, self.turn_axes, self.seed = layout, turn_axes, seed
+        turns = np.random.default_rng(seed).uniform(0, 2 * math.pi, num_heads) * turn_axes
+        initial = mixed_frequencies(num_heads, dim, theta=theta, turns=turns)
+        self.frequencies = self.add_weight(
+            name="frequencies",
+            shape=initial.shape,
+            dtype="float32",
+            initializer=lambda shape, dtype: tf.constant(initial, dtype),
+            autocast=False,
+        )
+        self.built = True
+
+    def call(self, positions: tf.Tensor) -> tf.Tensor:
+        return doubled(self.angles(positions), layout=self.layout)
+
+    def angles(self, positions: tf.Tensor) -> tf.Tensor:
+        """(num_heads, ..., dim / 2) angles in radians of (..., 2) positions, float32."""
+        positions = tf.convert_to_tensor(positions)
+        if positions.shape[-1] != 2:
+            raise ValueError(f"positions must have 2 coordinates, got shape {positions.shape}.")
+        # A sum of products, not a matrix product: that may run in TF32 on a GPU.
+        along_axes = [
+            rotary_angles(positions[..., axis], tf.reshape(self.frequencies[axis], [-1])) for axis in range(2)
+        ]
+        return tf.stack(tf.split(tf.add_n(along_axes), self.num_heads, axis=-1))
+
+    def table(self, positions: tf.Tensor) -> RotaryTable:
+        """(num_heads, ..., dim) table for `rotate`."""
+        return rotary_table(self.angles(positions), layout=self.layout)
+
+    def rotate(self, x: tf.Tensor, table: RotaryTable) -> tf.Tensor:
+        """Rotates (batch, num_heads, length, dim) queries or keys by a table of this embedding."""
+        return rotate(x, table, layout=self.layout)
+
+    def get_config(self) -> dict:
+        return {
+            "name": self.name,
+            "num_heads": self.num_heads,
+            "dim": self.dim,
+            "theta": self.theta,
+            "layout": self.layout,
+            "turn_axes": self.turn_axes,
+            "seed": self.seed,
+        }

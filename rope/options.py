@@ -1,0 +1,159 @@
+"""What the arguments of a `RotaryEmbedding` mean together: its frequencies, in NumPy float64."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from rope.frequencies import (
+    constant_frequencies,
+    custom_frequencies,
+    language_frequencies,
+    pixel_frequencies,
+    rotary_dim,
+)
+from rope.scaling import scale, scaling_type
+from rope.schemes import Scaled
+
+FREQUENCIES = ("lang", "pixel", "constant")
+# Options that only some frequencies, or only xPos, read: refused elsewhere unless left at these.
+DEFAULTS = {
+    "theta": 10_000.0,
+    "theta_rescale_factor": 1.0,
+    "max_freq": 10.0,
+    "pixel_spacing": "linear",
+    "num_freqs": 1,
+    "xpos_scale_base": 512.0,
+    "xpos_max_length": 4_096,
+}
+READ_BY = {
+    "lang": ("theta", "theta_rescale_factor"),
+    "pixel": ("max_freq", "pixel_spacing"),
+    "constant": ("num_freqs",),
+    "custom": (),
+}
+NO_SCALING = {"rope_type": "default"}
+
+
+class Resolved(NamedTuple):
+    """The frequencies that options give.
+
+    `initial` and `scaled` are (dim / 2,) radians per position, before and after scaling; `ratios` is their
+    quotient.
+    """
+
+    dim: int
+    theta: float
+    initial: np.ndarray
+    scaled: np.ndarray
+    ratios: np.ndarray
+    attention_factor: float
+    interpolate_factor: float
+
+
+def resolve(options: Mapping[str, object]) -> Resolved:
+    """Frequencies of the options of a `RotaryEmbedding`.
+
+    Raises:
+        ValueError: if one is out of its range, contradicts another, or would have no effect.
+    """
+    check_options(options)
+    scaling = dict(options["scaling"] or NO_SCALING)
+    theta = shared_theta(scaling, options["theta"])
+    dim = shared_dim(scaling, options["dim"])
+    initial = initial_frequencies(options, dim, theta)
+    scaled = scaled_frequencies(initial, options, scaling, theta)
+    # The ratio of a pair that does not turn is found at one that hardly does.
+    nonzero = np.where(initial == 0, 1e-30, initial)
+    ratios = scaled_frequencies(nonzero, options, scaling, theta).frequencies / nonzero
+    # Linear scaling is interpolation by another name, for the distances of xPos as well.
+    interpolate_factor = (
+        scaling["factor"] if scaling_type(scaling) == "linear" else options["interpolate_factor"]
+    )
+    return Resolved(
+        dim=dim,
+        theta=theta,
+        initial=initial,
+        scaled=scaled.frequencies,
+        ratios=ratios,
+        attention_factor=scaled.attention_factor,
+        interpolate_factor=interpolate_factor,
+    )
+
+
+def check_options(options: Mapping[str, object]) -> None:
+    """Raises ValueError for options that contradict each other or that nothing would read."""
+    freqs_for, kind = options["freqs_for"], kind_of(options)
+    if freqs_for not in FREQUENCIES:
+        raise ValueError(f"freqs_for must be one of {', '.join(FREQUENCIES)}; got {freqs_for!r}.")
+    if kind == "custom" and freqs_for != "lang":
+        raise ValueError(f"custom_freqs replace the frequencies of freqs_for, got {freqs_for!r} as well.")
+    if options["use_xpos"] and freqs_for != "lang":
+        raise ValueError(f"xPos decays over tokens, got freqs_for={freqs_for!r}. Use 'lang'.")
+    read = READ_BY[kind] + (("xpos_scale_base", "xpos_max_length") if options["use_xpos"] else ())
+    for key, default in DEFAULTS.items():
+        if options[key] != default and key not in read:
+            where = "without use_xpos" if key.startswith("xpos") else f"on {kind} frequencies"
+            raise ValueError(f"{key} has no effect {where}, got {options[key]}. Leave it out.")
+    for key in ("interpolate_factor", "theta_rescale_factor"):
+        if not options[key] >= 1:
+            raise ValueError(f"{key} must be >= 1, got {options[key]}.")
+        if options[key] != 1 and options["scaling"] is not None:
+            raise ValueError(
+                f"{key} is a scaling of its own, got {options[key]} beside scaling. Use one of them."
+            )
+
+
+def kind_of(options: Mapping[str, object]) -> str:
+    return options["freqs_for"] if options["custom_freqs"] is None else "custom"
+
+
+def shared_theta(scaling: dict[str, object], theta: float) -> float:
+    """Takes `rope_theta` out of a scaling; it must not contradict `theta`."""
+    given = scaling.pop("rope_theta", None)
+    if given is None or given == theta:
+        return theta
+    if theta != DEFAULTS["theta"]:
+        raise ValueError(f"theta is {theta}, but the scaling's rope_theta {given}. Give one of them.")
+    return given
+
+
+def shared_dim(scaling: dict[str, object], dim: int) -> int:
+    """Rotated features; takes `partial_rotary_factor` out of a scaling that does not read it."""
+    if scaling_type(scaling) == "proportional":
+        return dim
+    fraction = scaling.pop("partial_rotary_factor", None)
+    return dim if fraction is None else rotary_dim(dim, fraction)
+
+
+def initial_frequencies(options: Mapping[str, object], dim: int, theta: float) -> np.ndarray:
+    """(dim / 2,) before any scaling."""
+    kind = kind_of(options)
+    if kind == "lang":
+        return language_frequencies(dim, theta=theta)
+    if kind == "pixel":
+        return pixel_frequencies(dim, max_freq=options["max_freq"], spacing=options["pixel_spacing"])
+    if kind == "constant":
+        frequencies, source = constant_frequencies(options["num_freqs"]), "num_freqs"
+    else:
+        frequencies, source = custom_frequencies(options["custom_freqs"]), "custom_freqs"
+    if 2 * len(frequencies) != dim:
+        raise ValueError(
+            f"{source} must give dim / 2 frequencies, got {len(frequencies)} for dim {dim}. "
+            f"Set dim={2 * len(frequencies)}, the number of features they rotate."
+        )
+    return frequencies
+
+
+def scaled_frequencies(
+    frequencies: np.ndarray, options: Mapping[str, object], scaling: Mapping[str, object], theta: float
+) -> Scaled:
+    if options["theta_rescale_factor"] != 1:
+        scaling = {"rope_type": "ntk", "factor": options["theta_rescale_factor"]}
+    scaled = scale(
+        frequencies,
+        scaling,
+        theta=theta if kind_of(options) == "lang" else None,
+        target_length=options["target_length"],
+    )
+    return scaled._replace(frequencies=scaled.frequencies / options["interpolate_factor"])

@@ -1,0 +1,82 @@
+"""xPos: a decay over distance on top of the rotation (Sun et al. 2022, arXiv 2212.10554).
+
+Queries are multiplied by zeta^((position - centre) / scale_base) and keys by its inverse, so that a score
+decays by zeta^(distance / scale_base) in each pair, and the centre cancels. It is one constant of the
+embedding: a centre that follows the length of a call would give queries and cached keys different ones.
+
+For keys after their query the factor grows beyond 1: xPos is for causal attention.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+GAMMA = 0.4
+# In units of scale_base, the lengths at which the scales of the slowest pair reach 150 and 7e34.
+MAX_SPAN_FLOAT16 = 8
+MAX_SPAN = 128
+
+
+def xpos_decays(dim: int) -> np.ndarray:
+    """(dim / 2,) zeta of each pair: (2i / dim + 0.4) / 1.4, float64."""
+    return (np.arange(0, dim, 2) / dim + GAMMA) / (1 + GAMMA)
+
+
+def xpos_scales(
+    positions: tf.Tensor, dim: int, *, scale_base: float, centre: float, interpolate_factor: float = 1.0
+) -> tf.Tensor:
+    """Scale of each pair of the queries; that of the keys is its inverse.
+
+    Args:
+        positions: (..., length) positions in tokens.
+        dim: rotated features.
+        scale_base: tokens over which a score decays by zeta.
+        centre: position whose scale is 1.
+        interpolate_factor: divides the distances, as it divides the positions of the rotation.
+
+    Returns:
+        (..., length, dim / 2) float32.
+    """
+    powers = (tf.cast(positions, tf.float32) - centre) / (interpolate_factor * scale_base)
+    logs = tf.constant(np.log(xpos_decays(dim)), tf.float32)
+    return tf.exp(powers[..., tf.newaxis] * logs)
+
+
+def check_maximum(max_length: int, *, scale_base: float, interpolate_factor: float = 1.0) -> None:
+    """Raises ValueError if float32 cannot hold the scales of `max_length` positions."""
+    if not scale_base > 0:
+        raise ValueError(f"xpos_scale_base must be > 0, got {scale_base}.")
+    limit = int(MAX_SPAN * scale_base * interpolate_factor)
+    if not 0 < max_length <= limit:
+        raise ValueError(
+            f"xpos_max_length must be in [1, {limit}] with xpos_scale_base {scale_base}, got {max_length}: "
+            "beyond, the scales leave the range of float32. A larger xpos_scale_base decays more slowly."
+        )
+
+
+def check_compute_dtype(
+    dtype: tf.DType, max_length: int, *, scale_base: float, interpolate_factor: float = 1.0
+) -> None:
+    """Raises ValueError if `dtype` is float16, which has too small a range for `max_length` positions."""
+    limit = int(MAX_SPAN_FLOAT16 * scale_base * interpolate_factor)
+    if tf.as_dtype(dtype) == tf.float16 and max_length > limit:
+        raise ValueError(
+            f"xPos in float16 must have an xpos_max_length of at most {limit} "
+            f"(xpos_scale_base {scale_base}), got {max_length}. Use bfloat16 or float32."
+        )
+
+
+def check_positions(positions: tf.Tensor, max_length: int) -> None:
+    """Raises ValueError if positions that are known on the host are not in [0, max_length).
+
+    Inside a `tf.function` only their number may be known; then that is checked.
+    """
+    known = tf.get_static_value(positions)
+    if known is not None and known.size:
+        lowest, highest = np.min(known), np.max(known)
+    else:
+        lowest, highest = 0, (positions.shape[-1] or 1) - 1
+    if lowest < 0 or highest >= max_length:
+        raise ValueError(
+            f"xPos positions must be in [0, xpos_max_length {max_length}), got {lowest} to {highest}. "
+            "Raise xpos_max_length; trained weights stay valid, since its centre cancels in the scores."
+        )

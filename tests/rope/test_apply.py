@@ -1,0 +1,212 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rope import (
+    RotaryEmbedding,
+    apply_learned_rotations,
+    apply_rotary_emb,
+    broadcat,
+    doubled,
+    rotary_angles,
+    rotary_table,
+    rotate,
+    rotate_half,
+)
+from tests.rope.reference import angles_of, language, normal, turned
+
+LAYOUTS = ("interleaved", "half")
+
+
+def table_of(length, dim, layout="interleaved"):
+    return doubled(rotary_angles(tf.range(length), language(dim)), layout=layout)
+
+
+def test_rotate_half_turns_each_pair_by_a_quarter():
+    x = tf.constant([1.0, 2, 3, 4])
+    np.testing.assert_array_equal(rotate_half(x), [-2, 1, -4, 3])
+    np.testing.assert_array_equal(rotate_half(x, layout="half"), [-3, -4, 1, 2])
+
+
+def test_doubling_repeats_the_number_of_a_pair_where_its_features_are():
+    pairs = tf.constant([1.0, 2.0])
+    np.testing.assert_array_equal(doubled(pairs), [1, 1, 2, 2])
+    np.testing.assert_array_equal(doubled(pairs, layout="half"), [1, 2, 1, 2])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_doubled_table_rotates_like_complex_numbers(layout):
+    t = normal(2, 3, 5, 8)
+    expected = turned(t, angles_of(range(5), language(8)), layout)
+    actual = apply_rotary_emb(table_of(5, 8, layout), t, layout=layout)
+    np.testing.assert_allclose(actual, expected, atol=2e-6)  # float32
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_table_of_a_model_rotates_like_the_doubled_one(layout):
+    x = normal(2, 3, 5, 12)
+    table = rotary_table(rotary_angles(tf.range(5), language(8)), layout=layout)
+    np.testing.assert_allclose(
+        rotate(x, table, layout=layout), apply_rotary_emb(table_of(5, 8, layout), x, layout=layout), atol=1e-6
+    )
+
+
+def test_features_outside_the_rotated_ones_pass_through():
+    t = normal(3, 5, 12)
+    rotated = apply_rotary_emb(table_of(5, 6), t, start_index=4)
+    np.testing.assert_array_equal(rotated[..., :4], t[..., :4])
+    np.testing.assert_array_equal(rotated[..., 10:], t[..., 10:])
+    expected = turned(t[..., 4:10], angles_of(range(5), language(6)))
+    np.testing.assert_allclose(rotated[..., 4:10], expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_narrow_table_rotates_the_first_features_only(layout):
+    x = normal(2, 3, 5, 12)
+    table = rotary_table(rotary_angles(tf.range(5), language(6)), layout=layout)
+    expected = turned(x, angles_of(range(5), language(6)), layout)
+    rotated = rotate(x, table, layout=layout)
+    np.testing.assert_allclose(rotated, expected, atol=2e-6)
+    np.testing.assert_array_equal(rotated[..., 6:], x[..., 6:])
+
+
+def test_a_table_wider_than_the_head_is_refused():
+    with pytest.raises(ValueError, match="x has 6 features, fewer than the 8"):
+        rotate(normal(5, 6), rotary_table(rotary_angles(tf.range(5), language(8))))
+
+
+def test_scale_multiplies_the_rotated_features_alone():
+    t = normal(3, 5, 12)
+    plain, scaled = apply_rotary_emb(table_of(5, 6), t), apply_rotary_emb(table_of(5, 6), t, scale=3.0)
+    np.testing.assert_allclose(scaled[..., :6], 3 * plain[..., :6], rtol=1e-6)
+    np.testing.assert_array_equal(scaled[..., 6:], t[..., 6:])
+
+
+def test_rows_of_a_two_dimensional_table_are_aligned_to_the_right():
+    t = normal(3, 5, 8)
+    expected = turned(t, angles_of(range(2, 7), language(8)))
+    np.testing.assert_allclose(apply_rotary_emb(table_of(7, 8), t), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("batch", [2, 9])
+def test_the_batch_axis_of_a_three_dimensional_table_is_not_cut(batch):
+    """rotary-embedding-torch takes freqs[-length:] of it; here batch 9 is above length 4."""
+    positions = np.arange(batch)[:, None] * 10 + np.arange(4)
+    t, freqs = normal(batch, 4, 8), RotaryEmbedding(8)(positions)
+    expected = turned(t, angles_of(positions, language(8)))
+    np.testing.assert_allclose(apply_rotary_emb(freqs, t), expected, atol=2e-5)  # float32 near 80 rad
+
+
+def test_the_named_axis_of_a_table_is_cut_to_its_last_rows():
+    t = normal(3, 2, 5, 8)
+    freqs = table_of(7, 8)[tf.newaxis, tf.newaxis]
+    expected = turned(t, angles_of(range(2, 7), language(8)))
+    for axis in (2, -2):
+        np.testing.assert_allclose(apply_rotary_emb(freqs, t, freqs_seq_dim=axis), expected, atol=2e-6)
+
+
+def test_the_sequence_may_stand_before_the_heads():
+    """With 5 heads and a length of 5 the wrong axis would pass every check of shapes."""
+    t = normal(2, 5, 5, 8)
+    expected = turned(t.swapaxes(1, 2), angles_of(range(5), language(8))).swapaxes(1, 2)
+    np.testing.assert_allclose(apply_rotary_emb(table_of(5, 8), t, seq_dim=-3), expected, atol=2e-6)
+    np.testing.assert_allclose(apply_rotary_emb(table_of(5, 8), t, seq_dim=1), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+def test_half_precision_is_rounded_once_at_the_end(dtype):
+    t = tf.cast(normal(3, 5, 12), dtype)
+    exact = apply_rotary_emb(table_of(5, 8), tf.cast(t, tf.float32))
+    rotated = apply_rotary_emb(table_of(5, 8), t)
+    assert rotated.dtype == dtype
+    np.testing.assert_array_equal(tf.cast(exact, dtype), rotated)
+
+
+@pytest.mark.parametrize(
+    ("freqs_shape", "t_shape", "arguments", "message"),
+    [
+        ((5, 8), (2, 5, 12), {"start_index": 5}, r"features \[5, 13\) are to be rotated, but t has 12"),
+        ((5, 8), (2, 5, 6), {}, r"features \[0, 8\)"),
+        ((5, 8), (2, 5, 12), {"start_index": -1}, r"features \[-1, 7\)"),
+        ((4, 8), (2, 5, 8), {}, "do not match the features"),
+        ((3, 5, 8), (2, 5, 8), {}, "do not match the features"),
+        ((2, 5, 8), (1, 5, 8), {}, "do not match the features"),
+        ((1, 1, 5, 8), (5, 8), {}, "do not match the features"),
+        ((5, 8), (2, 5, 8), {"seq_dim": -1}, "seq_dim must be an axis before the last"),
+        ((5, 8), (2, 5, 8), {"seq_dim": -4}, "seq_dim must be an axis before the last"),
+        ((5, 8), (2, 5, 8), {"layout": "both"}, "layout must be one of"),
+    ],
+)
+def test_angles_that_do_not_fit_are_refused(freqs_shape, t_shape, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        apply_rotary_emb(tf.zeros(freqs_shape), tf.zeros(t_shape), **arguments)
+
+
+def test_angles_in_half_precision_are_refused():
+    with pytest.raises(TypeError, match="angles must be float32, got bfloat16"):
+        apply_rotary_emb(tf.zeros((5, 8), tf.bfloat16), tf.zeros((2, 5, 8)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_learned_rotations_turn_consecutive_pairs(layout):
+    t, rotations = normal(2, 5, 8), normal(2, 5, 3, seed=1)
+    expected = turned(t, np.float64(rotations), layout)
+    np.testing.assert_allclose(apply_learned_rotations(rotations, t, layout=layout), expected, atol=2e-6)
+
+
+def test_learned_rotations_may_start_further_on():
+    t, rotations = normal(2, 5, 8), normal(2, 5, 2, seed=1)
+    rotated = apply_learned_rotations(rotations, t, start_index=3)
+    np.testing.assert_allclose(rotated[..., 3:], turned(t[..., 3:], np.float64(rotations)), atol=2e-6)
+    np.testing.assert_array_equal(rotated[..., :3], t[..., :3])
+
+
+def test_learned_rotations_spread_over_frequency_ranges():
+    t, rotations = normal(2, 5, 12), normal(2, 5, 2, seed=1)
+    ranges = np.array([1.0, 0.1, 0.01])
+    angles = np.stack([rotations[..., r] * f for r in range(2) for f in ranges], axis=-1)
+    rotated = apply_learned_rotations(rotations, t, freq_ranges=ranges)
+    np.testing.assert_allclose(rotated, turned(t, angles), atol=2e-6)
+
+
+def test_learned_rotations_of_a_half_precision_layer_are_read_as_they_are():
+    t, rotations = normal(2, 5, 8), tf.cast(normal(2, 5, 4, seed=1), tf.bfloat16)
+    expected = turned(t, np.float64(tf.cast(rotations, tf.float64)))
+    np.testing.assert_allclose(apply_learned_rotations(rotations, t), expected, atol=2e-6)
+
+
+def test_more_learned_rotations_than_pairs_are_refused():
+    with pytest.raises(ValueError, match=r"features \[0, 10\) are to be rotated, but t has 8"):
+        apply_learned_rotations(tf.zeros((2, 5, 5)), tf.zeros((2, 5, 8)))
+    with pytest.raises(ValueError, match=r"features \[2, 10\)"):
+        apply_learned_rotations(tf.zeros((2, 5, 4)), tf.zeros((2, 5, 8)), start_index=2)
+
+
+def test_broadcat_broadcasts_ones_and_concatenates_what_may_differ():
+    first, second = normal(1, 3, 1, 4), normal(1, 1, 5, 2)
+    joined = broadcat((first, second))
+    assert joined.shape == (1, 3, 5, 6)
+    np.testing.assert_array_equal(joined[0, 2, 4], np.concatenate([first[0, 2, 0], second[0, 0, 4]]))
+    assert broadcat((normal(2, 1), normal(3, 4)), dim=0).shape == (5, 4)
+    assert broadcat((normal(1, 4), normal(3, 4)), dim=-2).shape == (4, 4)
+
+
+def test_broadcat_serves_unknown_sizes():
+    traced = tf.function(
+        broadcat, input_signature=[(tf.TensorSpec((None, 1, 4)), tf.TensorSpec((1, None, 2)))]
+    )
+    assert traced((normal(3, 1, 4), normal(1, 5, 2))).shape == (3, 5, 6)
+    assert traced((normal(7, 1, 4), normal(1, 2, 2))).shape == (7, 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dim", "message"),
+    [
+        (((2, 4), (3, 4)), -1, "Incompatible shapes"),
+        (((2, 4), (1, 2, 4)), -1, "one rank"),
+        (((2, 4), (2, 4)), 2, "got dim 2"),
+    ],
+)
+def test_broadcat_refuses_what_it_cannot_join(shapes, dim, message):
+    with pytest.raises(ValueError, match=message):
+        broadcat([tf.zeros(shape) for shape in shapes], dim=dim)

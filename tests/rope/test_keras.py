@@ -1,0 +1,122 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rope import RoPE, RotaryEmbedding
+from tests.rope.reference import SCHEMES, angles_of, language, normal, turned
+
+
+@pytest.fixture(params=["mixed_bfloat16", "mixed_float16"])
+def policy(request):
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("options", SCHEMES.values(), ids=SCHEMES.keys())
+def test_the_config_makes_the_same_layer_again(options):
+    first = RotaryEmbedding(8, layout="half", seq_before_head_dim=True, name="mine", **options)
+    config = json.loads(json.dumps(first.get_config()))
+    again = RotaryEmbedding.from_config(config)
+    assert again.get_config() == config and again.name == "mine"
+    x = normal(2, 5, 3, 8)
+    for one, other in zip(
+        first.rotate_queries_and_keys(x, x), again.rotate_queries_and_keys(x, x), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_config_names_every_argument():
+    arguments = RotaryEmbedding.__init__.__kwdefaults__.keys() | {"dim"}
+    assert RotaryEmbedding(8).get_config().keys() == arguments
+
+
+def functional(**options):
+    positions = keras.Input((None,), dtype="int32")
+    return keras.Model(positions, RotaryEmbedding(8, **options)(positions))
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_functional_model_survives_a_file(tmp_path, learned):
+    model, positions = functional(learned_freq=learned, layout="half", theta=500.0), np.array([[0, 5, 300]])
+    if learned:
+        model.trainable_weights[0].assign([0.5, 0.4, 0.3, 0.2])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(positions), model(positions))
+    frequencies = [0.5, 0.4, 0.3, 0.2] if learned else language(8, 500.0)
+    expected = np.tile(angles_of(positions, frequencies), 2)
+    np.testing.assert_allclose(loaded(positions), expected, rtol=1e-6)
+    assert len(loaded.trainable_weights) == learned
+
+
+@keras.saving.register_keras_serializable(package="rope_tests")
+class SelfAttention(keras.layers.Layer):
+    """Rotates in its own call, as the error for symbolic tensors advises."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.rotary = RotaryEmbedding(8, learned_freq=True)
+
+    def call(self, x):
+        q, k = self.rotary.rotate_queries_and_keys(x, x)
+        return tf.matmul(tf.nn.softmax(tf.matmul(q, k, transpose_b=True)), x)
+
+
+def test_a_layer_that_rotates_in_its_call_trains_and_survives_a_file(tmp_path):
+    inputs = keras.Input((None, 8))
+    model = keras.Model(inputs, SelfAttention()(inputs))
+    x = normal(4, 5, 8)
+    model.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse", jit_compile=False)
+    before = model.trainable_weights[0].numpy()
+    model.fit(x, normal(4, 5, 8, seed=1), epochs=1, verbose=0)
+    assert np.abs(model.trainable_weights[0] - before).max() > 1e-6
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(x), model(x))
+
+
+def test_rope_is_a_layer_as_well(tmp_path):
+    inputs = keras.Input((None, 12))
+    model = keras.Model(inputs, RoPE(8, interpolate_factor=2.0)(inputs))
+    x = normal(2, 5, 12)
+    expected = turned(x, angles_of(np.arange(5) / 2, language(8)))
+    np.testing.assert_allclose(model(x), expected, atol=2e-6)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(x), model(x))
+
+
+def test_positions_and_frequencies_stay_float32_under_a_mixed_policy(policy):
+    """257.0 is no bfloat16, and 2049.0 no float16: autocast would round them before the layer sees them."""
+    positions = tf.constant([257.0, 2_049.0])
+    rotary = RotaryEmbedding(8, learned_freq=True)
+    angles = rotary(positions)
+    assert angles.dtype == tf.float32 and rotary.trainable_weights[0].dtype == "float32"
+    expected = np.repeat(angles_of(positions, language(8)), 2, axis=-1)
+    np.testing.assert_allclose(angles, expected, rtol=1e-6)
+
+
+def test_learned_frequencies_stay_float32_inside_a_half_precision_layer(policy):
+    layer = SelfAttention()
+    seen = []
+    layer.rotary.rotate_queries_and_keys = lambda q, k: (seen.append(layer.rotary.frequencies), (q, k))[1]
+    layer(normal(2, 5, 8))
+    assert seen[0].dtype == tf.float32
+    np.testing.assert_array_equal(seen[0], layer.rotary.trainable_weights[0])
+    assert (tf.cast(tf.cast(seen[0], tf.bfloat16), tf.float32) != seen[0]).numpy().any()
+
+
+def test_a_method_on_a_symbolic_tensor_is_refused():
+    symbolic, rotary = keras.Input((5, 8)), RotaryEmbedding(8, learned_freq=True)
+    for call in (
+        lambda: rotary.rotate_queries_or_keys(symbolic),
+        lambda: rotary.rotate_queries_and_keys(symbolic, symbolic),
+        lambda: rotary.rotate_queries_with_cached_keys(symbolic, symbolic),
+        lambda: rotary.rotate(symbolic, rotary.table(tf.range(5))),
+        lambda: RoPE(8).rotate(symbolic),
+        lambda: RoPE(8).rotate([symbolic, symbolic]),
+    ):
+        with pytest.raises(TypeError, match="would not track the layer's weights"):
+            call()

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rope import RotaryEmbedding, convert_layout, layout_permutation
+from tests.rope.reference import normal
+
+
+def test_the_permutation_gathers_the_first_features_of_all_pairs():
+    assert layout_permutation(8, source="interleaved", target="half").tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
+    assert layout_permutation(8, source="half", target="interleaved").tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    partial = layout_permutation(8, source="interleaved", target="half", rotary_dim=4)
+    assert partial.tolist() == [0, 2, 1, 3, 4, 5, 6, 7]
+
+
+def test_the_kernel_equals_the_published_conversion_of_pytorch_weights():
+    kernel = normal(5, 3 * 8)
+    # (out, in): heads, pairs, two, in -> heads, two, pairs, in
+    published = kernel.T.reshape(3, 4, 2, 5).transpose(0, 2, 1, 3).reshape(24, 5).T
+    converted = convert_layout(kernel, head_dim=8, source="interleaved", target="half")
+    np.testing.assert_array_equal(converted, published)
+
+
+@pytest.mark.parametrize("rotary_dim", [8, 4])
+def test_scores_agree_after_the_conversion(rotary_dim):
+    x, kernels, biases = normal(6, 5), normal(2, 5, 3 * 8, seed=1), normal(2, 3 * 8, seed=2)
+    gain = normal(8, seed=3)
+
+    def scores(layout, kernels, biases, gain):
+        rotary = RotaryEmbedding(rotary_dim, layout=layout)
+        rotated = []
+        for kernel, bias in zip(kernels, biases, strict=True):
+            heads = np.reshape(x @ kernel + bias, (6, 3, 8)).swapaxes(0, 1)
+            heads = heads / np.sqrt(np.mean(heads**2, -1, keepdims=True)) * gain
+            rotated.append(rotary.rotate_queries_or_keys(heads))
+        return np.einsum("hmd,hnd->hmn", *rotated)
+
+    def convert(weights):
+        return convert_layout(weights, head_dim=8, source="interleaved", target="half", rotary_dim=rotary_dim)
+
+    expected = scores("interleaved", kernels, biases, gain)
+    converted = scores("half", *map(convert, (kernels, biases, gain)))
+    np.testing.assert_allclose(converted, expected, atol=1e-4)  # float32 sums of 8 products
+    assert np.abs(scores("half", kernels, biases, gain) - expected).max() > 0.1
+
+
+@pytest.mark.parametrize("shape", [(5, 24), (24,), (8,), (5, 3, 8), (3, 8)])
+def test_there_and_back_is_the_identity(shape):
+    weights = normal(*shape)
+    there = convert_layout(weights, head_dim=8, source="half", target="interleaved", rotary_dim=6)
+    back = convert_layout(there, head_dim=8, source="interleaved", target="half", rotary_dim=6)
+    np.testing.assert_array_equal(back, weights)
+    assert (there != weights).any()
+
+
+def test_the_values_of_a_fused_kernel_stay():
+    fused = normal(5, (3 + 2 + 2) * 8)
+    converted = convert_layout(fused, head_dim=8, source="interleaved", target="half", num_heads=5)
+    np.testing.assert_array_equal(converted[:, 40:], fused[:, 40:])
+    alone = convert_layout(fused[:, :40], head_dim=8, source="interleaved", target="half")
+    np.testing.assert_array_equal(converted[:, :40], alone)
+
+
+def test_tensors_convert_like_arrays():
+    weights = normal(5, 24)
+    options = {"head_dim": 8, "source": "interleaved", "target": "half"}
+    converted = convert_layout(tf.constant(weights), **options)
+    assert tf.is_tensor(converted)
+    np.testing.assert_array_equal(converted, convert_layout(weights, **options))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"head_dim": 7}, "must be a multiple of head_dim 7, got 24"),
+        ({"rotary_dim": 3}, "rotary_dim must be even"),
+        ({"rotary_dim": 10}, "rotary_dim must be even and in"),
+        ({"num_heads": 4}, r"num_heads must be in \[1, 3\]"),
+        ({"source": "gptj"}, "layout must be one of"),
+        ({"target": "neox"}, "layout must be one of"),
+    ],
+)
+def test_bad_conversions_are_refused(arguments, message):
+    options = {"head_dim": 8, "source": "interleaved", "target": "half"} | arguments
+    with pytest.raises(ValueError, match=message):
+        convert_layout(normal(5, 24), **options)

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rope import RotaryEmbedding
+from tests.rope.reference import language, normal
+
+
+def loss_of(rotary, q, k):
+    rotated = rotary.rotate_queries_and_keys(q, k)
+    return tf.reduce_sum(tf.matmul(*rotated, transpose_b=True) ** 2)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"use_xpos": True}, {"freqs_for": "pixel"}, {"freqs_for": "constant", "num_freqs": 4}]
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gradient_step_changes_the_next_output(options, compiled):
+    rotary, q, k = RotaryEmbedding(8, learned_freq=True, **options), normal(2, 5, 8), normal(2, 5, 8, seed=1)
+    (weight,) = rotary.trainable_weights
+    rotate = tf.function(rotary.rotate_queries_or_keys) if compiled and not options.get("use_xpos") else None
+    call = rotate or (lambda x: rotary.rotate_queries_and_keys(x, k)[0])
+    before = call(q)
+    for _ in range(2):  # a second step fails where a graph was cached
+        with tf.GradientTape() as tape:
+            loss = loss_of(rotary, q, k)
+        weight.assign_sub(1e-3 * tape.gradient(loss, weight))
+    assert np.abs(call(q) - before).max() > 1e-4
+
+
+def test_the_gradient_is_that_of_the_rotation():
+    rotary, q, k = RotaryEmbedding(8, learned_freq=True), normal(2, 5, 8), normal(2, 5, 8, seed=1)
+    (weight,) = rotary.trainable_weights
+    with tf.GradientTape() as tape:
+        loss = loss_of(rotary, q, k)
+    gradient = tape.gradient(loss, weight).numpy()
+    start, step = weight.numpy(), 1e-3
+    for pair in range(4):
+        nudged = [start + sign * step * np.eye(4, dtype=np.float32)[pair] for sign in (1, -1)]
+        losses = [float(weight.assign(value) is None or loss_of(rotary, q, k)) for value in nudged]
+        assert gradient[pair] == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=0.05, abs=0.5)
+
+
+def test_fixed_frequencies_are_no_weights():
+    rotary = RotaryEmbedding(8)
+    assert rotary.weights == [] and isinstance(rotary.frequencies, np.ndarray)
+
+
+def test_the_weight_starts_at_the_unscaled_frequencies():
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    rotary = RotaryEmbedding(16, learned_freq=True, scaling=scaling)
+    np.testing.assert_allclose(rotary.trainable_weights[0], language(16), rtol=1e-6)
+    np.testing.assert_allclose(
+        rotary.frequencies, RotaryEmbedding(16, scaling=scaling).frequencies, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"interpolate_factor": 4.0},
+        {"theta_rescale_factor": 4.0},
+        {"scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}},
+        {"scaling": {"rope_type": "proportional", "partial_rotary_factor": 0.5}},
+    ],
+)
+def test_trained_frequencies_are_scaled_when_a_longer_context_takes_them_over(options):
+    trained, extended = (
+        RotaryEmbedding(16, learned_freq=True),
+        RotaryEmbedding(16, learned_freq=True, **options),
+    )
+    trained.trainable_weights[0].assign(2 * language(16))
+    extended.set_weights(trained.get_weights())
+    expected = 2 * RotaryEmbedding(16, **options).frequencies
+    np.testing.assert_allclose(extended.frequencies, expected, rtol=1e-6)
+
+
+def test_a_frequency_of_zero_can_learn_under_a_scaling():
+    rotary = RotaryEmbedding(4, custom_freqs=[1.0, 0.0], learned_freq=True, interpolate_factor=2.0)
+    rotary.trainable_weights[0].assign([1.0, 3.0])
+    np.testing.assert_allclose(rotary.frequencies, [0.5, 1.5])
