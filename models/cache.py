@@ -10,18 +10,23 @@ class LayerCache(NamedTuple):
 
     keys, values: (batch, kv_heads, capacity, head_dim); columns from `start` on are not yet written.
     start: () int32, the number of columns written.
+    padding: (batch,) int32, the number of padding columns at the left of each row.
+    rotation: (batch, kv_heads, head_dim / 2) float32, the running sum of cumulative learned rotations; None
+        without them.
     """
 
     keys: tf.Tensor
     values: tf.Tensor
     start: tf.Tensor
+    padding: tf.Tensor
+    rotation: tf.Tensor | None = None
 
     def write(self, keys: tf.Tensor, values: tf.Tensor) -> "LayerCache":
         """The cache with (batch, kv_heads, length, head_dim) keys and values at columns `start` onwards."""
-        return LayerCache(
-            _write_columns(self.keys, keys, self.start),
-            _write_columns(self.values, values, self.start),
-            self.start + tf.shape(keys)[2],
+        return self._replace(
+            keys=_write_columns(self.keys, keys, self.start),
+            values=_write_columns(self.values, values, self.start),
+            start=self.start + tf.shape(keys)[2],
         )
 
 
@@ -31,19 +36,22 @@ class Cache(NamedTuple):
     keys, values: per layer, (batch, kv_heads, capacity, head_dim).
     length: () int32, the number of columns written, padding included.
     padding: (batch,) int32, the number of padding columns at the left of each row.
+    rotations: per layer, (batch, kv_heads, head_dim / 2) float32; none without cumulative rotations.
     """
 
     keys: tuple[tf.Tensor, ...]
     values: tuple[tf.Tensor, ...]
     length: tf.Tensor
     padding: tf.Tensor
+    rotations: tuple[tf.Tensor, ...] = ()
 
     @property
     def capacity(self) -> int:
         return self.keys[0].shape[2]
 
     def layer(self, index: int) -> LayerCache:
-        return LayerCache(self.keys[index], self.values[index], self.length)
+        rotation = self.rotations[index] if self.rotations else None
+        return LayerCache(self.keys[index], self.values[index], self.length, self.padding, rotation)
 
 
 def _write_columns(store: tf.Tensor, columns: tf.Tensor, start: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 
 from models.cache import LayerCache
-from rope.rotation import RotaryTable, rotate
+from models.rotations import LearnedRotations
+from rope.rotation import RotaryTable, composed_table, rotary_table, rotate
 
 
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
@@ -41,13 +42,15 @@ class Attention(keras.layers.Layer):
         head_dim: features of a head.
         qk_norm: RMS-normalise queries and keys, each with a gain, before they are rotated.
         layout: pair layout of the rotation.
+        learned_rotations: `none`, `per_token` or `cumulative`, see `LearnedRotations`.
         norm_epsilon: of the QK-norm.
         output_stddev: of the initial output projection.
 
     Call arguments:
         x: (batch, length, dim).
         bias: additive, broadcastable to (batch, heads, length, keys_length); holds the causal mask.
-        table: rotary table of the positions, broadcastable to (batch, heads, length, head_dim), or None.
+        tables: rotary tables of queries and of keys, broadcastable to (batch, heads, length, rotated
+            features); None without rotary positions.
         cache: keys and values so far, or None.
 
     Returns:
@@ -62,6 +65,7 @@ class Attention(keras.layers.Layer):
         head_dim: int,
         qk_norm: bool,
         layout: str,
+        learned_rotations: str,
         norm_epsilon: float,
         output_stddev: float,
         dtype,
@@ -81,8 +85,22 @@ class Attention(keras.layers.Layer):
             )
             self.key_norm = keras.layers.RMSNormalization(epsilon=norm_epsilon, dtype=dtype, name="key_norm")
 
+        self.rotations = None
+        if learned_rotations != "none":
+            self.rotations = LearnedRotations(
+                num_kv_heads=num_kv_heads,
+                head_dim=head_dim,
+                cumulative=learned_rotations == "cumulative",
+                name="learned_rotations",
+            )
+
     def call(
-        self, x: tf.Tensor, *, bias: tf.Tensor, table: RotaryTable | None, cache: LayerCache | None = None
+        self,
+        x: tf.Tensor,
+        *,
+        bias: tf.Tensor,
+        tables: tuple[RotaryTable, RotaryTable] | None,
+        cache: LayerCache | None = None,
     ) -> tuple[tf.Tensor, LayerCache | None]:
         batch, length = tf.unstack(tf.shape(x)[:2])
         qkv = tf.reshape(self.qkv(x), (batch, length, self.num_heads + 2 * self.num_kv_heads, self.head_dim))
@@ -90,11 +108,13 @@ class Attention(keras.layers.Layer):
         queries, keys, values = tf.split(qkv, (self.num_heads, self.num_kv_heads, self.num_kv_heads), axis=1)
         if self.query_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
-        if table is not None:
-            queries, keys = (
-                rotate(queries, table, layout=self.layout),
-                rotate(keys, table, layout=self.layout),
-            )
+        if self.rotations is not None:
+            angles, cache = self.rotations(x, cache=cache)
+            tables = self._with_learned(tables, angles)
+        if tables is not None:
+            query_table, key_table = tables
+            queries = rotate(queries, query_table, layout=self.layout)
+            keys = rotate(keys, key_table, layout=self.layout)
         if cache is not None:
             cache = cache.write(keys, values)
             keys, values = cache.keys, cache.values
@@ -102,6 +122,15 @@ class Attention(keras.layers.Layer):
         return self.output_projection(
             tf.reshape(mixed, (batch, length, self.num_heads * self.head_dim))
         ), cache
+
+    def _with_learned(self, tables, angles: tf.Tensor) -> tuple[RotaryTable, RotaryTable]:
+        """Tables of the positions turned further by (batch, kv_heads, length, head_dim / 2) learned angles."""
+        of_keys = rotary_table(angles, layout=self.layout)
+        group = self.num_heads // self.num_kv_heads
+        of_queries = RotaryTable(*(tf.repeat(part, group, axis=1) for part in of_keys))
+        if tables is None:
+            return of_queries, of_keys
+        return composed_table(tables[0], of_queries), composed_table(tables[1], of_keys)
 
 
 def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
@@ -160,6 +189,7 @@ class Block(keras.layers.Layer):
         mlp_dim: int,
         qk_norm: bool,
         layout: str,
+        learned_rotations: str,
         norm_epsilon: float,
         output_stddev: float,
         dropout_rate: float,
@@ -177,6 +207,7 @@ class Block(keras.layers.Layer):
             head_dim=head_dim,
             qk_norm=qk_norm,
             layout=layout,
+            learned_rotations=learned_rotations,
             norm_epsilon=norm_epsilon,
             output_stddev=output_stddev,
             dtype=dtype,
@@ -192,11 +223,11 @@ class Block(keras.layers.Layer):
         x: tf.Tensor,
         *,
         bias: tf.Tensor,
-        table: RotaryTable | None,
+        tables: tuple[RotaryTable, RotaryTable] | None,
         cache: LayerCache | None = None,
         seed: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, LayerCache | None]:
-        mixed, cache = self.attention(self.attention_norm(x), bias=bias, table=table, cache=cache)
+        mixed, cache = self.attention(self.attention_norm(x), bias=bias, tables=tables, cache=cache)
         x += dropout(mixed, self.dropout_rate, fold_in(seed, 0))
         x += dropout(self.mlp(self.mlp_norm(x)), self.dropout_rate, fold_in(seed, 1))
         return x, cache

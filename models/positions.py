@@ -59,3 +59,14 @@ def causal_bias(
     if padding is not None:
         visible &= (key_columns[tf.newaxis, :] >= padding[:, tf.newaxis])[:, tf.newaxis, tf.newaxis]
     return tf.where(visible, tf.cast(0, dtype), tf.cast(MASKED, dtype))
+
+
+def segment_bias(segment_ids: tf.Tensor, dtype) -> tf.Tensor:
+    """(batch, 1, length, length) bias that hides the other documents of a packed row.
+
+    Args:
+        segment_ids: (batch, length) integers, equal within a document.
+        dtype: of the result.
+    """
+    is_same = segment_ids[:, tf.newaxis, :, tf.newaxis] == segment_ids[:, tf.newaxis, tf.newaxis, :]
+    return tf.where(is_same, tf.cast(0, dtype), tf.cast(MASKED, dtype))

@@ -80,16 +80,7 @@ class Sampler:
     def __init__(self, model: TransformerLM):
         self.model = model
         self.capacity = model.config.context_length
-        store = tf.TensorSpec(
-            (None, model.config.num_kv_heads, self.capacity, model.head_dim), model.compute_dtype
-        )
-        stores = (store,) * model.config.num_layers
-        cache = Cache(
-            keys=stores,
-            values=stores,
-            length=tf.TensorSpec((), tf.int32),
-            padding=tf.TensorSpec((None,), tf.int32),
-        )
+        cache = model.cache_spec(self.capacity)
         self._decode = tf.function(
             self._last_logits, input_signature=[tf.TensorSpec((None, None), tf.int32), cache]
         )

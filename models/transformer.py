@@ -6,9 +6,9 @@ import tensorflow as tf
 from models.cache import Cache
 from models.config import TransformerLMConfig
 from models.layers import Block, dropout, fold_in
-from models.positions import alibi_bias, causal_bias, sinusoidal_embedding
+from models.positions import alibi_bias, causal_bias, segment_bias, sinusoidal_embedding
 from rope.embedding import RotaryEmbedding
-from rope.positions import positions_from_padding
+from rope.positions import positions_from_padding, positions_from_segments
 
 NORM_EPSILON = 1e-5
 EMBEDDING_STDDEV = 0.02
@@ -26,6 +26,8 @@ class TransformerLM(keras.Model):
     Call arguments:
         tokens: (batch, length) int32.
         training: whether to drop out.
+        segment_ids: (batch, length) integers, equal within a document of a packed row: positions begin anew
+            with each document, and attention stays inside it.
         seed: (2,) int32 that all dropout of this call is drawn from; needed if training with dropout.
 
     Returns:
@@ -48,7 +50,7 @@ class TransformerLM(keras.Model):
         if problems:
             raise ValueError("; ".join(problems))
         self.config = config
-        self.head_dim = config.dim // config.num_heads
+        self.head_dim = config.head_dim
         policy = self.dtype_policy
         self.embedding = keras.layers.ReversibleEmbedding(
             config.vocab_size,
@@ -68,13 +70,8 @@ class TransformerLM(keras.Model):
             )
         self.rotary = None
         if config.position == "rotary":
-            self.rotary = RotaryEmbedding(
-                self.head_dim,
-                theta=config.rope.theta,
-                layout=config.rope.layout,
-                interpolate_factor=config.rope.interpolate_factor,
-                name="rotary",
-            )
+            self.rotary = RotaryEmbedding(**config.rotary_options(), name="rotary")
+            self.rotary.check_compute_dtype(self.compute_dtype)
         self.blocks = [
             Block(
                 num_heads=config.num_heads,
@@ -83,6 +80,7 @@ class TransformerLM(keras.Model):
                 mlp_dim=config.mlp_dim,
                 qk_norm=config.qk_norm,
                 layout=config.rope.layout,
+                learned_rotations=config.learned_rotations,
                 norm_epsilon=NORM_EPSILON,
                 # GPT-2's scaling of what is added to the residual stream.
                 output_stddev=0.02 * (2 * config.num_layers) ** -0.5,
@@ -95,15 +93,25 @@ class TransformerLM(keras.Model):
         self.norm = keras.layers.RMSNormalization(epsilon=NORM_EPSILON, dtype=policy, name="norm")
         self(tf.zeros((1, 1), tf.int32))  # makes the weights
 
-    def call(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
+    def call(
+        self,
+        tokens: tf.Tensor,
+        training: bool = False,
+        seed: tf.Tensor | None = None,
+        segment_ids: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         if training and self.config.dropout > 0 and seed is None:
             raise ValueError("training with dropout needs a seed: model(tokens, training=True, seed=seed).")
         self._check_learned_positions(tokens.shape[1])
         columns = tf.range(tf.shape(tokens)[1])
+        positions, bias = columns, self._bias(columns, columns, None)
+        if segment_ids is not None:
+            positions = positions_from_segments(segment_ids)
+            bias += segment_bias(segment_ids, bias.dtype)
         logits, _ = self._forward(
             tokens,
-            positions=columns,
-            bias=self._bias(columns, columns, None),
+            positions=positions,
+            bias=bias,
             seed=seed if training else None,
         )
         return logits
@@ -127,7 +135,28 @@ class TransformerLM(keras.Model):
         empty = tuple(tf.zeros(shape, self.compute_dtype) for _ in self.blocks)
         if padding is None:
             padding = tf.zeros(batch, tf.int32)
-        return Cache(keys=empty, values=empty, length=tf.constant(0), padding=tf.cast(padding, tf.int32))
+        return Cache(
+            keys=empty,
+            values=empty,
+            length=tf.constant(0),
+            padding=tf.cast(padding, tf.int32),
+            rotations=tuple(
+                tf.zeros(self._rotation_shape(batch)) for _ in self.blocks if self._keeps_rotations
+            ),
+        )
+
+    def cache_spec(self, capacity: int) -> Cache:
+        """The signature of a cache of that capacity, for any number of rows."""
+        shape = (None, self.config.num_kv_heads, capacity, self.head_dim)
+        store = tf.TensorSpec(shape, self.compute_dtype)
+        rotation = tf.TensorSpec(self._rotation_shape(None), tf.float32)
+        return Cache(
+            keys=(store,) * len(self.blocks),
+            values=(store,) * len(self.blocks),
+            length=tf.TensorSpec((), tf.int32),
+            padding=tf.TensorSpec((None,), tf.int32),
+            rotations=(rotation,) * len(self.blocks) if self._keeps_rotations else (),
+        )
 
     def decode(self, tokens: tf.Tensor, cache: Cache) -> tuple[tf.Tensor, Cache]:
         """Continues a cached sequence by one or more tokens.
@@ -151,6 +180,7 @@ class TransformerLM(keras.Model):
             keys=tuple(layer.keys for layer in layers),
             values=tuple(layer.values for layer in layers),
             length=cache.length + length,
+            rotations=tuple(layer.rotation for layer in layers if self._keeps_rotations),
         )
 
     def _forward(self, tokens, *, positions, bias, cache=None, seed=None):
@@ -161,17 +191,24 @@ class TransformerLM(keras.Model):
         elif self.config.position == "sinusoidal":
             x += tf.cast(sinusoidal_embedding(positions, self.config.dim), x.dtype)
         x = dropout(x, self.config.dropout, fold_in(seed, len(self.blocks)))
-        table = None
+        tables = None
         if self.rotary is not None:
             # An axis for the heads, where the positions differ by row.
-            table = self.rotary.table(positions if positions.shape.rank == 1 else positions[:, tf.newaxis])
+            tables = self.rotary.tables(positions if positions.shape.rank == 1 else positions[:, tf.newaxis])
         layers = []
         for index, block in enumerate(self.blocks):
             layer_cache = None if cache is None else cache.layer(index)
-            x, layer_cache = block(x, bias=bias, table=table, cache=layer_cache, seed=fold_in(seed, index))
+            x, layer_cache = block(x, bias=bias, tables=tables, cache=layer_cache, seed=fold_in(seed, index))
             layers.append(layer_cache)
         logits = self.embedding(self.norm(x), reverse=True)
         return tf.cast(logits, tf.float32), layers
+
+    @property
+    def _keeps_rotations(self) -> bool:
+        return self.config.learned_rotations == "cumulative"
+
+    def _rotation_shape(self, batch: int | None) -> tuple[int | None, ...]:
+        return batch, self.config.num_kv_heads, self.head_dim // 2
 
     def _check_learned_positions(self, length: int | None) -> None:
         if self.position_embedding is not None and length is not None and length > self.config.context_length:

@@ -84,6 +84,13 @@ def rotary_table(angles: tf.Tensor, *, layout: str = "interleaved") -> RotaryTab
     return RotaryTable(doubled(cos, layout=layout), signed_sin)
 
 
+def composed_table(first: RotaryTable, second: RotaryTable) -> RotaryTable:
+    """Table of one rotation after another: the angles add, the scales multiply. Both in one layout."""
+    return RotaryTable(
+        first.cos * second.cos - first.sin * second.sin, first.sin * second.cos + first.cos * second.sin
+    )
+
+
 def scaled_table(table: RotaryTable, scale: float | tf.Tensor) -> RotaryTable:
     """A table that also multiplies the features, by a number or by (..., length, dim) of them."""
     return RotaryTable(table.cos * scale, table.sin * scale)
