@@ -376,7 +376,7 @@ def test_a_sweep_runs_each_value_in_a_directory_of_its_own_and_prints_plain_text
         output, errors = process.communicate(timeout=120)
     assert process.returncode == 0
     assert errors == ""
-    assert all(char.isprintable() or char == "\n" for char in output)
+    assert all(char.isprintable() or char in "\n\t" for char in output)
     runs = sorted(path.name for path in workplace.outputs.glob("sweep*"))
     assert len(runs) == 2
     for run in runs:

@@ -199,23 +199,23 @@ def test_each_place_of_each_layer_drops_other_features(monkeypatch, model_of, to
 
 
 def test_weights_and_logits_are_float32_under_mixed_bfloat16(model_of, tokens):
-    model = model_of(variant="learned", dtype="mixed_bfloat16", qk_norm=True)
+    model = model_of(variant="one_kv_head", dtype="mixed_bfloat16")
     assert {weight.dtype for weight in model.weights} == {"float32"}
     logits = model(tokens)
     assert logits.dtype == tf.float32
-    exact = model_of(variant="learned", qk_norm=True)(tokens)
-    difference = relative_difference(logits, exact)
+    difference = relative_difference(logits, model_of(variant="one_kv_head")(tokens))
     # bfloat16 has 8 bits; the blocks compute in it, or the difference were float32's.
     assert 1e-3 < difference < 0.3
 
 
-@pytest.mark.parametrize("position", ["rotary", "learned", "none"])
-def test_weights_are_those_of_the_config_and_no_tables(model_of, position):
-    model = model_of(position=position, num_kv_heads=3, qk_norm=True)
-    vocabulary, context, dim, heads, kv_heads, head_dim, mlp = 37, 13, 24, 6, 3, 4, 20
-    block = 2 * dim + dim * (heads + 2 * kv_heads) * head_dim + dim * dim + 3 * dim * mlp + 2 * head_dim
-    expected = vocabulary * dim + 2 * block + dim + (context * dim if position == "learned" else 0)
-    assert model.count_params() == expected  # one vocabulary: it is tied
+def test_weights_are_those_of_the_config_and_no_tables(model_of, variant):
+    model = model_of(variant=variant)
+    config, vocabulary, context, dim, heads, head_dim, mlp = model.config, 37, 13, 24, 6, 4, 20
+    block = 2 * dim + dim * (heads + 2 * config.num_kv_heads) * head_dim + dim * dim + 3 * dim * mlp
+    block += 2 * head_dim * config.qk_norm
+    expected = vocabulary * dim + 2 * block + dim  # one vocabulary: it is tied
+    expected += context * dim * (config.position == "learned")
+    assert model.count_params() == expected
     assert len(model.trainable_variables) == len(model.weights)
 
 
