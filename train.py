@@ -26,7 +26,13 @@ from scripts.startup import import_tensorflow
 HELP_FLAGS = {"-h", "--help"}
 SWEEP_FLAGS = {"-m", "--multirun"}
 # Keys of the model that a run may set otherwise than the run it takes its weights from.
-FREE_OF_PARENT = {"context_length", "model.dropout", "model.rope.interpolate_factor"}
+FREE_OF_PARENT = (
+    "context_length",
+    "model.dropout",
+    "model.rope.interpolate_factor",
+    "model.rope.theta_rescale_factor",
+    "model.rope.scaling.",
+)
 SAMPLE_PROMPT_LENGTH, SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 32, 200, 0.8
 
 
@@ -61,7 +67,7 @@ def run_in(directory, config: Config) -> int:
     from data.batches import evaluation_batches, training_dataset
     from data.text import check_length, load_text
     from models.sampling import Sampler
-    from models.transformer import TransformerLM
+    from scripts.loading import make_model
     from training.checkpoints import Checkpoints
     from training.evaluation import make_evaluator
     from training.loop import train
@@ -76,7 +82,7 @@ def run_in(directory, config: Config) -> int:
     check_length(corpus, config.context_length)
 
     keras.utils.set_random_seed(options.seed)  # of the initial weights; every other draw is stateless
-    model = TransformerLM(config.model, dtype=options.precision)
+    model = make_model(config)
     optimizer = make_optimizer(config.optimizer, model.trainable_variables, num_steps=options.num_steps)
     checkpoints = Checkpoints(directory.checkpoints, model, optimizer, keep=options.keep_checkpoints)
     manifest, origin = start(config, model, checkpoints, fingerprint=corpus.fingerprint)
@@ -148,6 +154,7 @@ def settle(config: Config, recorded_path: Path) -> Config:
     precision, precision_reason = resolve_precision(asked.precision)
     compile_mode, compile_reason = resolve_compile(asked.compile, precision)
     config = replace(config, training=replace(asked, precision=precision, compile=compile_mode))
+    config = scaled_from_parent(config)
     if recorded_path.exists():
         conflicts = conflicting_keys(load_config(recorded_path), config)
         if conflicts:
@@ -159,6 +166,18 @@ def settle(config: Config, recorded_path: Path) -> Config:
     return config
 
 
+def scaled_from_parent(config: Config) -> Config:
+    """With `init_from`, the length that a scaling starts from is the parent's context, unless it is given."""
+    scaling = config.model.rope.scaling
+    is_open = scaling.original_max_position_embeddings is None
+    if config.init_from is None or not (is_open and scaling.reads("original_max_position_embeddings")):
+        return config
+    parent = load_config(Path(config.init_from) / "config.yaml")
+    scaling = replace(scaling, original_max_position_embeddings=parent.context_length)
+    rope = replace(config.model.rope, scaling=scaling)
+    return replace(config, model=replace(config.model, rope=rope))
+
+
 def description(config: Config, num_parameters: int) -> str:
     """The model and the recipe, in a few lines."""
     model, optimizer, options = config.model, config.optimizer, config.training
@@ -166,7 +185,8 @@ def description(config: Config, num_parameters: int) -> str:
     position = model.position
     if position == "rotary":
         position += f" (theta {model.rope.theta:g}, {model.rope.layout}"
-        position += f", interpolate_factor {model.rope.interpolate_factor:g})"
+        position += f", interpolate_factor {model.rope.interpolate_factor:g}"
+        position += f", scaling {model.rope.scaling.type}{', xPos' if model.rope.xpos else ''})"
     return (
         f"model: {num_parameters:,} parameters, {model.num_layers} layers, dim {model.dim}, "
         f"{model.num_heads} heads, context {config.context_length}, position {position}\n"
@@ -212,7 +232,7 @@ def weights_of_parent(config: Config, model) -> int:
     differing = [
         f"{key} is {old} there, {new} here"
         for key, old, new in differing_keys(load_config(parent / "config.yaml"), config)
-        if key.startswith("model.") and key not in FREE_OF_PARENT
+        if key.startswith("model.") and not key.startswith(FREE_OF_PARENT)
     ]
     if differing:
         raise ConfigError(f"the weights of init_from={parent} are of another model: {'; '.join(differing)}")

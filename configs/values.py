@@ -22,6 +22,8 @@ def typed(value: object, annotation: object) -> object:
         return None if value is None else typed(not_the_word_none(value), inner)
     if get_origin(annotation) is Literal:
         return one_of(value, get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return tuple_of(value, get_args(annotation)[0])
     return READERS[annotation](value)
 
 
@@ -36,6 +38,12 @@ def one_of(value: object, choices: tuple[str, ...]) -> str:
         return value
     match = difflib.get_close_matches(str(value), choices, n=1)
     raise ValueError(f"must be one of {', '.join(choices)}; got {shown(value)}" + did_you_mean(*match))
+
+
+def tuple_of(value: object, annotation: object) -> tuple:
+    if isinstance(value, list | tuple) and value:
+        return tuple(typed(item, annotation) for item in value)
+    raise ValueError(f"must be a list such as [1.0,2.0], got {shown(value)}")
 
 
 def as_bool(value: object) -> bool:

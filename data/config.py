@@ -13,6 +13,7 @@ class PythonStdlibConfig:
 
     source: Literal["python_stdlib"] = "python_stdlib"
     held_out: float = field(default=HELD_OUT, metadata={"above": 0, "below": 1})
+    reset_positions: bool = False
     cache_dir: str | None = None
 
 
@@ -24,6 +25,7 @@ class TextFilesConfig:
     source: Literal["text_files"] = "text_files"
     invalid: Literal["skip", "error"] = "skip"
     held_out: float = field(default=HELD_OUT, metadata={"above": 0, "below": 1})
+    reset_positions: bool = False
     cache_dir: str | None = None
 
 
@@ -41,6 +43,7 @@ class TfdsTextConfig:
     validation_split: str | None = None
     held_out: float = field(default=HELD_OUT, metadata={"above": 0, "below": 1})
     data_dir: str | None = None
+    reset_positions: bool = False
     cache_dir: str | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -62,8 +62,6 @@ class TransformerLMConfig:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """(key, message) of each rule between fields that is broken."""
-        if self.num_heads % self.num_kv_heads:
-            yield "num_kv_heads", f"must divide num_heads {self.num_heads}, got {self.num_kv_heads}"
         if self.position == "sinusoidal" and self.dim % 2:
             yield "dim", f"must be even for sinusoidal positions, got {self.dim}"
         if self.dim % self.num_heads:
@@ -76,6 +74,8 @@ class TransformerLMConfig:
             )
         elif self.position == "rotary":
             yield from self._rotary_problems()
+        if self.num_heads % self.num_kv_heads:
+            yield "num_kv_heads", f"must divide num_heads {self.num_heads}, got {self.num_kv_heads}"
         if self.position != "rotary" and replace(self.rope, layout=self._unread_layout) != RopeConfig():
             yield "rope", f"is set but position is {self.position!r}; only position=rotary reads it"
 

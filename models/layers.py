@@ -124,7 +124,7 @@ class Attention(keras.layers.Layer):
         ), cache
 
     def _with_learned(self, tables, angles: tf.Tensor) -> tuple[RotaryTable, RotaryTable]:
-        """Tables of the positions turned further by (batch, kv_heads, length, head_dim / 2) learned angles."""
+        """Tables turned further by (batch, kv_heads, length, head_dim / 2) learned angles."""
         of_keys = rotary_table(angles, layout=self.layout)
         group = self.num_heads // self.num_kv_heads
         of_queries = RotaryTable(*(tf.repeat(part, group, axis=1) for part in of_keys))

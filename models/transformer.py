@@ -22,12 +22,12 @@ class TransformerLM(keras.Model):
     Args:
         config: sizes and options, see `TransformerLMConfig`.
         dtype: Keras dtype policy, `float32` or `mixed_bfloat16`.
+        document_separator: the token that begins each document of a row that packs several. With it, a call
+            begins positions anew with each document and keeps attention inside it; `decode` is not concerned.
 
     Call arguments:
         tokens: (batch, length) int32.
         training: whether to drop out.
-        segment_ids: (batch, length) integers, equal within a document of a packed row: positions begin anew
-            with each document, and attention stays inside it.
         seed: (2,) int32 that all dropout of this call is drawn from; needed if training with dropout.
 
     Returns:
@@ -44,12 +44,15 @@ class TransformerLM(keras.Model):
     TensorShape([2, 5, 256])
     """
 
-    def __init__(self, config: TransformerLMConfig, *, dtype: str = "float32"):
+    def __init__(
+        self, config: TransformerLMConfig, *, dtype: str = "float32", document_separator: int | None = None
+    ):
         super().__init__(dtype=dtype, name="transformer_lm")
         problems = [f"{key} {message}" for key, message in config.problems()]
         if problems:
             raise ValueError("; ".join(problems))
         self.config = config
+        self.document_separator = document_separator
         self.head_dim = config.head_dim
         policy = self.dtype_policy
         self.embedding = keras.layers.ReversibleEmbedding(
@@ -98,14 +101,14 @@ class TransformerLM(keras.Model):
         tokens: tf.Tensor,
         training: bool = False,
         seed: tf.Tensor | None = None,
-        segment_ids: tf.Tensor | None = None,
     ) -> tf.Tensor:
         if training and self.config.dropout > 0 and seed is None:
             raise ValueError("training with dropout needs a seed: model(tokens, training=True, seed=seed).")
         self._check_learned_positions(tokens.shape[1])
         columns = tf.range(tf.shape(tokens)[1])
         positions, bias = columns, self._bias(columns, columns, None)
-        if segment_ids is not None:
+        if self.document_separator is not None:
+            segment_ids = tf.cumsum(tf.cast(tokens == self.document_separator, tf.int32), axis=1)
             positions = positions_from_segments(segment_ids)
             bias += segment_bias(segment_ids, bias.dtype)
         logits, _ = self._forward(

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from configs.schema import Config, load_config
+from data.tokens import SEPARATOR
 from models.transformer import TransformerLM
 from training.checkpoints import restore_weights
 from training.errors import RunError
@@ -21,9 +22,18 @@ def load_model(run_directory: Path) -> tuple[TransformerLM, Config, dict]:
             f"{run_directory} is not a run directory: it has no config.yaml. Train one: python train.py"
         )
     config = load_config(run_directory / "config.yaml")
-    model = TransformerLM(config.model, dtype=config.training.precision)
+    model = make_model(config)
     manifest = restore_weights(run_directory, model, report=print_error)
     return model, config, manifest
+
+
+def make_model(config: Config) -> TransformerLM:
+    """The model of a config, with its initial weights."""
+    return TransformerLM(
+        config.model,
+        dtype=config.training.precision,
+        document_separator=SEPARATOR if config.data.reset_positions else None,
+    )
 
 
 def print_error(line: str) -> None:

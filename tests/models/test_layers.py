@@ -42,18 +42,24 @@ def test_attention_in_bfloat16_sums_long_rows(compiled):
 
 def attention(**options):
     sizes = {"num_heads": 6, "num_kv_heads": 3, "head_dim": 4}
-    rest = {"qk_norm": False, "layout": "half", "norm_epsilon": 1e-5, "output_stddev": 0.02}
+    rest = {
+        "qk_norm": False,
+        "learned_rotations": "none",
+        "layout": "half",
+        "norm_epsilon": 1e-5,
+        "output_stddev": 0.02,
+    }
     return Attention(**(sizes | rest | {"dtype": "float32", "name": "attention"} | options))
 
 
 def test_qk_norm_makes_scores_independent_of_the_size_of_the_input():
     x, bias = tf.constant(normal(2, 5, 24), tf.float32), tf.zeros((1, 1, 5, 5))
-    table = RotaryEmbedding(4, layout="half").table(tf.range(5))
+    tables = RotaryEmbedding(4, layout="half").tables(tf.range(5))
     for qk_norm in (True, False):
         layer = attention(qk_norm=qk_norm, norm_epsilon=1e-12)
-        once, _ = layer(x, bias=bias, table=table)
+        once, _ = layer(x, bias=bias, tables=tables)
         layer.qkv.kernel.assign(50 * layer.qkv.kernel)
-        often, _ = layer(x, bias=bias, table=table)
+        often, _ = layer(x, bias=bias, tables=tables)
         # Values are not normalised: they grow by 50, and the weights stay.
         same = np.allclose(often / 50, once, rtol=1e-4, atol=1e-7)  # float32, values near 1e-3
         assert same == qk_norm
@@ -61,7 +67,7 @@ def test_qk_norm_makes_scores_independent_of_the_size_of_the_input():
 
 def test_qk_norm_has_a_gain_each_for_queries_and_keys():
     layer = attention(qk_norm=True)
-    layer(tf.zeros((1, 2, 24)), bias=tf.zeros((1, 1, 2, 2)), table=None)
+    layer(tf.zeros((1, 2, 24)), bias=tf.zeros((1, 1, 2, 2)), tables=None)
     names = {weight.path: tuple(weight.shape) for weight in layer.weights if "norm" in weight.path}
     assert names == {"attention/query_norm/scale": (4,), "attention/key_norm/scale": (4,)}
 
@@ -75,10 +81,16 @@ def test_the_rotary_table_reaches_the_rotation_in_float32(monkeypatch):
 
     monkeypatch.setattr(models.layers, "rotate", recording)
     sizes = {"num_heads": 6, "num_kv_heads": 3, "head_dim": 4, "mlp_dim": 20, "qk_norm": True}
-    rest = {"layout": "half", "norm_epsilon": 1e-5, "output_stddev": 0.02, "dropout_rate": 0.0}
+    rest = {
+        "learned_rotations": "none",
+        "layout": "half",
+        "norm_epsilon": 1e-5,
+        "output_stddev": 0.02,
+        "dropout_rate": 0.0,
+    }
     block = Block(**sizes, **rest, dtype=keras.DTypePolicy("mixed_bfloat16"), name="block")
-    table = RotaryEmbedding(4, layout="half").table(tf.range(5))
-    block(tf.zeros((2, 5, 24), tf.bfloat16), bias=tf.zeros((1, 1, 5, 5), tf.bfloat16), table=table)
+    tables = RotaryEmbedding(4, layout="half").tables(tf.range(5))
+    block(tf.zeros((2, 5, 24), tf.bfloat16), bias=tf.zeros((1, 1, 5, 5), tf.bfloat16), tables=tables)
     assert seen == {("bfloat16", "float32", "float32")}
 
 
