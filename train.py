@@ -79,57 +79,59 @@ def run_in(directory, config: Config) -> int:
     model = TransformerLM(config.model, dtype=options.precision)
     optimizer = make_optimizer(config.optimizer, model.trainable_variables, num_steps=options.num_steps)
     checkpoints = Checkpoints(directory.checkpoints, model, optimizer, keep=options.keep_checkpoints)
-    start_step, origin = start(config, model, checkpoints, fingerprint=corpus.fingerprint)
+    manifest, origin = start(config, model, checkpoints, fingerprint=corpus.fingerprint)
+    start_step = manifest["step"]
     save_config(config, directory.config)
-    print(f"{config.name}: {corpus.description}")
-    print(f"{model.count_params():,} parameters, position {config.model.position}; {origin}", flush=True)
+    print(description(config, model.count_params()))
+    print(f"{corpus.description}\n{origin}", flush=True)
 
     if start_step == options.num_steps and directory.summary.exists():
         print(f"This run is complete. Its summary: {directory.summary}")
         return 0
 
+    evaluate = make_evaluator(model, compile_mode=options.compile)
+    eval_subset = evaluation_batches(corpus.validation, **shape, max_batches=options.eval_batches)
+    sampler = Sampler(model)
     log = RunLog(
         directory,
         start_step=start_step,
         num_steps=options.num_steps,
         tokens_per_step=options.batch_size * config.context_length,
+        elapsed_seconds=manifest["elapsed_seconds"],
     )
-    evaluate = make_evaluator(model, compile_mode=options.compile)
-    eval_subset = evaluation_batches(corpus.validation, **shape, max_batches=options.eval_batches)
-    sampler = Sampler(model)
-    done = train(
-        make_train_step(
-            model,
-            optimizer,
-            accumulation_steps=options.accumulation_steps,
-            clip_norm=config.optimizer.clip_norm,
-            seed=options.seed,
-            compile_mode=options.compile,
-        ),
-        training_dataset(
-            corpus.train, start_step=start_step, num_steps=options.num_steps, seed=options.seed, **shape
-        ),
-        config=options,
-        start_step=start_step,
-        log=log,
-        validate=lambda: evaluate(eval_subset),
-        sample=lambda: sample_text(sampler, corpus.validation, seed=options.seed),
-        save=lambda step: checkpoints.save(step, {"data_fingerprint": corpus.fingerprint}),
-    )
-    if done < options.num_steps:
-        log.close()
-        print(f"stopped after step {done:,}, saved. The same command goes on from there.")
-        return INTERRUPTED
-
-    log.say(f"measuring the loss on all {len(corpus.validation) - 1:,} held-out tokens")
-    log.write(
-        done,
-        {
-            "validation_loss": evaluate(evaluation_batches(corpus.validation, **shape)),
-            "sample": sample_text(sampler, corpus.validation, seed=options.seed),
-        },
-    )
-    log.close()
+    with log:
+        done, stopped = train(
+            make_train_step(
+                model,
+                optimizer,
+                accumulation_steps=options.accumulation_steps,
+                clip_norm=config.optimizer.clip_norm,
+                seed=options.seed,
+                compile_mode=options.compile,
+            ),
+            training_dataset(
+                corpus.train, start_step=start_step, num_steps=options.num_steps, seed=options.seed, **shape
+            ),
+            config=options,
+            start_step=start_step,
+            log=log,
+            validate=lambda: evaluate(eval_subset),
+            sample=lambda: sample_text(sampler, corpus.validation, seed=options.seed),
+            save=lambda step: checkpoints.save(
+                step, {"data_fingerprint": corpus.fingerprint, "elapsed_seconds": log.elapsed_seconds}
+            ),
+        )
+        if stopped:
+            log.say(f"stopped after step {done:,}, saved. The same command goes on from there.")
+            return INTERRUPTED
+        log.say(f"measuring the loss on all {len(corpus.validation) - 1:,} held-out tokens")
+        log.write(
+            done,
+            {
+                "validation_loss": evaluate(evaluation_batches(corpus.validation, **shape)),
+                "sample": sample_text(sampler, corpus.validation, seed=options.seed),
+            },
+        )
     finish(directory, config, log.rows[-1] | {"parameters": model.count_params()})
     return 0
 
@@ -157,8 +159,27 @@ def settle(config: Config, recorded_path: Path) -> Config:
     return config
 
 
-def start(config: Config, model, checkpoints, *, fingerprint: str) -> tuple[int, str]:
-    """The step to go on from, and where the weights are from, in words: this run, `init_from`, or scratch."""
+def description(config: Config, num_parameters: int) -> str:
+    """The model and the recipe, in a few lines."""
+    model, optimizer, options = config.model, config.optimizer, config.training
+    tokens = options.num_steps * options.batch_size * config.context_length
+    position = model.position
+    if position == "rotary":
+        position += f" (theta {model.rope.theta:g}, {model.rope.layout}"
+        position += f", interpolate_factor {model.rope.interpolate_factor:g})"
+    return (
+        f"model: {num_parameters:,} parameters, {model.num_layers} layers, dim {model.dim}, "
+        f"{model.num_heads} heads, context {config.context_length}, position {position}\n"
+        f"recipe: {options.num_steps:,} steps of {options.batch_size} x {config.context_length} tokens, "
+        f"{tokens:,} in all; AdamW, learning rate {optimizer.learning_rate:g}, seed {options.seed}"
+    )
+
+
+def start(config: Config, model, checkpoints, *, fingerprint: str) -> tuple[dict, str]:
+    """What is known of the steps already done, and where the weights are from, in words.
+
+    The first that applies: this run, `init_from`, scratch.
+    """
     from training.errors import RunError
 
     manifest = checkpoints.restore_latest()
@@ -169,10 +190,11 @@ def start(config: Config, model, checkpoints, *, fingerprint: str) -> tuple[int,
                 f"{manifest['data_fingerprint'][:12]}, now it is {fingerprint[:12]}. "
                 "Use name= for a run on the text of today."
             )
-        return manifest["step"], f"resuming after step {manifest['step']:,}"
+        return manifest, f"resuming after step {manifest['step']:,}"
+    new = {"step": 0, "elapsed_seconds": 0.0}
     if config.init_from is None:
-        return 0, "training from scratch"
-    return 0, f"starting from step {weights_of_parent(config, model):,} of {config.init_from}"
+        return new, "training from scratch"
+    return new, f"starting from step {weights_of_parent(config, model):,} of {config.init_from}"
 
 
 def weights_of_parent(config: Config, model) -> int:
@@ -199,13 +221,17 @@ def weights_of_parent(config: Config, model) -> int:
 
 def sample_text(sampler, tokens, *, seed: int) -> str:
     """A held-out beginning, continued by the model."""
-    from data.tokens import SEPARATOR, decode
+    from data.tokens import SEPARATOR, VOCAB_SIZE, decode
     from models.sampling import SamplingOptions
 
     prompt = [int(token) for token in tokens[1 : 1 + min(SAMPLE_PROMPT_LENGTH, sampler.capacity)]]
     options = SamplingOptions(temperature=SAMPLE_TEMPERATURE, seed=seed, stop_token=SEPARATOR)
     steps = sampler.generate([prompt], SAMPLE_LENGTH, options)
-    return decode(prompt + [int(token) for (token,) in steps if token >= 0])
+    text = decode(prompt + [int(token) for (token,) in steps if 0 <= token < VOCAB_SIZE])
+    # An untrained model writes bytes that would move the cursor of a terminal.
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
 
 
 def finish(directory, config: Config, row: dict) -> None:

@@ -15,7 +15,9 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
     """Zeroes features at `rate` and scales up the rest, by `seed` (2,) alone; the identity without a seed."""
     if seed is None or rate == 0:
         return x
-    return tf.nn.experimental.stateless_dropout(x, rate, seed=seed, rng_alg="philox")
+    # Drawn in float32: bfloat16 draws are multiples of 1/128, and so would be the rate.
+    keep = tf.random.stateless_uniform(tf.shape(x), seed, alg="philox") >= rate
+    return tf.where(keep, x / (1 - rate), tf.zeros_like(x))
 
 
 def fold_in(seed: tf.Tensor | None, number: int) -> tf.Tensor | None:

@@ -19,12 +19,12 @@ class SamplingOptions:
 
     temperature: divides the logits; 0 takes the likeliest token (greedy).
     top_k: only the k likeliest tokens; None for all.
-    top_p: only the likeliest tokens that together reach this probability (Holtzman et al. 2019,
+    top_p: of those, only the likeliest that together reach this probability (Holtzman et al. 2019,
         arXiv 1904.09751); None for all.
     seed: of the noise. A row's noise is keyed by (seed, prompt, token index), so that it is the same
         whatever else is in the batch.
-    overflow: what a row does when its tokens have filled the context: `slide` continues from the later half
-        of them, `stop` ends it.
+    overflow: what a row does with one token more than the context holds: `slide` goes on from its last
+        `context_length // 2` tokens, at least one; `stop` ends it.
     stop_token: ends a row, and is not part of it; None for none.
     """
 
@@ -139,8 +139,6 @@ class Sampler:
             yield step
             if all(row.finished for row in rows) or index == num_tokens - 1:
                 return
-            if options.overflow == "slide":
-                self._slide(rows)
             if int(cache.length) == self.capacity:
                 logits, cache = self._prefill(rows)
             else:
@@ -150,26 +148,27 @@ class Sampler:
         """The row's next token, appended to it, or `FINISHED`."""
         if row.finished:
             return FINISHED
-        if options.overflow == "stop" and len(row.window) > self.capacity:
-            row.finished = True
-            return FINISHED
         noise = row.noise(len(logits)) if options.temperature > 0 else None
         token = choose(logits, options, noise)
         if token == options.stop_token:
             row.finished = True
             return FINISHED
         row.tokens.append(token)
+        if len(row.window) > self.capacity:
+            self._overflow(row, options)
         return token
 
-    def _slide(self, rows: list[Row]) -> None:
-        """Drops the older half of each window that has outgrown the context."""
-        for row in rows:
-            if len(row.window) > self.capacity:
-                row.window_start = len(row.tokens) - max(1, self.capacity // 2)
+    def _overflow(self, row: Row, options: SamplingOptions) -> None:
+        if options.overflow == "stop":
+            row.finished = True
+        elif options.overflow == "slide":
+            row.window_start = len(row.tokens) - max(1, self.capacity // 2)
+        else:
+            raise ValueError(f"overflow must be 'slide' or 'stop', got {options.overflow!r}.")
 
     def _prefill(self, rows: list[Row]) -> tuple[np.ndarray, Cache]:
         # A finished row is never read again: one token keeps its place.
-        windows = [row.window[-1:] if row.finished else row.window[-self.capacity :] for row in rows]
+        windows = [row.window[-1:] if row.finished else row.window for row in rows]
         width = max(map(len, windows))
         padding = np.array([width - len(window) for window in windows], np.int32)
         tokens = np.array([[0] * (width - len(window)) + window for window in windows], np.int32)

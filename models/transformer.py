@@ -98,6 +98,7 @@ class TransformerLM(keras.Model):
     def call(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         if training and self.config.dropout > 0 and seed is None:
             raise ValueError("training with dropout needs a seed: model(tokens, training=True, seed=seed).")
+        self._check_learned_positions(tokens.shape[1])
         columns = tf.range(tf.shape(tokens)[1])
         logits, _ = self._forward(
             tokens,
@@ -116,8 +117,13 @@ class TransformerLM(keras.Model):
             batch: rows.
             capacity: columns that it can hold; `context_length` when not given.
             padding: (batch,) int32 padding columns at the left of each row; none when not given.
+
+        Raises:
+            ValueError: if `capacity` goes beyond the learned positions.
         """
-        shape = (batch, self.config.num_kv_heads, capacity or self.config.context_length, self.head_dim)
+        capacity = capacity or self.config.context_length
+        self._check_learned_positions(capacity)
+        shape = (batch, self.config.num_kv_heads, capacity, self.head_dim)
         empty = tuple(tf.zeros(shape, self.compute_dtype) for _ in self.blocks)
         if padding is None:
             padding = tf.zeros(batch, tf.int32)
@@ -151,11 +157,6 @@ class TransformerLM(keras.Model):
         """Logits, and per layer the cache; `positions` are (length,) or (batch, length)."""
         x = self.embedding(tokens)
         if self.position_embedding is not None:
-            if tokens.shape[1] is not None and tokens.shape[1] > self.config.context_length:
-                raise ValueError(
-                    f"a learned position ends at context_length {self.config.context_length}, "
-                    f"got {tokens.shape[1]} tokens."
-                )
             x += self.position_embedding(positions)
         elif self.config.position == "sinusoidal":
             x += tf.cast(sinusoidal_embedding(positions, self.config.dim), x.dtype)
@@ -171,6 +172,12 @@ class TransformerLM(keras.Model):
             layers.append(layer_cache)
         logits = self.embedding(self.norm(x), reverse=True)
         return tf.cast(logits, tf.float32), layers
+
+    def _check_learned_positions(self, length: int | None) -> None:
+        if self.position_embedding is not None and length is not None and length > self.config.context_length:
+            raise ValueError(
+                f"learned positions end at context_length {self.config.context_length}, got {length} tokens."
+            )
 
     def _bias(self, query_columns, key_columns, padding):
         if self.config.position == "alibi":

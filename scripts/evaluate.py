@@ -30,16 +30,13 @@ def evaluate_run(path: Path) -> dict:
 
     from data.batches import evaluation_batches
     from data.text import check_length, load_text
-    from scripts.loading import load_model
+    from scripts.loading import load_model, print_error
     from training.evaluation import make_evaluator
 
-    def report(line: str) -> None:
-        print(line, file=sys.stderr)
-
     model, config, manifest = load_model(path)
-    corpus = load_text(config.data, report=report)
+    corpus = load_text(config.data, report=print_error)
     if corpus.fingerprint != manifest["data_fingerprint"]:
-        report(f"note: {path} was trained on other text than this machine's {config.data.source}.")
+        print_error(f"note: {path} was trained on other text than this machine's {config.data.source}.")
     check_length(corpus, config.context_length)
     batches = evaluation_batches(
         corpus.validation, batch_size=config.training.batch_size, length=config.context_length

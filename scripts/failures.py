@@ -1,5 +1,6 @@
 """How a command fails: a user's mistake is told in a line, without a traceback."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ from configs.schema import ConfigError
 
 USER_MISTAKE = 2
 INTERRUPTED = 130
+NO_READER = 141
 
 
 def exit_code_of(command: Callable[[], int | None]) -> int:
@@ -17,6 +19,9 @@ def exit_code_of(command: Callable[[], int | None]) -> int:
         return tell("config error", error, USER_MISTAKE)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still buffered
+        return NO_READER
     except Exception as error:
         # Imported once something was raised: they are not worth TensorFlow before.
         from data.errors import DataError

@@ -5,6 +5,7 @@ import codecs
 import sys
 from pathlib import Path
 
+from data.tokens import VOCAB_SIZE
 from scripts.failures import exit_code_of
 from scripts.startup import import_tensorflow
 
@@ -34,9 +35,9 @@ def main(arguments: list[str]) -> None:
         raise RunError(str(error)) from error
     warn_of_overflow(prompts, options, config.context_length)
     if len(prompts) == 1:
-        stream(options.prompt[0], steps)
+        stream(prompts[0], steps)
     else:
-        print_all(options.prompt, list(steps))
+        print_all(prompts, list(steps))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -82,20 +83,24 @@ def warn_of_overflow(prompts, options, context_length: int) -> None:
     )
 
 
-def stream(prompt: str, steps) -> None:
+def stream(prompt, steps) -> None:
     """Prints one text as it is made; a character when its last byte is there."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    print(prompt, end="", flush=True)
+    print(decoder.decode(bytes(prompt)), end="", flush=True)
     for (token,) in steps:
-        if token >= 0:
-            print(decoder.decode(bytes([token])), end="", flush=True)
+        print(decoder.decode(as_bytes([token])), end="", flush=True)
     print(decoder.decode(b"", final=True), flush=True)
 
 
-def print_all(prompts: list[str], steps) -> None:
+def print_all(prompts, steps) -> None:
     for row, prompt in enumerate(prompts):
-        text = bytes(int(step[row]) for step in steps if step[row] >= 0).decode(errors="replace")
-        print(f"--- {row + 1} ---\n{prompt}{text}")
+        text = bytes(prompt) + as_bytes(step[row] for step in steps)
+        print(f"--- {row + 1} ---\n{text.decode(errors='replace')}")
+
+
+def as_bytes(tokens) -> bytes:
+    """Without what is no byte: the end of a row, and the tokens of a larger vocabulary."""
+    return bytes(int(token) for token in tokens if 0 <= token < VOCAB_SIZE)
 
 
 if __name__ == "__main__":

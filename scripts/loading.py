@@ -1,5 +1,6 @@
 """A trained model from its run directory, for the scripts that use one."""
 
+import sys
 from pathlib import Path
 
 from configs.schema import Config, load_config
@@ -21,5 +22,10 @@ def load_model(run_directory: Path) -> tuple[TransformerLM, Config, dict]:
         )
     config = load_config(run_directory / "config.yaml")
     model = TransformerLM(config.model, dtype=config.training.precision)
-    manifest = restore_weights(run_directory, model)
+    manifest = restore_weights(run_directory, model, report=print_error)
     return model, config, manifest
+
+
+def print_error(line: str) -> None:
+    """A note; standard output is for results."""
+    print(line, file=sys.stderr)

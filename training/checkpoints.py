@@ -3,16 +3,21 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
-from training.errors import RunError
+from training.errors import RunError, reason
+
+Report = Callable[[str], None]
 
 FORMAT_VERSION = 1
 TENSORS = "tensors"
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+MAX_NAMED = 4
 
 
 class Checkpoints:
@@ -39,10 +44,29 @@ class Checkpoints:
         """Writes the checkpoint of `step`; `facts` (plain values) go into its manifest.
 
         It is written aside and renamed when it is complete and on disk.
+
+        Raises:
+            RunError: if it cannot be written; the earlier ones are as they were.
         """
         final = self.directory / f"step-{step:08d}"
-        aside = self.directory / f"{final.name}.partial"
-        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            for left_by_a_crash in self.directory.glob(f"*{PARTIAL}"):
+                shutil.rmtree(left_by_a_crash)
+            self._write(final, {"format": FORMAT_VERSION, "step": step, **facts})
+        except (OSError, tf.errors.OpError) as error:
+            shutil.rmtree(_aside(final), ignore_errors=True)
+            raise RunError(
+                f"cannot write the checkpoint of step {step:,} in {self.directory} ({reason(error)}); "
+                "earlier ones are untouched. Make room, and the same command goes on from the latest."
+            ) from error
+        # Later ones could not be read when this run went on from an earlier one: they do not count.
+        until_now = [path for path in complete_checkpoints(self.directory) if path.name <= final.name]
+        for old in until_now[: -self.keep]:
+            shutil.rmtree(old)
+        return final
+
+    def _write(self, final: Path, manifest: dict) -> None:
+        aside = _aside(final)
         aside.mkdir(parents=True)
         tf.raw_ops.SaveV2(
             prefix=str(aside / TENSORS),
@@ -50,65 +74,84 @@ class Checkpoints:
             shape_and_slices=[""] * len(self.variables),
             tensors=[variable.value for variable in self.variables.values()],
         )
-        (aside / MANIFEST).write_text(
-            json.dumps({"format": FORMAT_VERSION, "step": step, **facts}, indent=1) + "\n"
-        )
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         for path in [*aside.iterdir(), aside]:
             _sync(path)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(aside, final)
         _sync(self.directory)
-        for old in complete_checkpoints(self.directory)[: -self.keep]:
-            shutil.rmtree(old)
-        return final
 
-    def restore_latest(self, report=print) -> dict | None:
+    def restore_latest(self, report: Report = print) -> dict | None:
         """Restores the latest checkpoint that can be read and returns its manifest; None if there are none.
 
         Raises:
-            RunError: if there are checkpoints and none can be read.
+            RunError: if there are checkpoints and none can be read or fits.
         """
-        paths = complete_checkpoints(self.directory)
-        for path in reversed(paths):
-            try:
-                manifest = read_manifest(path)
-                restore(path, self.variables)
-                return manifest
-            except RunError as error:
-                report(f"skipped {path}: {error}")
-        if paths:
-            raise RunError(
-                f"{self.directory} holds checkpoints, and none can be read. Use name= for a new run."
-            )
-        return None
+        if not complete_checkpoints(self.directory):
+            return None
+        try:
+            return restore_latest(self.directory, self.variables, report=report)
+        except RunError as error:
+            raise RunError(f"{error}. Use name= for a new run.") from error
 
 
-def restore_weights(run_directory: Path, model: keras.Model) -> dict:
+def restore_weights(run_directory: Path, model: keras.Model, report: Report = print) -> dict:
     """Restores the model from the latest checkpoint of a run, without the optimizer; returns the manifest.
 
     Raises:
-        RunError: if the run has no checkpoint, or its weights are not those of the model.
+        RunError: if the run has no checkpoint, none can be read, or its weights are not those of the model.
     """
-    paths = complete_checkpoints(run_directory / "checkpoints")
+    directory = run_directory / "checkpoints"
+    return restore_latest(directory, named_variables("model", model), prefix="model/", report=report)
+
+
+def restore_latest(
+    directory: Path, variables: dict[str, keras.Variable], *, report: Report, prefix: str = ""
+) -> dict:
+    """Restores the latest checkpoint that can be read, as `restore` does; returns its manifest.
+
+    Args:
+        report: told of each later one that was skipped, and why.
+
+    Raises:
+        RunError: if there is none, or why none can be restored.
+    """
+    paths = complete_checkpoints(directory)
     if not paths:
-        raise RunError(f"{run_directory} has no checkpoint; expected {run_directory / 'checkpoints'}/step-*.")
-    manifest = read_manifest(paths[-1])
-    restore(paths[-1], named_variables("model", model), prefix="model/")
-    return manifest
+        raise RunError(f"{directory.parent} has no checkpoint; expected {directory}/step-*.")
+    problems = []
+    for path in reversed(paths):
+        try:
+            manifest = read_manifest(path)
+            restore(path, variables, prefix=prefix)
+        except RunError as error:
+            problems.append(f"{path}: {error}")
+            continue
+        for problem in problems:
+            report(f"skipped {problem}")
+        return manifest
+    others = f" (and {len(problems) - 1} earlier)" if problems[1:] else ""
+    raise RunError(f"no checkpoint can be restored: {problems[0]}{others}")
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:
     """Checkpoints from oldest to latest."""
-    return sorted(path for path in directory.glob("step-*") if path.suffix != ".partial")
+    return sorted(path for path in directory.glob("step-*") if path.name.removeprefix("step-").isdigit())
 
 
 def read_manifest(path: Path) -> dict:
+    """The manifest of a checkpoint.
+
+    Raises:
+        RunError: if it is damaged or of another format.
+    """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"its {MANIFEST} cannot be read ({error})") from error
-    if manifest.get("format") != FORMAT_VERSION:
-        raise RunError(f"it has format {manifest.get('format')}, this program reads {FORMAT_VERSION}")
+        found = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"its {MANIFEST} cannot be read ({reason(error)})") from error
+    if found != FORMAT_VERSION:
+        raise RunError(f"it has format {found}, this program reads {FORMAT_VERSION}")
     return manifest
 
 
@@ -131,7 +174,7 @@ def restore(path: Path, variables: dict[str, keras.Variable], *, prefix: str = "
         raise
     # A damaged file raises one of many classes.
     except Exception as error:
-        raise RunError(f"{path / TENSORS} cannot be read ({str(error).splitlines()[0]})") from error
+        raise RunError(f"its {TENSORS} cannot be read ({reason(error)})") from error
     for name, variable in variables.items():
         variable.assign(values[name])
 
@@ -141,12 +184,13 @@ def _check_names(shapes: dict[str, tuple], variables: dict[str, keras.Variable])
     missing, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
     other = sorted(name for name in wanted.keys() & shapes.keys() if wanted[name] != shapes[name])
     problems = [
-        *(f"it lacks {name}" for name in missing[:3]),
-        *(f"it has an unexpected {name}" for name in extra[:3]),
-        *(f"{name} has shape {shapes[name]}, expected {wanted[name]}" for name in other[:3]),
+        *(f"it lacks {name}" for name in missing),
+        *(f"it has an unexpected {name}" for name in extra),
+        *(f"{name} has shape {shapes[name]}, expected {wanted[name]}" for name in other),
     ]
     if problems:
-        raise RunError("; ".join(problems))
+        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+        raise RunError("; ".join(problems[:MAX_NAMED]) + more)
 
 
 def named_variables(prefix: str, owner) -> dict[str, keras.Variable]:
@@ -155,6 +199,10 @@ def named_variables(prefix: str, owner) -> dict[str, keras.Variable]:
     if len(named) != len(owner.variables):
         raise ValueError(f"two variables of {owner.name} have the same path.")
     return named
+
+
+def _aside(final: Path) -> Path:
+    return final.with_name(final.name + PARTIAL)
 
 
 def _sync(path: Path) -> None:

@@ -23,17 +23,17 @@ class OptimizerConfig:
 class TrainingConfig:
     """One run of the loop. A step is one update of the weights, over `batch_size` windows."""
 
-    num_steps: int = field(default=1200, metadata={"min": 1})
-    batch_size: int = field(default=16, metadata={"min": 1})
+    num_steps: int = field(default=2000, metadata={"min": 1})
+    batch_size: int = field(default=8, metadata={"min": 1})
     accumulation_steps: int = field(default=1, metadata={"min": 1})
     seed: int = field(default=0, metadata={"min": 0, "max": 2**31 - 1})
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     compile: Literal["auto", "graph", "xla"] = "auto"
     log_every: int = field(default=20, metadata={"min": 1})
-    eval_every: int = field(default=200, metadata={"min": 1})
-    eval_batches: int = field(default=8, metadata={"min": 1})
+    eval_every: int = field(default=250, metadata={"min": 1})
+    eval_batches: int = field(default=16, metadata={"min": 1})
     sample_every: int = field(default=500, metadata={"min": 1})
-    checkpoint_every: int = field(default=200, metadata={"min": 1})
+    checkpoint_every: int = field(default=250, metadata={"min": 1})
     keep_checkpoints: int = field(default=2, metadata={"min": 1})
 
     def problems(self) -> Iterator[tuple[str, str]]:

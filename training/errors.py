@@ -1,9 +1,19 @@
 """What can stop a run, with a one-line message for the user."""
 
+import re
+
 
 class RunError(ValueError):
-    """A user's mistake about a run directory or a checkpoint."""
+    """A user's mistake about a run directory or a checkpoint, or a disk that cannot be written."""
 
 
 class DivergedError(ArithmeticError):
     """A loss or gradient that is not finite; the weights are those of the step before."""
+
+
+def reason(error: BaseException) -> str:
+    """What a library says is wrong, in one line, without TensorFlow's marks around it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"\{\{.*?\}\} | \[Op:\w+\]", "", lines[0])

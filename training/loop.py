@@ -22,8 +22,8 @@ def train(
     validate: Callable[[], float],
     sample: Callable[[], str],
     save: Callable[[int], None],
-) -> int:
-    """Runs the steps that are left, and says at which one it ended.
+) -> tuple[int, bool]:
+    """Runs the steps that are left; at which step it ended, and whether because it was asked to.
 
     Ctrl-C or SIGTERM ends the step, saves, and returns; a second one acts at once.
 
@@ -62,8 +62,9 @@ def train(
                 metrics["sample"] = sample()
             if metrics:
                 log.write(done, metrics)
-            if done % config.checkpoint_every == 0 or done == config.num_steps or stop.requested:
+            stopping = stop.requested
+            if done % config.checkpoint_every == 0 or done == config.num_steps or stopping:
                 save(done)
-            if stop.requested:
+            if stopping:
                 break
-    return done
+        return done, stop.requested

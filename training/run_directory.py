@@ -1,20 +1,25 @@
 """The directory of a run: where its files are, and that one process at a time writes to it."""
 
 import contextlib
+import errno
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from training.errors import RunError
+from training.errors import RunError, reason
+
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class RunDirectory:
     """`outputs/<name>`; self-sufficient: `scripts.generate` and `scripts.evaluate` need only its path.
 
-    Use it as a context: it is locked inside, and the lock of a process that has died is free.
+    Use it as a context: it is locked inside, and the lock of a process that has died is free. A run that
+    fails before it has recorded its config leaves nothing behind.
 
     Raises:
-        RunError: if it cannot be made or written to, or another process is using it.
+        RunError: if it cannot be made, or another process is using it; and in place of an `OSError` of what
+            is done inside, if it is about writing here.
     """
 
     def __init__(self, path: Path | str):
@@ -29,6 +34,7 @@ class RunDirectory:
         self._lock = FileLock(self.path / ".lock", timeout=0)
 
     def __enter__(self) -> "RunDirectory":
+        self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -37,14 +43,28 @@ class RunDirectory:
                 f"{self.path} is in use by another process. Wait for it, or use name= for a run beside it."
             ) from error
         except OSError as error:
-            raise RunError(
-                f"cannot write to {self.path} ({error.strerror}). Use output_dir= for another place."
-            ) from error
+            self._remove_what_was_made()
+            raise self._cannot_write(error) from error
         return self
 
-    def __exit__(self, *_) -> None:
-        self._lock.release()
-        if not self.config.exists():  # the run never began: leave nothing behind
+    def __exit__(self, kind, error: BaseException | None, traceback) -> None:
+        if not self.config.exists():  # the run never began
             Path(self._lock.lock_file).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                self.path.rmdir()
+            self._remove_what_was_made()
+        self._lock.release()
+        if isinstance(error, OSError) and self._is_about_writing_here(error):
+            raise self._cannot_write(error) from error
+
+    def _remove_what_was_made(self) -> None:
+        with contextlib.suppress(OSError):  # not empty, or never made
+            for path in self._made:
+                path.rmdir()
+
+    def _is_about_writing_here(self, error: OSError) -> bool:
+        # A write, unlike an open, does not say to which file.
+        return error.errno in DISK_ERRORS or (
+            error.filename is not None and self.path in Path(str(error.filename)).parents
+        )
+
+    def _cannot_write(self, error: OSError) -> RunError:
+        return RunError(f"cannot write to {self.path} ({reason(error)}). Use output_dir= for another place.")

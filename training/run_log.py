@@ -1,20 +1,21 @@
 """What a run tells: a line on the terminal, metrics.jsonl, TensorBoard, samples.txt."""
 
+import contextlib
 import json
 import os
 import sys
-import time
 
 import tensorflow as tf
 from tqdm import tqdm
 
+from training.errors import RunError, reason
 from training.run_directory import RunDirectory
 
 NOT_SCALARS = ("step", "sample")
 
 
 class RunLog:
-    """The log of one run, continued at a step.
+    """The log of one run, continued at a step; a context, which closes it.
 
     metrics.jsonl holds one row a step; rows past `start_step`, which a resumed run will write again, are
     dropped. On a terminal, progress is a live line; elsewhere, plain lines.
@@ -24,61 +25,74 @@ class RunLog:
         start_step: steps already done.
         num_steps: of the whole run.
         tokens_per_step: targets in a batch.
+        elapsed_seconds: that the steps already done have taken.
     """
 
-    def __init__(self, directory: RunDirectory, *, start_step: int, num_steps: int, tokens_per_step: int):
+    def __init__(
+        self,
+        directory: RunDirectory,
+        *,
+        start_step: int,
+        num_steps: int,
+        tokens_per_step: int,
+        elapsed_seconds: float = 0.0,
+    ):
         self.directory = directory
         self.num_steps = num_steps
         self.tokens_per_step = tokens_per_step
         self.rows = [row for row in read_rows(directory) if row["step"] <= start_step]
         self._write_rows()
         self._write_samples()
-        self.elapsed_seconds = self.rows[-1]["elapsed_seconds"] if self.rows else 0.0
-        self._steps_timed, self._seconds_timed = 0, 0.0
+        self.elapsed_seconds = elapsed_seconds
+        self.tokens_per_second = self.rows[-1]["tokens_per_second"] if self.rows else 0
+        self._steps_timed, self._seconds_timed, self._is_compiled = 0, 0.0, False
         self._writer = tf.summary.create_file_writer(str(directory.tensorboard))
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=num_steps, initial=start_step, unit="step", dynamic_ncols=True)
 
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        with contextlib.suppress(tf.errors.OpError):  # a full disk, which `write` has told of
+            self._writer.close()
+
     def step_took(self, seconds: float, loss: float) -> None:
         """Counts one step; evaluation, samples and checkpoints are not part of its time."""
         self.elapsed_seconds += seconds
-        # The first step of a process holds the compilation.
-        if self._steps_timed or self._seconds_timed:
+        if self._is_compiled:
             self._steps_timed += 1
             self._seconds_timed += seconds
-        else:
-            self._seconds_timed = 1e-9
+            self.tokens_per_second = round(self._steps_timed * self.tokens_per_step / self._seconds_timed)
+        self._is_compiled = True  # in the first step of this process
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {loss:.3f}, {self.tokens_per_second:,.0f} tokens/s", refresh=False
-            )
+            self._bar.set_postfix_str(f"loss {loss:.3f}, {self.tokens_per_second:,} tokens/s", refresh=False)
             self._bar.update()
 
-    @property
-    def tokens_per_second(self) -> float:
-        return self._steps_timed * self.tokens_per_step / self._seconds_timed if self._steps_timed else 0.0
-
     def write(self, step: int, metrics: dict) -> None:
-        """Logs the row of one step: numbers, and at times a `sample` of text."""
+        """Logs numbers of one step, and at times a `sample` of text; they join the step's row if it has one.
+
+        Raises:
+            RunError: if they cannot be written.
+        """
         row = {
             "step": step,
             "tokens": step * self.tokens_per_step,
             **metrics,
-            "tokens_per_second": round(self.tokens_per_second),
+            "tokens_per_second": self.tokens_per_second,
             "elapsed_seconds": round(self.elapsed_seconds, 3),
         }
-        self.rows.append(row)
-        with open(self.directory.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        with self._writer.as_default(step=step):
-            for name, value in metrics.items():
-                if name in NOT_SCALARS:
-                    tf.summary.text(name, f"```\n{value}\n```")
-                else:
-                    tf.summary.scalar(name, value)
-            tf.summary.scalar("tokens_per_second", self.tokens_per_second)
-        self._writer.flush()
+        if self.rows and self.rows[-1]["step"] == step:
+            self.rows[-1] |= row
+            self._write_rows()
+        else:
+            self.rows.append(row)
+            with open(self.directory.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        self._write_events(step, metrics)
         if "sample" in metrics:
             self._write_samples()
         self._tell(row)
@@ -90,10 +104,18 @@ class RunLog:
         else:
             print(text, flush=True)
 
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        self._writer.close()
+    def _write_events(self, step: int, metrics: dict) -> None:
+        try:
+            with self._writer.as_default(step=step):
+                for name, value in metrics.items():
+                    if name in NOT_SCALARS:
+                        tf.summary.text(name, f"```\n{value}\n```")
+                    else:
+                        tf.summary.scalar(name, value)
+                tf.summary.scalar("tokens_per_second", self.tokens_per_second)
+            self._writer.flush()
+        except tf.errors.OpError as error:
+            raise RunError(f"cannot write to {self.directory.tensorboard} ({reason(error)})") from error
 
     def _tell(self, row: dict) -> None:
         is_notable = "validation_loss" in row or "sample" in row
@@ -103,15 +125,15 @@ class RunLog:
             self.say(f"--- sample at step {row['step']} ---\n{row['sample']}\n---")
 
     def _line(self, row: dict) -> str:
-        left = self.num_steps - row["step"]
-        seconds_per_step = self._seconds_timed / self._steps_timed if self._steps_timed else 0.0
         parts = [f"step {row['step']:,}/{self.num_steps:,}"]
         if "loss" in row:
             parts.append(f"loss {row['loss']:.4f}")
         if "validation_loss" in row:
             parts.append(f"validation {row['validation_loss']:.4f}")
-        parts.append(f"{self.tokens_per_second:,.0f} tokens/s")
-        parts.append(f"ETA {duration(left * seconds_per_step)}")
+        if self.tokens_per_second:
+            left = (self.num_steps - row["step"]) * self.tokens_per_step
+            parts.append(f"{self.tokens_per_second:,} tokens/s")
+            parts.append(f"ETA {duration(left / self.tokens_per_second)}")
         return "  ".join(parts)
 
     def _write_rows(self) -> None:
@@ -120,14 +142,14 @@ class RunLog:
 
     def _write_samples(self) -> None:
         samples = [f"--- step {row['step']} ---\n{row['sample']}\n" for row in self.rows if "sample" in row]
-        if samples:
+        if samples or self.directory.samples.exists():
             replace_text(self.directory.samples, "\n".join(samples))
 
 
 def read_rows(directory: RunDirectory) -> list[dict]:
     """Rows of metrics.jsonl; a line that a crash cut short is left out."""
     try:
-        lines = directory.metrics.read_text(encoding="utf-8").splitlines()
+        lines = directory.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
     rows = []
@@ -148,4 +170,6 @@ def replace_text(path, text: str) -> None:
 
 def duration(seconds: float) -> str:
     """`1:02:03` or `2:03`."""
-    return time.strftime("%-H:%M:%S" if seconds >= 3600 else "%-M:%S", time.gmtime(seconds))
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

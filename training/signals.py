@@ -1,5 +1,6 @@
 """Stopping a run between two steps."""
 
+import os
 import signal
 
 
@@ -22,3 +23,4 @@ class StopRequest:
     def _handle(self, number, frame) -> None:
         self.requested = True
         self.__exit__()
+        os.write(2, b"\nstopping after this step; once more to stop at once\n")  # print() may be interrupted

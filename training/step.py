@@ -53,17 +53,12 @@ def make_train_step(
         count = tf.maximum(tf.reduce_sum(tf.cast(targets >= 0, tf.float32)), 1.0)
         if accumulation_steps == 1:
             return micro_batch_gradients(inputs, targets, step_seed, 0, count)
-        rows = inputs.shape[0] // accumulation_steps
+        # (accumulation_steps, rows, ...): XLA cannot cut a range of rows that depends on the index.
+        inputs, targets = (tf.stack(tf.split(part, accumulation_steps)) for part in (inputs, targets))
         loss, total = tf.constant(0.0), [tf.zeros_like(variable) for variable in variables]
         for index in tf.range(accumulation_steps):
-            micro_inputs = tf.ensure_shape(
-                inputs[index * rows : (index + 1) * rows], (rows, *inputs.shape[1:])
-            )
-            micro_targets = tf.ensure_shape(
-                targets[index * rows : (index + 1) * rows], (rows, *targets.shape[1:])
-            )
             micro_loss, gradients = micro_batch_gradients(
-                micro_inputs, micro_targets, step_seed, index, count
+                inputs[index], targets[index], step_seed, index, count
             )
             loss += micro_loss
             total = [a + b for a, b in zip(total, gradients, strict=True)]

@@ -152,7 +152,7 @@ def test_a_missing_key_is_told_with_an_example(value):
         ({"name": ""}, "name must be a plain directory name, got ''"),
         ({"name": ".."}, "name must be a plain directory name, got '..'"),
         ({"name": "a/b"}, "name must be a plain directory name, got 'a/b'"),
-        ({"accumulation_steps": 3}, "accumulation_steps must divide batch_size 16, got 3"),
+        ({"accumulation_steps": 3}, "accumulation_steps must divide batch_size 8, got 3"),
         ({"model": {"dim": 30}}, "model.dim must be a multiple of num_heads 4, got 30"),
     ],
 )

@@ -1,0 +1,83 @@
+"""A tiny run of train.py, which tests of the command line share."""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+WORDS = (
+    "a the quick brown fox jumps over lazy dogs while seven wizards quietly vex five big jars".split()  # noqa: SIM905
+)
+TINY = (
+    "data=text_files",
+    "data.held_out=0.2",
+    "context_length=16",
+    "model.dim=16",
+    "model.num_layers=1",
+    "model.num_heads=2",
+    "model.num_kv_heads=1",
+    "model.mlp_dim=24",
+    "model.dropout=0.1",
+    "num_steps=30",
+    "batch_size=4",
+    "accumulation_steps=2",
+    "precision=float32",
+    "compile=graph",
+    "log_every=5",
+    "eval_every=10",
+    "eval_batches=2",
+    "sample_every=20",
+    "checkpoint_every=10",
+    "optimizer.learning_rate=5e-3",
+    "optimizer.warmup_steps=2",
+)
+
+
+class Workplace:
+    """A directory with a text, and the command line of a tiny run on it, which takes a second to compile."""
+
+    def __init__(self, path: Path):
+        self.text = path / "text.txt"
+        self.outputs = path / "outputs"
+        self.places = (
+            f"data.path={self.text}",
+            f"data.cache_dir={path / 'cache'}",
+            f"output_dir={self.outputs}",
+        )
+        choose = random.Random(0).choices
+        self.text.write_text("".join(" ".join(choose(WORDS, k=8)) + "\n" for _ in range(100)))
+
+    def arguments(self, *changes: str) -> list[str]:
+        """The tiny run with other values; `~key` leaves one out."""
+        flags = [change for change in changes if change.startswith("-")]
+        changed = {change.lstrip("~").partition("=")[0] for change in changes}
+        defaults = [word for word in (*TINY, *self.places) if word.partition("=")[0] not in changed]
+        return [*flags, *defaults, *(change for change in changes if change[0] not in "~-")]
+
+    def train(self, *changes: str) -> int:
+        """The exit code of train.py, in this process."""
+        import train
+        from scripts.failures import exit_code_of
+
+        kept, variable = sys.argv, os.environ.pop("HYDRA_FULL_ERROR", None)
+        try:
+            sys.argv = ["train.py"]
+            return exit_code_of(lambda: train.main(self.arguments(*changes)))
+        finally:
+            sys.argv = kept
+            if variable is not None:
+                os.environ["HYDRA_FULL_ERROR"] = variable
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("workplace"))
+
+
+@pytest.fixture(scope="session")
+def trained_run(workplace) -> Path:
+    """The directory of a finished run, 12 steps long; tests leave it as it is."""
+    assert workplace.train("name=whole") == 0
+    return workplace.outputs / "whole"

@@ -1,0 +1,72 @@
+import functools
+
+import numpy as np
+import pytest
+
+from models.config import TransformerLMConfig
+from models.transformer import TransformerLM
+from rope.config import RopeConfig
+
+# No two axes alike: 37 tokens, 13 positions, 6 heads of 4 features.
+SIZES = {
+    "vocab_size": 37,
+    "context_length": 13,
+    "dim": 24,
+    "num_layers": 2,
+    "num_heads": 6,
+    "num_kv_heads": 6,
+    "mlp_dim": 20,
+}
+VARIANTS = {
+    "rotary": {},
+    "interpolated": {
+        "num_kv_heads": 3,
+        "rope": RopeConfig(theta=100.0, layout="half", interpolate_factor=2.0),
+    },
+    "one_kv_head": {"num_kv_heads": 1, "qk_norm": True},
+    "learned": {"position": "learned"},
+    "sinusoidal": {"position": "sinusoidal"},
+    "alibi": {"position": "alibi", "num_kv_heads": 2},
+    "none": {"position": "none"},
+}
+
+
+@functools.cache
+def _model(dtype, items):
+    model = TransformerLM(TransformerLMConfig(**(SIZES | dict(items))), dtype=dtype)
+    # At their initial size the blocks change the logits too little to show a mistake in them.
+    for number, variable in enumerate(model.weights):
+        values = np.random.default_rng(number).normal(size=variable.shape)
+        if "kernel" in variable.path:
+            values *= 1.5 * variable.shape[0] ** -0.5
+        elif "scale" in variable.path:
+            values = 1 + 0.3 * values
+        elif variable.path.endswith("/embedding/embeddings"):
+            values *= 0.3  # it is tied: a larger one makes every token predict itself
+        variable.assign(values)
+    return model
+
+
+@pytest.fixture(scope="session")
+def model_of():
+    """`model_of(dtype=..., **config)`: a tiny model with large random weights; equal calls share one.
+
+    `variant` is a key of VARIANTS.
+    """
+
+    def model_of(*, variant="rotary", dtype="float32", **options):
+        return _model(dtype, tuple((VARIANTS[variant] | options).items()))
+
+    return model_of
+
+
+@pytest.fixture(scope="session")
+def tokens():
+    """(3, 13) tokens."""
+    return np.random.default_rng(1).integers(0, 37, (3, 13)).astype(np.int32)
+
+
+def pytest_generate_tests(metafunc):
+    by_hand = any("variant" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "variant" in metafunc.fixturenames and not by_hand:
+        metafunc.parametrize("variant", VARIANTS)

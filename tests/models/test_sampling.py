@@ -1,0 +1,230 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.sampling import FINISHED, Row, Sampler, SamplingOptions, choose
+
+CONTEXT = 9
+GREEDY = SamplingOptions(temperature=0)
+WARM = SamplingOptions(temperature=1.5, seed=5)
+PROMPTS = [[4], [30, 2, 2, 17, 9, 1, 8, 8, 5], [11, 3, 20], [7, 7, 7, 7, 7, 7, 1]]
+
+
+@pytest.fixture(scope="module")
+def sampler_of(model_of):
+    samplers = {}
+
+    def sampler_of(**options):
+        model = model_of(context_length=CONTEXT, **options)
+        return samplers.setdefault(id(model), Sampler(model))
+
+    return sampler_of
+
+
+@pytest.fixture(scope="module")
+def sampler(sampler_of):
+    return sampler_of(num_kv_heads=3)
+
+
+def generated(sampler, prompt, num_tokens, options):
+    """The tokens that continue one prompt."""
+    return [int(token) for (token,) in sampler.generate([prompt], num_tokens, options)]
+
+
+def reference_greedy(model, prompts, num_tokens):
+    """Greedy continuations by full passes: past the context, its last `context_length // 2` tokens remain."""
+    full_pass = tf.function(model, input_signature=[tf.TensorSpec((1, None), tf.int32)])
+    continued = []
+    for prompt in prompts:
+        window, tokens = list(prompt), []
+        for _ in range(num_tokens):
+            tokens.append(int(np.argmax(full_pass(tf.constant([window]))[0, -1])))
+            window.append(tokens[-1])
+            if len(window) > CONTEXT:
+                window = window[-(CONTEXT // 2) :]
+        continued.append(tokens)
+    return continued
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_kv_heads": 3}, {"position": "learned"}, {"position": "alibi"}], ids=str
+)
+def test_greedy_equals_full_passes_past_the_end_of_the_context(sampler_of, options):
+    sampler = sampler_of(**options)
+    # One, nine and three of nine positions: they slide at different steps.
+    ours = [generated(sampler, prompt, 25, GREEDY) for prompt in PROMPTS[:3]]
+    assert ours == reference_greedy(sampler.model, PROMPTS[:3], 25)
+    assert len(set().union(*ours)) > 4  # not one token for ever
+
+
+def test_mixed_bfloat16_generates(sampler_of):
+    sampler = sampler_of(dtype="mixed_bfloat16")
+    assert all(0 <= token < 37 for token in generated(sampler, PROMPTS[2], 12, WARM))
+
+
+@pytest.mark.parametrize("options", [GREEDY, WARM], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("overflow", ["slide", "stop"])
+def test_a_batch_equals_each_prompt_alone(sampler, options, overflow):
+    stop_token = generated(sampler, PROMPTS[2], 4, options)[-1]  # so that a row stops in the middle
+    options = SamplingOptions(
+        temperature=options.temperature, seed=options.seed, overflow=overflow, stop_token=stop_token
+    )
+    together = np.array(list(sampler.generate(PROMPTS, 23, options)))
+    assert together.dtype.kind == "i"
+    lengths = set()
+    for row, prompt in enumerate(PROMPTS):
+        alone = [token for token in generated(sampler, prompt, 23, options) if token != FINISHED]
+        assert list(together[: len(alone), row]) == alone
+        assert np.all(together[len(alone) :, row] == FINISHED)
+        lengths.add(len(alone))
+    assert len(lengths) > 1
+
+
+def test_the_seed_decides_what_is_drawn(sampler):
+    once, again = (generated(sampler, PROMPTS[2], 15, WARM) for _ in range(2))
+    assert once == again
+    other = generated(sampler, PROMPTS[2], 15, SamplingOptions(temperature=1.5, seed=6))
+    assert other != once
+
+
+def test_noise_is_keyed_by_seed_prompt_and_token_index():
+    def noise(seed, prompt, index):
+        row = Row(prompt, seed)
+        row.tokens += [1] * index
+        return tuple(row.noise(5))
+
+    keys = [(0, [1, 23], 0), (1, [1, 23], 0), (0, [12, 3], 0), (0, [1, 2, 3], 0), (0, [1, 23], 1)]
+    draws = [noise(*key) for key in keys]
+    assert len(set(draws)) == len(keys)
+    assert draws == [noise(*key) for key in keys]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_draws_follow_the_softmax_at_the_temperature(temperature):
+    logits, draws = np.array([1.0, -0.5, 0.3, 2.0, -2.0], np.float32), 8_000
+    options = SamplingOptions(temperature=temperature)
+    counts = np.zeros(5)
+    for seed in range(draws // 100):
+        row = Row([3], seed)
+        for _ in range(100):
+            counts[choose(logits, options, row.noise(5))] += 1
+            row.tokens.append(0)
+    expected = draws * np.exp(logits / temperature) / np.sum(np.exp(logits / temperature))
+    chi_square = np.sum((counts - expected) ** 2 / expected)
+    assert chi_square < 23.5  # 4 degrees of freedom: exceeded once in 10,000
+
+
+def candidates(logits, **options):
+    """The tokens that some noise can choose."""
+    logits = np.asarray(logits, np.float32)
+    return {choose(logits, SamplingOptions(**options), 1e6 * row) for row in np.eye(len(logits))}
+
+
+PROBABILITIES = np.log([0.1, 0.4, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({}, {0, 1, 2, 3}),
+        ({"top_k": 1}, {1}),
+        ({"top_k": 3}, {1, 2, 3}),
+        ({"top_k": 9}, {0, 1, 2, 3}),
+        ({"top_p": 1e-9}, {1}),
+        ({"top_p": 0.39}, {1}),
+        ({"top_p": 0.41}, {1, 3}),
+        ({"top_p": 0.69}, {1, 3}),
+        ({"top_p": 0.71}, {1, 2, 3}),
+        ({"top_p": 1.0}, {0, 1, 2, 3}),
+        ({"top_k": 2, "top_p": 0.5}, {1}),  # 0.4 of 0.7 is enough
+        ({"top_k": 2, "top_p": 0.6}, {1, 3}),
+        ({"temperature": 0.25, "top_p": 0.7}, {1}),  # 0.4^4 : 0.3^4 : 0.2^4 : 0.1^4
+        ({"temperature": 100.0, "top_p": 0.7}, {1, 2, 3}),
+    ],
+)
+def test_top_k_and_top_p_keep_the_likeliest(options, kept):
+    assert candidates(PROBABILITIES, **options) == kept
+
+
+def test_ties_at_the_edge_keep_no_more_than_asked():
+    assert candidates([0.0, 2.0, 1.0, 1.0, 1.0], top_k=2) == {1, 2}
+    assert candidates([1.0, 1.0, 1.0, 1.0], top_p=0.5) == {0, 1}
+    assert candidates([1.0, 1.0, 1.0], top_k=1) == {0}
+
+
+def test_greedy_takes_the_likeliest_and_needs_no_noise():
+    assert choose(np.array([0.5, 2.0, 2.0, -1.0], np.float32), GREEDY, None) == 1
+
+
+def test_top_k_1_samples_what_greedy_takes(sampler):
+    options = SamplingOptions(temperature=1.5, top_k=1)
+    assert generated(sampler, PROMPTS[2], 12, options) == generated(sampler, PROMPTS[2], 12, GREEDY)
+
+
+def test_the_stop_token_ends_a_row_and_is_no_part_of_it(sampler):
+    free = generated(sampler, PROMPTS[2], 12, WARM)
+    stop = free[6]
+    stopped = generated(sampler, PROMPTS[2], 12, SamplingOptions(temperature=1.5, seed=5, stop_token=stop))
+    assert stopped == free[: free.index(stop)] + [FINISHED]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_row_that_stops_has_one_token_more_than_the_context(sampler, prompt):
+    stopping = SamplingOptions(temperature=0, overflow="stop")
+    expected = generated(sampler, prompt, 25, GREEDY)[: CONTEXT + 1 - len(prompt)]
+    assert generated(sampler, prompt, 25, stopping) == expected
+    assert generated(sampler, prompt, 1, stopping) == expected[:1]
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 8, 9, 20])
+def test_as_many_tokens_come_as_were_asked_for(sampler, num_tokens):
+    assert len(generated(sampler, PROMPTS[2], num_tokens, GREEDY)) == num_tokens
+
+
+def test_a_context_of_one_token_generates(model_of):
+    model = model_of(context_length=1)
+    ours = generated(Sampler(model), [4], 5, GREEDY)
+    token, expected = 4, []
+    for _ in range(5):
+        token = int(np.argmax(model(np.array([[token]]))[0, -1]))
+        expected.append(token)
+    assert ours == expected
+
+
+def test_one_trace_serves_every_batch_and_chunk(sampler):
+    for prompts in (PROMPTS, PROMPTS[:2], PROMPTS[3:]):
+        list(sampler.generate(prompts, 12, WARM))
+    assert sampler._decode.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize(
+    ("prompts", "problem"),
+    [
+        ([], "there is no prompt; give at least one"),
+        ([[3], []], "a prompt is empty; give at least one token"),
+        ([[3], [1] * 10], "a prompt has 10 tokens, the context holds 9; shorten it"),
+        ([[3], [36, 37]], "a prompt has a token outside the vocabulary of 37"),
+        ([[-1]], "a prompt has a token outside the vocabulary of 37"),
+    ],
+)
+def test_a_bad_prompt_is_refused_before_anything_is_generated(sampler, prompts, problem):
+    with pytest.raises(ValueError, match=problem):
+        sampler.generate(prompts, 5, GREEDY)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"temperature": -0.1}, "temperature must be >= 0, got -0.1; 0 is greedy"),
+        ({"temperature": float("nan")}, "temperature must be >= 0, got nan"),
+        ({"top_k": 0}, "top_k must be >= 1, got 0"),
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
+        ({"top_p": 1.01}, r"top_p must be in \(0, 1\], got 1.01"),
+        ({"top_p": float("nan")}, r"top_p must be in \(0, 1\], got nan"),
+        ({"seed": -1}, "seed must be >= 0, got -1"),
+        ({"overflow": "wrap"}, "overflow must be 'slide' or 'stop', got 'wrap'"),
+    ],
+)
+def test_bad_options_are_refused(options, problem):
+    with pytest.raises(ValueError, match=problem):
+        SamplingOptions(**options)

@@ -1,0 +1,242 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.config import TransformerLMConfig
+from models.transformer import TransformerLM
+from rope.config import RopeConfig
+
+SEED = tf.constant([3, 4], tf.int32)
+
+
+def relative_difference(a, b):
+    """Largest difference, in standard deviations of `b`."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return np.max(abs(a - b)) / np.std(b)
+
+
+def reference_logits(model, tokens):
+    """The model in NumPy, float64, one row and one head at a time, from its config and weights alone."""
+    config, weights = model.config, {w.path.split("/", 1)[1]: w.numpy().astype(float) for w in model.weights}
+    return np.stack([reference_row(config, weights, row) for row in tokens])
+
+
+def reference_row(config, weights, tokens):
+    length, head_dim = len(tokens), config.dim // config.num_heads
+    x = weights["embedding/embeddings"][tokens]
+    if config.position == "learned":
+        x = x + weights["position_embedding/embeddings"][:length]
+    if config.position == "sinusoidal":
+        angles = np.arange(length)[:, None] / 10_000.0 ** (np.arange(0, config.dim, 2) / config.dim)
+        x = x + np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, config.dim)
+    for index in range(config.num_layers):
+        part = {name: weights[f"block_{index}/{name}"] for name in BLOCK_WEIGHTS}
+        qkv = rms_norm(x, part["attention_norm/scale"]) @ part["attention/qkv/kernel"]
+        heads = qkv.reshape(length, -1, head_dim).swapaxes(0, 1)
+        mixed = []
+        for head in range(config.num_heads):
+            shared = head * config.num_kv_heads // config.num_heads
+            query, key = heads[head], heads[config.num_heads + shared]
+            value = heads[config.num_heads + config.num_kv_heads + shared]
+            if config.qk_norm:
+                query = rms_norm(query, weights[f"block_{index}/attention/query_norm/scale"])
+                key = rms_norm(key, weights[f"block_{index}/attention/key_norm/scale"])
+            if config.position == "rotary":
+                query, key = rotated(query, config.rope), rotated(key, config.rope)
+            scores = query @ key.T / np.sqrt(head_dim)
+            if config.position == "alibi":
+                slope = {1: 2**-2, 2: 2**-4, 3: 2**-6, 4: 2**-8, 5: 2**-1, 6: 2**-3}[head + 1]  # of 6 heads
+                scores = scores - slope * (np.arange(length)[:, None] - np.arange(length))
+            scores = np.where(np.tri(length, dtype=bool), scores, -np.inf)
+            attention = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+            mixed.append(attention @ value)
+        x = x + np.concatenate(mixed, axis=-1) @ part["attention/output/kernel"]
+        gate, up = np.split(rms_norm(x, part["mlp_norm/scale"]) @ part["mlp/gate_and_up/kernel"], 2, axis=-1)
+        x = x + (gate / (1 + np.exp(-gate)) * up) @ part["mlp/down/kernel"]
+    return rms_norm(x, weights["norm/scale"]) @ weights["embedding/embeddings"].T
+
+
+BLOCK_WEIGHTS = (
+    "attention_norm/scale",
+    "attention/qkv/kernel",
+    "attention/output/kernel",
+    "mlp_norm/scale",
+    "mlp/gate_and_up/kernel",
+    "mlp/down/kernel",
+)
+
+
+def rms_norm(x, scale):
+    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-5) * scale
+
+
+def rotated(x, rope):
+    length, dim = x.shape
+    frequencies = rope.theta ** (-np.arange(0, dim, 2) / dim) / rope.interpolate_factor
+    turn = np.exp(1j * np.arange(length)[:, None] * frequencies)
+    if rope.layout == "interleaved":
+        z = (x[:, 0::2] + 1j * x[:, 1::2]) * turn
+        return np.stack([z.real, z.imag], axis=-1).reshape(length, dim)
+    z = (x[:, : dim // 2] + 1j * x[:, dim // 2 :]) * turn
+    return np.concatenate([z.real, z.imag], axis=-1)
+
+
+def test_logits_are_those_of_the_model_written_in_numpy(model_of, tokens, variant):
+    model = model_of(variant=variant)
+    logits = model(tokens)
+    assert (logits.shape, logits.dtype) == ((3, 13, 37), tf.float32)
+    assert relative_difference(logits, reference_logits(model, tokens)) < 1e-4  # float32, two layers
+
+
+def test_a_later_token_does_not_change_earlier_logits(model_of, tokens, variant):
+    model = model_of(variant=variant)
+    changed = tokens.copy()
+    changed[:, 5] = (changed[:, 5] + 1) % 37
+    before, after = model(tokens).numpy(), model(changed).numpy()
+    np.testing.assert_array_equal(after[:, :5], before[:, :5])
+    assert np.all(np.max(abs(after - before), axis=(0, 2))[5:] > 1e-3)
+
+
+def test_each_position_option_gives_other_logits(model_of, tokens):
+    rope = {
+        "theta": RopeConfig(theta=50.0),
+        "layout": RopeConfig(layout="half"),
+        "interpolate_factor": RopeConfig(interpolate_factor=2.0),
+    }
+    options = {name: {"position": name} for name in ("rotary", "learned", "sinusoidal", "alibi", "none")}
+    options |= {name: {"rope": config} for name, config in rope.items()}
+    source = {weight.path: weight for weight in model_of(num_layers=1).weights}
+    logits = {}
+    for name, option in options.items():
+        model = model_of(num_layers=1, **option)
+        logits[name] = model(tokens).numpy()
+        if name != "learned":
+            for weight in model.weights:  # the same ones, so that only the option differs
+                np.testing.assert_array_equal(weight, source[weight.path])
+    names = list(options)
+    for i, a in enumerate(names):
+        for b in names[:i]:
+            assert relative_difference(logits[a], logits[b]) > 1e-2, (a, b)
+
+
+@pytest.mark.parametrize("position", ["rotary", "learned", "sinusoidal", "alibi", "none"])
+def test_only_without_positions_is_the_order_of_the_past_unseen(model_of, tokens, position):
+    model = model_of(position=position, num_layers=1)  # a second layer sees the order through the mask
+    swapped = tokens.copy()
+    swapped[:, [2, 7]] = tokens[:, [7, 2]]
+    difference = relative_difference(model(swapped)[:, -1], model(tokens)[:, -1])
+    if position == "none":
+        assert difference < 1e-5  # float32
+    else:
+        assert difference > 1e-3
+
+
+def test_rotary_logits_at_a_shorter_context_are_a_prefix(model_of, tokens):
+    # No weight depends on the length, so the same weights serve a longer context.
+    longer = model_of(context_length=26)(np.tile(tokens, (1, 2)))
+    assert relative_difference(longer[:, :13], model_of()(tokens)) < 1e-5  # float32
+
+
+def test_eager_graph_and_xla_agree(model_of, tokens):
+    model = model_of(num_kv_heads=1, qk_norm=True)
+
+    def loss_and_gradients(tokens):
+        with tf.GradientTape() as tape:
+            logits = model(tokens[:, :-1], training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tokens[:, 1:], logits)
+            loss = tf.reduce_mean(losses)
+        return logits, tape.gradient(loss, model.trainable_variables)
+
+    eager_logits, eager_gradients = loss_and_gradients(tf.constant(tokens))
+    for options in ({}, {"jit_compile": True}):
+        logits, gradients = tf.function(loss_and_gradients, **options)(tf.constant(tokens))
+        assert relative_difference(logits, eager_logits) < 1e-5  # float32
+        assert len(gradients) == len(model.weights)
+        for gradient, expected in zip(gradients, eager_gradients, strict=True):
+            gradient, expected = tf.convert_to_tensor(gradient), tf.convert_to_tensor(expected)
+            assert relative_difference(gradient, expected) < 1e-4  # float32
+
+
+def test_training_with_dropout_needs_a_seed(model_of, tokens):
+    with pytest.raises(ValueError, match="training with dropout needs a seed"):
+        model_of(dropout=0.3)(tokens, training=True)
+    model_of()(tokens, training=True)  # without dropout it does not
+
+
+def test_dropout_is_drawn_from_the_seed_alone(model_of, tokens):
+    model = model_of(dropout=0.3)
+    once = model(tokens, training=True, seed=SEED)
+    np.testing.assert_array_equal(model(tokens, training=True, seed=SEED), once)
+    assert relative_difference(model(tokens, training=True, seed=SEED + 1), once) > 0.1
+    in_a_graph = tf.function(lambda tokens, seed: model(tokens, training=True, seed=seed))
+    assert relative_difference(in_a_graph(tokens, SEED), once) < 1e-5  # float32
+
+
+def test_inference_drops_nothing(model_of, tokens):
+    expected = model_of()(tokens)
+    np.testing.assert_array_equal(model_of(dropout=0.3)(tokens), expected)
+    np.testing.assert_array_equal(model_of(dropout=0.3)(tokens, seed=SEED), expected)
+
+
+def test_each_place_of_each_layer_drops_other_features(monkeypatch, model_of, tokens):
+    import models.layers
+    import models.transformer
+
+    seeds, rates = [], []
+
+    def recording(x, rate, seed):
+        seeds.append(tuple(seed.numpy()))
+        rates.append(rate)
+        return x
+
+    monkeypatch.setattr(models.layers, "dropout", recording)
+    monkeypatch.setattr(models.transformer, "dropout", recording)
+    model_of(dropout=0.3)(tokens, training=True, seed=SEED)
+    assert len(seeds) == len(set(seeds)) == 5  # the embedding, and attention and MLP of two layers
+    assert rates == [0.3] * 5
+
+
+def test_weights_and_logits_are_float32_under_mixed_bfloat16(model_of, tokens):
+    model = model_of(variant="learned", dtype="mixed_bfloat16", qk_norm=True)
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    logits = model(tokens)
+    assert logits.dtype == tf.float32
+    exact = model_of(variant="learned", qk_norm=True)(tokens)
+    difference = relative_difference(logits, exact)
+    # bfloat16 has 8 bits; the blocks compute in it, or the difference were float32's.
+    assert 1e-3 < difference < 0.3
+
+
+@pytest.mark.parametrize("position", ["rotary", "learned", "none"])
+def test_weights_are_those_of_the_config_and_no_tables(model_of, position):
+    model = model_of(position=position, num_kv_heads=3, qk_norm=True)
+    vocabulary, context, dim, heads, kv_heads, head_dim, mlp = 37, 13, 24, 6, 3, 4, 20
+    block = 2 * dim + dim * (heads + 2 * kv_heads) * head_dim + dim * dim + 3 * dim * mlp + 2 * head_dim
+    expected = vocabulary * dim + 2 * block + dim + (context * dim if position == "learned" else 0)
+    assert model.count_params() == expected  # one vocabulary: it is tied
+    assert len(model.trainable_variables) == len(model.weights)
+
+
+def test_an_untrained_model_expects_every_token_alike():
+    config = TransformerLMConfig(vocab_size=97, context_length=32, dim=48, num_layers=2, mlp_dim=96)
+    tokens = np.random.default_rng(0).integers(0, 97, (8, 32))
+    logits = TransformerLM(config)(tokens)
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(np.roll(tokens, -1, axis=1), logits)
+    np.testing.assert_allclose(np.mean(loss), math.log(97), atol=0.1)  # embeddings of deviation 0.02
+
+
+def test_learned_positions_end_with_the_context(model_of):
+    model = model_of(variant="learned")
+    with pytest.raises(ValueError, match="learned positions end at context_length 13, got 14 tokens"):
+        model(tf.zeros((2, 14), tf.int32))
+    with pytest.raises(ValueError, match="learned positions end at context_length 13, got 14 tokens"):
+        model.make_cache(2, capacity=14)
+
+
+def test_a_config_that_contradicts_itself_is_refused():
+    with pytest.raises(
+        ValueError, match=r"dim must be a multiple of num_heads 5.*; num_kv_heads must divide"
+    ):
+        TransformerLM(TransformerLMConfig(dim=24, num_heads=5, num_kv_heads=2))

@@ -1,0 +1,190 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rope.frequencies import language_frequencies
+from rope.rotation import LAYOUTS, rotary_angles, rotary_table, rotate
+
+QUERY, KEY = np.arange(1, 9) / 8, np.arange(8, 0, -1) / 8
+
+in_both_layouts = pytest.mark.parametrize("layout", LAYOUTS)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def rotated(x, positions, layout, *, theta=10_000.0):
+    """Our rotation of (..., length, dim) `x` by (..., length) positions."""
+    x = tf.convert_to_tensor(x)
+    angles = rotary_angles(positions, language_frequencies(x.shape[-1], theta=theta))
+    return rotate(x, rotary_table(angles, layout=layout), layout=layout)
+
+
+def angles64(positions, dim):
+    """The angles in float64, written out."""
+    return np.asarray(positions, np.float64)[..., None] / 10_000.0 ** (np.arange(0, dim, 2) / dim)
+
+
+@in_both_layouts
+def test_rotation_gives_the_published_values(layout):
+    # Computed in NumPy from the formulas of RoFormer (interleaved) and of GPT-NeoX (half).
+    published = {
+        "interleaved": [-0.15902906, -0.22985812, 0.21049108, 0.58848832]
+        + [0.60222215, 0.76840971, 0.87199607, 1.0026205],
+        "half": [-0.21194907, 0.01719397, 0.3485852, 0.49699775]
+        + [-0.60110531, 0.79038242, 0.88585459, 1.0014955],
+    }[layout]
+    ours = rotated(QUERY[np.newaxis].astype(np.float32), [3], layout)[0]
+    np.testing.assert_allclose(ours, published, atol=2e-7)  # float32 near 1
+
+
+@in_both_layouts
+def test_scores_are_the_published_ones(layout):
+    published = {"interleaved": 1.2173432343819999, "half": 0.6097626258381588}[layout]
+    query = rotated(QUERY[np.newaxis].astype(np.float32), [3], layout)[0]
+    key = rotated(KEY[np.newaxis].astype(np.float32), [1], layout)[0]
+    np.testing.assert_allclose(np.dot(query, key), published, rtol=1e-6)  # float32, eight products
+
+
+@in_both_layouts
+def test_rotation_is_a_product_of_complex_numbers(layout, by_complex_numbers):
+    x, positions = normal(2, 3, 5, 8), [0, 1, 2, 40, 99]
+    expected = by_complex_numbers(x, angles64(positions, 8), layout)
+    np.testing.assert_allclose(rotated(x, positions, layout), expected, atol=2e-5)  # float32 angles near 99
+
+
+@in_both_layouts
+def test_rotation_preserves_the_norm(layout):
+    x = normal(2, 3, 5, 8)
+    norms = np.linalg.norm(rotated(x, [0, 7, 300, 5_000, 70_000], layout), axis=-1)
+    np.testing.assert_allclose(norms, np.linalg.norm(x, axis=-1), rtol=1e-6)  # float32, eight squares
+
+
+@in_both_layouts
+def test_position_0_is_the_identity(layout):
+    x = normal(2, 3, 5, 8)
+    np.testing.assert_array_equal(rotated(x, [0] * 5, layout), x)
+
+
+@in_both_layouts
+def test_scores_depend_only_on_relative_position(layout):
+    queries, keys = normal(3, 1, 8), normal(3, 1, 8, seed=1)
+
+    def score(query_position, key_position):
+        return np.sum(rotated(queries, [query_position], layout) * rotated(keys, [key_position], layout), -1)
+
+    near = score(3, 1)
+    np.testing.assert_allclose(score(103, 101), near, atol=1e-4)  # float32 angles near 103, scores near 5
+    assert np.all(abs(score(3, 2) - near) > 1e-2)  # another distance, another score
+
+
+def test_layouts_agree_after_the_permutation_of_the_weights():
+    # q = W x, W (heads * dim, inputs); interleaved to half, per head.
+    heads, dim, inputs, length = 3, 8, 6, 5
+    x = normal(length, inputs)
+    weights = {"query": normal(heads * dim, inputs), "key": normal(heads * dim, inputs, seed=1)}
+
+    def to_half(w):
+        return w.reshape(heads, dim // 2, 2, inputs).transpose(0, 2, 1, 3).reshape(heads * dim, inputs)
+
+    def scores(weights, layout):
+        queries, keys = (
+            rotated((x @ weights[name].T).reshape(length, heads, dim).swapaxes(0, 1), range(length), layout)
+            for name in ("query", "key")
+        )
+        return queries @ np.swapaxes(keys, -1, -2)
+
+    expected = scores(weights, "interleaved")
+    converted = {name: to_half(w) for name, w in weights.items()}
+    np.testing.assert_allclose(scores(converted, "half"), expected, rtol=1e-4, atol=1e-5)  # float32
+    assert np.max(abs(scores(weights, "half") - expected)) > 1
+
+
+@in_both_layouts
+def test_eager_graph_and_xla_agree_and_the_gradient_is_the_inverse_rotation(layout, by_complex_numbers):
+    x, upstream = normal(2, 3, 5, 8), normal(2, 3, 5, 8, seed=1)
+    positions = np.array([0, 1, 2, 40, 99], np.int32)
+
+    def value_and_gradient(x, positions):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = rotated(x, positions, layout)
+        return y, tape.gradient(y, x, output_gradients=upstream)
+
+    inverse = by_complex_numbers(upstream, -angles64(positions, 8), layout)
+    eager, _ = value_and_gradient(tf.constant(x), tf.constant(positions))
+    for run in (
+        value_and_gradient,
+        tf.function(value_and_gradient),
+        tf.function(value_and_gradient, jit_compile=True),
+    ):
+        value, gradient = run(tf.constant(x), tf.constant(positions))
+        np.testing.assert_allclose(value, eager, atol=1e-6)  # float32; XLA's sine has its own last bit
+        np.testing.assert_allclose(gradient, inverse, atol=2e-5)  # float32 angles near 99
+
+
+@in_both_layouts
+def test_one_trace_serves_every_length(layout):
+    traces = 0
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None, 8)), tf.TensorSpec((None,), tf.int32)])
+    def traced(x, positions):
+        nonlocal traces
+        traces += 1
+        return rotated(x, positions, layout)
+
+    for batch, length in ((2, 5), (3, 1), (1, 11)):
+        x = normal(batch, length, 8)
+        np.testing.assert_allclose(
+            traced(x, np.arange(length, dtype=np.int32)),
+            rotated(x, np.arange(length), layout),
+            atol=1e-6,  # float32
+        )
+    assert traces == 1
+
+
+@in_both_layouts
+def test_bfloat16_is_multiplied_in_float32_and_rounded_once(layout, by_complex_numbers):
+    x = tf.cast(normal(64, 5, 8), tf.bfloat16)
+    positions = [1, 2, 3, 40, 99]
+    exact = by_complex_numbers(tf.cast(x, tf.float64), angles64(positions, 8), layout)
+    ours = rotated(x, positions, layout)
+    assert ours.dtype == tf.bfloat16
+    error = abs(tf.cast(ours, tf.float64).numpy() - exact)
+    half_unit = 2.0 ** (np.floor(np.log2(abs(exact))) - 8)  # in the last of the 8 bits of bfloat16
+    assert np.all(error <= half_unit + 2e-5)  # float32 angles near 99
+
+
+def test_positions_256_and_257_differ():
+    angles = rotary_angles([256, 257], language_frequencies(8))
+    assert angles.dtype == tf.float32
+    np.testing.assert_array_equal(angles[:, 0], [256, 257])
+
+
+@pytest.mark.parametrize("dtype", [tf.int32, tf.int64, tf.float32, tf.float64])
+def test_positions_may_be_integers_or_floats(dtype):
+    angles = rotary_angles(tf.constant([[1, 5, 9]], dtype), tf.constant([1.0, 0.25], tf.float64))
+    assert angles.dtype == tf.float32
+    np.testing.assert_array_equal(angles, [[[1, 0.25], [5, 1.25], [9, 2.25]]])
+
+
+@pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
+def test_positions_in_half_precision_are_refused(dtype):
+    with pytest.raises(TypeError, match=f"positions must be integers or float32, got {dtype.name}"):
+        rotary_angles(tf.constant([256, 257], dtype), language_frequencies(8))
+
+
+def test_an_unknown_layout_is_refused():
+    angles = tf.zeros((5, 4))
+    with pytest.raises(ValueError, match="one of interleaved, half; got 'neox'"):
+        rotary_table(angles, layout="neox")
+    with pytest.raises(ValueError, match="one of interleaved, half; got 'neox'"):
+        rotate(tf.zeros((3, 5, 8)), rotary_table(angles), layout="neox")
+
+
+@in_both_layouts
+def test_a_table_wider_than_its_features_is_refused(layout):
+    table = rotary_table(tf.zeros((5, 5)), layout=layout)
+    with pytest.raises(ValueError, match="x has 8 features, fewer than the 10 of its rotary table"):
+        rotate(tf.zeros((3, 5, 8)), table, layout=layout)

@@ -1,0 +1,178 @@
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from configs.schema import parse_config, save_config
+from data.tokens import SEPARATOR
+from models.sampling import Sampler, SamplingOptions
+from models.transformer import TransformerLM
+from scripts.failures import exit_code_of
+from scripts.generate import main, print_all, stream
+from training.checkpoints import Checkpoints
+
+CONTEXT = 24
+CONFIG = {
+    "name": "tiny",
+    "context_length": CONTEXT,
+    "model": {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "mlp_dim": 20},
+    "data": {"source": "python_stdlib"},
+    "precision": "float32",
+    "compile": "graph",
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = TransformerLM(parse_config(CONFIG).model)
+    for number, weight in enumerate(model.weights):
+        weight.assign(np.random.default_rng(number).normal(size=weight.shape) / 2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def run_directory(model, tmp_path_factory):
+    """What train.py leaves, with random weights."""
+    directory = tmp_path_factory.mktemp("outputs") / "tiny"
+    directory.mkdir()
+    save_config(parse_config(CONFIG), directory / "config.yaml")
+    optimizer = keras.optimizers.SGD()
+    optimizer.build(model.trainable_variables)
+    Checkpoints(directory / "checkpoints", model, optimizer, keep=1).save(7, {"data_fingerprint": "0"})
+    return directory
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error of the command."""
+    code = exit_code_of(lambda: main([str(argument) for argument in arguments]))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def continued(model):
+    """`continued(prompt, length, **options)`: the text that the command is to print."""
+    sampler = Sampler(model)
+
+    def continued(prompt, length, **options):
+        options = SamplingOptions(**({"temperature": 0.8, "stop_token": SEPARATOR} | options))
+        steps = sampler.generate([prompt.encode()], length, options)
+        added = bytes(int(token) for (token,) in steps if token >= 0)
+        return (prompt.encode() + added).decode(errors="replace") + "\n"
+
+    return continued
+
+
+def test_a_prompt_is_printed_and_continued_by_the_trained_model(capsys, run_directory, continued):
+    code, out, err = run(capsys, run_directory, "--prompt", "def née", "--length", 12)
+    assert (code, out, err) == (0, continued("def née", 12), "")
+
+
+def test_each_option_reaches_the_sampling(capsys, run_directory, continued):
+    options = {"temperature": 2.0, "top_k": 50, "top_p": 0.7, "seed": 3}
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    _, out, _ = run(capsys, run_directory, "--prompt", "ab", "--length", 22, *arguments)
+    assert out == continued("ab", 22, **options)
+    for name in options:  # each of them decides
+        assert out != continued("ab", 22, **{key: options[key] for key in options if key != name})
+
+
+def test_several_prompts_are_continued_as_alone(capsys, run_directory, continued):
+    a, b = "def ", "a longer one"
+    _, out, _ = run(capsys, run_directory, "--prompt", a, "--prompt", b, "--length", 9)
+    assert out == f"--- 1 ---\n{continued(a, 9)}--- 2 ---\n{continued(b, 9)}"
+
+
+@pytest.mark.parametrize(
+    ("overflow", "added", "what"),
+    [
+        ("slide", 30, "past it, the text goes on from the later half of the context"),
+        ("stop", CONTEXT + 1 - 4, "the text ends there"),
+    ],
+)
+def test_a_text_longer_than_the_context_is_announced(capsys, run_directory, continued, overflow, added, what):
+    code, out, err = run(
+        capsys, run_directory, "--prompt", "def ", "--length", 30, "--temperature", 0, "--overflow", overflow
+    )
+    assert (code, out) == (0, continued("def ", added, temperature=0))
+    note = f"note: 4 bytes of prompt and 30 more exceed the context of {CONTEXT}; {what}.\n"
+    assert err == note
+
+
+def test_characters_are_streamed_whole_and_at_once(capsys):
+    text, seen = "é→🙂x", []
+
+    def steps():
+        for byte in text.encode():
+            seen.append(capsys.readouterr().out)
+            yield np.array([byte])
+
+    stream(np.frombuffer(b"ab", np.uint8), steps())
+    seen.append(capsys.readouterr().out)
+    assert seen == ["ab", "", "é", "", "", "→", "", "", "", "🙂", "x\n"]
+
+
+def test_a_character_begun_by_the_prompt_is_completed(capsys):
+    stream(b"ab\xe2\x86", [np.array([0x92]), np.array([ord("c")])])
+    assert capsys.readouterr().out == "ab→c\n"
+
+
+def test_bytes_that_are_no_text_are_replaced(capsys):
+    stream(b"\xffa", [np.array([0xFF]), np.array([ord("b")]), np.array([0xE2])])
+    assert capsys.readouterr().out == "\ufffda\ufffdb\ufffd\n"
+
+
+def test_tokens_that_are_no_bytes_are_left_out(capsys):
+    # 256 and above: of a model with a larger vocabulary; -1: of a row that has ended.
+    steps = [np.array(step) for step in ([ord("c"), 300], [256, ord("d")], [-1, ord("e")])]
+    stream(b"ab", [step[:1] for step in steps])
+    assert capsys.readouterr().out == "abc\n"
+    print_all([b"ab", b"AB"], steps)
+    assert capsys.readouterr().out == "--- 1 ---\nabc\n--- 2 ---\nABde\n"
+
+
+def test_a_prompt_that_is_not_utf_8_is_continued(capsys, run_directory):
+    code, out, _ = run(capsys, run_directory, "--prompt", "a\udcff", "--length", 3)
+    assert code == 0
+    assert out.startswith("a\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--prompt", ""], "a prompt is empty; give at least one token."),
+        (
+            ["--prompt", "x" * (CONTEXT + 1)],
+            f"a prompt has {CONTEXT + 1} tokens, the context holds {CONTEXT}; shorten it.",
+        ),
+        (["--prompt", "a", "--temperature", "-1"], "temperature must be >= 0, got -1.0; 0 is greedy."),
+        (["--prompt", "a", "--temperature", "nan"], "temperature must be >= 0, got nan; 0 is greedy."),
+        (["--prompt", "a", "--top-p", "1.5"], "top_p must be in (0, 1], got 1.5."),
+        (["--prompt", "a", "--top-k", "0"], "top_k must be >= 1, got 0."),
+        (["--prompt", "a", "--seed", "-2"], "seed must be >= 0, got -2."),
+    ],
+)
+def test_a_wrong_input_is_told_in_one_line(capsys, run_directory, arguments, problem):
+    assert run(capsys, run_directory, *arguments) == (2, "", f"error: {problem}\n")
+
+
+@pytest.mark.parametrize("length", ["0", "-3", "many"])
+def test_a_wrong_length_is_told(capsys, run_directory, length):
+    with pytest.raises(SystemExit) as exited:
+        main([str(run_directory), "--prompt", "a", "--length", length])
+    assert exited.value.code == 2
+    assert "argument --length" in capsys.readouterr().err
+
+
+def test_a_directory_without_a_run_is_told(capsys, tmp_path):
+    code, out, err = run(capsys, tmp_path / "nothing", "--prompt", "a")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"error: {tmp_path / 'nothing'} is not a run directory" in err
+
+
+def test_a_run_without_a_checkpoint_is_told(capsys, run_directory, tmp_path):
+    shutil.copy(run_directory / "config.yaml", tmp_path)
+    code, out, err = run(capsys, tmp_path, "--prompt", "a")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"error: {tmp_path} has no checkpoint" in err

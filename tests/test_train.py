@@ -1,0 +1,387 @@
+"""Whole runs of train.py, most of them in this process: a tiny model really trains on a real text."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+
+import train
+from training.run_directory import RunDirectory
+from training.run_log import RunLog
+
+PROGRAM = Path(train.__file__)
+TIMING = {"tokens_per_second", "elapsed_seconds"}
+UNTRAINED_LOSS = np.log(256)
+
+
+def tensors_of(run, *, step=30):
+    """All that a checkpoint holds: weights, optimizer slots, the iteration."""
+    reader = tf.train.load_checkpoint(str(run / "checkpoints" / f"step-{step:08d}" / "tensors"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def assert_same_tensors(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def rows_of(run):
+    """Rows of metrics.jsonl, without what depends on the clock."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(row.keys() >= TIMING for row in rows)
+    return [{key: value for key, value in row.items() if key not in TIMING} for row in rows]
+
+
+def contents_of(directory):
+    """Bytes of every file below."""
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def copy_of(run, name):
+    """A run that is another in name alone."""
+    copy = run.with_name(name)
+    shutil.copytree(run, copy)
+    return copy
+
+
+def start_process(workplace, *changes):
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), *workplace.arguments(*changes)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 60
+    while not path.exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def assert_ends_as(workplace, run, whole):
+    """The same command again brings `run` to the end of `whole`, bit for bit."""
+    assert workplace.train(f"name={run.name}") == 0
+    assert_same_tensors(tensors_of(run), tensors_of(whole))
+    assert rows_of(run) == rows_of(whole)
+    assert (run / "samples.txt").read_bytes() == (whole / "samples.txt").read_bytes()
+
+
+def test_a_run_learns(trained_run):
+    losses = [row["loss"] for row in rows_of(trained_run)]
+    assert losses[0] == pytest.approx(UNTRAINED_LOSS, abs=0.1)
+    assert losses[-1] < losses[0] - 0.5
+    validation = [row["validation_loss"] for row in rows_of(trained_run) if "validation_loss" in row]
+    assert validation == sorted(validation, reverse=True)
+
+
+def test_a_run_writes_its_files(trained_run):
+    assert sorted(path.name for path in trained_run.iterdir()) == [
+        ".lock",
+        "checkpoints",
+        "config.yaml",
+        "loss.png",
+        "metrics.jsonl",
+        "samples.txt",
+        "summary.json",
+        "tensorboard",
+    ]
+    assert [path.name for path in sorted((trained_run / "checkpoints").iterdir())] == [
+        "step-00000020",
+        "step-00000030",
+    ]
+    rows = rows_of(trained_run)
+    assert [row["step"] for row in rows] == [1, 5, 10, 15, 20, 25, 30]
+    assert [row["tokens"] for row in rows] == [row["step"] * 4 * 16 for row in rows]
+    assert [row["step"] for row in rows if "validation_loss" in row] == [10, 20, 30]
+    assert [row["step"] for row in rows if "sample" in row] == [20, 30]
+    assert re.findall("--- step (.*) ---", (trained_run / "samples.txt").read_text()) == ["20", "30"]
+
+
+def test_the_config_is_written_as_it_was_resolved(trained_run):
+    config = yaml.safe_load((trained_run / "config.yaml").read_text())
+    assert (config["precision"], config["compile"]) == ("float32", "graph")
+    assert config["model"]["dim"] == 16
+    assert config["model"]["rope"]["interpolate_factor"] == 1.0
+
+
+def test_the_summary_is_that_of_the_last_step(trained_run):
+    summary = json.loads((trained_run / "summary.json").read_text())
+    assert summary["bits_per_byte"] == pytest.approx(summary["validation_loss"] / np.log(2))
+    assert summary["tokens_per_second"] > 0
+    assert summary["elapsed_seconds"] > 0
+    weights = [value for name, value in tensors_of(trained_run).items() if name.startswith("model/")]
+    assert summary["parameters"] == sum(value.size for value in weights)
+    last = rows_of(trained_run)[-1]
+    assert {key: summary[key] for key in ("step", "tokens", "loss", "validation_loss")} == {
+        key: last[key] for key in ("step", "tokens", "loss", "validation_loss")
+    }
+    assert (summary["name"], summary["precision"], summary["compile"]) == ("whole", "float32", "graph")
+
+
+def test_a_finished_run_stays_as_it_is(trained_run, workplace, capsys):
+    before = contents_of(trained_run)
+    assert workplace.train("name=whole") == 0
+    assert "This run is complete" in capsys.readouterr().out
+    assert contents_of(trained_run) == before
+
+
+def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(trained_run, workplace):
+    """The kill comes soon after the first checkpoint: in a step, an evaluation, or a later checkpoint."""
+    run = workplace.outputs / "killed"
+    with start_process(workplace, f"name={run.name}") as process:
+        wait_for(run / "checkpoints" / "step-00000010", process)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (run / "summary.json").exists()
+    assert_ends_as(workplace, run, trained_run)
+
+
+def test_a_run_that_was_asked_to_stop_saves_and_ends_as_one_that_was_not(trained_run, workplace):
+    run = workplace.outputs / "stopped"
+    with start_process(workplace, f"name={run.name}", "checkpoint_every=1") as process:
+        wait_for(run / "checkpoints" / "step-00000001", process)
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    step = int(re.search(r"stopped after step (\d+), saved. The same command goes on from there", output)[1])
+    assert step < 30
+    assert (run / "checkpoints" / f"step-{step:08d}").exists()
+    assert errors.strip() == "stopping after this step; once more to stop at once"
+    assert not (run / "summary.json").exists()
+    assert_ends_as(workplace, run, trained_run)
+
+
+@pytest.mark.parametrize(
+    "options", [("precision=mixed_bfloat16", "compile=graph"), ("precision=float32", "compile=xla")]
+)
+def test_resume_is_exact_in_other_precisions_and_compilers(workplace, options):
+    options = (*options, "num_steps=4", "checkpoint_every=2")
+    name = options[0].partition("=")[2]
+    assert workplace.train(f"name={name}", *options) == 0
+    whole = workplace.outputs / name
+    run = copy_of(whole, f"resumed-{name}")
+    shutil.rmtree(run / "checkpoints" / "step-00000004")
+    assert workplace.train(f"name={run.name}", *options) == 0
+    assert_same_tensors(tensors_of(run, step=4), tensors_of(whole, step=4))
+    assert rows_of(run) == rows_of(whole)
+
+
+def test_a_run_interrupted_while_it_measures_the_end_measures_it_when_started_again(trained_run, workplace):
+    run = copy_of(trained_run, "measured")
+    for path in (run / "summary.json", run / "loss.png"):
+        path.unlink()
+    assert workplace.train("name=measured") == 0
+    assert rows_of(run) == rows_of(trained_run)
+    assert json.loads((run / "summary.json").read_text()) == json.loads(
+        (trained_run / "summary.json").read_text()
+    ) | {"name": "measured"}
+    assert (run / "loss.png").exists()
+
+
+def test_a_damaged_latest_checkpoint_costs_the_steps_since_the_one_before(trained_run, workplace, capsys):
+    run = copy_of(trained_run, "damaged")
+    (run / "checkpoints" / "step-00000030" / "tensors.index").write_bytes(b"garbage")
+    assert_ends_as(workplace, run, trained_run)
+    output = capsys.readouterr().out
+    assert re.search(r"skipped .*step-00000030: its tensors cannot be read", output)
+    assert "resuming after step 20" in output
+
+
+def test_a_cadence_may_change_in_a_run(trained_run, workplace):
+    run = copy_of(trained_run, "cadence")
+    assert workplace.train("name=cadence", "log_every=3", "checkpoint_every=5", "keep_checkpoints=1") == 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["log_every"] == 3
+
+
+def test_weights_of_another_run_are_taken_and_nothing_else_of_it(trained_run, workplace, capsys):
+    """At a learning rate of nearly nothing, one step leaves the weights as they came."""
+    code = workplace.train(
+        "name=child",
+        f"init_from={trained_run}",
+        "context_length=32",
+        "model.rope.interpolate_factor=2",
+        "model.dropout=0",
+        "num_steps=1",
+        "optimizer.learning_rate=1e-30",
+        "optimizer.weight_decay=0",
+    )
+    assert code == 0
+    assert f"starting from step 30 of {trained_run}" in capsys.readouterr().out
+    parent, child = tensors_of(trained_run), tensors_of(workplace.outputs / "child", step=1)
+    assert child.keys() == parent.keys()
+    for name, value in child.items():
+        if name.startswith("model/"):
+            np.testing.assert_array_equal(value, parent[name], err_msg=name)
+        else:
+            assert (value != parent[name]).any(), name
+    assert child["optimizer/adamw/iteration"] == 1
+
+
+@pytest.fixture
+def refused(workplace, capsys):
+    """Runs a command that must end with exit code 2 and these lines, and change nothing on the disk."""
+
+    def command(*changes, label="error"):
+        capsys.readouterr()
+        before = contents_of(workplace.outputs)
+        assert workplace.train(*changes) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert contents_of(workplace.outputs) == before
+        assert all(line.startswith(f"{label}: ") for line in lines)
+        return [line.removeprefix(f"{label}: ") for line in lines]
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (["model.dimm=3"], "unknown key 'model.dimm'; did you mean 'model.dim'?"),
+        (["+typo=1"], "unknown key 'typo'"),
+        (["num_steps=many"], "num_steps must be a whole number, got 'many'"),
+        (["model.dropout=1.5"], "model.dropout must be >= 0.0 and < 1.0, got 1.5"),
+        (["precision=float31"], "precision must be one of auto, float32, mixed_bfloat16; got 'float31'"),
+        (["model.dim=6"], "model.dim / num_heads must be even to form rotation pairs, got head_dim 3"),
+        (["accumulation_steps=3"], "accumulation_steps must divide batch_size 4, got 3"),
+    ],
+)
+def test_a_wrong_key_or_value_is_told_in_a_line(refused, trained_run, changes, problem):
+    (line,) = refused("name=wrong", *changes, label="config error")
+    assert line.startswith(problem)
+
+
+def test_a_wrong_key_in_an_experiment_is_told_in_a_line(refused, trained_run, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel:\n  dimm: 3\n")
+    (line,) = refused(f"--config-dir={tmp_path}", "experiment=mine", label="config error")
+    assert line == "unknown key 'model.dimm'; did you mean 'model.dim'?"
+
+
+def test_another_config_in_a_run_directory_is_refused(refused, trained_run):
+    (line,) = refused("name=whole", "model.dropout=0.2", "seed=5", "log_every=3", label="config error")
+    assert line == (
+        f"{trained_run} is a run of another config: model.dropout is 0.1 there, 0.2 here; "
+        "seed is 0 there, 5 here. Use name= for another run."
+    )
+
+
+def test_a_run_directory_in_use_is_refused(refused, trained_run):
+    with RunDirectory(trained_run):
+        (line,) = refused("name=whole")
+    assert "is in use by another process" in line
+
+
+def test_fields_of_the_model_that_differ_from_init_from_are_named_at_once(refused, trained_run):
+    changes = ("model.dim=32", "model.vocab_size=300", "model.position=none", "context_length=8")
+    (line,) = refused("name=other", f"init_from={trained_run}", *changes, label="config error")
+    assert line == (
+        f"the weights of init_from={trained_run} are of another model: "
+        "model.vocab_size is 256 there, 300 here; "
+        "model.dim is 16 there, 32 here; model.position is rotary there, none here"
+    )
+
+
+def test_init_from_needs_a_run_directory_with_a_checkpoint(refused, trained_run, tmp_path):
+    (line,) = refused("name=new", f"init_from={tmp_path}")
+    assert line == f"init_from={tmp_path} is not a run directory: it has no config.yaml."
+    shutil.copy(trained_run / "config.yaml", tmp_path)
+    (line,) = refused("name=new", f"init_from={tmp_path}")
+    assert line == f"{tmp_path} has no checkpoint; expected {tmp_path}/checkpoints/step-*."
+
+
+def test_a_text_that_cannot_be_used_is_told_in_a_line(refused, trained_run, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "short.txt").write_text("too short")
+    for path, problem in (
+        ("missing.txt", "does not exist"),
+        ("*.md", "matches no file"),
+        ("empty.txt", "all empty"),
+        ("short.txt", "one window needs 17"),
+    ):
+        (line,) = refused("name=wrong", f"data.path={tmp_path / path}")
+        assert problem in line
+
+
+def test_a_text_that_changed_since_the_run_began_is_refused(refused, trained_run, workplace):
+    content, times = workplace.text.read_bytes(), workplace.text.stat()
+    try:
+        workplace.text.write_bytes(content + b"one more line\n")
+        (line,) = refused("name=whole")
+        assert line.startswith("the text has changed since this run began")
+    finally:
+        workplace.text.write_bytes(content)
+        os.utime(workplace.text, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_set_of_tfds_that_cannot_be_had_is_told_in_a_line_and_soon(
+    refused, trained_run, tmp_path, monkeypatch
+):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where no one listens
+    places = ("name=wrong", "~data.path", "data=tfds_text", f"data.data_dir={tmp_path}")
+    (line,) = refused(*places, "data.tfds_name=tiny_shakespear")
+    assert "did you mean tiny_shakespeare" in line
+    started = time.monotonic()
+    (line,) = refused(*places, "data.tfds_name=tiny_shakespeare")
+    assert "could not be downloaded" in line
+    assert time.monotonic() - started < 20
+
+
+def test_a_place_that_cannot_be_written_is_told_in_a_line(refused, trained_run, tmp_path):
+    (tmp_path / "file").touch()
+    (line,) = refused("name=run", f"output_dir={tmp_path / 'file'}")
+    assert line.startswith(f"cannot write to {tmp_path / 'file' / 'run'} (Not a directory)")
+
+
+def test_a_full_disk_stops_a_run_with_a_line(trained_run, workplace, monkeypatch, capsys):
+    def fill_disk(log, step, metrics):
+        raise OSError(28, "No space left on device")
+
+    run = copy_of(trained_run, "full")
+    shutil.rmtree(run / "checkpoints" / "step-00000030")
+    before = contents_of(run / "checkpoints")
+    monkeypatch.setattr(RunLog, "write", fill_disk)
+    assert workplace.train("name=full") == 2
+    assert capsys.readouterr().err == (
+        f"error: cannot write to {run} (No space left on device). Use output_dir= for another place.\n"
+    )
+    assert contents_of(run / "checkpoints") == before
+
+
+def test_a_run_that_diverges_stops_with_a_line_and_keeps_its_checkpoints(workplace, capsys):
+    code = workplace.train("name=diverged", "optimizer.learning_rate=1e30", "checkpoint_every=1")
+    assert code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    step = int(re.fullmatch(r"diverged: step (\d+): loss .*weights are as after step \d+. Try .*", line)[1])
+    tensors = tensors_of(workplace.outputs / "diverged", step=step - 1)
+    assert all(np.isfinite(value).all() for value in tensors.values())
+
+
+def test_a_sweep_runs_each_value_in_a_directory_of_its_own_and_prints_plain_text(workplace):
+    changes = ("name=sweep", "model.position=rotary,none", "num_steps=2")
+    with start_process(workplace, "-m", *changes) as process:
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert errors == ""
+    assert all(char.isprintable() or char in "\n\t" for char in output)
+    runs = sorted(path.name for path in workplace.outputs.glob("sweep*"))
+    assert len(runs) == 2
+    for run in runs:
+        summary = json.loads((workplace.outputs / run / "summary.json").read_text())
+        assert summary["step"] == 2
+        (row,) = (line for line in output.splitlines()[-3:] if line.startswith(run))
+        assert f"{summary['validation_loss']:.4f}" in row
+        assert f"next: python -m scripts.generate {workplace.outputs / run}" in output

@@ -1,0 +1,325 @@
+import errno
+import json
+import os
+import resource
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.config import TransformerLMConfig
+from models.transformer import TransformerLM
+from training.checkpoints import Checkpoints, complete_checkpoints, restore_weights
+from training.config import OptimizerConfig
+from training.errors import RunError
+from training.optimizer import make_optimizer
+
+EMBEDDING = "model/stack/embedding/embeddings"
+
+
+class Stack(keras.Model):
+    """An embedding and dense layers."""
+
+    def __init__(self, num_layers, dim):
+        super().__init__(name="stack")
+        self.embedding = keras.layers.Embedding(7, dim, name="embedding")
+        self.layers_above = [keras.layers.Dense(dim, name=f"dense_{index}") for index in range(num_layers)]
+        self(tf.zeros((1, 1), tf.int32))
+
+    def call(self, tokens):
+        x = self.embedding(tokens)
+        for layer in self.layers_above:
+            x = layer(x)
+        return x
+
+
+class Run:
+    """A model and its optimizer with values that tell seeds apart, and their checkpoints."""
+
+    def __init__(self, path, *, seed=0, keep=2, num_layers=1, dim=6):
+        self.model = Stack(num_layers, dim)
+        self.optimizer = make_optimizer(OptimizerConfig(), self.model.trainable_variables, num_steps=9)
+        self.checkpoints = Checkpoints(path / "checkpoints", self.model, self.optimizer, keep=keep)
+        self.fill(seed)
+
+    def fill(self, seed):
+        generator = np.random.default_rng(seed)
+        for variable in self.checkpoints.variables.values():
+            variable.assign(generator.normal(size=variable.shape) if len(variable.shape) else seed)
+
+    def values(self):
+        return {name: variable.numpy() for name, variable in self.checkpoints.variables.items()}
+
+    def save(self, step, *, seed=None):
+        """The checkpoint of a step has the values of that seed."""
+        self.fill(step if seed is None else seed)
+        return self.checkpoints.save(step, {"data_fingerprint": "abc"})
+
+    def names(self):
+        return [path.name for path in complete_checkpoints(self.checkpoints.directory)]
+
+
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path)
+
+
+@pytest.fixture
+def messages():
+    return []
+
+
+def test_restored_values_are_those_saved_bit_for_bit(run, tmp_path):
+    run.save(3)
+    saved = run.values()
+    assert len(saved) == 3 + 1 + 2 * 3  # weights, the iteration, two slots a weight
+    assert saved["optimizer/adamw/iteration"] == 3
+    other = Run(tmp_path, seed=1)  # in one process, and yet the names are the same
+    assert (other.values()[EMBEDDING] != saved[EMBEDDING]).all()
+    manifest = other.checkpoints.restore_latest()
+    assert manifest == {"format": 1, "step": 3, "data_fingerprint": "abc"}
+    assert_same(other.values(), saved)
+
+
+def test_there_is_nothing_to_restore_before_the_first_save(run):
+    before = run.values()
+    assert run.checkpoints.restore_latest() is None
+    assert_same(run.values(), before)
+
+
+def test_the_latest_few_are_kept(tmp_path):
+    run = Run(tmp_path, keep=3)
+    for step in (2, 9, 10, 100, 1_000):
+        run.save(step)
+    assert run.names() == ["step-00000010", "step-00000100", "step-00001000"]
+    assert run.checkpoints.restore_latest()["step"] == 1_000
+
+
+def test_a_checkpoint_holds_tensors_and_json_and_no_pickle(run):
+    path = run.save(3)
+    assert sorted(file.name for file in path.iterdir()) == [
+        "manifest.json",
+        "tensors.data-00000-of-00001",
+        "tensors.index",
+    ]
+    assert json.loads((path / "manifest.json").read_text())["step"] == 3
+    reader = tf.train.load_checkpoint(str(path / "tensors"))
+    assert set(reader.get_variable_to_dtype_map().values()) == {tf.float32, tf.int64}
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def garbage(path):
+    path.write_bytes(b"garbage")
+
+
+def no_object(path):
+    path.write_text("[]")
+
+
+def other_format(path):
+    path.write_text('{"format": 2, "step": 2}')
+
+
+DAMAGES = [
+    ("tensors.data-00000-of-00001", truncate),
+    ("tensors.data-00000-of-00001", flip_bit),
+    ("tensors.data-00000-of-00001", os.unlink),
+    ("tensors.index", garbage),
+    ("tensors.index", truncate),
+    ("tensors.index", os.unlink),
+    ("manifest.json", truncate),
+    ("manifest.json", os.unlink),
+    ("manifest.json", no_object),
+    ("manifest.json", other_format),
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(run, messages, name, damage):
+    run.save(1)
+    expected = run.values()
+    damage(run.save(2) / name)
+    manifest = run.checkpoints.restore_latest(report=messages.append)
+    assert manifest["step"] == 1
+    assert_same(run.values(), expected)
+    (message,) = messages
+    assert message.startswith(f"skipped {run.checkpoints.directory / 'step-00000002'}: ")
+    assert name.split(".")[0] in message or "format 2" in message
+    assert "\n" not in message
+
+
+def test_weights_alone_come_from_the_latest_checkpoint_that_is_whole(run, tmp_path, messages):
+    run.save(1)
+    expected = run.values()
+    garbage(run.save(2) / "tensors.index")
+    other = Run(tmp_path / "other", seed=5)
+    slots = other.values()
+    assert restore_weights(tmp_path, other.model, report=messages.append)["step"] == 1
+    assert len(messages) == 1
+    for name, value in other.values().items():
+        wanted = expected if name.startswith("model/") else slots
+        np.testing.assert_array_equal(value, wanted[name], err_msg=name)
+
+
+def test_when_none_can_be_read_a_run_does_not_start_anew(run):
+    before = [run.save(step) for step in (1, 2)]
+    for path in before:
+        garbage(path / "tensors.index")
+    run.fill(7)
+    expected = run.values()
+    with pytest.raises(
+        RunError, match=r"step-00000002: its tensors cannot be read .* Use name= for a new run"
+    ):
+        run.checkpoints.restore_latest()
+    assert_same(run.values(), expected)
+    assert run.names() == ["step-00000001", "step-00000002"]
+
+
+def test_damaged_checkpoints_of_later_steps_do_not_crowd_out_good_ones(tmp_path):
+    run = Run(tmp_path, keep=1)
+    garbage(run.save(20) / "tensors.index")
+    run.save(10)
+    run.save(15)
+    assert run.names() == ["step-00000015", "step-00000020"]
+    assert run.checkpoints.restore_latest(report=lambda line: None)["step"] == 15
+    run.save(20)
+    assert run.names() == ["step-00000020"]
+    assert run.checkpoints.restore_latest()["step"] == 20
+
+
+@pytest.mark.parametrize(
+    ("saved", "built", "problem"),
+    [
+        ({"num_layers": 2}, {}, "it has an unexpected model/stack/dense_1/kernel"),
+        ({}, {"num_layers": 2}, "it lacks model/stack/dense_1/kernel"),
+        ({"dim": 4}, {"dim": 8}, f"{EMBEDDING} has shape (7, 4), expected (7, 8)"),
+        ({"dim": 4}, {"dim": 8}, "dense_0/kernel has shape (4, 4), expected (8, 8); "),
+    ],
+)
+def test_weights_of_another_model_are_refused_by_name(tmp_path, saved, built, problem):
+    Run(tmp_path, **saved).save(1)
+    other = Run(tmp_path, seed=3, **built)
+    before = other.values()
+    for restore in (other.checkpoints.restore_latest, lambda: restore_weights(tmp_path, other.model)):
+        with pytest.raises(RunError) as caught:
+            restore()
+        assert problem in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert_same(other.values(), before)
+
+
+def test_a_run_without_checkpoints_is_refused(run, tmp_path):
+    with pytest.raises(RunError, match=r"has no checkpoint; expected .*checkpoints/step-\*"):
+        restore_weights(tmp_path, run.model)
+
+
+def test_what_a_crash_left_half_written_is_ignored_and_cleared(run, tmp_path):
+    run.save(1)
+    partial = run.checkpoints.directory / "step-00000017.partial"
+    shutil.copytree(run.checkpoints.directory / "step-00000001", partial)
+    (partial / "manifest.json").write_text('{"format": 1, "step": 17}')
+    assert run.checkpoints.restore_latest()["step"] == 1
+    assert restore_weights(tmp_path, run.model)["step"] == 1
+    run.save(2)
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "function"), [(tf.raw_ops, "SaveV2"), (os, "fsync"), (os, "replace"), (shutil, "rmtree")]
+)
+def test_a_crash_while_saving_leaves_the_earlier_ones(run, monkeypatch, owner, function):
+    """As in a kill: what is not an Exception passes through."""
+    run.save(1)
+    run.save(2)
+    expected = run.values()
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, function, die)
+        with pytest.raises(KeyboardInterrupt):
+            run.save(3, seed=8)
+    manifest = run.checkpoints.restore_latest()
+    if manifest["step"] == 3:  # it died after the rename
+        assert function == "rmtree"
+        run.fill(8)
+        return
+    assert manifest["step"] == 2
+    assert_same(run.values(), expected)
+    run.save(3)
+    assert run.names() == ["step-00000002", "step-00000003"]
+
+
+def test_a_full_disk_is_told_in_a_line_and_leaves_the_earlier_ones(run):
+    """A limit on the size of files fails each write past it, as a full disk does."""
+    run.save(1)
+    run.save(2)
+    expected = run.values()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        with pytest.raises(
+            RunError, match=r"cannot write the checkpoint of step 3 .*File too large"
+        ) as caught:
+            run.save(3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in run.checkpoints.directory.iterdir()) == [
+        "step-00000001",
+        "step-00000002",
+    ]
+    assert run.checkpoints.restore_latest()["step"] == 2
+    assert_same(run.values(), expected)
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_an_error_of_the_disk_is_told_in_a_line(run, monkeypatch, function):
+    run.save(1)
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(RunError, match=r"checkpoint of step 2 in .* \(No space left on device\)"):
+        run.save(2)
+    monkeypatch.undo()
+    assert run.names() == ["step-00000001"]
+
+
+def test_a_transformer_has_the_same_names_each_time(tmp_path):
+    sizes = {"dim": 6, "num_layers": 2, "num_heads": 1, "num_kv_heads": 1, "mlp_dim": 4}
+    names = []
+    for _ in range(2):
+        model = TransformerLM(TransformerLMConfig(vocab_size=7, context_length=5, **sizes))
+        optimizer = make_optimizer(OptimizerConfig(), model.trainable_variables, num_steps=9)
+        names.append(list(Checkpoints(tmp_path, model, optimizer, keep=1).variables))
+    assert names[0] == names[1]
+    assert "model/transformer_lm/block_1/attention/output/kernel" in names[0]
+
+
+def test_variables_of_one_name_are_refused(tmp_path):
+    model = keras.Sequential([keras.layers.Dense(2, name="twin"), keras.layers.Dense(2, name="other")])
+    model.build((1, 2))
+    model.layers[1].kernel._path = model.layers[0].kernel.path
+    optimizer = keras.optimizers.SGD()
+    with pytest.raises(ValueError, match=r"two variables"):
+        Checkpoints(tmp_path, model, optimizer, keep=1)

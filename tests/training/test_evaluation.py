@@ -1,0 +1,61 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from training.evaluation import make_evaluator
+
+VOCAB = 5
+
+
+class Table(keras.Model):
+    """Logits that depend on the token alone."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.table = tf.constant(logits, tf.float32)
+
+    def call(self, tokens, training=False):
+        return tf.gather(self.table, tokens) + (1e6 if training else 0)
+
+
+@pytest.fixture
+def logits():
+    return np.random.default_rng(0).normal(size=(VOCAB, VOCAB)) * 3
+
+
+def masked_batches(counts):
+    """Batches of 2 x 3 with so many targets each; the others are -1."""
+    generator = np.random.default_rng(1)
+    for count in counts:
+        inputs, targets = generator.integers(VOCAB, size=(2, 2, 3), dtype=np.int32)
+        targets.reshape(-1)[count:] = -1
+        yield inputs, targets
+
+
+@pytest.mark.parametrize("compile_mode", ["graph", "xla"])
+def test_the_mean_is_over_targets_of_all_batches(logits, compile_mode):
+    batches = list(masked_batches([6, 1, 0, 4]))
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    losses = [
+        -log_probabilities[token, target]
+        for inputs, targets in batches
+        for token, target in zip(inputs.flat, targets.flat, strict=True)
+        if target >= 0
+    ]
+    assert len(losses) == 11
+    evaluate = make_evaluator(Table(logits), compile_mode=compile_mode)
+    assert evaluate(batches) == pytest.approx(np.mean(losses), abs=1e-6)
+    mean_of_means = np.mean([np.mean(losses[:6]), losses[6], np.mean(losses[7:])])
+    assert abs(mean_of_means - np.mean(losses)) > 0.01
+
+
+def test_it_can_be_used_again(logits):
+    evaluate = make_evaluator(Table(logits), compile_mode="graph")
+    batches = list(masked_batches([6, 1]))
+    assert evaluate(batches) == evaluate(batches) != evaluate(batches[:1])
+
+
+def test_no_target_at_all_is_an_error(logits):
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        make_evaluator(Table(logits), compile_mode="graph")(masked_batches([0, 0]))

@@ -1,0 +1,59 @@
+import pytest
+import tensorflow as tf
+
+from training import hardware
+from training.hardware import processor_flags, resolve_compile, resolve_precision
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Sets the processor's flags and the compute capability of the GPU, if there is one."""
+
+    def set_up(*, flags=(), capability=None):
+        gpus = [] if capability is None else ["gpu"]
+        monkeypatch.setattr(hardware, "processor_flags", lambda: set(flags))
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+        monkeypatch.setattr(
+            tf.config.experimental, "get_device_details", lambda gpu: {"compute_capability": capability}
+        )
+
+    return set_up
+
+
+@pytest.mark.parametrize(
+    ("flags", "capability", "precision", "compile_mode"),
+    [
+        ({"avx2", "avx512f"}, None, "float32", "xla"),
+        (set(), None, "float32", "xla"),
+        ({"avx2", "avx512_bf16"}, None, "mixed_bfloat16", "graph"),
+        ({"amx_bf16"}, None, "mixed_bfloat16", "graph"),
+        ({"amx_bf16"}, (7, 5), "float32", "xla"),
+        (set(), (8, 0), "mixed_bfloat16", "xla"),
+        (set(), (12, 0), "mixed_bfloat16", "xla"),
+    ],
+)
+def test_auto_is_decided_by_what_the_machine_has(machine, flags, capability, precision, compile_mode):
+    machine(flags=flags, capability=capability)
+    assert resolve_precision("auto")[0] == precision
+    assert resolve_compile("auto", precision)[0] == compile_mode
+
+
+def test_the_reason_names_the_instructions(machine):
+    machine(flags={"avx512_bf16", "amx_bf16"})
+    assert resolve_precision("auto")[1] == "the processor has amx_bf16, avx512_bf16"
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("compile_mode", ["graph", "xla"])
+@pytest.mark.parametrize("flags", [set(), {"amx_bf16"}])
+def test_what_is_asked_for_wins(machine, precision, compile_mode, flags):
+    machine(flags=flags)
+    assert resolve_precision(precision) == (precision, "as set")
+    assert resolve_compile(compile_mode, precision) == (compile_mode, "as set")
+
+
+def test_flags_are_read_from_what_linux_reports(tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text("model name\t: flags of a CPU\nflags\t\t: fpu avx2 amx_bf16\nvmx flags\t: vnmi\n")
+    assert processor_flags(path) == {"fpu", "avx2", "amx_bf16"}
+    assert processor_flags(tmp_path / "missing") == set()

@@ -1,0 +1,105 @@
+import errno
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.errors import RunError
+from training.run_directory import RunDirectory
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLDER = """
+import sys, time
+from training.run_directory import RunDirectory
+with RunDirectory(sys.argv[1]) as directory:
+    directory.config.touch()
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_directory_in_use_is_refused_until_its_process_is_dead(tmp_path):
+    path = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(RunError, match="in use by another process"), RunDirectory(path):
+                pass
+            assert path.exists()
+        finally:
+            holder.send_signal(signal.SIGKILL)
+    with RunDirectory(path):
+        pass
+
+
+def test_it_is_free_after_use(tmp_path):
+    for _ in range(2):
+        with RunDirectory(tmp_path / "run") as directory:
+            directory.config.touch()
+    assert directory.config.exists()
+
+
+def test_a_run_that_never_began_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ZeroDivisionError), RunDirectory(tmp_path / "outputs" / "run"):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_never_began_leaves_what_was_there(tmp_path):
+    outputs = tmp_path / "outputs"
+    (outputs / "run").mkdir(parents=True)
+    (outputs / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(ZeroDivisionError), RunDirectory(outputs / "run"):
+        raise ZeroDivisionError
+    assert [path.name for path in (outputs / "run").iterdir()] == ["notes.txt"]
+    (outputs / "run" / "notes.txt").unlink()
+    with pytest.raises(ZeroDivisionError), RunDirectory(outputs / "run"):
+        raise ZeroDivisionError
+    assert list(outputs.iterdir()) == [outputs / "run"]
+
+
+def test_a_run_that_began_stays_when_it_fails(tmp_path):
+    with pytest.raises(ZeroDivisionError), RunDirectory(tmp_path / "run") as directory:
+        directory.config.touch()
+        raise ZeroDivisionError
+    assert directory.config.exists()
+
+
+@pytest.mark.parametrize("below", ["file", "file/run"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, below):
+    (tmp_path / "file").write_text("a regular file")
+    with pytest.raises(RunError) as caught, RunDirectory(tmp_path / below):
+        pass
+    assert str(caught.value).startswith(f"cannot write to {tmp_path / below} (")
+    assert (tmp_path / "file").read_text() == "a regular file"
+
+
+def test_no_permission_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    """Root may write anywhere, so the lock says that it may not."""
+    directory = RunDirectory(tmp_path / "outputs" / "run")
+
+    def refuse():
+        raise PermissionError(errno.EACCES, "Permission denied", str(directory.path / ".lock"))
+
+    monkeypatch.setattr(directory._lock, "acquire", refuse)
+    with pytest.raises(RunError, match=r"cannot write to .*run \(Permission denied\)"), directory:
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", None])
+def test_a_full_disk_is_told_in_a_line(tmp_path, name):
+    error = OSError(errno.ENOSPC, "No space left on device", name and str(tmp_path / "run" / name))
+    with pytest.raises(RunError, match=r"cannot write to .*run \(No space left"):  # noqa: SIM117
+        with RunDirectory(tmp_path / "run") as directory:
+            directory.config.touch()
+            raise error
+
+
+def test_another_error_inside_is_not_taken_for_one_of_the_directory(tmp_path):
+    with pytest.raises(FileNotFoundError), RunDirectory(tmp_path / "run"):
+        (tmp_path / "elsewhere").read_text()
