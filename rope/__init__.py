@@ -21,7 +21,7 @@ _NAMES_IN = {
         "positions_from_segments",
     ),
     "rope.rotation": ("RotaryTable", "doubled", "rotary_angles", "rotary_table", "rotate"),
-    "rope.scaling": ("SCALINGS", "scale", "with_original_length"),
+    "rope.scaling": ("scale", "with_original_length"),
     "rope.xpos": ("xpos_decays", "xpos_scales"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES_IN.items() for name in names}

@@ -17,7 +17,7 @@ def positions_from_padding(
         (batch, length) int32; 0 for the padding itself.
     """
     columns = start + tf.range(length)
-    return tf.maximum(columns[tf.newaxis, :] - padding[:, tf.newaxis], 0)
+    return tf.maximum(columns[tf.newaxis, :] - tf.cast(padding, tf.int32)[:, tf.newaxis], 0)
 
 
 def positions_from_mask(mask: tf.Tensor) -> tf.Tensor:
@@ -113,8 +113,8 @@ def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor:
         )
     ):
         raise ValueError(
-            f"positions of shape {positions.shape} do not match x of shape {x.shape} with the sequence on "
-            f"axis {axis}. Give (length,), (batch, length), or every axis of x but the last."
+            f"x of shape {x.shape} needs {x.shape[axis]} positions along its axis {axis}, got shape "
+            f"{positions.shape}. Give (length,), (batch, length), or every axis of x but the last."
         )
     return aligned
 

@@ -342,12 +342,12 @@ def test_dynamic_ntk_is_that_of_its_target_at_every_length(length):
 @pytest.mark.parametrize(
     ("x", "arguments", "message"),
     [
-        ((2, 3, 5, 8), {"positions": range(4)}, "do not match x of shape"),
-        ((2, 3, 5, 8), {"positions": [3]}, "do not match x of shape"),
-        ((2, 3, 5, 8), {"positions": np.zeros((3, 5))}, "do not match x of shape"),
-        ((2, 3, 5, 8), {"positions": np.zeros((2, 4, 5))}, "do not match x of shape"),
-        ((2, 3, 5, 8), {"positions": np.zeros((1, 2, 3, 5))}, "do not match x of shape"),
-        ((2, 3, 5, 8), {"positions": 3}, "do not match x of shape"),
+        ((2, 3, 5, 8), {"positions": range(4)}, "needs 5 positions along its axis 2"),
+        ((2, 3, 5, 8), {"positions": [3]}, "needs 5 positions along its axis 2"),
+        ((2, 3, 5, 8), {"positions": np.zeros((3, 5))}, "needs 5 positions along its axis 2"),
+        ((2, 3, 5, 8), {"positions": np.zeros((2, 4, 5))}, "needs 5 positions along its axis 2"),
+        ((2, 3, 5, 8), {"positions": np.zeros((1, 2, 3, 5))}, "needs 5 positions along its axis 2"),
+        ((2, 3, 5, 8), {"positions": 3}, "needs 5 positions along its axis 2"),
         ((2, 3, 5, 8), {"seq_dim": -1}, "seq_dim must be an axis before the last"),
         ((2, 3, 5, 8), {"offset": [1, 2]}, "offset must be a scalar"),
         ((2, 3, 5, 6), {}, "x has 6 features, fewer than the 8"),
@@ -361,7 +361,7 @@ def test_positions_that_do_not_match_the_sequence_are_refused(x, arguments, mess
 def test_queries_longer_than_their_keys_are_refused():
     with pytest.raises(ValueError, match="got 5 queries and 4 keys"):
         RotaryEmbedding(8).rotate_queries_with_cached_keys(normal(5, 8), normal(4, 8))
-    with pytest.raises(ValueError, match="do not match"):
+    with pytest.raises(ValueError, match="needs 6 positions"):
         RotaryEmbedding(8).rotate_queries_and_keys(normal(5, 8), normal(6, 8))
 
 
