@@ -16,6 +16,7 @@ import tensorflow as tf
 import yaml
 
 import train
+from scripts import generate
 from training.run_directory import RunDirectory
 from training.run_log import RunLog
 
@@ -368,6 +369,61 @@ def test_a_run_that_diverges_stops_with_a_line_and_keeps_its_checkpoints(workpla
     step = int(re.fullmatch(r"diverged: step (\d+): loss .*weights are as after step \d+. Try .*", line)[1])
     tensors = tensors_of(workplace.outputs / "diverged", step=step - 1)
     assert all(np.isfinite(value).all() for value in tensors.values())
+
+
+ROTATIONS = {
+    "xpos": ["model.rope.xpos=true"],
+    "yarn": ["model.rope.scaling.type=yarn", "model.rope.scaling.factor=4"],
+    "longrope": [
+        "model.rope.scaling.type=longrope",
+        "model.rope.scaling.factor=2",
+        "model.rope.scaling.short_factor=[1,1,1,1]",
+        "model.rope.scaling.long_factor=[1,2,2.5,4]",
+    ],
+    "learned_freq": ["model.rope.learned_freq=true"],
+    "partial": ["model.rope.rotary_fraction=0.5", "model.rope.layout=half"],
+    "cumulative": ["model.learned_rotations=cumulative"],
+    "packed": ["data.reset_positions=true"],
+}
+
+
+@pytest.mark.parametrize("name", ROTATIONS)
+def test_each_rotation_trains_resumes_and_generates(workplace, capsys, name):
+    changes = [f"name={name}", "num_steps=12", "sample_every=100", *ROTATIONS[name]]
+    assert workplace.train(*changes) == 0
+    run = workplace.outputs / name
+    whole = tensors_of(run, step=12)
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    (run / "summary.json").unlink()
+    assert workplace.train(*changes) == 0
+    assert_same_tensors(tensors_of(run, step=12), whole)
+    capsys.readouterr()
+    generate.main([str(run), "--prompt", "the ", "--length", "20"])
+    assert capsys.readouterr().out.startswith("the ")
+
+
+def test_documents_kept_apart_train_otherwise(workplace):
+    """The text is one document: its windows hold a separator only at its ends."""
+    first, second = workplace.text.read_text()[:900], workplace.text.read_text()[900:]
+    folder = workplace.text.parent / "two"
+    folder.mkdir()
+    for number, text in enumerate((first, second) * 20):
+        (folder / f"{number}.txt").write_text(f"{number}{text[:30]}")
+    tensors = []
+    for name, value in (("apart", "true"), ("joined", "false")):
+        changes = [f"name={name}", "num_steps=2", f"data.path={folder}", f"data.reset_positions={value}"]
+        assert workplace.train(*changes) == 0
+        tensors.append(tensors_of(workplace.outputs / name, step=2))
+    assert any(np.any(tensors[0][key] != tensors[1][key]) for key in tensors[0])
+
+
+def test_a_scaling_starts_from_the_context_of_the_parent(workplace, trained_run):
+    scaling = ["model.rope.scaling.type=yarn", "model.rope.scaling.factor=3"]
+    changes = ["name=longer", f"init_from={trained_run}", "context_length=48", "num_steps=1", *scaling]
+    assert workplace.train(*changes) == 0
+    written = yaml.safe_load((workplace.outputs / "longer" / "config.yaml").read_text())
+    assert written["model"]["rope"]["scaling"]["original_max_position_embeddings"] == 16
+    assert workplace.train(*changes) == 0
 
 
 def test_a_sweep_runs_each_value_in_a_directory_of_its_own_and_prints_plain_text(workplace):

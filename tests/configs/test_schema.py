@@ -76,6 +76,14 @@ def test_a_value_out_of_range_is_told_with_its_range(given, problem):
         ({"name": 12}, """name must be text, got 12. In quotes it is text: "'12'\""""),
         ({"name": None}, "name must be text, got null"),
         ({"init_from": "None"}, "init_from must be null where nothing is meant, got 'None'"),
+        (
+            {"model": {"rope": {"scaling": {"type": "longrope", "factor": 2, "short_factor": 1}}}},
+            "model.rope.scaling.short_factor must be a list such as [1.0,2.0], got 1",
+        ),
+        (
+            {"model": {"rope": {"scaling": {"type": "longrope", "factor": 2, "short_factor": [1, "x"]}}}},
+            "model.rope.scaling.short_factor must be a finite number, got 'x'",
+        ),
     ],
 )
 def test_a_value_of_the_wrong_type_is_told_with_the_right_one(given, problem):

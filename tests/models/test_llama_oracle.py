@@ -7,10 +7,17 @@ import pytest
 
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
-from rope.config import RopeConfig
+from rope.config import RopeConfig, RopeScalingConfig
 
 REFERENCE = np.load(Path(__file__).with_name("llama_reference.npz"))
 NUM_LAYERS = 2
+LLAMA3 = RopeScalingConfig(
+    type="llama3",
+    factor=4.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=16,
+)
 
 
 def llama_config(rope: RopeConfig) -> TransformerLMConfig:
@@ -55,7 +62,10 @@ def load_llama_weights(model: TransformerLM) -> None:
 
 @pytest.mark.parametrize(
     ("rotation", "rope"),
-    [("plain", RopeConfig(theta=700.0, layout="half"))],
+    [
+        ("plain", RopeConfig(theta=700.0, layout="half")),
+        ("llama3", RopeConfig(theta=700.0, layout="half", scaling=LLAMA3)),
+    ],
 )
 def test_logits_equal_those_of_llama(rotation, rope):
     model = TransformerLM(llama_config(rope))

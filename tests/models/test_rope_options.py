@@ -1,0 +1,211 @@
+"""Every rotation of `model.rope` and `model.learned_rotations`, in the whole model."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.config import TransformerLMConfig
+from models.sampling import Sampler
+from models.transformer import TransformerLM
+from rope.config import RopeConfig, RopeScalingConfig
+from training.optimizer import is_decayed
+
+# No two axes alike: 37 tokens, 16 positions, 6 heads of 8 features over 3 of keys.
+PLAIN = TransformerLMConfig(
+    vocab_size=37, context_length=16, dim=48, num_layers=2, num_heads=6, num_kv_heads=3, mlp_dim=20
+)
+SPLITS = [(1,) * 13, (5, 1, 4, 3), (12, 1)]
+
+
+def scaled(kind, **keys):
+    return replace(PLAIN, rope=RopeConfig(scaling=RopeScalingConfig(type=kind, **keys)))
+
+
+CONFIGS = {
+    "linear": scaled("linear", factor=2.0),
+    "ntk": scaled("ntk", factor=2.0),
+    "dynamic": scaled("dynamic", factor=2.0),
+    "yarn": scaled("yarn", factor=4.0),
+    "llama3": scaled("llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0),
+    "longrope": scaled("longrope", factor=4.0, short_factor=(1.0,) * 4, long_factor=(1.0, 1.5, 2.0, 4.0)),
+    "proportional": scaled("proportional", partial_rotary_factor=0.5),
+    "rescaled": replace(PLAIN, rope=RopeConfig(theta_rescale_factor=2.0)),
+    "xpos": replace(PLAIN, rope=RopeConfig(xpos=True, xpos_scale_base=16.0)),
+    "xpos_half": replace(PLAIN, rope=RopeConfig(xpos=True, xpos_scale_base=16.0, layout="half")),
+    "partial": replace(PLAIN, rope=RopeConfig(rotary_fraction=0.5)),
+    "learned_freq": replace(PLAIN, rope=RopeConfig(learned_freq=True)),
+    "per_token": replace(PLAIN, learned_rotations="per_token"),
+    "cumulative": replace(PLAIN, learned_rotations="cumulative", rope=RopeConfig(layout="half")),
+    "cumulative_alone": replace(PLAIN, position="none", learned_rotations="cumulative"),
+}
+MODELS = {}
+
+
+def model_of(name, dtype="float32"):
+    """A model with large random weights, the same by name in every model that has them."""
+    if (name, dtype) not in MODELS:
+        model = TransformerLM(PLAIN if name == "plain" else CONFIGS[name], dtype=dtype)
+        for variable in model.weights:
+            random = np.random.default_rng(sum(variable.path.encode()))
+            if "frequencies" in variable.path:
+                variable.assign(variable * (1 + 0.2 * random.random(variable.shape)))
+            elif len(variable.shape) > 1:
+                variable.assign(random.normal(size=variable.shape) * 1.5 * variable.shape[0] ** -0.5)
+        MODELS[name, dtype] = model
+    return MODELS[name, dtype]
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return np.random.default_rng(1).integers(0, 37, (3, 13)).astype(np.int32)
+
+
+def decoded(model, tokens, split, *, padding=None):
+    """Logits of tokens given to the cache in chunks, by the function that generates."""
+    decode = tf.function(model.decode, input_signature=Sampler(model)._decode.input_signature)
+    cache, logits, start = model.make_cache(len(tokens), padding=padding), [], 0
+    for length in split:
+        chunk, cache = decode(tf.constant(tokens[:, start : start + length]), cache)
+        logits.append(chunk)
+        start += length
+    return np.concatenate(logits, axis=1)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_option_changes_the_logits(name, tokens):
+    difference = np.max(abs(model_of(name)(tokens) - model_of("plain")(tokens)))
+    assert difference > 0.01 * np.std(model_of("plain")(tokens))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_cached_decoding_equals_the_full_pass(name, tokens):
+    model, rough = model_of(name), model_of(name, "mixed_bfloat16")
+    full, rough_full = model(tokens).numpy(), rough(tokens).numpy()
+    own_error = np.max(abs(rough_full - full))
+    for split in SPLITS:
+        assert np.max(abs(decoded(model, tokens, split) - full)) < 1e-4 * np.std(full), split  # float32
+        assert np.max(abs(decoded(rough, tokens, split) - rough_full)) <= own_error, split
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_rows_padded_at_the_left_equal_each_row_alone(name, tokens):
+    model, padding = model_of(name), np.array([0, 3, 8], np.int32)
+    padded = np.where(np.arange(13) < padding[:, np.newaxis], 0, tokens)
+    together = decoded(model, padded, (9, 1, 3), padding=padding)
+    for row, count in enumerate(padding):
+        alone = model(tokens[row : row + 1, count:])[0]
+        assert np.max(abs(together[row, count:] - alone)) < 1e-4 * np.std(alone), row  # float32
+
+
+@pytest.mark.parametrize("name", ["xpos", "learned_freq", "cumulative", "yarn"])
+def test_eager_graph_and_xla_agree(name, tokens):
+    model = model_of(name)
+    eager = model(tokens)
+    for jit_compile in (False, True):
+        compiled = tf.function(lambda tokens: model_of(name)(tokens), jit_compile=jit_compile)(tokens)
+        assert np.max(abs(compiled - eager)) < 1e-4 * np.std(eager)  # float32
+
+
+@pytest.mark.parametrize("kind", ["per_token", "cumulative"])
+def test_learned_rotations_start_as_the_plain_model_and_one_step_changes_them(kind, tokens):
+    model, plain = TransformerLM(replace(PLAIN, learned_rotations=kind)), TransformerLM(PLAIN)
+    plain_weights = {weight.path: weight for weight in plain.weights}
+    for weight in model.weights:
+        if weight.path in plain_weights:
+            plain_weights[weight.path].assign(weight)
+    np.testing.assert_allclose(model(tokens), plain(tokens), atol=1e-6)  # float32, logits below 1
+    rotations = [weight for weight in model.trainable_weights if "learned_rotations" in weight.path]
+    assert [tuple(weight.shape) for weight in rotations] == [(48, 3 * 4)] * 2
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(tokens) ** 2)
+    for weight, gradient in zip(rotations, tape.gradient(loss, rotations), strict=True):
+        weight.assign_sub(100.0 * gradient / tf.norm(gradient))
+    assert np.max(abs(model(tokens) - plain(tokens))) > 1e-4
+
+
+def test_cumulative_rotations_are_the_sums_of_those_per_token(tokens):
+    """A constant angle per token, summed, is a rotary position; per token it is no position at all."""
+    logits = {}
+    for kind in ("per_token", "cumulative"):
+        model = TransformerLM(replace(PLAIN, position="none", learned_rotations=kind))
+        for weight in model.weights:
+            if "projection" in weight.path:
+                weight.assign(tf.fill(weight.shape, 0.05))
+        logits[kind] = model(tokens).numpy()
+    assert np.max(abs(logits["per_token"] - logits["cumulative"])) > 1e-5
+
+
+def test_a_gradient_step_on_learned_frequencies_changes_the_next_output(tokens):
+    model = TransformerLM(CONFIGS["learned_freq"])
+    (frequencies,) = [weight for weight in model.trainable_weights if "frequencies" in weight.path]
+    before = model(tokens)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(tokens) ** 2)
+    frequencies.assign_sub(0.5 * tf.sign(tape.gradient(loss, frequencies)))
+    assert np.max(abs(model(tokens) - before)) > 1e-6
+    assert frequencies.dtype == "float32" and not is_decayed(frequencies)
+
+
+@pytest.mark.parametrize("position", ["rotary", "learned", "sinusoidal", "alibi", "none"])
+def test_packed_documents_equal_each_alone(position):
+    """Token 0 begins a document; both rows hold two, of other lengths."""
+    config = replace(PLAIN, position=position)
+    model = TransformerLM(config, document_separator=0)
+    documents = [[0, 5, 6, 7, 8], [0, 9, 9, 3], [0, 4], [0, 8, 7, 6, 5, 4, 3]]
+    packed = model(np.array([documents[0] + documents[1], documents[2] + documents[3]], np.int32))
+    for row, start, document in ((0, 0, 0), (0, 5, 1), (1, 0, 2), (1, 2, 3)):
+        alone = model(np.array([documents[document]], np.int32))[0]
+        together = packed[row, start : start + len(documents[document])]
+        np.testing.assert_allclose(together, alone, atol=1e-5)  # float32, logits below 1
+
+
+def test_without_a_separator_documents_see_each_other():
+    rows = np.array([[0, 5, 6, 0, 9, 9]], np.int32)
+    apart, model = TransformerLM(PLAIN, document_separator=0), TransformerLM(PLAIN)
+    model.set_weights(apart.get_weights())
+    difference = abs(model(rows) - apart(rows)).numpy().max(axis=(0, 2))
+    assert np.all(difference[:3] == 0) and np.all(difference[3:] > 1e-6)
+
+
+def test_lengths_left_open_are_those_of_the_context():
+    yarn = scaled("yarn", factor=4.0).rotary_options()["scaling"]
+    assert yarn["original_max_position_embeddings"] == 4  # context 16 / factor 4
+    given = scaled("yarn", factor=4.0, original_max_position_embeddings=7).rotary_options()["scaling"]
+    assert given["original_max_position_embeddings"] == 7
+    assert scaled("dynamic", factor=2.0).rotary_options()["target_length"] == 16
+    assert scaled("yarn", factor=4.0).rotary_options()["target_length"] is None
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "problem"),
+    [
+        (
+            replace(PLAIN, position="none", rope=RopeConfig(xpos=True)),
+            "rope",
+            "only position=rotary reads it",
+        ),
+        (
+            replace(PLAIN, learned_rotations="per_token", rope=RopeConfig(rotary_fraction=0.5)),
+            "rope.rotary_fraction",
+            "must be 1 with learned_rotations",
+        ),
+        (replace(PLAIN, rope=RopeConfig(rotary_fraction=0.4)), "rope", "must be even"),
+        (scaled("longrope", factor=2.0, short_factor=(1.0,), long_factor=(2.0,)), "rope", "short_factor"),
+        (
+            replace(PLAIN, position="none", dim=18, num_heads=6, learned_rotations="cumulative"),
+            "dim",
+            "must be even to form rotation pairs",
+        ),
+    ],
+)
+def test_options_that_cannot_be_used_are_told(config, key, problem):
+    ((told, message),) = config.problems()
+    assert told == key and problem in message
+
+
+def test_a_layout_without_rotary_positions_is_read_by_learned_rotations_alone():
+    half = RopeConfig(layout="half")
+    assert list(replace(PLAIN, position="none", rope=half, learned_rotations="per_token").problems()) == []
+    assert [key for key, _ in replace(PLAIN, position="none", rope=half).problems()] == ["rope"]
