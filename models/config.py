@@ -48,7 +48,7 @@ class TransformerLMConfig:
             "layout": rope.layout,
             "interpolate_factor": rope.interpolate_factor,
             "scaling": scaling.as_dict(
-                original_length=max(1, round(self.context_length / (scaling.factor or 1)))
+                original_length=scaling.factor and max(1, round(self.context_length / scaling.factor))
             ),
             "target_length": target_length,
         }
@@ -92,7 +92,7 @@ class TransformerLMConfig:
                 | {"freqs_for": "lang", "custom_freqs": None, "use_xpos": False}
                 | self.rotary_options()
             )
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:
             yield "rope", f"cannot be used: {error}"
 
     @property

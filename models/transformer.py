@@ -48,7 +48,8 @@ class TransformerLM(keras.Model):
         self, config: TransformerLMConfig, *, dtype: str = "float32", document_separator: int | None = None
     ):
         super().__init__(dtype=dtype, name="transformer_lm")
-        problems = [f"{key} {message}" for key, message in config.problems()]
+        parts = (config, config.rope, config.rope.scaling)
+        problems = [f"{key} {message}" for part in parts for key, message in part.problems()]
         if problems:
             raise ValueError("; ".join(problems))
         self.config = config
@@ -104,7 +105,7 @@ class TransformerLM(keras.Model):
     ) -> tf.Tensor:
         if training and self.config.dropout > 0 and seed is None:
             raise ValueError("training with dropout needs a seed: model(tokens, training=True, seed=seed).")
-        self._check_learned_positions(tokens.shape[1])
+        self._check_length(tokens.shape[1])
         columns = tf.range(tf.shape(tokens)[1])
         positions, bias = columns, self._bias(columns, columns, None)
         if self.document_separator is not None:
@@ -130,10 +131,10 @@ class TransformerLM(keras.Model):
             padding: (batch,) int32 padding columns at the left of each row; none when not given.
 
         Raises:
-            ValueError: if `capacity` goes beyond the learned positions.
+            ValueError: if `capacity` goes beyond the positions that the model has.
         """
         capacity = capacity or self.config.context_length
-        self._check_learned_positions(capacity)
+        self._check_length(capacity)
         shape = (batch, self.config.num_kv_heads, capacity, self.head_dim)
         empty = tuple(tf.zeros(shape, self.compute_dtype) for _ in self.blocks)
         if padding is None:
@@ -213,10 +214,13 @@ class TransformerLM(keras.Model):
     def _rotation_shape(self, batch: int | None) -> tuple[int | None, ...]:
         return batch, self.config.num_kv_heads, self.head_dim // 2
 
-    def _check_learned_positions(self, length: int | None) -> None:
-        if self.position_embedding is not None and length is not None and length > self.config.context_length:
+    def _check_length(self, length: int | None) -> None:
+        """Learned positions and xPos end with the context; inside a graph only the static length is known."""
+        is_bounded = self.position_embedding is not None or self.config.rope.xpos
+        if is_bounded and length is not None and length > self.config.context_length:
+            kind = "positions under xPos" if self.config.rope.xpos else "learned positions"
             raise ValueError(
-                f"learned positions end at context_length {self.config.context_length}, got {length} tokens."
+                f"{kind} end at context_length {self.config.context_length}, got {length} tokens."
             )
 
     def _bias(self, query_columns, key_columns, padding):

@@ -1,5 +1,6 @@
 """What a run says of itself at its start and at its end."""
 
+import itertools
 import json
 import math
 import shlex
@@ -21,7 +22,11 @@ def description(config: Config, num_parameters: int) -> str:
     if model.position == "rotary":
         rope = model.rope
         details += [f"theta {rope.theta:g}", rope.layout, f"interpolate_factor {rope.interpolate_factor:g}"]
-        details += [f"{rope.scaling.type} scaling"] * (rope.scaling.type != "none") + ["xPos"] * rope.xpos
+        if rope.scaling.type != "none":
+            details.append(f"{rope.scaling.type} scaling {rope.scaling.given()}")
+        details += ["xPos"] * rope.xpos + ["learned frequencies"] * rope.learned_freq
+        if rope.rotary_fraction != 1:
+            details.append(f"rotary_fraction {rope.rotary_fraction:g}")
     if model.learned_rotations != "none":
         details.append(f"{model.learned_rotations} learned rotations")
     return (
@@ -34,7 +39,8 @@ def description(config: Config, num_parameters: int) -> str:
 
 def sample_text(sampler, tokens, *, seed: int) -> str:
     """A held-out beginning, continued by the model."""
-    prompt = [int(token) for token in tokens[1 : 1 + min(SAMPLE_PROMPT_LENGTH, sampler.capacity)]]
+    beginning = tokens[1 : 1 + min(SAMPLE_PROMPT_LENGTH, sampler.capacity)].tolist()
+    prompt = list(itertools.takewhile(lambda token: token != SEPARATOR, beginning))
     options = SamplingOptions(temperature=SAMPLE_TEMPERATURE, seed=seed, stop_token=SEPARATOR)
     steps = sampler.generate([prompt], SAMPLE_LENGTH, options)
     text = decode(prompt + [int(token) for (token,) in steps if 0 <= token < VOCAB_SIZE])

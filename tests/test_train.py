@@ -426,6 +426,22 @@ def test_a_scaling_starts_from_the_context_of_the_parent(workplace, trained_run)
     assert workplace.train(*changes) == 0
 
 
+def test_a_scaled_run_goes_on_without_its_parent(workplace, trained_run):
+    parent = copy_of(trained_run, "parent")
+    changes = [
+        "name=orphan",
+        f"init_from={parent}",
+        "context_length=32",
+        "num_steps=2",
+        "model.rope.scaling.type=yarn",
+        "model.rope.scaling.factor=2",
+    ]
+    assert workplace.train(*changes) == 0
+    shutil.rmtree(parent)
+    (workplace.outputs / "orphan" / "summary.json").unlink()
+    assert workplace.train(*changes) == 0
+
+
 def test_a_sweep_runs_each_value_in_a_directory_of_its_own_and_prints_plain_text(workplace):
     changes = ("name=sweep", "model.position=rotary,none", "num_steps=2")
     with start_process(workplace, "-m", *changes) as process:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-MODELS = "lm_small, lm_tiny, lm_tiny_learned_rotations, lm_tiny_xpos"
+MODELS = "lm_small, lm_tiny"
 EXPERIMENTS = "lm, lm_learned_rotations, lm_xpos, shakespeare"
 
 STUB = f"""

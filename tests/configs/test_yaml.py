@@ -38,10 +38,19 @@ def test_the_yaml_defaults_are_those_of_the_dataclasses():
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/*.yaml")), ids=lambda path: path.stem)
-def test_an_experiment_chooses_groups_but_holds_none_of_their_keys(path):
+def test_an_experiment_holds_no_size_that_a_group_sets(path):
+    """It would win over the group that the command line asks for."""
+    sizes = set(flatten(yaml.safe_load((CONFIGS / "model" / "lm_small.yaml").read_text()))) - {"defaults"}
     keys = yaml.safe_load(path.read_text())
-    assert not {"model", "data"} & set(keys)
+    assert not sizes & set(flatten(keys.get("model", {})))
+    assert "data" not in keys
     assert keys["name"] == path.stem
+
+
+def test_the_recipe_of_an_experiment_holds_for_a_model_of_another_size():
+    cfg = composed("experiment=lm_xpos", "model=lm_small")
+    assert (cfg.model.dim, cfg.model.rope.xpos) == (384, True)
+    assert composed("experiment=lm_learned_rotations").model.learned_rotations == "per_token"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/*.yaml")), ids=lambda path: path.stem)

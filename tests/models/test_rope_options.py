@@ -38,6 +38,13 @@ CONFIGS = {
     "learned_freq": replace(PLAIN, rope=RopeConfig(learned_freq=True)),
     "per_token": replace(PLAIN, learned_rotations="per_token"),
     "cumulative": replace(PLAIN, learned_rotations="cumulative", rope=RopeConfig(layout="half")),
+    "cumulative_xpos": replace(
+        PLAIN, learned_rotations="cumulative", rope=RopeConfig(xpos=True, xpos_scale_base=16.0)
+    ),
+    "per_token_yarn": replace(scaled("yarn", factor=4.0), learned_rotations="per_token"),
+    "partial_xpos_learned": replace(
+        PLAIN, rope=RopeConfig(xpos=True, xpos_scale_base=16.0, rotary_fraction=0.5, learned_freq=True)
+    ),
     "cumulative_alone": replace(PLAIN, position="none", learned_rotations="cumulative"),
 }
 MODELS = {}
@@ -125,16 +132,30 @@ def test_learned_rotations_start_as_the_plain_model_and_one_step_changes_them(ki
     assert np.max(abs(model(tokens) - plain(tokens))) > 1e-4
 
 
-def test_cumulative_rotations_are_the_sums_of_those_per_token(tokens):
-    """A constant angle per token, summed, is a rotary position; per token it is no position at all."""
-    logits = {}
-    for kind in ("per_token", "cumulative"):
-        model = TransformerLM(replace(PLAIN, position="none", learned_rotations=kind))
-        for weight in model.weights:
-            if "projection" in weight.path:
-                weight.assign(tf.fill(weight.shape, 0.05))
-        logits[kind] = model(tokens).numpy()
-    assert np.max(abs(logits["per_token"] - logits["cumulative"])) > 1e-5
+def test_a_constant_cumulative_rotation_is_a_rotary_position(tokens):
+    """Turning by the same angles at every token, summed, is rotation by frequencies of those angles."""
+    config = replace(PLAIN, position="none", learned_rotations="cumulative", num_layers=1)
+    cumulative = TransformerLM(config)
+    plain = TransformerLM(replace(PLAIN, num_layers=1, rope=RopeConfig(learned_freq=True)))
+    angles = np.float32([0.9, 0.4, 0.2, 0.05])
+    # The norm leaves a feature of 1, which the projection turns into the angles.
+    (projection,) = [weight for weight in cumulative.weights if "projection" in weight.path]
+    for model in (cumulative, plain):
+        weights = {weight.path.split("/", 1)[1]: weight for weight in model.weights if "/" in weight.path}
+        embeddings = np.random.default_rng(3).normal(size=(37, 48)).astype(np.float32)
+        embeddings[:, 0] = 1e4
+        weights["embedding/embeddings"].assign(embeddings)
+        weights["block_0/attention/qkv/kernel"].assign(np.random.default_rng(4).normal(size=(48, 96)))
+    plain_weights = {weight.path: weight for weight in plain.weights}
+    for weight in cumulative.weights:
+        if weight.path in plain_weights:
+            weight.assign(plain_weights[weight.path])
+    (frequencies,) = [weight for weight in plain.weights if "frequencies" in weight.path]
+    frequencies.assign(angles)
+    first_feature = np.zeros((48, 12), np.float32)
+    first_feature[0] = np.tile(angles, 3) / 48**0.5  # 1e4 is all of the norm: the feature becomes sqrt(48)
+    projection.assign(first_feature)
+    np.testing.assert_allclose(cumulative(tokens), plain(tokens), rtol=1e-3)  # float32, logits of 1e8
 
 
 def test_a_gradient_step_on_learned_frequencies_changes_the_next_output(tokens):
@@ -193,6 +214,13 @@ def test_lengths_left_open_are_those_of_the_context():
         ),
         (replace(PLAIN, rope=RopeConfig(rotary_fraction=0.4)), "rope", "must be even"),
         (scaled("longrope", factor=2.0, short_factor=(1.0,), long_factor=(2.0,)), "rope", "short_factor"),
+        (replace(PLAIN, rope=RopeConfig(xpos=True, xpos_scale_base=0.1)), "rope", "xpos_max_length"),
+        (replace(PLAIN, rope=RopeConfig(theta_rescale_factor=1e300)), "rope", "cannot be used"),
+        (
+            scaled("longrope", attention_factor=1.1, short_factor=(1.0,) * 4, long_factor=(2.0,) * 4),
+            "rope",
+            "original_max_position_embeddings",
+        ),
         (
             replace(PLAIN, position="none", dim=18, num_heads=6, learned_rotations="cumulative"),
             "dim",
@@ -209,3 +237,18 @@ def test_a_layout_without_rotary_positions_is_read_by_learned_rotations_alone():
     half = RopeConfig(layout="half")
     assert list(replace(PLAIN, position="none", rope=half, learned_rotations="per_token").problems()) == []
     assert [key for key, _ in replace(PLAIN, position="none", rope=half).problems()] == ["rope"]
+
+
+def test_rules_of_the_rotation_hold_without_a_command_line():
+    with pytest.raises(ValueError, match="factor has no effect"):
+        TransformerLM(replace(PLAIN, rope=RopeConfig(scaling=RopeScalingConfig(factor=4.0))))
+    with pytest.raises(ValueError, match="xpos_scale_base has no effect"):
+        TransformerLM(replace(PLAIN, rope=RopeConfig(xpos_scale_base=4.0)))
+
+
+def test_xpos_ends_with_the_context():
+    model = model_of("xpos")
+    with pytest.raises(ValueError, match="positions under xPos end at context_length 16, got 17"):
+        model.make_cache(2, capacity=17)
+    with pytest.raises(ValueError, match="positions under xPos end at context_length 16, got 17"):
+        model(np.zeros((1, 17), np.int32))
