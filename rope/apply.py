@@ -15,6 +15,8 @@ from rope.rotation import HALF_PRECISION, check_layout, doubled
 def rotate_half(x: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
     """A quarter turn of each pair of features, (a, b) to (-b, a); (..., dim)."""
     check_layout(layout)
+    x = tf.convert_to_tensor(x)
+    check_pairs("x", x)
     if layout == "half":
         first, second = tf.split(x, 2, axis=-1)
         return tf.concat([-second, first], axis=-1)
@@ -43,7 +45,8 @@ def apply_rotary_emb(
         scale: multiplies the rotated features; a number, or (length, dim), aligned like a 2-D table.
         seq_dim: axis of `t` that is the sequence: -2, or -3 for (batch, length, heads, features).
         freqs_seq_dim: axis of `freqs` that is the sequence. If given, or if `freqs` is 2-D, only the last
-            `length` rows of `freqs` are read: queries are aligned to the right of their keys.
+            `length` rows of `freqs` are read, and there must be as many: queries are aligned to the right of
+            their keys.
         layout: which features are a pair, `interleaved` or `half`.
 
     Returns:
@@ -59,6 +62,12 @@ def apply_rotary_emb(
             f"angles must be float32, got {freqs.dtype.name}. A Keras layer that is given them under a "
             "mixed policy needs autocast=False."
         )
+    if freqs.shape.rank < 2:
+        raise ValueError(
+            f"angles must be (..., length, dim), got shape {freqs.shape}. "
+            "For one position, add an axis of 1 before the last."
+        )
+    check_pairs("the table of angles", freqs)
     dim, features = freqs.shape[-1], t.shape[-1]
     if start_index < 0 or start_index + dim > features:
         raise ValueError(
@@ -68,11 +77,14 @@ def apply_rotary_emb(
     axis = sequence_axis(t, seq_dim)
     freqs, scale = tf.cast(freqs, tf.float32), tf.convert_to_tensor(scale, tf.float32)
     if freqs_seq_dim is not None:
-        freqs = last_rows(freqs, t, axis, freqs_seq_dim)
+        freqs_axis = sequence_axis(freqs, freqs_seq_dim, name="freqs_seq_dim")
+        freqs = last_rows("table", freqs, t, axis, freqs_axis)
     elif freqs.shape.rank == 2:
-        freqs = beside_sequence(last_rows(freqs, t, axis, 0), t, axis)
+        freqs = last_rows("table", freqs, t, axis, 0)
+    if freqs.shape.rank == 2:
+        freqs = beside_sequence(freqs, t, axis)
     if scale.shape.rank == 2:
-        scale = beside_sequence(last_rows(scale, t, axis, 0), t, axis)
+        scale = beside_sequence(last_rows("scale", scale, t, axis, 0), t, axis)
     rotated = tf.cast(t[..., start_index : start_index + dim], tf.float32)
     check_broadcast(freqs, rotated)
     rotated = (rotated * tf.cos(freqs) + rotate_half(rotated, layout=layout) * tf.sin(freqs)) * scale
@@ -91,7 +103,8 @@ def apply_learned_rotations(
     """Rotates the features of `t` from `start_index` on by angles that a model has predicted.
 
     Args:
-        rotations: (..., length, pairs) angle of each pair, in radians, any float dtype.
+        rotations: (..., length, pairs) angle of each pair, in radians, any float dtype; one row for each
+            token.
         t: (..., length, features), with at least 2 * pairs features from `start_index` on.
         start_index: first feature to rotate.
         freq_ranges: (ranges,) factors; then each rotation turns `ranges` consecutive pairs, by itself times
@@ -102,9 +115,15 @@ def apply_learned_rotations(
         The rotated tensor, with the shape and dtype of `t`.
 
     Raises:
-        ValueError: if there are more rotations than pairs of features.
+        ValueError: if there are more rotations than pairs of features, or more or fewer rows than tokens.
     """
-    rotations = tf.cast(rotations, tf.float32)
+    rotations, t = tf.cast(rotations, tf.float32), tf.convert_to_tensor(t)
+    # A 2-D table may have rows for keys before the queries; rotations belong to their tokens.
+    if rotations.shape.rank == 2 and not rotations.shape[:1].is_compatible_with(t.shape[-2:-1]):
+        raise ValueError(
+            f"rotations must have a row for each of the {t.shape[-2]} tokens of t, "
+            f"got {rotations.shape[0]}. Pass those of these tokens alone."
+        )
     if freq_ranges is not None:
         freq_ranges = tf.reshape(tf.cast(freq_ranges, tf.float32), [-1])
         ranged = rotations[..., tf.newaxis] * freq_ranges
@@ -143,10 +162,23 @@ def with_size(shape: tf.Tensor, axis: int, size: int | tf.Tensor) -> tf.Tensor:
     return tf.concat([shape[:axis], [size], shape[axis + 1 :]], axis=0)
 
 
-def last_rows(freqs: tf.Tensor, t: tf.Tensor, axis: int, freqs_axis: int) -> tf.Tensor:
+def check_pairs(name: str, x: tf.Tensor) -> None:
+    if x.shape.rank == 0 or (x.shape[-1] is not None and x.shape[-1] % 2):
+        raise ValueError(f"the last axis of {name} must be even to form rotation pairs, got shape {x.shape}.")
+
+
+def last_rows(name: str, freqs: tf.Tensor, t: tf.Tensor, axis: int, freqs_axis: int) -> tf.Tensor:
     """As many of the last entries of `freqs_axis` as `t` has on `axis`."""
     rows, length = size_of(freqs, freqs_axis), size_of(t, axis)
-    start = max(rows - length, 0) if isinstance(rows, int) and isinstance(length, int) else None
+    start = None
+    if isinstance(rows, int) and isinstance(length, int):
+        if rows < length:
+            raise ValueError(
+                f"{name} of shape {freqs.shape} does not match the features to rotate, {t.shape}: "
+                f"it needs a row for each of the {length} positions, got {rows}. "
+                "seq_dim says which axis is the sequence."
+            )
+        start = rows - length
     index = [slice(None)] * freqs.shape.rank
     index[freqs_axis] = slice(tf.maximum(rows - length, 0) if start is None else start, None)
     return freqs[tuple(index)]

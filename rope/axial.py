@@ -95,8 +95,9 @@ def mixed_frequencies(num_heads: int, dim: int, *, theta: float = 10.0, turns: n
         (2, num_heads, dim / 2) float64: along the first and the second coordinate.
 
     Raises:
-        ValueError: if `dim` is not a positive multiple of 4.
+        ValueError: if `dim` is not a positive multiple of 4, or `num_heads` is below 1.
     """
+    check_num_heads(num_heads)
     if dim < 4 or dim % 4:
         raise ValueError(f"dim must be a positive multiple of 4 for 2-D frequencies, got {dim}.")
     magnitudes = language_frequencies(dim // 2, theta=theta)
@@ -107,6 +108,11 @@ def mixed_frequencies(num_heads: int, dim: int, *, theta: float = 10.0, turns: n
             for function in (np.cos, np.sin)
         ]
     )
+
+
+def check_num_heads(num_heads: int) -> None:
+    if num_heads < 1:
+        raise ValueError(f"num_heads must be >= 1, got {num_heads}.")
 
 
 @keras.saving.register_keras_serializable(package="rope")
@@ -154,6 +160,7 @@ class MixedRotaryEmbedding(keras.layers.Layer):
     ):
         super().__init__(name=name, autocast=False)
         check_layout(layout)
+        check_num_heads(num_heads)
         self.num_heads, self.dim, self.theta = num_heads, dim, theta
         self.layout, self.turn_axes, self.seed = layout, turn_axes, seed
         turns = np.random.default_rng(seed).uniform(0, 2 * math.pi, num_heads) * turn_axes

@@ -9,7 +9,7 @@ import tensorflow as tf
 from rope import xpos
 from rope.axial import axial_angles, axis_positions
 from rope.options import DEFAULTS, resolve
-from rope.positions import align_positions, sequence_axis, shifted, size_of
+from rope.positions import align_positions, align_scale, sequence_axis, shifted, size_of
 from rope.rotation import (
     RotaryTable,
     check_layout,
@@ -46,7 +46,8 @@ class RotaryEmbedding(keras.layers.Layer):
         target_length: the length whose frequencies are used, for scalings that depend on one.
         use_xpos: let scores decay with distance, see `rope.xpos`; for causal attention.
         xpos_scale_base: tokens of that decay.
-        xpos_max_length: positions must be below it. It may change between training and use.
+        xpos_max_length: positions must be below it. It may change between training and use. Inside a
+            `tf.function`, a dynamic offset is not checked against it, nor are positions of unknown value.
         seq_before_head_dim: the sequence is axis -3, as in (batch, length, heads, dim), not -2.
 
     Call arguments:
@@ -60,6 +61,7 @@ class RotaryEmbedding(keras.layers.Layer):
         for both of its features.
 
     Raises:
+        TypeError: if `scaling` is not a dict.
         ValueError: if an argument is out of its range, contradicts another, or would have no effect.
 
     Example:
@@ -97,7 +99,7 @@ class RotaryEmbedding(keras.layers.Layer):
         self._config = {
             "dim": dim,
             "freqs_for": freqs_for,
-            "custom_freqs": None if custom_freqs is None else [float(freq) for freq in custom_freqs],
+            "custom_freqs": None if custom_freqs is None else np.asarray(custom_freqs, np.float64).tolist(),
             "theta": theta,
             "theta_rescale_factor": theta_rescale_factor,
             "max_freq": max_freq,
@@ -106,7 +108,7 @@ class RotaryEmbedding(keras.layers.Layer):
             "learned_freq": learned_freq,
             "layout": layout,
             "interpolate_factor": interpolate_factor,
-            "scaling": None if scaling is None else dict(scaling),
+            "scaling": dict(scaling) if isinstance(scaling, Mapping) else scaling,
             "target_length": target_length,
             "use_xpos": use_xpos,
             "xpos_scale_base": xpos_scale_base,
@@ -131,8 +133,6 @@ class RotaryEmbedding(keras.layers.Layer):
                 initializer=lambda shape, dtype: tf.constant(self._resolved.initial, dtype),
                 autocast=False,
             )
-        if use_xpos:
-            xpos.check_maximum(xpos_max_length, **self._xpos_range)
         self.built = True
 
     @property
@@ -209,7 +209,9 @@ class RotaryEmbedding(keras.layers.Layer):
             x: (..., length, head_dim); the features after the first dim pass through.
             seq_dim: axis of the sequence; -2, or -3 with `seq_before_head_dim`, when not given.
             offset: added to the positions: the number of tokens already in a cache.
-            scale: multiplies the rotated features; with xPos it stands for its scales.
+            scale: multiplies the rotated features; with xPos it stands for its scales. A number, or what
+                `get_scale` gives for `positions` of one of the shapes below: (length, dim),
+                (batch, length, dim), or all axes of `x`.
             positions: (length,), (batch, length), or all axes of `x` but the last; 0, 1, 2, ... when not
                 given.
 
@@ -224,8 +226,8 @@ class RotaryEmbedding(keras.layers.Layer):
             )
         positions = self._positions(x, seq_dim, offset, positions)
         table = rotary_table(self.angles(positions), layout=self.layout)
-        factor = self.attention_factor * (1.0 if scale is None else scale)
-        return self.rotate(x, scaled_table(table, factor))
+        scale = align_scale(1.0 if scale is None else scale, x, self._axis(x, seq_dim), self.dim)
+        return self.rotate(x, scaled_table(table, self.attention_factor * scale))
 
     def rotate_queries_and_keys(
         self,
@@ -319,10 +321,7 @@ class RotaryEmbedding(keras.layers.Layer):
         Returns:
             (*dims, len(dims) * dim / 2) radians, float32.
         """
-        if self.use_xpos:
-            raise ValueError(
-                "xPos decays along one causal axis, got a grid. Make the embedding with use_xpos=False."
-            )
+        self._check_grid_allowed()
         offsets = (0,) * len(dims) if offsets is None else offsets
         if not dims or len(offsets) != len(dims):
             raise ValueError(f"a grid needs one offset for each axis, got {len(offsets)} for sizes {dims}.")
@@ -342,6 +341,7 @@ class RotaryEmbedding(keras.layers.Layer):
         axis_order: Sequence[int] | None = None,
     ) -> tf.Tensor:
         """(*dims, len(dims) * dim) table of angles for `apply_rotary_emb`; arguments as `axial_angles`."""
+        self._check_grid_allowed()
         self._check_angles_suffice("A table of angles")
         angles = self.axial_angles(*dims, offsets=offsets, coordinates=coordinates, axis_order=axis_order)
         return doubled(angles, layout=self.layout)
@@ -374,6 +374,12 @@ class RotaryEmbedding(keras.layers.Layer):
         if positions is None:
             positions = tf.range(size_of(x, axis))
         return shifted(align_positions(positions, x, axis), offset)
+
+    def _check_grid_allowed(self) -> None:
+        if self.use_xpos:
+            raise ValueError(
+                "xPos decays along one causal axis, got a grid. Make the embedding with use_xpos=False."
+            )
 
     def _check_angles_suffice(self, what: str) -> None:
         """Raises ValueError if this embedding also scales, which angles cannot say."""

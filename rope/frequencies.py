@@ -1,5 +1,6 @@
 """Frequencies of the rotated pairs, in NumPy float64; TensorFlow starts at the angles."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,7 +44,16 @@ def rescaled_theta(theta: float, dim: int, factor: float) -> float:
             f"NTK-aware scaling keeps the first frequency and divides the last by its factor {factor}: "
             "with dim 2 they are the same. Use interpolate_factor, or dim >= 4."
         )
-    return theta * factor ** (dim / (dim - 2))
+    try:
+        rescaled = float(theta * factor ** (dim / (dim - 2)))
+    except OverflowError:
+        rescaled = math.inf
+    if rescaled == math.inf:
+        raise ValueError(
+            f"NTK-aware scaling must keep theta in the range of float64, got theta {theta}, "
+            f"factor {factor} and dim {dim}. Use a smaller factor."
+        )
+    return rescaled
 
 
 def pixel_frequencies(dim: int, *, max_freq: float = 10.0, spacing: str = "linear") -> np.ndarray:

@@ -1,5 +1,6 @@
 """What the arguments of a `RotaryEmbedding` mean together: its frequencies, in NumPy float64."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from rope.frequencies import (
     pixel_frequencies,
     rotary_dim,
 )
-from rope.scaling import scale, scaling_type
+from rope.scaling import check_mapping, scale, scaling_type
 from rope.schemes import Scaled
 
 FREQUENCIES = ("lang", "pixel", "constant")
@@ -33,6 +34,8 @@ READ_BY = {
     "custom": (),
 }
 NO_SCALING = {"rope_type": "default"}
+# In units of xpos_scale_base, the length at which the scales of xPos's fastest decay reach 7e34.
+XPOS_MAX_SPAN = 128
 
 
 class Resolved(NamedTuple):
@@ -55,6 +58,7 @@ def resolve(options: Mapping[str, object]) -> Resolved:
     """Frequencies of the options of a `RotaryEmbedding`.
 
     Raises:
+        TypeError: if `scaling` is not a mapping.
         ValueError: if one is out of its range, contradicts another, or would have no effect.
     """
     check_options(options)
@@ -70,6 +74,12 @@ def resolve(options: Mapping[str, object]) -> Resolved:
     interpolate_factor = (
         scaling["factor"] if scaling_type(scaling) == "linear" else options["interpolate_factor"]
     )
+    if options["use_xpos"]:
+        check_xpos_maximum(
+            options["xpos_max_length"],
+            scale_base=options["xpos_scale_base"],
+            interpolate_factor=interpolate_factor,
+        )
     return Resolved(
         dim=dim,
         theta=theta,
@@ -83,6 +93,8 @@ def resolve(options: Mapping[str, object]) -> Resolved:
 
 def check_options(options: Mapping[str, object]) -> None:
     """Raises ValueError for options that contradict each other or that nothing would read."""
+    if options["scaling"] is not None:
+        check_mapping(options["scaling"])
     freqs_for, kind = options["freqs_for"], kind_of(options)
     if freqs_for not in FREQUENCIES:
         raise ValueError(f"freqs_for must be one of {', '.join(FREQUENCIES)}; got {freqs_for!r}.")
@@ -102,6 +114,18 @@ def check_options(options: Mapping[str, object]) -> None:
             raise ValueError(
                 f"{key} is a scaling of its own, got {options[key]} beside scaling. Use one of them."
             )
+
+
+def check_xpos_maximum(max_length: int, *, scale_base: float, interpolate_factor: float = 1.0) -> None:
+    """Raises ValueError if float32 cannot hold the scales of xPos at `max_length` positions."""
+    if not 0 < scale_base < math.inf:
+        raise ValueError(f"xpos_scale_base must be > 0 and finite, got {scale_base}.")
+    limit = math.floor(min(XPOS_MAX_SPAN * scale_base * interpolate_factor, 2**62))
+    if not 0 < max_length <= limit:
+        raise ValueError(
+            f"xpos_max_length must be in [1, {limit}] with xpos_scale_base {scale_base}, got {max_length}: "
+            "beyond, the scales leave the range of float32. A larger xpos_scale_base decays more slowly."
+        )
 
 
 def kind_of(options: Mapping[str, object]) -> str:

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+WIDE_INTEGERS = (tf.int64, tf.uint32, tf.uint64)
+
 
 def positions_from_padding(
     padding: tf.Tensor, length: int | tf.Tensor, *, start: int | tf.Tensor = 0
@@ -68,14 +70,12 @@ def positions_from_cache(cached: int | tf.Tensor, length: int | tf.Tensor) -> tf
     return tf.cast(cached, tf.int32)[..., tf.newaxis] + tf.range(length)
 
 
-def sequence_axis(x: tf.Tensor, seq_dim: int) -> int:
+def sequence_axis(x: tf.Tensor, seq_dim: int, *, name: str = "seq_dim") -> int:
     """`seq_dim` counted from the left; raises ValueError if it is the feature axis or none."""
     rank = x.shape.rank
     axis = seq_dim + rank if seq_dim < 0 else seq_dim
     if not 0 <= axis < rank - 1:
-        raise ValueError(
-            f"seq_dim must be an axis before the last of a tensor of rank {rank}, got {seq_dim}."
-        )
+        raise ValueError(f"{name} must be an axis before the last of a tensor of rank {rank}, got {seq_dim}.")
     return axis
 
 
@@ -96,6 +96,43 @@ def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor:
         ValueError: if the positions have another rank, or do not match `x`.
     """
     positions = tf.convert_to_tensor(positions)
+    aligned = aligned_or_none(positions, x, axis)
+    if aligned is None:
+        raise ValueError(
+            f"x of shape {x.shape} needs {x.shape[axis]} positions along its axis {axis}, got shape "
+            f"{positions.shape}. Give (length,), (batch, length), or every axis of x but the last."
+        )
+    return aligned
+
+
+def align_scale(scale: float | tf.Tensor, x: tf.Tensor, axis: int, dim: int) -> tf.Tensor:
+    """A scale with the axes of `x`, of size 1 where it does not differ; float32.
+
+    Args:
+        scale: a number, or (length, dim), (batch, length, dim), or with all axes of `x`: for each shape of
+            positions that `align_positions` takes, those of its features. The last axis may be 1.
+        x: queries or keys; the first axis is the batch.
+        axis: which axis of `x` is the sequence.
+        dim: rotated features.
+
+    Raises:
+        ValueError: if the scale has another rank, or does not match `x`.
+    """
+    scale = tf.cast(scale, tf.float32)
+    if scale.shape.rank == 0:
+        return scale
+    aligned = aligned_or_none(scale[..., 0], x, axis) if scale.shape[-1] in (1, dim) else None
+    if aligned is None:
+        raise ValueError(
+            f"scale must match the {dim} rotated features and axis {axis}, the sequence, of x of shape "
+            f"{x.shape}, got shape {scale.shape}. Give a number, (length, {dim}), (batch, length, {dim}), "
+            "or every axis of x."
+        )
+    return tf.reshape(scale, tf.concat([tf.shape(aligned), [scale.shape[-1]]], axis=0))
+
+
+def aligned_or_none(positions: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor | None:
+    """What `align_positions` gives, or None where it raises."""
     rank, axes = positions.shape.rank, x.shape.rank - 1
     if rank == axes:
         aligned = positions
@@ -105,28 +142,27 @@ def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor:
         between, after = [tf.newaxis] * (axis - 1), [tf.newaxis] * (axes - 1 - axis)
         aligned = positions[(slice(None), *between, slice(None), *after)]
     else:
-        aligned = None
-    if aligned is None or not all(
+        return None
+    fits = all(
         have == want or None in (have, want) or (have == 1 and index != axis)
         for index, have, want in zip(
             range(axes - 1, -1, -1), reversed(aligned.shape), reversed(x.shape[:-1]), strict=False
         )
-    ):
-        raise ValueError(
-            f"x of shape {x.shape} needs {x.shape[axis]} positions along its axis {axis}, got shape "
-            f"{positions.shape}. Give (length,), (batch, length), or every axis of x but the last."
-        )
-    return aligned
+    )
+    return aligned if fits else None
 
 
 def shifted(positions: tf.Tensor, offset: float | tf.Tensor) -> tf.Tensor:
-    """Positions plus one offset; integers as long as both are."""
+    """Positions plus one offset; integers as long as both are, of at least 32 bits."""
     positions, offset = tf.convert_to_tensor(positions), tf.convert_to_tensor(offset)
     if offset.shape.rank:
         raise ValueError(
             f"offset must be a scalar, got shape {offset.shape}. "
             "Where it differs by row, use positions=positions_from_cache(offset, length)."
         )
-    if positions.dtype.is_integer and offset.dtype.is_floating:
-        positions = tf.cast(positions, tf.float32)
+    if positions.dtype.is_integer:
+        # Narrow integers would wrap: 250 + 10 is 4 in uint8.
+        wide = positions.dtype in WIDE_INTEGERS or offset.dtype in WIDE_INTEGERS
+        integer = tf.int64 if wide else tf.int32
+        positions = tf.cast(positions, tf.float32 if offset.dtype.is_floating else integer)
     return positions + tf.cast(offset, positions.dtype)

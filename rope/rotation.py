@@ -41,8 +41,7 @@ def rotary_angles(positions: tf.Tensor, frequencies: tf.Tensor) -> tf.Tensor:
         TypeError: if `positions` are bfloat16 or float16, which do not hold the integers past 256 or 2,048.
     """
     positions = tf.convert_to_tensor(positions)
-    if positions.dtype in HALF_PRECISION:
-        raise TypeError(f"positions must be integers or float32, got {positions.dtype.name}.")
+    check_positions_dtype(positions)
     frequencies = tf.cast(frequencies, tf.float32)
     return tf.cast(positions, tf.float32)[..., tf.newaxis] * frequencies
 
@@ -120,6 +119,11 @@ def rotate(x: tf.Tensor, table: RotaryTable, *, layout: str = "interleaved") -> 
         return tf.concat([rotate(x[..., :dim], table, layout=layout), x[..., dim:]], axis=-1)
     rotated = tf.cast(x, tf.float32) * table.cos + tf.cast(_partner(x, layout), tf.float32) * table.sin
     return tf.cast(rotated, x.dtype)
+
+
+def check_positions_dtype(positions: tf.Tensor) -> None:
+    if positions.dtype in HALF_PRECISION:
+        raise TypeError(f"positions must be integers or float32, got {positions.dtype.name}.")
 
 
 def check_layout(layout: str) -> None:

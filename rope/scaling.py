@@ -5,7 +5,7 @@ Nothing in such a dict is ignored: a key that is unknown, or that its scheme doe
 
 import difflib
 import inspect
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -52,8 +52,10 @@ def scale(
         The scaled frequencies, float64, and the attention factor.
 
     Raises:
+        TypeError: if `scaling` is not a mapping.
         ValueError: if the type or a key is unknown, missing, not read by this type, or out of its range.
     """
+    check_mapping(scaling)
     name, options = parsed(scaling)
     supplied = {"theta": theta, "target_length": target_length}
     for key, value in supplied.items():
@@ -63,7 +65,21 @@ def scale(
             options[key] = value
         elif key == "target_length" and value is not None:
             raise ValueError(f"scaling {name} does not depend on a target_length, got {value}. Leave it out.")
-    return SCALINGS[name](frequencies, **options)
+    try:
+        return SCALINGS[name](frequencies, **options)
+    except OverflowError as error:
+        numbers = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise ValueError(
+            f"scaling {name} must stay in the range of float64, got {numbers}. Use smaller numbers."
+        ) from error
+
+
+def check_mapping(scaling: object) -> None:
+    if not isinstance(scaling, Mapping):
+        raise TypeError(
+            f"scaling must be a dict, as a config.json has for rope_scaling, got {scaling!r}. "
+            "Put the name in it as rope_type."
+        )
 
 
 def parsed(scaling: Mapping[str, object]) -> tuple[str, dict[str, object]]:
@@ -138,7 +154,9 @@ def checked(key: str, value: object) -> object:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a finite number that float64 can hold."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
 
 
 def did_you_mean(word: object, known: Sequence[str]) -> str:

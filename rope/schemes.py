@@ -176,7 +176,13 @@ def longrope(
                 "max_position_embeddings stands beside rope_scaling in a config.json."
             )
         positive("factor", factor)
-        logs = math.log(factor) / math.log(original_max_position_embeddings) if factor > 1 else 0.0
+        if not original_max_position_embeddings > 1:
+            raise ValueError(
+                "scaling original_max_position_embeddings must be above 1, as the attention factor "
+                f"divides by its logarithm, got {original_max_position_embeddings}. "
+                "Correct it, or give attention_factor."
+            )
+        logs = math.log(max(factor, 1)) / math.log(original_max_position_embeddings)
         attention_factor = math.sqrt(1 + logs)
     regime = "long_factor" if target_length > original_max_position_embeddings else "short_factor"
     return Scaled(frequencies / divisors[regime], attention_factor)

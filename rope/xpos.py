@@ -10,10 +10,11 @@ For keys after their query the factor grows beyond 1: xPos is for causal attenti
 import numpy as np
 import tensorflow as tf
 
+from rope.rotation import check_positions_dtype
+
 GAMMA = 0.4
-# In units of scale_base, the lengths at which the scales of the slowest pair reach 150 and 7e34.
+# In units of scale_base, the length at which the scales of the fastest decay reach 150.
 MAX_SPAN_FLOAT16 = 8
-MAX_SPAN = 128
 
 
 def xpos_decays(dim: int) -> np.ndarray:
@@ -35,22 +36,15 @@ def xpos_scales(
 
     Returns:
         (..., length, dim / 2) float32.
+
+    Raises:
+        TypeError: if `positions` are bfloat16 or float16.
     """
+    positions = tf.convert_to_tensor(positions)
+    check_positions_dtype(positions)
     powers = (tf.cast(positions, tf.float32) - centre) / (interpolate_factor * scale_base)
     logs = tf.constant(np.log(xpos_decays(dim)), tf.float32)
     return tf.exp(powers[..., tf.newaxis] * logs)
-
-
-def check_maximum(max_length: int, *, scale_base: float, interpolate_factor: float = 1.0) -> None:
-    """Raises ValueError if float32 cannot hold the scales of `max_length` positions."""
-    if not scale_base > 0:
-        raise ValueError(f"xpos_scale_base must be > 0, got {scale_base}.")
-    limit = int(MAX_SPAN * scale_base * interpolate_factor)
-    if not 0 < max_length <= limit:
-        raise ValueError(
-            f"xpos_max_length must be in [1, {limit}] with xpos_scale_base {scale_base}, got {max_length}: "
-            "beyond, the scales leave the range of float32. A larger xpos_scale_base decays more slowly."
-        )
 
 
 def check_compute_dtype(

@@ -185,6 +185,7 @@ def test_each_place_of_each_layer_drops_other_features(monkeypatch, model_of, to
     import models.transformer
 
     seeds, rates = [], []
+    model = model_of(dropout=0.3)
 
     def recording(x, rate, seed):
         seeds.append(tuple(seed.numpy()))
@@ -193,7 +194,7 @@ def test_each_place_of_each_layer_drops_other_features(monkeypatch, model_of, to
 
     monkeypatch.setattr(models.layers, "dropout", recording)
     monkeypatch.setattr(models.transformer, "dropout", recording)
-    model_of(dropout=0.3)(tokens, training=True, seed=SEED)
+    model(tokens, training=True, seed=SEED)
     assert len(seeds) == len(set(seeds)) == 5  # the embedding, and attention and MLP of two layers
     assert rates == [0.3] * 5
 

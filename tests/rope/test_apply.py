@@ -113,6 +113,25 @@ def test_the_sequence_may_stand_before_the_heads():
     np.testing.assert_allclose(apply_rotary_emb(table_of(5, 8), t, seq_dim=1), expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("freqs_seq_dim", [0, -2])
+def test_a_two_dimensional_table_whose_axis_is_named_turns_the_same_axis(freqs_seq_dim):
+    t = normal(2, 5, 5, 8)
+    named = apply_rotary_emb(table_of(7, 8), t, seq_dim=-3, freqs_seq_dim=freqs_seq_dim)
+    np.testing.assert_array_equal(named, apply_rotary_emb(table_of(7, 8), t, seq_dim=-3))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_quarter_turn_of_an_odd_number_of_features_is_refused(layout):
+    with pytest.raises(ValueError, match=r"last axis of x must be even .* got shape \(5, 7\)"):
+        rotate_half(normal(5, 7), layout=layout)
+
+
+@pytest.mark.parametrize("rows", [7, 3, 1])
+def test_learned_rotations_have_a_row_for_each_token(rows):
+    with pytest.raises(ValueError, match=f"a row for each of the 5 tokens of t, got {rows}"):
+        apply_learned_rotations(normal(rows, 4), normal(2, 5, 8))
+
+
 @pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
 def test_half_precision_is_rounded_once_at_the_end(dtype):
     t = tf.cast(normal(3, 5, 12), dtype)
@@ -128,7 +147,18 @@ def test_half_precision_is_rounded_once_at_the_end(dtype):
         ((5, 8), (2, 5, 12), {"start_index": 5}, r"features \[5, 13\) are to be rotated, but t has 12"),
         ((5, 8), (2, 5, 6), {}, r"features \[0, 8\)"),
         ((5, 8), (2, 5, 12), {"start_index": -1}, r"features \[-1, 7\)"),
-        ((4, 8), (2, 5, 8), {}, "do not match the features"),
+        ((4, 8), (2, 5, 8), {}, "does not match the features"),
+        ((1, 8), (2, 5, 8), {}, "a row for each of the 5 positions, got 1"),
+        ((1, 4, 8), (2, 5, 8), {"freqs_seq_dim": 1}, "a row for each of the 5 positions, got 4"),
+        ((8,), (2, 5, 8), {}, r"angles must be \(..., length, dim\), got shape \(8,\)"),
+        (
+            (5, 7),
+            (2, 5, 8),
+            {},
+            r"the table of angles must be even to form rotation pairs, got shape \(5, 7\)",
+        ),
+        ((5, 8), (2, 5, 8), {"freqs_seq_dim": 4}, "freqs_seq_dim must be an axis before the last .* got 4"),
+        ((5, 8), (2, 5, 8), {"freqs_seq_dim": -1}, "freqs_seq_dim must be an axis before the last"),
         ((3, 5, 8), (2, 5, 8), {}, "do not match the features"),
         ((2, 5, 8), (1, 5, 8), {}, "do not match the features"),
         ((1, 1, 5, 8), (5, 8), {}, "do not match the features"),

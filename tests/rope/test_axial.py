@@ -198,6 +198,8 @@ def test_mixed_frequencies_learn_and_survive_a_policy_and_a_file(tmp_path):
     ("call", "message"),
     [
         (lambda: MixedRotaryEmbedding(3, 6), "multiple of 4"),
+        (lambda: MixedRotaryEmbedding(0, 8), "num_heads must be >= 1, got 0"),
+        (lambda: MixedRotaryEmbedding(-1, 8), "num_heads must be >= 1, got -1"),
         (lambda: MixedRotaryEmbedding(3, 8, layout="both"), "layout must be one of"),
         (lambda: MixedRotaryEmbedding(3, 8)(tf.zeros((5, 3))), "must have 2 coordinates"),
     ],

@@ -18,7 +18,7 @@ def scaling_problems(**options):
 
 
 def test_configurations_and_scalings_import_no_tensorflow():
-    code = "import sys, rope.config, rope.scaling; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, rope.config, rope.options, rope.scaling; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

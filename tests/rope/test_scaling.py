@@ -221,6 +221,14 @@ def test_the_original_length_can_be_filled_in_where_it_is_read_and_missing():
         (LONGROPE | {"long_factor": [1.0, 2.0]}, 10, "long_factor must hold 4 positive numbers"),
         (LONGROPE | {"long_factor": 2.0}, 10, "long_factor must be a list of numbers"),
         (LONGROPE | {"factor": 32.0}, 10, "factor replaces what max_position_embeddings"),
+        (
+            LONGROPE | {"original_max_position_embeddings": 1},
+            10,
+            "original_max_position_embeddings must be above 1, .* got 1",
+        ),
+        ({"rope_type": "ntk", "factor": 1e300}, None, "theta in the range of float64, .* factor 1e[+]300"),
+        ({"rope_type": "linear", "factor": 10**400}, None, "factor must be a number"),
+        (YARN | {"beta_slow": 1e-320}, None, "yarn must stay in the range of float64"),
         (LONGROPE | {"max_position_embeddings": None}, 10, "needs factor, max_position_embeddings or"),
         ({"rope_type": "proportional", "partial_rotary_factor": 1.5}, None, "must be in \\(0, 1\\], got 1.5"),
         ({"rope_type": "default", "factor": 2.0}, None, "default does not read the key 'factor'"),
@@ -229,6 +237,13 @@ def test_the_original_length_can_be_filled_in_where_it_is_read_and_missing():
 def test_a_scaling_that_cannot_be_meant_is_refused(scaling, target_length, message):
     with pytest.raises(ValueError, match=message):
         scaled(scaling, dim=8, target_length=target_length)
+
+
+def test_a_scaling_that_is_only_a_name_is_refused():
+    with pytest.raises(TypeError, match=r"scaling must be a dict, .* got 'yarn'"):
+        RotaryEmbedding(8, scaling="yarn")
+    with pytest.raises(TypeError, match="scaling must be a dict"):
+        scaled("yarn")
 
 
 @pytest.mark.parametrize(
@@ -256,6 +271,8 @@ def test_ntk_with_a_single_pair_is_refused_unless_it_changes_nothing():
         RotaryEmbedding(2, theta_rescale_factor=2.0)
     with pytest.raises(ValueError, match="theta_rescale_factor must be >= 1"):
         RotaryEmbedding(8, theta_rescale_factor=0.5)
+    with pytest.raises(ValueError, match="theta in the range of float64"):
+        RotaryEmbedding(8, theta_rescale_factor=1e300)
     assert RotaryEmbedding(2, theta_rescale_factor=1.0).frequencies == [1.0]
 
 

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 
 from rope import RotaryEmbedding, xpos_decays
+from rope.options import DEFAULTS, resolve
 from tests.rope.reference import angles_of, language, normal, turned
 
 
@@ -159,6 +160,30 @@ def test_what_float32_cannot_hold_is_refused(arguments, message):
         RotaryEmbedding(8, use_xpos=True, **arguments)
 
 
+def test_options_alone_refuse_what_float32_cannot_hold():
+    options = DEFAULTS | {
+        "dim": 8,
+        "freqs_for": "lang",
+        "custom_freqs": None,
+        "interpolate_factor": 2.0,
+        "scaling": None,
+        "target_length": None,
+        "use_xpos": True,
+    }
+    resolve(options | {"xpos_max_length": 131_072})
+    with pytest.raises(ValueError, match=r"xpos_max_length must be in \[1, 131072\]"):
+        resolve(options | {"xpos_max_length": 131_073})
+    for base in (float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="xpos_scale_base must be > 0 and finite"):
+            resolve(options | {"xpos_scale_base": base})
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_scales_of_positions_in_half_precision_are_refused(dtype):
+    with pytest.raises(TypeError, match="positions must be integers or float32"):
+        RotaryEmbedding(8, use_xpos=True).get_scale(tf.zeros(5, dtype))
+
+
 def test_the_longest_length_allowed_stays_finite():
     rotary = RotaryEmbedding(8, use_xpos=True, xpos_max_length=65_536)
     scales = rotary.get_scale(tf.constant([0, 65_535]))
@@ -177,6 +202,9 @@ def test_what_would_lose_the_scales_is_refused():
     ):
         with pytest.raises(ValueError, match="xPos"):
             call()
+    for call in (rotary.get_axial_freqs, rotary.axial_angles, rotary.axial_table):
+        with pytest.raises(ValueError, match="xPos decays along one causal axis"):
+            call(2, 3)
     with pytest.raises(ValueError, match="needs use_xpos=True"):
         RotaryEmbedding(8).get_scale(tf.range(5))
 
@@ -197,3 +225,32 @@ def test_a_given_scale_stands_for_those_of_xpos():
     )
     for one, other in zip(expected, actual, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("heads", [3, 5])
+@pytest.mark.parametrize("seq_before_head_dim", [False, True])
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_given_scale_lies_along_the_sequence_as_its_positions_do(
+    heads, seq_before_head_dim, rows, compiled
+):
+    """With as many heads as tokens the wrong axis would pass every check of shapes."""
+    rotary = RotaryEmbedding(
+        8, use_xpos=True, xpos_scale_base=8.0, xpos_max_length=16, seq_before_head_dim=seq_before_head_dim
+    )
+    q = normal(2, 5, heads, 12) if seq_before_head_dim else normal(2, heads, 5, 12)
+    positions = tf.constant([[0, 1, 2, 3, 4], [0, 0, 7, 8, 9]]) if rows else tf.range(5)
+
+    def by_scale(q):
+        return rotary.rotate_queries_or_keys(q, scale=rotary.get_scale(positions), positions=positions)
+
+    if compiled:
+        by_scale = tf.function(by_scale, input_signature=[tf.TensorSpec((None,) * 3 + (12,))])
+    expected, _ = rotary.rotate_queries_and_keys(q, q, positions=positions)
+    np.testing.assert_allclose(by_scale(q), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(8,), (4, 8), (1, 8), (5, 6), (3, 5, 8), (2, 3, 4, 8)])
+def test_a_scale_that_does_not_match_the_sequence_is_refused(shape):
+    with pytest.raises(ValueError, match="scale must match the 8 rotated features and axis 2"):
+        RotaryEmbedding(8).rotate_queries_or_keys(normal(2, 3, 5, 8), scale=np.ones(shape))
