@@ -162,18 +162,15 @@ class RotaryEmbedding(keras.layers.Layer):
         """(..., length, dim / 2) angles in radians, float32, of (..., length) positions."""
         return rotary_angles(positions, self.frequencies)
 
-    def tables(
-        self, positions: tf.Tensor, *, angles: tf.Tensor | None = None
-    ) -> tuple[RotaryTable, RotaryTable]:
+    def tables(self, positions: tf.Tensor) -> tuple[RotaryTable, RotaryTable]:
         """Tables for `rotate` of queries and of keys, to be shared by the layers of a model.
 
         They hold the attention factor of the scaling, and xPos; without xPos they are one object twice.
 
         Args:
             positions: (..., length), with an axis for the heads where they differ by row.
-            angles: (..., length, dim / 2) instead of those of the positions, where a model adds its own.
         """
-        table = rotary_table(self.angles(positions) if angles is None else angles, layout=self.layout)
+        table = rotary_table(self.angles(positions), layout=self.layout)
         if self.attention_factor != 1:
             table = scaled_table(table, self.attention_factor)
         if not self.use_xpos:
