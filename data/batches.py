@@ -1,11 +1,11 @@
 """Windows of a token array as batches: NumPy functions of (seed, index), and a tf.data pipeline over them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 
-from data.order import PHASE_STREAM, batch_items, epoch_generator
+from data.order import PHASE_STREAM, batch_items, epoch_generator, spread_items
 from data.tokens import SEPARATOR
 
 # A target that does not count in the loss.
@@ -89,43 +89,59 @@ def evaluation_batches(
     """
     if len(tokens) < 2:
         raise ValueError(f"an evaluation needs 2 tokens or more, an input and its target, got {len(tokens)}.")
-    windows = np.arange(-(-(len(tokens) - 1) // length))
-    if max_batches is not None and max_batches * batch_size < len(windows):
-        windows = np.arange(max_batches * batch_size) * len(windows) // (max_batches * batch_size)
-    return EvaluationBatches(tokens, windows, batch_size=batch_size, length=length)
+
+    def load(windows):
+        return _evaluation_batch(tokens, windows, batch_size=batch_size, length=length)
+
+    num_windows = -(-(len(tokens) - 1) // length)
+    return EvaluationBatches(num_windows, load, batch_size=batch_size, max_batches=max_batches)
 
 
 class EvaluationBatches(Sequence):
-    """A sequence of (inputs, targets), (batch_size, length) int32 each; `evaluation_batches` makes it.
-
-    Places behind the last token, and rows that fill up the last batch, have the target -1.
+    """A sequence of (inputs, targets), read anew each time.
 
     Args:
-        tokens: (num_tokens,) integers.
-        windows: (num_windows,) the windows to visit; window w starts at token `w * length`.
+        num_items: items 0..num_items - 1 are visited once each.
+        load: makes a batch of (batch_size or fewer,) items; it fills up the last one.
+        max_batches: with fewer batches than there are, items evenly spread.
     """
 
-    def __init__(self, tokens: np.ndarray, windows: np.ndarray, *, batch_size: int, length: int):
-        self._tokens = tokens
-        self._windows = windows
+    def __init__(
+        self,
+        num_items: int,
+        load: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+        *,
+        batch_size: int,
+        max_batches: int | None,
+    ):
+        self._items = spread_items(num_items, None if max_batches is None else max_batches * batch_size)
+        self._load = load
         self._batch_size = batch_size
-        self._length = length
 
     def __len__(self) -> int:
-        return -(-len(self._windows) // self._batch_size)
+        return -(-len(self._items) // self._batch_size)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
-        inputs = np.full((self._batch_size, self._length), SEPARATOR, np.int32)
-        targets = np.full((self._batch_size, self._length), IGNORED_TARGET, np.int32)
-        rows = self._windows[index * self._batch_size : (index + 1) * self._batch_size]
-        for row, window in enumerate(rows):
-            start = int(window) * self._length
-            piece = self._tokens[start : start + self._length + 1]
-            inputs[row, : len(piece) - 1] = piece[:-1]
-            targets[row, : len(piece) - 1] = piece[1:]
-        return inputs, targets
+        return self._load(self._items[index * self._batch_size : (index + 1) * self._batch_size])
+
+
+def _evaluation_batch(
+    tokens: np.ndarray, windows: np.ndarray, *, batch_size: int, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and targets; window w starts at token `w * length`.
+
+    Places behind the last token, and rows that fill up the batch, have the target -1.
+    """
+    inputs = np.full((batch_size, length), SEPARATOR, np.int32)
+    targets = np.full((batch_size, length), IGNORED_TARGET, np.int32)
+    for row, window in enumerate(windows):
+        start = int(window) * length
+        piece = tokens[start : start + length + 1]
+        inputs[row, : len(piece) - 1] = piece[:-1]
+        targets[row, : len(piece) - 1] = piece[1:]
+    return inputs, targets
 
 
 @lru_cache(maxsize=2)

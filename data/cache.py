@@ -1,7 +1,8 @@
-"""Token files on disk: written once, document by document, and memory-mapped by every later run.
+"""Prepared data on disk: written once and memory-mapped by every later run.
 
-A cache entry is a folder of `train.bin`, `validation.bin` (raw uint8 tokens) and `meta.json`. It appears
-under its name in one rename, complete. It can be deleted at any time; it is built again when needed.
+A cache entry is a folder of binary files and `meta.json`, which records their sizes. It appears under its
+name in one rename, complete. It can be deleted at any time; it is built again when needed. A text is
+`train.bin` and `validation.bin` of raw uint8 tokens; for images see `data.image_store`.
 """
 
 import contextlib
@@ -18,12 +19,12 @@ from data.errors import DataError
 from data.tokens import SEPARATOR
 
 # Part of the key: a change of what the files hold needs another number.
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SPLITS = ("train", "validation")
 
 
 def cache_folder(cache_dir: str | None, source: str, identity: dict) -> Path:
-    """The folder of one corpus in `cache_dir`, named after everything in `identity`.
+    """The folder of one data set in `cache_dir`, named after everything in `identity`.
 
     Without `cache_dir`: `rope-transformers-tf` in `$XDG_CACHE_HOME`, or in `~/.cache`.
     """
@@ -36,12 +37,11 @@ def cache_folder(cache_dir: str | None, source: str, identity: dict) -> Path:
 
 
 def read_meta(folder: Path) -> dict | None:
-    """`meta.json` of a complete cache entry; None if it is missing or its token files have other sizes."""
+    """`meta.json` of a complete cache entry; None if it is missing or a file has another size."""
     try:
         meta = json.loads((folder / "meta.json").read_text("utf-8"))
-        sizes = {split: (folder / f"{split}.bin").stat().st_size for split in SPLITS}
-        complete = all(meta["splits"][split]["tokens"] == sizes[split] for split in SPLITS)
-    except (OSError, ValueError, KeyError, TypeError):
+        complete = all((folder / name).stat().st_size == size for name, size in meta["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return meta if complete else None
 
@@ -69,7 +69,7 @@ def build_folder(folder: Path, build: Callable[[Path], None]) -> None:
             _publish(new, folder, aside=Path(temporary, "damaged"))
     except OSError as error:
         raise DataError(
-            f"cannot write the token cache in {folder.parent}: {error.strerror}; "
+            f"cannot write the cache in {folder.parent}: {error.strerror}; "
             "name a folder that can be written with data.cache_dir=..."
         ) from error
 
@@ -108,11 +108,16 @@ class TokenWriter:
         self._num_tokens += len(content)
 
 
-def write_meta(folder: Path, *, splits: dict[str, dict], facts: dict) -> None:
-    """Writes `meta.json`: the splits, a fingerprint of their tokens, and `facts` about their origin."""
+def fingerprint_of(splits: dict[str, dict]) -> str:
+    """SHA-256 over the tokens of all splits, of which `TokenWriter.meta` gives the parts."""
     hashes = " ".join(splits[split]["sha256"] for split in SPLITS)
-    meta = {"splits": splits, "fingerprint": hashlib.sha256(hashes.encode()).hexdigest(), **facts}
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1), "utf-8")
+    return hashlib.sha256(hashes.encode()).hexdigest()
+
+
+def write_meta(folder: Path, facts: dict) -> None:
+    """Writes `meta.json`: the sizes of all files in `folder`, which are closed by now, and `facts`."""
+    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    (folder / "meta.json").write_text(json.dumps({"files": files, **facts}, indent=1), "utf-8")
 
 
 def _publish(new: Path, folder: Path, *, aside: Path) -> None:

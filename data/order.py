@@ -6,6 +6,7 @@ import numpy as np
 
 PERMUTATION_STREAM = 0
 PHASE_STREAM = 1
+AUGMENT_STREAM = 2
 
 
 def epoch_generator(seed: int, epoch: int, *, stream: int) -> np.random.Generator:
@@ -40,3 +41,10 @@ def batch_items(index: int, *, batch_size: int, num_items: int, seed: int) -> tu
         inside = epochs == epoch
         items[inside] = epoch_order(num_items, seed=seed, epoch=int(epoch))[places[inside]]
     return items, epochs
+
+
+def spread_items(num_items: int, max_items: int | None) -> np.ndarray:
+    """All of the items 0..num_items - 1, or `max_items` of them, evenly spread, if that is fewer."""
+    if max_items is None or max_items >= num_items:
+        return np.arange(num_items)
+    return np.arange(max_items) * num_items // max_items

@@ -121,11 +121,11 @@ def _file_source(name: str, root: Path, paths: Iterable[Path], *, invalid: Inval
     named = [(_relative_name(path, root), path) for path in paths]
     stats = [(name, path.stat()) for name, path in named]
     identity = {
-        "root": _printable(str(root.absolute())),
+        "root": printable(str(root.absolute())),
         "files": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
         "invalid": invalid,
     }
-    return Source(_printable(name), identity, len(named), "file", lambda: _read_files(named), invalid=invalid)
+    return Source(printable(name), identity, len(named), "file", lambda: _read_files(named), invalid=invalid)
 
 
 def _read_files(named: list[tuple[str, Path]]) -> Documents:
@@ -134,16 +134,16 @@ def _read_files(named: list[tuple[str, Path]]) -> Documents:
             raw = path.read_bytes()
         except OSError as error:
             raise DataError(
-                f"cannot read {_printable(str(path))}: {error.strerror}; "
+                f"cannot read {printable(str(path))}: {error.strerror}; "
                 "change its permissions or leave it out of data.path"
             ) from error
         yield name, raw
 
 
 def _relative_name(path: Path, root: Path) -> str:
-    return _printable(path.relative_to(root).as_posix())
+    return printable(path.relative_to(root).as_posix())
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """`name` with the bytes of a file name that are not UTF-8 written as escapes."""
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")

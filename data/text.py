@@ -12,7 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cache import build_folder, cache_folder, map_tokens, read_meta, split_writers, write_meta
+from data.cache import (
+    build_folder,
+    cache_folder,
+    fingerprint_of,
+    map_tokens,
+    read_meta,
+    split_writers,
+    write_meta,
+)
 from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
 from data.errors import DataError
 from data.sources import Documents, Source, python_stdlib_source, text_files_source
@@ -163,7 +171,7 @@ def _tokenize(source: Source, folder: Path, *, held_out: float, report: Report) 
     facts = {"rule": rule, "held_out": held_out, "duplicates": intake.duplicates.count}
     facts |= {"num_skipped": intake.num_skipped, "skipped": intake.skipped}
     _check_filled(source, splits, intake)
-    write_meta(folder, splits=splits, facts=facts)
+    write_meta(folder, {"splits": splits, "fingerprint": fingerprint_of(splits), **facts})
 
 
 def _split(source: Source, intake: _Intake, *, held_out: float) -> tuple[str, Iterable[tuple[Split, bytes]]]:

@@ -159,8 +159,7 @@ def fill_entry(path: Path, content: bytes) -> None:
     """Writes a complete cache entry of one document."""
     with cache.split_writers(path) as writers:
         writers["train"].add(content)
-        splits = {split: writer.meta() for split, writer in writers.items()}
-    cache.write_meta(path, splits=splits, facts={})
+    cache.write_meta(path, {})
 
 
 def test_of_two_writers_the_first_complete_one_stays(tmp_path):
@@ -198,7 +197,7 @@ def test_writers_at_the_same_time_leave_one_complete_entry(tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_named(folder):
     (folder.parent / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot write the token cache in .*/file/cache: .*data\.cache_dir="):
+    with pytest.raises(DataError, match=r"cannot write the cache in .*/file/cache: .*data\.cache_dir="):
         load(folder, cache_dir=str(folder.parent / "file" / "cache"))
 
 
