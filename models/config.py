@@ -1,10 +1,18 @@
 """Model configurations; imports no TensorFlow."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
-from rope.config import RopeConfig
+from rope.config import AxialRopeConfig, RopeConfig
+
+# RoPE-ViT's, arXiv 2403.13298.
+GRID_THETA = {"axial": 100.0, "mixed": 10.0}
+# Fields of AxialRopeConfig that each position reads; the other positions read none.
+READ_OF_ROPE = {
+    "axial": tuple(key.name for key in fields(AxialRopeConfig)),
+    "mixed": ("theta", "interpolate_factor", "layout"),
+}
 
 
 @dataclass(frozen=True)
@@ -99,3 +107,150 @@ class TransformerLMConfig:
     def _unread_layout(self) -> str:
         """Learned rotations read the layout without rotary positions too."""
         return self.rope.layout if self.learned_rotations == "none" else RopeConfig.layout
+
+
+@dataclass(frozen=True)
+class AxialViTConfig:
+    """Vision transformer: see `models.vit.AxialViT`. What is null is that of the data, see `for_images`."""
+
+    architecture: Literal["axial_vit"] = "axial_vit"
+    image_size: tuple[int, ...] | None = None
+    channels: int | None = field(default=None, metadata={"min": 1})
+    num_classes: int | None = None
+    patch_size: int | None = field(default=None, metadata={"min": 1})
+    dim: int = field(default=64, metadata={"min": 1})
+    num_layers: int = field(default=4, metadata={"min": 1})
+    num_heads: int = field(default=4, metadata={"min": 1})
+    mlp_dim: int = field(default=192, metadata={"min": 1})
+    position: Literal["axial", "mixed", "learned", "sinusoidal", "none"] = "axial"
+    attention: Literal["full", "axial"] = "full"
+    pooling: Literal["mean", "class_token"] = "mean"
+    qk_norm: bool = False
+    dropout: float = field(default=0.0, metadata={"min": 0, "below": 1})
+    drop_path: float = field(default=0.0, metadata={"min": 0, "below": 1})
+    learned_rotations: Literal["none", "per_token", "cumulative"] = "none"
+    rope: AxialRopeConfig = field(default_factory=AxialRopeConfig)
+
+    def for_images(self, height: int, width: int, channels: int, num_classes: int) -> "AxialViTConfig":
+        """This configuration, with what it leaves open filled in from the data.
+
+        Raises:
+            ValueError: if a value that is set contradicts the data, or an image makes no grid of patches.
+        """
+        of_data = {"image_size": (height, width), "channels": channels, "num_classes": num_classes}
+        for key, value in of_data.items():
+            given = getattr(self, key)
+            if given not in (None, value):
+                raise ValueError(f"{key} is {given}, but the data has {value}. Leave it null, or change one.")
+        patch_size = self.patch_size or smallest_patch(height, width)
+        filled = replace(self, **of_data, patch_size=patch_size)
+        if problems := [f"{key} {message}" for key, message in filled.problems()]:
+            raise ValueError("; ".join(problems))
+        return filled
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.num_heads
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of patches of an image of `image_size`; None while that is open."""
+        if self.image_size is None or self.patch_size is None:
+            return None
+        height, width = self.image_size
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def theta(self) -> float:
+        """Rotation base of the frequencies of `axial` and `mixed`."""
+        return self.rope.theta or GRID_THETA[self.position]
+
+    def rotary_options(self) -> list[dict[str, object]]:
+        """Arguments of the `RotaryEmbedding` of rows and of columns; open lengths are those of the grid."""
+        # Until the data is known, a length that no scaling refuses.
+        grid = self.grid or (64, 64)
+        return [self._axis_options(*axis) for axis in zip(grid, self.rope.interpolate_factor, strict=True)]
+
+    def _axis_options(self, patches: int, interpolate_factor: float) -> dict[str, object]:
+        rope, scaling = self.rope, self.rope.scaling
+        options = {
+            "dim": self.head_dim // 2,
+            "freqs_for": rope.freqs_for,
+            "learned_freq": rope.learned_freq,
+            "layout": rope.layout,
+            "interpolate_factor": interpolate_factor,
+            "scaling": scaling.as_dict(
+                original_length=scaling.factor and max(1, round(patches / scaling.factor))
+            ),
+            "target_length": scaling.target_length,
+        }
+        if scaling.target_length is None and scaling.reads("target_length"):
+            options["target_length"] = patches
+        if rope.freqs_for == "lang":
+            return options | {"theta": self.theta}
+        return options | {"max_freq": rope.max_freq}
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """(key, message) of each rule between fields that is broken."""
+        yield from self._image_problems()
+        if self.num_classes is not None and self.num_classes < 2:
+            yield "num_classes", f"must be >= 2, got {self.num_classes}: there is nothing to tell apart"
+        if self.pooling == "class_token" and self.attention == "axial":
+            yield "pooling", "class_token needs attention=full: a class token is in no row and no column"
+        if self.learned_rotations == "cumulative":
+            yield "learned_rotations", "cumulative needs an order, which patches have not; use per_token"
+        if self.position == "sinusoidal" and self.dim % 4:
+            yield "dim", f"must be a multiple of 4 for sinusoidal rows and columns, got {self.dim}"
+        multiple = 4 if self.position in GRID_THETA else 2 if self.learned_rotations != "none" else 1
+        if self.dim % self.num_heads:
+            yield "dim", f"must be a multiple of num_heads {self.num_heads}, got {self.dim}"
+        elif self.head_dim % multiple:
+            yield (
+                "dim",
+                f"/ num_heads must be a multiple of {multiple} to form rotation pairs, got head_dim "
+                f"{self.head_dim} (dim {self.dim} / num_heads {self.num_heads})",
+            )
+        else:
+            yield from self._rope_problems()
+
+    def _image_problems(self) -> Iterator[tuple[str, str]]:
+        if self.image_size is None:
+            return
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            yield "image_size", f"must be a height and a width in pixels, got {list(self.image_size)}"
+        elif self.patch_size is not None and any(side % self.patch_size for side in self.image_size):
+            height, width = self.image_size
+            yield (
+                "patch_size",
+                f"must divide both sides of the images, got {self.patch_size} for {height}x{width}",
+            )
+
+    def _rope_problems(self) -> Iterator[tuple[str, str]]:
+        from rope.options import DEFAULTS, resolve
+
+        read = READ_OF_ROPE.get(self.position, () if self.learned_rotations == "none" else ("layout",))
+        for key in (key.name for key in fields(self.rope) if key.name not in read):
+            if getattr(self.rope, key) != getattr(AxialRopeConfig(), key):
+                yield f"rope.{key}", f"is set, but has no effect with position={self.position}"
+        if self.position != "axial" or any(self.rope.problems()) or any(self.rope.scaling.problems()):
+            return  # told with their own keys
+        try:
+            for options in self.rotary_options():
+                resolve(DEFAULTS | {"custom_freqs": None, "use_xpos": False} | options)
+        except (ValueError, ArithmeticError) as error:
+            yield "rope", f"cannot be used: {error}"
+
+
+def smallest_patch(height: int, width: int) -> int:
+    """The smallest patch size from 2 up that divides both sides and makes 2 to 64 patches.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    for size in range(2, min(height, width) + 1):
+        if height % size == 0 and width % size == 0 and 2 <= height * width // size**2 <= 64:
+            return size
+    raise ValueError(
+        f"patch_size must be set: no size from 2 up divides {height}x{width} into 2 to 64 patches. "
+        "Set it, or resize the images."
+    )

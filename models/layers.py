@@ -14,10 +14,22 @@ from rope.rotation import RotaryTable, composed_table, rotary_table, rotate
 
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
     """Zeroes features at `rate` and scales up the rest, by `seed` (2,) alone; the identity without a seed."""
+    return _dropped(x, rate, seed, tf.shape(x))
+
+
+def drop_path(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
+    """Zeroes whole examples, entries of axis 0, at `rate` and scales up the rest, as `dropout` does features.
+
+    On what a block adds, this is stochastic depth (Huang et al. 2016, arXiv 1603.09382).
+    """
+    return _dropped(x, rate, seed, [tf.shape(x)[0]] + [1] * (x.shape.rank - 1))
+
+
+def _dropped(x, rate, seed, shape):
     if seed is None or rate == 0:
         return x
     # Drawn in float32: bfloat16 draws are multiples of 1/128, and so would be the rate.
-    keep = tf.random.stateless_uniform(tf.shape(x), seed, alg="philox") >= rate
+    keep = tf.random.stateless_uniform(shape, seed, alg="philox") >= rate
     return tf.where(keep, x / (1 - rate), tf.zeros_like(x))
 
 
@@ -45,10 +57,12 @@ class Attention(keras.layers.Layer):
         learned_rotations: `none`, `per_token` or `cumulative`, see `LearnedRotations`.
         norm_epsilon: of the QK-norm.
         output_stddev: of the initial output projection.
+        num_unrotated: tokens at the start that learned rotations leave alone.
 
     Call arguments:
         x: (batch, length, dim).
-        bias: additive, broadcastable to (batch, heads, length, keys_length); holds the causal mask.
+        bias: additive, broadcastable to (batch, heads, length, keys_length); holds the causal mask. None lets
+            every token look at all.
         tables: rotary tables of queries and of keys, broadcastable to (batch, heads, length, rotated
             features); None without rotary positions.
         cache: keys and values so far, or None.
@@ -70,6 +84,7 @@ class Attention(keras.layers.Layer):
         output_stddev: float,
         dtype,
         name: str,
+        num_unrotated: int = 0,
     ):
         # autocast would hand the rotary table over in the compute dtype.
         super().__init__(dtype=dtype, name=name, autocast=False)
@@ -91,6 +106,7 @@ class Attention(keras.layers.Layer):
                 num_kv_heads=num_kv_heads,
                 head_dim=head_dim,
                 cumulative=learned_rotations == "cumulative",
+                num_unrotated=num_unrotated,
                 name="learned_rotations",
             )
 
@@ -98,7 +114,7 @@ class Attention(keras.layers.Layer):
         self,
         x: tf.Tensor,
         *,
-        bias: tf.Tensor,
+        bias: tf.Tensor | None = None,
         tables: tuple[RotaryTable, RotaryTable] | None,
         cache: LayerCache | None = None,
     ) -> tuple[tf.Tensor, LayerCache | None]:
@@ -133,7 +149,9 @@ class Attention(keras.layers.Layer):
         return composed_table(tables[0], of_queries), composed_table(tables[1], of_keys)
 
 
-def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+def attend(
+    queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor | None = None
+) -> tf.Tensor:
     """Softmax attention; consecutive query heads share a head of keys and values.
 
     Args:
@@ -152,8 +170,10 @@ def attend(queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tens
     # One matmul for the queries of a group: the keys are not repeated.
     grouped = tf.reshape(queries, (batch, kv_heads, -1, head_dim))
     scores = tf.reshape(tf.matmul(grouped, keys, transpose_b=True), (batch, heads, length, keys_length))
+    if bias is not None:
+        scores = tf.cast(scores, bias.dtype) + bias
     # TensorFlow's softmax sums bfloat16 rows in float32.
-    weights = tf.cast(tf.nn.softmax(tf.cast(scores, bias.dtype) + bias), values.dtype)
+    weights = tf.cast(tf.nn.softmax(scores), values.dtype)
     mixed = tf.matmul(tf.reshape(weights, (batch, kv_heads, -1, keys_length)), values)
     return tf.reshape(mixed, (batch, heads, length, head_dim))
 

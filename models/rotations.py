@@ -16,6 +16,7 @@ class LearnedRotations(keras.layers.Layer):
         head_dim: features of a head, even.
         cumulative: add the angles up along the sequence, so that what is learned is a speed; padding adds
             nothing, and the sum so far is kept in the cache.
+        num_unrotated: tokens at the start that get no angles, such as a class token.
 
     Call arguments:
         x: (batch, length, dim).
@@ -25,9 +26,12 @@ class LearnedRotations(keras.layers.Layer):
         (batch, num_kv_heads, length, head_dim / 2) radians, float32, and the cache with the new sum.
     """
 
-    def __init__(self, *, num_kv_heads: int, head_dim: int, cumulative: bool, name: str):
+    def __init__(
+        self, *, num_kv_heads: int, head_dim: int, cumulative: bool, name: str, num_unrotated: int = 0
+    ):
         super().__init__(dtype="float32", name=name, autocast=False)
         self.num_kv_heads, self.num_pairs, self.cumulative = num_kv_heads, head_dim // 2, cumulative
+        self.num_unrotated = num_unrotated
         self.projection = keras.layers.Dense(
             num_kv_heads * self.num_pairs,
             use_bias=False,
@@ -40,6 +44,9 @@ class LearnedRotations(keras.layers.Layer):
         batch, length = tf.unstack(tf.shape(x)[:2])
         angles = tf.reshape(self.projection(x), (batch, length, self.num_kv_heads, self.num_pairs))
         angles = tf.transpose(angles, (0, 2, 1, 3))
+        if self.num_unrotated:
+            is_rotated = tf.range(length) >= self.num_unrotated
+            angles *= tf.cast(is_rotated, tf.float32)[:, tf.newaxis]
         if not self.cumulative:
             return angles, cache
         if cache is None:

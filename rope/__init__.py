@@ -8,8 +8,14 @@ import importlib
 
 _NAMES_IN = {
     "rope.apply": ("apply_learned_rotations", "apply_rotary_emb", "broadcat", "rotate_half"),
-    "rope.axial": ("MixedRotaryEmbedding", "axial_angles", "grid_positions", "mixed_frequencies"),
-    "rope.config": ("RopeConfig", "RopeScalingConfig"),
+    "rope.axial": (
+        "MixedRotaryEmbedding",
+        "axial_angles",
+        "grid_angles",
+        "grid_positions",
+        "mixed_frequencies",
+    ),
+    "rope.config": ("AxialRopeConfig", "RopeConfig", "RopeScalingConfig"),
     "rope.embedding": ("RotaryEmbedding",),
     "rope.frequencies": ("constant_frequencies", "language_frequencies", "pixel_frequencies", "rotary_dim"),
     "rope.layouts": ("convert_layout", "layout_permutation"),

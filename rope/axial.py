@@ -58,16 +58,31 @@ def axial_angles(
     Raises:
         ValueError: if `axis_order` does not name each axis once.
     """
-    axes = len(positions)
+    return grid_angles([rotary_angles(axis, frequencies) for axis in positions], axis_order=axis_order)
+
+
+def grid_angles(angles: Sequence[tf.Tensor], *, axis_order: Sequence[int] | None = None) -> tf.Tensor:
+    """Angles on a grid, from those along each axis, which may have frequencies of their own.
+
+    Args:
+        angles: (size, pairs) radians of each axis, float32.
+        axis_order: as for `axial_angles`.
+
+    Returns:
+        (size of axis 0, size of axis 1, ..., pairs of all axes) radians, float32.
+
+    Raises:
+        ValueError: if `axis_order` does not name each axis once.
+    """
+    axes = len(angles)
     order = tuple(range(axes)) if axis_order is None else tuple(axis_order)
     if sorted(order) != list(range(axes)):
         raise ValueError(f"axis_order must name each of the axes 0 to {axes - 1} once, got {order}.")
-    sizes = [tf.shape(axis)[0] for axis in positions]
-    pairs = frequencies.shape[-1]
+    sizes = [tf.shape(axis)[0] for axis in angles]
     blocks = []
     for axis in order:
-        along = [-1 if other == axis else 1 for other in range(axes)]
-        block = tf.reshape(rotary_angles(positions[axis], frequencies), (*along, pairs))
+        along, pairs = [-1 if other == axis else 1 for other in range(axes)], angles[axis].shape[-1]
+        block = tf.reshape(angles[axis], (*along, pairs))
         blocks.append(tf.broadcast_to(block, (*sizes, pairs)))
     return tf.concat(blocks, axis=-1)
 

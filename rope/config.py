@@ -126,3 +126,46 @@ class RopeConfig:
             yield "rotary_fraction", "and scaling.type 'proportional' both leave features unrotated: use one"
         if not self.xpos and self.xpos_scale_base != 512:
             yield "xpos_scale_base", f"has no effect without xpos, got {self.xpos_scale_base}"
+
+
+@dataclass(frozen=True)
+class AxialRopeConfig:
+    """Rotary embedding of the rows and the columns of a grid of patches.
+
+    theta: rotation base of `lang`; null is RoPE-ViT's (arXiv 2403.13298), 100, or 10 for mixed frequencies.
+    max_freq: of `pixel`.
+    coordinates: `unit` from -1 to 1, or `patches` 0, 1, 2, ...; null is `unit` for `pixel`, else `patches`.
+    interpolate_factor: for rows and for columns.
+    """
+
+    freqs_for: Literal["lang", "pixel"] = "lang"
+    theta: float | None = field(default=None, metadata={"above": 1})
+    max_freq: float = field(default=10.0, metadata={"min": 2})
+    coordinates: Literal["unit", "patches"] | None = None
+    interpolate_factor: tuple[float, ...] = (1.0, 1.0)
+    layout: Literal["interleaved", "half"] = "interleaved"
+    learned_freq: bool = False
+    scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
+
+    @property
+    def counts_patches(self) -> bool:
+        """Whether the coordinates are patches."""
+        if self.coordinates is None:
+            return self.freqs_for == "lang"
+        return self.coordinates == "patches"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """(key, message) of each rule between fields that is broken."""
+        if self.freqs_for == "pixel" and self.theta is not None:
+            yield "theta", f"has no effect with freqs_for 'pixel', got {self.theta}"
+        if self.freqs_for == "lang" and self.max_freq != 10:
+            yield "max_freq", f"has no effect with freqs_for 'lang', got {self.max_freq}"
+        factors = self.interpolate_factor
+        if len(factors) != 2 or not min(factors) >= 1:
+            yield (
+                "interpolate_factor",
+                f"must be two numbers >= 1, for rows and for columns, got {list(factors)}. "
+                "To go from 8x8 patches to 16x16, use [2.0,2.0].",
+            )
+        elif self.scaling.type != "none" and max(factors) != 1:
+            yield "interpolate_factor", f"is a scaling of its own, got {list(factors)} beside scaling.type"

@@ -1,0 +1,92 @@
+"""Positions of the patches of an image, in the rows and columns of a grid, as pure functions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from models.positions import sinusoidal_embedding
+from rope.axial import MixedRotaryEmbedding, axis_positions, grid_angles, grid_positions
+from rope.embedding import RotaryEmbedding
+from rope.positions import size_of
+from rope.rotation import RotaryTable, doubled, rotary_table, scaled_table
+
+
+def patches_of(images: tf.Tensor, size: int) -> tf.Tensor:
+    """(batch, height, width, channels) as (batch, rows, columns, size * size * channels)."""
+    batch, rows, columns = tf.shape(images)[0], size_of(images, 1) // size, size_of(images, 2) // size
+    channels = images.shape[-1]
+    patches = tf.reshape(images, (batch, rows, size, columns, size, channels))
+    patches = tf.transpose(patches, (0, 1, 3, 2, 4, 5))
+    return tf.reshape(patches, (batch, rows, columns, size * size * channels))
+
+
+def axial_table(
+    embeddings: Sequence[RotaryEmbedding],
+    rows: int | tf.Tensor,
+    columns: int | tf.Tensor,
+    *,
+    coordinates: str,
+) -> RotaryTable:
+    """(rows * columns, head_dim) table of a grid: half of the pairs follow the rows, then half the columns.
+
+    Args:
+        embeddings: of rows and of columns, in one layout.
+        rows, columns: size of the grid.
+        coordinates: `cells` or `unit`, see `rope.axial.axis_positions`.
+    """
+    angles, factors = [], []
+    for embedding, size in zip(embeddings, (rows, columns), strict=True):
+        angles.append(embedding.angles(axis_positions(size, coordinates=coordinates)))
+        factors.append(np.full(embedding.dim // 2, embedding.attention_factor, np.float32))
+    layout, factors = embeddings[0].layout, np.concatenate(factors)
+    table = rotary_table(tf.reshape(grid_angles(angles), (-1, len(factors))), layout=layout)
+    return scaled_table(table, doubled(factors, layout=layout))
+
+
+def mixed_table(
+    embedding: MixedRotaryEmbedding,
+    rows: int | tf.Tensor,
+    columns: int | tf.Tensor,
+    *,
+    interpolate_factor: Sequence[float],
+) -> RotaryTable:
+    """(num_heads, rows * columns, head_dim) table of a grid, the factors dividing its rows and columns."""
+    positions = grid_positions(rows, columns)
+    return embedding.table(positions / tf.constant(interpolate_factor, positions.dtype))
+
+
+def with_unrotated_first(table: RotaryTable) -> RotaryTable:
+    """The table of one token more, the first, which is not rotated."""
+    first = [[0, 0]] * (table.cos.shape.rank - 2) + [[1, 0], [0, 0]]
+    return RotaryTable(tf.pad(table.cos, first, constant_values=1.0), tf.pad(table.sin, first))
+
+
+def sinusoidal_grid(rows: int | tf.Tensor, columns: int | tf.Tensor, dim: int) -> tf.Tensor:
+    """(rows, columns, dim) float32: half of the features for the row, half for the column, as in MoCo v3."""
+    of_rows = sinusoidal_embedding(tf.range(rows), dim // 2)[:, tf.newaxis]
+    of_columns = sinusoidal_embedding(tf.range(columns), dim // 2)[tf.newaxis]
+    shape = (rows, columns, dim // 2)
+    return tf.concat([tf.broadcast_to(of_rows, shape), tf.broadcast_to(of_columns, shape)], axis=-1)
+
+
+def resampled_grid(embedding: tf.Tensor, rows: int | tf.Tensor, columns: int | tf.Tensor) -> tf.Tensor:
+    """(rows, columns, dim) float32: the embeddings of a grid, resampled to another by an antialiased cubic.
+
+    As `tf.image.resize` does it, which XLA cannot compile.
+    """
+    along_rows = cubic_weights(rows, embedding.shape[0])
+    along_columns = cubic_weights(columns, embedding.shape[1])
+    return tf.einsum("ir,jc,rcd->ijd", along_rows, along_columns, embedding)
+
+
+def cubic_weights(size: int | tf.Tensor, source: int) -> tf.Tensor:
+    """(size, source) float32 weights that resample `source` points to `size`: Keys' cubic with a = -1/2."""
+    ratio = source / tf.cast(size, tf.float32)
+    centres = (tf.range(size, dtype=tf.float32) + 0.5) * ratio - 0.5
+    # With fewer points than the source has, the kernel is stretched to see all of those.
+    distance = abs(centres[:, tf.newaxis] - tf.range(source, dtype=tf.float32)) / tf.maximum(ratio, 1.0)
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
+    weights = tf.where(distance <= 1, near, tf.where(distance < 2, far, 0.0))
+    return weights / tf.reduce_sum(weights, axis=1, keepdims=True)
