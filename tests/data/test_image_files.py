@@ -112,7 +112,7 @@ def test_a_thin_strip_is_no_trouble():
 
 
 def test_a_smaller_image_is_its_average():
-    board = np.zeros((16, 16, 1), np.uint8)
+    board = np.zeros((20, 20, 1), np.uint8)
     board[::2, ::2] = board[1::2, 1::2] = 100
     fitted = fit_images([board], (4, 4))
     np.testing.assert_allclose(fitted[0, 1:3, 1:3], 50, atol=1)  # without antialiasing it would be 0 or 100

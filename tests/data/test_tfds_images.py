@@ -153,10 +153,8 @@ def test_a_second_load_reads_no_example(load, monkeypatch):
 
 
 def test_what_is_asked_for_is_part_of_the_cache(load):
-    prints = [
-        load(**options).fingerprint for options in ({}, {"label_key": "number"}, {"image_size": (4, 4)})
-    ]
-    assert len(set(prints)) == 3
+    changes = ({}, {"image_key": "layers"}, {"label_key": "number"}, {"image_size": (4, 4)})
+    assert len({load(**options).fingerprint for options in changes}) == 4
 
 
 def test_a_new_set_is_told_in_lines(load, tmp_path):
