@@ -38,7 +38,8 @@ def image_training_dataset(
 
     shape = split.images.shape[1:]
     num_items = len(split.labels)
-    factor, offset = _normalization(mean, deviation)
+    # A row of pixels at a time: TensorFlow takes three times as long over the channels of each.
+    factor, offset = (np.tile(numbers, (shape[1], 1)) for numbers in _normalization(mean, deviation))
     moves = is_augmented(augment)
 
     def gather(index):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -119,18 +120,15 @@ def _given_splits(root: Path, held_out_folder: str) -> tuple[tuple[str, ...], di
 
 
 def _split_by_hash(files: list[ImageFile], *, held_out: float) -> dict[Split, list[ImageFile]]:
-    fractions = {file.name: hash_fraction(file.name) for file in files}
-    ends: dict[int, tuple[float, float]] = {}
-    for file in files:
-        fraction = fractions[file.name]
-        low, high = ends.get(file.label, (fraction, fraction))
-        ends[file.label] = min(low, fraction), max(high, fraction)
+    """Files of one class are together in `files`, and stay in order."""
     splits: dict[Split, list[ImageFile]] = {"train": [], "validation": []}
-    for file in files:
-        low, high = ends[file.label]
-        fraction = fractions[file.name]
-        is_held_out = fraction != high and (fraction < held_out or fraction == low)
-        splits["validation" if is_held_out else "train"].append(file)
+    for _, group in groupby(files, key=lambda file: file.label):
+        fractions = {file: hash_fraction(file.name) for file in group}
+        ranked = sorted(fractions, key=fractions.get)
+        below = sum(fraction < held_out for fraction in fractions.values())
+        validation = set(ranked[: min(max(below, 1), len(ranked) - 1)])
+        for file in fractions:
+            splits["validation" if file in validation else "train"].append(file)
     return splits
 
 

@@ -172,7 +172,8 @@ class _Writing:
         if needed > free:
             raise DataError(
                 f"{self.source.name}: the cache takes {needed / 1e9:,.1f} GB and its disk has "
-                f"{free / 1e9:,.1f} GB free; make room, name another disk with data.cache_dir=..., or lower data.image_size"
+                f"{free / 1e9:,.1f} GB free; make room, name another disk with data.cache_dir=..., "
+                "or lower data.image_size"
             )
 
     def _num_images(self) -> int:

@@ -4,10 +4,11 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from data.cache import build_folder, cache_folder, read_meta, write_meta
+from data.cache import SPLITS, build_folder, cache_folder, read_meta, write_meta
 from data.config import DigitsConfig, ImageFolderConfig, TfdsImagesConfig
 from data.digits import load_digits
 from data.image_store import LABEL_DTYPE, ImageSource, ImageSplit, read_images, write_images
@@ -92,13 +93,13 @@ def _cached(source: ImageSource, config: ImagesConfig, *, report: Report) -> Ima
     return _image_set(source.name, _read(folder, meta), source.classes, meta)
 
 
-def _write(source: ImageSource, folder, *, image_size: tuple[int, int] | None, report: Report) -> None:
+def _write(source: ImageSource, folder: Path, *, image_size: tuple[int, int] | None, report: Report) -> None:
     written = write_images(source, folder, image_size=image_size, report=report)
     write_meta(folder, written | _facts(_read(folder, written), source.classes))
 
 
-def _read(folder, meta: dict) -> dict[str, ImageSplit]:
-    return {split: read_images(folder, split, meta["shape"]) for split in ("train", "validation")}
+def _read(folder: Path, meta: dict) -> dict[str, ImageSplit]:
+    return {split: read_images(folder, split, meta["shape"]) for split in SPLITS}
 
 
 def _facts(splits: dict[str, ImageSplit], classes: tuple[str, ...]) -> dict:
@@ -133,9 +134,9 @@ def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fingerprint(splits: dict[str, ImageSplit], classes: tuple[str, ...]) -> str:
-    shapes = [splits[split].images.shape for split in ("train", "validation")]
+    shapes = [splits[split].images.shape for split in SPLITS]
     digest = hashlib.sha256(json.dumps([classes, shapes]).encode())
-    for split in ("train", "validation"):
+    for split in SPLITS:
         digest.update(np.ascontiguousarray(splits[split].images))
         digest.update(splits[split].labels.astype(LABEL_DTYPE))
     return digest.hexdigest()

@@ -8,6 +8,8 @@ from data.image_store import Example, ImageSource
 from data.split import Split
 from data.tfds_builder import count_examples, find_builder, prepare, read_examples
 
+READ_AT_ONCE = 64
+
 
 def tfds_images_source(config: TfdsImagesConfig, *, report: Callable[[str], None]) -> ImageSource:
     """The images of `config.tfds_name`, downloaded where they are not yet in `config.data_dir`.
@@ -29,8 +31,7 @@ def tfds_images_source(config: TfdsImagesConfig, *, report: Callable[[str], None
 
     def examples(split: Split, skip: Callable[[str], None]) -> Iterator[Example]:
         keys = (config.image_key, config.label_key)
-        for index, example in enumerate(read_examples(builder, splits[split], keys=keys)):
-            image, label = (example[key] for key in keys)
+        for index, (image, label) in enumerate(_values(builder, splits[split], keys)):
             if not 0 <= label < len(classes):
                 raise DataError(
                     f"data.{split}_split={splits[split]} of {builder.info.full_name} has the label {label} "
@@ -52,6 +53,16 @@ def tfds_images_source(config: TfdsImagesConfig, *, report: Callable[[str], None
         examples=examples,
         every_class=False,
     )
+
+
+def _values(builder, split: str, keys: tuple[str, str]) -> Iterator[tuple]:
+    """Image and label of each example; many at a time where all images have one shape."""
+    if None in builder.info.features[keys[0]].shape:
+        for example in read_examples(builder, split, keys=keys):
+            yield tuple(example[key] for key in keys)
+    else:
+        for batch in read_examples(builder, split, keys=keys, batch_size=READ_AT_ONCE):
+            yield from zip(*(batch[key] for key in keys), strict=True)
 
 
 def _check_image_key(builder, image_key: str) -> None:
@@ -88,8 +99,8 @@ def _classes(builder, label_key: str) -> tuple[str, ...]:
     names = tuple(label.names) if label.num_classes else ()
     if len(names) < 2:
         raise DataError(
-            f"data.label_key={label_key} of {builder.info.full_name} has {len(names)} classes; "
-            "to tell classes apart it takes two"
+            f"data.label_key={label_key} of {builder.info.full_name} has fewer than two classes; "
+            "choose another label_key or tfds_name"
         )
     return names
 

@@ -1,0 +1,116 @@
+"""The digits, and what every image set knows about itself."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from data import digits, images
+from data.config import AugmentConfig, DigitsConfig, ImageFolderConfig, TfdsImagesConfig
+from data.images import channel_statistics, load_images
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return load_images(DigitsConfig())
+
+
+def test_digits_are_those_of_scikit_learn(found):
+    expected = datasets.load_digits()
+    stored = {image.tobytes(): target for image, target in zip(expected.images, expected.target, strict=True)}
+    for split in (found.train, found.validation):
+        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+        for image, label in zip(split.images, split.labels, strict=True):
+            sixteenths = np.rint(image[..., 0] / (255 / 16))
+            assert stored[sixteenths.tobytes()] == label
+            np.testing.assert_allclose(image[..., 0], sixteenths * 255 / 16, atol=0.5)
+    assert found.classes == tuple("0123456789")
+    assert found.description == "digits: 1,437 images of 8x8x1 in 10 classes for training; 360 held out"
+
+
+def test_digits_are_divided_once_and_for_all_and_each_class_alike(found):
+    loaded, labels, indices = digits.load_digits()
+    train, validation = indices["train"], indices["validation"]
+    assert sorted([*train, *validation]) == list(range(1_797))
+    shares = np.bincount(labels[validation]) / np.bincount(labels)
+    np.testing.assert_allclose(shares, 0.2, atol=0.01)  # of 180 or so, one image more or less
+    assert not (np.diff(validation) > 0).all()
+    np.testing.assert_array_equal(found.validation.images, loaded[validation])
+    # Held-out results are compared over the years: these images stay held out.
+    assert validation[:5].tolist() == [1496, 188, 705, 820, 413]
+
+
+def test_digits_come_in_other_sizes():
+    resized = load_images(DigitsConfig(image_size=(12, 16)))
+    assert resized.train.images.shape == (1_437, 12, 16, 1)
+    assert resized.fingerprint != load_images(DigitsConfig()).fingerprint
+
+
+def test_digits_are_moved_a_little_and_never_flipped_by_default():
+    augment = DigitsConfig().augment
+    assert augment == AugmentConfig(rotation=10.0, scale=0.1, shear=10.0, shift=0.1, flip=False, fill="zero")
+
+
+def test_the_mean_and_deviation_are_those_of_the_training_images_alone(found):
+    values = found.train.images.astype(np.float64) / 255
+    np.testing.assert_allclose(found.mean, values.mean(axis=(0, 1, 2)), rtol=1e-6)  # float32
+    np.testing.assert_allclose(found.deviation, values.std(axis=(0, 1, 2)), rtol=1e-6)
+    assert found.mean.dtype == found.deviation.dtype == np.float32
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 2**22])
+def test_statistics_are_taken_by_channel_in_pieces_of_any_size(monkeypatch, at_once):
+    monkeypatch.setattr(images, "SUMMED_AT_ONCE", at_once)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), np.uint8) // np.array([1, 2, 3, 4])
+    mean, deviation = channel_statistics(pixels.astype(np.uint8))
+    np.testing.assert_allclose(mean, (pixels / 255).mean(axis=(0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(deviation, (pixels / 255).std(axis=(0, 1, 2)), rtol=1e-6)
+
+
+def test_a_channel_without_variation_can_be_divided_by():
+    mean, deviation = channel_statistics(np.full((2, 3, 5, 1), 51, np.uint8))
+    np.testing.assert_allclose((mean[0], deviation[0]), (0.2, 1))
+
+
+def test_the_fingerprint_covers_images_labels_and_class_names(found):
+    digest = hashlib.sha256(json.dumps([found.classes, [[1_437, 8, 8, 1], [360, 8, 8, 1]]]).encode())
+    for split in (found.train, found.validation):
+        digest.update(split.images.tobytes() + split.labels.astype("<i4").tobytes())
+    assert found.fingerprint == digest.hexdigest()
+
+
+@pytest.mark.parametrize("config", [DigitsConfig, TfdsImagesConfig, ImageFolderConfig])
+@pytest.mark.parametrize("image_size", [(8,), (8, 8, 3), (0, 8), (8, -1)])
+def test_an_image_size_is_two_positive_numbers(config, image_size):
+    required = {DigitsConfig: (), TfdsImagesConfig: ("mnist",), ImageFolderConfig: ("photos",)}[config]
+    assert list(config(*required, image_size=(5, 8)).problems()) == []
+    problems = list(config(*required, image_size=image_size).problems())
+    assert problems == [("image_size", f"must be [height,width], both >= 1, got {list(image_size)}")]
+
+
+def test_the_training_split_cannot_be_held_out():
+    assert list(TfdsImagesConfig("mnist", train_split="test").problems()) == [
+        ("validation_split", "must differ from train_split, got 'test' for both")
+    ]
+
+
+def test_another_config_is_refused():
+    with pytest.raises(TypeError, match=r"must be an image class .*, got str"):
+        load_images("digits")
+
+
+def test_digits_are_loaded_without_tensorflow():
+    script = (
+        "import sys; from data.config import DigitsConfig; from data.images import load_images\n"
+        "import data.image_batches; load_images(DigitsConfig())\n"
+        "print({'tensorflow', 'tensorflow_datasets', 'keras'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "set()", result.stderr
