@@ -44,11 +44,8 @@ def run_in(directory, config: Config) -> int:
     """Data, model, loop, summary; the directory is locked and the config settled."""
     import keras
 
-    from data.batches import evaluation_batches, training_dataset
-    from data.text import check_length, load_text
-    from models.sampling import Sampler
-    from scripts.loading import make_model
-    from scripts.reporting import description, finish, sample_text
+    from scripts.loading import load_task, make_model
+    from scripts.reporting import description, finish
     from scripts.starting import start
     from training.checkpoints import Checkpoints
     from training.evaluation import make_evaluator
@@ -57,34 +54,33 @@ def run_in(directory, config: Config) -> int:
     from training.run_log import RunLog
     from training.step import make_train_step
 
+    task = load_task(config)
+    config = task.config  # with what the model takes from the data
     options = config.training
-    shape = {"batch_size": options.batch_size, "length": config.context_length}
-
-    corpus = load_text(config.data)
-    check_length(corpus, config.context_length)
 
     keras.utils.set_random_seed(options.seed)  # of the initial weights; every other draw is stateless
     model = make_model(config)
     optimizer = make_optimizer(config.optimizer, model.trainable_variables, num_steps=options.num_steps)
     checkpoints = Checkpoints(directory.checkpoints, model, optimizer, keep=options.keep_checkpoints)
-    manifest, origin = start(config, model, checkpoints, fingerprint=corpus.fingerprint)
+    config, manifest, origin = start(task, model, checkpoints)
     start_step = manifest["step"]
     save_config(config, directory.config)
-    print(description(config, model.count_params()))
-    print(f"{corpus.description}\n{origin}", flush=True)
+    print(description(task, model.count_params()))
+    print(f"{task.description}\n{origin}", flush=True)
 
     if start_step == options.num_steps and directory.summary.exists():
         print(f"This run is complete. Its summary: {directory.summary}")
         return 0
 
-    evaluate = make_evaluator(model, compile_mode=options.compile)
-    eval_subset = evaluation_batches(corpus.validation, **shape, max_batches=options.eval_batches)
-    sampler = Sampler(model)
+    evaluate = make_evaluator(model, task.measure, compile_mode=options.compile)
+    some_held_out = task.evaluation_batches(options.eval_batches)
+    sample = task.sampler(directory, model)
     log = RunLog(
         directory,
         start_step=start_step,
         num_steps=options.num_steps,
-        tokens_per_step=options.batch_size * config.context_length,
+        unit=task.unit,
+        units_per_step=task.units_per_step,
         elapsed_seconds=manifest["elapsed_seconds"],
     )
     with log:
@@ -94,33 +90,24 @@ def run_in(directory, config: Config) -> int:
                 optimizer,
                 accumulation_steps=options.accumulation_steps,
                 clip_norm=config.optimizer.clip_norm,
+                label_smoothing=options.label_smoothing,
                 seed=options.seed,
                 compile_mode=options.compile,
             ),
-            training_dataset(
-                corpus.train, start_step=start_step, num_steps=options.num_steps, seed=options.seed, **shape
-            ),
+            task.training_batches(start_step),
             config=options,
             start_step=start_step,
             log=log,
-            validate=lambda: evaluate(eval_subset),
-            sample=lambda: sample_text(sampler, corpus.validation, seed=options.seed),
-            save=lambda step: checkpoints.save(
-                step, {"data_fingerprint": corpus.fingerprint, "elapsed_seconds": log.elapsed_seconds}
-            ),
+            validate=lambda: evaluate(some_held_out),
+            sample=sample,
+            save=lambda step: checkpoints.save(step, task.facts | {"elapsed_seconds": log.elapsed_seconds}),
         )
         if stopped:
             log.say(f"stopped after step {done:,}, saved. The same command goes on from there.")
             return INTERRUPTED
-        log.say(f"measuring the loss on all {len(corpus.validation) - 1:,} held-out tokens")
-        log.write(
-            done,
-            {
-                "validation_loss": evaluate(evaluation_batches(corpus.validation, **shape)),
-                "sample": sample_text(sampler, corpus.validation, seed=options.seed),
-            },
-        )
-    finish(directory, config, log.rows[-1] | {"parameters": model.count_params()})
+        log.say(f"measuring all held-out {task.data_word}")
+        log.write(done, evaluate(task.evaluation_batches()) | sample())
+    finish(directory, task, model, log.rows[-1])
     return 0
 
 

@@ -11,7 +11,7 @@ A field's metadata may hold:
 import difflib
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import get_args, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from configs.values import check_range, did_you_mean, one_of, shown, typed
 
@@ -59,6 +59,20 @@ def prefix_of(field: Field, prefix: str) -> str:
     return prefix if field.metadata.get("inline") else f"{prefix}{field.name}."
 
 
+def kind_name(cls: type) -> str:
+    """The field that tells the classes of a union apart: it has one possible value."""
+    hints = get_type_hints(cls)
+    return next(
+        name for name, hint in hints.items() if get_origin(hint) is Literal and len(get_args(hint)) == 1
+    )
+
+
+def names_in(cls: type, prefix: str) -> Iterator[str]:
+    """Keys of a class, those of its own dataclasses included."""
+    for name, hint in get_type_hints(cls).items():
+        yield from names_in(hint, f"{prefix}{name}.") if is_dataclass(hint) else (prefix + name,)
+
+
 def shared_keys(cls: type) -> dict[str, str]:
     """Top-level key that stands for each nested key without one of its own."""
     return {field.metadata["also"]: field.name for field in fields(cls) if "also" in field.metadata}
@@ -84,11 +98,17 @@ class Reader:
         self.problems: list[str] = []
         self.read: dict[str, object] = {}
         self.groups: set[str] = set()
-        self.elsewhere: dict[str, str] = {}
+        self.elsewhere: dict[str, list[str]] = {}
 
-    def dataclass(self, cls: type, prefix: str) -> object:
+    def dataclass(self, cls: type, prefix: str, default: object = None) -> object:
+        """What is not given is as in `default`, an instance, or else as in the class."""
         hints = get_type_hints(cls)
-        values = {field.name: self.field(field, hints[field.name], prefix) for field in fields(cls)}
+        values = {
+            field.name: self.field(
+                field, hints[field.name], prefix, getattr(default, field.name, field.default)
+            )
+            for field in fields(cls)
+        }
         if any(value is INVALID for value in values.values()):
             return INVALID
         instance = cls(**values)
@@ -96,13 +116,13 @@ class Reader:
             self.problems += [f"{self.key(prefix + key)} {message}" for key, message in instance.problems()]
         return instance
 
-    def field(self, field: Field, annotation: object, prefix: str) -> object:
+    def field(self, field: Field, annotation: object, prefix: str, default: object) -> object:
         members = get_args(annotation)
         if is_dataclass(annotation):
             return self.group(field, annotation, prefix)
         if members and is_dataclass(members[0]):
             return self.union(field, members, prefix)
-        return self.leaf(field, annotation, self.key(prefix + field.name))
+        return self.leaf(field, annotation, self.key(prefix + field.name), default)
 
     def key(self, path: str) -> str:
         return self.shared.get(path, path)
@@ -110,34 +130,36 @@ class Reader:
     def group(self, field: Field, cls: type, prefix: str) -> object:
         inner = prefix_of(field, prefix)
         self.groups.add(inner.rstrip("."))
-        return self.dataclass(cls, inner)
+        return self.dataclass(cls, inner, field.default_factory())
 
     def union(self, field: Field, classes: tuple[type, ...], prefix: str) -> object:
-        """The class whose `source` is given."""
-        key = f"{prefix}{field.name}.source"
-        by_source = {get_type_hints(cls)["source"].__args__[0]: cls for cls in classes}
+        """The class whose kind is given."""
+        inner = prefix_of(field, prefix)
+        key = inner + kind_name(classes[0])
+        by_kind = {get_type_hints(cls)[kind_name(cls)].__args__[0]: cls for cls in classes}
+        default = getattr(field.default_factory, kind_name(field.default_factory))
         self.groups.add(prefix + field.name)
-        self.elsewhere |= {
-            f"{prefix}{field.name}.{other.name}": f"{key}={source}"
-            for source, cls in by_source.items()
-            for other in fields(cls)
-        }
+        elsewhere: dict[str, list[str]] = {}
+        for kind, cls in by_kind.items():
+            for name in names_in(cls, inner):
+                elsewhere.setdefault(name, []).append(f"{key}={kind}")
+        self.elsewhere |= elsewhere
         try:
-            source = one_of(self.flat.get(key), tuple(by_source))
+            kind = one_of(self.flat.get(key, default), tuple(by_kind))
         except ValueError as error:
             self.problems.append(f"{key} {error}")
-            self.read |= dict.fromkeys(self.elsewhere, INVALID)
+            self.read |= dict.fromkeys(elsewhere, INVALID)
             return INVALID
-        return self.dataclass(by_source[source], f"{prefix}{field.name}.")
+        return self.dataclass(by_kind[kind], inner)
 
-    def leaf(self, field: Field, annotation: object, key: str) -> object:
-        """The value of one key; read once, however many fields share it."""
-        if key not in self.read:
-            self.read[key] = self.value(field, annotation, key)
+    def leaf(self, field: Field, annotation: object, key: str, default: object) -> object:
+        """The value of one key; read once, however many fields share it, if it suits the first."""
+        if self.read.get(key) is None:
+            self.read[key] = self.value(field, annotation, key, default)
         return self.read[key]
 
-    def value(self, field: Field, annotation: object, key: str) -> object:
-        given = self.flat.get(key, field.default)
+    def value(self, field: Field, annotation: object, key: str, default: object) -> object:
+        given = self.flat.get(key, default)
         if given is MISSING or given == UNSET:
             self.problems.append(f"{key} is missing: set {key}={field.metadata.get('example', '...')}")
             return INVALID
@@ -159,8 +181,8 @@ class Reader:
     def unknown(self, key: str, value: object, known: list[str]) -> str:
         if key in self.groups:
             return f"{key} holds keys of its own, such as {self.key_below(key)}; got {shown(value)}"
-        if key in self.elsewhere:
-            return f"unknown key {key!r} here; it belongs to {self.elsewhere[key]}"
+        if key in self.elsewhere and key not in self.shared:
+            return f"unknown key {key!r} here; it belongs to {' or '.join(self.elsewhere[key])}"
         match = self.shared.get(key) or nearest_key(key, known)
         return f"unknown key {key!r}" + did_you_mean(match)
 

@@ -8,11 +8,13 @@ from configs.values import shown
 
 HERE = Path(__file__).parent
 COMMENTED_KEY = re.compile(r"( *)(\w+):[^#]*(?:# *(.*))?")
+KIND = re.compile(r"^(architecture|source): (\w+)", re.MULTILINE)
 USAGE = """\
-Trains a language model with rotary position embeddings.
+Trains a language model or a vision transformer with rotary position embeddings.
 
   python train.py                                    a small model, this Python's own source as text
-  python train.py experiment=shakespeare             a complete, named run
+  python train.py experiment=vit                     a vision transformer, on handwritten digits
+  python train.py experiment=vit --help              the keys of a vision transformer
   python train.py name=wide model.dim=256            any key below; the same command again resumes
   python train.py -m model.position=rotary,learned   one run for each value
   python train.py --cfg job experiment=shakespeare   the configuration alone
@@ -24,7 +26,7 @@ Groups, as group=file:
 def help_text(config: dict) -> str:
     """For a composed configuration."""
     groups = [f"  {group}: {', '.join(options)}" for group, options in groups_of(HERE).items()]
-    keys = [f"  {line}" for line in commented(config, dict(comments()))]
+    keys = [f"  {line}" for line in commented(config, dict(comments(config)))]
     title = "Keys, as key=value; nested ones as model.rope.theta=value:"
     return "\n".join([USAGE, *groups, "", title, "", *keys])
 
@@ -38,12 +40,19 @@ def groups_of(directory: Path) -> dict[str, list[str]]:
     }
 
 
-def comments() -> Iterator[tuple[str, str]]:
-    """(full key, comment) of each commented key."""
+def comments(config: dict) -> Iterator[tuple[str, str]]:
+    """(full key, comment) of each commented key of a composed configuration."""
     yield from comments_in(HERE / "train.yaml", "")
     for group in ("model", "data"):
         for path in sorted(HERE.glob(f"{group}/*.yaml")):
-            yield from comments_in(path, f"{group}.")
+            if is_of_kind(path, config[group]):
+                yield from comments_in(path, f"{group}.")
+
+
+def is_of_kind(path: Path, composed: dict) -> bool:
+    """Whether a file of a group may hold the keys of what was composed: it names that kind, or none."""
+    named = KIND.search(path.read_text(encoding="utf-8"))
+    return named is None or composed.get(named[1]) == named[2]
 
 
 def comments_in(path: Path, prefix: str) -> Iterator[tuple[str, str]]:

@@ -20,8 +20,16 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from configs.builder import build, flatten, nearest_key, nest, to_flat
 from configs.help import groups_of
 from configs.values import did_you_mean
-from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
-from models.config import TransformerLMConfig
+from data.config import (
+    IMAGE_CONFIGS,
+    DigitsConfig,
+    ImageFolderConfig,
+    PythonStdlibConfig,
+    TextFilesConfig,
+    TfdsImagesConfig,
+    TfdsTextConfig,
+)
+from models.config import AxialViTConfig, TransformerLMConfig
 from training.config import OptimizerConfig, TrainingConfig
 
 CONFIGS = Path(__file__).resolve().parent
@@ -45,22 +53,40 @@ FREE_KEYS = {
 }
 
 
+# By whether the model is for images: what the data are, what the model is, and what to do.
+OTHER_TASK = {
+    True: ("text", "vision transformer", "images, such as data=digits, or leave out experiment=vit"),
+    False: ("images", "language model", "text, such as data=python_stdlib, or add experiment=vit"),
+}
+
+
 class ConfigError(ValueError):
     """What is wrong with a configuration, one line a problem."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run. YAML holds the keys of `training` at its top level, and one `context_length` for all."""
+    """One run. YAML holds the keys of `training` at its top level, and one `context_length` for all, which
+    is null for images."""
 
     name: str = "lm"
     output_dir: str = "outputs"
-    init_from: str | None = None
-    context_length: int = field(
+    init_from: str | None = field(default=None, metadata={"example": "outputs/lm"})
+    init_from_step: int | None = field(default=None, metadata={"min": 0})
+    init_from_data: str | None = None
+    resample_positions: bool = False
+    context_length: int | None = field(
         default=TransformerLMConfig.context_length, metadata={"min": 2, "also": "model.context_length"}
     )
-    model: TransformerLMConfig = field(default_factory=TransformerLMConfig)
-    data: PythonStdlibConfig | TfdsTextConfig | TextFilesConfig = field(default_factory=PythonStdlibConfig)
+    model: TransformerLMConfig | AxialViTConfig = field(default_factory=TransformerLMConfig)
+    data: (
+        PythonStdlibConfig
+        | TfdsTextConfig
+        | TextFilesConfig
+        | DigitsConfig
+        | TfdsImagesConfig
+        | ImageFolderConfig
+    ) = field(default_factory=PythonStdlibConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig, metadata={"inline": True})
 
@@ -68,7 +94,16 @@ class Config:
         """(key, message) of each rule between fields that is broken."""
         if not self.name or self.name.startswith(".") or set("/\\\0") & set(self.name):
             yield "name", f"must be a plain directory name, got {self.name!r}"
-        if self.model.vocab_size < 256:
+        for key in ("init_from_step", "init_from_data", "resample_positions"):
+            if getattr(self, key) and self.init_from is None:
+                yield key, f"has no effect without init_from, got {getattr(self, key)}"
+        sees = isinstance(self.model, AxialViTConfig)
+        if sees != isinstance(self.data, IMAGE_CONFIGS):
+            has, model, advice = OTHER_TASK[sees]
+            yield "data.source", f"{self.data.source!r} is {has}, but the model is a {model}: choose {advice}"
+        if sees and self.context_length is not None:
+            yield "context_length", f"must be null for a vision transformer, got {self.context_length}"
+        if not sees and self.model.vocab_size < 256:
             yield "model.vocab_size", f"must be >= 256 to hold every byte, got {self.model.vocab_size}"
 
 

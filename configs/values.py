@@ -5,7 +5,7 @@ import operator
 import sys
 from dataclasses import Field
 from types import NoneType, UnionType
-from typing import Literal, get_args, get_origin
+from typing import Literal, Union, get_args, get_origin
 
 BOUNDS = {
     "min": (">=", operator.ge),
@@ -17,7 +17,7 @@ BOUNDS = {
 
 def typed(value: object, annotation: object) -> object:
     """`value` as the annotation wants it; ValueError says what it must be."""
-    if isinstance(annotation, UnionType):
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
         (inner,) = (member for member in get_args(annotation) if member is not NoneType)
         return None if value is None else typed(not_the_word_none(value), inner)
     if get_origin(annotation) is Literal:
@@ -43,7 +43,8 @@ def one_of(value: object, choices: tuple[str, ...]) -> str:
 def tuple_of(value: object, annotation: object) -> tuple:
     if isinstance(value, list | tuple) and value:
         return tuple(typed(item, annotation) for item in value)
-    raise ValueError(f"must be a list such as [1.0,2.0], got {shown(value)}")
+    example = [annotation(1), annotation(2)]
+    raise ValueError(f"must be a list such as {str(example).replace(' ', '')}, got {shown(value)}")
 
 
 def as_bool(value: object) -> bool:

@@ -135,3 +135,6 @@ class ImageFolderConfig:
 def _image_size_problems(image_size: tuple[int, ...] | None) -> Iterator[tuple[str, str]]:
     if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
         yield "image_size", f"must be [height,width], both >= 1, got {list(image_size)}"
+
+
+IMAGE_CONFIGS = (DigitsConfig, TfdsImagesConfig, ImageFolderConfig)

@@ -19,6 +19,7 @@ READ_OF_ROPE = {
 class TransformerLMConfig:
     """Decoder-only language model: see `models.transformer.TransformerLM`."""
 
+    architecture: Literal["transformer_lm"] = "transformer_lm"
     vocab_size: int = field(default=256, metadata={"min": 1})
     context_length: int = field(default=256, metadata={"min": 1})
     dim: int = field(default=128, metadata={"min": 1})

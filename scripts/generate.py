@@ -15,12 +15,13 @@ def main(arguments: list[str]) -> None:
     import_tensorflow()
 
     from data.tokens import SEPARATOR, encode
+    from models.config import TransformerLMConfig
     from models.sampling import Sampler, SamplingOptions
     from scripts.loading import load_model
     from training.errors import RunError
 
     prompts = [encode(prompt) for prompt in options.prompt]
-    model, config, _ = load_model(options.run_directory)
+    model, config, _ = load_model(options.run_directory, of=TransformerLMConfig)
     try:
         sampling = SamplingOptions(
             temperature=options.temperature,

@@ -1,20 +1,58 @@
-"""A trained model from its run directory, for the scripts that use one."""
+"""The task and the model of a config, and a trained model from its run directory."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import keras
+
 from configs.schema import Config, load_config
+from data.config import IMAGE_CONFIGS
 from data.tokens import SEPARATOR
+from models.config import AxialViTConfig
 from models.transformer import TransformerLM
+from models.vit import AxialViT
+from scripts.image_task import ImageTask, load_image_task
+from scripts.text_task import TextTask, load_text_task
 from training.checkpoints import restore_weights
 from training.errors import RunError
 
+Task = TextTask | ImageTask
 
-def load_model(run_directory: Path) -> tuple[TransformerLM, Config, dict]:
-    """The model with the weights of its latest checkpoint, the run's config, and the checkpoint's manifest.
+
+def load_task(config: Config, *, report: Callable[[str], None] = print, facts: dict | None = None) -> Task:
+    """The data of a config and what to do with it; its `config` holds what the model takes from the data.
+
+    Args:
+        report: receives one-line messages.
+        facts: of the checkpoint of a trained model, which is to see images as in its training.
 
     Raises:
-        RunError: if it is not a run directory, or has no checkpoint that fits.
+        DataError: if there are no such data, or they do not fit the model.
+    """
+    if isinstance(config.data, IMAGE_CONFIGS):
+        return load_image_task(config, report=report, facts=facts)
+    return load_text_task(config, report=report)
+
+
+def make_model(config: Config) -> keras.Model:
+    """The model of a config, with its initial weights."""
+    dtype = config.training.precision
+    if isinstance(config.model, AxialViTConfig):
+        return AxialViT(config.model, dtype=dtype)
+    separator = SEPARATOR if config.data.reset_positions else None
+    return TransformerLM(config.model, dtype=dtype, document_separator=separator)
+
+
+def load_model(run_directory: Path, *, of: type | None = None) -> tuple[keras.Model, Config, dict]:
+    """The model with the weights of its latest checkpoint, the run's config, and the checkpoint's manifest.
+
+    Args:
+        run_directory: of the run.
+        of: class of the model's config, where a script is for one kind of model.
+
+    Raises:
+        RunError: if it is not a run directory, has no checkpoint that fits, or another kind of model.
         ConfigError: if its config cannot be read.
     """
     if not (run_directory / "config.yaml").is_file():
@@ -22,18 +60,14 @@ def load_model(run_directory: Path) -> tuple[TransformerLM, Config, dict]:
             f"{run_directory} is not a run directory: it has no config.yaml. Train one: python train.py"
         )
     config = load_config(run_directory / "config.yaml")
+    if of is not None and not isinstance(config.model, of):
+        raise RunError(
+            f"{run_directory} is a run of model.architecture {config.model.architecture}, "
+            f"this needs {of.architecture}"
+        )
     model = make_model(config)
     manifest = restore_weights(run_directory, model, report=print_error)
     return model, config, manifest
-
-
-def make_model(config: Config) -> TransformerLM:
-    """The model of a config, with its initial weights."""
-    return TransformerLM(
-        config.model,
-        dtype=config.training.precision,
-        document_separator=SEPARATOR if config.data.reset_positions else None,
-    )
 
 
 def print_error(line: str) -> None:

@@ -4,19 +4,14 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from configs.schema import Config, ConfigError, conflicting_keys, differing_keys, load_config
-from data.config import TextFilesConfig
-from training.checkpoints import restore_weights
+from configs.schema import Config, ConfigError, conflicting_keys, load_config
+from models.config import AxialViTConfig
+from scripts.parent import RECORDED, filled, scaled_from, weights_of_parent, with_values_of_parent
 from training.errors import RunError
 from training.hardware import resolve_compile, resolve_precision
 
-# Keys of the model that a run may set otherwise than the run it takes its weights from.
-FREE_OF_PARENT = (
-    "model.dropout",
-    "model.rope.interpolate_factor",
-    "model.rope.theta_rescale_factor",
-    "model.rope.scaling.",
-)
+# Keys of a vision model that are null until the images are seen.
+OPEN_IN_IMAGES = ("image_size", "channels", "num_classes", "patch_size")
 
 
 def settle(config: Config, recorded_path: Path) -> Config:
@@ -32,7 +27,7 @@ def settle(config: Config, recorded_path: Path) -> Config:
     config = with_absolute_paths(config)
     if recorded_path.exists():
         recorded = load_config(recorded_path)
-        config = scaled_from(config, length=recorded.model.rope.scaling.original_max_position_embeddings)
+        config = with_open_values(config, recorded)
         conflicts = conflicting_keys(recorded, config)
         if conflicts:
             changes = "; ".join(f"{key} is {old} there, {new} here" for key, old, new in conflicts)
@@ -40,7 +35,7 @@ def settle(config: Config, recorded_path: Path) -> Config:
                 f"{recorded_path.parent} is a run of another config: {changes}. Use name= for another run."
             )
     elif config.init_from is not None:
-        config = scaled_from(config, length=parent_config(config).context_length)
+        config = with_values_of_parent(config)
     print(f"precision {precision} ({precision_reason}), compile {compile_mode} ({compile_reason})")
     return config
 
@@ -49,7 +44,7 @@ def with_absolute_paths(config: Config) -> Config:
     """With the places of the user's files, so that the run can go on from another directory."""
     if config.init_from is not None:
         config = replace(config, init_from=absolute(config.init_from))
-    if isinstance(config.data, TextFilesConfig):
+    if hasattr(config.data, "path"):
         config = replace(config, data=replace(config.data, path=absolute(config.data.path)))
     return config
 
@@ -58,61 +53,33 @@ def absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-def scaled_from(config: Config, *, length: int | None) -> Config:
-    """With `length` as the context that the scaling starts from, if it reads one and none is given."""
-    scaling = config.model.rope.scaling
-    is_open = scaling.original_max_position_embeddings is None
-    if config.init_from is None or not (is_open and scaling.reads("original_max_position_embeddings")):
+def with_open_values(config: Config, recorded: Config) -> Config:
+    """With the values that an earlier start of this run found for what is left open."""
+    if type(config.model) is not type(recorded.model):
         return config
-    rope = replace(config.model.rope, scaling=replace(scaling, original_max_position_embeddings=length))
-    return replace(config, model=replace(config.model, rope=rope))
+    config = filled(config, recorded, RECORDED)
+    if isinstance(config.model, AxialViTConfig):
+        return replace(config, model=filled(config.model, recorded.model, OPEN_IN_IMAGES))
+    return scaled_from(config, length=recorded.model.rope.scaling.original_max_position_embeddings)
 
 
-def parent_config(config: Config) -> Config:
-    """The config of the run that `init_from` names."""
-    path = Path(config.init_from) / "config.yaml"
-    if not path.is_file():
-        raise RunError(f"init_from={config.init_from} is not a run directory: it has no config.yaml.")
-    return load_config(path)
-
-
-def start(config: Config, model, checkpoints, *, fingerprint: str) -> tuple[dict, str]:
-    """What is known of the steps already done, and where the weights are from, in words.
+def start(task, model, checkpoints) -> tuple[Config, dict, str]:
+    """The config to record, what is known of the steps done, and where the weights are from, in words.
 
     The first that applies: this run, `init_from`, scratch.
     """
+    config, fingerprint = task.config, task.facts["data_fingerprint"]
     manifest = checkpoints.restore_latest()
     if manifest is not None:
         if manifest["data_fingerprint"] != fingerprint:
             raise RunError(
-                f"the text has changed since this run began: its SHA-256 was "
+                f"the {task.data_word} are not those that this run began with: their SHA-256 was "
                 f"{manifest['data_fingerprint'][:12]}, now it is {fingerprint[:12]}. "
-                "Use name= for a run on the text of today."
+                f"Use name= for a run on the {task.data_word} of today."
             )
-        return manifest, f"resuming after step {manifest['step']:,}"
+        return config, manifest, f"resuming after step {manifest['step']:,}"
     new = {"step": 0, "elapsed_seconds": 0.0}
     if config.init_from is None:
-        return new, "training from scratch"
-    return new, f"starting from step {weights_of_parent(config, model):,} of {config.init_from}"
-
-
-def weights_of_parent(config: Config, model) -> int:
-    """Restores the weights of `init_from`; the parent's step.
-
-    Raises:
-        ConfigError: naming each field of the model that differs and may not.
-    """
-    parent = Path(config.init_from)
-    of_model = [
-        (key, f"{key} is {old} there, {new} here")
-        for key, old, new in differing_keys(parent_config(config), config)
-        if key.startswith("model.") or key == "context_length"
-    ]
-    bounded = ("context_length",) if config.model.position != "learned" else ()
-    free = FREE_OF_PARENT + bounded
-    differing = [words for key, words in of_model if not key.startswith(free)]
-    if differing:
-        raise ConfigError(f"the weights of init_from={parent} are of another model: {'; '.join(differing)}")
-    for _, words in of_model:
-        print(f"unlike init_from: {words}")
-    return restore_weights(parent, model)["step"]
+        return config, new, "training from scratch"
+    config = weights_of_parent(config, model)
+    return config, new, f"starting from step {config.init_from_step:,} of {config.init_from}"

@@ -21,11 +21,12 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One run of the loop. A step is one update of the weights, over `batch_size` windows."""
+    """One run of the loop. A step is one update of the weights, over `batch_size` windows or images."""
 
     num_steps: int = field(default=2000, metadata={"min": 1})
     batch_size: int = field(default=8, metadata={"min": 1})
     accumulation_steps: int = field(default=1, metadata={"min": 1})
+    label_smoothing: float = field(default=0.0, metadata={"min": 0, "below": 1})
     seed: int = field(default=0, metadata={"min": 0, "max": 2**31 - 1})
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     compile: Literal["auto", "graph", "xla"] = "auto"

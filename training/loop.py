@@ -19,8 +19,8 @@ def train(
     config: TrainingConfig,
     start_step: int,
     log: RunLog,
-    validate: Callable[[], float],
-    sample: Callable[[], str],
+    validate: Callable[[], dict[str, float]],
+    sample: Callable[[], dict],
     save: Callable[[int], None],
 ) -> tuple[int, bool]:
     """Runs the steps that are left; at which step it ended, and whether because it was asked to.
@@ -33,8 +33,8 @@ def train(
         config: number of steps and what happens how often.
         start_step: steps already done.
         log: told of every step.
-        validate: loss of a part of the held-out data, in nats per target.
-        sample: what the model makes, as text.
+        validate: what is measured on a part of the held-out data, by name.
+        sample: shows what the model makes; what of it is to be logged, by name.
         save: writes the checkpoint of a step.
 
     Raises:
@@ -57,9 +57,9 @@ def train(
             if done % config.log_every == 0 or done in (1, config.num_steps):
                 metrics |= {"loss": loss, "gradient_norm": norm, "learning_rate": float(result.learning_rate)}
             if done % config.eval_every == 0 and done < config.num_steps:
-                metrics["validation_loss"] = validate()
+                metrics |= validate()
             if done % config.sample_every == 0 and done < config.num_steps:
-                metrics["sample"] = sample()
+                metrics |= sample()
             if metrics:
                 log.write(done, metrics)
             stopping = stop.requested

@@ -29,6 +29,8 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.samples = self.path / "samples.txt"
+        self.predictions = self.path / "predictions.png"
+        self.confusion = self.path / "confusion.png"
         self.loss_plot = self.path / "loss.png"
         self.summary = self.path / "summary.json"
         self._lock = FileLock(self.path / ".lock", timeout=0)

@@ -24,7 +24,8 @@ class RunLog:
         directory: of the run.
         start_step: steps already done.
         num_steps: of the whole run.
-        tokens_per_step: targets in a batch.
+        unit: what is counted, `tokens` or `images`.
+        units_per_step: of it, in a batch.
         elapsed_seconds: that the steps already done have taken.
     """
 
@@ -34,17 +35,19 @@ class RunLog:
         *,
         start_step: int,
         num_steps: int,
-        tokens_per_step: int,
+        unit: str,
+        units_per_step: int,
         elapsed_seconds: float = 0.0,
     ):
         self.directory = directory
         self.num_steps = num_steps
-        self.tokens_per_step = tokens_per_step
+        self.unit, self.units_per_step = unit, units_per_step
+        self.rate_name = f"{unit}_per_second"
         self.rows = [row for row in read_rows(directory) if row["step"] <= start_step]
         self._write_rows()
         self._write_samples()
         self.elapsed_seconds = elapsed_seconds
-        self.tokens_per_second = self.rows[-1]["tokens_per_second"] if self.rows else 0
+        self.rate = self.rows[-1][self.rate_name] if self.rows else 0
         self._steps_timed, self._seconds_timed, self._is_compiled = 0, 0.0, False
         self._writer = tf.summary.create_file_writer(str(directory.tensorboard))
         self._bar = None
@@ -66,10 +69,10 @@ class RunLog:
         if self._is_compiled:
             self._steps_timed += 1
             self._seconds_timed += seconds
-            self.tokens_per_second = round(self._steps_timed * self.tokens_per_step / self._seconds_timed)
+            self.rate = round(self._steps_timed * self.units_per_step / self._seconds_timed)
         self._is_compiled = True  # in the first step of this process
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.3f}, {self.tokens_per_second:,} tokens/s", refresh=False)
+            self._bar.set_postfix_str(f"loss {loss:.3f}, {self.rate:,} {self.unit}/s", refresh=False)
             self._bar.update()
 
     def write(self, step: int, metrics: dict) -> None:
@@ -80,9 +83,9 @@ class RunLog:
         """
         row = {
             "step": step,
-            "tokens": step * self.tokens_per_step,
+            self.unit: step * self.units_per_step,
             **metrics,
-            "tokens_per_second": self.tokens_per_second,
+            self.rate_name: self.rate,
             "elapsed_seconds": round(self.elapsed_seconds, 3),
         }
         if self.rows and self.rows[-1]["step"] == step:
@@ -112,7 +115,7 @@ class RunLog:
                         tf.summary.text(name, f"```\n{value}\n```")
                     else:
                         tf.summary.scalar(name, value)
-                tf.summary.scalar("tokens_per_second", self.tokens_per_second)
+                tf.summary.scalar(self.rate_name, self.rate)
             self._writer.flush()
         except tf.errors.OpError as error:
             raise RunError(f"cannot write to {self.directory.tensorboard} ({reason(error)})") from error
@@ -130,10 +133,12 @@ class RunLog:
             parts.append(f"loss {row['loss']:.4f}")
         if "validation_loss" in row:
             parts.append(f"validation {row['validation_loss']:.4f}")
-        if self.tokens_per_second:
-            left = (self.num_steps - row["step"]) * self.tokens_per_step
-            parts.append(f"{self.tokens_per_second:,} tokens/s")
-            parts.append(f"ETA {duration(left / self.tokens_per_second)}")
+        if "accuracy" in row:
+            parts.append(f"accuracy {row['accuracy']:.2%}")
+        if self.rate:
+            left = (self.num_steps - row["step"]) * self.units_per_step
+            parts.append(f"{self.rate:,} {self.unit}/s")
+            parts.append(f"ETA {duration(left / self.rate)}")
         return "  ".join(parts)
 
     def _write_rows(self) -> None:

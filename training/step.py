@@ -25,6 +25,7 @@ def make_train_step(
     *,
     accumulation_steps: int,
     clip_norm: float,
+    label_smoothing: float,
     seed: int,
     compile_mode: str,
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], StepResult]:
@@ -37,6 +38,7 @@ def make_train_step(
         optimizer: built for the model's trainable variables.
         accumulation_steps: number of micro-batches that a batch is worked off in; divides its rows.
         clip_norm: the gradient's global norm is at most this when it is applied.
+        label_smoothing: of the loss, see `summed_cross_entropy`.
         seed: of the run.
         compile_mode: `graph` or `xla`.
     """
@@ -45,7 +47,8 @@ def make_train_step(
     def micro_batch_gradients(inputs, targets, step_seed, index, count):
         seed_pair = tf.random.experimental.stateless_fold_in(step_seed, index)
         with tf.GradientTape() as tape:
-            loss = summed_cross_entropy(model(inputs, training=True, seed=seed_pair), targets)[0] / count
+            logits = model(inputs, training=True, seed=seed_pair)
+            loss = summed_cross_entropy(logits, targets, label_smoothing=label_smoothing)[0] / count
         # Dense: Keras' Adam squares the slices of a sparse embedding gradient before it adds them up.
         return loss, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
 

@@ -9,8 +9,8 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-MODELS = "lm_small, lm_tiny"
-EXPERIMENTS = "lm, lm_learned_rotations, lm_xpos, shakespeare"
+MODELS = "lm_small, lm_tiny, vit_small, vit_tiny"
+EXPERIMENTS = "lm, lm_learned_rotations, lm_xpos, shakespeare, vit"
 
 STUB = f"""
 import json, pathlib, sys

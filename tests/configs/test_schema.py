@@ -12,9 +12,16 @@ from configs.schema import (
     save_config,
     to_dict,
 )
-from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
-from models.config import TransformerLMConfig
+from data.config import DIGITS_AUGMENT, PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
+from models.config import AxialViTConfig, TransformerLMConfig
 from training.config import OptimizerConfig, TrainingConfig
+
+SOURCES = "python_stdlib, tfds, text_files, digits, tfds_images, image_folder"
+VISION = {
+    "context_length": None,
+    "model": {"architecture": "axial_vit"},
+    "data": {"source": "digits"},
+}
 
 
 def problems_of(given):
@@ -101,10 +108,14 @@ def test_a_value_of_the_wrong_type_is_told_with_the_right_one(given, problem):
         ({"precision": 16}, "precision must be one of auto, float32, mixed_bfloat16; got 16"),
         (
             {"data": {"source": "text_file", "path": "a.txt"}},
-            "data.source must be one of python_stdlib, tfds, text_files; "
-            "got 'text_file'; did you mean 'text_files'?",
+            f"data.source must be one of {SOURCES}; got 'text_file'; did you mean 'text_files'?",
         ),
-        ({"data": {}}, "data.source must be one of python_stdlib, tfds, text_files; got null"),
+        ({"data": {"source": None}}, f"data.source must be one of {SOURCES}; got null"),
+        (
+            {"model": {"architecture": "axial-vit"}},
+            "model.architecture must be one of transformer_lm, axial_vit; "
+            "got 'axial-vit'; did you mean 'axial_vit'?",
+        ),
     ],
 )
 def test_an_unknown_choice_is_told_with_the_choices(given, problem):
@@ -135,7 +146,15 @@ def test_an_unknown_choice_is_told_with_the_choices(given, problem):
         ),
         (
             {"data": {"source": "python_stdlib", "path": "x"}},
-            "unknown key 'data.path' here; it belongs to data.source=text_files",
+            "unknown key 'data.path' here; it belongs to data.source=text_files or data.source=image_folder",
+        ),
+        (
+            {"model": {"pooling": "mean"}},
+            "unknown key 'model.pooling' here; it belongs to model.architecture=axial_vit",
+        ),
+        (
+            VISION | {"model": {"architecture": "axial_vit", "rope": {"xpos": True}}},
+            "unknown key 'model.rope.xpos' here; it belongs to model.architecture=transformer_lm",
         ),
     ],
 )
@@ -160,6 +179,26 @@ def test_a_missing_key_is_told_with_an_example(value):
         ({"name": ""}, "name must be a plain directory name, got ''"),
         ({"name": ".."}, "name must be a plain directory name, got '..'"),
         ({"name": "a/b"}, "name must be a plain directory name, got 'a/b'"),
+        (
+            {"data": {"source": "digits"}},
+            "data.source 'digits' is images, but the model is a language model: choose text, such as "
+            "data=python_stdlib, or add experiment=vit",
+        ),
+        (
+            VISION | {"data": {"source": "python_stdlib"}},
+            "data.source 'python_stdlib' is text, but the model is a vision transformer: choose images, such "
+            "as data=digits, or leave out experiment=vit",
+        ),
+        (
+            VISION | {"context_length": 256},
+            "context_length must be null for a vision transformer, got 256",
+        ),
+        ({"context_length": None}, "context_length must be a whole number, got null"),
+        ({"init_from_step": 5}, "init_from_step has no effect without init_from, got 5"),
+        (
+            {"resample_positions": True},
+            "resample_positions has no effect without init_from, got True",
+        ),
         ({"accumulation_steps": 3}, "accumulation_steps must divide batch_size 8, got 3"),
         ({"model": {"dim": 30}}, "model.dim must be a multiple of num_heads 4, got 30"),
     ],
@@ -189,6 +228,19 @@ def test_one_context_length_reaches_the_model():
 def test_the_source_picks_the_class_of_data():
     data = {"source": "tfds", "tfds_name": "tiny_shakespeare"}
     assert parsed(data=data).data == TfdsTextConfig(tfds_name="tiny_shakespeare")
+
+
+def test_the_architecture_picks_the_class_of_the_model():
+    config = parse_config(VISION)
+    assert config.model == AxialViTConfig()
+    assert parse_config(to_dict(config)) == config
+
+
+def test_what_is_left_out_of_a_group_is_as_in_the_default_of_its_owner():
+    data = VISION["data"] | {"augment": {"rotation": 3}}
+    assert parse_config(VISION | {"data": data}).data.augment == dataclasses.replace(
+        DIGITS_AUGMENT, rotation=3.0
+    )
 
 
 def unusual_config():

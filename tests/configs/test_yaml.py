@@ -13,7 +13,10 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 REQUIRED = {
     "data=text_files": "data.path=docs",
     "data=tfds_text": "data.tfds_name=tiny_shakespeare",
+    "data=tfds_images": "data.tfds_name=mnist",
+    "data=image_folder": "data.path=photos",
 }
+IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "tfds_images", "image_folder")
 CHOICES = sorted(f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("*/*.yaml"))
 
 
@@ -23,7 +26,9 @@ def composed(*overrides):
 
 
 def with_required(choice):
-    return [choice, REQUIRED[choice]] if choice in REQUIRED else [choice]
+    is_of_images = choice.removeprefix("data=") in IMAGES or choice.startswith("model=vit")
+    required = [REQUIRED[choice]] if choice in REQUIRED else []
+    return [*(["experiment=vit"] if is_of_images else []), choice, *required]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -79,6 +84,21 @@ def test_help_shows_every_key_beside_its_comment():
     assert "num_steps: 2000                  # updates of the weights" in text
 
 
+def test_help_of_a_vision_transformer_tells_of_its_own_keys():
+    text = help_text(OmegaConf.to_container(composed("experiment=vit")))
+    assert "position: axial                # axial, mixed, learned, sinusoidal, none" in text
+    assert "alibi" not in text
+
+
 def test_every_comment_belongs_to_a_key():
-    known = {key for choice in CHOICES for key in flatten(OmegaConf.to_container(composed(choice)))}
-    assert {key for key, _ in comments()} <= known
+    for choice in CHOICES:
+        config = OmegaConf.to_container(composed(*with_required(choice)))
+        assert {key for key, _ in comments(config)} <= {*flatten(config), *groups_in(config)}
+
+
+def groups_in(nested, prefix=""):
+    """Keys that hold keys."""
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            yield prefix + key
+            yield from groups_in(value, f"{prefix}{key}.")

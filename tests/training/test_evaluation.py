@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from training.evaluation import make_evaluator
+from training.losses import summed_loss, summed_loss_and_accuracy
 
 VOCAB = 5
 
@@ -44,18 +45,42 @@ def test_the_mean_is_over_targets_of_all_batches(logits, compile_mode):
         if target >= 0
     ]
     assert len(losses) == 11
-    evaluate = make_evaluator(Table(logits), compile_mode=compile_mode)
-    assert evaluate(batches) == pytest.approx(np.mean(losses), abs=1e-6)
+    evaluate = make_evaluator(Table(logits), summed_loss, compile_mode=compile_mode)
+    assert evaluate(batches) == {"validation_loss": pytest.approx(np.mean(losses), abs=1e-6)}
     mean_of_means = np.mean([np.mean(losses[:6]), losses[6], np.mean(losses[7:])])
     assert abs(mean_of_means - np.mean(losses)) > 0.01
 
 
 def test_it_can_be_used_again(logits):
-    evaluate = make_evaluator(Table(logits), compile_mode="graph")
+    evaluate = make_evaluator(Table(logits), summed_loss, compile_mode="graph")
     batches = list(masked_batches([6, 1]))
     assert evaluate(batches) == evaluate(batches) != evaluate(batches[:1])
 
 
 def test_no_target_at_all_is_an_error(logits):
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        make_evaluator(Table(logits), compile_mode="graph")(masked_batches([0, 0]))
+        make_evaluator(Table(logits), summed_loss, compile_mode="graph")(masked_batches([0, 0]))
+
+
+@pytest.mark.parametrize("compile_mode", ["graph", "xla"])
+def test_accuracy_counts_targets_among_the_likeliest_classes(compile_mode):
+    logits = np.random.default_rng(0).normal(size=(7, 7))
+    inputs = np.array([[0, 1, 2, 3], [4, 5, 6, 0]], np.int32)
+    targets = np.array([[2, 0, -1, 3], [6, 1, -1, 5]], np.int32)
+    ranks = [
+        list(np.argsort(-logits[token])).index(target)
+        for token, target in zip(inputs.flat, targets.flat, strict=True)
+        if target >= 0
+    ]
+    evaluate = make_evaluator(Table(logits), summed_loss_and_accuracy, compile_mode=compile_mode)
+    means = evaluate([(inputs, targets)])
+    assert means["accuracy"] == pytest.approx(np.mean(np.array(ranks) == 0))
+    assert means["top_5_accuracy"] == pytest.approx(np.mean(np.array(ranks) < 5))
+    assert 0 < means["accuracy"] < means["top_5_accuracy"] < 1
+
+
+def test_logits_that_are_all_equal_are_not_all_right():
+    evaluate = make_evaluator(Table(np.zeros((3, 4))), summed_loss_and_accuracy, compile_mode="graph")
+    means = evaluate([(np.array([[0, 1, 2, 0]], np.int32), np.array([[0, 1, 2, 3]], np.int32))])
+    assert means["accuracy"] == 0.25
+    assert means["top_5_accuracy"] == 1.0  # of 4 classes

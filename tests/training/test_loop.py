@@ -50,8 +50,8 @@ class Run:
             config=self.config,
             start_step=start_step,
             log=self,
-            validate=lambda: 3.5,
-            sample=lambda: "text",
+            validate=lambda: {"validation_loss": 3.5},
+            sample=lambda: {"sample": "text"},
             save=self.save,
         )
 

@@ -8,10 +8,23 @@ def rows():
 
 
 def test_a_picture_is_written(tmp_path):
-    plot_loss(list(rows()), tmp_path / "loss.png", title="a run")
+    plot_loss(list(rows()), tmp_path / "loss.png", unit="tokens", title="a run")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_run_without_points_has_an_empty_picture(tmp_path):
-    plot_loss([{"step": 1, "tokens": 5, "sample": "text"}], tmp_path / "loss.png", title="a run")
+    plot_loss(
+        [{"step": 1, "tokens": 5, "sample": "text"}], tmp_path / "loss.png", unit="tokens", title="a run"
+    )
     assert (tmp_path / "loss.png").exists()
+
+
+def test_accuracy_has_a_panel_of_its_own(tmp_path):
+    images = [{"step": step, "images": 2_000_000 * step, "loss": 1.0, "accuracy": 0.5} for step in (1, 2)]
+    plot_loss(images, tmp_path / "both.png", unit="images", title="a run")
+    plot_loss(list(rows()), tmp_path / "loss.png", unit="tokens", title="a run")
+    assert height_of(tmp_path / "both.png") > height_of(tmp_path / "loss.png")
+
+
+def height_of(png):
+    return int.from_bytes(png.read_bytes()[20:24], "big")

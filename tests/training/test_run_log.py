@@ -19,7 +19,9 @@ def directory(tmp_path):
 
 
 def make_log(directory, *, start_step=0, num_steps=40, **options):
-    return RunLog(directory, start_step=start_step, num_steps=num_steps, tokens_per_step=32, **options)
+    return RunLog(
+        directory, start_step=start_step, num_steps=num_steps, unit="tokens", units_per_step=32, **options
+    )
 
 
 def write_rows(directory, steps, *, ends="\n"):
@@ -92,11 +94,11 @@ def test_time_and_speed_go_on_after_a_resume(directory):
             log.step_took(0.5, 2.0)
         log.write(4, {"loss": 2.0})
     with make_log(directory, start_step=5, elapsed_seconds=log.elapsed_seconds) as log:
-        assert (log.elapsed_seconds, log.tokens_per_second) == (2.5, 64)
+        assert (log.elapsed_seconds, log.rate) == (2.5, 64)
         log.step_took(50.0, 2.0)  # compiles again
-        assert (log.elapsed_seconds, log.tokens_per_second) == (52.5, 64)
+        assert (log.elapsed_seconds, log.rate) == (52.5, 64)
         log.step_took(1.0, 2.0)
-        assert (log.elapsed_seconds, log.tokens_per_second) == (53.5, 32)
+        assert (log.elapsed_seconds, log.rate) == (53.5, 32)
 
 
 def test_samples_are_those_of_the_steps_that_count(directory):

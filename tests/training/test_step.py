@@ -56,13 +56,23 @@ def make_batch(seed=0):
     return tf.constant(tokens[:, :-1]), tf.constant(tokens[:, 1:])
 
 
-def make_step(model, optimizer=None, *, accumulation_steps=1, clip_norm=1e9, seed=3, compile_mode="graph"):
+def make_step(
+    model,
+    optimizer=None,
+    *,
+    accumulation_steps=1,
+    clip_norm=1e9,
+    label_smoothing=0.0,
+    seed=3,
+    compile_mode="graph",
+):
     optimizer = optimizer or make_optimizer(CONSTANT_RATE, model.trainable_variables, num_steps=100)
     step = make_train_step(
         model,
         optimizer,
         accumulation_steps=accumulation_steps,
         clip_norm=clip_norm,
+        label_smoothing=label_smoothing,
         seed=seed,
         compile_mode=compile_mode,
     )
@@ -140,6 +150,18 @@ def test_the_reported_loss_and_norm_are_those_before_the_update():
     assert float(result.gradient_norm) == pytest.approx(float(norm), rel=1e-5)
     assert float(result.learning_rate) == pytest.approx(0.01)
     assert bool(result.finite)
+
+
+def test_label_smoothing_spreads_a_share_of_each_target():
+    model = OneHot()
+    inputs, targets = make_batch()
+    logits = model(inputs).numpy().astype(np.float64)
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    wanted = 0.9 * np.eye(VOCAB)[targets.numpy()] + 0.1 / VOCAB
+    loss = -np.mean(np.sum(wanted * log_probabilities, axis=-1))
+    result = make_step(model, label_smoothing=0.1)(0, inputs, targets)
+    assert float(result.loss) == pytest.approx(loss, abs=1e-6)
+    assert float(make_step(OneHot())(0, inputs, targets).loss) != pytest.approx(loss, abs=1e-3)
 
 
 @pytest.mark.parametrize("clip_norm", [1e9, 0.1])

@@ -1,0 +1,184 @@
+"""What a run takes from the run that `init_from` names, and what it may have otherwise."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import tensorflow as tf
+
+from configs.schema import Config, ConfigError, differing_keys, load_config
+from models.config import AxialViTConfig
+from models.grid import resampled_grid
+from scripts.loading import make_model, print_error
+from training.checkpoints import restore_weights
+from training.errors import RunError
+
+# Keys of the model that a child may set otherwise, and why some others may not change.
+FREE = (
+    "context_length",
+    "model.image_size",
+    "model.dropout",
+    "model.drop_path",
+    "model.rope.interpolate_factor",
+    "model.rope.theta_rescale_factor",
+    "model.rope.scaling.",
+)
+REASONS = {
+    "model.rope.xpos": "the weights have learned with the decay of xPos, or without it",
+    "model.rope.xpos_scale_base": "the weights have learned with this decay",
+}
+# Keys of a config that are null until the parent is read.
+RECORDED = ("init_from_step", "init_from_data")
+
+
+def parent_config(config: Config) -> Config:
+    """The config of the run that `init_from` names."""
+    path = Path(config.init_from) / "config.yaml"
+    if not path.is_file():
+        raise RunError(f"init_from={config.init_from} is not a run directory: it has no config.yaml.")
+    return load_config(path)
+
+
+def with_values_of_parent(config: Config) -> Config:
+    """With the values of the parent that are left open and that a child has in common with it.
+
+    Raises:
+        ConfigError: if the parent is another kind of model.
+    """
+    parent = parent_config(config)
+    if type(config.model) is not type(parent.model):
+        raise ConfigError(
+            f"init_from={config.init_from} is a run of model.architecture {parent.model.architecture}, "
+            f"not {config.model.architecture}"
+        )
+    if isinstance(config.model, AxialViTConfig):
+        return replace(config, model=filled(config.model, parent.model, ("patch_size",)))
+    return scaled_from(config, length=parent.context_length)
+
+
+def filled(config, other, names: tuple[str, ...]):
+    """A dataclass with the other's value of each of these fields that is null."""
+    return replace(config, **{name: getattr(other, name) for name in names if getattr(config, name) is None})
+
+
+def scaled_from(config: Config, *, length: int | None) -> Config:
+    """With `length` as the context that the scaling starts from, if it reads one and none is given."""
+    scaling = config.model.rope.scaling
+    is_open = scaling.original_max_position_embeddings is None
+    if config.init_from is None or not (is_open and scaling.reads("original_max_position_embeddings")):
+        return config
+    rope = replace(config.model.rope, scaling=replace(scaling, original_max_position_embeddings=length))
+    return replace(config, model=replace(config.model, rope=rope))
+
+
+def weights_of_parent(config: Config, model) -> Config:
+    """Restores the weights of `init_from`; the config, with the parent's step and the hash of its data.
+
+    Raises:
+        ConfigError: naming each field of the model that differs and may not.
+        RunError: if there are no such weights.
+    """
+    parent = parent_config(config)
+    check_fields(config, parent)
+    check_positions(config, parent)
+    if not isinstance(config.model, AxialViTConfig):
+        check_factor(config, parent)
+    manifest = restored(config, parent, model)
+    facts = (manifest["step"], manifest["data_fingerprint"])
+    for name, fact in zip(RECORDED, facts, strict=True):
+        if getattr(config, name) not in (None, fact):
+            raise RunError(
+                f"init_from={config.init_from} has changed since: {name} is {getattr(config, name)}, "
+                f"now it is {fact}. Use name= for another run."
+            )
+    return replace(config, **dict(zip(RECORDED, facts, strict=True)))
+
+
+def check_fields(config: Config, parent: Config) -> None:
+    """Prints the fields that differ and may; raises ConfigError for those that may not."""
+    differing = []
+    for key, old, new in differing_keys(parent, config):
+        if not key.startswith(("model.", "context_length")):
+            continue
+        words = f"{key} is {old} there, {new} here"
+        if key.startswith(FREE):
+            print(f"unlike init_from: {words}")
+        else:
+            differing.append(words + (f" ({REASONS[key]})" if key in REASONS else ""))
+    if differing:
+        raise ConfigError(
+            f"the weights of init_from={config.init_from} are of another model: {'; '.join(differing)}"
+        )
+
+
+def check_positions(config: Config, parent: Config) -> None:
+    """Raises ConfigError where absolute positions do not reach as far as the new context."""
+    size, old = positions_of(config), positions_of(parent)
+    position = config.model.position
+    if config.resample_positions and position != "learned":
+        raise ConfigError(f"resample_positions has no effect with model.position={position}")
+    if position == "learned" and size != old and not config.resample_positions:
+        raise ConfigError(
+            f"model.position=learned has weights for {old} positions in init_from={config.init_from}, "
+            f"and {size} are asked for: set resample_positions=true to stretch them, or use rotary positions"
+        )
+    if position == "sinusoidal" and config.context_length and config.context_length > parent.context_length:
+        raise ConfigError(
+            f"model.position=sinusoidal cannot be extended from {old} to {size}: the positions past {old} "
+            "are new to the weights, and there is nothing to interpolate; use rotary positions"
+        )
+
+
+def positions_of(config: Config) -> object:
+    """How many positions a model knows: tokens, or the image size."""
+    return config.context_length or config.model.image_size
+
+
+def check_factor(config: Config, parent: Config) -> None:
+    """Raises ConfigError if the context is scaled by less than that of the parent; warns of new positions."""
+    key, factor = scaling_factor(config)
+    old_key, old_factor = scaling_factor(parent)
+    if factor < old_factor:
+        raise ConfigError(
+            f"{key} counts from the context before any scaling: {old_key} is {old_factor:g} in "
+            f"init_from={config.init_from}, got {factor:g}. For twice its context use {2 * old_factor:g}."
+        )
+    trained = parent.context_length / old_factor
+    if config.model.position == "rotary" and config.context_length > trained * factor:
+        print_error(
+            f"note: context_length {config.context_length:,} is longer than the trained {trained:,.0f} times "
+            f"the factor {factor:g}; positions past {trained * factor:,.0f} are new to the weights."
+        )
+
+
+def scaling_factor(config: Config) -> tuple[str, float]:
+    """The key that makes the context longer, and how many times."""
+    rope = config.model.rope
+    for key, value in (
+        ("model.rope.scaling.factor", rope.scaling.factor),
+        ("model.rope.theta_rescale_factor", rope.theta_rescale_factor),
+    ):
+        if value not in (None, 1):
+            return key, value
+    return "model.rope.interpolate_factor", rope.interpolate_factor
+
+
+def restored(config: Config, parent: Config, model) -> dict:
+    """Restores the parent's weights into the model; the manifest."""
+    if not config.resample_positions or positions_of(config) == positions_of(parent):
+        return restore_weights(Path(config.init_from), model)
+    old = make_model(parent)
+    manifest = restore_weights(Path(config.init_from), old)
+    values = {variable.path: variable.value for variable in old.variables}
+    for variable in model.variables:
+        value = values[variable.path]
+        if value.shape != variable.shape:
+            grid = resampled_grid(tf.reshape(value, (*grid_of(parent), -1)), *grid_of(config))
+            value = tf.reshape(grid, variable.shape)
+            print(f"unlike init_from: {variable.path} is resampled from {positions_of(parent)} positions")
+        variable.assign(value)
+    return manifest
+
+
+def grid_of(config: Config) -> tuple[int, int]:
+    """Rows and columns of the positions that a model knows; text is one row."""
+    return (1, config.context_length) if config.context_length else config.model.grid

@@ -1,0 +1,64 @@
+"""Accuracy of trained vision transformers at other image sizes, with the weights as they are."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.images import load_images
+from models.config import AxialViTConfig
+from scripts.image_task import ImageTask, normalisation
+from scripts.loading import load_model, print_error
+from training.errors import RunError
+from training.evaluation import make_evaluator
+from training.pictures import plot_resolution
+
+Size = tuple[int, int]
+
+
+def accuracy_by_size(run_directories: list[Path], sizes: list[Size]) -> list[dict]:
+    """One row for each run and size, with what is measured on all its held-out images, resized.
+
+    Raises:
+        RunError: if a run is not one of images, or a size is no multiple of its patches.
+    """
+    runs = [(path, *load_model(path, of=AxialViTConfig)) for path in run_directories]
+    for path, _, config, _ in runs:
+        check_sizes(path, sizes, config.model.patch_size)
+    rows = []
+    for path, model, config, manifest in runs:
+        evaluate = make_evaluator(model, ImageTask.measure, compile_mode=config.training.compile)
+        for size in sizes:
+            if model.resamples_positions(*size):
+                print_error(
+                    f"note: the learned positions of {path} are resampled for images of {words(size)}."
+                )
+            images = load_images(replace(config.data, image_size=size), report=print_error)
+            task = ImageTask(config, images, *normalisation(images, manifest))
+            means = evaluate(tqdm(task.evaluation_batches(), desc=f"{path} {words(size)}", disable=None))
+            rows.append({"run": str(path), "step": manifest["step"], **task.results(means)})
+    return rows
+
+
+def check_sizes(path: Path, sizes: list[Size], patch_size: int) -> None:
+    for size in sizes:
+        if any(side % patch_size for side in size):
+            raise RunError(
+                f"--image-size {words(size)} is not a multiple of the patches of {path}, "
+                f"which are {patch_size} x {patch_size} pixels"
+            )
+
+
+def words(size: Size) -> str:
+    return "x".join(map(str, size))
+
+
+def plot(rows: list[dict], run_directories: list[Path]) -> Path:
+    """Draws the rows; where to: into the run, or where the command runs when there are several."""
+    accuracies: dict[str, dict[int, float]] = {}
+    for row in rows:
+        height = int(row["image_size"].partition("x")[0])
+        accuracies.setdefault(row["run"], {})[height] = row["accuracy"]
+    path = (run_directories[0] if len(run_directories) == 1 else Path()) / "resolution.png"
+    plot_resolution(path, accuracies)
+    return path

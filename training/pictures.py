@@ -1,0 +1,99 @@
+"""What a classifier makes of images, as pictures."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLUMNS = 8
+MAX_NUMBERED_CLASSES = 20
+MAX_NAMED_CLASSES = 40
+LONGEST_NAME = 14
+
+
+class Prediction(NamedTuple):
+    """An image, (height, width, channels) uint8, its class, the class that was predicted, and how surely."""
+
+    image: np.ndarray
+    label: str
+    predicted: str
+    probability: float
+
+
+def plot_predictions(path: Path, groups: dict[str, list[Prediction]]) -> None:
+    """Draws each group of images under its title, with the predicted class; wrong ones in red."""
+    rows = [max(1, math.ceil(len(predictions) / COLUMNS)) for predictions in groups.values()]
+    figure = Figure(figsize=(1.3 * COLUMNS, sum(1.75 * count + 0.4 for count in rows)), layout="constrained")
+    parts = figure.subfigures(len(groups), 1, height_ratios=rows, squeeze=False)[:, 0]
+    for part, count, (title, predictions) in zip(parts, rows, groups.items(), strict=True):
+        part.suptitle(title if predictions else f"{title}: none")
+        grid = part.subplots(count, COLUMNS, squeeze=False).ravel()
+        for axes in grid:
+            axes.axis("off")
+        for axes, prediction in zip(grid, predictions, strict=False):
+            draw(axes, prediction)
+    figure.savefig(path, dpi=100)
+
+
+def draw(axes: Axes, prediction: Prediction) -> None:
+    image = prediction.image
+    shown = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=255)
+    is_right = prediction.predicted == prediction.label
+    name = shortened(prediction.predicted)
+    title = f"{name} {prediction.probability:.0%}"
+    if not is_right:
+        title += f"\nis {shortened(prediction.label)}"
+    axes.set_title(title, fontsize=8, color="tab:green" if is_right else "tab:red")
+
+
+def shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Draws how often each class (row) was taken for each (column), as shares of the row.
+
+    Args:
+        path: of the PNG file.
+        counts: (classes, classes) integers.
+        classes: their names.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(14.0, 3 + 0.45 * len(classes))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(picture, ax=axes, label="share of the class", shrink=0.8)
+    axes.set(xlabel="predicted", ylabel="class")
+    if len(classes) <= MAX_NAMED_CLASSES:
+        names = [shortened(name) for name in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), names)
+    if len(classes) <= MAX_NUMBERED_CLASSES:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                color = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, color=color)
+    figure.savefig(path, dpi=100)
+
+
+def plot_resolution(path: Path, accuracies: dict[str, dict[int, float]]) -> None:
+    """Draws accuracy against image size.
+
+    Args:
+        path: of the PNG file.
+        accuracies: of each run, by the height of the images.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for run, by_size in accuracies.items():
+        axes.plot(*zip(*sorted(by_size.items()), strict=True), marker="o", label=run)
+    axes.set(xlabel="image size, pixels", ylabel="held-out accuracy")
+    axes.set_xticks(sorted({size for by_size in accuracies.values() for size in by_size}))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
