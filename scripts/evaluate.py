@@ -1,4 +1,7 @@
-"""Measures trained language models on all their held-out text: `python -m scripts.evaluate outputs/lm`."""
+"""Measures trained language models on all their held-out text: `python -m scripts.evaluate outputs/lm`.
+
+With --windows 128 256 512, on the same held-out bytes behind that many tokens of context each.
+"""
 
 import argparse
 import json
@@ -6,12 +9,16 @@ import math
 import sys
 from pathlib import Path
 
+from scripts.context_options import add_window_options, settle_window_options
 from scripts.failures import exit_code_of
 from scripts.startup import import_tensorflow
 
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
+    if options.windows:
+        evaluate_windows(options)
+        return
     import_tensorflow()
     results = [evaluate_run(path) for path in options.run_directories]
     print(json.dumps(results, indent=1) if options.json else table(results))
@@ -21,7 +28,29 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=__doc__)
     parser.add_argument("run_directories", type=Path, nargs="+", metavar="run_directory")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    return parser.parse_args(arguments)
+    add_window_options(parser)
+    options = parser.parse_args(arguments)
+    settle_window_options(parser, options)
+    return options
+
+
+def evaluate_windows(options: argparse.Namespace) -> None:
+    """Loss by window of context, as a table or JSON, a CSV file if asked for, and a picture."""
+    import_tensorflow()
+
+    from scripts.context import TABLE_COLUMNS, evaluate_windows, write_files
+
+    rows = evaluate_windows(
+        options.run_directories,
+        options.windows,
+        stride=options.stride,
+        max_targets=options.targets,
+        scalings=options.zero_shot,
+        attention=options.attention,
+    )
+    shown = [{name: row[name] for name in TABLE_COLUMNS} for row in rows]
+    print(json.dumps(rows, indent=1) if options.json else table(shown))
+    write_files(rows, csv_path=options.csv, plot_path=options.plot)
 
 
 def evaluate_run(path: Path) -> dict:
@@ -67,6 +96,8 @@ def table(results: list[dict]) -> str:
 
 
 def cell(value) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else value
