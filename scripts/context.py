@@ -13,8 +13,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from data.windows import Targets, WindowBatches, choose_targets
-from scripts.context_cases import Case, check_run, load_run, shared_text
-from scripts.context_cost import batches_of, cost_of, evaluator_of, work_of
+from scripts.context_cases import Case, Run, attention_block, check_run, evaluator_of, shared_text
+from scripts.context_cost import batches_of, cost_of, work_of
 from scripts.loading import print_error
 from training.errors import RunError, reason
 from training.plot import plot_context
@@ -37,7 +37,7 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
 def evaluate_windows(
-    paths: list[Path],
+    runs: list[Run],
     windows: list[int],
     *,
     stride: int,
@@ -48,7 +48,7 @@ def evaluate_windows(
     """A row for each run, each of `none` and `scalings`, and each window; see `row_of`.
 
     Args:
-        paths: of the run directories.
+        runs: whose held-out text is the same.
         windows: in tokens, ascending.
         stride: targets that one pass predicts, at most the shortest window.
         max_targets: about how many targets to predict in all.
@@ -58,7 +58,6 @@ def evaluate_windows(
     Raises:
         RunError, DataError: for what cannot be evaluated, before anything is.
     """
-    runs = [load_run(path) for path in paths]
     for run in runs:
         check_run(run, windows, scalings=scalings, attention=attention)
     tokens = shared_text(runs)
@@ -78,7 +77,7 @@ def measure(
     _, documents = np.unique(targets.documents, return_inverse=True)
     batches = {case: batches_of(case, targets) for case in cases}
     try:
-        print_error(cost_of(batches, attention=attention))
+        print_error(cost_of(batches))
         total = sum(len(batches[case]) * work_of(case, batches[case]) for case in cases)
         with tqdm(total=total, bar_format=BAR, disable=None) as progress:
             sums = {}
@@ -93,11 +92,12 @@ def measure(
 def losses_of_blocks(case: Case, batches: WindowBatches, *, attention: str, progress: tqdm) -> np.ndarray:
     """The summed loss of each row of all batches, float64."""
     progress.set_description(f"{case.run.path} {case.scaling} {case.window:,}")
-    evaluate, work = evaluator_of(case, attention=attention), work_of(case, batches)
+    evaluate, block = evaluator_of(case), attention_block(case.run, attention)
     losses = []
     for inputs, targets in batches:
-        losses.append(evaluate(inputs, targets).sum(axis=1, dtype=np.float64))
-        progress.update(work)
+        of_batch = evaluate(inputs, targets, attention_block=block)
+        losses.append(of_batch.sum(axis=1, dtype=np.float64))
+        progress.update(work_of(case, batches))
     return np.concatenate(losses)
 
 
@@ -146,11 +146,13 @@ def write_csv(rows: list[dict], path: Path) -> None:
 
 
 def write_plot(rows: list[dict], path: Path) -> None:
-    curves: dict[tuple[str, str], dict] = {}
+    paths = {row["run"] for row in rows}
+    is_short = len({Path(path).name for path in paths}) == len(paths)
+    curves: dict[str, dict] = {}
     for row in rows:
-        of_row = row["run"], row["zero_shot"]
-        label = row["run"] if row["zero_shot"] == "none" else f"{row['run']}, {row['zero_shot']}"
-        curve = curves.setdefault(of_row, {"label": label, "windows": [], "losses": [], "errors": []})
+        name = Path(row["run"]).name if is_short else row["run"]
+        label = name if row["zero_shot"] == "none" else f"{name}, {row['zero_shot']}"
+        curve = curves.setdefault(label, {"label": label, "windows": [], "losses": [], "errors": []})
         curve["windows"].append(row["window"])
         curve["losses"].append(row["nats_per_token"])
         curve["errors"].append(math.nan if row["standard_error"] is None else row["standard_error"])

@@ -1,6 +1,7 @@
 """What an evaluation by window compares: trained runs, scalings of them, and windows."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from models.transformer import TransformerLM
 from rope.config import RopeConfig, RopeScalingConfig
 from scripts.loading import load_model, print_error
 from training.errors import RunError
+from training.windows import WindowEvaluator, make_window_evaluator
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,10 @@ class Run:
     @property
     def trained_length(self) -> int:
         return self.model.config.context_length
+
+    @cached_property
+    def evaluate(self) -> WindowEvaluator:
+        return make_window_evaluator(self.model, compile_mode=self.config.training.compile)
 
 
 class Case(NamedTuple):
@@ -158,13 +164,26 @@ def lengthened_config(config: TransformerLMConfig, *, length: int) -> Transforme
     return replace(config, context_length=length, rope=rope)
 
 
+def evaluator_of(case: Case) -> WindowEvaluator:
+    if config_of(case) == case.run.model.config:
+        return case.run.evaluate
+    return make_window_evaluator(model_of(case), compile_mode=case.run.config.training.compile)
+
+
 def model_of(case: Case) -> TransformerLM:
     """The weights of the run in the model of the case; none of its options adds or changes a weight."""
-    trained, config = case.run.model, config_of(case)
-    if config == trained.config:
-        return trained
+    trained = case.run.model
     model = TransformerLM(
-        config, dtype=trained.dtype_policy.name, document_separator=trained.document_separator
+        config_of(case), dtype=trained.dtype_policy.name, document_separator=trained.document_separator
     )
     model.set_weights(trained.get_weights())
     return model
+
+
+def attention_block(run: Run, attention: str) -> int | None:
+    """Columns of a block for `TransformerLM`: half the trained length, as in arXiv 2212.10554."""
+    if attention == "full":
+        return None
+    if attention == "blockwise-causal":
+        return run.trained_length // 2
+    raise ValueError(f"attention must be full or blockwise-causal, got {attention!r}.")

@@ -2,22 +2,21 @@
 
 import math
 import time
-from collections.abc import Callable
 
+import numpy as np
 import psutil
 import tensorflow as tf
 
 from data.windows import Targets, WindowBatches
 from models.transformer import TransformerLM
-from scripts.context_cases import Case, model_of
-from scripts.context_options import ATTENTIONS
+from scripts.context_cases import Case, evaluator_of
 from training.errors import RunError
 from training.hardware import available_memory
 from training.run_log import duration
-from training.windows import make_window_evaluator
+from training.windows import WindowEvaluator
 
-# Measured peaks are 4 to 9 bytes for each attention score (bfloat16 and float32, graph and XLA, on a CPU).
-BYTES_PER_SCORE = 10
+# Measured peaks on a CPU are 3 (bfloat16) to 9 bytes (float32 under XLA, ALiBi) for each score and each bias.
+BYTES_PER_SCORE = 9
 BYTES_PER_FEATURE = 8
 
 
@@ -55,7 +54,7 @@ def batches_of(case: Case, targets: Targets) -> WindowBatches:
     needed = memory_of_batch(model, window=window, batch_size=1)
     if needed > memory:
         raise RunError(
-            f"a window of {window:,} needs {in_gb(needed)} of memory in {case.run.path}, but only "
+            f"a window of {window:,} may need {in_gb(needed)} of memory in {case.run.path}, but only "
             f"{in_gb(memory)} are free. Leave it out"
         )
     tokens = training.batch_size // training.accumulation_steps * case.run.trained_length
@@ -63,20 +62,11 @@ def batches_of(case: Case, targets: Targets) -> WindowBatches:
     return WindowBatches(targets, window=window, batch_size=batch_size)
 
 
-def evaluator_of(case: Case, *, attention: str) -> Callable:
-    """See `make_window_evaluator`; `blockwise-causal` has blocks of half the trained length."""
-    if attention not in ATTENTIONS:
-        raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}; got {attention!r}.")
-    block = case.run.trained_length // 2 if attention == "blockwise-causal" else None
-    compile_mode = case.run.config.training.compile
-    return make_window_evaluator(model_of(case), compile_mode=compile_mode, attention_block=block)
-
-
-def cost_of(batches: dict[Case, WindowBatches], *, attention: str) -> str:
+def cost_of(batches: dict[Case, WindowBatches]) -> str:
     """How long it will take, judged by a batch of each run at its longest window, and how much memory."""
     longest = {case.run: case for case in batches if case.scaling == "none"}
     seconds = sum(
-        seconds_of_run(case, {other: batches[other] for other in batches if other.run is run}, attention)
+        seconds_of_run(case, {other: batches[other] for other in batches if other.run is run})
         for run, case in longest.items()
     )
     memory = max(
@@ -87,15 +77,15 @@ def cost_of(batches: dict[Case, WindowBatches], *, attention: str) -> str:
     return f"this takes about {duration(seconds)} (min:s) and at most {in_gb(in_use + memory)} of memory"
 
 
-def seconds_of_run(timed: Case, batches: dict[Case, WindowBatches], attention: str) -> float:
+def seconds_of_run(timed: Case, batches: dict[Case, WindowBatches]) -> float:
     """Seconds for all cases of a run, from the first and the second batch of one of them."""
-    evaluate, of_timed = evaluator_of(timed, attention=attention), batches[timed]
+    evaluate, of_timed = evaluator_of(timed), batches[timed]
     first, second = (seconds_of(evaluate, of_timed[0]) for _ in range(2))
     work = sum(len(of_case) * work_of(case, of_case) for case, of_case in batches.items())
     return len(batches) * max(0.0, first - second) + second * work / work_of(timed, of_timed)
 
 
-def seconds_of(evaluate: Callable, batch: tuple) -> float:
+def seconds_of(evaluate: WindowEvaluator, batch: tuple[np.ndarray, np.ndarray]) -> float:
     start = time.perf_counter()
     evaluate(*batch)
     return time.perf_counter() - start

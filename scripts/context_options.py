@@ -74,9 +74,8 @@ def settle_window_options(parser: argparse.ArgumentParser, options: argparse.Nam
 
 def tokens(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(
-            f"must be whole numbers of at least 1 with blanks between, got {text!r}"
-        )
+        several = "; separate several by blanks" if "," in text else ""
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}{several}")
     return int(text)
 
 

@@ -17,8 +17,7 @@ from scripts.startup import import_tensorflow
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     if options.windows:
-        evaluate_windows(options)
-        return
+        return measure_windows(options)
     import_tensorflow()
     results = [evaluate_run(path) for path in options.run_directories]
     print(json.dumps(results, indent=1) if options.json else table(results))
@@ -34,14 +33,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def evaluate_windows(options: argparse.Namespace) -> None:
+def measure_windows(options: argparse.Namespace) -> None:
     """Loss by window of context, as a table or JSON, a CSV file if asked for, and a picture."""
     import_tensorflow()
 
     from scripts.context import TABLE_COLUMNS, evaluate_windows, write_files
+    from scripts.context_cases import load_run
 
     rows = evaluate_windows(
-        options.run_directories,
+        [load_run(path) for path in options.run_directories],
         options.windows,
         stride=options.stride,
         max_targets=options.targets,

@@ -1,34 +1,36 @@
 """Losses of single targets, and their mean over documents, which are not of one kind."""
 
 import math
-from collections.abc import Callable
+from typing import Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 
-def make_window_evaluator(
-    model: keras.Model, *, compile_mode: str, attention_block: int | None = None
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+class WindowEvaluator(Protocol):
+    def __call__(
+        self, inputs: np.ndarray, targets: np.ndarray, *, attention_block: int | None = None
+    ) -> np.ndarray: ...
+
+
+def make_window_evaluator(model: keras.Model, *, compile_mode: str) -> WindowEvaluator:
     """A function from inputs (batch, window) and targets (batch, stride) to losses in nats.
 
     The targets follow the last inputs of their row. The losses are (batch, stride) float32, 0 where a target
-    is negative.
-
-    Args:
-        model: a `TransformerLM`.
-        compile_mode: `graph` or `xla`.
-        attention_block: see `TransformerLM`.
+    is negative. `attention_block` is that of `TransformerLM`, which `model` must be.
     """
 
     @tf.function(jit_compile=compile_mode == "xla")
-    def losses(inputs, targets):
+    def losses(inputs, targets, attention_block):
         logits = model(inputs, attention_block=attention_block, last=targets.shape[1])
         of_targets = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(targets, 0), logits)
         return tf.where(targets >= 0, of_targets, 0.0)
 
-    return lambda inputs, targets: losses(tf.constant(inputs), tf.constant(targets)).numpy()
+    def evaluate(inputs, targets, *, attention_block=None):
+        return losses(tf.constant(inputs), tf.constant(targets), attention_block).numpy()
+
+    return evaluate
 
 
 def mean_over_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:

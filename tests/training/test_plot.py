@@ -1,4 +1,6 @@
-from training.plot import plot_loss
+import math
+
+from training.plot import plot_context, plot_loss
 
 
 def rows():
@@ -15,3 +17,12 @@ def test_a_picture_is_written(tmp_path):
 def test_a_run_without_points_has_an_empty_picture(tmp_path):
     plot_loss([{"step": 1, "tokens": 5, "sample": "text"}], tmp_path / "loss.png", title="a run")
     assert (tmp_path / "loss.png").exists()
+
+
+def test_losses_by_window_are_drawn_with_and_without_errors(tmp_path):
+    curves = [
+        {"label": "lm", "windows": [16, 32], "losses": [2.0, 1.5], "errors": [0.1, 0.2]},
+        {"label": "lm, yarn", "windows": [16, 32], "losses": [2.0, 1.4], "errors": [math.nan, math.nan]},
+    ]
+    plot_context(curves, tmp_path / "context.png", trained_lengths=[16, 24])
+    assert (tmp_path / "context.png").read_bytes().startswith(b"\x89PNG")
