@@ -61,6 +61,24 @@ def causal_bias(
     return tf.where(visible, tf.cast(0, dtype), tf.cast(MASKED, dtype))
 
 
+def block_bias(query_columns: tf.Tensor, key_columns: tf.Tensor, block: int, dtype) -> tf.Tensor:
+    """Bias that hides what lies before the last block; with `causal_bias`, the blockwise causal attention of
+    Sun et al. 2022, arXiv 2212.10554.
+
+    Args:
+        query_columns, key_columns: (length,) and (keys_length,) column numbers.
+        block: columns of a block, at least 1; a query sees its own block and the one before it.
+        dtype: of the result.
+
+    Returns:
+        (1, 1, length, keys_length): 0 where a query may look, a large negative number elsewhere.
+    """
+    if block < 1:
+        raise ValueError(f"a block of attention must be at least 1 column, got {block}.")
+    is_near = key_columns[tf.newaxis, :] // block >= query_columns[:, tf.newaxis] // block - 1
+    return tf.where(is_near, tf.cast(0, dtype), tf.cast(MASKED, dtype))[tf.newaxis, tf.newaxis]
+
+
 def segment_bias(segment_ids: tf.Tensor, dtype) -> tf.Tensor:
     """(batch, 1, length, length) bias that hides the other documents of a packed row.
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from models.cache import Cache
 from models.config import TransformerLMConfig
 from models.layers import Block, dropout, fold_in
-from models.positions import alibi_bias, causal_bias, segment_bias, sinusoidal_embedding
+from models.positions import alibi_bias, block_bias, causal_bias, segment_bias, sinusoidal_embedding
 from rope.embedding import RotaryEmbedding
 from rope.positions import positions_from_padding, positions_from_segments
 
@@ -29,9 +29,12 @@ class TransformerLM(keras.Model):
         tokens: (batch, length) int32.
         training: whether to drop out.
         seed: (2,) int32 that all dropout of this call is drawn from; needed if training with dropout.
+        attention_block: columns of a block, for blockwise causal attention (arXiv 2212.10554): a query sees
+            its own block and the one before it. Full causal attention when not given.
+        last: how many positions at the end to give logits of; all when not given.
 
     Returns:
-        (batch, length, vocab_size) logits of the next token, float32.
+        (batch, length, vocab_size) logits of the next token, float32; `last` in place of length if given.
 
     Raises:
         ValueError: if the config contradicts itself, a seed is missing, or a learned position is asked for
@@ -102,12 +105,16 @@ class TransformerLM(keras.Model):
         tokens: tf.Tensor,
         training: bool = False,
         seed: tf.Tensor | None = None,
+        attention_block: int | None = None,
+        last: int | None = None,
     ) -> tf.Tensor:
         if training and self.config.dropout > 0 and seed is None:
             raise ValueError("training with dropout needs a seed: model(tokens, training=True, seed=seed).")
         self._check_length(tokens.shape[1])
         columns = tf.range(tf.shape(tokens)[1])
         positions, bias = columns, self._bias(columns, columns, None)
+        if attention_block is not None:
+            bias += block_bias(columns, columns, attention_block, bias.dtype)
         if self.document_separator is not None:
             segment_ids = tf.cumsum(tf.cast(tokens == self.document_separator, tf.int32), axis=1)
             positions = positions_from_segments(segment_ids)
@@ -117,6 +124,7 @@ class TransformerLM(keras.Model):
             positions=positions,
             bias=bias,
             seed=seed if training else None,
+            last=last,
         )
         return logits
 
@@ -187,8 +195,8 @@ class TransformerLM(keras.Model):
             rotations=tuple(layer.rotation for layer in layers if self._keeps_rotations),
         )
 
-    def _forward(self, tokens, *, positions, bias, cache=None, seed=None):
-        """Logits, and per layer the cache; `positions` are (length,) or (batch, length)."""
+    def _forward(self, tokens, *, positions, bias, cache=None, seed=None, last=None):
+        """Logits of all or the last tokens, and per layer the cache; positions are ([batch,] length)."""
         x = self.embedding(tokens)
         if self.position_embedding is not None:
             x += self.position_embedding(positions)
@@ -204,6 +212,8 @@ class TransformerLM(keras.Model):
             layer_cache = None if cache is None else cache.layer(index)
             x, layer_cache = block(x, bias=bias, tables=tables, cache=layer_cache, seed=fold_in(seed, index))
             layers.append(layer_cache)
+        if last is not None:
+            x = x[:, -last:]
         logits = self.embedding(self.norm(x), reverse=True)
         return tf.cast(logits, tf.float32), layers
 

@@ -1,16 +1,23 @@
-"""Measures trained models on all their held-out data: `python -m scripts.evaluate outputs/lm`."""
+"""Measures trained models on all their held-out data: `python -m scripts.evaluate outputs/lm`.
+
+With --windows 128 256 512, of language models: on the same held-out bytes behind that many tokens of context
+each. With --image-size 8 12 16, of vision transformers: on images of these sizes.
+"""
 
 import argparse
 import json
 import sys
 from pathlib import Path
 
+from scripts.context_options import add_window_options, settle_window_options
 from scripts.failures import exit_code_of
 from scripts.startup import import_tensorflow
 
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
+    if options.windows:
+        return measure_windows(options)
     import_tensorflow()
     if options.image_size:
         results, written = evaluate_sizes(options.run_directories, options.image_size)
@@ -32,7 +39,30 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="N",
         help="of vision transformers: accuracy at these sizes, N or HEIGHTxWIDTH, and resolution.png",
     )
-    return parser.parse_args(arguments)
+    add_window_options(parser)
+    options = parser.parse_args(arguments)
+    settle_window_options(parser, options)
+    return options
+
+
+def measure_windows(options: argparse.Namespace) -> None:
+    """Loss by window of context, as a table or JSON, a CSV file if asked for, and a picture."""
+    import_tensorflow()
+
+    from scripts.context import TABLE_COLUMNS, evaluate_windows, write_files
+    from scripts.context_cases import load_run
+
+    rows = evaluate_windows(
+        [load_run(path) for path in options.run_directories],
+        options.windows,
+        stride=options.stride,
+        max_targets=options.targets,
+        scalings=options.zero_shot,
+        attention=options.attention,
+    )
+    shown = [{name: row[name] for name in TABLE_COLUMNS} for row in rows]
+    print(json.dumps(rows, indent=1) if options.json else table(shown))
+    write_files(rows, csv_path=options.csv, plot_path=options.plot)
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -55,15 +85,12 @@ def evaluate_run(path: Path) -> dict:
     """What is measured of a run on its own held-out split."""
     from tqdm import tqdm
 
-    from scripts.loading import load_model, load_task, print_error
+    from scripts.loading import load_model, load_task, print_error, tell_of_other_data
     from training.evaluation import make_evaluator
 
     model, config, manifest = load_model(path)
     task = load_task(config, report=print_error, facts=manifest)
-    if task.facts["data_fingerprint"] != manifest["data_fingerprint"]:
-        print_error(
-            f"note: {path} was trained on other {task.data_word} than this machine's {config.data.source}."
-        )
+    tell_of_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
     evaluate = make_evaluator(model, task.measure, compile_mode=config.training.compile)
     means = evaluate(tqdm(task.evaluation_batches(), desc=str(path), disable=None))
     return {
@@ -94,6 +121,8 @@ def table(results: list[dict]) -> str:
 
 
 def cell(value) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else value

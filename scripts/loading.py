@@ -70,6 +70,12 @@ def load_model(run_directory: Path, *, of: type | None = None) -> tuple[keras.Mo
     return model, config, manifest
 
 
+def tell_of_other_data(path: Path, config: Config, manifest: dict, *, fingerprint: str) -> None:
+    """A note, if the data are not those that a run was trained on."""
+    if fingerprint != manifest["data_fingerprint"]:
+        print_error(f"note: {path} was trained on other data than this machine's {config.data.source}.")
+
+
 def print_error(line: str) -> None:
     """A note; standard output is for results."""
     print(line, file=sys.stderr)

@@ -1,7 +1,8 @@
-"""What `precision=auto` and `compile=auto` stand for on this machine."""
+"""What this machine has: what `precision=auto` and `compile=auto` stand for on it, and its memory."""
 
 from pathlib import Path
 
+import psutil
 import tensorflow as tf
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -43,3 +44,13 @@ def processor_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
     except OSError:
         return set()
     return {flag for line in lines if line.startswith("flags") for flag in line.split(":", 1)[1].split()}
+
+
+def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of main memory that this process can still take, within the limit of a container."""
+    free = psutil.virtual_memory().available
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+    except (OSError, ValueError):  # no container, or no limit
+        return free
+    return max(0, min(free, limit - psutil.Process().memory_info().rss))

@@ -1,5 +1,6 @@
-"""The curves of a run, as a picture."""
+"""The curves of a run, and losses by window of context, as pictures."""
 
+import itertools
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -35,4 +36,42 @@ def plot_loss(rows: list[dict], path: Path, *, unit: str, title: str) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def plot_context(curves: list[dict], path: Path, *, trained_lengths: list[int]) -> None:
+    """Draws losses, in nats per token, against the window of context, with their standard errors.
+
+    Args:
+        curves: each of `label`, and `windows`, `losses` and `errors` in step; an error may be NaN.
+        path: of the PNG file.
+        trained_lengths: of the models, in tokens; a vertical line each.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for length in trained_lengths:
+        axes.axvline(length, color="grey", linestyle="--", linewidth=1)
+    for curve, marker in zip(curves, itertools.cycle("os^vDXP*"), strict=False):
+        axes.errorbar(
+            curve["windows"],
+            curve["losses"],
+            yerr=curve["errors"],
+            label=curve["label"],
+            marker=marker,
+            markersize=5,
+            capsize=3,
+            alpha=0.8,
+        )
+    windows = sorted({window for curve in curves for window in curve["windows"]})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(windows, [f"{window:,}" for window in windows])
+    axes.minorticks_off()
+    trained = ", ".join(f"{length:,}" for length in trained_lengths)
+    axes.set(
+        xlabel=f"window of context, tokens (dashed: trained on {trained})",
+        ylabel="loss, nats per token",
+        title="Held-out loss by window; bars are one standard error",
+    )
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=120)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.positions import alibi_bias, alibi_slopes, causal_bias, sinusoidal_embedding
+from models.positions import alibi_bias, alibi_slopes, block_bias, causal_bias, sinusoidal_embedding
 
 
 def test_sinusoidal_embedding_is_that_of_the_paper():
@@ -68,3 +68,22 @@ def test_causal_bias_hides_the_padding_of_each_row():
         bias[1, 0] == 0, [[False, False, False], [False, False, False], [False, False, True]]
     )
     assert np.all(np.isfinite(tf.nn.softmax(bias)))  # the queries of the padding see nothing
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+@pytest.mark.parametrize("block", [1, 3, 4, 11])
+def test_block_bias_shows_the_block_of_a_query_and_the_one_before(block, dtype):
+    queries, keys = np.arange(2, 11), np.arange(11)
+    bias = block_bias(tf.constant(queries), tf.constant(keys), block, dtype)
+    assert (bias.shape, bias.dtype) == ((1, 1, 9, 11), dtype)
+    blocks = [set(range(start, start + block)) for start in range(0, 11, block)]
+    for row, query in enumerate(queries):
+        (own,) = (number for number, columns in enumerate(blocks) if query in columns)
+        shown = blocks[own] | (blocks[own - 1] if own else set())
+        visible = {int(key) for key in keys if bias[0, 0, row, key] == 0 and key <= query}
+        assert visible == {key for key in shown if key <= query}
+
+
+def test_a_block_without_columns_is_refused():
+    with pytest.raises(ValueError, match="at least 1 column, got 0"):
+        block_bias(tf.range(3), tf.range(3), 0, tf.float32)

@@ -241,3 +241,24 @@ def test_a_config_that_contradicts_itself_is_refused():
         ValueError, match=r"dim must be a multiple of num_heads 5.*; num_kv_heads must divide"
     ):
         TransformerLM(TransformerLMConfig(dim=24, num_heads=5, num_kv_heads=2))
+
+
+def test_the_last_logits_are_those_of_all(model_of, tokens, variant):
+    model = model_of(variant=variant)
+    np.testing.assert_allclose(model(tokens, last=4), model(tokens)[:, -4:], atol=1e-5)  # float32
+
+
+def test_blockwise_attention_is_full_attention_within_two_blocks(model_of, tokens, variant):
+    model = model_of(variant=variant)
+    full, blockwise = model(tokens).numpy(), model(tokens, attention_block=3).numpy()
+    np.testing.assert_allclose(blockwise[:, :6], full[:, :6], atol=1e-5)  # float32
+    assert np.all(np.max(abs(blockwise - full), axis=(0, 2))[6:] > 1e-3)
+
+
+def test_blockwise_attention_sees_no_further_than_the_block_before(model_of, tokens, variant):
+    model = model_of(variant=variant, num_layers=1)
+    changed = tokens.copy()
+    changed[:, 2] = (changed[:, 2] + 1) % 37
+    before, after = (model(rows, attention_block=4).numpy() for rows in (tokens, changed))
+    np.testing.assert_array_equal(after[:, 8:], before[:, 8:])
+    assert np.all(np.max(abs(after - before), axis=(0, 2))[2:8] > 1e-4)

@@ -46,7 +46,7 @@ def test_another_text_than_that_of_the_run_is_said(trained_run, workplace, capsy
         os.utime(workplace.text, ns=(times.st_atime_ns, times.st_mtime_ns))
     output = capsys.readouterr()
     assert json.loads(output.out)[0]["step"] == 30
-    assert f"note: {trained_run} was trained on other text" in output.err
+    assert f"note: {trained_run} was trained on other data" in output.err
 
 
 def test_what_is_no_run_is_refused(tmp_path, capsys):

@@ -1,8 +1,9 @@
+import psutil
 import pytest
 import tensorflow as tf
 
 from training import hardware
-from training.hardware import processor_flags, resolve_compile, resolve_precision
+from training.hardware import available_memory, processor_flags, resolve_compile, resolve_precision
 
 
 @pytest.fixture
@@ -57,3 +58,15 @@ def test_flags_are_read_from_what_linux_reports(tmp_path):
     path.write_text("model name\t: flags of a CPU\nflags\t\t: fpu avx2 amx_bf16\nvmx flags\t: vnmi\n")
     assert processor_flags(path) == {"fpu", "avx2", "amx_bf16"}
     assert processor_flags(tmp_path / "missing") == set()
+
+
+def test_available_memory_is_within_the_limit_of_a_container(tmp_path):
+    free = available_memory(tmp_path)
+    assert free > 2**20
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory(tmp_path) == pytest.approx(free, rel=0.2)  # of a machine at work
+    in_use = psutil.Process().memory_info().rss
+    (tmp_path / "memory.max").write_text(f"{in_use + 3 * 2**20}\n")
+    assert 0 <= available_memory(tmp_path) <= 4 * 2**20
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert available_memory(tmp_path) == 0

@@ -1,4 +1,6 @@
-from training.plot import plot_loss
+import math
+
+from training.plot import plot_context, plot_loss
 
 
 def rows():
@@ -28,3 +30,12 @@ def test_accuracy_has_a_panel_of_its_own(tmp_path):
 
 def height_of(png):
     return int.from_bytes(png.read_bytes()[20:24], "big")
+
+
+def test_losses_by_window_are_drawn_with_and_without_errors(tmp_path):
+    curves = [
+        {"label": "lm", "windows": [16, 32], "losses": [2.0, 1.5], "errors": [0.1, 0.2]},
+        {"label": "lm, yarn", "windows": [16, 32], "losses": [2.0, 1.4], "errors": [math.nan, math.nan]},
+    ]
+    plot_context(curves, tmp_path / "context.png", trained_lengths=[16, 24])
+    assert (tmp_path / "context.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,80 @@
+import math
+
+import numpy as np
+import pytest
+
+from models.config import TransformerLMConfig
+from models.transformer import TransformerLM
+from training.windows import make_window_evaluator, mean_over_documents
+
+SIZES = {"vocab_size": 19, "dim": 8, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "mlp_dim": 12}
+
+
+def made_losses(documents, seed=0):
+    """Sums and counts of documents that differ in length and in level."""
+    draw = np.random.default_rng(seed)
+    counts = draw.integers(5, 60, documents)
+    levels = 2 + draw.normal(size=documents)
+    sums = np.array([(level + draw.normal(size=n)).sum() for level, n in zip(levels, counts, strict=True)])
+    return sums, counts.astype(float)
+
+
+def test_the_mean_is_over_targets():
+    mean, _ = mean_over_documents(np.array([2.0, 30.0]), np.array([1.0, 9.0]))
+    assert mean == pytest.approx(3.2)
+
+
+def test_the_standard_error_is_that_of_a_mean_where_documents_are_of_one_length():
+    sums = np.array([10.0, 14.0, 9.0, 19.0, 3.0])
+    _, error = mean_over_documents(sums, np.full(5, 4.0))
+    assert error == pytest.approx(np.std(sums / 4, ddof=1) / math.sqrt(5))
+
+
+def test_the_standard_error_is_that_of_a_bootstrap_over_documents():
+    sums, counts = made_losses(200)
+    draws = np.random.default_rng(1).integers(200, size=(4_000, 200))
+    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    _, error = mean_over_documents(sums, counts)
+    assert error == pytest.approx(
+        means.std(), rel=0.06
+    )  # 1 / sqrt(2 * 4,000) is 1.1 %; the rest is order 1/200
+    assert error > 2 * math.sqrt(1 / counts.sum())  # targets as the unit would be far too sure
+
+
+def test_a_single_document_has_no_standard_error():
+    mean, error = mean_over_documents(np.array([6.0]), np.array([4.0]))
+    assert mean == 1.5
+    assert math.isnan(error)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = TransformerLM(TransformerLMConfig(**SIZES, context_length=12))
+    for number, weight in enumerate(model.weights):
+        values = np.random.default_rng(number).normal(size=weight.shape)
+        weight.assign(values if "kernel" not in weight.path else values * weight.shape[0] ** -0.5)
+    return model
+
+
+@pytest.mark.parametrize("compile_mode", ["graph", "xla"])
+def test_each_loss_is_that_of_its_target_alone(model, compile_mode):
+    draw = np.random.default_rng(0)
+    inputs = draw.integers(19, size=(3, 7)).astype(np.int32)
+    targets = draw.integers(19, size=(3, 4)).astype(np.int32)
+    targets[1, :2] = -1
+    losses = make_window_evaluator(model, compile_mode=compile_mode)(inputs, targets)
+    assert losses.shape == (3, 4)
+    for row, column in np.ndindex(3, 4):
+        logits = model(inputs[row : row + 1, : 4 + column]).numpy()[0, -1].astype(float)
+        expected = np.log(np.exp(logits).sum()) - logits[targets[row, column]]
+        if targets[row, column] < 0:
+            expected = 0
+        assert losses[row, column] == pytest.approx(expected, abs=2e-5)  # float32
+
+
+def test_blockwise_attention_reaches_the_model(model):
+    inputs = np.random.default_rng(0).integers(19, size=(2, 9)).astype(np.int32)
+    evaluate = make_window_evaluator(model, compile_mode="graph")
+    full, blockwise, wide = (evaluate(inputs, inputs[:, :2], attention_block=block) for block in (None, 2, 9))
+    np.testing.assert_allclose(wide, full, atol=1e-5)  # float32
+    assert np.all(abs(blockwise - full) > 1e-4)
