@@ -73,9 +73,9 @@ def start(task, model, checkpoints) -> tuple[Config, dict, str]:
     if manifest is not None:
         if manifest["data_fingerprint"] != fingerprint:
             raise RunError(
-                f"the {task.data_word} are not those that this run began with: their SHA-256 was "
+                f"the data have changed since this run began: their SHA-256 was "
                 f"{manifest['data_fingerprint'][:12]}, now it is {fingerprint[:12]}. "
-                f"Use name= for a run on the {task.data_word} of today."
+                "Use name= for a run on the data of today."
             )
         return config, manifest, f"resuming after step {manifest['step']:,}"
     new = {"step": 0, "elapsed_seconds": 0.0}

@@ -321,7 +321,7 @@ def test_a_text_that_changed_since_the_run_began_is_refused(refused, trained_run
     try:
         workplace.text.write_bytes(content + b"one more line\n")
         (line,) = refused("name=whole")
-        assert line.startswith("the text has changed since this run began")
+        assert line.startswith("the data have changed since this run began")
     finally:
         workplace.text.write_bytes(content)
         os.utime(workplace.text, ns=(times.st_atime_ns, times.st_mtime_ns))
