@@ -149,11 +149,11 @@ def results_text(report: Report) -> str:
     """What stands between the markers of the page."""
     seeds = sorted({row["seed"] for row in report.rows})
     row = report.rows[0]
+    targets, documents = int(row["targets"]), int(row["documents"])
     made = (
         f"Made on {report.date} in {report.seconds / 60:.0f} minutes on {report.machine}. Each number is "
-        f"over the same {int(row['targets']):,} bytes of {int(row['documents']):,} held-out documents, with a "
-        f"stride of {row['stride']}: a mean over the seeds {', '.join(map(str, seeds))} ± their standard "
-        "deviation."
+        f"over the same {targets:,} bytes of {documents:,} held-out documents, with a stride of "
+        f"{row['stride']}: a mean over the seeds {', '.join(map(str, seeds))} ± their standard deviation."
     )
     sections = {
         "Fine-tuned": ("Nats per byte by window of context.", trained_table(report)),
