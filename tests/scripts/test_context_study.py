@@ -9,28 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-import train
 from configs.schema import compose, parse_config, to_dict
 from scripts import context_report, context_study, evaluate
 from scripts.context_plan import EXTENDED, SCALINGS, WINDOWS, Part, Study, parts_of, seconds_left
 from scripts.context_report import BEGIN, END, PAGE, Report
 from scripts.failures import exit_code_of
-from tests.conftest import WORDS
-
-TINY = (
-    "data=text_files",
-    "data.held_out=0.3",
-    "model.dim=8",
-    "model.num_layers=1",
-    "model.num_heads=2",
-    "model.num_kv_heads=1",
-    "model.mlp_dim=8",
-    "precision=float32",
-    "compile=graph",
-    "eval_batches=1",
-)
 
 
 def composed(part):
@@ -447,35 +431,14 @@ def test_the_page_of_the_repository_has_a_place_for_results():
     context_report.check_page(docs)
 
 
-# Through the real code
-
-
-@pytest.fixture
-def eagerly():
-    """A tiny model is run sooner than it is traced."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-def in_process(command):
-    arguments = command[1:]
-    if arguments[0] == "train.py":
-        return exit_code_of(lambda: train.main(arguments[1:]))
-    assert arguments[:2] == ["-m", "scripts.evaluate"]
-    return exit_code_of(lambda: evaluate.main(arguments[2:]))
-
-
-def test_a_tiny_study_runs_from_nothing_to_its_page(study_in, tmp_path, monkeypatch, composing, eagerly):
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    choose = random.Random(0).choices
-    (tmp_path / "text.txt").write_text(" ".join(choose(WORDS, k=2200)))
-    text = f"data.path={tmp_path / 'text.txt'}", f"data.cache_dir={tmp_path / 'cache'}"
-    options = ["--seeds", "6", "--num-steps", "1", "--extend-steps", "1", "--targets", "64", "--"]
-    assert study_in(in_process, *options, *TINY, *text) == 0
-    with open(tmp_path / "docs" / "context_extension" / "results.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 5 * 5 + 4 * 5 + 3 * 5
-    assert {(row["targets"], row["step"]) for row in rows} == {("64", "1")}
-    child = tmp_path / "runs" / "yarn-6" / "config.yaml"
-    assert f"init_from: {tmp_path / 'runs' / 'base-6'}" in child.read_text()
+def test_what_scripts_evaluate_writes_is_read(trained_run, tmp_path):
+    path = tmp_path / "rows.csv"
+    picture = str(tmp_path / "windows.png")
+    options = ["--windows", "8", "16", "--targets", "40", "--plot", picture, "--csv", str(path)]
+    evaluate.main([str(trained_run), *options])
+    report = Report(
+        context_report.read_results([Part("any", "evaluate", "base", 3, (), path)]), 0.0, "today", "here"
+    )
+    assert [len(report.losses("base", window)) for window in (8, 16, 32)] == [1, 1, 0]
+    assert 1 < report.losses("base", 16)[0] < 6
+    assert report.losses("base", 16, attention="blockwise-causal") == []
