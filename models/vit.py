@@ -94,7 +94,8 @@ class AxialViT(keras.Model):
         self.head = keras.layers.Dense(
             config.num_classes, use_bias=False, kernel_initializer="zeros", dtype=policy, name="head"
         )
-        self(tf.zeros((1, *config.image_size, config.channels)))  # makes the weights
+        self.built = True  # as its layers are: one call makes the weights
+        self(tf.zeros((1, *config.image_size, config.channels)))
 
     def call(self, images: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         config = self.config
