@@ -136,9 +136,10 @@ class ImageTask:
 
     def show(self, directory, row: dict) -> tuple[list, str]:
         """The files that show what the model makes, and the command to try next."""
-        sizes = [side * factor // 2 for factor in (2, 3, 4) for side in self.config.model.image_size[:1]]
-        sizes = " ".join(str(size) for size in sizes if size % self.config.model.patch_size == 0)
-        command = f"python -m scripts.evaluate {directory.path} --image-size {sizes}"
+        model = self.config.model
+        sizes = [tuple(side * factor // 2 for side in model.image_size) for factor in (2, 3, 4)]
+        divided = [f"{h}x{w}" for h, w in sizes if h % model.patch_size == w % model.patch_size == 0]
+        command = f"python -m scripts.evaluate {directory.path} --image-size {' '.join(divided)}"
         return [directory.predictions, directory.confusion], command
 
     @property

@@ -41,10 +41,22 @@ def finish(directory, task: Task, model: keras.Model, row: dict) -> None:
         "precision": config.training.precision,
         "compile": config.training.compile,
     }
-    replace_text(directory.summary, json.dumps(summary, indent=1) + "\n")
+    replace_text(directory.summary, as_json(summary))
     verdict = task.verdict(row)
     plot_loss(read_rows(directory), directory.loss_plot, unit=task.unit, title=f"{config.name}: {verdict}")
     print(f"{row[task.unit]:,} {task.unit} in {duration(row['elapsed_seconds'])}: {verdict}")
     shown, next_command = task.show(directory, row)
     print(f"wrote {', '.join(map(str, [directory.loss_plot, directory.summary, *shown]))}")
     print(f"next: {next_command}")
+
+
+def as_json(summary: dict) -> str:
+    """One key a line, and one row a line of a matrix."""
+    lines = [f" {json.dumps(key)}: {value_as_json(value)}" for key, value in summary.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def value_as_json(value: object) -> str:
+    if not (isinstance(value, list) and value and isinstance(value[0], list)):
+        return json.dumps(value)
+    return "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in value) + "\n ]"
