@@ -7,10 +7,18 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 import train
+from configs.schema import Config, save_config
+from data.config import DigitsConfig
+from models.config import AxialViTConfig
+from scripts.image_task import load_image_task
+from scripts.loading import make_model
+from training.checkpoints import Checkpoints
+from training.config import TrainingConfig
 
 PROGRAM = Path(train.__file__)
 
@@ -77,3 +85,20 @@ def refusal(workplace, capsys, *changes, label="error"):
     assert contents_of(workplace.outputs) == before
     assert all(line.startswith(f"{label}: ") for line in lines)
     return [line.removeprefix(f"{label}: ") for line in lines]
+
+
+def made_image_run(path, **model):
+    """The directory of a run on digits, whose weights are drawn and not trained, and its task."""
+    config = Config(
+        context_length=None,
+        data=DigitsConfig(),
+        model=AxialViTConfig(dim=16, num_layers=1, num_heads=2, mlp_dim=24, **model),
+        training=TrainingConfig(batch_size=50, precision="float32", compile="graph"),
+    )
+    task = load_image_task(config)
+    vit = make_model(task.config)
+    for number, weight in enumerate(vit.trainable_variables):
+        weight.assign(np.random.default_rng(number).normal(size=weight.shape, scale=0.5))
+    Checkpoints(path / "checkpoints", vit, keras.optimizers.SGD(), keep=1).save(7, task.facts)
+    save_config(task.config, path / "config.yaml")
+    return path, task, vit
