@@ -57,10 +57,15 @@ class ImageTask:
         height, width = model.image_size
         rows, columns = height // model.patch_size, width // model.patch_size
         return [
-            f"images {height} x {width} x {model.channels} in {rows} x {columns} patches",
+            f"images {height}x{width}x{model.channels} in {rows}x{columns} patches of "
+            f"{model.patch_size}x{model.patch_size} pixels",
             f"position {model.position}",
             f"{model.attention} attention",
         ]
+
+    def describe_batch(self) -> str:
+        """What a step is trained on, in words."""
+        return f"{self.config.training.batch_size} images"
 
     def training_batches(self, start_step: int):
         training = self.config.training

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from configs.schema import Config, ConfigError, differing_keys, load_config
+from configs.schema import Config, ConfigError, differing_keys, load_config, there_and_here
 from models.config import AxialViTConfig
 from models.grid import resampled_grid
 from scripts.loading import make_model, print_error
@@ -75,7 +75,7 @@ def weights_of_parent(config: Config, model) -> Config:
 
     Raises:
         ConfigError: naming each field of the model that differs and may not.
-        RunError: if there are no such weights.
+        RunError: if there are no such weights, or they are not those that the run has recorded.
     """
     parent = parent_config(config)
     check_fields(config, parent)
@@ -96,10 +96,10 @@ def weights_of_parent(config: Config, model) -> Config:
 def check_fields(config: Config, parent: Config) -> None:
     """Prints the fields that differ and may; raises ConfigError for those that may not."""
     differing = []
-    for key, old, new in differing_keys(parent, config):
+    for difference in differing_keys(parent, config):
+        key, words = difference[0], there_and_here(difference)
         if not key.startswith(("model.", "context_length")):
             continue
-        words = f"{key} is {old} there, {new} here"
         if key.startswith(FREE):
             print(f"unlike init_from: {words}")
         else:

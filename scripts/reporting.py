@@ -17,14 +17,10 @@ def description(task: Task, num_parameters: int) -> str:
     details = task.describe_model()
     if model.learned_rotations != "none":
         details.append(f"{model.learned_rotations} learned rotations")
-    per_step = f"{task.units_per_step // options.batch_size} {task.unit}"
-    size = (
-        f"{options.batch_size} x {per_step}" if task.unit == "tokens" else f"{options.batch_size} {task.unit}"
-    )
     return (
         f"model: {num_parameters:,} parameters, {model.num_layers} layers, dim {model.dim}, "
         f"{model.num_heads} heads, {', '.join(details)}\n"
-        f"recipe: {options.num_steps:,} steps of {size}, "
+        f"recipe: {options.num_steps:,} steps of {task.describe_batch()}, "
         f"{options.num_steps * task.units_per_step:,} in all; AdamW, learning rate "
         f"{optimizer.learning_rate:g}, seed {options.seed}"
     )

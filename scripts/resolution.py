@@ -56,7 +56,7 @@ def check_sizes(path: Path, sizes: list[Size], patch_size: int) -> None:
         if any(side % patch_size for side in size):
             raise RunError(
                 f"--image-size {words(size)} is not a multiple of the patches of {path}, "
-                f"which are {patch_size} x {patch_size} pixels"
+                f"which are {patch_size}x{patch_size} pixels"
             )
 
 

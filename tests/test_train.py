@@ -225,6 +225,17 @@ def test_another_config_in_a_run_directory_is_refused(refused, trained_run):
     )
 
 
+def test_a_run_of_another_model_in_a_run_directory_is_told_by_keys_that_both_have(refused, trained_run):
+    text_keys = ("~context_length", "~model.num_kv_heads", "~data", "~data.path", "~data.held_out")
+    changes = ("name=whole", "experiment=vit", *text_keys, "~data.cache_dir")
+    (line,) = refused(*changes, label="config error")
+    assert line.startswith(f"{trained_run} is a run of another config: ")
+    assert "context_length is 16 there, null here" in line
+    assert "model.architecture is transformer_lm there, axial_vit here" in line
+    assert "data.source is text_files there, digits here" in line
+    assert "vocab_size" not in line and "patch_size" not in line
+
+
 def test_a_run_directory_in_use_is_refused(refused, trained_run):
     with RunDirectory(trained_run):
         (line,) = refused("name=whole")

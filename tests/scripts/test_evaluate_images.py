@@ -109,7 +109,7 @@ def test_a_size_that_the_patches_do_not_divide_is_refused_before_anything_is_mea
     code, output, errors = evaluate(capsys, made[0], "--image-size", "8", "8x13")
     assert (code, output) == (2, "")
     assert errors == [
-        f"error: --image-size 8x13 is not a multiple of the patches of {made[0]}, which are 2 x 2 pixels"
+        f"error: --image-size 8x13 is not a multiple of the patches of {made[0]}, which are 2x2 pixels"
     ]
 
 

@@ -61,7 +61,7 @@ def saved(config, path):
         (
             text_run(16),
             text_run(16, xpos=True),
-            "model.rope.xpos is False there, True here "
+            "model.rope.xpos is false there, true here "
             "(the weights have learned with the decay of xPos, or without it)",
         ),
         (
@@ -97,12 +97,12 @@ def test_fields_that_the_weights_depend_on_are_named(old, new, message):
         (
             text_run(16),
             text_run(16, scaling=yarn(2.0)),
-            ["model.rope.scaling.type is none there, yarn here", "factor is None there, 2.0 here"],
+            ["model.rope.scaling.type is none there, yarn here", "factor is null there, 2.0 here"],
         ),
         (
             image_run(),
             image_run(image_size=(16, 16), drop_path=0.1),
-            ["model.image_size is (8, 12) there, (16, 16) here", "model.drop_path is 0.0 there, 0.1 here"],
+            ["model.image_size is [8,12] there, [16,16] here", "model.drop_path is 0.0 there, 0.1 here"],
         ),
     ],
 )
