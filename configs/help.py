@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from configs.values import shown
+from configs.values import plain
 
 HERE = Path(__file__).parent
 COMMENTED_KEY = re.compile(r"( *)(\w+):[^#]*(?:# *(.*))?")
@@ -70,7 +70,7 @@ def commented(nested: dict, comment_of: dict[str, str], prefix: str = "", indent
     """One line a key."""
     for name, value in nested.items():
         is_group = isinstance(value, dict)
-        text = "" if is_group else value if isinstance(value, str) else shown(value)
+        text = "" if is_group else plain(value)
         comment = comment_of.get(prefix + name)
         line = f"{indent}{name}: {text}".rstrip()
         yield f"{line:32} # {comment}" if comment else line

@@ -19,7 +19,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 
 from configs.builder import build, flatten, nearest_key, nest, to_flat
 from configs.help import groups_of
-from configs.values import did_you_mean
+from configs.values import did_you_mean, plain
 from data.config import (
     IMAGE_CONFIGS,
     DigitsConfig,
@@ -135,8 +135,19 @@ def differing_keys(a: Config, b: Config) -> list[tuple[str, object, object]]:
 
 
 def conflicting_keys(recorded: Config, config: Config) -> list[tuple[str, object, object]]:
-    """`differing_keys`, without those that cannot change the result of a step."""
-    return [difference for difference in differing_keys(recorded, config) if difference[0] not in FREE_KEYS]
+    """`differing_keys`, without those that cannot change the result of a step.
+
+    Nor are keys named that only one has: they come with another model.architecture or data.source, which is.
+    """
+    in_both = to_flat(recorded).keys() & to_flat(config).keys()
+    differing = differing_keys(recorded, config)
+    return [difference for difference in differing if difference[0] in in_both - FREE_KEYS]
+
+
+def there_and_here(difference: tuple[str, object, object]) -> str:
+    """One of `differing_keys` in words, for values of another run and of this one."""
+    key, there, here = difference
+    return f"{key} is {plain(there)} there, {plain(here)} here"
 
 
 def save_config(config: Config, path: Path | str) -> None:

@@ -97,5 +97,12 @@ def shown(value: object) -> str:
     return repr(value)
 
 
+def plain(value: object) -> str:
+    """`value` as it stands in YAML."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(plain, value))}]"
+    return value if isinstance(value, str) else shown(value)
+
+
 def did_you_mean(match: str | None = None) -> str:
     return f"; did you mean {match!r}?" if match else ""

@@ -36,11 +36,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--image-size",
         type=image_size,
         nargs="+",
-        metavar="N",
+        metavar="SIZE",
         help="of vision transformers: accuracy at these sizes, N or HEIGHTxWIDTH, and resolution.png",
     )
     add_window_options(parser)
     options = parser.parse_args(arguments)
+    if options.windows and options.image_size:
+        parser.error(
+            "--windows is for language models, --image-size for vision transformers: give one of them"
+        )
     settle_window_options(parser, options)
     return options
 

@@ -57,10 +57,15 @@ class ImageTask:
         height, width = model.image_size
         rows, columns = height // model.patch_size, width // model.patch_size
         return [
-            f"images {height} x {width} x {model.channels} in {rows} x {columns} patches",
+            f"images {height}x{width}x{model.channels} in {rows}x{columns} patches of "
+            f"{model.patch_size}x{model.patch_size} pixels",
             f"position {model.position}",
             f"{model.attention} attention",
         ]
+
+    def describe_batch(self) -> str:
+        """What a step is trained on, in words."""
+        return f"{self.config.training.batch_size} images"
 
     def training_batches(self, start_step: int):
         training = self.config.training
@@ -136,9 +141,10 @@ class ImageTask:
 
     def show(self, directory, row: dict) -> tuple[list, str]:
         """The files that show what the model makes, and the command to try next."""
-        sizes = [side * factor // 2 for factor in (2, 3, 4) for side in self.config.model.image_size[:1]]
-        sizes = " ".join(str(size) for size in sizes if size % self.config.model.patch_size == 0)
-        command = f"python -m scripts.evaluate {directory.path} --image-size {sizes}"
+        model = self.config.model
+        sizes = [tuple(side * factor // 2 for side in model.image_size) for factor in (2, 3, 4)]
+        divided = [f"{h}x{w}" for h, w in sizes if h % model.patch_size == w % model.patch_size == 0]
+        command = f"python -m scripts.evaluate {directory.path} --image-size {' '.join(divided)}"
         return [directory.predictions, directory.confusion], command
 
     @property

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from configs.schema import Config, ConfigError, differing_keys, load_config
+from configs.schema import Config, ConfigError, differing_keys, load_config, there_and_here
 from models.config import AxialViTConfig
 from models.grid import resampled_grid
 from scripts.loading import make_model, print_error
@@ -52,7 +52,7 @@ def with_values_of_parent(config: Config) -> Config:
         )
     if isinstance(config.model, AxialViTConfig):
         return replace(config, model=filled(config.model, parent.model, ("patch_size",)))
-    return scaled_from(config, length=parent.context_length)
+    return scaled_from(config, length=trained_length(parent))
 
 
 def filled(config, other, names: tuple[str, ...]):
@@ -75,7 +75,7 @@ def weights_of_parent(config: Config, model) -> Config:
 
     Raises:
         ConfigError: naming each field of the model that differs and may not.
-        RunError: if there are no such weights.
+        RunError: if there are no such weights, or they are not those that the run has recorded.
     """
     parent = parent_config(config)
     check_fields(config, parent)
@@ -96,10 +96,10 @@ def weights_of_parent(config: Config, model) -> Config:
 def check_fields(config: Config, parent: Config) -> None:
     """Prints the fields that differ and may; raises ConfigError for those that may not."""
     differing = []
-    for key, old, new in differing_keys(parent, config):
+    for difference in differing_keys(parent, config):
+        key, words = difference[0], there_and_here(difference)
         if not key.startswith(("model.", "context_length")):
             continue
-        words = f"{key} is {old} there, {new} here"
         if key.startswith(FREE):
             print(f"unlike init_from: {words}")
         else:
@@ -112,25 +112,27 @@ def check_fields(config: Config, parent: Config) -> None:
 
 def check_positions(config: Config, parent: Config) -> None:
     """Raises ConfigError where absolute positions do not reach as far as the new context."""
-    size, old = positions_of(config), positions_of(parent)
     position = config.model.position
     if config.resample_positions and position != "learned":
         raise ConfigError(f"resample_positions has no effect with model.position={position}")
-    if position == "learned" and size != old and not config.resample_positions:
+    if position == "learned" and not config.resample_positions and grid_of(config) != grid_of(parent):
         raise ConfigError(
-            f"model.position=learned has weights for {old} positions in init_from={config.init_from}, "
-            f"and {size} are asked for: set resample_positions=true to stretch them, or use rotary positions"
+            f"model.position=learned has weights for {reach(parent)} in init_from={config.init_from}, not "
+            f"for {reach(config)}: set resample_positions=true to stretch them, or use rotary positions"
         )
-    if position == "sinusoidal" and config.context_length and config.context_length > parent.context_length:
+    old, new = parent.context_length, config.context_length
+    if position == "sinusoidal" and new and new > old:
         raise ConfigError(
-            f"model.position=sinusoidal cannot be extended from {old} to {size}: the positions past {old} "
+            f"model.position=sinusoidal cannot be extended from {old} to {new}: the positions past {old} "
             "are new to the weights, and there is nothing to interpolate; use rotary positions"
         )
 
 
-def positions_of(config: Config) -> object:
-    """How many positions a model knows: tokens, or the image size."""
-    return config.context_length or config.model.image_size
+def reach(config: Config) -> str:
+    """How far the positions of a model reach, in words."""
+    if config.context_length:
+        return f"{config.context_length} tokens"
+    return "images of " + "x".join(map(str, config.model.image_size))
 
 
 def check_factor(config: Config, parent: Config) -> None:
@@ -142,10 +144,10 @@ def check_factor(config: Config, parent: Config) -> None:
             f"{key} counts from the context before any scaling: {old_key} is {old_factor:g} in "
             f"init_from={config.init_from}, got {factor:g}. For twice its context use {2 * old_factor:g}."
         )
-    trained = parent.context_length / old_factor
+    trained = trained_length(parent)
     if config.model.position == "rotary" and config.context_length > trained * factor:
         print_error(
-            f"note: context_length {config.context_length:,} is longer than the trained {trained:,.0f} times "
+            f"note: context_length {config.context_length:,} is longer than the trained {trained:,} times "
             f"the factor {factor:g}; positions past {trained * factor:,.0f} are new to the weights."
         )
 
@@ -162,19 +164,26 @@ def scaling_factor(config: Config) -> tuple[str, float]:
     return "model.rope.interpolate_factor", rope.interpolate_factor
 
 
+def trained_length(config: Config) -> int:
+    """Tokens of context that the weights of a run began with, before any scaling."""
+    _, factor = scaling_factor(config)
+    given = config.model.rope.scaling.original_max_position_embeddings
+    return given or max(1, round(config.context_length / factor))
+
+
 def restored(config: Config, parent: Config, model) -> dict:
     """Restores the parent's weights into the model; the manifest."""
-    if not config.resample_positions or positions_of(config) == positions_of(parent):
+    if not config.resample_positions or grid_of(config) == grid_of(parent):
         return restore_weights(Path(config.init_from), model)
     old = make_model(parent)
     manifest = restore_weights(Path(config.init_from), old)
     values = {variable.path: variable.value for variable in old.variables}
     for variable in model.variables:
         value = values[variable.path]
-        if value.shape != variable.shape:
+        if "position_embedding" in variable.path:
             grid = resampled_grid(tf.reshape(value, (*grid_of(parent), -1)), *grid_of(config))
             value = tf.reshape(grid, variable.shape)
-            print(f"unlike init_from: {variable.path} is resampled from {positions_of(parent)} positions")
+            print(f"unlike init_from: {variable.path} is resampled from {reach(parent)}")
         variable.assign(value)
     return manifest
 

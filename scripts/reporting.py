@@ -17,14 +17,10 @@ def description(task: Task, num_parameters: int) -> str:
     details = task.describe_model()
     if model.learned_rotations != "none":
         details.append(f"{model.learned_rotations} learned rotations")
-    per_step = f"{task.units_per_step // options.batch_size} {task.unit}"
-    size = (
-        f"{options.batch_size} x {per_step}" if task.unit == "tokens" else f"{options.batch_size} {task.unit}"
-    )
     return (
         f"model: {num_parameters:,} parameters, {model.num_layers} layers, dim {model.dim}, "
         f"{model.num_heads} heads, {', '.join(details)}\n"
-        f"recipe: {options.num_steps:,} steps of {size}, "
+        f"recipe: {options.num_steps:,} steps of {task.describe_batch()}, "
         f"{options.num_steps * task.units_per_step:,} in all; AdamW, learning rate "
         f"{optimizer.learning_rate:g}, seed {options.seed}"
     )
@@ -41,10 +37,22 @@ def finish(directory, task: Task, model: keras.Model, row: dict) -> None:
         "precision": config.training.precision,
         "compile": config.training.compile,
     }
-    replace_text(directory.summary, json.dumps(summary, indent=1) + "\n")
+    replace_text(directory.summary, as_json(summary))
     verdict = task.verdict(row)
     plot_loss(read_rows(directory), directory.loss_plot, unit=task.unit, title=f"{config.name}: {verdict}")
     print(f"{row[task.unit]:,} {task.unit} in {duration(row['elapsed_seconds'])}: {verdict}")
     shown, next_command = task.show(directory, row)
     print(f"wrote {', '.join(map(str, [directory.loss_plot, directory.summary, *shown]))}")
     print(f"next: {next_command}")
+
+
+def as_json(summary: dict) -> str:
+    """One key a line, and one row a line of a matrix."""
+    lines = [f" {json.dumps(key)}: {value_as_json(value)}" for key, value in summary.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def value_as_json(value: object) -> str:
+    if not (isinstance(value, list) and value and isinstance(value[0], list)):
+        return json.dumps(value)
+    return "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in value) + "\n ]"

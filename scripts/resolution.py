@@ -5,10 +5,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.images import load_images
+from configs.schema import Config
 from models.config import AxialViTConfig
-from scripts.image_task import ImageTask, normalisation
-from scripts.loading import load_model, print_error
+from scripts.image_task import ImageTask, load_image_task
+from scripts.loading import load_model, print_error, tell_of_other_data
 from training.errors import RunError
 from training.evaluation import make_evaluator
 from training.pictures import plot_resolution
@@ -21,6 +21,7 @@ def accuracy_by_size(run_directories: list[Path], sizes: list[Size]) -> list[dic
 
     Raises:
         RunError: if a run is not one of images, or a size is no multiple of its patches.
+        DataError: if the images cannot be had, or are not such as the model takes.
     """
     runs = [(path, *load_model(path, of=AxialViTConfig)) for path in run_directories]
     for path, _, config, _ in runs:
@@ -33,11 +34,21 @@ def accuracy_by_size(run_directories: list[Path], sizes: list[Size]) -> list[dic
                 print_error(
                     f"note: the learned positions of {path} are resampled for images of {words(size)}."
                 )
-            images = load_images(replace(config.data, image_size=size), report=print_error)
-            task = ImageTask(config, images, *normalisation(images, manifest))
+            task = load_image_task(resized(config, size), report=print_error, facts=manifest)
+            if size == config.model.image_size:
+                tell_of_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
             means = evaluate(tqdm(task.evaluation_batches(), desc=f"{path} {words(size)}", disable=None))
             rows.append({"run": str(path), "step": manifest["step"], **task.results(means)})
     return rows
+
+
+def resized(config: Config, size: Size) -> Config:
+    """With images of that size."""
+    return replace(
+        config,
+        data=replace(config.data, image_size=size),
+        model=replace(config.model, image_size=size),
+    )
 
 
 def check_sizes(path: Path, sizes: list[Size], patch_size: int) -> None:
@@ -45,7 +56,7 @@ def check_sizes(path: Path, sizes: list[Size], patch_size: int) -> None:
         if any(side % patch_size for side in size):
             raise RunError(
                 f"--image-size {words(size)} is not a multiple of the patches of {path}, "
-                f"which are {patch_size} x {patch_size} pixels"
+                f"which are {patch_size}x{patch_size} pixels"
             )
 
 
@@ -55,10 +66,10 @@ def words(size: Size) -> str:
 
 def plot(rows: list[dict], run_directories: list[Path]) -> Path:
     """Draws the rows; where to: into the run, or where the command runs when there are several."""
-    accuracies: dict[str, dict[int, float]] = {}
+    accuracies: dict[str, dict[Size, float]] = {}
     for row in rows:
-        height = int(row["image_size"].partition("x")[0])
-        accuracies.setdefault(row["run"], {})[height] = row["accuracy"]
+        height, width = map(int, row["image_size"].split("x"))
+        accuracies.setdefault(row["run"], {})[height, width] = row["accuracy"]
     path = (run_directories[0] if len(run_directories) == 1 else Path()) / "resolution.png"
     plot_resolution(path, accuracies)
     return path

@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from configs.schema import Config, ConfigError, conflicting_keys, load_config
+from configs.schema import Config, ConfigError, conflicting_keys, load_config, there_and_here
 from models.config import AxialViTConfig
 from scripts.parent import RECORDED, filled, scaled_from, weights_of_parent, with_values_of_parent
 from training.errors import RunError
@@ -30,7 +30,7 @@ def settle(config: Config, recorded_path: Path) -> Config:
         config = with_open_values(config, recorded)
         conflicts = conflicting_keys(recorded, config)
         if conflicts:
-            changes = "; ".join(f"{key} is {old} there, {new} here" for key, old, new in conflicts)
+            changes = "; ".join(map(there_and_here, conflicts))
             raise ConfigError(
                 f"{recorded_path.parent} is a run of another config: {changes}. Use name= for another run."
             )

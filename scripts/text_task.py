@@ -64,6 +64,10 @@ class TextTask:
                 details.append(f"rotary_fraction {rope.rotary_fraction:g}")
         return details
 
+    def describe_batch(self) -> str:
+        """What a step is trained on, in words."""
+        return f"{self.config.training.batch_size} x {self.config.context_length} tokens"
+
     def training_batches(self, start_step: int):
         training = self.config.training
         return training_dataset(

@@ -1,4 +1,4 @@
-"""A tiny run of train.py, which tests of the command line share."""
+"""A tiny run of train.py of each task, which tests of the command line share."""
 
 import os
 import random
@@ -10,7 +10,7 @@ import pytest
 WORDS = (
     "a the quick brown fox jumps over lazy dogs while seven wizards quietly vex five big jars".split()  # noqa: SIM905
 )
-TINY = (
+TINY_TEXT = (
     "data=text_files",
     "data.held_out=0.2",
     "context_length=16",
@@ -33,27 +33,39 @@ TINY = (
     "optimizer.learning_rate=5e-3",
     "optimizer.warmup_steps=2",
 )
+TINY_IMAGES = (
+    "experiment=vit",
+    "model.dim=16",
+    "model.num_layers=1",
+    "model.num_heads=2",
+    "model.mlp_dim=24",
+    "model.drop_path=0.2",
+    "num_steps=12",
+    "batch_size=16",
+    "precision=float32",
+    "compile=graph",
+    "log_every=3",
+    "eval_every=4",
+    "eval_batches=2",
+    "sample_every=8",
+    "checkpoint_every=4",
+    "optimizer.learning_rate=1e-2",
+    "optimizer.warmup_steps=2",
+)
 
 
 class Workplace:
-    """A directory with a text, and the command line of a tiny run on it, which takes a second to compile."""
+    """A directory for runs, and the command line of a tiny one, which takes a second to compile."""
 
-    def __init__(self, path: Path):
-        self.text = path / "text.txt"
+    def __init__(self, path: Path, *defaults: str):
         self.outputs = path / "outputs"
-        self.places = (
-            f"data.path={self.text}",
-            f"data.cache_dir={path / 'cache'}",
-            f"output_dir={self.outputs}",
-        )
-        choose = random.Random(0).choices
-        self.text.write_text("".join(" ".join(choose(WORDS, k=8)) + "\n" for _ in range(100)))
+        self.defaults = (*defaults, f"output_dir={self.outputs}")
 
     def arguments(self, *changes: str) -> list[str]:
         """The tiny run with other values; `~key` leaves one out."""
         flags = [change for change in changes if change.startswith("-")]
         changed = {change.lstrip("~").partition("=")[0] for change in changes}
-        defaults = [word for word in (*TINY, *self.places) if word.partition("=")[0] not in changed]
+        defaults = [word for word in self.defaults if word.partition("=")[0] not in changed]
         return [*flags, *defaults, *(change for change in changes if change[0] not in "~-")]
 
     def train(self, *changes: str) -> int:
@@ -71,13 +83,35 @@ class Workplace:
                 os.environ["HYDRA_FULL_ERROR"] = variable
 
 
+class TextWorkplace(Workplace):
+    """A workplace with a text to train on."""
+
+    def __init__(self, path: Path):
+        self.text = path / "text.txt"
+        super().__init__(path, *TINY_TEXT, f"data.path={self.text}", f"data.cache_dir={path / 'cache'}")
+        choose = random.Random(0).choices
+        self.text.write_text("".join(" ".join(choose(WORDS, k=8)) + "\n" for _ in range(100)))
+
+
 @pytest.fixture(scope="session")
-def workplace(tmp_path_factory) -> Workplace:
-    return Workplace(tmp_path_factory.mktemp("workplace"))
+def workplace(tmp_path_factory) -> TextWorkplace:
+    return TextWorkplace(tmp_path_factory.mktemp("workplace"))
 
 
 @pytest.fixture(scope="session")
 def trained_run(workplace) -> Path:
-    """The directory of a finished run, 12 steps long; tests leave it as it is."""
+    """The directory of a finished run on a text, 30 steps long; tests leave it as it is."""
     assert workplace.train("name=whole") == 0
     return workplace.outputs / "whole"
+
+
+@pytest.fixture(scope="session")
+def image_workplace(tmp_path_factory) -> Workplace:
+    return Workplace(tmp_path_factory.mktemp("images"), *TINY_IMAGES)
+
+
+@pytest.fixture(scope="session")
+def trained_images(image_workplace) -> Path:
+    """The directory of a finished run on digits, 12 steps long; tests leave it as it is."""
+    assert image_workplace.train("name=whole") == 0
+    return image_workplace.outputs / "whole"

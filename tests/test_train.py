@@ -1,75 +1,32 @@
 """Whole runs of train.py, most of them in this process: a tiny model really trains on a real text."""
 
+import functools
 import json
 import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import yaml
 
-import train
 from scripts import generate
+from tests.runs import (
+    assert_same_tensors,
+    contents_of,
+    copy_of,
+    refusal,
+    rows_of,
+    start_process,
+    tensors_of,
+    wait_for,
+)
 from training.run_directory import RunDirectory
 from training.run_log import RunLog
 
-PROGRAM = Path(train.__file__)
-TIMING = {"tokens_per_second", "elapsed_seconds"}
 UNTRAINED_LOSS = np.log(256)
-
-
-def tensors_of(run, *, step=30):
-    """All that a checkpoint holds: weights, optimizer slots, the iteration."""
-    reader = tf.train.load_checkpoint(str(run / "checkpoints" / f"step-{step:08d}" / "tensors"))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-
-
-def assert_same_tensors(actual, expected):
-    assert actual.keys() == expected.keys()
-    for name, value in actual.items():
-        np.testing.assert_array_equal(value, expected[name], err_msg=name)
-
-
-def rows_of(run):
-    """Rows of metrics.jsonl, without what depends on the clock."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert all(row.keys() >= TIMING for row in rows)
-    return [{key: value for key, value in row.items() if key not in TIMING} for row in rows]
-
-
-def contents_of(directory):
-    """Bytes of every file below."""
-    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-
-
-def copy_of(run, name):
-    """A run that is another in name alone."""
-    copy = run.with_name(name)
-    shutil.copytree(run, copy)
-    return copy
-
-
-def start_process(workplace, *changes):
-    return subprocess.Popen(
-        [sys.executable, str(PROGRAM), *workplace.arguments(*changes)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for(path, process):
-    deadline = time.monotonic() + 60
-    while not path.exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def assert_ends_as(workplace, run, whole):
@@ -233,18 +190,7 @@ def test_weights_of_another_run_are_taken_and_nothing_else_of_it(trained_run, wo
 
 @pytest.fixture
 def refused(workplace, capsys):
-    """Runs a command that must end with exit code 2 and these lines, and change nothing on the disk."""
-
-    def command(*changes, label="error"):
-        capsys.readouterr()
-        before = contents_of(workplace.outputs)
-        assert workplace.train(*changes) == 2
-        lines = capsys.readouterr().err.splitlines()
-        assert contents_of(workplace.outputs) == before
-        assert all(line.startswith(f"{label}: ") for line in lines)
-        return [line.removeprefix(f"{label}: ") for line in lines]
-
-    return command
+    return functools.partial(refusal, workplace, capsys)
 
 
 @pytest.mark.parametrize(
@@ -277,6 +223,17 @@ def test_another_config_in_a_run_directory_is_refused(refused, trained_run):
         f"{trained_run} is a run of another config: model.dropout is 0.1 there, 0.2 here; "
         "seed is 0 there, 5 here. Use name= for another run."
     )
+
+
+def test_a_run_of_another_model_in_a_run_directory_is_told_by_keys_that_both_have(refused, trained_run):
+    text_keys = ("~context_length", "~model.num_kv_heads", "~data", "~data.path", "~data.held_out")
+    changes = ("name=whole", "experiment=vit", *text_keys, "~data.cache_dir")
+    (line,) = refused(*changes, label="config error")
+    assert line.startswith(f"{trained_run} is a run of another config: ")
+    assert "context_length is 16 there, null here" in line
+    assert "model.architecture is transformer_lm there, axial_vit here" in line
+    assert "data.source is text_files there, digits here" in line
+    assert "vocab_size" not in line and "patch_size" not in line
 
 
 def test_a_run_directory_in_use_is_refused(refused, trained_run):

@@ -44,7 +44,7 @@ def draw(axes: Axes, prediction: Prediction) -> None:
     axes.imshow(shown, cmap="gray", vmin=0, vmax=255)
     is_right = prediction.predicted == prediction.label
     name = shortened(prediction.predicted)
-    title = f"{name} {prediction.probability:.0%}"
+    title = f"{name}, {prediction.probability:.0%}"
     if not is_right:
         title += f"\nis {shortened(prediction.label)}"
     axes.set_title(title, fontsize=8, color="tab:green" if is_right else "tab:red")
@@ -78,22 +78,25 @@ def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> 
             if count:
                 color = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, color=color)
-    figure.savefig(path, dpi=100)
+    # The layout forgets the labels beside axes that keep their aspect.
+    figure.savefig(path, dpi=100, bbox_inches="tight")
 
 
-def plot_resolution(path: Path, accuracies: dict[str, dict[int, float]]) -> None:
-    """Draws accuracy against image size.
+def plot_resolution(path: Path, accuracies: dict[str, dict[tuple[int, int], float]]) -> None:
+    """Draws accuracy against image size, from few pixels to many, one step a size.
 
     Args:
         path: of the PNG file.
-        accuracies: of each run, by the height of the images.
+        accuracies: of each run, by the height and width of the images.
     """
+    sizes = sorted({size for by_size in accuracies.values() for size in by_size})
+    sizes.sort(key=math.prod)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for run, by_size in accuracies.items():
-        axes.plot(*zip(*sorted(by_size.items()), strict=True), marker="o", label=run)
-    axes.set(xlabel="image size, pixels", ylabel="held-out accuracy")
-    axes.set_xticks(sorted({size for by_size in accuracies.values() for size in by_size}))
+        axes.plot(range(len(sizes)), [by_size[size] for size in sizes], marker="o", label=run)
+    axes.set(xlabel="image size, height x width in pixels", ylabel="held-out accuracy")
+    axes.set_xticks(range(len(sizes)), [f"{height}x{width}" for height, width in sizes])
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)

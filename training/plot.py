@@ -28,15 +28,17 @@ def plot_loss(rows: list[dict], path: Path, *, unit: str, title: str) -> None:
     figure = Figure(figsize=(7, 2.5 + 1.75 * len(panels)), layout="constrained")
     figure.suptitle(title)
     number, scale = ("million", 1e6) if max(row.get(unit, 0) for row in rows) >= 1e6 else ("thousand", 1e3)
-    for axes, (label, curves) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+    grid = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    for axes, (label, curves) in zip(grid, panels, strict=True):
         for name, curve_label, style in curves:
             points = [(row[unit] / scale, row[name]) for row in rows if name in row]
             if points:
                 axes.plot(*zip(*points, strict=True), label=curve_label, **style)
-        axes.set(xlabel=f"{number} {unit}", ylabel=label)
+        axes.set_ylabel(label)
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
+    grid[-1].set_xlabel(f"{number} {unit}")
     figure.savefig(path, dpi=120)
 
 

@@ -6,10 +6,12 @@ import pytest
 from configs.schema import (
     Config,
     ConfigError,
+    conflicting_keys,
     differing_keys,
     load_config,
     parse_config,
     save_config,
+    there_and_here,
     to_dict,
 )
 from data.config import DIGITS_AUGMENT, PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
@@ -323,3 +325,18 @@ def test_differing_keys_are_named_with_both_values():
         ("data.path", None, "a.txt"),
         ("data.invalid", None, "skip"),
     ]
+
+
+def test_keys_conflict_that_both_have_and_that_change_a_step():
+    other = dataclasses.replace(
+        Config(), name="other", training=TrainingConfig(seed=5, log_every=7), data=TextFilesConfig(path="a")
+    )
+    assert conflicting_keys(Config(), other) == [
+        ("data.source", "python_stdlib", "text_files"),
+        ("seed", 0, 5),
+    ]
+
+
+def test_a_difference_is_told_as_values_stand_in_yaml():
+    assert there_and_here(("a.b", None, (8, 12))) == "a.b is null there, [8,12] here"
+    assert there_and_here(("c", "axial", True)) == "c is axial there, true here"

@@ -1,0 +1,104 @@
+"""What tests of the command line do with runs and read from them."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import train
+from configs.schema import Config, save_config
+from data.config import DigitsConfig
+from models.config import AxialViTConfig
+from scripts.image_task import load_image_task
+from scripts.loading import make_model
+from training.checkpoints import Checkpoints
+from training.config import TrainingConfig
+
+PROGRAM = Path(train.__file__)
+
+
+def tensors_of(run, *, step=None):
+    """All that the latest checkpoint holds, or that of a step: weights, optimizer slots, the iteration."""
+    checkpoints = run / "checkpoints"
+    path = max(checkpoints.iterdir()) if step is None else checkpoints / f"step-{step:08d}"
+    reader = tf.train.load_checkpoint(str(path / "tensors"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def assert_same_tensors(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def rows_of(run):
+    """Rows of metrics.jsonl, without what depends on the clock."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(sum(map(is_timing, row)) == 2 for row in rows)
+    return [{key: value for key, value in row.items() if not is_timing(key)} for row in rows]
+
+
+def is_timing(key):
+    return key == "elapsed_seconds" or key.endswith("_per_second")
+
+
+def contents_of(directory):
+    """Bytes of every file below."""
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def copy_of(run, name):
+    """A run that is another in name alone."""
+    copy = run.with_name(name)
+    shutil.copytree(run, copy)
+    return copy
+
+
+def start_process(workplace, *changes):
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), *workplace.arguments(*changes)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 60
+    while not path.exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def refusal(workplace, capsys, *changes, label="error"):
+    """The lines of a command that must end with exit code 2, say nothing else, and change nothing on disk."""
+    capsys.readouterr()
+    before = contents_of(workplace.outputs)
+    assert workplace.train(*changes) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert contents_of(workplace.outputs) == before
+    assert all(line.startswith(f"{label}: ") for line in lines)
+    return [line.removeprefix(f"{label}: ") for line in lines]
+
+
+def made_image_run(path, **model):
+    """The directory of a run on digits, whose weights are drawn and not trained, and its task."""
+    config = Config(
+        context_length=None,
+        data=DigitsConfig(),
+        model=AxialViTConfig(dim=16, num_layers=1, num_heads=2, mlp_dim=24, **model),
+        training=TrainingConfig(batch_size=50, precision="float32", compile="graph"),
+    )
+    task = load_image_task(config)
+    vit = make_model(task.config)
+    for number, weight in enumerate(vit.trainable_variables):
+        weight.assign(np.random.default_rng(number).normal(size=weight.shape, scale=0.5))
+    Checkpoints(path / "checkpoints", vit, keras.optimizers.SGD(), keep=1).save(7, task.facts)
+    save_config(task.config, path / "config.yaml")
+    return path, task, vit
