@@ -6,8 +6,6 @@ from typing import Literal
 
 from rope.config import AxialRopeConfig, RopeConfig
 
-# RoPE-ViT's, arXiv 2403.13298.
-GRID_THETA = {"axial": 100.0, "mixed": 10.0}
 # Fields of AxialRopeConfig that each position reads; the other positions read none.
 READ_OF_ROPE = {
     "axial": tuple(key.name for key in fields(AxialRopeConfig)),
@@ -161,11 +159,6 @@ class AxialViTConfig:
         height, width = self.image_size
         return height // self.patch_size, width // self.patch_size
 
-    @property
-    def theta(self) -> float:
-        """Rotation base of the frequencies of `axial` and `mixed`."""
-        return self.rope.theta or GRID_THETA[self.position]
-
     def rotary_options(self) -> list[dict[str, object]]:
         """Arguments of the `RotaryEmbedding` of rows and of columns; open lengths are those of the grid."""
         # Until the data is known, a length that no scaling refuses.
@@ -188,7 +181,7 @@ class AxialViTConfig:
         if scaling.target_length is None and scaling.reads("target_length"):
             options["target_length"] = patches
         if rope.freqs_for == "lang":
-            return options | {"theta": self.theta}
+            return options | {"theta": rope.theta}
         return options | {"max_freq": rope.max_freq}
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -203,7 +196,7 @@ class AxialViTConfig:
             yield "learned_rotations", "cumulative needs an order, which patches have not; use per_token"
         if self.position == "sinusoidal" and self.dim % 4:
             yield "dim", f"must be a multiple of 4 for sinusoidal rows and columns, got {self.dim}"
-        multiple = 4 if self.position in GRID_THETA else 2 if self.learned_rotations != "none" else 1
+        multiple = 4 if self.position in READ_OF_ROPE else 2 if self.learned_rotations != "none" else 1
         if self.dim % self.num_heads:
             yield "dim", f"must be a multiple of num_heads {self.num_heads}, got {self.dim}"
         elif self.head_dim % multiple:

@@ -137,7 +137,7 @@ class AxialViT(keras.Model):
             options = zip(config.rotary_options(), names, strict=True)
             return [RotaryEmbedding(**kwargs, name=name) for kwargs, name in options]
         if config.position == "mixed":
-            options = {"theta": config.theta, "layout": config.rope.layout}
+            options = {"theta": config.rope.theta, "layout": config.rope.layout}
             return [
                 MixedRotaryEmbedding(
                     config.num_heads, config.head_dim, seed=index, name=f"rotary_{index}", **options

@@ -132,14 +132,15 @@ class RopeConfig:
 class AxialRopeConfig:
     """Rotary embedding of the rows and the columns of a grid of patches.
 
-    theta: rotation base of `lang`; null is RoPE-ViT's (arXiv 2403.13298), 100, or 10 for mixed frequencies.
+    theta: rotation base of `lang`. For grids of 14 x 14 patches RoPE-ViT (arXiv 2403.13298) has 100, and 10
+        for mixed frequencies; grids of a few patches learn better with 10.
     max_freq: of `pixel`.
     coordinates: `unit` from -1 to 1, or `patches` 0, 1, 2, ...; null is `unit` for `pixel`, else `patches`.
     interpolate_factor: for rows and for columns.
     """
 
     freqs_for: Literal["lang", "pixel"] = "lang"
-    theta: float | None = field(default=None, metadata={"above": 1})
+    theta: float = field(default=10.0, metadata={"above": 1})
     max_freq: float = field(default=10.0, metadata={"min": 2})
     coordinates: Literal["unit", "patches"] | None = None
     interpolate_factor: tuple[float, ...] = (1.0, 1.0)
@@ -156,7 +157,7 @@ class AxialRopeConfig:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """(key, message) of each rule between fields that is broken."""
-        if self.freqs_for == "pixel" and self.theta is not None:
+        if self.freqs_for == "pixel" and self.theta != 10:
             yield "theta", f"has no effect with freqs_for 'pixel', got {self.theta}"
         if self.freqs_for == "lang" and self.max_freq != 10:
             yield "max_freq", f"has no effect with freqs_for 'lang', got {self.max_freq}"

@@ -133,7 +133,7 @@ def attention(config, weights, part, name, layer, x, places):
 def positional_angles(config, weights, layer, head, places):
     pairs, factor = config.head_dim // 2, np.array(config.rope.interpolate_factor)
     if config.position == "axial":
-        frequencies = (config.rope.theta or 100.0) ** (-2 * np.arange(pairs // 2) / pairs)
+        frequencies = config.rope.theta ** (-2 * np.arange(pairs // 2) / pairs)
         return np.concatenate([np.outer(along, frequencies) for along in (places / factor).T], axis=-1)
     if config.position == "mixed":
         along_rows, along_columns = weights[f"rotary_{layer}/frequencies"][:, head]

@@ -162,9 +162,7 @@ def test_open_lengths_of_a_scaling_are_the_patches_of_its_axis():
     assert [o["scaling"]["original_max_position_embeddings"] for o in options_of(scaling=given)] == [4, 4]
 
 
-def test_theta_is_that_of_rope_vit_for_each_kind_of_frequencies():
-    assert AxialViTConfig().theta == 100 and AxialViTConfig(position="mixed").theta == 10
-    assert AxialViTConfig(position="mixed", rope=rope(theta=7.0)).theta == 7
-    rows, columns = options_of(interpolate_factor=(2.0, 3.0))
-    assert rows["theta"] == columns["theta"] == 100
+def test_rows_and_columns_have_one_theta_and_a_factor_each():
+    rows, columns = options_of(theta=7.0, interpolate_factor=(2.0, 3.0))
+    assert rows["theta"] == columns["theta"] == 7
     assert (rows["interpolate_factor"], columns["interpolate_factor"]) == (2, 3)
