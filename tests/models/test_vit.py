@@ -5,6 +5,8 @@ import pytest
 import tensorflow as tf
 
 import models.layers
+import models.vision_block
+import models.vit
 from models.config import AxialViTConfig
 from models.vit import AxialViT
 from rope.config import AxialRopeConfig, RopeScalingConfig
@@ -217,6 +219,18 @@ def test_angles_are_float32_under_bfloat16(monkeypatch, rope):
     np.testing.assert_allclose(found, np.cos(angles), atol=2e-5)  # float32 angles near 300 rad
 
 
+def test_learned_positions_are_resampled_in_float32_under_bfloat16(monkeypatch):
+    dtypes, resampled = [], models.vit.resampled_grid
+
+    def recording(embedding, rows, columns):
+        dtypes.append(tf.convert_to_tensor(embedding).dtype)
+        return resampled(embedding, rows, columns)
+
+    monkeypatch.setattr(models.vit, "resampled_grid", recording)
+    model_of("learned", dtype="mixed_bfloat16")(images_of(8, 4))
+    assert dtypes == [tf.float32]
+
+
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("attention", ["full", "axial"])
 def test_only_without_positions_is_the_order_of_the_patches_unseen(position, attention):
@@ -329,16 +343,6 @@ def test_learned_rotations_start_as_the_plain_model():
     assert relative_difference(rotating(images_of()), plain(images_of())) < 1e-5  # float32
 
 
-def test_a_learned_rotation_of_one_patch_does_not_turn_the_class_token():
-    """Angles that all tokens share cancel, unless one of the tokens is not turned."""
-    model = model_of("per_token_alone", num_layers=1)
-    kernel = model.blocks[0].attentions[0].rotations.projection.kernel
-    before, trained = model(images_of()), kernel.numpy()
-    kernel.assign(tf.zeros_like(kernel))
-    assert relative_difference(model(images_of()), before) > 1e-2
-    kernel.assign(trained)
-
-
 def test_weights_have_the_names_and_shapes_that_a_checkpoint_needs():
     config = vars(PLAIN) | {"num_layers": 1, "position": "learned", "pooling": "class_token"}
     shapes = {weight.path: tuple(weight.shape) for weight in AxialViT(AxialViTConfig(**config)).weights}
@@ -357,8 +361,8 @@ def test_weights_have_the_names_and_shapes_that_a_checkpoint_needs():
     }
     by_axis = AxialViT(AxialViTConfig(**(vars(PLAIN) | {"num_layers": 1, "attention": "axial"})))
     assert by_axis.count_params() == AxialViT(AxialViTConfig(**config)).count_params() + 4 * 24**2 - 15 * 24
-    mixed = model_of("mixed").weights
-    frequencies = [weight for weight in mixed if "frequencies" in weight.name]
+    mixed = AxialViT(AxialViTConfig(**(vars(PLAIN) | {"position": "mixed"})))
+    frequencies = [weight for weight in mixed.weights if "frequencies" in weight.name]
     assert [(weight.path, tuple(weight.shape)) for weight in frequencies] == [
         (f"rotary_{layer}/frequencies", (2, 6, 2)) for layer in range(2)
     ]
@@ -397,9 +401,6 @@ def test_stochastic_depth_rises_to_its_rate_with_depth():
 
 
 def test_each_place_of_each_layer_draws_for_itself(monkeypatch):
-    import models.vision_block
-    import models.vit
-
     seeds, model = [], model_of("axial_by_axis", dropout=0.3)
 
     def recording(x, rate, seed):
