@@ -193,7 +193,8 @@ class AxialViTConfig:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """(key, message) of each rule between fields that is broken."""
-        yield from self._image_problems()
+        image_problems = list(self._image_problems())
+        yield from image_problems
         if self.num_classes is not None and self.num_classes < 2:
             yield "num_classes", f"must be >= 2, got {self.num_classes}: there is nothing to tell apart"
         if self.pooling == "class_token" and self.attention == "axial":
@@ -211,7 +212,7 @@ class AxialViTConfig:
                 f"/ num_heads must be a multiple of {multiple} to form rotation pairs, got head_dim "
                 f"{self.head_dim} (dim {self.dim} / num_heads {self.num_heads})",
             )
-        else:
+        elif not image_problems:
             yield from self._rope_problems()
 
     def _image_problems(self) -> Iterator[tuple[str, str]]:

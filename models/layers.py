@@ -11,6 +11,8 @@ from models.cache import LayerCache
 from models.rotations import LearnedRotations
 from rope.rotation import RotaryTable, composed_table, rotary_table, rotate
 
+INPUT_STDDEV = 0.02
+
 
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
     """Zeroes features at `rate` and scales up the rest, by `seed` (2,) alone; the identity without a seed."""
@@ -56,7 +58,7 @@ class Attention(keras.layers.Layer):
         layout: pair layout of the rotation.
         learned_rotations: `none`, `per_token` or `cumulative`, see `LearnedRotations`.
         norm_epsilon: of the QK-norm.
-        output_stddev: of the initial output projection.
+        output_stddev: of the initial output projection; `input_stddev` is that of queries, keys and values.
         num_unrotated: tokens at the start that learned rotations leave alone.
 
     Call arguments:
@@ -84,6 +86,7 @@ class Attention(keras.layers.Layer):
         output_stddev: float,
         dtype,
         name: str,
+        input_stddev: float = INPUT_STDDEV,
         num_unrotated: int = 0,
     ):
         # autocast would hand the rotary table over in the compute dtype.
@@ -91,7 +94,9 @@ class Attention(keras.layers.Layer):
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.layout = layout
         dim = num_heads * head_dim
-        self.qkv = projection((num_heads + 2 * num_kv_heads) * head_dim, stddev=0.02, dtype=dtype, name="qkv")
+        self.qkv = projection(
+            (num_heads + 2 * num_kv_heads) * head_dim, stddev=input_stddev, dtype=dtype, name="qkv"
+        )
         self.output_projection = projection(dim, stddev=output_stddev, dtype=dtype, name="output")
         self.query_norm = self.key_norm = None
         if qk_norm:
@@ -109,6 +114,7 @@ class Attention(keras.layers.Layer):
                 num_unrotated=num_unrotated,
                 name="learned_rotations",
             )
+        self.built = True  # its parts build themselves; Keras would trace the call to do it
 
     def call(
         self,
@@ -181,10 +187,20 @@ def attend(
 class FeedForward(keras.layers.Layer):
     """SwiGLU (Shazeer 2020, arXiv 2002.05202): (silu(x W_gate) * x W_up) W_down, dim -> mlp_dim -> dim."""
 
-    def __init__(self, *, dim: int, mlp_dim: int, output_stddev: float, dtype, name: str):
+    def __init__(
+        self,
+        *,
+        dim: int,
+        mlp_dim: int,
+        output_stddev: float,
+        dtype,
+        name: str,
+        input_stddev: float = INPUT_STDDEV,
+    ):
         super().__init__(dtype=dtype, name=name)
-        self.gate_and_up = projection(2 * mlp_dim, stddev=0.02, dtype=dtype, name="gate_and_up")
+        self.gate_and_up = projection(2 * mlp_dim, stddev=input_stddev, dtype=dtype, name="gate_and_up")
         self.down = projection(dim, stddev=output_stddev, dtype=dtype, name="down")
+        self.built = True  # its parts build themselves; Keras would trace the call to do it
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         gate, up = tf.split(self.gate_and_up(x), 2, axis=-1)
@@ -237,6 +253,7 @@ class Block(keras.layers.Layer):
         self.mlp = FeedForward(
             dim=num_heads * head_dim, mlp_dim=mlp_dim, output_stddev=output_stddev, dtype=dtype, name="mlp"
         )
+        self.built = True  # its parts build themselves; Keras would trace the call to do it
 
     def call(
         self,

@@ -39,6 +39,7 @@ class LearnedRotations(keras.layers.Layer):
             dtype="float32",
             name="projection",
         )
+        self.built = True  # its parts build themselves; Keras would trace the call to do it
 
     def call(self, x: tf.Tensor, cache: LayerCache | None = None) -> tuple[tf.Tensor, LayerCache | None]:
         batch, length = tf.unstack(tf.shape(x)[:2])

@@ -12,14 +12,16 @@ from models.grid import (
     sinusoidal_grid,
     with_unrotated_first,
 )
-from models.layers import Attention, FeedForward, drop_path, dropout, fold_in, projection
+from models.layers import dropout, fold_in, projection
+from models.vision_block import VisionBlock
 from rope.axial import MixedRotaryEmbedding
 from rope.embedding import RotaryEmbedding
 from rope.positions import size_of
 from rope.rotation import RotaryTable
 
 NORM_EPSILON = 1e-5
-EMBEDDING_STDDEV = 0.02
+# Of learned positions and the class token: near the size of the patches, as that of the sinusoids is.
+EMBEDDING_STDDEV = 0.5
 
 
 class AxialViT(keras.Model):
@@ -55,8 +57,9 @@ class AxialViT(keras.Model):
         check(config)
         self.config = config
         policy = self.dtype_policy
+        pixels = config.patch_size**2 * config.channels
         self.patch_embedding = projection(
-            config.dim, stddev=EMBEDDING_STDDEV, dtype=policy, name="patch_embedding"
+            config.dim, stddev=pixels**-0.5, dtype=policy, name="patch_embedding"
         )
         self.position_embedding = self.class_token = None
         if config.position == "learned":
@@ -65,6 +68,8 @@ class AxialViT(keras.Model):
         if config.pooling == "class_token":
             self.class_token = self._embedding("class_token", (config.dim,))
         self.rotaries = self._rotaries()
+        # By the width: at 0.02, the language model's, small models learn digits worse.
+        stddev = config.dim**-0.5
         self.blocks = [
             VisionBlock(
                 attention=config.attention,
@@ -75,7 +80,9 @@ class AxialViT(keras.Model):
                 layout=config.rope.layout,
                 learned_rotations=config.learned_rotations,
                 num_unrotated=int(config.pooling == "class_token"),
-                output_stddev=0.02 * (2 * config.num_layers) ** -0.5,
+                norm_epsilon=NORM_EPSILON,
+                input_stddev=stddev,
+                output_stddev=stddev * (2 * config.num_layers) ** -0.5,
                 dropout_rate=config.dropout,
                 drop_path_rate=config.drop_path * (index + 1) / config.num_layers,
                 dtype=policy,
@@ -87,7 +94,8 @@ class AxialViT(keras.Model):
         self.head = keras.layers.Dense(
             config.num_classes, use_bias=False, kernel_initializer="zeros", dtype=policy, name="head"
         )
-        self(tf.zeros((1, *config.image_size, config.channels)))  # makes the weights
+        self.built = True  # as its layers are: one call makes the weights
+        self(tf.zeros((1, *config.image_size, config.channels)))
 
     def call(self, images: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         config = self.config
@@ -187,102 +195,6 @@ class AxialViT(keras.Model):
                 f"height and width must be multiples of patch_size {config.patch_size}, "
                 f"got images of {shape[1]}x{shape[2]}."
             )
-
-
-class VisionBlock(keras.layers.Layer):
-    """Pre-norm block: attention of all patches, or within rows and then within columns, then feed-forward.
-
-    Args and call arguments are those of `Attention` and `FeedForward`, and
-
-        attention: `full` or `axial`.
-        dropout_rate: on what each part adds to the residual stream.
-        drop_path_rate: of examples to which a part adds nothing, see `drop_path`.
-        x: (batch, length, dim) for full attention, (batch, rows, columns, dim) for axial.
-        tables: the table of the attention, or of that within rows and of that within columns; None for none.
-        seed: (2,) int32 for the dropout of this call, or None for none.
-    """
-
-    def __init__(
-        self,
-        *,
-        attention: str,
-        num_heads: int,
-        head_dim: int,
-        mlp_dim: int,
-        qk_norm: bool,
-        layout: str,
-        learned_rotations: str,
-        num_unrotated: int,
-        output_stddev: float,
-        dropout_rate: float,
-        drop_path_rate: float,
-        dtype,
-        name: str,
-    ):
-        super().__init__(dtype=dtype, name=name, autocast=False)
-        self.dropout_rate, self.drop_path_rate = dropout_rate, drop_path_rate
-        if attention == "full":
-            parts = {"attention": attend_all}
-        elif attention == "axial":
-            parts = {"row_attention": attend_within_rows, "column_attention": attend_within_columns}
-        else:
-            raise ValueError(f"attention must be one of full, axial; got {attention!r}.")
-        self.routes = tuple(parts.values())
-        self.attentions = [
-            Attention(
-                num_heads=num_heads,
-                num_kv_heads=num_heads,
-                head_dim=head_dim,
-                qk_norm=qk_norm,
-                layout=layout,
-                learned_rotations=learned_rotations,
-                num_unrotated=num_unrotated,
-                norm_epsilon=NORM_EPSILON,
-                output_stddev=output_stddev,
-                dtype=dtype,
-                name=part,
-            )
-            for part in parts
-        ]
-        self.norms = [
-            keras.layers.RMSNormalization(epsilon=NORM_EPSILON, dtype=dtype, name=f"{part}_norm")
-            for part in (*parts, "mlp")
-        ]
-        self.mlp = FeedForward(
-            dim=num_heads * head_dim, mlp_dim=mlp_dim, output_stddev=output_stddev, dtype=dtype, name="mlp"
-        )
-
-    def call(
-        self, x: tf.Tensor, *, tables: tuple[RotaryTable | None, ...], seed: tf.Tensor | None = None
-    ) -> tf.Tensor:
-        *norms, mlp_norm = self.norms
-        parts = zip(norms, self.attentions, self.routes, tables, strict=True)
-        for part, (norm, attention, route, table) in enumerate(parts):
-            x = self._add(x, route(attention, norm(x), table), fold_in(seed, part))
-        return self._add(x, self.mlp(mlp_norm(x)), fold_in(seed, len(tables)))
-
-    def _add(self, x, added, seed):
-        added = dropout(added, self.dropout_rate, fold_in(seed, 0))
-        return x + drop_path(added, self.drop_path_rate, fold_in(seed, 1))
-
-
-def attend_all(attention: Attention, x: tf.Tensor, table: RotaryTable | None) -> tf.Tensor:
-    """Attention among all tokens of (batch, length, dim)."""
-    mixed, _ = attention(x, tables=None if table is None else (table, table))
-    return mixed
-
-
-def attend_within_rows(attention: Attention, x: tf.Tensor, table: RotaryTable | None) -> tf.Tensor:
-    """Attention among the patches of each row of (batch, rows, columns, dim)."""
-    batch, rows, columns, _ = tf.unstack(tf.shape(x))
-    mixed = attend_all(attention, tf.reshape(x, (batch * rows, columns, x.shape[-1])), table)
-    return tf.reshape(mixed, (batch, rows, columns, x.shape[-1]))
-
-
-def attend_within_columns(attention: Attention, x: tf.Tensor, table: RotaryTable | None) -> tf.Tensor:
-    """Attention among the patches of each column of (batch, rows, columns, dim)."""
-    swapped = attend_within_rows(attention, tf.transpose(x, (0, 2, 1, 3)), table)
-    return tf.transpose(swapped, (0, 2, 1, 3))
 
 
 def check(config: AxialViTConfig) -> None:

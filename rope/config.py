@@ -161,7 +161,7 @@ class AxialRopeConfig:
         if self.freqs_for == "lang" and self.max_freq != 10:
             yield "max_freq", f"has no effect with freqs_for 'lang', got {self.max_freq}"
         factors = self.interpolate_factor
-        if len(factors) != 2 or not min(factors) >= 1:
+        if len(factors) != 2 or not all(factor >= 1 for factor in factors):
             yield (
                 "interpolate_factor",
                 f"must be two numbers >= 1, for rows and for columns, got {list(factors)}. "

@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 LOSSES = (
@@ -51,6 +52,28 @@ def plot_context(curves: list[dict], path: Path, *, trained_lengths: list[int]) 
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
+    draw_context(axes, curves, trained_lengths)
+    axes.set(title="Held-out loss by window; bars are one standard error")
+    figure.legend(loc="outside right upper", fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def plot_context_panels(
+    panels: dict[str, list[dict]], path: Path, *, trained_lengths: list[int], bars: str
+) -> None:
+    """Draws curves as in `plot_context`, panels by title side by side; `bars` says what the errors are."""
+    figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
+    figure.suptitle(f"Held-out loss by window; bars are {bars}")
+    for axes, (title, curves) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        draw_context(axes, curves, trained_lengths)
+        axes.set(title=title)
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+def draw_context(axes: Axes, curves: list[dict], trained_lengths: list[int]) -> None:
     for length in trained_lengths:
         axes.axvline(length, color="grey", linestyle="--", linewidth=1)
     for curve, marker in zip(curves, itertools.cycle("os^vDXP*"), strict=False):
@@ -72,8 +95,5 @@ def plot_context(curves: list[dict], path: Path, *, trained_lengths: list[int]) 
     axes.set(
         xlabel=f"window of context, tokens (dashed: trained on {trained})",
         ylabel="loss, nats per token",
-        title="Held-out loss by window; bars are one standard error",
     )
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small")
-    figure.savefig(path, dpi=120)

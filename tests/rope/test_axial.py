@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import rope
 from rope import MixedRotaryEmbedding, RotaryEmbedding, apply_rotary_emb, grid_positions, mixed_frequencies
 from tests.rope.reference import angles_of, language, normal, turned
 
@@ -56,6 +57,15 @@ def test_a_grid_is_not_its_transpose():
     assert np.abs(wide - tall.swapaxes(0, 1)).max() > 1
     columns_first = rotary.axial_angles(5, 3, axis_order=(1, 0)).numpy()
     np.testing.assert_array_equal(wide, columns_first.swapaxes(0, 1))
+
+
+def test_each_axis_may_have_frequencies_of_its_own():
+    rows, columns = angles_of(range(3), [1.0, 0.5]), angles_of(range(5), [0.7, 0.2, 0.1])
+    grid = rope.grid_angles([tf.constant(rows, tf.float32), tf.constant(columns, tf.float32)]).numpy()
+    assert grid.shape == (3, 5, 5)
+    for row, column in np.ndindex(3, 5):
+        expected = np.concatenate([rows[row], columns[column]])
+        np.testing.assert_allclose(grid[row, column], expected, atol=1e-6)
 
 
 def test_columns_first_is_the_order_of_rope_vit():

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from configs.builder import build
-from rope.config import RopeConfig, RopeScalingConfig
+from rope.config import AxialRopeConfig, RopeConfig, RopeScalingConfig
 
 YARN = RopeScalingConfig(type="yarn", factor=4.0)
 
@@ -119,3 +119,27 @@ def test_the_command_line_reaches_the_scaling():
         "got 'yarm'; did you mean 'yarn'?",
         "unknown key 'scaling.facto'; did you mean 'scaling.factor'?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"freqs_for": "pixel", "theta": 100.0}, "theta has no effect with freqs_for 'pixel', got 100.0"),
+        ({"max_freq": 20.0}, "max_freq has no effect with freqs_for 'lang', got 20.0"),
+        ({"interpolate_factor": (2.0,)}, "interpolate_factor must be two numbers >= 1, for rows and for"),
+        ({"interpolate_factor": (2.0, 0.5)}, "interpolate_factor must be two numbers >= 1"),
+        ({"interpolate_factor": (1.0, 2.0, 1.0)}, "interpolate_factor must be two numbers >= 1"),
+        ({"interpolate_factor": (1.0, float("nan"))}, "interpolate_factor must be two numbers >= 1"),
+        ({"interpolate_factor": (1.0, 2.0), "scaling": YARN}, "interpolate_factor is a scaling of its own"),
+    ],
+)
+def test_options_of_a_grid_that_nothing_would_read_are_problems(options, problem):
+    (found,) = (f"{key} {message}" for key, message in AxialRopeConfig(**options).problems())
+    assert found.startswith(problem)
+
+
+def test_coordinates_are_patches_for_lang_and_unit_for_pixel():
+    assert AxialRopeConfig().counts_patches
+    assert not AxialRopeConfig(freqs_for="pixel").counts_patches
+    assert not AxialRopeConfig(coordinates="unit").counts_patches
+    assert AxialRopeConfig(freqs_for="pixel", coordinates="patches").counts_patches

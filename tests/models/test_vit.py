@@ -1,0 +1,446 @@
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models.layers
+from models.config import AxialViTConfig
+from models.vit import AxialViT
+from rope.config import AxialRopeConfig, RopeScalingConfig
+from training.optimizer import is_decayed
+
+SEED = tf.constant([3, 4], tf.int32)
+# No two axes alike: 3 x 5 patches of 2 x 2 pixels in 3 colours, 6 heads of 4 features, 7 classes.
+PLAIN = AxialViTConfig(dim=24, num_layers=2, num_heads=6, mlp_dim=20, patch_size=2).for_images(6, 10, 3, 7)
+POSITIONS = ("axial", "mixed", "learned", "sinusoidal", "none")
+VARIANTS = {
+    **{position: {"position": position} for position in POSITIONS},
+    **{f"{position}_by_axis": {"position": position, "attention": "axial"} for position in POSITIONS},
+    "class_token": {"pooling": "class_token", "qk_norm": True},
+    "mixed_class_token": {"pooling": "class_token", "position": "mixed"},
+    "per_token": {"learned_rotations": "per_token", "rope": AxialRopeConfig(layout="half")},
+    "per_token_class_token": {"learned_rotations": "per_token", "pooling": "class_token"},
+    "per_token_alone": {"learned_rotations": "per_token", "position": "none", "pooling": "class_token"},
+    "per_token_by_axis": {"learned_rotations": "per_token", "attention": "axial", "position": "mixed"},
+    "interpolated": {"rope": AxialRopeConfig(interpolate_factor=(2.0, 3.0), theta=50.0)},
+    "mixed_interpolated": {
+        "position": "mixed",
+        "rope": AxialRopeConfig(interpolate_factor=(2.0, 3.0), theta=50.0, layout="half"),
+    },
+}
+
+
+@functools.cache
+def _model(dtype, items):
+    model = AxialViT(AxialViTConfig(**(vars(PLAIN) | dict(items))), dtype=dtype)
+    # At their initial size the weights change the logits too little to show a mistake in them.
+    for variable in model.weights:
+        random = np.random.default_rng(sum(variable.path.encode()))
+        values = random.normal(size=variable.shape)
+        if "kernel" in variable.path:
+            variable.assign(values * 1.5 * variable.shape[0] ** -0.5)
+        elif "scale" in variable.path:
+            variable.assign(1 + 0.3 * values)
+        elif "frequencies" in variable.path:
+            variable.assign(variable * (1 + 0.2 * random.random(variable.shape)))
+        else:
+            variable.assign(values)
+    return model
+
+
+def model_of(variant=None, *, dtype="float32", **options):
+    """A model with large random weights, the same by name in every model that has them."""
+    return _model(dtype, tuple(((VARIANTS[variant] if variant else {}) | options).items()))
+
+
+def images_of(height=6, width=10, batch=2):
+    return np.random.default_rng(1).normal(size=(batch, height, width, 3)).astype(np.float32)
+
+
+def relative_difference(a, b):
+    """Largest difference, in standard deviations of `b`."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return np.max(abs(a - b)) / np.std(b)
+
+
+def reference_logits(model, images):
+    """The model in NumPy, float64, one image and one head at a time, from its config and weights alone."""
+    weights = {w.path.removeprefix("axial_vit/"): w.numpy().astype(float) for w in model.weights}
+    return np.stack([reference_image(model.config, weights, image) for image in images])
+
+
+def reference_image(config, weights, image):
+    size, dim = config.patch_size, config.dim
+    rows, columns = image.shape[0] // size, image.shape[1] // size
+    grid = np.empty((rows, columns, dim))
+    for row, column in np.ndindex(rows, columns):
+        patch = image[row * size : (row + 1) * size, column * size : (column + 1) * size]
+        grid[row, column] = patch.reshape(-1) @ weights["patch_embedding/kernel"]
+    if config.position == "learned":
+        trained = weights["position_embedding"].reshape(*config.grid, dim)
+        grid += np.asarray(tf.image.resize(trained, (rows, columns), method="bicubic", antialias=True))
+    if config.position == "sinusoidal":
+        frequencies = 10_000.0 ** (-np.arange(0, dim // 2, 2) / (dim // 2))
+        for row, column in np.ndindex(rows, columns):
+            angles = np.outer((row, column), frequencies)
+            grid[row, column] += np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(dim)
+    places = np.array(list(np.ndindex(rows, columns)))
+    x = grid.reshape(rows * columns, dim)
+    if config.pooling == "class_token":
+        x, places = np.vstack([weights["class_token"], x]), np.vstack([[np.nan, np.nan], places])
+    for index in range(config.num_layers):
+        part = {name.split("/", 1)[1]: w for name, w in weights.items() if name.startswith(f"block_{index}/")}
+        for name, neighbours in groups_of(config, places):
+            normed, mixed = rms_norm(x, part[f"{name}_norm/scale"]), np.empty_like(x)
+            for group in neighbours:
+                mixed[group] = attention(config, weights, part, name, index, normed[group], places[group])
+            x = x + mixed
+        gate, up = np.split(rms_norm(x, part["mlp_norm/scale"]) @ part["mlp/gate_and_up/kernel"], 2, axis=-1)
+        x = x + (gate / (1 + np.exp(-gate)) * up) @ part["mlp/down/kernel"]
+    x = rms_norm(x, weights["norm/scale"])
+    return (x[0] if config.pooling == "class_token" else x.mean(axis=0)) @ weights["head/kernel"]
+
+
+def groups_of(config, places):
+    """(name of an attention, the sets of tokens that see each other in it)."""
+    if config.attention == "full":
+        return [("attention", [np.arange(len(places))])]
+    rows = [np.flatnonzero(places[:, 0] == row) for row in np.unique(places[:, 0])]
+    columns = [np.flatnonzero(places[:, 1] == column) for column in np.unique(places[:, 1])]
+    return [("row_attention", rows), ("column_attention", columns)]
+
+
+def attention(config, weights, part, name, layer, x, places):
+    heads = np.reshape(x @ part[f"{name}/qkv/kernel"], (len(x), 3, config.num_heads, config.head_dim))
+    mixed = []
+    for head in range(config.num_heads):
+        query, key, value = heads[:, :, head].swapaxes(0, 1)
+        if config.qk_norm:
+            query = rms_norm(query, part[f"{name}/query_norm/scale"])
+            key = rms_norm(key, part[f"{name}/key_norm/scale"])
+        angles = positional_angles(config, weights, layer, head, places)
+        if config.learned_rotations == "per_token":
+            learned = x @ part[f"{name}/learned_rotations/projection/kernel"]
+            angles = angles + learned.reshape(len(x), config.num_heads, -1)[:, head]
+        angles[np.isnan(places[:, 0])] = 0
+        scores = turned(query, angles, config) @ turned(key, angles, config).T / np.sqrt(config.head_dim)
+        shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+        mixed.append(shares @ value)
+    return np.concatenate(mixed, axis=-1) @ part[f"{name}/output/kernel"]
+
+
+def positional_angles(config, weights, layer, head, places):
+    pairs, factor = config.head_dim // 2, np.array(config.rope.interpolate_factor)
+    if config.position == "axial":
+        frequencies = (config.rope.theta or 100.0) ** (-2 * np.arange(pairs // 2) / pairs)
+        return np.concatenate([np.outer(along, frequencies) for along in (places / factor).T], axis=-1)
+    if config.position == "mixed":
+        along_rows, along_columns = weights[f"rotary_{layer}/frequencies"][:, head]
+        row, column = (places / factor).T
+        return np.outer(row, along_rows) + np.outer(column, along_columns)
+    return np.zeros((len(places), pairs))
+
+
+def turned(x, angles, config):
+    if config.rope.layout == "half":
+        first, second = np.split(x, 2, axis=-1)
+        z = (first + 1j * second) * np.exp(1j * angles)
+        return np.concatenate([z.real, z.imag], axis=-1)
+    z = (x[:, 0::2] + 1j * x[:, 1::2]) * np.exp(1j * angles)
+    return np.stack([z.real, z.imag], axis=-1).reshape(x.shape)
+
+
+def rms_norm(x, scale):
+    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-5) * scale
+
+
+@pytest.mark.parametrize("size", [(6, 10), (8, 4)])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_logits_are_those_of_the_model_written_in_numpy(variant, size):
+    model, images = model_of(variant), images_of(*size)
+    logits = model(images)
+    assert (logits.shape, logits.dtype) == ((2, 7), tf.float32)
+    assert relative_difference(logits, reference_logits(model, images)) < 1e-4  # float32, two layers
+
+
+@pytest.mark.parametrize("variant", ["learned", "mixed_class_token", "per_token_by_axis"])
+def test_eager_graph_and_xla_agree_and_one_trace_serves_every_size(variant):
+    model, traces = model_of(variant, num_layers=1), []
+
+    def logits(images):
+        traces.append(None)
+        return model(images)
+
+    signature = [tf.TensorSpec((None, None, None, 3))]
+    compiled = tf.function(logits, input_signature=signature, jit_compile=True)
+    in_a_graph = tf.function(logits, input_signature=signature)
+    for function, size in ((in_a_graph, (6, 10)), (in_a_graph, (12, 4)), (compiled, (12, 4))):
+        images = images_of(*size)
+        assert relative_difference(function(images), model(images)) < 1e-4  # float32
+    assert len(traces) == 2
+
+
+def test_gradients_are_the_same_eagerly_in_a_graph_and_under_xla():
+    model, images = model_of("learned_by_axis", num_layers=1), tf.constant(images_of())
+
+    def gradients(images):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits([3, 5], model(images)))
+        return tape.gradient(loss, model.trainable_variables)
+
+    expected = gradients(images)
+    for jit_compile in (False, True):
+        found = tf.function(gradients, jit_compile=jit_compile)(images)
+        for gradient, other in zip(found, expected, strict=True):
+            assert relative_difference(gradient, other) < 1e-3  # float32
+
+
+@pytest.mark.parametrize("variant", ["axial", "mixed_class_token", "learned_by_axis", "per_token"])
+def test_bfloat16_is_float32_to_its_precision(variant):
+    exact, rough = model_of(variant), model_of(variant, dtype="mixed_bfloat16")
+    logits = rough(images_of(batch=8))
+    assert logits.dtype == tf.float32
+    assert relative_difference(logits, exact(images_of(batch=8))) < 0.15  # 2**-8 a rounding, two layers
+
+
+@pytest.mark.parametrize("rope", [{}, {"learned_freq": True}])
+def test_angles_are_float32_under_bfloat16(monkeypatch, rope):
+    """In bfloat16 the positions 256 and 257 are the same number."""
+    config = AxialViTConfig(patch_size=1, num_layers=1, rope=AxialRopeConfig(**rope))
+    model = AxialViT(config.for_images(2, 300, 1, 2), dtype="mixed_bfloat16")
+    tables = []
+    monkeypatch.setattr(models.layers, "rotate", lambda x, table, *, layout: tables.append(table) or x)
+    model(tf.zeros((1, 2, 300, 1)))
+    angles = np.outer(np.arange(300), 100.0 ** (-np.arange(4) / 4))
+    found = np.reshape(tables[0].cos, (2, 300, 16))[1, :, 8::2]
+    np.testing.assert_allclose(found, np.cos(angles), atol=2e-5)  # float32 angles near 300 rad
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("attention", ["full", "axial"])
+def test_only_without_positions_is_the_order_of_the_patches_unseen(position, attention):
+    model, images = model_of(position=position, attention=attention), images_of()
+    patches = images.reshape(2, 3, 2, 5, 2, 3)
+    moved = patches[:, [2, 0, 1]][:, :, :, [1, 0, 4, 2, 3]].reshape(images.shape)  # whole rows and columns
+    difference = relative_difference(model(moved), model(images))
+    assert difference < 1e-5 if position == "none" else difference > 1e-2  # float32
+
+
+def test_axial_attention_without_positions_still_sees_who_shares_a_row():
+    images = images_of()
+    swapped = images.copy()
+    swapped[:, 0:2, 0:2], swapped[:, 4:6, 6:8] = images[:, 4:6, 6:8], images[:, 0:2, 0:2]
+    full, axial = (model_of(position="none", attention=attention) for attention in ("full", "axial"))
+    assert relative_difference(full(swapped), full(images)) < 1e-5  # float32
+    assert relative_difference(axial(swapped), axial(images)) > 1e-2
+
+
+@pytest.mark.parametrize("variant", ["axial", "mixed", "learned", "sinusoidal", "axial_by_axis", "none"])
+def test_an_image_is_not_its_transpose(variant):
+    model, images = model_of(variant, patch_size=1, image_size=(3, 5)), images_of(3, 5)
+    difference = relative_difference(model(images.swapaxes(1, 2)), model(images))
+    assert difference < 1e-5 if variant == "none" else difference > 1e-2  # float32
+
+
+def rope(**options):
+    return {"rope": AxialRopeConfig(**options)}
+
+
+def scaled(kind, **keys):
+    return rope(scaling=RopeScalingConfig(type=kind, **keys))
+
+
+OPTIONS = {
+    "theta": rope(theta=20.0),
+    "pixel": rope(freqs_for="pixel"),
+    "max_freq": rope(freqs_for="pixel", max_freq=4.0),
+    "unit": rope(coordinates="unit"),
+    "pixel_patches": rope(freqs_for="pixel", coordinates="patches"),
+    "rows": rope(interpolate_factor=(2.0, 1.0)),
+    "columns": rope(interpolate_factor=(1.0, 3.0)),
+    "both": rope(interpolate_factor=(2.0, 2.0)),
+    "layout": rope(layout="half"),
+    "ntk": scaled("ntk", factor=3.0),
+    "dynamic": scaled("dynamic", factor=3.0),
+    "dynamic_longer": scaled("dynamic", factor=3.0, target_length=64),
+    "yarn": scaled("yarn", factor=3.0),
+    "yarn_original": scaled("yarn", factor=3.0, original_max_position_embeddings=64),
+    "longrope": scaled(
+        "longrope",
+        factor=3.0,
+        short_factor=(1.0,) * 2,
+        long_factor=(2.0, 4.0),
+        original_max_position_embeddings=2,
+    ),
+    "proportional": scaled("proportional", partial_rotary_factor=0.5),
+    "qk_norm": {"qk_norm": True},
+    "class_token": {"pooling": "class_token"},
+    "by_axis": {"attention": "axial"},
+    "per_token": {"learned_rotations": "per_token"},
+    **{position: {"position": position} for position in POSITIONS[1:]},
+    "mixed_theta": {"position": "mixed", **rope(theta=3.0)},
+    "mixed_rows": {"position": "mixed", **rope(interpolate_factor=(2.0, 1.0))},
+    "mixed_columns": {"position": "mixed", **rope(interpolate_factor=(1.0, 2.0))},
+    "mixed_layout": {"position": "mixed", **rope(layout="half")},
+}
+EIGHT = {"num_heads": 3, "num_layers": 1}  # heads of 8 features: two frequencies for an axis
+
+
+def test_each_option_gives_logits_of_its_own():
+    images = images_of()
+    logits = {name: model_of(**EIGHT, **options)(images) for name, options in OPTIONS.items()}
+    logits["plain"] = model_of(**EIGHT)(images)
+    names = list(logits)
+    for i, a in enumerate(names):
+        for b in names[:i]:
+            assert relative_difference(logits[a], logits[b]) > 1e-3, (a, b)
+
+
+def test_linear_scaling_is_interpolation_of_both_axes():
+    ours = model_of(**EIGHT, **scaled("linear", factor=2.0))(images_of())
+    assert relative_difference(ours, model_of(**EIGHT, **OPTIONS["both"])(images_of())) < 1e-5  # float32
+
+
+def test_learned_frequencies_start_as_fixed_ones_and_learn():
+    fixed, learned = AxialViT(PLAIN), AxialViT(AxialViTConfig(**(vars(PLAIN) | rope(learned_freq=True))))
+    values = {weight.path: weight for weight in model_of().weights}
+    for weight in (*fixed.weights, *learned.weights):
+        if weight.path in values:
+            weight.assign(values[weight.path])
+    with tf.GradientTape() as tape:
+        logits = learned(images_of())
+        loss = tf.reduce_sum(logits**2)
+    assert relative_difference(logits, fixed(images_of())) < 1e-5  # float32
+    frequencies = [weight for weight in learned.trainable_weights if "frequencies" in weight.name]
+    assert [weight.path.split("/")[-2] for weight in frequencies] == ["row_rotary", "column_rotary"]
+    for gradient in tape.gradient(loss, frequencies):
+        assert np.max(abs(gradient)) > 1e-3
+
+
+def test_learned_rotations_start_as_the_plain_model():
+    plain = AxialViT(PLAIN)
+    plain.head.kernel.assign(model_of().head.kernel)
+    rotating = AxialViT(AxialViTConfig(**(vars(PLAIN) | {"learned_rotations": "per_token"})))
+    values = {weight.path: weight for weight in plain.weights}
+    for weight in rotating.weights:
+        if weight.path in values:
+            weight.assign(values[weight.path])
+    assert relative_difference(rotating(images_of()), plain(images_of())) < 1e-5  # float32
+
+
+def test_a_learned_rotation_of_one_patch_does_not_turn_the_class_token():
+    """Angles that all tokens share cancel, unless one of the tokens is not turned."""
+    model = model_of("per_token_alone", num_layers=1)
+    kernel = model.blocks[0].attentions[0].rotations.projection.kernel
+    before, trained = model(images_of()), kernel.numpy()
+    kernel.assign(tf.zeros_like(kernel))
+    assert relative_difference(model(images_of()), before) > 1e-2
+    kernel.assign(trained)
+
+
+def test_weights_have_the_names_and_shapes_that_a_checkpoint_needs():
+    config = vars(PLAIN) | {"num_layers": 1, "position": "learned", "pooling": "class_token"}
+    shapes = {weight.path: tuple(weight.shape) for weight in AxialViT(AxialViTConfig(**config)).weights}
+    assert shapes == {
+        "axial_vit/patch_embedding/kernel": (12, 24),
+        "axial_vit/position_embedding": (15, 24),
+        "axial_vit/class_token": (24,),
+        "axial_vit/block_0/attention_norm/scale": (24,),
+        "axial_vit/block_0/attention/qkv/kernel": (24, 72),
+        "axial_vit/block_0/attention/output/kernel": (24, 24),
+        "axial_vit/block_0/mlp_norm/scale": (24,),
+        "axial_vit/block_0/mlp/gate_and_up/kernel": (24, 40),
+        "axial_vit/block_0/mlp/down/kernel": (20, 24),
+        "axial_vit/norm/scale": (24,),
+        "axial_vit/head/kernel": (24, 7),
+    }
+    by_axis = AxialViT(AxialViTConfig(**(vars(PLAIN) | {"num_layers": 1, "attention": "axial"})))
+    assert by_axis.count_params() == AxialViT(AxialViTConfig(**config)).count_params() + 4 * 24**2 - 15 * 24
+    mixed = model_of("mixed").weights
+    frequencies = [weight for weight in mixed if "frequencies" in weight.name]
+    assert [(weight.path, tuple(weight.shape)) for weight in frequencies] == [
+        (f"rotary_{layer}/frequencies", (2, 6, 2)) for layer in range(2)
+    ]
+    assert not any(is_decayed(weight) for weight in frequencies)
+    assert np.abs(frequencies[0] - frequencies[1]).max() > 0.01
+
+
+def test_the_model_tells_when_it_resamples_positions():
+    assert not model_of("learned").resamples_positions(6, 10)
+    assert model_of("learned").resamples_positions(10, 6)
+    assert not model_of("axial").resamples_positions(12, 20)
+
+
+def test_a_new_model_gives_every_class_the_same_chance():
+    np.testing.assert_array_equal(AxialViT(PLAIN)(images_of()), np.zeros((2, 7)))
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.3}, {"drop_path": 0.3}])
+def test_what_is_dropped_is_drawn_from_the_seed_alone_and_in_training_alone(options):
+    model, images = model_of(**options), images_of()
+    with pytest.raises(ValueError, match="training with dropout needs a seed"):
+        model(images, training=True)
+    once = model(images, training=True, seed=SEED)
+    np.testing.assert_array_equal(model(images, training=True, seed=SEED), once)
+    assert relative_difference(model(images, training=True, seed=SEED + 1), once) > 0.1
+    in_a_graph = tf.function(lambda images, seed: model(images, training=True, seed=seed))
+    assert relative_difference(in_a_graph(images, SEED), once) < 1e-4  # float32
+    for inference in (model(images), model(images, seed=SEED)):
+        np.testing.assert_array_equal(inference, model_of()(images))
+    model_of()(images, training=True)  # without dropout it needs no seed
+
+
+def test_stochastic_depth_rises_to_its_rate_with_depth():
+    model = model_of(num_layers=4, drop_path=0.4)
+    np.testing.assert_allclose([block.drop_path_rate for block in model.blocks], [0.1, 0.2, 0.3, 0.4])
+
+
+def test_each_place_of_each_layer_draws_for_itself(monkeypatch):
+    import models.vision_block
+    import models.vit
+
+    seeds, model = [], model_of("axial_by_axis", dropout=0.3)
+
+    def recording(x, rate, seed):
+        seeds.append(tuple(seed.numpy()))
+        return x
+
+    for module, name in (
+        (models.vit, "dropout"),
+        (models.vision_block, "dropout"),
+        (models.vision_block, "drop_path"),
+    ):
+        monkeypatch.setattr(module, name, recording)
+    model(images_of(), training=True, seed=SEED)
+    assert len(seeds) == len(set(seeds)) == 13  # the embedding, and three branches of two layers, twice
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 6, 10), r"images must be \(batch, height, width, channels\), got shape \(2, 6, 10\)"),
+        ((2, 6, 10, 1), "images must have 3 channels, got 1"),
+        ((2, 7, 10, 3), "height and width must be multiples of patch_size 2, got images of 7x10"),
+        ((2, 6, 11, 3), "height and width must be multiples of patch_size 2, got images of 6x11"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        model_of()(tf.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": None}, "channels is open: fill it in from the data with config.for_images"),
+        ({"patch_size": None}, "patch_size is open"),
+        ({"patch_size": 4}, "patch_size must divide both sides of the images, got 4 for 6x10"),
+        ({"dim": 18}, "dim / num_heads must be a multiple of 4"),
+        (rope(max_freq=3.0), "max_freq has no effect with freqs_for 'lang'"),
+        (scaled("yarn"), "factor is missing"),
+    ],
+)
+def test_a_configuration_that_cannot_be_meant_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        AxialViT(AxialViTConfig(**(vars(PLAIN) | options)))
