@@ -50,6 +50,7 @@ TINY_IMAGES = (
     "sample_every=8",
     "checkpoint_every=4",
     "optimizer.learning_rate=1e-2",
+    "optimizer.final_learning_rate_ratio=0.1",
     "optimizer.warmup_steps=2",
 )
 

@@ -47,7 +47,7 @@ def test_a_run_begins_at_chance_and_moves(trained_images):
     """Twelve steps teach a tiny model little; that one learns, the test with coloured photographs shows."""
     rows = rows_of(trained_images)
     assert rows[0]["loss"] == pytest.approx(np.log(10), abs=1e-5)  # the head begins at zero
-    assert summary_of(trained_images)["accuracy"] > 0.11
+    assert rows[-1]["validation_loss"] != pytest.approx(np.log(10), abs=1e-4)
 
 
 def test_a_run_writes_its_files(trained_images):

@@ -163,10 +163,11 @@ def test_other_images_than_those_of_the_training_are_said(options, eagerly, tmp_
     assert f"note: {run} was trained on other data than this machine's digits." in errors
 
 
-def test_images_are_normalised_as_in_the_training(eagerly, tmp_path, capsys):
+@pytest.mark.parametrize("options", [[], ["--image-size", "8"]])
+def test_images_are_normalised_as_in_the_training(options, eagerly, tmp_path, capsys):
     run, task, model = made_image_run(tmp_path)
     checkpoints = Checkpoints(run / "checkpoints", model, keras.optimizers.SGD(), keep=1)
     checkpoints.save(8, task.facts | {"mean": [0.9], "deviation": [0.1]})
-    _, output, _ = evaluate(capsys, run, "--json")
+    _, output, _ = evaluate(capsys, run, *options, "--json")
     other = replace(task, mean=np.float32([0.9]), deviation=np.float32([0.1]))
     assert json.loads(output)[0]["loss"] == pytest.approx(measured(other, model, (8, 8))[1], rel=1e-4)
