@@ -24,6 +24,7 @@ from data.config import (
     IMAGE_CONFIGS,
     DigitsConfig,
     ImageFolderConfig,
+    PasskeyConfig,
     PythonStdlibConfig,
     TextFilesConfig,
     TfdsImagesConfig,
@@ -83,6 +84,7 @@ class Config:
         PythonStdlibConfig
         | TfdsTextConfig
         | TextFilesConfig
+        | PasskeyConfig
         | DigitsConfig
         | TfdsImagesConfig
         | ImageFolderConfig

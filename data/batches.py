@@ -61,15 +61,30 @@ def training_dataset(
     Yields inputs and targets of static shape (batch_size, length), int32. A run that stopped after step k
     goes on with `start_step=k`.
     """
-    import tensorflow as tf
 
     def batch(index):
-        return training_batch(tokens, int(index), batch_size=batch_size, length=length, seed=seed)
+        return training_batch(tokens, index, batch_size=batch_size, length=length, seed=seed)
+
+    return batch_dataset(batch, start_step=start_step, num_steps=num_steps, shape=(batch_size, length))
+
+
+def batch_dataset(
+    batch: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    *,
+    start_step: int,
+    num_steps: int,
+    shape: tuple[int, int],
+):
+    """The values of `batch` at `start_step` to `num_steps - 1` as a `tf.data.Dataset`.
+
+    They are inputs and targets, int32, each of `shape`, (batch_size, length).
+    """
+    import tensorflow as tf
 
     def load(index):
-        inputs, targets = tf.numpy_function(batch, [index], [tf.int32, tf.int32])
-        inputs.set_shape((batch_size, length))
-        targets.set_shape((batch_size, length))
+        inputs, targets = tf.numpy_function(lambda index: batch(int(index)), [index], [tf.int32, tf.int32])
+        inputs.set_shape(shape)
+        targets.set_shape(shape)
         return inputs, targets
 
     return tf.data.Dataset.range(start_step, num_steps).map(load).prefetch(tf.data.AUTOTUNE)

@@ -53,6 +53,18 @@ class TfdsTextConfig:
 
 
 @dataclass(frozen=True)
+class PasskeyConfig:
+    """Generated texts that state a key of some digits and ask for it at their end."""
+
+    source: Literal["passkey"] = "passkey"
+    digits: int = field(default=5, metadata={"min": 1, "max": 20})
+    # Of a row that is trained on, at most.
+    texts: int = field(default=4, metadata={"min": 1})
+    # Texts that are measured and never trained on, one a row.
+    held_out_examples: int = field(default=500, metadata={"min": 1})
+
+
+@dataclass(frozen=True)
 class AugmentConfig:
     """Random moves of a training image, drawn anew in each epoch; 0 and false move nothing."""
 

@@ -7,11 +7,18 @@ import numpy as np
 PERMUTATION_STREAM = 0
 PHASE_STREAM = 1
 AUGMENT_STREAM = 2
+PASSKEY_STREAM = 3
+HELD_OUT_PASSKEY_STREAM = 4
 
 
 def epoch_generator(seed: int, epoch: int, *, stream: int) -> np.random.Generator:
     """Random numbers of one epoch; each `stream` of it is independent of the others."""
-    return np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[0, 0, 0, stream]))
+    return generator_of(seed, epoch, stream=stream)
+
+
+def generator_of(seed: int, number: int, *, stream: int) -> np.random.Generator:
+    """Random numbers of the item of this number; each `stream` of it is independent of the others."""
+    return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, 0, 0, stream]))
 
 
 # A batch touches one epoch, or two where they meet.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from configs.schema import Config
+from data.config import PasskeyConfig
 from data.text import TextCorpus, load_text
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
@@ -19,13 +20,13 @@ from training.windows import WindowEvaluator, make_window_evaluator
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A trained language model, and the text that it was trained and is evaluated on."""
+    """A trained language model and, where its loss is measured, the text that it was trained on."""
 
     path: Path
     model: TransformerLM
     config: Config
     manifest: dict
-    corpus: TextCorpus
+    corpus: TextCorpus | None = None
 
     @property
     def trained_length(self) -> int:
@@ -55,6 +56,11 @@ class Case(NamedTuple):
 
 def load_run(path: Path) -> Run:
     model, config, manifest = load_model(path, of=TransformerLMConfig)
+    if isinstance(config.data, PasskeyConfig):
+        raise RunError(
+            f"{path} was trained on generated passkeys, so that there is no held-out text to measure it on. "
+            f"Measure how many keys it finds: python -m scripts.passkey {path}"
+        )
     corpus = load_text(config.data, report=print_error)
     tell_of_other_data(path, config, manifest, fingerprint=corpus.fingerprint)
     return Run(path, model, config, manifest, corpus)
@@ -162,7 +168,7 @@ def lengthened_config(config: TransformerLMConfig, *, length: int) -> Transforme
 
 
 def evaluator_of(case: Case) -> WindowEvaluator:
-    if config_of(case) == case.run.model.config:
+    if case.run.model.config == config_of(case):
         return case.run.evaluate
     return make_window_evaluator(model_of(case), compile_mode=case.run.config.training.compile)
 
@@ -170,6 +176,8 @@ def evaluator_of(case: Case) -> WindowEvaluator:
 def model_of(case: Case) -> TransformerLM:
     """The weights of the run in the model of the case; none of its options adds or changes a weight."""
     trained = case.run.model
+    if trained.config == config_of(case):
+        return trained
     model = TransformerLM(
         config_of(case), dtype=trained.dtype_policy.name, document_separator=trained.document_separator
     )

@@ -47,7 +47,11 @@ def work_of(case: Case, batches: WindowBatches) -> float:
 
 
 def batches_of(case: Case, targets: Targets) -> WindowBatches:
-    """As many tokens at a time as in training; RunError if not one row fits in memory."""
+    return WindowBatches(targets, window=case.window, batch_size=batch_size_of(case))
+
+
+def batch_size_of(case: Case) -> int:
+    """Rows that hold as many tokens at a time as in training; RunError if not one row fits in memory."""
     model, window, training = case.run.model, case.window, case.run.config.training
     # The memory of a GPU is not known beforehand: there, the first batch shows whether it holds.
     memory = math.inf if tf.config.list_physical_devices("GPU") else available_memory()
@@ -58,8 +62,7 @@ def batches_of(case: Case, targets: Targets) -> WindowBatches:
             f"{in_gb(memory)} are free. Leave it out"
         )
     tokens = training.batch_size // training.accumulation_steps * case.run.trained_length
-    batch_size = fitting_batch_size(model, window=window, tokens=tokens, memory=memory)
-    return WindowBatches(targets, window=window, batch_size=batch_size)
+    return fitting_batch_size(model, window=window, tokens=tokens, memory=memory)
 
 
 def cost_of(batches: dict[Case, WindowBatches]) -> str:

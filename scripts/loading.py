@@ -7,17 +7,18 @@ from pathlib import Path
 import keras
 
 from configs.schema import Config, load_config
-from data.config import IMAGE_CONFIGS
+from data.config import IMAGE_CONFIGS, PasskeyConfig
 from data.tokens import SEPARATOR
 from models.config import AxialViTConfig
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 from scripts.image_task import ImageTask, load_image_task
+from scripts.passkey_task import PasskeyTask, load_passkey_task
 from scripts.text_task import TextTask, load_text_task
 from training.checkpoints import restore_weights
 from training.errors import RunError
 
-Task = TextTask | ImageTask
+Task = TextTask | PasskeyTask | ImageTask
 
 
 def load_task(config: Config, *, report: Callable[[str], None] = print, facts: dict | None = None) -> Task:
@@ -32,6 +33,8 @@ def load_task(config: Config, *, report: Callable[[str], None] = print, facts: d
     """
     if isinstance(config.data, IMAGE_CONFIGS):
         return load_image_task(config, report=report, facts=facts)
+    if isinstance(config.data, PasskeyConfig):
+        return load_passkey_task(config)
     return load_text_task(config, report=report)
 
 
@@ -40,7 +43,8 @@ def make_model(config: Config) -> keras.Model:
     dtype = config.training.precision
     if isinstance(config.model, AxialViTConfig):
         return AxialViT(config.model, dtype=dtype)
-    separator = SEPARATOR if config.data.reset_positions else None
+    # Only a corpus packs several documents in a row.
+    separator = SEPARATOR if getattr(config.data, "reset_positions", False) else None
     return TransformerLM(config.model, dtype=dtype, document_separator=separator)
 
 

@@ -12,6 +12,7 @@ from configs.schema import Config
 from data.batches import evaluation_batches, training_dataset
 from data.text import TextCorpus, check_length, load_text
 from data.tokens import SEPARATOR, VOCAB_SIZE, decode
+from models.config import TransformerLMConfig
 from models.sampling import Sampler, SamplingOptions
 from training.losses import summed_loss
 
@@ -48,21 +49,7 @@ class TextTask:
 
     def describe_model(self) -> list[str]:
         """What of the model tells runs apart, in words."""
-        model = self.config.model
-        details = [f"context {self.config.context_length}", f"position {model.position}"]
-        if model.position == "rotary":
-            rope = model.rope
-            details += [
-                f"theta {rope.theta:g}",
-                rope.layout,
-                f"interpolate_factor {rope.interpolate_factor:g}",
-            ]
-            if rope.scaling.type != "none":
-                details.append(f"{rope.scaling.type} scaling {rope.scaling.given()}")
-            details += ["xPos"] * rope.xpos + ["learned frequencies"] * rope.learned_freq
-            if rope.rotary_fraction != 1:
-                details.append(f"rotary_fraction {rope.rotary_fraction:g}")
-        return details
+        return describe_language_model(self.config.model)
 
     def describe_batch(self) -> str:
         """What a step is trained on, in words."""
@@ -113,6 +100,21 @@ class TextTask:
         return [directory.samples], f"python -m scripts.generate {directory.path} --prompt {prompt}"
 
 
+def describe_language_model(model: TransformerLMConfig) -> list[str]:
+    """Context, positions and what is special about them, in words."""
+    details = [f"context {model.context_length}", f"position {model.position}"]
+    if model.position != "rotary":
+        return details
+    rope = model.rope
+    details += [f"theta {rope.theta:g}", rope.layout, f"interpolate_factor {rope.interpolate_factor:g}"]
+    if rope.scaling.type != "none":
+        details.append(f"{rope.scaling.type} scaling {rope.scaling.given()}")
+    details += ["xPos"] * rope.xpos + ["learned frequencies"] * rope.learned_freq
+    if rope.rotary_fraction != 1:
+        details.append(f"rotary_fraction {rope.rotary_fraction:g}")
+    return details
+
+
 def load_text_task(config: Config, *, report: Callable[[str], None] = print) -> TextTask:
     """Raises DataError if there is no such text, or less of it than one window."""
     corpus = load_text(config.data, report=report)
@@ -126,8 +128,12 @@ def sample_text(sampler: Sampler, tokens, *, seed: int) -> str:
     prompt = list(itertools.takewhile(lambda token: token != SEPARATOR, beginning))
     options = SamplingOptions(temperature=SAMPLE_TEMPERATURE, seed=seed, stop_token=SEPARATOR)
     steps = sampler.generate([prompt], SAMPLE_LENGTH, options)
-    text = decode(prompt + [int(token) for (token,) in steps if 0 <= token < VOCAB_SIZE])
-    # An untrained model writes bytes that would move the cursor of a terminal.
+    return readable(prompt + [int(token) for (token,) in steps if 0 <= token < VOCAB_SIZE])
+
+
+def readable(tokens: list[int]) -> str:
+    """Their text, without what would move the cursor of a terminal: an untrained model writes any byte."""
     return "".join(
-        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text
+        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
+        for char in decode(tokens)
     )

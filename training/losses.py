@@ -1,4 +1,4 @@
-"""The loss of both tasks, and what is measured beside it."""
+"""The loss of all tasks, and what is measured beside it."""
 
 import tensorflow as tf
 
@@ -36,3 +36,14 @@ def summed_loss_and_accuracy(logits: tf.Tensor, targets: tf.Tensor) -> dict[str,
     found = tf.math.top_k(logits, k=top).indices == targets[..., tf.newaxis]
     hits = tf.reduce_sum(tf.cast(found, tf.float32), axis=tuple(range(len(targets.shape))))  # of each rank
     return summed_loss(logits, targets) | {"accuracy": hits[0], "top_5_accuracy": tf.reduce_sum(hits)}
+
+
+def summed_loss_and_answers(logits: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What is measured of answers, summed over the targets; arguments as above.
+
+    The targets of a row, (batch, length), are one answer: each of them counts as right where all are.
+    """
+    asked = targets >= 0
+    found = tf.argmax(logits, axis=-1, output_type=targets.dtype) == targets
+    right = asked & tf.reduce_all(found | ~asked, axis=-1, keepdims=True)
+    return summed_loss(logits, targets) | {"accuracy": tf.reduce_sum(tf.cast(right, tf.float32))}

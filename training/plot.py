@@ -1,4 +1,4 @@
-"""The curves of a run, and losses by window of context, as pictures."""
+"""The curves of a run, losses by window of context, and keys found by depth, as pictures."""
 
 import itertools
 from pathlib import Path
@@ -97,3 +97,28 @@ def draw_context(axes: Axes, curves: list[dict], trained_lengths: list[int]) -> 
         ylabel="loss, nats per token",
     )
     axes.grid(alpha=0.3)
+
+
+def plot_passkey(panels: list[dict], path: Path) -> None:
+    """Draws, a panel a run, the share of keys found by length of context and depth of the key.
+
+    Args:
+        panels: each of `label`, `lengths`, `depths` in 0 to 1, and `accuracies`, (depths, lengths).
+        path: of the PNG file.
+    """
+    widths = [len(panel["lengths"]) for panel in panels]
+    rows = max(len(panel["depths"]) for panel in panels)
+    figure = Figure(figsize=(2 + 0.9 * sum(widths) + len(panels), 1.5 + 0.35 * rows), layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
+    for axes, panel in zip(grid, panels, strict=True):
+        picture = axes.imshow(panel["accuracies"], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(panel["lengths"])), [f"{length:,}" for length in panel["lengths"]])
+        axes.set_yticks(range(len(panel["depths"])), [f"{depth:.0%}" for depth in panel["depths"]])
+        axes.set_title(panel["label"], fontsize="medium")
+        axes.set(xlabel="context, tokens", ylabel="depth of the key")
+        for row, accuracies in enumerate(panel["accuracies"]):
+            for column, accuracy in enumerate(accuracies):
+                color = "white" if accuracy > 0.5 else "black"
+                axes.text(column, row, f"{accuracy:.0%}", ha="center", va="center", fontsize=8, color=color)
+    figure.colorbar(picture, ax=list(grid), label="keys found")
+    figure.savefig(path, dpi=120)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODELS = "lm_small, lm_tiny, vit_small, vit_tiny"
-EXPERIMENTS = "extend, extend_yarn, lm, lm_learned_rotations, lm_xpos, shakespeare, vit"
+EXPERIMENTS = "extend, extend_yarn, lm, lm_learned_rotations, lm_xpos, passkey, shakespeare, vit"
 
 STUB = f"""
 import json, pathlib, sys

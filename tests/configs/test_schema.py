@@ -18,7 +18,7 @@ from data.config import DIGITS_AUGMENT, PythonStdlibConfig, TextFilesConfig, Tfd
 from models.config import AxialViTConfig, TransformerLMConfig
 from training.config import OptimizerConfig, TrainingConfig
 
-SOURCES = "python_stdlib, tfds, text_files, digits, tfds_images, image_folder"
+SOURCES = "python_stdlib, tfds, text_files, passkey, digits, tfds_images, image_folder"
 VISION = {
     "context_length": None,
     "model": {"architecture": "axial_vit"},
