@@ -58,7 +58,7 @@ def passkey(*arguments):
 
 
 class Reader:
-    """In place of a model: finds every key but those in the last third of a text, all but a digit."""
+    """In place of a model: finds every key but those in the second half of a text, where a digit is wrong."""
 
     document_separator = None
 
@@ -70,7 +70,7 @@ class Reader:
         for row, tokens in enumerate(inputs.numpy()):
             found = re.search(rb"The key: (\d+)\. ", bytes(tokens.astype(np.uint8)))
             answer = bytearray(found[1])
-            if found.start() > len(tokens) * 2 / 3:
+            if found.start() > len(tokens) / 2:
                 answer[1] ^= 1
             logits[row, np.arange(-last, 0), list(answer)] = 1
         return tf.constant(logits[:, -last:])
