@@ -200,7 +200,7 @@ def test_the_command_prints_json_and_draws_a_run_that_has_learned(passkey_run, m
 
 def test_a_run_on_text_is_measured_with_default_keys(tmp_path, eagerly):
     model = TransformerLM(
-        TransformerLMConfig(context_length=80, dim=16, num_layers=1, num_heads=2, mlp_dim=8)
+        TransformerLMConfig(context_length=80, dim=16, num_layers=1, num_heads=2, num_kv_heads=2, mlp_dim=8)
     )
     training = TrainingConfig(precision="float32", compile="graph")
     run = Run(tmp_path, model, Config(model=model.config, training=training), {"step": 1})
@@ -211,7 +211,9 @@ def test_a_run_on_text_is_measured_with_default_keys(tmp_path, eagerly):
 
 @pytest.mark.parametrize("options", [{"rope": RopeConfig(xpos=True)}, {"position": "alibi"}])
 def test_other_positions_are_measured_beyond_their_context(tmp_path, eagerly, options):
-    config = TransformerLMConfig(context_length=60, dim=16, num_layers=1, num_heads=2, mlp_dim=8, **options)
+    config = TransformerLMConfig(
+        context_length=60, dim=16, num_layers=1, num_heads=2, num_kv_heads=2, mlp_dim=8, **options
+    )
     run = reading_run(context_length=60)
     run = replace(run, model=TransformerLM(config), config=replace(run.config, model=config))
     assert len(retrieve([run], [100], depths=2, examples=2)) == 4
@@ -219,7 +221,7 @@ def test_other_positions_are_measured_beyond_their_context(tmp_path, eagerly, op
 
 def test_learned_positions_end_with_their_context(tmp_path):
     config = TransformerLMConfig(
-        context_length=60, dim=16, num_layers=1, num_heads=2, mlp_dim=8, position="learned"
+        context_length=60, dim=16, num_layers=1, num_heads=2, num_kv_heads=2, mlp_dim=8, position="learned"
     )
     run = replace(reading_run(context_length=60), model=TransformerLM(config))
     with pytest.raises(RunError, match="a window of 100 cannot be evaluated: the learned positions"):
@@ -243,8 +245,8 @@ def test_a_training_context_too_short_for_the_question_is_refused(workplace, cap
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("data.digits=0", "data.digits must be >= 1, got 0"),
-        ("data.digits=21", "data.digits must be <= 20, got 21"),
+        ("data.digits=0", "data.digits must be >= 1 and <= 20, got 0"),
+        ("data.digits=21", "data.digits must be >= 1 and <= 20, got 21"),
         ("data.texts=0", "data.texts must be >= 1, got 0"),
         ("data.held_out_examples=0", "data.held_out_examples must be >= 1, got 0"),
         ("data.held_out=0.1", "unknown key 'data.held_out' here; it belongs to data.source=python_stdlib"),
