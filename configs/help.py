@@ -32,8 +32,8 @@ def help_text(config: dict) -> str:
 
 
 def groups_of(directory: Path) -> dict[str, list[str]]:
-    """Names of the files of each group."""
-    found = sorted(directory.glob("*/*.yaml"))
+    """Names of the files of each group that a user picks from."""
+    found = [path for path in sorted(directory.glob("*/*.yaml")) if path.parent.name != "recipe"]
     return {
         group: [path.stem for path in found if path.parent.name == group]
         for group in sorted({path.parent.name for path in found})

@@ -17,7 +17,10 @@ REQUIRED = {
     "data=image_folder": "data.path=photos",
 }
 IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "tfds_images", "image_folder")
-CHOICES = sorted(f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("*/*.yaml"))
+RECIPES = sorted(CONFIGS.glob("recipe/*.yaml"))
+CHOICES = sorted(
+    f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("*/*.yaml") if path not in RECIPES
+)
 
 
 def composed(*overrides):
@@ -67,6 +70,17 @@ def test_an_experiment_begins_with_its_command(path):
 def test_a_group_on_the_command_line_wins_over_the_experiment():
     cfg = composed("experiment=shakespeare", "data=python_stdlib", "model=lm_small")
     assert (cfg.data.source, cfg.model.dim, cfg.name) == ("python_stdlib", 384, "shakespeare")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_holds_for_its_experiment_and_data_and_yields_to_the_command_line(path):
+    experiment, _, data = path.stem.partition("_")
+    chosen = [f"experiment={experiment}", f"data={data}"]
+    cfg = flatten(OmegaConf.to_container(composed(*chosen)))
+    recipe = flatten(yaml.safe_load(path.read_text()))
+    assert {key: cfg[key] for key in recipe} == recipe
+    assert composed(*chosen, "num_steps=7").num_steps == 7
+    assert composed("experiment=vit", "data=digits").num_steps != recipe["num_steps"]
 
 
 def test_tiny_shakespeare_is_a_set_of_tensorflow_datasets():
