@@ -10,6 +10,8 @@ BASE_LENGTH, EXTENDED_LENGTH = 256, 1024  # of experiment=lm and experiment=exte
 WINDOWS = (128, 256, 512, 1024, 2048)
 STRIDE = WINDOWS[0] // 2  # the default of scripts.evaluate
 SCALINGS = ("linear", "ntk", "dynamic", "yarn")
+# The base, trained on by as many tokens at its own length: what those alone bring.
+CONTROL = "continued"
 # Of the same recipe, what makes each fine-tuned variant.
 EXTENDED = {
     "direct": ("experiment=extend", "model.rope.interpolate_factor=1"),
@@ -22,13 +24,22 @@ EXTENDED = {
     ),
     "yarn": ("experiment=extend_yarn",),
 }
+CONTINUED = {
+    CONTROL: (
+        "experiment=extend",
+        "model.rope.interpolate_factor=1",
+        f"context_length={BASE_LENGTH}",
+        f"batch_size={2 * EXTENDED_LENGTH // BASE_LENGTH}",  # of the 2 of experiment=extend
+    ),
+    **EXTENDED,
+}
 # A first guess, from two quiet cores; the parts that are done replace it.
 SECONDS = {"train": 330, "extend": 90, "evaluate": 90, "zero-shot": 400}
 
 
 @dataclass(frozen=True)
 class Study:
-    """What to do; None leaves a value to the recipe, or to scripts.evaluate.
+    """What to do; None leaves a value to the recipe.
 
     Attributes:
         seeds: of the bases, and of what comes of each; the first is that of xPos.
@@ -43,7 +54,7 @@ class Study:
     output_dir: Path = Path("outputs/context_study")
     num_steps: int | None = None
     extend_steps: int | None = None
-    targets: int | None = None
+    targets: int = 32_768
     overrides: tuple[str, ...] = ()
 
 
@@ -54,7 +65,7 @@ class Part:
     Attributes:
         name: no other part has it.
         kind: a key of SECONDS; parts of a kind take about as long.
-        variant: of the model: base, xpos, or a key of EXTENDED.
+        variant: of the model: base, xpos, or a key of CONTINUED.
         seed: of the run.
         command: what follows `python`.
         result: the file that is there when the command has succeeded.
@@ -80,7 +91,7 @@ def parts_of(study: Study) -> list[Part]:
             trained(study, "base", seed, "experiment=lm"),
             evaluated(study, "base", seed, zero_shot=True),
         ]
-        for variant in EXTENDED:
+        for variant in CONTINUED:
             parts += [extended(study, variant, seed), evaluated(study, variant, seed)]
     seed = study.seeds[0]
     return [
@@ -97,7 +108,7 @@ def trained(study: Study, variant: str, seed: int, *recipe: str) -> Part:
 
 
 def extended(study: Study, variant: str, seed: int) -> Part:
-    recipe, *changes = EXTENDED[variant]
+    recipe, *changes = CONTINUED[variant]
     parent = f"init_from={study.output_dir / f'base-{seed}'}"
     return training(study, "extend", variant, seed, recipe, parent, *changes, *steps(study.extend_steps))
 
@@ -117,14 +128,12 @@ def evaluated(
     study: Study, variant: str, seed: int, *, zero_shot: bool = False, attention: str = "full"
 ) -> Part:
     name, run = f"{variant}-{seed}", study.output_dir / f"{variant}-{seed}"
-    options: list[object] = ["--windows", *WINDOWS]
+    options: list[object] = ["--windows", *WINDOWS, "--targets", study.targets]
     if zero_shot:
         options += ["--zero-shot", ",".join(SCALINGS)]
     if attention != "full":
         name += f"-{attention}"
         options += ["--attention", attention, "--plot", run / f"context-{attention}.png"]
-    if study.targets is not None:
-        options += ["--targets", study.targets]
     result = records(study) / f"evaluate-{name}.csv"
     command = ("-m", "scripts.evaluate", str(run), *map(str, options), "--csv", str(result))
     kind = "zero-shot" if zero_shot else "evaluate"

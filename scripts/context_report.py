@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.context_plan import BASE_LENGTH, EXTENDED, EXTENDED_LENGTH, SCALINGS, WINDOWS, Part
+from scripts.context_plan import BASE_LENGTH, CONTROL, EXTENDED, EXTENDED_LENGTH, SCALINGS, WINDOWS, Part
 from training.errors import RunError
 from training.plot import plot_context_panels
 
@@ -18,6 +18,7 @@ BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 EMPTY_PAGE = f"# Extending the context\n\n{BEGIN}\n{END}\n"
 
 BASE = f"the base, trained at {BASE_LENGTH}"
+CONTINUED = f"the base, continued at {BASE_LENGTH}"
 NAMES = {
     "none": "no scaling",
     "direct": "no scaling",
@@ -104,7 +105,7 @@ def columns(windows: Iterable[int]) -> list[str]:
 
 
 def trained_table(report: Report) -> str:
-    variants = {"base": BASE, **{variant: NAMES[variant] for variant in EXTENDED}}
+    variants = {"base": BASE, CONTROL: CONTINUED, **{variant: NAMES[variant] for variant in EXTENDED}}
     rows = [
         [name, *(cell(report.losses(variant, window)) for window in WINDOWS)]
         for variant, name in variants.items()
@@ -121,13 +122,13 @@ def zero_shot_table(report: Report) -> str:
 
 
 def cost_table(report: Report) -> str:
-    """Differences to the base of the same seed: at the same window, and at the one it was trained with."""
+    """Differences to the control of the same seed: at the same window, and at the one it was trained with."""
     rows = []
     for variant in EXTENDED:
         pairs = [(window, window) for window in SHORT] + [(EXTENDED_LENGTH, BASE_LENGTH)]
-        found = (differences(report.losses(variant, a), report.losses("base", b)) for a, b in pairs)
+        found = (differences(report.losses(variant, a), report.losses(CONTROL, b)) for a, b in pairs)
         rows.append([NAMES[variant], *(cell(values, sign="+") for values in found)])
-    gain = f"{EXTENDED_LENGTH:,}, against the base at {BASE_LENGTH}"
+    gain = f"{EXTENDED_LENGTH:,}, against {BASE_LENGTH}"
     return table([f"fine-tuned at {EXTENDED_LENGTH:,} with", *columns(SHORT), gain], rows)
 
 
@@ -162,8 +163,9 @@ def results_text(report: Report) -> str:
             zero_shot_table(report),
         ),
         "Cost and gain": (
-            "Nats per byte, minus those of the base of the same seed at the same window; below zero is "
-            f"better. The last column is what {EXTENDED_LENGTH:,} bytes of context bring over {BASE_LENGTH}.",
+            "Nats per byte, minus those of the base of the same seed continued at "
+            f"{BASE_LENGTH} on as many bytes; below zero is better. The first columns compare the same "
+            f"window; the last is what {EXTENDED_LENGTH:,} bytes of context bring over {BASE_LENGTH}.",
             cost_table(report),
         ),
         "xPos": ("Nats per byte, of one seed.", xpos_table(report)),
@@ -184,12 +186,12 @@ def curve(
 
 
 def draw(report: Report, path: Path) -> None:
-    base = curve(report, BASE, "base", SHORT)
+    short = [curve(report, BASE, "base", SHORT), curve(report, CONTINUED, CONTROL, SHORT)]
     trained = [curve(report, NAMES[variant], variant, WINDOWS) for variant in EXTENDED]
     zero_shot = [
         curve(report, NAMES[scaling], "base", WINDOWS, zero_shot=scaling) for scaling in ("none", *SCALINGS)
     ]
-    panels = {f"fine-tuned at {EXTENDED_LENGTH:,}": [base, *trained], "without training": zero_shot}
+    panels = {f"fine-tuned at {EXTENDED_LENGTH:,}": [*short, *trained], "without training": zero_shot}
     lengths = [BASE_LENGTH, EXTENDED_LENGTH]
     plot_context_panels(panels, path, trained_lengths=lengths, bars="one standard deviation over seeds")
 

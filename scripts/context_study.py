@@ -51,12 +51,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default 0 1 2)")
     parser.add_argument("--num-steps", type=tokens, metavar="N", help=f"of each base {recipe}")
     parser.add_argument("--extend-steps", type=tokens, metavar="N", help=f"of each fine-tuned run {recipe}")
-    parser.add_argument("--targets", type=tokens, metavar="N", help="bytes that an evaluation predicts")
+    parser.add_argument(
+        "--targets",
+        type=tokens,
+        metavar="N",
+        default=Study.targets,
+        help="about how many bytes an evaluation predicts (default %(default)s)",
+    )
     parser.add_argument("--output-dir", type=Path, default=Study.output_dir, help="(default %(default)s)")
     parser.add_argument("--docs-dir", type=Path, default=Path("docs"), help="(default %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of every training, after --")
     options = parser.parse_args(arguments)
-    if options.targets is not None and options.targets < STRIDE:
+    if options.targets < STRIDE:
         parser.error(f"--targets must be at least {STRIDE}, got {options.targets}")
     options.seeds = list(dict.fromkeys(options.seeds))
     return options

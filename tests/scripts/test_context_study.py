@@ -12,7 +12,7 @@ import pytest
 
 from configs.schema import compose, parse_config, to_dict
 from scripts import context_report, context_study, evaluate
-from scripts.context_plan import EXTENDED, SCALINGS, WINDOWS, Part, Study, parts_of, seconds_left
+from scripts.context_plan import CONTINUED, EXTENDED, SCALINGS, WINDOWS, Part, Study, parts_of, seconds_left
 from scripts.context_report import BEGIN, END, PAGE, Report
 from scripts.failures import exit_code_of
 
@@ -52,10 +52,10 @@ def trainings():
         return {part.name: composed(part) for part in parts if not part.is_evaluation}
 
 
-def test_each_seed_has_a_base_and_four_variants_and_one_has_xpos(trainings):
-    expected = [f"train {variant}-{seed}" for seed in (3, 5) for variant in ("base", *EXTENDED)]
+def test_each_seed_has_a_base_a_control_and_four_variants_and_one_has_xpos(trainings):
+    expected = [f"train {variant}-{seed}" for seed in (3, 5) for variant in ("base", *CONTINUED)]
     assert list(trainings) == [*expected, "train xpos-3"]
-    assert list(EXTENDED) == ["direct", "linear", "ntk", "yarn"]
+    assert list(CONTINUED) == ["continued", "direct", "linear", "ntk", "yarn"]
 
 
 def test_variants_differ_from_each_other_in_their_scaling_alone(trainings):
@@ -75,10 +75,15 @@ def test_variants_are_fine_tuned_from_the_base_of_their_seed(trainings):
     base, plain = trainings["train base-5"], trainings["train direct-5"]
     assert (base["context_length"], base["num_steps"], base["batch_size"]) == (256, 2000, 8)
     assert (plain["context_length"], plain["num_steps"], plain["batch_size"]) == (1024, 300, 2)
-    for seed, variant in itertools.product((3, 5), EXTENDED):
+    for seed, variant in itertools.product((3, 5), CONTINUED):
         child = trainings[f"train {variant}-{seed}"]
         assert (child["init_from"], child["seed"]) == (f"outputs/context_study/base-{seed}", seed)
     assert differing(base["model"], plain["model"]) == {}
+
+
+def test_the_control_sees_as_many_tokens_at_the_length_of_the_base(trainings):
+    found = differing(trainings["train direct-5"], trainings["train continued-5"])
+    assert found == {"name": "continued-5", "context_length": 256, "batch_size": 8}
 
 
 def test_seeds_differ_in_nothing_else(trainings):
@@ -97,7 +102,7 @@ def test_evaluations_ask_for_the_same_windows_and_targets(tmp_path):
         (tmp_path / name).mkdir()
     parts = parts_of(study)
     asked = {part.name: evaluate.parse(list(part.command[2:])) for part in parts if part.is_evaluation}
-    assert len(asked) == 2 * 5 + 3
+    assert len(asked) == 2 * 6 + 3
     for name, options in asked.items():
         assert (options.windows, options.stride, options.targets) == ([128, 256, 512, 1024, 2048], 64, 640)
         is_base = name.split()[1].count("-") == 1 and "base" in name
@@ -111,13 +116,13 @@ def test_steps_and_overrides_reach_every_training(composing):
     for part in parts_of(study):
         if not part.is_evaluation:
             config = composed(part)
-            assert config["num_steps"] == (5 if part.variant in EXTENDED else 7)
+            assert config["num_steps"] == (5 if part.variant in CONTINUED else 7)
             assert config["model"]["dim"] == 64
 
 
 def test_no_two_parts_share_a_name_or_a_result():
     parts = parts_of(Study())
-    assert len({part.name for part in parts}) == len({part.result for part in parts}) == len(parts) == 34
+    assert len({part.name for part in parts}) == len({part.result for part in parts}) == len(parts) == 40
 
 
 def test_every_run_is_trained_before_it_is_read():
@@ -213,7 +218,7 @@ def study_in(tmp_path, monkeypatch):
 def test_a_finished_study_is_not_run_again(study_in, tmp_path):
     first, second = Runner(), Runner()
     assert study_in(first, "--seeds", "4") == 0
-    assert len(first.names) == 14
+    assert len(first.names) == 16
     page = (tmp_path / "docs" / PAGE).read_text()
     assert study_in(second, "--seeds", "4") == 0
     assert second.names == []
@@ -234,9 +239,9 @@ def test_other_options_are_not_taken_for_done(study_in):
     targets, steps = Runner(), Runner()
     assert study_in(targets, "--seeds", "4", "--targets", "640") == 0
     assert all(name.startswith("evaluate") for name in targets.names)
-    assert len(targets.names) == 8
+    assert len(targets.names) == 9
     assert study_in(steps, "--seeds", "4", "--targets", "640", "--extend-steps", "5") == 0
-    assert steps.names == [f"{variant}-4" for variant in EXTENDED]
+    assert steps.names == [f"{variant}-4" for variant in CONTINUED]
 
 
 @pytest.mark.parametrize("code", [2, 130])
@@ -262,8 +267,8 @@ def test_an_interrupt_stops_the_study(study_in):
 def test_progress_says_what_is_next_and_how_long(study_in, capsys):
     assert study_in(Runner(), "--seeds", "4") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "[1/14] train base-4; about 34 minutes left in all"
-    assert lines[13] == "[14/14] evaluate base-4-blockwise-causal; about 0 minutes left in all"
+    assert lines[0] == "[1/16] train base-4; about 37 minutes left in all"
+    assert lines[15] == "[16/16] evaluate base-4-blockwise-causal; about 0 minutes left in all"
 
 
 @pytest.mark.parametrize(
@@ -348,12 +353,13 @@ def test_trained_models_stand_with_mean_and_spread(report):
     found = cells(context_report.trained_table(report))
     assert list(found) == [
         "the base, trained at 256",
+        "the base, continued at 256",
         "no scaling",
         "positional interpolation",
         "NTK-aware",
         "YaRN",
     ]
-    for row, variant in zip(found.values(), ("base", *EXTENDED), strict=True):
+    for row, variant in zip(found.values(), ("base", *CONTINUED), strict=True):
         assert row == [shown(losses(variant, window)) for window in WINDOWS]
 
 
@@ -367,7 +373,7 @@ def test_costs_and_gains_are_differences_within_a_seed(report):
     found = cells(context_report.cost_table(report))
     for row, variant in zip(found.values(), EXTENDED, strict=True):
         pairs = (128, 128), (256, 256), (1024, 256)
-        assert row == [shown(losses(variant, a) - losses("base", b), "+") for a, b in pairs]
+        assert row == [shown(losses(variant, a) - losses("continued", b), "+") for a, b in pairs]
 
 
 def test_xpos_stands_beside_rope_of_its_seed(report):
@@ -410,7 +416,7 @@ def test_results_are_replaced_and_prose_is_kept(report, tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
     with open(results, newline="") as file:
         read = list(csv.DictReader(file))
-    assert len(read) == len(report.rows) == 3 * (5 * 5 + 4 * 5) + 3 * 5
+    assert len(read) == len(report.rows) == 3 * (6 * 5 + 4 * 5) + 3 * 5
     assert {int(row["seed"]) for row in read} == set(SEEDS)
 
 
@@ -418,8 +424,8 @@ def test_the_figure_shows_each_variant(report, monkeypatch, tmp_path):
     drawn = {}
     monkeypatch.setattr(context_report, "plot_context_panels", lambda panels, *_, **__: drawn.update(panels))
     context_report.draw(report, tmp_path / "figure.png")
-    assert [len(curves) for curves in drawn.values()] == [1 + len(EXTENDED), 1 + len(SCALINGS)]
-    linear = drawn["fine-tuned at 1,024"][2]
+    assert [len(curves) for curves in drawn.values()] == [2 + len(EXTENDED), 1 + len(SCALINGS)]
+    linear = drawn["fine-tuned at 1,024"][3]
     assert (linear["label"], linear["windows"]) == ("positional interpolation", list(WINDOWS))
     np.testing.assert_allclose(linear["losses"], [losses("linear", w).mean() for w in WINDOWS])
     np.testing.assert_allclose(linear["errors"], [losses("linear", w).std(ddof=1) for w in WINDOWS])
