@@ -54,7 +54,7 @@ class Study:
     output_dir: Path = Path("outputs/context_study")
     num_steps: int | None = None
     extend_steps: int | None = None
-    targets: int = 32_768
+    targets: int = 10_240
     overrides: tuple[str, ...] = ()
 
 
