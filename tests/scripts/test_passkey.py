@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from configs.schema import Config, load_config
 from data.config import PasskeyConfig
+from data.passkey import training_passkeys
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from rope.config import RopeConfig
@@ -18,6 +19,7 @@ from scripts import retrieval
 from scripts.context_cases import Run
 from scripts.evaluate import main as evaluate_main
 from scripts.failures import exit_code_of
+from scripts.loading import make_model
 from scripts.passkey import main
 from scripts.passkey_task import shown
 from scripts.retrieval import publish, retrieve, table_rows
@@ -198,6 +200,21 @@ def test_the_command_prints_json_and_draws_a_run_that_has_learned(passkey_run, m
     assert [(row["length"], row["depth"], row["examples"]) for row in rows] == [(64, 0, 2), (64, 1, 2)]
 
 
+@pytest.mark.parametrize(("changes", "apart"), [({}, True), ({"reset_positions": False}, False)])
+def test_the_texts_of_a_row_do_not_see_each_other_unless_asked_to(changes, apart):
+    config = TransformerLMConfig(
+        context_length=200, dim=16, num_layers=1, num_heads=2, num_kv_heads=1, mlp_dim=8
+    )
+    training = TrainingConfig(precision="float32")
+    model = make_model(Config(model=config, data=PasskeyConfig(**changes), training=training))
+    inputs, _ = training_passkeys(0, batch_size=8, length=200, digits=3, texts=3, seed=0)
+    row = next(row for row in inputs if (row == 0).sum() > 1)
+    second = np.flatnonzero(row == 0)[1]
+    other = np.where(np.arange(len(row)) == 3, row + 1, row)
+    logits = model(np.stack([row, other])).numpy()[:, second:]
+    assert np.array_equal(*logits) == apart
+
+
 def test_a_run_on_text_is_measured_with_default_keys(tmp_path, eagerly):
     model = TransformerLM(
         TransformerLMConfig(context_length=80, dim=16, num_layers=1, num_heads=2, num_kv_heads=2, mlp_dim=8)
@@ -245,8 +262,8 @@ def test_a_training_context_too_short_for_the_question_is_refused(workplace, cap
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("data.digits=0", "data.digits must be >= 1 and <= 20, got 0"),
-        ("data.digits=21", "data.digits must be >= 1 and <= 20, got 21"),
+        ("data.digits=0", "data.digits must be >= 1 and <= 10, got 0"),
+        ("data.digits=11", "data.digits must be >= 1 and <= 10, got 11"),
         ("data.texts=0", "data.texts must be >= 1, got 0"),
         ("data.held_out_examples=0", "data.held_out_examples must be >= 1, got 0"),
         ("data.held_out=0.1", "unknown key 'data.held_out' here; it belongs to data.source=python_stdlib"),
