@@ -27,13 +27,7 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--targets", type=tokens, help=f"about how many bytes to predict (default {DEFAULT_TARGETS:,})"
     )
-    group.add_argument(
-        "--zero-shot",
-        type=scalings,
-        metavar="SCALING,...",
-        help=f"the same weights under {','.join(SCALINGS)}, without training: beyond the trained length, the "
-        "factor is window / trained length",
-    )
+    add_zero_shot_option(group)
     group.add_argument(
         "--attention",
         choices=ATTENTIONS,
@@ -46,6 +40,16 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
         type=picture,
         metavar="FILE",
         help=f"write the picture there (default {PICTURE} in the run directory, or here for several runs)",
+    )
+
+
+def add_zero_shot_option(parser) -> None:
+    parser.add_argument(
+        "--zero-shot",
+        type=scalings,
+        metavar="SCALING,...",
+        help=f"the same weights under {','.join(SCALINGS)}, without training: beyond the trained length, the "
+        "factor is length of context / trained length",
     )
 
 
