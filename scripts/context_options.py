@@ -16,7 +16,11 @@ PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 def add_window_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("loss by window of context")
     group.add_argument(
-        "--windows", type=tokens, nargs="+", help="of context, in tokens: --windows 128 256 512 1024 2048"
+        "--windows",
+        type=tokens,
+        nargs="+",
+        help="of context, in tokens: --windows 128 256 512 1024 2048; the column `difference` is to the loss "
+        "of the first row, on the same bytes",
     )
     group.add_argument(
         "--stride",
