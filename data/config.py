@@ -54,12 +54,13 @@ class TfdsTextConfig:
 
 @dataclass(frozen=True)
 class PasskeyConfig:
-    """Generated texts that state a key of some digits and ask for it at their end."""
+    """Generated texts that state a key of digits that differ and ask for it at their end."""
 
     source: Literal["passkey"] = "passkey"
-    digits: int = field(default=5, metadata={"min": 1, "max": 20})
+    digits: int = field(default=5, metadata={"min": 1, "max": 10})
     # Of a row that is trained on, at most.
-    texts: int = field(default=4, metadata={"min": 1})
+    texts: int = field(default=5, metadata={"min": 1})
+    reset_positions: bool = True
     # Texts that are measured and never trained on, one a row.
     held_out_examples: int = field(default=500, metadata={"min": 1})
 

@@ -2,6 +2,9 @@
 
 The task of Mohtashami & Jaggi 2023 (arXiv 2305.16300), by which arXiv 2306.15595 measures how far back a
 model looks, in few enough words for 256 bytes. Every text is a function of (seed, index).
+
+The digits of a key differ, so that each is followed by one other: a model copies the key by looking for the
+last digit that it wrote.
 """
 
 import hashlib
@@ -37,7 +40,7 @@ def passkey_text(draw: np.random.Generator, *, size: int, digits: int, depth: fl
         depth: share of the filler before the sentence with the key, which stands at the nearest beginning of
             a sentence; uniform in [0, 1) when not given.
     """
-    key = "".join(map(str, draw.integers(10, size=digits)))
+    key = "".join(map(str, draw.permutation(10)[:digits]))
     drawn_depth = draw.random()  # drawn in any case: the key and the filler are the same at every depth
     room = size - smallest_text(digits)
     sentences = filler(draw, room)

@@ -110,7 +110,7 @@ def row_of(case: Case, sums: np.ndarray, counts: np.ndarray, *, first: np.ndarra
         "step": case.run.manifest["step"],
         "context_length": case.run.trained_length,
         "zero_shot": case.scaling,
-        "factor": case.window / case.run.trained_length if case.is_scaled else 1.0,
+        "factor": case.factor,
         "window": case.window,
         "nats_per_token": mean,
         "standard_error": known(error),

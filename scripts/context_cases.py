@@ -49,6 +49,11 @@ class Case(NamedTuple):
         return self.scaling != "none" and self.window > self.run.trained_length
 
     @property
+    def factor(self) -> float:
+        """By which the scaling stretches the context."""
+        return self.window / self.run.trained_length if self.is_scaled else 1.0
+
+    @property
     def measured(self) -> "Case":
         """The case whose result this one has: up to the trained length there is no scaling."""
         return self if self.is_scaled else self._replace(scaling="none")

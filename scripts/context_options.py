@@ -16,7 +16,11 @@ PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 def add_window_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("loss by window of context")
     group.add_argument(
-        "--windows", type=tokens, nargs="+", help="of context, in tokens: --windows 128 256 512 1024 2048"
+        "--windows",
+        type=tokens,
+        nargs="+",
+        help="of context, in tokens: --windows 128 256 512 1024 2048; the column `difference` is to the loss "
+        "of the first row, on the same bytes",
     )
     group.add_argument(
         "--stride",
@@ -27,13 +31,7 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--targets", type=tokens, help=f"about how many bytes to predict (default {DEFAULT_TARGETS:,})"
     )
-    group.add_argument(
-        "--zero-shot",
-        type=scalings,
-        metavar="SCALING,...",
-        help=f"the same weights under {','.join(SCALINGS)}, without training: beyond the trained length, the "
-        "factor is window / trained length",
-    )
+    add_zero_shot_option(group)
     group.add_argument(
         "--attention",
         choices=ATTENTIONS,
@@ -46,6 +44,16 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
         type=picture,
         metavar="FILE",
         help=f"write the picture there (default {PICTURE} in the run directory, or here for several runs)",
+    )
+
+
+def add_zero_shot_option(parser) -> None:
+    parser.add_argument(
+        "--zero-shot",
+        type=scalings,
+        metavar="SCALING,...",
+        help=f"the same weights under {','.join(SCALINGS)}, without training: beyond the trained length, the "
+        "factor is length of context / trained length",
     )
 
 

@@ -69,6 +69,7 @@ class Part:
         seed: of the run.
         command: what follows `python`.
         result: the file that is there when the command has succeeded.
+        reads: the directory of the run that it starts from or measures.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Part:
     seed: int
     command: tuple[str, ...]
     result: Path
+    reads: Path | None = None
 
     @property
     def is_evaluation(self) -> bool:
@@ -109,15 +111,19 @@ def trained(study: Study, variant: str, seed: int, *recipe: str) -> Part:
 
 def extended(study: Study, variant: str, seed: int) -> Part:
     recipe, *changes = CONTINUED[variant]
-    parent = f"init_from={study.output_dir / f'base-{seed}'}"
-    return training(study, "extend", variant, seed, recipe, parent, *changes, *steps(study.extend_steps))
+    base = study.output_dir / f"base-{seed}"
+    changes = (f"init_from={base}", *changes, *steps(study.extend_steps))
+    return training(study, "extend", variant, seed, recipe, *changes, reads=base)
 
 
-def training(study: Study, kind: str, variant: str, seed: int, recipe: str, *changes: str) -> Part:
+def training(
+    study: Study, kind: str, variant: str, seed: int, recipe: str, *changes: str, reads: Path | None = None
+) -> Part:
     name = f"{variant}-{seed}"
     places = (f"name={name}", f"output_dir={study.output_dir}", f"seed={seed}")
     command = ("train.py", recipe, *places, *changes, *study.overrides)
-    return Part(f"train {name}", kind, variant, seed, command, study.output_dir / name / "summary.json")
+    result = study.output_dir / name / "summary.json"
+    return Part(f"train {name}", kind, variant, seed, command, result, reads)
 
 
 def steps(number: int | None) -> tuple[str, ...]:
@@ -137,7 +143,17 @@ def evaluated(
     result = records(study) / f"evaluate-{name}.csv"
     command = ("-m", "scripts.evaluate", str(run), *map(str, options), "--csv", str(result))
     kind = "zero-shot" if zero_shot else "evaluate"
-    return Part(f"evaluate {name}", kind, variant, seed, command, result)
+    return Part(f"evaluate {name}", kind, variant, seed, command, result, reads=run)
+
+
+def made_from(run: Path, parts: list[Part]) -> list[Part]:
+    """Those that read a run, or a run that started from it, in order."""
+    runs, found = {run}, []
+    for part in parts:
+        if part.reads in runs:
+            found.append(part)
+            runs.add(part.result.parent)
+    return found
 
 
 def records(study: Study) -> Path:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from configs.sweep import run_job
 from scripts.context_options import tokens
-from scripts.context_plan import STRIDE, Part, Study, parts_of, records, seconds_left
+from scripts.context_plan import STRIDE, Part, Study, made_from, parts_of, records, seconds_left
 from scripts.context_report import Report, check_page, read_results, write_report
-from scripts.failures import exit_code_of
+from scripts.failures import USER_MISTAKE, exit_code_of
 from training.errors import RunError, reason
 
 
@@ -70,7 +70,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def run_parts(study: Study, parts: list[Part]) -> int:
     """Runs what is not done, until a part fails; its exit code."""
-    left = [part for part in parts if record_of(study, part) is None]
+    left = parts_left(study, parts)
     while left:
         done = [(part, record_of(study, part)["seconds"]) for part in parts if part not in left]
         minutes = seconds_left(left, done) / 60
@@ -82,12 +82,55 @@ def run_parts(study: Study, parts: list[Part]) -> int:
         start = time.monotonic()
         if exit_code := run_job([sys.executable, *part.command]):
             print(
-                f"error: {part.name} ended with exit code {exit_code}; the same command goes on from there",
+                f"error: {part.name} ended with exit code {exit_code}; {advice(part, exit_code)}",
                 file=sys.stderr,
             )
             return exit_code
-        write_record(study, part, seconds=time.monotonic() - start)
+        write_record(study, part, seconds=max(time.monotonic() - start, seconds_of_training(part)))
     return 0
+
+
+def parts_left(study: Study, parts: list[Part]) -> list[Part]:
+    """What is not done, and what was made from a run that is to be trained again, whose records go.
+
+    Raises:
+        RunError: naming the runs that started from one that is to be trained again.
+    """
+    stale = []
+    for part in parts:
+        if part.is_evaluation or part.result.exists():
+            continue
+        made = made_from(part.result.parent, parts)
+        runs = [str(other.result.parent) for other in made if is_begun(other)]
+        if runs:
+            raise RunError(
+                f"{part.result.parent} is to be trained again, but other runs started from the old one. "
+                f"Delete {', '.join(runs)}"
+            )
+        stale += made
+    for part in stale:
+        record_path(study, part).unlink(missing_ok=True)
+    return [part for part in parts if record_of(study, part) is None]
+
+
+def is_begun(part: Part) -> bool:
+    """Whether it is a training that goes on from what is in its directory, and no more from its parent."""
+    return not part.is_evaluation and part.result.parent.exists()
+
+
+def advice(part: Part, exit_code: int) -> str:
+    """What to do about a part that failed."""
+    if exit_code == USER_MISTAKE and is_begun(part):
+        return (
+            f"if {part.result.parent} is a run of another config, use another --output-dir or delete it; "
+            "else the same command goes on from there"
+        )
+    return "the same command goes on from there"
+
+
+def seconds_of_training(part: Part) -> float:
+    """Those before an interruption too; 0 for an evaluation, which begins anew."""
+    return 0.0 if part.is_evaluation else json.loads(part.result.read_text())["elapsed_seconds"]
 
 
 def record_path(study: Study, part: Part) -> Path:

@@ -43,8 +43,7 @@ def make_model(config: Config) -> keras.Model:
     dtype = config.training.precision
     if isinstance(config.model, AxialViTConfig):
         return AxialViT(config.model, dtype=dtype)
-    # Only a corpus packs several documents in a row.
-    separator = SEPARATOR if getattr(config.data, "reset_positions", False) else None
+    separator = SEPARATOR if config.data.reset_positions else None
     return TransformerLM(config.model, dtype=dtype, document_separator=separator)
 
 

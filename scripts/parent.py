@@ -34,7 +34,10 @@ def parent_config(config: Config) -> Config:
     """The config of the run that `init_from` names."""
     path = Path(config.init_from) / "config.yaml"
     if not path.is_file():
-        raise RunError(f"init_from={config.init_from} is not a run directory: it has no config.yaml.")
+        raise RunError(
+            f"init_from={config.init_from} is not a run directory: it has no config.yaml. "
+            "Train one: python train.py"
+        )
     return load_config(path)
 
 
@@ -142,7 +145,7 @@ def check_factor(config: Config, parent: Config) -> None:
     if factor < old_factor:
         raise ConfigError(
             f"{key} counts from the context before any scaling: {old_key} is {old_factor:g} in "
-            f"init_from={config.init_from}, got {factor:g}. For twice its context use {2 * old_factor:g}."
+            f"init_from={config.init_from}, got {factor:g}. {how_to_go_on(config, parent)}"
         )
     trained = trained_length(parent)
     if config.model.position == "rotary" and config.context_length > trained * factor:
@@ -152,8 +155,41 @@ def check_factor(config: Config, parent: Config) -> None:
         )
 
 
+def how_to_go_on(config: Config, parent: Config) -> str:
+    """What to set for the scaling of the parent."""
+    scaling = parent.model.rope.scaling
+    if scaling.reads("target_length"):
+        target = scaling.target_length or parent.context_length
+        return (
+            f"To go on as it is, set model.rope.scaling as in {config.init_from}/config.yaml, with "
+            f"target_length={target}."
+        )
+    key, factor = given_factor(parent)
+    kind = "" if scaling.type == "none" else f"model.rope.scaling.type={scaling.type} "
+    return f"To go on as it is, set {kind}{key}={factor:g}; for twice its context {key}={2 * factor:g}."
+
+
 def scaling_factor(config: Config) -> tuple[str, float]:
-    """The key that makes the context longer, and how many times."""
+    """What makes the context longer, in words, and how many times."""
+    length = stretched_length(config)
+    if length is None:
+        return given_factor(config)
+    return "the stretch of model.rope.scaling", max(1.0, length / trained_length(config))
+
+
+def stretched_length(config: Config) -> int | None:
+    """The length to which a scaling stretches the context, if that is not by a factor that is given."""
+    scaling = config.model.rope.scaling
+    target = scaling.target_length or config.context_length
+    if scaling.type == "dynamic":
+        return target
+    if scaling.type == "longrope" and scaling.factor is None:
+        return scaling.max_position_embeddings or target
+    return None
+
+
+def given_factor(config: Config) -> tuple[str, float]:
+    """The key that is set, and its value."""
     rope = config.model.rope
     for key, value in (
         ("model.rope.scaling.factor", rope.scaling.factor),
@@ -166,7 +202,7 @@ def scaling_factor(config: Config) -> tuple[str, float]:
 
 def trained_length(config: Config) -> int:
     """Tokens of context that the weights of a run began with, before any scaling."""
-    _, factor = scaling_factor(config)
+    _, factor = given_factor(config)
     given = config.model.rope.scaling.original_max_position_embeddings
     return given or max(1, round(config.context_length / factor))
 

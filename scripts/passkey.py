@@ -1,7 +1,8 @@
 """Measures passkey retrieval by length of context and depth: `python -m scripts.passkey outputs/passkey`.
 
-A text states a key and asks for it at its end. A run that finds fewer than nine keys of ten at the length
-that it was trained at has not learned the task: its numbers are printed, but no heat map is drawn.
+With --zero-shot linear,ntk,yarn,dynamic: under these scalings too. A text states a key and asks for it at its
+end. A run that finds fewer than nine keys of ten at the length that it was trained at has not learned the
+task: its numbers are printed, but no heat map is drawn.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from scripts.context_options import tokens
+from scripts.context_options import add_zero_shot_option, tokens
 from scripts.failures import exit_code_of
 from scripts.startup import import_tensorflow
 
@@ -25,7 +26,13 @@ def main(arguments: list[str]) -> None:
     from scripts.retrieval import load_runs, publish, retrieve, table_rows
 
     paths = list(dict.fromkeys(options.run_directories))
-    rows = retrieve(load_runs(paths), options.lengths, depths=options.depths, examples=options.examples)
+    rows = retrieve(
+        load_runs(paths),
+        options.lengths,
+        depths=options.depths,
+        examples=options.examples,
+        scalings=options.zero_shot or [],
+    )
     print(json.dumps(rows, indent=1) if options.json else table(table_rows(rows)))
     publish(rows, (paths[0] if len(paths) == 1 else Path()) / PICTURE)
 
@@ -44,8 +51,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--depths", type=tokens, default=11, help="of the key, from 0%% to 100%% (default %(default)s)"
     )
     parser.add_argument(
-        "--examples", type=tokens, default=20, help="texts for each length and depth (default %(default)s)"
+        "--examples", type=tokens, default=100, help="texts for each length and depth (default %(default)s)"
     )
+    add_zero_shot_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     if not 2 <= options.depths <= MAX_DEPTHS:

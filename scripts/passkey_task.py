@@ -15,7 +15,7 @@ from data.passkey import (
 )
 from data.tokens import SEPARATOR, encode
 from models.sampling import Sampler, SamplingOptions
-from scripts.text_task import describe_language_model, readable
+from scripts.text_task import describe_language_model, describe_tokens, readable
 from training.losses import summed_loss_and_answers
 
 NUM_SHOWN, SHOWN_LENGTH = 3, 60
@@ -58,7 +58,7 @@ class PasskeyTask:
 
     def describe_batch(self) -> str:
         """What a step is trained on, in words."""
-        return f"{self.config.training.batch_size} x {self.config.context_length} tokens"
+        return describe_tokens(self.config)
 
     def training_batches(self, start_step: int):
         training = self.config.training
@@ -84,13 +84,14 @@ class PasskeyTask:
         """A function that puts a few held-out questions to the model."""
         sampler, digits = Sampler(model), self.config.data.digits
         texts = [held_out_text(index, **self.shape) for index in range(NUM_SHOWN)]
-        prompts = [[SEPARATOR, *encode(text)[:-digits].tolist()] for text in texts]
+        questions, keys = [text[:-digits] for text in texts], [text[-digits:] for text in texts]
+        prompts = [[SEPARATOR, *encode(question).tolist()] for question in questions]
         greedy = SamplingOptions(temperature=0)
 
         def sample() -> dict:
             columns = zip(*sampler.generate(prompts, digits, greedy), strict=True)
             answers = [readable(column) for column in columns]
-            return {"sample": "\n".join(map(shown, texts, answers))}
+            return {"sample": "\n".join(map(shown, questions, answers, keys))}
 
         return sample
 
@@ -123,8 +124,6 @@ def load_passkey_task(config: Config) -> PasskeyTask:
     return PasskeyTask(config)
 
 
-def shown(text: str, answer: str) -> str:
-    """The end of a text up to its question, the model's answer, and whether it is the key."""
-    digits = len(answer)
-    prompt, key = text[:-digits], text[-digits:]
-    return f"...{prompt[-SHOWN_LENGTH:]}{answer} ({'right' if answer == key else f'it is {key}'})"
+def shown(question: str, answer: str, key: str) -> str:
+    """The end of a text with its question, the model's answer, and whether it is the key."""
+    return f"...{question[-SHOWN_LENGTH:]}{answer} ({'right' if answer == key else f'it is {key}'})"

@@ -1,6 +1,7 @@
 """How many passkeys a language model finds, by length of context and depth of the key."""
 
 import itertools
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,12 @@ def load_runs(paths: list[Path]) -> list[Run]:
     return [Run(path, *load_model(path, of=TransformerLMConfig)) for path in paths]
 
 
-def retrieve(runs: list[Run], lengths: list[int], *, depths: int, examples: int) -> list[dict]:
-    """A row for each run, length and depth; the lengths are those given and the one a run was trained at.
+def retrieve(
+    runs: list[Run], lengths: list[int], *, depths: int, examples: int, scalings: list[str]
+) -> list[dict]:
+    """A row for each run, each of `none` and `scalings`, each length and each depth.
+
+    The lengths are those given and the one that a run was trained at.
 
     Every depth has the same keys and filler, and so has every run with keys of as many digits.
 
@@ -33,24 +38,40 @@ def retrieve(runs: list[Run], lengths: list[int], *, depths: int, examples: int)
         lengths: of context, in tokens.
         depths: how many, evenly spread from the beginning of the text to its question.
         examples: texts of each length and depth.
+        scalings: types of `RopeScalingConfig` to apply without training.
 
     Raises:
         RunError, DataError: for what cannot be measured, before anything is.
     """
-    cases = [Case(run, "none", length) for run in runs for length in sorted({*lengths, run.trained_length})]
-    for case in cases:
-        check_room(length=case.window, digits=digits_of(case.run))
-    for run in runs:
-        check_run(run, [case.window for case in cases if case.run is run], scalings=[], attention="full")
-    batch_sizes = [batch_size_of(case) for case in cases]
+    lengths_of = {run: sorted({*lengths, run.trained_length}) for run in runs}
+    for run, of_run in lengths_of.items():
+        check_room(length=of_run[0], digits=digits_of(run))
+        check_run(run, of_run, scalings=scalings, attention="full")
+    variants = [(run, scaling) for run in runs for scaling in ("none", *scalings)]
+    cases = [Case(run, scaling, length) for run, scaling in variants for length in lengths_of[run]]
     places = np.linspace(0, 1, depths)
-    rows = []
-    with tqdm(total=len(cases) * depths * examples, disable=None) as progress:
-        for case, batch_size in zip(cases, batch_sizes, strict=True):
-            progress.set_description(f"{case.run.path} {case.window:,}")
-            found = keys_found(case, places, examples=examples, batch_size=batch_size, progress=progress)
-            rows += [row_of(case, depth, of_depth) for depth, of_depth in zip(places, found, strict=True)]
-    return rows
+    found = measure(list(dict.fromkeys(case.measured for case in cases)), places, examples=examples)
+    return [
+        row_of(case, depth, of_depth)
+        for case in cases
+        for depth, of_depth in zip(places, found[case.measured], strict=True)
+    ]
+
+
+def measure(cases: list[Case], depths: np.ndarray, *, examples: int) -> dict[Case, np.ndarray]:
+    """What `keys_found` says of each case."""
+    batch_sizes = {case: batch_size_of(case) for case in cases}
+    found = {}
+    try:
+        with tqdm(total=len(cases) * len(depths) * examples, disable=None) as progress:
+            for case, batch_size in batch_sizes.items():
+                progress.set_description(f"{case.run.path} {case.scaling} {case.window:,}")
+                found[case] = keys_found(
+                    case, depths, examples=examples, batch_size=batch_size, progress=progress
+                )
+    except tf.errors.ResourceExhaustedError as error:
+        raise RunError(f"these lengths do not fit in memory ({reason(error)}). Use shorter ones") from error
+    return found
 
 
 def keys_found(
@@ -90,6 +111,8 @@ def row_of(case: Case, depth: float, found: np.ndarray) -> dict:
         "step": case.run.manifest["step"],
         "context_length": case.run.trained_length,
         "digits": digits_of(case.run),
+        "zero_shot": case.scaling,
+        "factor": case.factor,
         "length": case.window,
         "depth": float(depth),
         "examples": len(found),
@@ -98,16 +121,20 @@ def row_of(case: Case, depth: float, found: np.ndarray) -> dict:
 
 
 def by_length(rows: list[dict]) -> list[list[dict]]:
-    """The rows of each run and length together."""
-    groups = itertools.groupby(rows, key=lambda row: (row["run"], row["length"]))
-    return [list(group) for _, group in groups]
+    """The rows of each run, scaling and length together."""
+    return grouped(rows, "run", "zero_shot", "length")
+
+
+def grouped(rows: list[dict], *names: str) -> list[list[dict]]:
+    """Neighbours that have the same values of these names together."""
+    return [list(group) for _, group in itertools.groupby(rows, key=itemgetter(*names))]
 
 
 def table_rows(rows: list[dict]) -> list[dict]:
-    """One for each run and length, with the accuracy at each depth and at all of them."""
+    """One for each run, scaling and length, with the accuracy at each depth and at all of them."""
     return [
         {
-            **{name: group[0][name] for name in ("run", "context_length", "length")},
+            **{name: group[0][name] for name in ("run", "context_length", "zero_shot", "length")},
             **{f"{row['depth']:.0%}": f"{row['accuracy']:.0%}" for row in group},
             "all": f"{accuracy_of(group):.1%}",
         }
@@ -121,37 +148,43 @@ def accuracy_of(rows: list[dict]) -> float:
 
 
 def publish(rows: list[dict], path: Path) -> None:
-    """Draws the runs that have learned the task where they were trained, and tells which have not."""
+    """Draws the runs that have learned the task where they were trained, and tells which have not.
+
+    A picture of an earlier time goes, where there is none to take its place.
+    """
     panels = []
-    for run, of_run in itertools.groupby(rows, key=lambda row: row["run"]):
-        groups = by_length(list(of_run))
-        trained = next(group for group in groups if group[0]["length"] == group[0]["context_length"])
-        accuracy, length = accuracy_of(trained), trained[0]["length"]
+    for of_run in grouped(rows, "run"):
+        run, length = of_run[0]["run"], of_run[0]["context_length"]
+        accuracy = accuracy_of([row for row in of_run if row["length"] == length])
         if accuracy < LEARNED:
             print_error(
                 f"{run} has not learned the task at its trained length {length:,}: it finds {accuracy:.1%} "
                 f"of the keys there, below {LEARNED:.0%}. There is no heat map of it"
             )
         else:
-            panels.append(panel_of(groups))
-    if panels:
-        write(panels, path)
+            panels += map(panel_of, grouped(of_run, "zero_shot"))
+    try:
+        replace_picture(panels, path)
+    except OSError as error:
+        raise RunError(f"cannot write {path} ({reason(error)})") from error
 
 
-def panel_of(groups: list[list[dict]]) -> dict:
-    """Of the rows of a run, by length."""
-    first = groups[0][0]
+def panel_of(rows: list[dict]) -> dict:
+    """Of the rows of a run under one scaling."""
+    first, groups = rows[0], by_length(rows)
+    label = f"{first['run']}, trained at {first['context_length']:,}"
     return {
-        "label": f"{first['run']}, trained at {first['context_length']:,}",
+        "label": label if first["zero_shot"] == "none" else f"{label}, {first['zero_shot']}",
         "lengths": [group[0]["length"] for group in groups],
         "depths": [row["depth"] for row in groups[0]],
         "accuracies": np.transpose([[row["accuracy"] for row in group] for group in groups]),
     }
 
 
-def write(panels: list[dict], path: Path) -> None:
-    try:
+def replace_picture(panels: list[dict], path: Path) -> None:
+    if panels:
         plot_passkey(panels, path)
-    except OSError as error:
-        raise RunError(f"cannot write {path} ({reason(error)})") from error
-    print_error(f"wrote {path}")
+        print_error(f"wrote {path}")
+    elif path.exists():
+        path.unlink()
+        print_error(f"removed {path}, drawn of an earlier measurement")

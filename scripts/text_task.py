@@ -3,7 +3,7 @@
 import itertools
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import keras
@@ -53,7 +53,7 @@ class TextTask:
 
     def describe_batch(self) -> str:
         """What a step is trained on, in words."""
-        return f"{self.config.training.batch_size} x {self.config.context_length} tokens"
+        return describe_tokens(self.config)
 
     def training_batches(self, start_step: int):
         training = self.config.training
@@ -115,6 +115,11 @@ def describe_language_model(model: TransformerLMConfig) -> list[str]:
     return details
 
 
+def describe_tokens(config: Config) -> str:
+    """The tokens of a step, in words."""
+    return f"{config.training.batch_size} x {config.context_length} tokens"
+
+
 def load_text_task(config: Config, *, report: Callable[[str], None] = print) -> TextTask:
     """Raises DataError if there is no such text, or less of it than one window."""
     corpus = load_text(config.data, report=report)
@@ -128,12 +133,15 @@ def sample_text(sampler: Sampler, tokens, *, seed: int) -> str:
     prompt = list(itertools.takewhile(lambda token: token != SEPARATOR, beginning))
     options = SamplingOptions(temperature=SAMPLE_TEMPERATURE, seed=seed, stop_token=SEPARATOR)
     steps = sampler.generate([prompt], SAMPLE_LENGTH, options)
-    return readable(prompt + [int(token) for (token,) in steps if 0 <= token < VOCAB_SIZE])
+    return readable([*prompt, *(token for (token,) in steps)])
 
 
-def readable(tokens: list[int]) -> str:
-    """Their text, without what would move the cursor of a terminal: an untrained model writes any byte."""
+def readable(tokens: Iterable[int]) -> str:
+    """The text of those that are bytes, without what would move the cursor of a terminal.
+
+    An untrained model writes any byte, and one of a larger vocabulary other tokens too.
+    """
     return "".join(
         char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
-        for char in decode(tokens)
+        for char in decode([int(token) for token in tokens if 0 <= token < VOCAB_SIZE])
     )

@@ -254,7 +254,8 @@ def test_fields_of_the_model_that_differ_from_init_from_are_named_at_once(refuse
 
 def test_init_from_needs_a_run_directory_with_a_checkpoint(refused, trained_run, tmp_path):
     (line,) = refused("name=new", f"init_from={tmp_path}")
-    assert line == f"init_from={tmp_path} is not a run directory: it has no config.yaml."
+    told = "is not a run directory: it has no config.yaml. Train one: python train.py"
+    assert line == f"init_from={tmp_path} {told}"
     shutil.copy(trained_run / "config.yaml", tmp_path)
     (line,) = refused("name=new", f"init_from={tmp_path}")
     assert line == f"{tmp_path} has no checkpoint; expected {tmp_path}/checkpoints/step-*."

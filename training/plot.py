@@ -100,7 +100,7 @@ def draw_context(axes: Axes, curves: list[dict], trained_lengths: list[int]) -> 
 
 
 def plot_passkey(panels: list[dict], path: Path) -> None:
-    """Draws, a panel a run, the share of keys found by length of context and depth of the key.
+    """Draws, a panel a run and scaling, the share of keys found by length of context and depth of the key.
 
     Args:
         panels: each of `label`, `lengths`, `depths` in 0 to 1, and `accuracies`, (depths, lengths).

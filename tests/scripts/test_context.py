@@ -371,3 +371,10 @@ def test_a_file_that_cannot_be_written_is_told_after_the_table(trained_run, tmp_
     output = capsys.readouterr()
     assert "nats per token" in output.out
     assert output.err.splitlines()[-1] == f"error: cannot write {tmp_path / 'rows.csv'} (Is a directory)"
+
+
+def test_the_help_says_what_the_difference_is_to(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    help_text = " ".join(capsys.readouterr().out.split())
+    assert "the column `difference` is to the loss of the first row, on the same bytes" in help_text

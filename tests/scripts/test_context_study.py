@@ -3,7 +3,9 @@
 import csv
 import io
 import itertools
+import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -149,10 +151,14 @@ def test_the_remaining_time_is_that_of_the_parts_of_its_kind():
 
 
 class Runner:
-    """Stands for `run_job`: notes each command, and writes what it would."""
+    """Stands for `run_job`: notes each command, and writes what it would.
 
-    def __init__(self, *, failing=None, code=2):
+    A training whose directory is of another command is refused.
+    """
+
+    def __init__(self, *, failing=None, code=2, elapsed_seconds=0.0):
         self.names, self.failing, self.code = [], failing, code
+        self.elapsed_seconds = elapsed_seconds
 
     def __call__(self, command):
         assert command[0] == sys.executable
@@ -165,7 +171,11 @@ class Runner:
         if is_training:
             run = Path(options["output_dir"]) / options["name"]
             run.mkdir(parents=True, exist_ok=True)
-            (run / "summary.json").write_text("{}")
+            recorded = run / "config.yaml"
+            if recorded.exists() and recorded.read_text() != str(arguments):
+                return 2
+            recorded.write_text(str(arguments))
+            (run / "summary.json").write_text(json.dumps({"elapsed_seconds": self.elapsed_seconds}))
         else:
             Path(arguments[-1]).write_text(made_csv(arguments[2], arguments[3:]))
         return 0
@@ -231,17 +241,59 @@ def test_what_is_missing_is_made_again(study_in, tmp_path):
         (tmp_path / "runs" / path).unlink()
     again = Runner()
     assert study_in(again, "--seeds", "4") == 0
-    assert again.names == ["evaluate-ntk-4", "evaluate-yarn-4", "xpos-4"]
+    evaluations = ["evaluate-xpos-4", "evaluate-xpos-4-blockwise-causal"]
+    assert again.names == ["evaluate-ntk-4", "evaluate-yarn-4", "xpos-4", *evaluations]
 
 
-def test_other_options_are_not_taken_for_done(study_in):
+def test_other_options_are_not_taken_for_done(study_in, tmp_path):
     assert study_in(Runner(), "--seeds", "4") == 0
     targets, steps = Runner(), Runner()
     assert study_in(targets, "--seeds", "4", "--targets", "640") == 0
     assert all(name.startswith("evaluate") for name in targets.names)
     assert len(targets.names) == 9
+    for variant in CONTINUED:
+        shutil.rmtree(tmp_path / "runs" / f"{variant}-4")
     assert study_in(steps, "--seeds", "4", "--targets", "640", "--extend-steps", "5") == 0
-    assert steps.names == [f"{variant}-4" for variant in CONTINUED]
+    assert steps.names == [f"{kind}{variant}-4" for variant in CONTINUED for kind in ("", "evaluate-")]
+
+
+def test_what_comes_of_a_base_that_is_trained_again_is_made_again(study_in, tmp_path, capsys):
+    assert study_in(Runner(), "--seeds", "4") == 0
+    runs = tmp_path / "runs"
+    shutil.rmtree(runs / "base-4")
+    refused, stopped, again = Runner(), Runner(failing="base-4", code=130), Runner()
+    assert study_in(refused, "--seeds", "4") == 2
+    assert refused.names == []
+    children = [runs / f"{variant}-4" for variant in CONTINUED]
+    assert capsys.readouterr().err == (
+        f"error: {runs / 'base-4'} is to be trained again, but other runs started from the old one. "
+        f"Delete {', '.join(map(str, children))}\n"
+    )
+    for child in children:
+        shutil.rmtree(child)
+    assert study_in(stopped, "--seeds", "4") == 130
+    assert study_in(again, "--seeds", "4") == 0
+    assert again.names == [
+        "base-4",
+        "evaluate-base-4",
+        *[f"{kind}{variant}-4" for variant in CONTINUED for kind in ("", "evaluate-")],
+        "evaluate-base-4-blockwise-causal",
+    ]
+
+
+def test_a_directory_of_another_config_is_told_with_what_to_do(study_in, tmp_path, capsys):
+    assert study_in(Runner(), "--seeds", "4") == 0
+    assert study_in(Runner(), "--seeds", "4", "--num-steps", "5") == 2
+    assert capsys.readouterr().err == (
+        f"error: train base-4 ended with exit code 2; if {tmp_path / 'runs' / 'base-4'} is a run of another "
+        "config, use another --output-dir or delete it; else the same command goes on from there\n"
+    )
+
+
+def test_the_time_before_an_interruption_counts(study_in, tmp_path):
+    """The 7 trainings; a test takes no hour."""
+    assert study_in(Runner(elapsed_seconds=3_600.0), "--seeds", "4") == 0
+    assert "in 420 minutes on" in (tmp_path / "docs" / PAGE).read_text()
 
 
 @pytest.mark.parametrize("code", [2, 130])

@@ -15,7 +15,14 @@ from data.config import DigitsConfig
 from models.config import AxialViTConfig, TransformerLMConfig
 from models.vit import AxialViT
 from rope.config import RopeConfig, RopeScalingConfig
-from scripts.parent import check_factor, check_fields, check_positions, restored, with_values_of_parent
+from scripts.parent import (
+    check_factor,
+    check_fields,
+    check_positions,
+    restored,
+    trained_length,
+    with_values_of_parent,
+)
 from tests.runs import copy_of, refusal, tensors_of
 from training.checkpoints import Checkpoints
 from training.config import TrainingConfig
@@ -122,19 +129,84 @@ def test_fields_that_may_change_are_told(old, new, told, capsys):
     ],
 )
 @pytest.mark.parametrize(
-    ("old", "old_key"),
+    ("old", "old_key", "kind"),
     [
-        (text_run(32, interpolate_factor=2.0), "model.rope.interpolate_factor"),
-        (text_run(32, scaling=yarn(2.0)), "model.rope.scaling.factor"),
+        (text_run(32, interpolate_factor=2.0), "model.rope.interpolate_factor", ""),
+        (text_run(32, scaling=yarn(2.0)), "model.rope.scaling.factor", "model.rope.scaling.type=yarn "),
     ],
 )
-def test_a_factor_below_that_of_the_parent_is_refused_naming_both(old, old_key, new, key):
+def test_a_factor_below_that_of_the_parent_is_refused_naming_both(old, old_key, kind, new, key):
     with pytest.raises(ConfigError) as error:
         check_factor(new, old)
     assert str(error.value) == (
         f"{key} counts from the context before any scaling: {old_key} is 2 in init_from={PARENT}, got 1.5. "
-        "For twice its context use 4."
+        f"To go on as it is, set {kind}{old_key}=2; for twice its context {old_key}=4."
     )
+
+
+def dynamic(factor=1.0, **options):
+    return {"type": "dynamic", "factor": factor, "original_max_position_embeddings": 16, **options}
+
+
+def longrope(**options):
+    factors = {"short_factor": (1.0,) * 4, "long_factor": (1.0, 2.0, 3.0, 4.0)}
+    return {"type": "longrope", "original_max_position_embeddings": 16, **factors, **options}
+
+
+@pytest.mark.parametrize("old", [text_run(64, scaling=dynamic()), text_run(64, scaling=longrope(factor=4.0))])
+def test_a_context_below_that_of_a_parent_with_a_target_length_is_refused(old):
+    with pytest.raises(ConfigError) as error:
+        check_factor(text_run(64), old)
+    assert "is 4 in init_from=outputs/parent, got 1." in str(error.value)
+    assert str(error.value).endswith(
+        "To go on as it is, set model.rope.scaling as in outputs/parent/config.yaml, with target_length=64."
+    )
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        dynamic(),
+        dynamic(2.0),
+        longrope(factor=4.0),
+        longrope(max_position_embeddings=64),
+        longrope(attention_factor=1.2),
+    ],
+)
+@pytest.mark.parametrize(
+    "old", [text_run(16), text_run(64, scaling=dynamic()), text_run(64, scaling=yarn(4.0))]
+)
+def test_a_scaling_that_names_a_length_stretches_as_far(old, scaling, capsys):
+    check_factor(text_run(64, scaling=scaling), old)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [dynamic(target_length=32), dynamic(3.0, target_length=32), longrope(max_position_embeddings=32)],
+)
+def test_a_context_beyond_that_length_is_told(scaling, capsys):
+    check_factor(text_run(64, scaling=scaling), text_run(16))
+    assert capsys.readouterr().err == (
+        "note: context_length 64 is longer than the trained 16 times the factor 2; "
+        "positions past 32 are new to the weights.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        text_run(16),
+        text_run(64, scaling=dynamic(target_length=128)),
+        text_run(64, scaling={"type": "dynamic", "factor": 4.0, "target_length": 128}),
+        text_run(64, scaling=longrope(max_position_embeddings=64)),
+        text_run(64, scaling=longrope(factor=4.0, original_max_position_embeddings=None)),
+    ],
+)
+def test_the_trained_length_is_that_which_the_model_starts_from(parent):
+    assert trained_length(parent) == 16
+    scaling = parent.model.rotary_options()["scaling"]
+    assert scaling is None or scaling["original_max_position_embeddings"] == 16
 
 
 def test_a_factor_is_absolute_and_one_that_reaches_the_context_is_quiet(capsys):

@@ -11,16 +11,19 @@ import tensorflow as tf
 
 from configs.schema import Config, load_config
 from data.config import PasskeyConfig
+from data.passkey import training_passkeys
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from rope.config import RopeConfig
 from scripts import retrieval
-from scripts.context_cases import Run
+from scripts.context_cases import Run, config_of
 from scripts.evaluate import main as evaluate_main
 from scripts.failures import exit_code_of
-from scripts.passkey import main
+from scripts.loading import make_model
+from scripts.passkey import main, parse
 from scripts.passkey_task import shown
 from scripts.retrieval import publish, retrieve, table_rows
+from scripts.text_task import readable
 from training.config import TrainingConfig
 from training.errors import RunError
 
@@ -85,7 +88,7 @@ def reading_run(name="reader", *, context_length=150, digits=3):
 
 
 def test_every_length_and_depth_has_a_row_with_the_keys_found_there(eagerly):
-    rows = retrieve([reading_run()], [100, 190], depths=5, examples=4)
+    rows = retrieve([reading_run()], [100, 190], depths=5, examples=4, scalings=[])
     assert [(row["length"], row["depth"]) for row in rows] == [
         (length, depth) for length in (100, 150, 190) for depth in (0, 0.25, 0.5, 0.75, 1)
     ]
@@ -97,16 +100,68 @@ def test_every_length_and_depth_has_a_row_with_the_keys_found_there(eagerly):
 
 def test_several_runs_are_measured_each_at_its_own_length_too(eagerly):
     runs = [reading_run("one"), reading_run("two", context_length=210)]
-    rows = retrieve(runs, [120], depths=2, examples=1)
+    rows = retrieve(runs, [120], depths=2, examples=1, scalings=[])
     assert [(row["run"], row["length"]) for row in rows[::2]] == [
         ("one", 120), ("one", 150), ("two", 120), ("two", 210),
     ]  # fmt: skip
 
 
-def rows_of(accuracies, *, run="run", trained=64):
+def test_a_scaling_is_that_of_a_model_which_has_it_beyond_its_trained_length(monkeypatch):
+    """What reads the keys is left out: it is told the config of the model of each case."""
+    measured = []
+
+    def keys_found(case, depths, *, examples, batch_size, progress):
+        measured.append(config_of(case))
+        return np.full((len(depths), examples), case.is_scaled)
+
+    monkeypatch.setattr(retrieval, "keys_found", keys_found)
+    run = reading_run(context_length=100)
+    rows = retrieve([run], [80, 200], depths=2, examples=3, scalings=["yarn", "dynamic"])
+    plain, scaled = measured[0].rope.scaling, [config.rope.scaling for config in measured[3:]]
+    assert [config.context_length for config in measured] == [100, 100, 100, 200, 200]
+    assert (plain.type, [scaling.type for scaling in scaled]) == ("none", ["yarn", "dynamic"])
+    assert (scaled[0].factor, scaled[1].target_length) == (2, 200)
+    assert [(row["zero_shot"], row["length"], row["factor"], row["accuracy"]) for row in rows[::2]] == [
+        *[("none", 80, 1, 0), ("none", 100, 1, 0), ("none", 200, 1, 0)],
+        *[("yarn", 80, 1, 0), ("yarn", 100, 1, 0), ("yarn", 200, 2, 1)],
+        *[("dynamic", 80, 1, 0), ("dynamic", 100, 1, 0), ("dynamic", 200, 2, 1)],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "lengths", "message"),
+    [
+        ({"position": "alibi"}, [200], "--zero-shot scales rotary positions, reader has position=alibi"),
+        (
+            {"rope": RopeConfig(interpolate_factor=2.0)},
+            [200],
+            "--zero-shot starts from a model without a scaling, but reader was trained with "
+            "model.rope.interpolate_factor=2.0",
+        ),
+        ({}, [80], "--zero-shot has no effect on reader: no window is longer than its context of 100"),
+    ],
+)
+def test_a_scaling_that_cannot_be_or_has_no_effect_is_refused(options, lengths, message):
+    run = reading_run(context_length=100)
+    run = replace(run, model=Reader(replace(run.model.config, **options)))
+    with pytest.raises(RunError, match=message):
+        retrieve([run], lengths, depths=2, examples=1, scalings=["yarn"])
+
+
+def test_a_length_that_does_not_fit_in_memory_is_told(monkeypatch):
+    def keys_found(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nmore")
+
+    monkeypatch.setattr(retrieval, "keys_found", keys_found)
+    with pytest.raises(RunError, match=r"do not fit in memory \(OOM when allocating\)\. Use shorter ones$"):
+        retrieve([reading_run()], [100], depths=2, examples=1, scalings=[])
+
+
+def rows_of(accuracies, *, run="run", trained=64, scaling="none"):
     """Of accuracies by length and depth."""
+    facts = {"run": run, "context_length": trained, "zero_shot": scaling}
     return [
-        {"run": run, "context_length": trained, "length": length, "depth": depth, "accuracy": accuracy}
+        facts | {"length": length, "depth": depth, "accuracy": accuracy}
         for length, of_length in accuracies.items()
         for depth, accuracy in zip((0.0, 1.0), of_length, strict=True)
     ]
@@ -114,8 +169,8 @@ def rows_of(accuracies, *, run="run", trained=64):
 
 def test_a_table_has_a_row_for_each_length_and_a_column_for_each_depth():
     first, second = table_rows(rows_of({64: (1.0, 0.9), 128: (0.25, 0.0)}))
-    expected = {"run": "run", "context_length": 64, "length": 64, "0%": "100%", "100%": "90%", "all": "95.0%"}
-    assert first == expected
+    facts = {"run": "run", "context_length": 64, "zero_shot": "none", "length": 64}
+    assert first == facts | {"0%": "100%", "100%": "90%", "all": "95.0%"}
     assert (second["length"], second["0%"], second["all"]) == (128, "25%", "12.5%")
 
 
@@ -125,10 +180,12 @@ def test_a_run_that_finds_nine_keys_of_ten_where_it_was_trained_has_a_heat_map(t
     assert capsys.readouterr().err == f"wrote {tmp_path / 'passkey.png'}\n"
 
 
-def test_a_run_that_finds_fewer_has_none(tmp_path, capsys):
+def test_a_run_that_finds_fewer_has_none_and_keeps_no_older_one(tmp_path, capsys):
+    (tmp_path / "passkey.png").write_text("older")
     publish(rows_of({32: (1.0, 1.0), 64: (1.0, 0.79)}), tmp_path / "passkey.png")
     assert not (tmp_path / "passkey.png").exists()
-    (line,) = capsys.readouterr().err.splitlines()
+    line, removed = capsys.readouterr().err.splitlines()
+    assert removed.startswith(f"removed {tmp_path / 'passkey.png'}")
     assert line.startswith(
         "run has not learned the task at its trained length 64: it finds 89.5% of the keys"
     )
@@ -148,6 +205,19 @@ def test_runs_that_have_learned_have_a_panel_each(tmp_path, capsys, monkeypatch)
     assert "two has not learned the task" in capsys.readouterr().err
 
 
+def test_each_scaling_of_a_run_has_a_row_of_each_length_and_a_panel(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(retrieval, "plot_passkey", lambda panels, path: drawn.extend(panels))
+    rows = rows_of({64: (1.0, 0.9), 128: (0.5, 0.25)})
+    rows += rows_of({64: (1.0, 0.9), 128: (0.75, 0.0)}, scaling="yarn")
+    assert [(row["zero_shot"], row["length"], row["0%"]) for row in table_rows(rows)] == [
+        ("none", 64, "100%"), ("none", 128, "50%"), ("yarn", 64, "100%"), ("yarn", 128, "75%"),
+    ]  # fmt: skip
+    publish(rows, tmp_path / "passkey.png")
+    assert [panel["label"] for panel in drawn] == ["run, trained at 64", "run, trained at 64, yarn"]
+    np.testing.assert_array_equal(drawn[1]["accuracies"], [[1.0, 0.75], [0.9, 0.0]])
+
+
 def test_training_tells_how_many_keys_are_found_and_shows_some(passkey_run, capsys):
     summary = json.loads((passkey_run / "summary.json").read_text())
     assert 0 <= summary["accuracy"] <= 0.5
@@ -159,7 +229,12 @@ def test_training_tells_how_many_keys_are_found_and_shows_some(passkey_run, caps
 
 @pytest.mark.parametrize(("answer", "verdict"), [("12", "(right)"), ("21", "(it is 12)")])
 def test_a_shown_answer_is_compared_with_the_key(answer, verdict):
-    assert shown("The key: 12", answer) == f"...The key: {answer} {verdict}"
+    assert shown("The key: ", answer, "12") == f"...The key: {answer} {verdict}"
+
+
+def test_tokens_that_are_no_bytes_are_not_shown():
+    """Of a model with a larger vocabulary."""
+    assert readable([49, 300, 50, -1]) == "12"
 
 
 def test_evaluate_measures_held_out_keys(passkey_run, capsys):
@@ -178,11 +253,26 @@ def test_the_loss_by_window_of_a_run_on_passkeys_is_refused(passkey_run, capsys)
 
 
 def test_the_command_prints_a_table_and_draws_nothing_of_a_run_that_has_not_learned(passkey_run, capsys):
-    assert passkey(passkey_run, "--lengths", "96", "--depths", "3", "--examples", "2") == 0
+    assert (
+        passkey(passkey_run, "--lengths", "96", "--depths", "3", "--examples", "2", "--zero-shot", "ntk") == 0
+    )
     output = capsys.readouterr()
     headers, *rows = output.out.splitlines()
-    assert headers.split() == ["run", "context", "length", "length", "0%", "50%", "100%", "all"]
-    assert [row.split()[:3] for row in rows] == [[str(passkey_run), "64", length] for length in ("64", "96")]
+    assert headers.split() == [
+        "run",
+        "context",
+        "length",
+        "zero",
+        "shot",
+        "length",
+        "0%",
+        "50%",
+        "100%",
+        "all",
+    ]
+    assert [row.split()[:4] for row in rows] == [
+        [str(passkey_run), "64", scaling, length] for scaling in ("none", "ntk") for length in ("64", "96")
+    ]
     assert f"{passkey_run} has not learned the task at its trained length 64" in output.err
     assert not (passkey_run / "passkey.png").exists()
 
@@ -198,13 +288,28 @@ def test_the_command_prints_json_and_draws_a_run_that_has_learned(passkey_run, m
     assert [(row["length"], row["depth"], row["examples"]) for row in rows] == [(64, 0, 2), (64, 1, 2)]
 
 
+@pytest.mark.parametrize(("changes", "apart"), [({}, True), ({"reset_positions": False}, False)])
+def test_the_texts_of_a_row_do_not_see_each_other_unless_asked_to(changes, apart):
+    config = TransformerLMConfig(
+        context_length=200, dim=16, num_layers=1, num_heads=2, num_kv_heads=1, mlp_dim=8
+    )
+    training = TrainingConfig(precision="float32")
+    model = make_model(Config(model=config, data=PasskeyConfig(**changes), training=training))
+    inputs, _ = training_passkeys(0, batch_size=8, length=200, digits=3, texts=3, seed=0)
+    row = next(row for row in inputs if (row == 0).sum() > 1)
+    second = np.flatnonzero(row == 0)[1]
+    other = np.where(np.arange(len(row)) == 3, row + 1, row)
+    logits = model(np.stack([row, other])).numpy()[:, second:]
+    assert np.array_equal(*logits) == apart
+
+
 def test_a_run_on_text_is_measured_with_default_keys(tmp_path, eagerly):
     model = TransformerLM(
         TransformerLMConfig(context_length=80, dim=16, num_layers=1, num_heads=2, num_kv_heads=2, mlp_dim=8)
     )
     training = TrainingConfig(precision="float32", compile="graph")
     run = Run(tmp_path, model, Config(model=model.config, training=training), {"step": 1})
-    rows = retrieve([run], [90], depths=2, examples=3)
+    rows = retrieve([run], [90], depths=2, examples=3, scalings=[])
     assert {row["digits"] for row in rows} == {5}
     assert [row["length"] for row in rows] == [80, 80, 90, 90]
 
@@ -216,7 +321,7 @@ def test_other_positions_are_measured_beyond_their_context(tmp_path, eagerly, op
     )
     run = reading_run(context_length=60)
     run = replace(run, model=TransformerLM(config), config=replace(run.config, model=config))
-    assert len(retrieve([run], [100], depths=2, examples=2)) == 4
+    assert len(retrieve([run], [100], depths=2, examples=2, scalings=[])) == 4
 
 
 def test_learned_positions_end_with_their_context(tmp_path):
@@ -225,7 +330,7 @@ def test_learned_positions_end_with_their_context(tmp_path):
     )
     run = replace(reading_run(context_length=60), model=TransformerLM(config))
     with pytest.raises(RunError, match="a window of 100 cannot be evaluated: the learned positions"):
-        retrieve([run], [100], depths=2, examples=2)
+        retrieve([run], [100], depths=2, examples=2, scalings=[])
 
 
 def test_a_length_too_short_for_the_question_is_refused(passkey_run, trained_run, capsys):
@@ -245,8 +350,8 @@ def test_a_training_context_too_short_for_the_question_is_refused(workplace, cap
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("data.digits=0", "data.digits must be >= 1 and <= 20, got 0"),
-        ("data.digits=21", "data.digits must be >= 1 and <= 20, got 21"),
+        ("data.digits=0", "data.digits must be >= 1 and <= 10, got 0"),
+        ("data.digits=11", "data.digits must be >= 1 and <= 10, got 11"),
         ("data.texts=0", "data.texts must be >= 1, got 0"),
         ("data.held_out_examples=0", "data.held_out_examples must be >= 1, got 0"),
         ("data.held_out=0.1", "unknown key 'data.held_out' here; it belongs to data.source=python_stdlib"),
@@ -263,6 +368,10 @@ def test_a_bad_value_is_told_in_a_line(workplace, capsys, change, message):
     [
         ("--depths 1", "--depths must be 2 to 101, got 1"),
         ("--depths 102", "--depths must be 2 to 101, got 102"),
+        (
+            "--zero-shot yarm",
+            "argument --zero-shot: must be one of linear, ntk, yarn, dynamic; got 'yarm'; did",
+        ),
         ("--examples 0", "argument --examples: must be a whole number of at least 1, got '0'"),
         ("--lengths 256,512", "argument --lengths: must be a whole number of at least 1, got '256,512'; sep"),
     ],
@@ -272,6 +381,10 @@ def test_options_of_the_wrong_form_are_refused(arguments, message, capsys):
         passkey("anywhere", *arguments.split())
     assert ended.value.code == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_hundred_keys_of_each_length_and_depth_are_asked_for_unless_told_otherwise():
+    assert parse(["run"]).examples == 100
 
 
 def test_what_is_no_language_model_is_refused(tmp_path, capsys):
