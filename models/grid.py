@@ -9,7 +9,7 @@ from models.positions import sinusoidal_embedding
 from rope.axial import MixedRotaryEmbedding, axis_positions, grid_angles, grid_positions
 from rope.embedding import RotaryEmbedding
 from rope.positions import size_of
-from rope.rotation import RotaryTable, doubled, rotary_table, scaled_table
+from rope.rotation import rotary_table, scaled_table
 
 
 def patches_of(images: tf.Tensor, size: int) -> tf.Tensor:
@@ -27,8 +27,8 @@ def axial_table(
     columns: int | tf.Tensor,
     *,
     coordinates: str,
-) -> RotaryTable:
-    """(rows * columns, head_dim) table of a grid: half of the pairs follow the rows, then half the columns.
+) -> tf.Tensor:
+    """(rows * columns, head_dim / 2) table of a grid: half of the pairs follow its rows, half its columns.
 
     Args:
         embeddings: of rows and of columns, in one layout.
@@ -39,9 +39,8 @@ def axial_table(
     for embedding, size in zip(embeddings, (rows, columns), strict=True):
         angles.append(embedding.angles(axis_positions(size, coordinates=coordinates)))
         factors.append(np.full(embedding.dim // 2, embedding.attention_factor, np.float32))
-    layout, factors = embeddings[0].layout, np.concatenate(factors)
-    table = rotary_table(tf.reshape(grid_angles(angles), (-1, len(factors))), layout=layout)
-    return scaled_table(table, doubled(factors, layout=layout))
+    factors = np.concatenate(factors)
+    return scaled_table(rotary_table(tf.reshape(grid_angles(angles), (-1, len(factors)))), factors)
 
 
 def mixed_table(
@@ -50,16 +49,16 @@ def mixed_table(
     columns: int | tf.Tensor,
     *,
     interpolate_factor: Sequence[float],
-) -> RotaryTable:
-    """(num_heads, rows * columns, head_dim) table of a grid, the factors dividing its rows and columns."""
+) -> tf.Tensor:
+    """(num_heads, rows * columns, head_dim / 2) table of a grid; the factors divide its rows and columns."""
     positions = grid_positions(rows, columns)
     return embedding.table(positions / tf.constant(interpolate_factor, positions.dtype))
 
 
-def with_unrotated_first(table: RotaryTable) -> RotaryTable:
+def with_unrotated_first(table: tf.Tensor) -> tf.Tensor:
     """The table of one token more, the first, which is not rotated."""
-    first = [[0, 0]] * (table.cos.shape.rank - 2) + [[1, 0], [0, 0]]
-    return RotaryTable(tf.pad(table.cos, first, constant_values=1.0), tf.pad(table.sin, first))
+    first = [[0, 0]] * (table.shape.rank - 2) + [[1, 0], [0, 0]]
+    return tf.pad(table, first, constant_values=tf.constant(1, table.dtype))
 
 
 def sinusoidal_grid(rows: int | tf.Tensor, columns: int | tf.Tensor, dim: int) -> tf.Tensor:

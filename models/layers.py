@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from models.cache import LayerCache
 from models.rotations import LearnedRotations
-from rope.rotation import RotaryTable, composed_table, rotary_table, rotate
+from rope.rotation import rotary_table, rotate
 
 INPUT_STDDEV = 0.02
 
@@ -121,7 +121,7 @@ class Attention(keras.layers.Layer):
         x: tf.Tensor,
         *,
         bias: tf.Tensor | None = None,
-        tables: tuple[RotaryTable, RotaryTable] | None,
+        tables: tuple[tf.Tensor, tf.Tensor] | None,
         cache: LayerCache | None = None,
     ) -> tuple[tf.Tensor, LayerCache | None]:
         batch, length = tf.unstack(tf.shape(x)[:2])
@@ -145,14 +145,13 @@ class Attention(keras.layers.Layer):
             tf.reshape(mixed, (batch, length, self.num_heads * self.head_dim))
         ), cache
 
-    def _with_learned(self, tables, angles: tf.Tensor) -> tuple[RotaryTable, RotaryTable]:
+    def _with_learned(self, tables, angles: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Tables turned further by (batch, kv_heads, length, head_dim / 2) learned angles."""
-        of_keys = rotary_table(angles, layout=self.layout)
-        group = self.num_heads // self.num_kv_heads
-        of_queries = RotaryTable(*(tf.repeat(part, group, axis=1) for part in of_keys))
+        of_keys = rotary_table(angles)
+        of_queries = tf.repeat(of_keys, self.num_heads // self.num_kv_heads, axis=1)
         if tables is None:
             return of_queries, of_keys
-        return composed_table(tables[0], of_queries), composed_table(tables[1], of_keys)
+        return tables[0] * of_queries, tables[1] * of_keys
 
 
 def attend(
@@ -260,7 +259,7 @@ class Block(keras.layers.Layer):
         x: tf.Tensor,
         *,
         bias: tf.Tensor,
-        tables: tuple[RotaryTable, RotaryTable] | None,
+        tables: tuple[tf.Tensor, tf.Tensor] | None,
         cache: LayerCache | None = None,
         seed: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, LayerCache | None]:

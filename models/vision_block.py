@@ -4,7 +4,6 @@ import keras
 import tensorflow as tf
 
 from models.layers import Attention, FeedForward, drop_path, dropout, fold_in
-from rope.rotation import RotaryTable
 
 
 class VisionBlock(keras.layers.Layer):
@@ -80,7 +79,7 @@ class VisionBlock(keras.layers.Layer):
         self.built = True  # its parts build themselves; Keras would trace the call to do it
 
     def call(
-        self, x: tf.Tensor, *, tables: tuple[RotaryTable | None, ...], seed: tf.Tensor | None = None
+        self, x: tf.Tensor, *, tables: tuple[tf.Tensor | None, ...], seed: tf.Tensor | None = None
     ) -> tf.Tensor:
         *norms, mlp_norm = self.norms
         parts = zip(norms, self.attentions, self.routes, tables, strict=True)
@@ -93,20 +92,20 @@ class VisionBlock(keras.layers.Layer):
         return x + drop_path(added, self.drop_path_rate, fold_in(seed, 1))
 
 
-def attend_all(attention: Attention, x: tf.Tensor, table: RotaryTable | None) -> tf.Tensor:
+def attend_all(attention: Attention, x: tf.Tensor, table: tf.Tensor | None) -> tf.Tensor:
     """Attention among all tokens of (batch, length, dim)."""
     mixed, _ = attention(x, tables=None if table is None else (table, table))
     return mixed
 
 
-def attend_within_rows(attention: Attention, x: tf.Tensor, table: RotaryTable | None) -> tf.Tensor:
+def attend_within_rows(attention: Attention, x: tf.Tensor, table: tf.Tensor | None) -> tf.Tensor:
     """Attention among the patches of each row of (batch, rows, columns, dim)."""
     batch, rows, columns, _ = tf.unstack(tf.shape(x))
     mixed = attend_all(attention, tf.reshape(x, (batch * rows, columns, x.shape[-1])), table)
     return tf.reshape(mixed, (batch, rows, columns, x.shape[-1]))
 
 
-def attend_within_columns(attention: Attention, x: tf.Tensor, table: RotaryTable | None) -> tf.Tensor:
+def attend_within_columns(attention: Attention, x: tf.Tensor, table: tf.Tensor | None) -> tf.Tensor:
     """Attention among the patches of each column of (batch, rows, columns, dim)."""
     swapped = attend_within_rows(attention, tf.transpose(x, (0, 2, 1, 3)), table)
     return tf.transpose(swapped, (0, 2, 1, 3))

@@ -17,7 +17,6 @@ from models.vision_block import VisionBlock
 from rope.axial import MixedRotaryEmbedding
 from rope.embedding import RotaryEmbedding
 from rope.positions import size_of
-from rope.rotation import RotaryTable
 
 NORM_EPSILON = 1e-5
 # Of learned positions and the class token: near the size of the patches, as that of the sinusoids is.
@@ -156,7 +155,7 @@ class AxialViT(keras.Model):
             return x + tf.cast(sinusoidal_grid(rows, columns, self.config.dim), x.dtype)
         return x
 
-    def _tables(self, rows, columns) -> list[tuple[RotaryTable | None, ...]]:
+    def _tables(self, rows, columns) -> list[tuple[tf.Tensor | None, ...]]:
         """For each block, the table of each of its attentions."""
         # Within a row the angles of the rows are equal and cancel: those of row 0 serve every row.
         grids = [(rows, columns)] if self.config.attention == "full" else [(1, columns), (rows, 1)]

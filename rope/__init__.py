@@ -26,7 +26,7 @@ _NAMES_IN = {
         "positions_from_padding",
         "positions_from_segments",
     ),
-    "rope.rotation": ("RotaryTable", "doubled", "rotary_angles", "rotary_table", "rotate"),
+    "rope.rotation": ("doubled", "rotary_angles", "rotary_table", "rotate"),
     "rope.scaling": ("scale", "with_original_length"),
     "rope.xpos": ("xpos_decays", "xpos_scales"),
 }

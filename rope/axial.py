@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from rope.frequencies import language_frequencies
 from rope.rotation import (
-    RotaryTable,
     check_layout,
     doubled,
     rotary_angles,
@@ -203,11 +202,11 @@ class MixedRotaryEmbedding(keras.layers.Layer):
         ]
         return tf.stack(tf.split(tf.add_n(along_axes), self.num_heads, axis=-1))
 
-    def table(self, positions: tf.Tensor) -> RotaryTable:
-        """(num_heads, ..., dim) table for `rotate`."""
-        return rotary_table(self.angles(positions), layout=self.layout)
+    def table(self, positions: tf.Tensor) -> tf.Tensor:
+        """(num_heads, ..., dim / 2) table for `rotate`."""
+        return rotary_table(self.angles(positions))
 
-    def rotate(self, x: tf.Tensor, table: RotaryTable) -> tf.Tensor:
+    def rotate(self, x: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
         """Rotates (batch, num_heads, length, dim) queries or keys by a table of this embedding."""
         return rotate(x, table, layout=self.layout)
 

@@ -11,7 +11,6 @@ from rope.axial import axial_angles, axis_positions
 from rope.options import DEFAULTS, resolve
 from rope.positions import align_positions, align_scale, sequence_axis, shifted, size_of
 from rope.rotation import (
-    RotaryTable,
     check_layout,
     doubled,
     rotary_angles,
@@ -162,7 +161,7 @@ class RotaryEmbedding(keras.layers.Layer):
         """(..., length, dim / 2) angles in radians, float32, of (..., length) positions."""
         return rotary_angles(positions, self.frequencies)
 
-    def tables(self, positions: tf.Tensor) -> tuple[RotaryTable, RotaryTable]:
+    def tables(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Tables for `rotate` of queries and of keys, to be shared by the layers of a model.
 
         They hold the attention factor of the scaling, and xPos; without xPos they are one object twice.
@@ -170,23 +169,21 @@ class RotaryEmbedding(keras.layers.Layer):
         Args:
             positions: (..., length), with an axis for the heads where they differ by row.
         """
-        table = rotary_table(self.angles(positions), layout=self.layout)
-        if self.attention_factor != 1:
-            table = scaled_table(table, self.attention_factor)
+        table = self._table_without_xpos(self.angles(positions))
         if not self.use_xpos:
             return table, table
-        scales = self.get_scale(positions)
+        scales = self._pair_scales(positions)
         return scaled_table(table, scales), scaled_table(table, 1 / scales)
 
-    def table(self, positions: tf.Tensor) -> RotaryTable:
-        """(..., length, dim) table for `rotate`, the same for queries and keys; see `tables` for xPos."""
+    def table(self, positions: tf.Tensor) -> tf.Tensor:
+        """(..., length, dim / 2) table for `rotate`, the same for queries and keys; see `tables` for xPos."""
         if self.use_xpos:
             raise ValueError(
                 "xPos scales queries and keys differently, got one table for both. Use tables()."
             )
         return self.tables(positions)[0]
 
-    def rotate(self, x: tf.Tensor, table: RotaryTable) -> tf.Tensor:
+    def rotate(self, x: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
         """Rotates (..., length, head_dim) queries or keys by a table of this embedding."""
         (x,) = concrete(x)
         return rotate(x, table, layout=self.layout)
@@ -222,9 +219,12 @@ class RotaryEmbedding(keras.layers.Layer):
                 "Use rotate_queries_and_keys or rotate_queries_with_cached_keys, or give scale."
             )
         positions = self._positions(x, seq_dim, offset, positions)
-        table = rotary_table(self.angles(positions), layout=self.layout)
-        scale = align_scale(1.0 if scale is None else scale, x, self._axis(x, seq_dim), self.dim)
-        return self.rotate(x, scaled_table(table, self.attention_factor * scale))
+        table = self._table_without_xpos(self.angles(positions))
+        if scale is None:
+            return self.rotate(x, table)
+        scale = align_scale(scale, x, self._axis(x, seq_dim), self.dim)
+        scaled = self.rotate(tf.cast(x[..., : self.dim], tf.float32), table) * scale
+        return tf.concat([tf.cast(scaled, x.dtype), x[..., self.dim :]], axis=-1)
 
     def rotate_queries_and_keys(
         self,
@@ -294,10 +294,7 @@ class RotaryEmbedding(keras.layers.Layer):
         """(..., length, dim) scales of xPos for queries at (..., length) positions; 1 / scales for keys."""
         if not self.use_xpos:
             raise ValueError("get_scale needs use_xpos=True, got False: there is nothing to scale.")
-        t = tf.convert_to_tensor(t)
-        xpos.check_positions(t, self.xpos_max_length)
-        scales = xpos.xpos_scales(t, self.dim, centre=self.xpos_max_length // 2, **self._xpos_range)
-        return doubled(scales, layout=self.layout)
+        return doubled(self._pair_scales(tf.convert_to_tensor(t)), layout=self.layout)
 
     def axial_angles(
         self,
@@ -349,10 +346,10 @@ class RotaryEmbedding(keras.layers.Layer):
         offsets: Sequence[float] | None = None,
         coordinates: str | None = None,
         axis_order: Sequence[int] | None = None,
-    ) -> RotaryTable:
-        """(*dims, len(dims) * dim) table for `rotate`; arguments as `axial_angles`."""
+    ) -> tf.Tensor:
+        """(*dims, len(dims) * dim / 2) table for `rotate`; arguments as `axial_angles`."""
         angles = self.axial_angles(*dims, offsets=offsets, coordinates=coordinates, axis_order=axis_order)
-        return scaled_table(rotary_table(angles, layout=self.layout), self.attention_factor)
+        return self._table_without_xpos(angles)
 
     def check_compute_dtype(self, dtype: tf.DType | str) -> None:
         """Raises ValueError if `dtype` has too small a range for xPos up to its maximum length."""
@@ -361,6 +358,15 @@ class RotaryEmbedding(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {"name": self.name, **self._config}
+
+    def _table_without_xpos(self, angles: tf.Tensor) -> tf.Tensor:
+        table = rotary_table(angles)
+        return table if self.attention_factor == 1 else scaled_table(table, self.attention_factor)
+
+    def _pair_scales(self, positions: tf.Tensor) -> tf.Tensor:
+        """(..., length, dim / 2) scales of xPos for queries."""
+        xpos.check_positions(positions, self.xpos_max_length)
+        return xpos.xpos_scales(positions, self.dim, centre=self.xpos_max_length // 2, **self._xpos_range)
 
     def _axis(self, x: tf.Tensor, seq_dim: int | None) -> int:
         return sequence_axis(x, self.default_seq_dim if seq_dim is None else seq_dim)

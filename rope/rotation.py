@@ -1,28 +1,15 @@
 """Rotation of feature pairs by position: angles, tables and the rotation itself.
 
-A pair (a, b) at angle t becomes (a cos t - b sin t, a sin t + b cos t). Two layouts say which features
-are a pair: `interleaved` takes (x[2i], x[2i + 1]) (RoFormer, GPT-J), `half` takes (x[i], x[i + dim / 2])
-(GPT-NeoX, Hugging Face Llama).
+A pair (a, b) at angle t becomes (a cos t - b sin t, a sin t + b cos t): the complex number a + ib, times
+e^(it). Two layouts say which features are a pair: `interleaved` takes (x[2i], x[2i + 1]) (RoFormer, GPT-J),
+`half` takes (x[i], x[i + dim / 2]) (GPT-NeoX, Hugging Face Llama).
 """
 
-from typing import NamedTuple
-
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
 LAYOUTS = ("interleaved", "half")
 HALF_PRECISION = (tf.bfloat16, tf.float16)
-
-
-class RotaryTable(NamedTuple):
-    """Cosine and signed sine of every feature, (..., length, dim) float32, in one layout.
-
-    The sine is negative for the first feature of a pair, so that a rotation is
-    `x * cos + partner(x) * sin`, where `partner` swaps the two features of each pair. Both carry what scales
-    the rotated features: xPos, or the attention factor of YaRN and LongRoPE.
-    """
-
-    cos: tf.Tensor
-    sin: tf.Tensor
 
 
 def rotary_angles(positions: tf.Tensor, frequencies: tf.Tensor) -> tf.Tensor:
@@ -60,65 +47,51 @@ def doubled(per_pair: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
     return tf.repeat(per_pair, 2, axis=-1)
 
 
-def rotary_table(angles: tf.Tensor, *, layout: str = "interleaved") -> RotaryTable:
-    """Table for `rotate`, from the angle of each pair.
+def rotary_table(angles: tf.Tensor) -> tf.Tensor:
+    """Table for `rotate`: e^(i angle) of each pair.
+
+    Tables compose by multiplication: two rotations one after the other, or a rotation and a scale.
 
     Args:
         angles: (..., length, dim / 2) radians, float32.
-        layout: `interleaved` or `half`.
 
     Returns:
-        A `RotaryTable` of (..., length, dim) tensors, float32.
-
-    Raises:
-        ValueError: if `layout` is unknown.
+        (..., length, dim / 2) complex64.
     """
-    check_layout(layout)
-    cos, sin = tf.cos(angles), tf.sin(angles)
-    if layout == "half":
-        signed_sin = tf.concat([-sin, sin], axis=-1)
-    else:
-        signed_sin = tf.stack([-sin, sin], axis=-1)
-        signed_sin = tf.reshape(signed_sin, tf.concat([tf.shape(sin)[:-1], [2 * sin.shape[-1]]], axis=0))
-    return RotaryTable(doubled(cos, layout=layout), signed_sin)
+    return tf.complex(tf.cos(angles), tf.sin(angles))
 
 
-def composed_table(first: RotaryTable, second: RotaryTable) -> RotaryTable:
-    """Table of one rotation after another: the angles add, the scales multiply. Both in one layout."""
-    return RotaryTable(
-        first.cos * second.cos - first.sin * second.sin, first.sin * second.cos + first.cos * second.sin
-    )
+def scaled_table(table: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:
+    """A table that also multiplies the features, by a number or by (..., length, dim / 2) of them."""
+    return table * tf.cast(scale, tf.complex64)
 
 
-def scaled_table(table: RotaryTable, scale: float | tf.Tensor) -> RotaryTable:
-    """A table that also multiplies the features, by a number or by (..., length, dim) of them."""
-    return RotaryTable(table.cos * scale, table.sin * scale)
-
-
-def rotate(x: tf.Tensor, table: RotaryTable, *, layout: str = "interleaved") -> tf.Tensor:
+def rotate(x: tf.Tensor, table: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
     """Rotates each pair of features by the table's angles.
 
-    Multiplies in float32 and casts last, whatever the dtype of `x`.
+    Multiplies in float32 and casts last, whatever the dtype of `x`. What is traced outside of XLA cannot be
+    called from a function with `jit_compile=True`; trace it there.
 
     Args:
         x: (..., length, head_dim) queries or keys.
-        table: from `rotary_table`, in the same layout; (..., length, dim), broadcasts against `x`. When it is
-            narrower than `x`, the first dim features are rotated and the others pass through.
+        table: from `rotary_table`; (..., length, dim / 2), broadcasts against the pairs of `x`. When it has
+            fewer pairs than `x`, the first dim features are rotated and the others pass through.
         layout: `interleaved` or `half`.
 
     Returns:
         The rotated tensor, with the shape and dtype of `x`.
 
     Raises:
-        ValueError: if `layout` is unknown or the table's last axis is longer than that of `x`.
+        ValueError: if `layout` is unknown or the table has more pairs than `x`.
     """
-    head_dim, dim = x.shape[-1], table.cos.shape[-1]
+    check_layout(layout)
+    head_dim, dim = x.shape[-1], 2 * table.shape[-1]
     if head_dim < dim:
         raise ValueError(f"x has {head_dim} features, fewer than the {dim} of its rotary table.")
     if head_dim > dim:
         return tf.concat([rotate(x[..., :dim], table, layout=layout), x[..., dim:]], axis=-1)
-    rotated = tf.cast(x, tf.float32) * table.cos + tf.cast(_partner(x, layout), tf.float32) * table.sin
-    return tf.cast(rotated, x.dtype)
+    pairs = _as_pairs(tf.cast(x, tf.float32), layout)
+    return tf.cast(_as_features(pairs * table, layout), x.dtype)
 
 
 def check_positions_dtype(positions: tf.Tensor) -> None:
@@ -131,13 +104,43 @@ def check_layout(layout: str) -> None:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}.")
 
 
-def _partner(x: tf.Tensor, layout: str) -> tf.Tensor:
-    """Swaps the two features of each pair."""
-    check_layout(layout)
-    shape, dim = tf.shape(x), x.shape[-1]
-    if layout == "interleaved":
-        # Reversing an axis of two is several times faster than unstacking and stacking it.
-        pairs, axis = tf.reshape(x, tf.concat([shape[:-1], [dim // 2, 2]], axis=0)), -1
-    else:
-        pairs, axis = tf.reshape(x, tf.concat([shape[:-1], [2, dim // 2]], axis=0)), -2
-    return tf.reshape(tf.reverse(pairs, [axis]), shape)
+def _as_pairs(features: tf.Tensor, layout: str) -> tf.Tensor:
+    """(..., dim) float32 as (..., dim / 2) complex64."""
+    shape, dim = tf.shape(features), features.shape[-1]
+
+    @tf.custom_gradient
+    def convert(features):
+        if layout == "half":
+            pairs = tf.complex(*tf.split(features, 2, axis=-1))
+        else:
+            pairs = tf.reshape(features, tf.concat([shape[:-1], [dim // 2, 2]], axis=0))
+            # A bitcast copies nothing, but XLA has none to complex numbers.
+            pairs = tf.complex(*tf.unstack(pairs, axis=-1)) if _in_xla() else tf.bitcast(pairs, tf.complex64)
+        return pairs, lambda gradient: _as_features(gradient, layout)
+
+    return convert(features)
+
+
+def _as_features(pairs: tf.Tensor, layout: str) -> tf.Tensor:
+    """The inverse of `_as_pairs`."""
+    shape, dim = tf.shape(pairs), 2 * pairs.shape[-1]
+
+    @tf.custom_gradient
+    def convert(pairs):
+        if layout == "half":
+            features = tf.concat([tf.math.real(pairs), tf.math.imag(pairs)], axis=-1)
+        elif _in_xla():
+            features = tf.stack([tf.math.real(pairs), tf.math.imag(pairs)], axis=-1)
+        else:
+            features = tf.bitcast(pairs, tf.float32)
+        features = tf.reshape(features, tf.concat([shape[:-1], [dim]], axis=0))
+        return features, lambda gradient: _as_pairs(gradient, layout)
+
+    return convert(pairs)
+
+
+def _in_xla() -> bool:
+    """Whether what is traced here is to be compiled by XLA."""
+    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
+        tf.compat.v1.get_default_graph()
+    )

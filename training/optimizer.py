@@ -1,14 +1,42 @@
 """AdamW with warm-up and cosine decay."""
 
 import keras
+import tensorflow as tf
 
 from training.config import OptimizerConfig
 
 
-def make_optimizer(
-    config: OptimizerConfig, variables: list[keras.Variable], *, num_steps: int
-) -> keras.optimizers.AdamW:
-    """Keras AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), built for `variables`.
+class FusedAdamW(keras.optimizers.AdamW):
+    """Keras AdamW, where one operation updates a variable and its moments, and scalars are computed once.
+
+    Takes dense gradients, and none of Keras' own clipping, accumulation and averaging.
+    """
+
+    def _backend_apply_gradients(self, grads, trainable_variables):
+        learning_rate = tf.cast(self.learning_rate, tf.float32)
+        step = tf.cast(self.iterations + 1, tf.float32)
+        powers = [tf.pow(beta, step) for beta in (self.beta_1, self.beta_2)]
+        kept = 1 - learning_rate * self.weight_decay
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            index = self._get_variable_index(variable)
+            if self._use_weight_decay(variable):
+                variable.value.assign(variable.value * kept)
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.value.handle,
+                m=self._momentums[index].value.handle,
+                v=self._velocities[index].value.handle,
+                beta1_power=powers[0],
+                beta2_power=powers[1],
+                lr=learning_rate,
+                beta1=self.beta_1,
+                beta2=self.beta_2,
+                epsilon=self.epsilon,
+                grad=gradient,
+            )
+
+
+def make_optimizer(config: OptimizerConfig, variables: list[keras.Variable], *, num_steps: int) -> FusedAdamW:
+    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), built for `variables`.
 
     Weight decay applies to variables of rank 2 and more, not to gains, biases or rotation frequencies.
 
@@ -17,7 +45,7 @@ def make_optimizer(
         variables: all that is trained.
         num_steps: at which the learning rate has fallen to `final_learning_rate_ratio` of its peak.
     """
-    optimizer = keras.optimizers.AdamW(
+    optimizer = FusedAdamW(
         learning_rate=learning_rate_schedule(config, num_steps),
         weight_decay=config.weight_decay,
         beta_1=config.beta_1,

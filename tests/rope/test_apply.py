@@ -45,7 +45,7 @@ def test_a_doubled_table_rotates_like_complex_numbers(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_table_of_a_model_rotates_like_the_doubled_one(layout):
     x = normal(2, 3, 5, 12)
-    table = rotary_table(rotary_angles(tf.range(5), language(8)), layout=layout)
+    table = rotary_table(rotary_angles(tf.range(5), language(8)))
     np.testing.assert_allclose(
         rotate(x, table, layout=layout), apply_rotary_emb(table_of(5, 8, layout), x, layout=layout), atol=1e-6
     )
@@ -63,7 +63,7 @@ def test_features_outside_the_rotated_ones_pass_through():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_narrow_table_rotates_the_first_features_only(layout):
     x = normal(2, 3, 5, 12)
-    table = rotary_table(rotary_angles(tf.range(5), language(6)), layout=layout)
+    table = rotary_table(rotary_angles(tf.range(5), language(6)))
     expected = turned(x, angles_of(range(5), language(6)), layout)
     rotated = rotate(x, table, layout=layout)
     np.testing.assert_allclose(rotated, expected, atol=2e-6)

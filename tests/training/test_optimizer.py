@@ -8,7 +8,7 @@ import tensorflow as tf
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from training.config import OptimizerConfig
-from training.optimizer import learning_rate_schedule, make_optimizer
+from training.optimizer import is_decayed, learning_rate_schedule, make_optimizer
 
 
 def expected_rate(step, *, peak, ratio, warmup, num_steps):
@@ -46,8 +46,8 @@ def small_model():
 def test_weight_decay_shrinks_matrices_and_embeddings_and_nothing_else():
     """With no gradient, decay is all that an update does: w - rate * decay * w."""
     model = small_model()
-    frequencies = keras.Variable(np.ones((2, 3)), name="frequencies")
-    bias = keras.Variable(np.ones(5), name="bias")
+    frequencies = keras.Variable(np.ones((2, 3)), name="frequencies", dtype="float32")
+    bias = keras.Variable(np.ones(5), name="bias", dtype="float32")
     variables = [*model.trainable_variables, frequencies, bias]
     config = OptimizerConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.5)
     optimizer = make_optimizer(config, variables, num_steps=10)
@@ -79,7 +79,7 @@ def test_an_update_is_that_of_the_adamw_paper():
     )
     generator = np.random.default_rng(2)
     weight, gradients = generator.normal(size=(2, 3)), generator.normal(size=(5, 2, 3))
-    variable = keras.Variable(weight, name="kernel")
+    variable = keras.Variable(weight, name="kernel", dtype="float32")
     optimizer = make_optimizer(config, [variable], num_steps=10)
     mean = square = np.zeros((2, 3))
     for t, gradient in enumerate(gradients, start=1):
@@ -89,6 +89,33 @@ def test_an_update_is_that_of_the_adamw_paper():
         unbiased_mean, unbiased_square = mean / (1 - 0.8**t), square / (1 - 0.95**t)
         weight = weight - 0.1 * (unbiased_mean / (np.sqrt(unbiased_square) + 1e-8) + 0.3 * weight)
     np.testing.assert_allclose(variable.numpy(), weight, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_updates_are_those_of_keras(jit_compile):
+    config = OptimizerConfig(learning_rate=0.1, warmup_steps=3, weight_decay=0.3)
+    generator = np.random.default_rng(4)
+    values = {"kernel": generator.normal(size=(5, 7)), "scale": generator.normal(size=7)}
+    gradients = [[generator.normal(size=value.shape) for value in values.values()] for _ in range(10)]
+
+    def updated(of_keras):
+        variables = [keras.Variable(value, name=name, dtype="float32") for name, value in values.items()]
+        optimizer = make_optimizer(config, variables, num_steps=8)
+        if of_keras:
+            optimizer = keras.optimizers.AdamW.from_config(optimizer.get_config())
+            optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not is_decayed(v)])
+            optimizer.build(variables)
+        apply = optimizer.apply_gradients
+        update = tf.function(
+            lambda *given: apply(zip(given, variables, strict=True)), jit_compile=jit_compile
+        )
+        for of_step in gradients:
+            update(*[tf.constant(gradient, tf.float32) for gradient in of_step])
+        assert int(optimizer.iterations) == 10
+        return [variable.numpy() for variable in [*variables, *optimizer.variables[1:]]]
+
+    for ours, theirs in zip(updated(False), updated(True), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
 def test_the_variables_have_the_same_names_each_time():
