@@ -217,7 +217,8 @@ class AxialViTConfig:
             height, width = self.image_size
             yield (
                 "patch_size",
-                f"must divide both sides of the images, got {self.patch_size} for {height}x{width}",
+                f"must divide both sides of the images, got {self.patch_size} for {height}x{width}; "
+                "model.patch_size=null chooses one for a new model",
             )
 
     def _rope_problems(self) -> Iterator[tuple[str, str]]:

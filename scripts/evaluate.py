@@ -37,7 +37,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=image_size,
         nargs="+",
         metavar="SIZE",
-        help="of vision transformers: accuracy at these sizes, N or HEIGHTxWIDTH, and resolution.png",
+        help="of vision transformers: accuracy at these sizes, N or HEIGHTxWIDTH, and resolution.png; images "
+        "are resized to fill the size, and the middle is cut out of another shape",
     )
     add_window_options(parser)
     options = parser.parse_args(arguments)

@@ -197,7 +197,7 @@ def test_another_image_size_in_a_run_directory_is_refused(refused, trained_image
         (
             ["data.image_size=[9,8]", "model.patch_size=2"],
             "error: the images of digits do not suit the model: patch_size must divide both sides of the "
-            "images, got 2 for 9x8",
+            "images, got 2 for 9x8; model.patch_size=null chooses one for a new model",
         ),
         (
             ["data.image_size=[7,7]"],

@@ -35,7 +35,7 @@ def rope(**options):
         ({"image_size": (8, 0), "patch_size": 2}, "image_size must be a height and a width"),
         (
             {"image_size": (8, 12), "patch_size": 8},
-            "patch_size must divide both sides of the images, got 8 for 8x12",
+            "patch_size must divide both sides of the images, got 8 for 8x12; model.patch_size=null",
         ),
         ({"image_size": (8, 8), "patch_size": 16}, "patch_size must divide both sides of the images"),
         ({"num_classes": 1}, "num_classes must be >= 2, got 1"),

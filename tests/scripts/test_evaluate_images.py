@@ -120,6 +120,12 @@ def test_what_is_no_size_is_refused(size, made, capsys):
     assert f"must be pixels, such as 16 or 16x24, got {size!r}" in capsys.readouterr().err
 
 
+def test_the_help_says_what_becomes_of_another_shape(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        evaluate(capsys, "--help")
+    assert "the middle is cut out of another shape" in " ".join(capsys.readouterr().out.split())
+
+
 def test_windows_and_sizes_exclude_each_other(made, capsys):
     with pytest.raises(SystemExit, match="2"):
         evaluate(capsys, made[0], "--image-size", "8", "--windows", "16")
