@@ -112,8 +112,7 @@ class ImageTask:
             "image_size": f"{height}x{width}",
             "images": len(self.images.validation.labels),
             "loss": means["validation_loss"],
-            "accuracy": means["accuracy"],
-            "top_5_accuracy": means["top_5_accuracy"],
+            **{key: means[key] for key in ("accuracy", "top_5_accuracy") if key in means},
         }
 
     def verdict(self, row: dict) -> str:
