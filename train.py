@@ -54,7 +54,7 @@ def run_in(directory, config: Config) -> int:
     from training.run_log import RunLog
     from training.step import make_train_step
 
-    task = load_task(config)
+    task = load_task(config, recorded=directory.config.exists())
     config = task.config  # with what the model takes from the data
     options = config.training
 

@@ -8,9 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema import Config
+from configs.values import plain
 from data.errors import DataError
 from data.image_batches import image_evaluation_batches, image_training_dataset, normalized
 from data.images import ImageSet, load_images
+from models.config import AxialViTConfig
 from training.losses import summed_loss_and_accuracy
 from training.pictures import Prediction, plot_confusion, plot_predictions
 
@@ -170,15 +172,22 @@ class ImageTask:
 
 
 def load_image_task(
-    config: Config, *, report: Callable[[str], None] = print, facts: dict | None = None
+    config: Config,
+    *,
+    report: Callable[[str], None] = print,
+    recorded: bool = False,
+    facts: dict | None = None,
 ) -> ImageTask:
-    """The images of a config; `facts` of a checkpoint tell how they are normalised.
+    """The images of a config; `facts` of a checkpoint tell their classes and how they are normalised.
 
     Raises:
-        DataError: if there are no such images, or they are not what the model takes.
+        DataError: if there are no such images, they are not what the model takes, or no more those of the
+            run that has `recorded` this config.
     """
     images = load_images(config.data, report=report)
     height, width, channels = images.train.images.shape[1:]
+    if recorded:
+        check_unchanged(config.model, images, facts)
     try:
         model = config.model.for_images(
             height=height, width=width, channels=channels, num_classes=len(images.classes)
@@ -186,6 +195,26 @@ def load_image_task(
     except ValueError as error:
         raise DataError(f"the images of {config.data.source} do not suit the model: {error}") from error
     return ImageTask(replace(config, model=model), images, *normalisation(images, facts))
+
+
+def check_unchanged(model: AxialViTConfig, images: ImageSet, facts: dict | None) -> None:
+    """Raises DataError naming what of the images is not as in the run that has recorded the model."""
+    height, width, channels = images.train.images.shape[1:]
+    was = {key: getattr(model, key) for key in ("image_size", "channels", "num_classes")}
+    now = {"image_size": (height, width), "channels": channels, "num_classes": len(images.classes)}
+    if facts is not None:
+        was |= {f"class {index}": name for index, name in enumerate(facts["classes"])}
+        now |= {f"class {index}": name for index, name in enumerate(images.classes)}
+    changes = [
+        f"{key} was {plain(was[key])}, now it is {plain(now.get(key))}"
+        for key in was
+        if was[key] != now.get(key)
+    ]
+    if changes:
+        raise DataError(
+            f"the data have changed since the run began: {changes[0]}. "
+            "Use name= for a run on the data of today."
+        )
 
 
 def normalisation(images: ImageSet, facts: dict | None) -> tuple[np.ndarray, np.ndarray]:

@@ -300,6 +300,18 @@ def test_a_folder_of_photographs_is_learned(image_workplace, train, tmp_path, ca
     assert_same_tensors(tensors_of(run), whole)
 
 
+def test_a_folder_that_has_changed_since_the_run_began_is_told(image_workplace, train, refused, tmp_path):
+    folder = write_photos(tmp_path / "photos", classes=["red", "green"])
+    command = photos(folder, "changing", "num_steps=1")
+    assert train(*command) == 0
+    write_photos(folder, classes=["blue"])
+    (line,) = refused(*command)
+    assert line == (
+        "the data have changed since the run began: num_classes was 2, now it is 3. "
+        "Use name= for a run on the data of today."
+    )
+
+
 def test_weights_for_other_channels_and_classes_are_refused(refused, trained_images, tmp_path):
     folder = write_photos(tmp_path / "photos")
     command = photos(folder, "wrong", "data.image_size=[8,8]", f"init_from={trained_images}")

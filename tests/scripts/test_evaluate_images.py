@@ -169,6 +169,19 @@ def test_other_images_than_those_of_the_training_are_said(options, eagerly, tmp_
     assert f"note: {run} was trained on other data than this machine's digits." in errors
 
 
+@pytest.mark.parametrize("options", [[], ["--image-size", "8"], ["--image-size", "12"]])
+def test_other_classes_than_those_of_the_training_are_refused(options, tmp_path, capsys):
+    run, task, model = made_image_run(tmp_path)
+    checkpoints = Checkpoints(run / "checkpoints", model, keras.optimizers.SGD(), keep=1)
+    checkpoints.save(8, task.facts | {"classes": [*"01234567", "a", "b"]})
+    code, output, errors = evaluate(capsys, run, *options)
+    assert (code, output) == (2, "")
+    assert errors == [
+        "error: the data have changed since the run began: class 8 was a, now it is 8. "
+        "Use name= for a run on the data of today."
+    ]
+
+
 @pytest.mark.parametrize("options", [[], ["--image-size", "8"]])
 def test_images_are_normalised_as_in_the_training(options, eagerly, tmp_path, capsys):
     run, task, model = made_image_run(tmp_path)
