@@ -33,6 +33,7 @@ class ImageTask:
 
     unit = "images"
     data_word = "images"
+    samples_at_end = False  # `finish` draws more
     measure = staticmethod(summed_loss_and_accuracy)
 
     @property
@@ -131,14 +132,19 @@ class ImageTask:
         examples = self._examples
         wrong = np.flatnonzero(predicted != labels)
         worst = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:NUM_MISTAKES]
+        mistakes = self._predictions(worst, probabilities[worst])
         plot_predictions(
             directory.predictions,
             {
                 "held-out images": self._predictions(examples, probabilities[examples]),
-                "most confident mistakes": self._predictions(worst, probabilities[worst]),
+                "most confident mistakes": mistakes,
             },
         )
-        return {"classes": list(self.images.classes), "confusion_matrix": confusion.tolist()}
+        return {
+            "classes": list(self.images.classes),
+            "confusion_matrix": confusion.tolist(),
+            "mistakes": [self._described(*mistake) for mistake in zip(worst, mistakes, strict=True)],
+        }
 
     def show(self, directory, row: dict) -> tuple[list, str]:
         """The files that show what the model makes, and the command to try next."""
@@ -152,6 +158,17 @@ class ImageTask:
     def _examples(self) -> np.ndarray:
         """Indices of some held-out images, evenly spread."""
         return np.unique(np.arange(NUM_EXAMPLES) * len(self.images.validation.labels) // NUM_EXAMPLES)
+
+    def _described(self, index: int, prediction: Prediction) -> dict:
+        """A held-out image and what it was taken for, as JSON values."""
+        names = self.images.validation.names
+        return {
+            **({} if names is None else {"file": names[index]}),
+            "index": int(index),
+            "class": prediction.label,
+            "predicted": prediction.predicted,
+            "probability": float(prediction.probability),
+        }
 
     def _probabilities(self, model: keras.Model) -> np.ndarray:
         """(held-out images, classes) float32."""

@@ -110,6 +110,24 @@ def test_a_row_of_the_confusion_matrix_is_a_line_of_the_summary(trained_images):
     assert f"  {row}," in lines
 
 
+def test_a_mistake_is_a_line_of_the_summary(trained_images):
+    lines = (trained_images / "summary.json").read_text().splitlines()
+    mistakes = summary_of(trained_images)["mistakes"]
+    assert f"  {json.dumps(mistakes[0])}," in lines
+    assert set(mistakes[0]) == {"index", "class", "predicted", "probability"}
+
+
+def test_the_end_of_a_run_draws_its_predictions_once(trained_images, train, monkeypatch):
+    run = copy_of(trained_images, "drawn")
+    (run / "summary.json").unlink()
+    drawn = []
+    monkeypatch.setattr(
+        "scripts.image_task.plot_predictions", lambda path, groups: drawn.append(list(groups))
+    )
+    assert train("name=drawn") == 0
+    assert drawn == [["held-out images", "most confident mistakes"]]
+
+
 def test_a_finished_run_stays_as_it_is(trained_images, train, capsys):
     before = contents_of(trained_images)
     assert train("name=whole") == 0
@@ -292,7 +310,8 @@ def test_a_folder_of_photographs_is_learned(image_workplace, train, tmp_path, ca
     summary = summary_of(run)
     assert summary["classes"] == ["blue", "green", "red"]
     assert summary["accuracy"] == 1
-    assert summary["top_5_accuracy"] == 1
+    assert "top_5_accuracy" not in summary
+    assert summary["mistakes"] == []
     whole = tensors_of(run)
     shutil.rmtree(run / "checkpoints" / "step-00000012")
     (run / "summary.json").unlink()
