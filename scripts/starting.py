@@ -44,9 +44,9 @@ def with_absolute_paths(config: Config) -> Config:
     """With the places of the user's files, so that the run can go on from another directory."""
     if config.init_from is not None:
         config = replace(config, init_from=absolute(config.init_from))
-    if hasattr(config.data, "path"):
-        config = replace(config, data=replace(config.data, path=absolute(config.data.path)))
-    return config
+    places = {key: getattr(config.data, key, None) for key in ("path", "data_dir", "cache_dir")}
+    given = {key: absolute(place) for key, place in places.items() if place is not None}
+    return replace(config, data=replace(config.data, **given))
 
 
 def absolute(path: str) -> str:
