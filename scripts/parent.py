@@ -174,9 +174,9 @@ def trained_length(config: Config) -> int:
 def restored(config: Config, parent: Config, model) -> dict:
     """Restores the parent's weights into the model; the manifest."""
     if not config.resample_positions or grid_of(config) == grid_of(parent):
-        return restore_weights(Path(config.init_from), model)
+        return restore_weights(Path(config.init_from), model, step=config.init_from_step)
     old = make_model(parent)
-    manifest = restore_weights(Path(config.init_from), old)
+    manifest = restore_weights(Path(config.init_from), old, step=config.init_from_step)
     values = {variable.path: variable.value for variable in old.variables}
     for variable in model.variables:
         value = values[variable.path]

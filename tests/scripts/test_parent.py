@@ -275,10 +275,22 @@ def test_a_child_records_its_parent_and_needs_it_no_more_once_it_has_a_checkpoin
 
     shutil.rmtree(child / "checkpoints")
     (line,) = refused(*command)
-    assert line == (
-        f"init_from={parent} has changed since: init_from_step is 30, now it is 20. "
-        "Use name= for another run."
-    )
+    assert line == (f"{parent} has no checkpoint of step 30; choose one that it has: 20")
+
+
+def test_a_child_may_begin_with_an_earlier_checkpoint(trained_run, workplace, refused):
+    still = ("optimizer.learning_rate=1e-30", "optimizer.weight_decay=0")
+    command = child_of(trained_run, "earlier", "init_from_step=20", *still)
+    assert workplace.train(*command) == 0
+    child = workplace.outputs / "earlier"
+    assert yaml.safe_load((child / "config.yaml").read_text())["init_from_step"] == 20
+    new, latest = tensors_of(child), tensors_of(trained_run)
+    weights = {name: value for name, value in tensors_of(trained_run, step=20).items() if "model/" in name}
+    for name, value in weights.items():
+        np.testing.assert_array_equal(new[name], value, err_msg=name)
+    assert any((latest[name] != value).any() for name, value in weights.items())
+    (line,) = refused(*child_of(trained_run, "missing", "init_from_step=25"))
+    assert line == f"{trained_run} has no checkpoint of step 25; choose one that it has: 20, 30"
 
 
 def test_learned_positions_of_a_text_are_stretched_over_a_longer_context_when_asked(
