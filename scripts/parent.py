@@ -51,7 +51,8 @@ def with_values_of_parent(config: Config) -> Config:
             f"not {config.model.architecture}"
         )
     if isinstance(config.model, AxialViTConfig):
-        return replace(config, model=filled(config.model, parent.model, ("patch_size",)))
+        config = replace(config, model=filled(config.model, parent.model, ("patch_size",)))
+        return scaled_from(config, length=trained_grid(parent.model))
     return scaled_from(config, length=trained_length(parent))
 
 
@@ -60,8 +61,8 @@ def filled(config, other, names: tuple[str, ...]):
     return replace(config, **{name: getattr(other, name) for name in names if getattr(config, name) is None})
 
 
-def scaled_from(config: Config, *, length: int | None) -> Config:
-    """With `length` as the context that the scaling starts from, if it reads one and none is given."""
+def scaled_from(config: Config, *, length: int | tuple[int, ...] | None) -> Config:
+    """With `length` as the context or grid that the scaling starts from, if it reads one and has none."""
     scaling = config.model.rope.scaling
     is_open = scaling.original_max_position_embeddings is None
     if config.init_from is None or not (is_open and scaling.reads("original_max_position_embeddings")):
@@ -169,6 +170,14 @@ def trained_length(config: Config) -> int:
     _, factor = scaling_factor(config)
     given = config.model.rope.scaling.original_max_position_embeddings
     return given or max(1, round(config.context_length / factor))
+
+
+def trained_grid(model: AxialViTConfig) -> tuple[int, ...]:
+    """Rows and columns of patches that the weights of a model began with, before any scaling."""
+    scaling = model.rope.scaling
+    factors = scaling.factor or model.rope.interpolate_factor
+    divided = zip(model.grid, factors, strict=True)
+    return scaling.original_max_position_embeddings or tuple(max(1, round(a / b)) for a, b in divided)
 
 
 def restored(config: Config, parent: Config, model) -> dict:

@@ -59,7 +59,7 @@ def with_open_values(config: Config, recorded: Config) -> Config:
         return config
     config = filled(config, recorded, RECORDED)
     if isinstance(config.model, AxialViTConfig):
-        return replace(config, model=filled(config.model, recorded.model, OPEN_IN_IMAGES))
+        config = replace(config, model=filled(config.model, recorded.model, OPEN_IN_IMAGES))
     return scaled_from(config, length=recorded.model.rope.scaling.original_max_position_embeddings)
 
 

@@ -370,6 +370,20 @@ def test_the_same_weights_go_on_at_a_larger_size(image_workplace, train, trained
         np.testing.assert_array_equal(new[name], old[name], err_msg=name)
 
 
+def test_a_scaled_child_records_the_grid_of_its_parent_and_goes_on(
+    image_workplace, train, trained_images, capsys
+):
+    scaling = ("model.rope.scaling.type=yarn", "model.rope.scaling.factor=[2.0,3.0]")
+    command = ("name=scaled", f"init_from={trained_images}", "data.image_size=[12,16]", *scaling, *STILL)
+    assert train(*command) == 0
+    config = yaml.safe_load((image_workplace.outputs / "scaled" / "config.yaml").read_text())
+    found = config["model"]["rope"]["scaling"]
+    assert (found["factor"], found["original_max_position_embeddings"]) == ([2.0, 3.0], [4, 4])
+    capsys.readouterr()
+    assert train(*command) == 0
+    assert "This run is complete" in capsys.readouterr().out
+
+
 def test_learned_positions_are_stretched_over_a_larger_image_when_asked(
     image_workplace, train, refused, capsys
 ):

@@ -14,7 +14,7 @@ from configs.schema import Config, ConfigError, save_config
 from data.config import DigitsConfig
 from models.config import AxialViTConfig, TransformerLMConfig
 from models.vit import AxialViT
-from rope.config import RopeConfig, RopeScalingConfig
+from rope.config import AxialRopeConfig, AxialScalingConfig, RopeConfig, RopeScalingConfig
 from scripts.parent import check_factor, check_fields, check_positions, restored, with_values_of_parent
 from tests.runs import copy_of, refusal, tensors_of
 from training.checkpoints import Checkpoints
@@ -167,6 +167,33 @@ def test_a_scaling_starts_from_the_context_before_any_scaling(parent, tmp_path):
     config = replace(text_run(64, scaling=yarn(4.0)), init_from=saved(parent, tmp_path))
     settled = with_values_of_parent(config)
     assert settled.model.rope.scaling.original_max_position_embeddings == 16
+
+
+def axial(**scaling):
+    return AxialRopeConfig(scaling=AxialScalingConfig(type="yarn", **scaling))
+
+
+@pytest.mark.parametrize(
+    ("parent", "original"),
+    [
+        (image_run(), (4, 6)),
+        (image_run(rope=AxialRopeConfig(interpolate_factor=(1.0, 2.0))), (4, 3)),
+        (image_run(rope=axial(factor=(2.0, 1.0))), (2, 6)),
+        (image_run(rope=axial(factor=(2.0, 1.0), original_max_position_embeddings=(3, 5))), (3, 5)),
+    ],
+)
+def test_a_scaling_of_images_starts_from_the_grid_before_any_scaling(parent, original, tmp_path):
+    child = image_run(image_size=(16, 36), rope=axial(factor=(2.0, 3.0)))
+    settled = with_values_of_parent(replace(child, init_from=saved(parent, tmp_path))).model
+    assert settled.rope.scaling.original_max_position_embeddings == original
+    lengths = [options["scaling"]["original_max_position_embeddings"] for options in settled.rotary_options()]
+    assert lengths == list(original)
+
+
+def test_a_scaling_of_images_keeps_the_grid_that_it_is_given(tmp_path):
+    child = image_run(rope=axial(factor=(2.0, 3.0), original_max_position_embeddings=(2, 9)))
+    config = replace(child, init_from=saved(image_run(), tmp_path))
+    assert with_values_of_parent(config) == config
 
 
 def test_a_scaling_keeps_the_context_that_it_is_given(tmp_path):
