@@ -54,7 +54,7 @@ def run_in(directory, config: Config) -> int:
     from training.run_log import RunLog
     from training.step import make_train_step
 
-    task = load_task(config)
+    task = load_task(config, recorded=directory.config.exists())
     config = task.config  # with what the model takes from the data
     options = config.training
 
@@ -106,7 +106,8 @@ def run_in(directory, config: Config) -> int:
             log.say(f"stopped after step {done:,}, saved. The same command goes on from there.")
             return INTERRUPTED
         log.say(f"measuring all held-out {task.data_word}")
-        log.write(done, evaluate(task.evaluation_batches()) | sample())
+        measured = evaluate(task.evaluation_batches())
+        log.write(done, measured | (sample() if task.samples_at_end else {}))
     finish(directory, task, model, log.rows[-1])
     return 0
 

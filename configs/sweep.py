@@ -12,6 +12,8 @@ from pathlib import Path
 from configs.schema import ConfigError, combinations, compose, hydra_errors
 
 LONGEST_NAME = 120
+# Of a summary; the first has a column in every table.
+MEASURES = ("validation_loss", "accuracy")
 # Any text of such overrides joined by '-' can be taken apart again: a key begins with a letter, and what
 # follows a '-' within a value is a digit.
 PLAIN_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=\w[\w.]*(-\d[\w.]*)*", re.ASCII)
@@ -23,7 +25,7 @@ class Job:
 
     name: str
     exit_code: int
-    validation_loss: float | None
+    measures: dict[str, float]
 
 
 def sweep(arguments: list[str]) -> int:
@@ -44,14 +46,14 @@ def sweep_job(flags: list[str], overrides: tuple[str, ...]) -> Job:
     command = [sys.executable, sys.argv[0], *flags]
     try:
         if (cfg := compose([*flags, *overrides])) is None:
-            return Job(" ".join(overrides), 0, None)
+            return Job(" ".join(overrides), 0, {})
         with hydra_errors():
             name, output_dir = job_name(str(cfg.name), overrides), Path(str(cfg.output_dir))
     except ConfigError:
-        return Job(" ".join(overrides), run_job([*command, *overrides]), None)
+        return Job(" ".join(overrides), run_job([*command, *overrides]), {})
     changes = [override for override in overrides if override_key(override) != "name"]
     exit_code = run_job([*command, *changes, f"name={name}"])
-    return Job(name, exit_code, validation_loss(output_dir / name))
+    return Job(name, exit_code, measures(output_dir / name))
 
 
 def job_name(base: str, overrides: list[str]) -> str:
@@ -81,19 +83,22 @@ def run_job(command: list[str]) -> int:
     return 128 - code if code < 0 else code  # a signal, as a shell counts it
 
 
-def validation_loss(run_dir: Path) -> float | None:
-    """Final loss in nats per token, where the run has written a summary."""
+def measures(run_dir: Path) -> dict[str, float]:
+    """Final loss, in nats per token or per image, and accuracy if the run has one and a summary."""
     try:
-        return json.loads((run_dir / "summary.json").read_text())["validation_loss"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        summary = json.loads((run_dir / "summary.json").read_text())
+        return {name: summary[name] for name in MEASURES if name in summary}
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def table(jobs: list[Job]) -> str:
-    """One line a job: name, exit code, validation loss."""
+    """One line a job: name, exit code, validation loss, and accuracy where a job has one."""
     width = max(len("job"), *(len(job.name) for job in jobs))
-    lines = [f"{'job':{width}}  exit code  validation loss"]
+    names = [name for name in MEASURES if name == MEASURES[0] or any(name in job.measures for job in jobs)]
+    lines = ["  ".join([f"{'job':{width}}", "exit code", *(name.replace("_", " ") for name in names)])]
     for job in jobs:
-        loss = "-" if job.validation_loss is None else f"{job.validation_loss:.4f}"
-        lines.append(f"{job.name:{width}}  {job.exit_code:9}  {loss:>15}")
+        numbers = [f"{job.measures[name]:.4f}" if name in job.measures else "-" for name in names]
+        cells = [number.rjust(len(name)) for number, name in zip(numbers, names, strict=True)]
+        lines.append("  ".join([f"{job.name:{width}}", f"{job.exit_code:9}", *cells]))
     return "\n".join(lines)

@@ -28,7 +28,8 @@ def random_transforms(
 ) -> np.ndarray:
     """The moves of some images, each a function of (seed, item, epoch) alone.
 
-    A shift goes in whole pixels where nothing but flips comes with it, so that it blurs nothing.
+    A shift goes in whole pixels where nothing but flips comes with it, so that it blurs nothing; along a
+    side so short that it would be less than one pixel, it goes in parts of it.
 
     Args:
         items: (batch,) indices of images.
@@ -44,9 +45,10 @@ def random_transforms(
         inside = epochs == epoch
         draws[inside] = _epoch_draws(num_items, seed=seed, epoch=int(epoch))[items[inside]]
     rotation, scale, shear, *shift = (2 * draws[:, :5] - 1).T  # each in [-1, 1)
-    shift = config.shift * np.stack(shift, axis=-1) * image_size
+    furthest = config.shift * np.array(image_size)
+    shift = furthest * np.stack(shift, axis=-1)
     if not (config.rotation or config.scale or config.shear):
-        shift = np.rint(shift)
+        shift = np.where(furthest >= 1, np.rint(shift), shift)
     return affine_transforms(
         rotation=config.rotation * rotation,
         scale=1 + config.scale * scale,

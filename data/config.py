@@ -82,6 +82,15 @@ class AugmentConfig:
     # What comes in over the edge: black, or the image mirrored.
     fill: Literal["zero", "reflect"] = "zero"
 
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """(key, message) of each rule between fields that is broken."""
+        if self.fill != "zero" and not (self.rotation or self.scale or self.shear or self.shift):
+            yield (
+                "fill",
+                f"{self.fill} has no effect: without rotation, scale, shear and shift nothing comes in over "
+                "the edge; use zero",
+            )
+
 
 DIGITS_AUGMENT = AugmentConfig(rotation=10.0, scale=0.1, shear=10.0, shift=0.1)
 PHOTOS_AUGMENT = AugmentConfig(scale=0.1, shift=0.1, flip=True, fill="reflect")
@@ -129,7 +138,7 @@ class TfdsImagesConfig:
 class ImageFolderConfig:
     """The user's own images: `path/CLASS/*`, or `path/train/CLASS/*` and `path/test/CLASS/*`.
 
-    `held_out` divides the first form; the second is divided already.
+    `held_out` divides the first form; with the second, which is divided already, it must be left out.
     """
 
     path: str = field(metadata={"example": "photos"})

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,9 @@ from data.resize import fit_images
 from data.sources import printable
 from data.split import Split, hash_fraction
 
-# The first of these that lies beside `train`.
-HELD_OUT_FOLDERS = ("validation", "val", "test")
+# Names of the folders of two splits; of several, the first of each.
+TRAIN_FOLDERS = ("train", "training")
+HELD_OUT_FOLDERS = ("validation", "val", "valid", "dev", "eval", "test", "testing")
 FILES_AT_ONCE = 64
 
 
@@ -35,23 +36,19 @@ def image_folder_source(config: ImageFolderConfig) -> ImageSource:
     """The images below `config.path`, in the order of their classes and names.
 
     A class is a folder, and its images all files in it, at any depth; hidden files and folders do not count.
-    Where the path has `train` and one of `validation`, `val` and `test`, these are the splits. Otherwise
+    Where the path has one of `TRAIN_FOLDERS` and one of `HELD_OUT_FOLDERS`, these are the splits. Otherwise
     files are held out whose names hash below `config.held_out`: a file keeps its side when others come or
     go. Each class has the file with the lowest hash held out and the one with the highest trained on.
 
     Raises:
-        DataError: if there are no class folders, one only, an empty one, or different ones in the splits.
+        DataError: if there are no class folders, one only, an empty one, or different ones in the splits; if
+            a folder cannot be read, or `held_out` is set where the splits are given.
     """
     root = Path(config.path).expanduser()
-    if not root.is_dir():
-        state = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"data.path={config.path} {state}; name a folder with one folder a class")
-    held_out_folder = next((name for name in HELD_OUT_FOLDERS if _has_splits(root, name)), None)
-    if held_out_folder is None:
-        classes, files = _class_files(root, root)
-        splits = _split_by_hash(files, held_out=config.held_out)
-    else:
-        classes, splits = _given_splits(root, held_out_folder)
+    try:
+        classes, splits = _classes_and_splits(root, config)
+    except OSError as error:
+        raise DataError(f"cannot read {printable(str(error.filename))}: {error.strerror}") from error
     listed = [file for split in splits.values() for file in split]
 
     def examples(split: Split, skip: Callable[[str], None]) -> Iterator[Example]:
@@ -69,8 +66,38 @@ def image_folder_source(config: ImageFolderConfig) -> ImageSource:
     )
 
 
-def _has_splits(root: Path, held_out_folder: str) -> bool:
-    return (root / "train").is_dir() and (root / held_out_folder).is_dir()
+def _classes_and_splits(
+    root: Path, config: ImageFolderConfig
+) -> tuple[tuple[str, ...], dict[Split, list[ImageFile]]]:
+    if not root.is_dir():
+        state = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"data.path={config.path} {state}; name a folder with one folder a class")
+    pairs = product(TRAIN_FOLDERS, HELD_OUT_FOLDERS)
+    given = next((pair for pair in pairs if all((root / name).is_dir() for name in pair)), None)
+    if given is None:
+        classes, files = _class_files(root, root)
+        _check_for_splits(root, classes, files)
+        return classes, _split_by_hash(files, held_out=config.held_out)
+    if config.held_out != ImageFolderConfig.held_out:
+        raise DataError(
+            f"data.held_out={config.held_out} has no effect: {printable(str(root))} is divided already, into "
+            f"{given[0]} and {given[1]}; leave it out"
+        )
+    return _given_splits(root, *given)
+
+
+def _check_for_splits(root: Path, classes: tuple[str, ...], files: list[ImageFile]) -> None:
+    """Raises DataError if what was taken for classes seems to be splits: all hold the same folders alone."""
+    first, *others = (
+        {file.path.relative_to(root).parts[1:-1][:1] for file in group}  # () for an image right in the class
+        for _, group in groupby(files, key=lambda file: file.label)
+    )
+    if () not in first and len(first) > 1 and all(folders == first for folders in others):
+        inner = printable(", ".join(name for (name,) in sorted(first)))
+        raise DataError(
+            f"{printable(str(root))}: {', '.join(classes)} hold no images, but the same folders: {inner}; "
+            "these look like splits, so name them train and test, or else put images right into a class"
+        )
 
 
 def _class_files(folder: Path, root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
@@ -78,10 +105,10 @@ def _class_files(folder: Path, root: Path) -> tuple[tuple[str, ...], list[ImageF
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     classes = tuple(printable(path.name) for path in folders)
     where = printable(str(folder))
-    if classes == ("train",):
+    if len(classes) == 1 and classes[0] in TRAIN_FOLDERS:
         raise DataError(
-            f"{where} has the folder train, but none of {', '.join(HELD_OUT_FOLDERS)} beside it; add one, "
-            f"or set data.path={where}/train to hold out a part of it"
+            f"{where} has the folder {classes[0]}, but none of {', '.join(HELD_OUT_FOLDERS)} beside it; add "
+            f"one, or set data.path={where}/{classes[0]} to hold out a part of it"
         )
     if not classes:
         raise DataError(f"{where} has no class folders; put images in one folder a class: {where}/CLASS/*")
@@ -97,23 +124,30 @@ def _class_files(folder: Path, root: Path) -> tuple[tuple[str, ...], list[ImageF
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:
-    for directory, subdirectories, names in os.walk(folder):
+    for directory, subdirectories, names in os.walk(folder, onerror=_raise):
         subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
         yield from (Path(directory, name) for name in names if not name.startswith("."))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _name(path: Path, root: Path) -> str:
     return printable(path.relative_to(root).as_posix())
 
 
-def _given_splits(root: Path, held_out_folder: str) -> tuple[tuple[str, ...], dict[Split, list[ImageFile]]]:
-    classes, train = _class_files(root / "train", root)
+def _given_splits(
+    root: Path, train_folder: str, held_out_folder: str
+) -> tuple[tuple[str, ...], dict[Split, list[ImageFile]]]:
+    classes, train = _class_files(root / train_folder, root)
     other_classes, validation = _class_files(root / held_out_folder, root)
     if classes != other_classes:
         name = min(set(classes) ^ set(other_classes))
-        there, missing = ("train", held_out_folder) if name in classes else (held_out_folder, "train")
+        folders = train_folder, held_out_folder
+        there, missing = folders if name in classes else folders[::-1]
         raise DataError(
-            f"the classes of {printable(str(root))}/train and /{held_out_folder} differ: "
+            f"the classes of {printable(str(root))}/{train_folder} and /{held_out_folder} differ: "
             f"{name} is in {there} and not in {missing}; both need the same folders"
         )
     return classes, {"train": train, "validation": validation}

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import io
+import itertools
 import logging
 import ssl
 import sys
@@ -78,6 +79,18 @@ def count_examples(builder, split: str, *, option: str) -> int:
     if not count:
         raise DataError(f"{option}={split} has no examples in {builder.info.full_name}; it has: {known}")
     return count
+
+
+def check_apart(builder, train: str, validation: str) -> None:
+    """Raises DataError if the two splits, which must be known, have an example in common."""
+    trained, held_out = (builder.info.splits[split].file_instructions for split in (train, validation))
+    for a, b in itertools.product(trained, held_out):
+        # TFDS gives a `take` of -1, all that is left, as their number.
+        if a.filename == b.filename and max(a.skip, b.skip) < min(a.skip + a.take, b.skip + b.take):
+            raise DataError(
+                f"data.train_split={train} and data.validation_split={validation} share examples of "
+                f"{builder.info.full_name}; choose splits apart, such as train[:90%] and train[90%:]"
+            )
 
 
 def read_examples(

@@ -6,7 +6,7 @@ from data.config import TfdsImagesConfig
 from data.errors import DataError
 from data.image_store import Example, ImageSource
 from data.split import Split
-from data.tfds_builder import count_examples, find_builder, prepare, read_examples
+from data.tfds_builder import check_apart, count_examples, find_builder, prepare, read_examples
 
 READ_AT_ONCE = 64
 
@@ -15,8 +15,8 @@ def tfds_images_source(config: TfdsImagesConfig, *, report: Callable[[str], None
     """The images of `config.tfds_name`, downloaded where they are not yet in `config.data_dir`.
 
     Raises:
-        DataError: if the set, a key or a split is unknown, it has no labels or one class only, its images
-            are not uint8, or the download fails.
+        DataError: if the set, a key or a split is unknown, the splits share examples, it has no labels or one
+            class only, its images are not uint8, or the download fails.
     """
     builder = find_builder(config.tfds_name, data_dir=config.data_dir)
     _check_image_key(builder, config.image_key)
@@ -27,6 +27,7 @@ def tfds_images_source(config: TfdsImagesConfig, *, report: Callable[[str], None
     counts = {
         split: count_examples(builder, name, option=f"data.{split}_split") for split, name in splits.items()
     }
+    check_apart(builder, config.train_split, config.validation_split)
     name = f"{config.source} {builder.info.full_name}"
 
     def examples(split: Split, skip: Callable[[str], None]) -> Iterator[Example]:

@@ -163,16 +163,16 @@ class AxialViTConfig:
         """Arguments of the `RotaryEmbedding` of rows and of columns; open lengths are those of the grid."""
         # Until the data is known, a length that no scaling refuses.
         grid = self.grid or (64, 64)
-        return [self._axis_options(*axis) for axis in zip(grid, self.rope.interpolate_factor, strict=True)]
+        return [self._axis_options(axis, patches) for axis, patches in enumerate(grid)]
 
-    def _axis_options(self, patches: int, interpolate_factor: float) -> dict[str, object]:
-        rope, scaling = self.rope, self.rope.scaling
+    def _axis_options(self, axis: int, patches: int) -> dict[str, object]:
+        rope, scaling = self.rope, self.rope.scaling.of_axis(axis)
         options = {
             "dim": self.head_dim // 2,
             "freqs_for": rope.freqs_for,
             "learned_freq": rope.learned_freq,
             "layout": rope.layout,
-            "interpolate_factor": interpolate_factor,
+            "interpolate_factor": rope.interpolate_factor[axis],
             "scaling": scaling.as_dict(
                 original_length=scaling.factor and max(1, round(patches / scaling.factor))
             ),
@@ -217,7 +217,8 @@ class AxialViTConfig:
             height, width = self.image_size
             yield (
                 "patch_size",
-                f"must divide both sides of the images, got {self.patch_size} for {height}x{width}",
+                f"must divide both sides of the images, got {self.patch_size} for {height}x{width}; "
+                "model.patch_size=null chooses one for a new model",
             )
 
     def _rope_problems(self) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ _NAMES_IN = {
         "grid_positions",
         "mixed_frequencies",
     ),
-    "rope.config": ("AxialRopeConfig", "RopeConfig", "RopeScalingConfig"),
+    "rope.config": ("AxialRopeConfig", "AxialScalingConfig", "RopeConfig", "RopeScalingConfig"),
     "rope.embedding": ("RotaryEmbedding",),
     "rope.frequencies": ("constant_frequencies", "language_frequencies", "pixel_frequencies", "rotary_dim"),
     "rope.layouts": ("convert_layout", "layout_permutation"),

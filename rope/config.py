@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+# Keys of an axial scaling that rows and columns have each, with an example.
+PAIRS = {"factor": "[2.0,2.0]", "original_max_position_embeddings": "[8,8]"}
+
 
 @dataclass(frozen=True)
 class RopeScalingConfig:
@@ -101,6 +104,31 @@ class RopeScalingConfig:
 
 
 @dataclass(frozen=True)
+class AxialScalingConfig(RopeScalingConfig):
+    """A scaling of rows and of columns, which have a factor and an original length each."""
+
+    factor: tuple[float, ...] | None = None
+    original_max_position_embeddings: tuple[int, ...] | None = None
+
+    def of_axis(self, axis: int) -> RopeScalingConfig:
+        """The scaling of rows, 0, or of columns, 1."""
+        values = {key.name: getattr(self, key.name) for key in fields(self)}
+        pairs = {key: values[key][axis] for key in PAIRS if values[key] is not None}
+        return RopeScalingConfig(**values | pairs)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """(key, message) of each rule between fields that is broken."""
+        for key, example in PAIRS.items():
+            pair = getattr(self, key)
+            if pair is not None and not (len(pair) == 2 and all(number >= 1 for number in pair)):
+                yield (
+                    key,
+                    f"must be two numbers >= 1, of rows and of columns, such as {example}, got {list(pair)}",
+                )
+        yield from super().problems()
+
+
+@dataclass(frozen=True)
 class RopeConfig:
     """Rotary embedding of one axis, as `rope.RotaryEmbedding` takes it."""
 
@@ -146,7 +174,7 @@ class AxialRopeConfig:
     interpolate_factor: tuple[float, ...] = (1.0, 1.0)
     layout: Literal["interleaved", "half"] = "interleaved"
     learned_freq: bool = False
-    scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
+    scaling: AxialScalingConfig = field(default_factory=AxialScalingConfig)
 
     @property
     def counts_patches(self) -> bool:

@@ -6,7 +6,6 @@ for attention over all patches and for attention within rows and columns. Each i
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -14,26 +13,30 @@ import sys
 import time
 from pathlib import Path
 
-from scripts.evaluate import table
+from scripts.context_options import tokens
+from scripts.evaluate import cell, table
 from scripts.failures import exit_code_of
+from scripts.machine import machine
 from scripts.startup import import_tensorflow
 
 ROOT = Path(__file__).resolve().parents[1]
 CHANNELS, CLASSES, PATCH_SIZE = 3, 10, 4
+FAILED = "failed"
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     options = parse(arguments)
     if options.attention is not None:
         print(json.dumps(step_cost(options)))
-        return
+        return 0
     rows = []
     for grid in options.grids:
         for attention in ("full", "axial"):
             arguments = [*arguments_of(options), "--grids", str(grid), "--attention", attention]
             rows.append(row_of(grid, attention, measured(arguments)))
-            print(f"{grid} x {grid} patches, {attention}: {rows[-1]['seconds']:.3f} s", file=sys.stderr)
+            print(f"{grid} x {grid} patches, {attention}: {cell(rows[-1]['seconds'])} s", file=sys.stderr)
     print(json.dumps(rows, indent=1) if options.json else f"{machine()}\n{table(rows)}")
+    return int(any(row["seconds"] == FAILED for row in rows))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -43,12 +46,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=("axial",))
-    parser.add_argument("--grids", type=int, nargs="+", default=[16, 32, 64], help="patches along each side")
-    parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--num-layers", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument(
+        "--grids", type=tokens, nargs="+", default=[16, 32, 64], help="patches along each side"
+    )
+    parser.add_argument("--dim", type=tokens, default=64)
+    parser.add_argument("--num-layers", type=tokens, default=2)
+    parser.add_argument("--batch-size", type=tokens, default=2)
     parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
-    parser.add_argument("--repeats", type=int, default=5, help="steps, of which the median counts")
+    parser.add_argument("--repeats", type=tokens, default=5, help="steps, of which the median counts")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--attention", choices=("full", "axial"), help=argparse.SUPPRESS)  # of one process
     return parser.parse_args(arguments)
@@ -60,20 +65,21 @@ def arguments_of(options: argparse.Namespace) -> list[str]:
     return [options.what, *(word for flag in flags for word in flag)]
 
 
-def measured(arguments: list[str]) -> dict:
+def measured(arguments: list[str]) -> dict | None:
+    """The cost that a process tells; None if it fails, or is killed for its memory."""
     command = [sys.executable, "-m", "scripts.benchmark", *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return None if done.returncode else json.loads(done.stdout.splitlines()[-1])
 
 
-def row_of(grid: int, attention: str, cost: dict) -> dict:
+def row_of(grid: int, attention: str, cost: dict | None) -> dict:
     """A row of the table; the last column would not change if the time grew as H * W * (H + W)."""
     return {
         "patches": f"{grid}x{grid}",
         "attention": attention,
-        "seconds": cost["seconds"],
-        "peak_megabytes": round(cost["bytes"] / 1e6),
-        "microseconds_per_HW(H+W)": cost["seconds"] * 1e6 / (2 * grid**3),
+        "seconds": cost["seconds"] if cost else FAILED,
+        "peak_megabytes": round(cost["bytes"] / 1e6) if cost else None,
+        "microseconds_per_HW(H+W)": cost["seconds"] * 1e6 / (2 * grid**3) if cost else None,
     }
 
 
@@ -88,14 +94,14 @@ def step_cost(options: argparse.Namespace) -> dict:
     from training.optimizer import make_optimizer
     from training.step import make_train_step
 
-    side = options.grids[0] * PATCH_SIZE
     config = AxialViTConfig(
         patch_size=PATCH_SIZE,
         dim=options.dim,
         num_layers=options.num_layers,
         mlp_dim=3 * options.dim,
         attention=options.attention,
-    ).for_images(side, side, channels=CHANNELS, num_classes=CLASSES)
+    ).for_images(2 * PATCH_SIZE, 2 * PATCH_SIZE, channels=CHANNELS, num_classes=CLASSES)
+    # A model calls itself when it is made: here on a small image, before the memory is counted.
     model = AxialViT(config, dtype=options.precision)
     optimizer = make_optimizer(OptimizerConfig(), model.trainable_variables, num_steps=options.repeats + 1)
     step = make_train_step(
@@ -107,6 +113,7 @@ def step_cost(options: argparse.Namespace) -> dict:
         seed=0,
         compile_mode="graph",
     )
+    side = options.grids[0] * PATCH_SIZE
     images = tf.random.stateless_normal((options.batch_size, side, side, CHANNELS), (0, 0))
     labels = tf.zeros(options.batch_size, tf.int32)
     before = peak_bytes()
@@ -122,15 +129,6 @@ def peak_bytes() -> int:
     """The most memory that this process has had."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def machine() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = "unknown processor"
-    return f"{name}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

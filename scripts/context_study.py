@@ -7,7 +7,6 @@ The same command again goes on where it was stopped. Further overrides of train.
 import argparse
 import json
 import os
-import platform
 import sys
 import time
 from datetime import date
@@ -18,6 +17,7 @@ from scripts.context_options import tokens
 from scripts.context_plan import STRIDE, Part, Study, made_from, parts_of, records, seconds_left
 from scripts.context_report import Report, check_page, read_results, write_report
 from scripts.failures import USER_MISTAKE, exit_code_of
+from scripts.machine import machine
 from training.errors import RunError, reason
 
 
@@ -157,17 +157,6 @@ def write_record(study: Study, part: Part, *, seconds: float) -> None:
     aside = path.with_suffix(".new")
     aside.write_text(json.dumps(record, indent=1) + "\n")
     os.replace(aside, path)
-
-
-def machine() -> str:
-    """Cores, processor and Python, in words."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.processor() or platform.machine()
-    return f"{os.cpu_count()} cores of {processor}, Python {platform.python_version()}"
 
 
 def report_of(study: Study, parts: list[Part]) -> Report:

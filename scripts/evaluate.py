@@ -37,7 +37,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=image_size,
         nargs="+",
         metavar="SIZE",
-        help="of vision transformers: accuracy at these sizes, N or HEIGHTxWIDTH, and resolution.png",
+        help="of vision transformers: accuracy at these sizes, N or HEIGHTxWIDTH, and resolution.png; images "
+        "are resized to fill the size, and the middle is cut out of another shape",
     )
     add_window_options(parser)
     options = parser.parse_args(arguments)
@@ -93,7 +94,7 @@ def evaluate_run(path: Path) -> dict:
     from training.evaluation import make_evaluator
 
     model, config, manifest = load_model(path)
-    task = load_task(config, report=print_error, facts=manifest)
+    task = load_task(config, report=print_error, recorded=True, facts=manifest)
     tell_of_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
     evaluate = make_evaluator(model, task.measure, compile_mode=config.training.compile)
     means = evaluate(tqdm(task.evaluation_batches(), desc=str(path), disable=None))

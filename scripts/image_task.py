@@ -8,9 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema import Config
+from configs.values import plain
 from data.errors import DataError
 from data.image_batches import image_evaluation_batches, image_training_dataset, normalized
 from data.images import ImageSet, load_images
+from models.config import AxialViTConfig
 from training.losses import summed_loss_and_accuracy
 from training.pictures import Prediction, plot_confusion, plot_predictions
 
@@ -31,6 +33,7 @@ class ImageTask:
 
     unit = "images"
     data_word = "images"
+    samples_at_end = False  # `finish` draws more
     measure = staticmethod(summed_loss_and_accuracy)
 
     @property
@@ -112,8 +115,7 @@ class ImageTask:
             "image_size": f"{height}x{width}",
             "images": len(self.images.validation.labels),
             "loss": means["validation_loss"],
-            "accuracy": means["accuracy"],
-            "top_5_accuracy": means["top_5_accuracy"],
+            **{key: means[key] for key in ("accuracy", "top_5_accuracy") if key in means},
         }
 
     def verdict(self, row: dict) -> str:
@@ -130,14 +132,19 @@ class ImageTask:
         examples = self._examples
         wrong = np.flatnonzero(predicted != labels)
         worst = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:NUM_MISTAKES]
+        mistakes = self._predictions(worst, probabilities[worst])
         plot_predictions(
             directory.predictions,
             {
                 "held-out images": self._predictions(examples, probabilities[examples]),
-                "most confident mistakes": self._predictions(worst, probabilities[worst]),
+                "most confident mistakes": mistakes,
             },
         )
-        return {"classes": list(self.images.classes), "confusion_matrix": confusion.tolist()}
+        return {
+            "classes": list(self.images.classes),
+            "confusion_matrix": confusion.tolist(),
+            "mistakes": [self._described(*mistake) for mistake in zip(worst, mistakes, strict=True)],
+        }
 
     def show(self, directory, row: dict) -> tuple[list, str]:
         """The files that show what the model makes, and the command to try next."""
@@ -151,6 +158,17 @@ class ImageTask:
     def _examples(self) -> np.ndarray:
         """Indices of some held-out images, evenly spread."""
         return np.unique(np.arange(NUM_EXAMPLES) * len(self.images.validation.labels) // NUM_EXAMPLES)
+
+    def _described(self, index: int, prediction: Prediction) -> dict:
+        """A held-out image and what it was taken for, as JSON values."""
+        names = self.images.validation.names
+        return {
+            **({} if names is None else {"file": names[index]}),
+            "index": int(index),
+            "class": prediction.label,
+            "predicted": prediction.predicted,
+            "probability": float(prediction.probability),
+        }
 
     def _probabilities(self, model: keras.Model) -> np.ndarray:
         """(held-out images, classes) float32."""
@@ -171,15 +189,22 @@ class ImageTask:
 
 
 def load_image_task(
-    config: Config, *, report: Callable[[str], None] = print, facts: dict | None = None
+    config: Config,
+    *,
+    report: Callable[[str], None] = print,
+    recorded: bool = False,
+    facts: dict | None = None,
 ) -> ImageTask:
-    """The images of a config; `facts` of a checkpoint tell how they are normalised.
+    """The images of a config; `facts` of a checkpoint tell their classes and how they are normalised.
 
     Raises:
-        DataError: if there are no such images, or they are not what the model takes.
+        DataError: if there are no such images, they are not what the model takes, or no more those of the
+            run that has `recorded` this config.
     """
     images = load_images(config.data, report=report)
     height, width, channels = images.train.images.shape[1:]
+    if recorded:
+        check_unchanged(config.model, images, facts)
     try:
         model = config.model.for_images(
             height=height, width=width, channels=channels, num_classes=len(images.classes)
@@ -187,6 +212,26 @@ def load_image_task(
     except ValueError as error:
         raise DataError(f"the images of {config.data.source} do not suit the model: {error}") from error
     return ImageTask(replace(config, model=model), images, *normalisation(images, facts))
+
+
+def check_unchanged(model: AxialViTConfig, images: ImageSet, facts: dict | None) -> None:
+    """Raises DataError naming what of the images is not as in the run that has recorded the model."""
+    height, width, channels = images.train.images.shape[1:]
+    was = {key: getattr(model, key) for key in ("image_size", "channels", "num_classes")}
+    now = {"image_size": (height, width), "channels": channels, "num_classes": len(images.classes)}
+    if facts is not None:
+        was |= {f"class {index}": name for index, name in enumerate(facts["classes"])}
+        now |= {f"class {index}": name for index, name in enumerate(images.classes)}
+    changes = [
+        f"{key} was {plain(was[key])}, now it is {plain(now.get(key))}"
+        for key in was
+        if was[key] != now.get(key)
+    ]
+    if changes:
+        raise DataError(
+            f"the data have changed since the run began: {changes[0]}. "
+            "Use name= for a run on the data of today."
+        )
 
 
 def normalisation(images: ImageSet, facts: dict | None) -> tuple[np.ndarray, np.ndarray]:

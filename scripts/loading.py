@@ -21,18 +21,25 @@ from training.errors import RunError
 Task = TextTask | PasskeyTask | ImageTask
 
 
-def load_task(config: Config, *, report: Callable[[str], None] = print, facts: dict | None = None) -> Task:
+def load_task(
+    config: Config,
+    *,
+    report: Callable[[str], None] = print,
+    recorded: bool = False,
+    facts: dict | None = None,
+) -> Task:
     """The data of a config and what to do with it; its `config` holds what the model takes from the data.
 
     Args:
         report: receives one-line messages.
+        recorded: whether the config is that of a run that has begun, whose data are not to change.
         facts: of the checkpoint of a trained model, which is to see images as in its training.
 
     Raises:
         DataError: if there are no such data, or they do not fit the model.
     """
     if isinstance(config.data, IMAGE_CONFIGS):
-        return load_image_task(config, report=report, facts=facts)
+        return load_image_task(config, report=report, recorded=recorded, facts=facts)
     if isinstance(config.data, PasskeyConfig):
         return load_passkey_task(config)
     return load_text_task(config, report=report)

@@ -54,7 +54,8 @@ def with_values_of_parent(config: Config) -> Config:
             f"not {config.model.architecture}"
         )
     if isinstance(config.model, AxialViTConfig):
-        return replace(config, model=filled(config.model, parent.model, ("patch_size",)))
+        config = replace(config, model=filled(config.model, parent.model, ("patch_size",)))
+        return scaled_from(config, length=trained_grid(parent.model))
     return scaled_from(config, length=trained_length(parent))
 
 
@@ -63,8 +64,8 @@ def filled(config, other, names: tuple[str, ...]):
     return replace(config, **{name: getattr(other, name) for name in names if getattr(config, name) is None})
 
 
-def scaled_from(config: Config, *, length: int | None) -> Config:
-    """With `length` as the context that the scaling starts from, if it reads one and none is given."""
+def scaled_from(config: Config, *, length: int | tuple[int, ...] | None) -> Config:
+    """With `length` as the context or grid that the scaling starts from, if it reads one and has none."""
     scaling = config.model.rope.scaling
     is_open = scaling.original_max_position_embeddings is None
     if config.init_from is None or not (is_open and scaling.reads("original_max_position_embeddings")):
@@ -207,12 +208,20 @@ def trained_length(config: Config) -> int:
     return given or max(1, round(config.context_length / factor))
 
 
+def trained_grid(model: AxialViTConfig) -> tuple[int, ...]:
+    """Rows and columns of patches that the weights of a model began with, before any scaling."""
+    scaling = model.rope.scaling
+    factors = scaling.factor or model.rope.interpolate_factor
+    divided = zip(model.grid, factors, strict=True)
+    return scaling.original_max_position_embeddings or tuple(max(1, round(a / b)) for a, b in divided)
+
+
 def restored(config: Config, parent: Config, model) -> dict:
     """Restores the parent's weights into the model; the manifest."""
     if not config.resample_positions or grid_of(config) == grid_of(parent):
-        return restore_weights(Path(config.init_from), model)
+        return restore_weights(Path(config.init_from), model, step=config.init_from_step)
     old = make_model(parent)
-    manifest = restore_weights(Path(config.init_from), old)
+    manifest = restore_weights(Path(config.init_from), old, step=config.init_from_step)
     values = {variable.path: variable.value for variable in old.variables}
     for variable in model.variables:
         value = values[variable.path]

@@ -29,6 +29,7 @@ class PasskeyTask:
 
     unit = "tokens"
     data_word = "passkeys"
+    samples_at_end = True
     measure = staticmethod(summed_loss_and_answers)
 
     @property

@@ -1,4 +1,7 @@
-"""Classifies image files with a vision transformer: `python -m scripts.predict outputs/vit IMAGE...`."""
+"""Classifies image files with a vision transformer: `python -m scripts.predict outputs/vit IMAGE...`.
+
+An image is resized to fill the size of the training; where it has another shape, its middle is cut out.
+"""
 
 import argparse
 import json
@@ -37,7 +40,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def classify(run_directory: Path, paths: list[Path], *, top: int) -> tuple[list[dict], list[str]]:
-    """What each file most likely shows, resized to the size of the training; and which are no images."""
+    """What each file most likely shows, resized to fill the size of the training; and which are no images."""
     import numpy as np
     import tensorflow as tf
 

@@ -47,12 +47,12 @@ def finish(directory, task: Task, model: keras.Model, row: dict) -> None:
 
 
 def as_json(summary: dict) -> str:
-    """One key a line, and one row a line of a matrix."""
+    """One key a line, and one row a line of a matrix or a table."""
     lines = [f" {json.dumps(key)}: {value_as_json(value)}" for key, value in summary.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def value_as_json(value: object) -> str:
-    if not (isinstance(value, list) and value and isinstance(value[0], list)):
+    if not (isinstance(value, list) and value and isinstance(value[0], list | dict)):
         return json.dumps(value)
     return "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in value) + "\n ]"

@@ -34,7 +34,7 @@ def accuracy_by_size(run_directories: list[Path], sizes: list[Size]) -> list[dic
                 print_error(
                     f"note: the learned positions of {path} are resampled for images of {words(size)}."
                 )
-            task = load_image_task(resized(config, size), report=print_error, facts=manifest)
+            task = load_image_task(resized(config, size), report=print_error, recorded=True, facts=manifest)
             if size == config.model.image_size:
                 tell_of_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
             means = evaluate(tqdm(task.evaluation_batches(), desc=f"{path} {words(size)}", disable=None))

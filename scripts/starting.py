@@ -44,9 +44,9 @@ def with_absolute_paths(config: Config) -> Config:
     """With the places of the user's files, so that the run can go on from another directory."""
     if config.init_from is not None:
         config = replace(config, init_from=absolute(config.init_from))
-    if hasattr(config.data, "path"):
-        config = replace(config, data=replace(config.data, path=absolute(config.data.path)))
-    return config
+    places = {key: getattr(config.data, key, None) for key in ("path", "data_dir", "cache_dir")}
+    given = {key: absolute(place) for key, place in places.items() if place is not None}
+    return replace(config, data=replace(config.data, **given))
 
 
 def absolute(path: str) -> str:
@@ -59,7 +59,7 @@ def with_open_values(config: Config, recorded: Config) -> Config:
         return config
     config = filled(config, recorded, RECORDED)
     if isinstance(config.model, AxialViTConfig):
-        return replace(config, model=filled(config.model, recorded.model, OPEN_IN_IMAGES))
+        config = replace(config, model=filled(config.model, recorded.model, OPEN_IN_IMAGES))
     return scaled_from(config, length=recorded.model.rope.scaling.original_max_position_embeddings)
 
 

@@ -28,6 +28,7 @@ class TextTask:
 
     unit = "tokens"
     data_word = "text"
+    samples_at_end = True
     measure = staticmethod(summed_loss)
 
     @property

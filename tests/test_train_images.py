@@ -110,6 +110,24 @@ def test_a_row_of_the_confusion_matrix_is_a_line_of_the_summary(trained_images):
     assert f"  {row}," in lines
 
 
+def test_a_mistake_is_a_line_of_the_summary(trained_images):
+    lines = (trained_images / "summary.json").read_text().splitlines()
+    mistakes = summary_of(trained_images)["mistakes"]
+    assert f"  {json.dumps(mistakes[0])}," in lines
+    assert set(mistakes[0]) == {"index", "class", "predicted", "probability"}
+
+
+def test_the_end_of_a_run_draws_its_predictions_once(trained_images, train, monkeypatch):
+    run = copy_of(trained_images, "drawn")
+    (run / "summary.json").unlink()
+    drawn = []
+    monkeypatch.setattr(
+        "scripts.image_task.plot_predictions", lambda path, groups: drawn.append(list(groups))
+    )
+    assert train("name=drawn") == 0
+    assert drawn == [["held-out images", "most confident mistakes"]]
+
+
 def test_a_finished_run_stays_as_it_is(trained_images, train, capsys):
     before = contents_of(trained_images)
     assert train("name=whole") == 0
@@ -197,7 +215,7 @@ def test_another_image_size_in_a_run_directory_is_refused(refused, trained_image
         (
             ["data.image_size=[9,8]", "model.patch_size=2"],
             "error: the images of digits do not suit the model: patch_size must divide both sides of the "
-            "images, got 2 for 9x8",
+            "images, got 2 for 9x8; model.patch_size=null chooses one for a new model",
         ),
         (
             ["data.image_size=[7,7]"],
@@ -292,12 +310,25 @@ def test_a_folder_of_photographs_is_learned(image_workplace, train, tmp_path, ca
     summary = summary_of(run)
     assert summary["classes"] == ["blue", "green", "red"]
     assert summary["accuracy"] == 1
-    assert summary["top_5_accuracy"] == 1
+    assert "top_5_accuracy" not in summary
+    assert summary["mistakes"] == []
     whole = tensors_of(run)
     shutil.rmtree(run / "checkpoints" / "step-00000012")
     (run / "summary.json").unlink()
     assert train(*photos(folder, "photos", "data.invalid=skip")) == 0
     assert_same_tensors(tensors_of(run), whole)
+
+
+def test_a_folder_that_has_changed_since_the_run_began_is_told(image_workplace, train, refused, tmp_path):
+    folder = write_photos(tmp_path / "photos", classes=["red", "green"])
+    command = photos(folder, "changing", "num_steps=1")
+    assert train(*command) == 0
+    write_photos(folder, classes=["blue"])
+    (line,) = refused(*command)
+    assert line == (
+        "the data have changed since the run began: num_classes was 2, now it is 3. "
+        "Use name= for a run on the data of today."
+    )
 
 
 def test_weights_for_other_channels_and_classes_are_refused(refused, trained_images, tmp_path):
@@ -337,6 +368,20 @@ def test_the_same_weights_go_on_at_a_larger_size(image_workplace, train, trained
     old, new = tensors_of(trained_images), tensors_of(image_workplace.outputs / "larger")
     for name in (name for name in old if name.startswith("model/")):
         np.testing.assert_array_equal(new[name], old[name], err_msg=name)
+
+
+def test_a_scaled_child_records_the_grid_of_its_parent_and_goes_on(
+    image_workplace, train, trained_images, capsys
+):
+    scaling = ("model.rope.scaling.type=yarn", "model.rope.scaling.factor=[2.0,3.0]")
+    command = ("name=scaled", f"init_from={trained_images}", "data.image_size=[12,16]", *scaling, *STILL)
+    assert train(*command) == 0
+    config = yaml.safe_load((image_workplace.outputs / "scaled" / "config.yaml").read_text())
+    found = config["model"]["rope"]["scaling"]
+    assert (found["factor"], found["original_max_position_embeddings"]) == ([2.0, 3.0], [4, 4])
+    capsys.readouterr()
+    assert train(*command) == 0
+    assert "This run is complete" in capsys.readouterr().out
 
 
 def test_learned_positions_are_stretched_over_a_larger_image_when_asked(

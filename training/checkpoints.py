@@ -95,14 +95,31 @@ class Checkpoints:
             raise RunError(f"{error}. Use name= for a new run.") from error
 
 
-def restore_weights(run_directory: Path, model: keras.Model, report: Report = print) -> dict:
-    """Restores the model from the latest checkpoint of a run, without the optimizer; returns the manifest.
+def restore_weights(
+    run_directory: Path, model: keras.Model, *, step: int | None = None, report: Report = print
+) -> dict:
+    """Restores the model from a checkpoint of a run, without the optimizer; returns the manifest.
+
+    Args:
+        step: of the checkpoint; None for the latest that can be read.
 
     Raises:
-        RunError: if the run has no checkpoint, none can be read, or its weights are not those of the model.
+        RunError: if the run has no such checkpoint, it cannot be read, or its weights are not those of the
+            model.
     """
-    directory = run_directory / "checkpoints"
-    return restore_latest(directory, named_variables("model", model), prefix="model/", report=report)
+    directory, variables = run_directory / "checkpoints", named_variables("model", model)
+    if step is None:
+        return restore_latest(directory, variables, prefix="model/", report=report)
+    paths = {int(path.name.removeprefix("step-")): path for path in complete_checkpoints(directory)}
+    if step not in paths:
+        known = ", ".join(map(str, paths)) or "none"
+        raise RunError(f"{run_directory} has no checkpoint of step {step}; choose one that it has: {known}")
+    try:
+        manifest = read_manifest(paths[step])
+        restore(paths[step], variables, prefix="model/")
+    except RunError as error:
+        raise RunError(f"no checkpoint can be restored: {paths[step]}: {error}") from error
+    return manifest
 
 
 def restore_latest(

@@ -31,11 +31,15 @@ def summed_loss(logits: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def summed_loss_and_accuracy(logits: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
-    """What is measured of a classifier, summed over the targets; arguments as above."""
+    """What is measured of a classifier, summed over the targets; arguments as above.
+
+    The right class is always among the first five of five or fewer: that is not measured.
+    """
     top = min(5, logits.shape[-1])
     found = tf.math.top_k(logits, k=top).indices == targets[..., tf.newaxis]
     hits = tf.reduce_sum(tf.cast(found, tf.float32), axis=tuple(range(len(targets.shape))))  # of each rank
-    return summed_loss(logits, targets) | {"accuracy": hits[0], "top_5_accuracy": tf.reduce_sum(hits)}
+    measured = summed_loss(logits, targets) | {"accuracy": hits[0]}
+    return measured | ({"top_5_accuracy": tf.reduce_sum(hits)} if logits.shape[-1] > 5 else {})
 
 
 def summed_loss_and_answers(logits: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:

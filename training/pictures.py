@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,6 +13,10 @@ COLUMNS = 8
 MAX_NUMBERED_CLASSES = 20
 MAX_NAMED_CLASSES = 40
 LONGEST_NAME = 14
+
+
+# A class may be called "$5".
+plain_names = rc_context({"text.parse_math": False})
 
 
 class Prediction(NamedTuple):
@@ -23,6 +28,7 @@ class Prediction(NamedTuple):
     probability: float
 
 
+@plain_names
 def plot_predictions(path: Path, groups: dict[str, list[Prediction]]) -> None:
     """Draws each group of images under its title, with the predicted class; wrong ones in red."""
     rows = [max(1, math.ceil(len(predictions) / COLUMNS)) for predictions in groups.values()]
@@ -54,6 +60,7 @@ def shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+@plain_names
 def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> None:
     """Draws how often each class (row) was taken for each (column), as shares of the row.
 
@@ -82,6 +89,7 @@ def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> 
     figure.savefig(path, dpi=100, bbox_inches="tight")
 
 
+@plain_names
 def plot_resolution(path: Path, accuracies: dict[str, dict[tuple[int, int], float]]) -> None:
     """Draws accuracy against image size, from few pixels to many, one step a size.
 

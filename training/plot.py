@@ -26,7 +26,7 @@ def plot_loss(rows: list[dict], path: Path, *, unit: str, title: str) -> None:
     if any("accuracy" in row for row in rows):
         panels.append(("accuracy", ACCURACIES))
     figure = Figure(figsize=(7, 2.5 + 1.75 * len(panels)), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)  # a run may be called "$5"
     number, scale = ("million", 1e6) if max(row.get(unit, 0) for row in rows) >= 1e6 else ("thousand", 1e3)
     grid = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axes, (label, curves) in zip(grid, panels, strict=True):

@@ -193,6 +193,21 @@ def test_a_shift_blurs_nothing_but_among_other_moves_it_may():
     assert (np.abs(among[:, 2] - np.rint(among[:, 2])) > 0.1).any()
 
 
+def test_a_shift_by_less_than_a_pixel_still_moves():
+    """Of 10 rows and 20 columns: 0.6 of a row, 1.2 columns."""
+    _, _, right, _, _, down, *_ = drawn(AugmentConfig(shift=0.06), range(1_000)).T
+    assert -0.6 <= down.min() < -0.5 < 0.5 < down.max() <= 0.6
+    assert set(right) == {-1, 0, 1}
+
+
+@pytest.mark.parametrize("option", ["rotation", "scale", "shear", "shift"])
+def test_a_fill_is_refused_where_nothing_comes_in_over_the_edge(option):
+    ((key, message),) = AugmentConfig(fill="reflect", flip=True).problems()
+    assert (key, message.split(":")[0]) == ("fill", "reflect has no effect")
+    assert not list(AugmentConfig(fill="reflect", **{option: 0.1}).problems())
+    assert not list(AugmentConfig(flip=True).problems())
+
+
 def test_digits_are_never_flipped():
     determinants = [a * d - b * c for a, b, _, c, d, *_ in drawn(DIGITS_AUGMENT, range(1_000))]
     assert min(determinants) > 0

@@ -110,11 +110,56 @@ def test_given_splits_stay(divided):
     )
 
 
-@pytest.mark.parametrize("name", ["validation", "val"])
-def test_the_held_out_folder_may_have_another_name(divided, name):
+@pytest.mark.parametrize(
+    ("split", "name"),
+    [
+        *(("test", name) for name in ("validation", "val", "valid", "dev", "eval", "testing")),
+        ("train", "training"),
+    ],
+)
+def test_the_folder_of_a_split_may_have_another_name(divided, split, name):
     expected = load(divided).fingerprint
-    (divided / "test").rename(divided / name)
+    (divided / split).rename(divided / name)
     assert load(divided).fingerprint == expected
+
+
+def test_a_share_to_hold_out_is_refused_where_the_splits_are_given(divided):
+    with pytest.raises(
+        DataError,
+        match=r"data\.held_out=0\.3 has no effect: .*/divided is divided already, into train and test",
+    ):
+        load(divided, held_out=0.3)
+
+
+def test_splits_of_other_names_are_not_taken_for_classes(divided):
+    (divided / "train").rename(divided / "a")
+    (divided / "test").rename(divided / "b")
+    with pytest.raises(
+        DataError, match=r"a, b hold no images, but the same folders: cat, dog; .* train and test"
+    ):
+        load(divided)
+    write(divided / "b" / "1.png", 5)
+    assert load(divided).classes == ("a", "b")
+
+
+def test_classes_may_hold_a_folder_each(tmp_path):
+    for name in ("cat", "dog"):
+        for index in range(2):
+            write(tmp_path / "photos" / name / "images" / f"{index}.png", index)
+    assert load(tmp_path / "photos").classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("closed", ["photos", "photos/cat", "photos/dog/some"])
+def test_a_folder_that_may_not_be_read_is_named(folder, closed):
+    path = folder.parent / closed
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("nothing is closed to root")
+    try:
+        with pytest.raises(DataError, match=rf"^cannot read {path}.*: Permission denied$"):
+            load(folder)
+    finally:
+        path.chmod(0o755)
 
 
 def test_validation_comes_before_test(divided):
@@ -216,7 +261,7 @@ def one_image(folder):
         (empty, r"the class folder .*/photos/bird is empty; add images or remove it"),
         (
             without_test,
-            r"has the folder train, but none of validation, val, test .*data\.path=.*photos/train",
+            r"has the folder train, but none of validation, .*, testing beside .*data\.path=.*photos/train",
         ),
         (one_image, r"class bird has no image held out; give it more images"),
     ],

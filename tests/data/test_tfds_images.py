@@ -144,6 +144,11 @@ def test_splits_may_be_expressions(load):
     assert not set(numbers(found.train)) & set(numbers(found.validation))
 
 
+def test_splits_may_meet_inside_a_file(load):
+    found = load(train_split="train[:90%]", validation_split="train[90%:]")
+    assert (len(found.train.labels), len(found.validation.labels)) == (63, 7)
+
+
 def test_a_second_load_reads_no_example(load, monkeypatch):
     first = load()
     monkeypatch.setattr(DrawnFigures, "as_dataset", lambda *args, **kwargs: pytest.fail("read again"))
@@ -194,6 +199,12 @@ def test_a_new_set_is_told_in_lines(load, tmp_path):
         ({"train_split": "trian"}, r"data\.train_split=trian is not a split .*has: train, test, unlabelled"),
         ({"validation_split": "dev"}, r"data\.validation_split=dev is not a split"),
         ({"train_split": "train[5:5]"}, r"data\.train_split=train\[5:5\] has no examples"),
+        (
+            {"train_split": "train[:40]", "validation_split": "test+train[39:]"},
+            r"data\.train_split=train\[:40\] and data\.validation_split=test\+train\[39:\] share examples of "
+            r"drawn_figures/1\.0\.0; choose splits apart, such as train\[:90%\] and train\[90%:\]$",
+        ),
+        ({"train_split": "all"}, r"train_split=all and data\.validation_split=test share examples"),
         ({"image_key": "photo"}, r"images of several sizes, [56]x7 and [56]x7; set data\.image_size="),
     ],
 )

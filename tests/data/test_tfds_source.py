@@ -82,6 +82,12 @@ def test_splits_may_be_expressions(load):
     assert not set(documents_of(corpus.train)) & set(documents_of(corpus.validation))
 
 
+def test_what_two_splits_share_is_trained_on_and_not_held_out(load):
+    corpus = load(train_split="train[:150]", validation_split="train[120:]")
+    assert (corpus.train_documents, corpus.validation_documents) == (150, 30)
+    assert not set(documents_of(corpus.train)) & set(documents_of(corpus.validation))
+
+
 def test_another_key_is_another_text(load):
     titles = load(text_key="title")
     assert sorted(documents_of(titles.train) + documents_of(titles.validation))[0] == "title 0"

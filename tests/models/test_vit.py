@@ -9,7 +9,7 @@ import models.vision_block
 import models.vit
 from models.config import AxialViTConfig
 from models.vit import AxialViT
-from rope.config import AxialRopeConfig, RopeScalingConfig
+from rope.config import AxialRopeConfig, AxialScalingConfig
 from training.optimizer import is_decayed
 
 SEED = tf.constant([3, 4], tf.int32)
@@ -262,7 +262,7 @@ def rope(**options):
 
 
 def scaled(kind, **keys):
-    return rope(scaling=RopeScalingConfig(type=kind, **keys))
+    return rope(scaling=AxialScalingConfig(type=kind, **keys))
 
 
 OPTIONS = {
@@ -275,17 +275,20 @@ OPTIONS = {
     "columns": rope(interpolate_factor=(1.0, 3.0)),
     "both": rope(interpolate_factor=(2.0, 2.0)),
     "layout": rope(layout="half"),
-    "ntk": scaled("ntk", factor=3.0),
-    "dynamic": scaled("dynamic", factor=3.0),
-    "dynamic_longer": scaled("dynamic", factor=3.0, target_length=64),
-    "yarn": scaled("yarn", factor=3.0),
-    "yarn_original": scaled("yarn", factor=3.0, original_max_position_embeddings=64),
+    "ntk": scaled("ntk", factor=(3.0, 3.0)),
+    "dynamic": scaled("dynamic", factor=(3.0, 3.0)),
+    "dynamic_longer": scaled("dynamic", factor=(3.0, 3.0), target_length=64),
+    "yarn": scaled("yarn", factor=(3.0, 3.0)),
+    "yarn_rows": scaled("yarn", factor=(3.0, 1.0)),
+    "yarn_columns": scaled("yarn", factor=(1.0, 3.0)),
+    "yarn_original_columns": scaled("yarn", factor=(3.0, 3.0), original_max_position_embeddings=(1, 64)),
+    "yarn_original": scaled("yarn", factor=(3.0, 3.0), original_max_position_embeddings=(64, 64)),
     "longrope": scaled(
         "longrope",
-        factor=3.0,
+        factor=(3.0, 3.0),
         short_factor=(1.0,) * 2,
         long_factor=(2.0, 4.0),
-        original_max_position_embeddings=2,
+        original_max_position_embeddings=(2, 2),
     ),
     "proportional": scaled("proportional", partial_rotary_factor=0.5),
     "qk_norm": {"qk_norm": True},
@@ -312,7 +315,7 @@ def test_each_option_gives_logits_of_its_own():
 
 
 def test_linear_scaling_is_interpolation_of_both_axes():
-    ours = model_of(**EIGHT, **scaled("linear", factor=2.0))(images_of())
+    ours = model_of(**EIGHT, **scaled("linear", factor=(2.0, 2.0)))(images_of())
     assert relative_difference(ours, model_of(**EIGHT, **OPTIONS["both"])(images_of())) < 1e-5  # float32
 
 

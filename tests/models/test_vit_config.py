@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from models.config import AxialViTConfig, smallest_patch
-from rope.config import AxialRopeConfig, RopeScalingConfig
+from rope.config import AxialRopeConfig, AxialScalingConfig
 
-YARN = RopeScalingConfig(type="yarn", factor=2.0)
+YARN = AxialScalingConfig(type="yarn", factor=(2.0, 2.0))
 
 
 def problems(**options):
@@ -35,7 +35,7 @@ def rope(**options):
         ({"image_size": (8, 0), "patch_size": 2}, "image_size must be a height and a width"),
         (
             {"image_size": (8, 12), "patch_size": 8},
-            "patch_size must divide both sides of the images, got 8 for 8x12",
+            "patch_size must divide both sides of the images, got 8 for 8x12; model.patch_size=null",
         ),
         ({"image_size": (8, 8), "patch_size": 16}, "patch_size must divide both sides of the images"),
         ({"num_classes": 1}, "num_classes must be >= 2, got 1"),
@@ -68,8 +68,8 @@ def rope(**options):
         (
             {
                 "rope": rope(
-                    scaling=RopeScalingConfig(
-                        type="longrope", short_factor=(1.0,), long_factor=(2.0,), factor=2.0
+                    scaling=AxialScalingConfig(
+                        type="longrope", short_factor=(1.0,), long_factor=(2.0,), factor=(2.0, 2.0)
                     )
                 )
             },
@@ -92,7 +92,7 @@ def test_each_broken_rule_is_told(options, problem):
         {"attention": "axial", "learned_rotations": "per_token"},
         {"pooling": "class_token", "rope": rope(scaling=YARN)},
         {"rope": rope(freqs_for="pixel", max_freq=20.0, coordinates="patches")},
-        {"rope": rope(scaling=RopeScalingConfig(type="dynamic", factor=2.0))},
+        {"rope": rope(scaling=AxialScalingConfig(type="dynamic", factor=(2.0, 2.0)))},
     ],
 )
 def test_what_is_allowed_has_no_problems(options):
@@ -156,10 +156,17 @@ def test_open_lengths_of_a_scaling_are_the_patches_of_its_axis():
     rows, columns = options_of(scaling=YARN)
     assert rows["scaling"]["original_max_position_embeddings"] == 3  # 12 pixels, patches of 2, a factor of 2
     assert columns["scaling"]["original_max_position_embeddings"] == 5
-    rows, columns = options_of(scaling=RopeScalingConfig(type="dynamic", factor=2.0))
+    rows, columns = options_of(scaling=AxialScalingConfig(type="dynamic", factor=(2.0, 2.0)))
     assert (rows["target_length"], columns["target_length"]) == (6, 10)
-    given = replace(YARN, original_max_position_embeddings=4)
-    assert [o["scaling"]["original_max_position_embeddings"] for o in options_of(scaling=given)] == [4, 4]
+    given = replace(YARN, original_max_position_embeddings=(4, 7))
+    assert [o["scaling"]["original_max_position_embeddings"] for o in options_of(scaling=given)] == [4, 7]
+
+
+def test_a_scaling_has_a_factor_for_rows_and_one_for_columns():
+    rows, columns = options_of(scaling=AxialScalingConfig(type="yarn", factor=(2.0, 5.0)))
+    assert (rows["scaling"]["factor"], columns["scaling"]["factor"]) == (2, 5)
+    assert rows["scaling"]["original_max_position_embeddings"] == 3
+    assert columns["scaling"]["original_max_position_embeddings"] == 2
 
 
 def test_rows_and_columns_have_one_theta_and_a_factor_each():

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from configs.builder import build
-from rope.config import AxialRopeConfig, RopeConfig, RopeScalingConfig
+from rope.config import AxialRopeConfig, AxialScalingConfig, RopeConfig, RopeScalingConfig
 
 YARN = RopeScalingConfig(type="yarn", factor=4.0)
 
@@ -130,7 +130,13 @@ def test_the_command_line_reaches_the_scaling():
         ({"interpolate_factor": (2.0, 0.5)}, "interpolate_factor must be two numbers >= 1"),
         ({"interpolate_factor": (1.0, 2.0, 1.0)}, "interpolate_factor must be two numbers >= 1"),
         ({"interpolate_factor": (1.0, float("nan"))}, "interpolate_factor must be two numbers >= 1"),
-        ({"interpolate_factor": (1.0, 2.0), "scaling": YARN}, "interpolate_factor is a scaling of its own"),
+        (
+            {
+                "interpolate_factor": (1.0, 2.0),
+                "scaling": AxialScalingConfig(type="yarn", factor=(2.0, 2.0)),
+            },
+            "interpolate_factor is a scaling of its own",
+        ),
     ],
 )
 def test_options_of_a_grid_that_nothing_would_read_are_problems(options, problem):
@@ -143,3 +149,26 @@ def test_coordinates_are_patches_for_lang_and_unit_for_pixel():
     assert not AxialRopeConfig(freqs_for="pixel").counts_patches
     assert not AxialRopeConfig(coordinates="unit").counts_patches
     assert AxialRopeConfig(freqs_for="pixel", coordinates="patches").counts_patches
+
+
+@pytest.mark.parametrize("pair", [(2.0,), (2.0, 0.5), (1.0, 2.0, 3.0)])
+@pytest.mark.parametrize("key", ["factor", "original_max_position_embeddings"])
+def test_an_axial_scaling_takes_pairs(key, pair):
+    scaling = AxialScalingConfig(**{"type": "yarn", "factor": (2.0, 3.0), key: pair})
+    ((found, message),) = scaling.problems()
+    assert found == key
+    assert message.startswith("must be two numbers >= 1, of rows and of columns, such as [")
+    assert message.endswith(f"got {list(pair)}")
+
+
+def test_an_axial_scaling_is_one_of_each_axis():
+    scaling = AxialScalingConfig(
+        type="yarn", factor=(2.0, 3.0), original_max_position_embeddings=(5, 8), beta_fast=7.0
+    )
+    assert not list(scaling.problems())
+    assert [scaling.of_axis(axis) for axis in (0, 1)] == [
+        RopeScalingConfig(type="yarn", factor=2.0, original_max_position_embeddings=5, beta_fast=7.0),
+        RopeScalingConfig(type="yarn", factor=3.0, original_max_position_embeddings=8, beta_fast=7.0),
+    ]
+    ((key, message),) = AxialScalingConfig(factor=(2.0, 3.0)).problems()
+    assert (key, message) == ("factor", "has no effect with scaling type 'none', got (2.0, 3.0)")

@@ -120,6 +120,12 @@ def test_what_is_no_size_is_refused(size, made, capsys):
     assert f"must be pixels, such as 16 or 16x24, got {size!r}" in capsys.readouterr().err
 
 
+def test_the_help_says_what_becomes_of_another_shape(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        evaluate(capsys, "--help")
+    assert "the middle is cut out of another shape" in " ".join(capsys.readouterr().out.split())
+
+
 def test_windows_and_sizes_exclude_each_other(made, capsys):
     with pytest.raises(SystemExit, match="2"):
         evaluate(capsys, made[0], "--image-size", "8", "--windows", "16")
@@ -161,6 +167,19 @@ def test_other_images_than_those_of_the_training_are_said(options, eagerly, tmp_
     code, _, errors = evaluate(capsys, run, *options)
     assert code == 0
     assert f"note: {run} was trained on other data than this machine's digits." in errors
+
+
+@pytest.mark.parametrize("options", [[], ["--image-size", "8"], ["--image-size", "12"]])
+def test_other_classes_than_those_of_the_training_are_refused(options, tmp_path, capsys):
+    run, task, model = made_image_run(tmp_path)
+    checkpoints = Checkpoints(run / "checkpoints", model, keras.optimizers.SGD(), keep=1)
+    checkpoints.save(8, task.facts | {"classes": [*"01234567", "a", "b"]})
+    code, output, errors = evaluate(capsys, run, *options)
+    assert (code, output) == (2, "")
+    assert errors == [
+        "error: the data have changed since the run began: class 8 was a, now it is 8. "
+        "Use name= for a run on the data of today."
+    ]
 
 
 @pytest.mark.parametrize("options", [[], ["--image-size", "8"]])

@@ -14,7 +14,7 @@ from configs.schema import Config, ConfigError, save_config
 from data.config import DigitsConfig
 from models.config import AxialViTConfig, TransformerLMConfig
 from models.vit import AxialViT
-from rope.config import RopeConfig, RopeScalingConfig
+from rope.config import AxialRopeConfig, AxialScalingConfig, RopeConfig, RopeScalingConfig
 from scripts.parent import (
     check_factor,
     check_fields,
@@ -241,6 +241,33 @@ def test_a_scaling_starts_from_the_context_before_any_scaling(parent, tmp_path):
     assert settled.model.rope.scaling.original_max_position_embeddings == 16
 
 
+def axial(**scaling):
+    return AxialRopeConfig(scaling=AxialScalingConfig(type="yarn", **scaling))
+
+
+@pytest.mark.parametrize(
+    ("parent", "original"),
+    [
+        (image_run(), (4, 6)),
+        (image_run(rope=AxialRopeConfig(interpolate_factor=(1.0, 2.0))), (4, 3)),
+        (image_run(rope=axial(factor=(2.0, 1.0))), (2, 6)),
+        (image_run(rope=axial(factor=(2.0, 1.0), original_max_position_embeddings=(3, 5))), (3, 5)),
+    ],
+)
+def test_a_scaling_of_images_starts_from_the_grid_before_any_scaling(parent, original, tmp_path):
+    child = image_run(image_size=(16, 36), rope=axial(factor=(2.0, 3.0)))
+    settled = with_values_of_parent(replace(child, init_from=saved(parent, tmp_path))).model
+    assert settled.rope.scaling.original_max_position_embeddings == original
+    lengths = [options["scaling"]["original_max_position_embeddings"] for options in settled.rotary_options()]
+    assert lengths == list(original)
+
+
+def test_a_scaling_of_images_keeps_the_grid_that_it_is_given(tmp_path):
+    child = image_run(rope=axial(factor=(2.0, 3.0), original_max_position_embeddings=(2, 9)))
+    config = replace(child, init_from=saved(image_run(), tmp_path))
+    assert with_values_of_parent(config) == config
+
+
 def test_a_scaling_keeps_the_context_that_it_is_given(tmp_path):
     scaling = yarn(4.0, original_max_position_embeddings=20)
     config = replace(text_run(64, scaling=scaling), init_from=saved(text_run(16), tmp_path))
@@ -347,10 +374,22 @@ def test_a_child_records_its_parent_and_needs_it_no_more_once_it_has_a_checkpoin
 
     shutil.rmtree(child / "checkpoints")
     (line,) = refused(*command)
-    assert line == (
-        f"init_from={parent} has changed since: init_from_step is 30, now it is 20. "
-        "Use name= for another run."
-    )
+    assert line == (f"{parent} has no checkpoint of step 30; choose one that it has: 20")
+
+
+def test_a_child_may_begin_with_an_earlier_checkpoint(trained_run, workplace, refused):
+    still = ("optimizer.learning_rate=1e-30", "optimizer.weight_decay=0")
+    command = child_of(trained_run, "earlier", "init_from_step=20", *still)
+    assert workplace.train(*command) == 0
+    child = workplace.outputs / "earlier"
+    assert yaml.safe_load((child / "config.yaml").read_text())["init_from_step"] == 20
+    new, latest = tensors_of(child), tensors_of(trained_run)
+    weights = {name: value for name, value in tensors_of(trained_run, step=20).items() if "model/" in name}
+    for name, value in weights.items():
+        np.testing.assert_array_equal(new[name], value, err_msg=name)
+    assert any((latest[name] != value).any() for name, value in weights.items())
+    (line,) = refused(*child_of(trained_run, "missing", "init_from_step=25"))
+    assert line == f"{trained_run} has no checkpoint of step 25; choose one that it has: 20, 30"
 
 
 def test_learned_positions_of_a_text_are_stretched_over_a_longer_context_when_asked(

@@ -91,6 +91,12 @@ def test_so_many_classes_are_named_as_asked_for_and_there_are(run, digits, capsy
     assert_is_prediction(prediction, probabilities_of(run, digits[0][0]), top=expected)
 
 
+def test_the_help_says_what_becomes_of_another_shape(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        predict(capsys, "--help")
+    assert "where it has another shape, its middle is cut out" in " ".join(capsys.readouterr().out.split())
+
+
 def test_fewer_than_one_class_is_refused(run, digits, capsys):
     with pytest.raises(SystemExit, match="2"):
         predict(capsys, run[0], digits[1][0], "--top", 0)

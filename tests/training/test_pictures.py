@@ -64,6 +64,16 @@ def test_each_prediction_is_drawn_with_its_class_and_a_wrong_one_with_the_right_
     assert [part.get_suptitle() for part in drawn[0].subfigs] == ["some", "most confident mistakes: none"]
 
 
+def test_a_name_with_dollars_is_no_formula(drawn, tmp_path):
+    name = r"$\no$"
+    plot_confusion(tmp_path / "confusion.png", np.eye(2, dtype=int), (name, "b"))
+    image = np.zeros((4, 6, 3), np.uint8)
+    plot_predictions(tmp_path / "predictions.png", {name: [Prediction(image, "b", name, 0.5)]})
+    plot_resolution(tmp_path / "resolution.png", {name: {(8, 8): 0.5}})
+    assert drawn[0].axes[0].get_xticklabels()[0].get_text() == name
+    assert len(drawn) == 3
+
+
 def test_images_of_one_channel_are_grey(drawn, tmp_path):
     image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
     plot_predictions(tmp_path / "predictions.png", {"some": [Prediction(image, "a", "a", 1.0)]})

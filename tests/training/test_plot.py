@@ -14,6 +14,11 @@ def test_a_picture_is_written(tmp_path):
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_title_with_dollars_is_no_formula(tmp_path):
+    plot_loss(list(rows()), tmp_path / "loss.png", unit="tokens", title=r"$\no$")
+    assert (tmp_path / "loss.png").exists()
+
+
 def test_a_run_without_points_has_an_empty_picture(tmp_path):
     plot_loss(
         [{"step": 1, "tokens": 5, "sample": "text"}], tmp_path / "loss.png", unit="tokens", title="a run"
