@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +12,8 @@ from models.cache import Cache
 from models.transformer import TransformerLM
 
 FINISHED = -1
+# Tokens that one call of the compiled loop makes at most, so that a text can be shown while it grows.
+CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,17 @@ class Row:
     def window(self) -> list[int]:
         return self.tokens[self.window_start :]
 
-    def noise(self, size: int) -> np.ndarray:
-        """(size,) Gumbel noise of the next token."""
-        index = len(self.tokens) - self.prompt_length
+    def noise(self, size: int, ahead: int = 0) -> np.ndarray:
+        """(size,) Gumbel noise of the next token, or of one further ahead."""
+        index = len(self.tokens) - self.prompt_length + ahead
         generator = np.random.Generator(np.random.Philox(key=self.noise_key, counter=[0, 0, 0, index]))
         return generator.gumbel(size=size)
 
 
 class Sampler:
-    """Generates from a model; keeps the compiled decoding step between calls.
+    """Generates from a model; keeps its two compiled functions between calls.
+
+    A prompt is read in one pass. Then a loop inside the graph makes `CHUNK` tokens a call.
 
     Args:
         model: a `TransformerLM`.
@@ -81,8 +86,13 @@ class Sampler:
         self.model = model
         self.capacity = model.config.context_length
         cache = model.cache_spec(self.capacity)
-        self._decode = tf.function(
-            self._last_logits, input_signature=[tf.TensorSpec((None, None), tf.int32), cache]
+        tokens, finished = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None,), tf.bool)
+        noise, choice = tf.TensorSpec((None, None, None), tf.float64), Choice.spec()
+        self._prefill = tf.function(
+            self._first_tokens, input_signature=[tokens, cache, finished, noise, choice]
+        )
+        self._continue = tf.function(
+            self._next_tokens, input_signature=[tokens, cache, finished, noise, choice]
         )
 
     def generate(
@@ -122,75 +132,113 @@ class Sampler:
                 )
 
     def _generate(self, rows, num_tokens, options):
-        logits, cache = self._prefill(rows)
-        for index in range(num_tokens):
-            step = np.array(
-                [self._advance(row, scores, options) for row, scores in zip(rows, logits, strict=True)]
-            )
-            yield step
-            if all(row.finished for row in rows) or index == num_tokens - 1:
-                return
-            if int(cache.length) == self.capacity:
-                logits, cache = self._prefill(rows)
+        choice, made, cache = Choice.of(options, self.model.config.vocab_size), 0, None
+        while made < num_tokens and not all(row.finished for row in rows):
+            if cache is None or int(cache.length) == self.capacity:
+                inputs, cache = self._windows(rows)
+                function, count = self._prefill, 1
             else:
-                logits, cache = self._run(np.maximum(step, 0)[:, np.newaxis], cache)
+                inputs = tf.constant([[0 if row.finished else row.tokens[-1]] for row in rows], tf.int32)
+                count = min(CHUNK, num_tokens - made, self.capacity - int(cache.length))
+                function = self._continue
+            finished = tf.constant([row.finished for row in rows])
+            tokens, cache = function(inputs, cache, finished, self._noise(rows, count, options), choice)
+            for step in tokens.numpy():
+                for row, token in zip(rows, step, strict=True):
+                    self._append(row, int(token), options)
+                made += 1
+                yield step
 
-    def _advance(self, row: Row, logits: np.ndarray, options: SamplingOptions) -> int:
-        """The row's next token, appended to it, or `FINISHED`."""
-        if row.finished:
-            return FINISHED
-        noise = row.noise(len(logits)) if options.temperature > 0 else None
-        token = choose(logits, options, noise)
-        if token == options.stop_token:
-            row.finished = True
-            return FINISHED
-        row.tokens.append(token)
-        if len(row.window) > self.capacity:
-            self._overflow(row, options)
-        return token
-
-    def _overflow(self, row: Row, options: SamplingOptions) -> None:
-        if options.overflow == "stop":
-            row.finished = True
-        elif options.overflow == "slide":
-            row.window_start = len(row.tokens) - max(1, self.capacity // 2)
-        else:
-            raise ValueError(f"overflow must be 'slide' or 'stop', got {options.overflow!r}.")
-
-    def _prefill(self, rows: list[Row]) -> tuple[np.ndarray, Cache]:
+    def _windows(self, rows: list[Row]) -> tuple[tf.Tensor, Cache]:
+        """What the rows have in the context, padded on the left, and an empty cache for it."""
         # A finished row is never read again: one token keeps its place.
         windows = [row.window[-1:] if row.finished else row.window for row in rows]
         width = max(map(len, windows))
         padding = np.array([width - len(window) for window in windows], np.int32)
         tokens = np.array([[0] * (width - len(window)) + window for window in windows], np.int32)
-        return self._run(tokens, self.model.make_cache(len(rows), padding=tf.constant(padding)))
+        return tf.constant(tokens), self.model.make_cache(len(rows), padding=tf.constant(padding))
 
-    def _run(self, tokens: np.ndarray, cache: Cache) -> tuple[np.ndarray, Cache]:
-        logits, cache = self._decode(tf.constant(tokens, tf.int32), cache)
-        return logits.numpy(), cache
+    def _noise(self, rows: list[Row], count: int, options: SamplingOptions) -> tf.Tensor:
+        """(count, batch, vocab_size) Gumbel noise of the next tokens; zeros of size 1 for greedy choices."""
+        if options.temperature == 0:
+            return tf.zeros((count, len(rows), 1), tf.float64)
+        size = self.model.config.vocab_size
+        return tf.constant([[row.noise(size, ahead) for row in rows] for ahead in range(count)], tf.float64)
 
-    def _last_logits(self, tokens, cache):
+    def _append(self, row: Row, token: int, options: SamplingOptions) -> None:
+        if row.finished or token == FINISHED:
+            row.finished = True
+            return
+        row.tokens.append(token)
+        if len(row.window) > self.capacity:
+            if options.overflow == "stop":
+                row.finished = True
+            else:
+                row.window_start = len(row.tokens) - max(1, self.capacity // 2)
+
+    def _first_tokens(self, windows, cache, finished, noise, choice):
+        tokens, _, cache = self._step(windows, cache, finished, noise[0], choice)
+        return tokens[tf.newaxis], cache
+
+    def _next_tokens(self, last, cache, finished, noise, choice):
+        """The tokens of as many steps as there is noise for, or until all rows are finished."""
+        count = tf.shape(noise)[0]
+        tokens = tf.TensorArray(tf.int32, size=0, dynamic_size=True)
+        index = 0
+        while index < count and not tf.reduce_all(finished):
+            chosen, finished, cache = self._step(last, cache, finished, noise[index], choice)
+            tokens = tokens.write(index, chosen)
+            last = tf.maximum(chosen, 0)[:, tf.newaxis]
+            index += 1
+        return tokens.stack(), cache
+
+    def _step(self, tokens, cache, finished, noise, choice):
+        """The tokens that follow (batch, length) `tokens`, which rows are finished, and the cache."""
         logits, cache = self.model.decode(tokens, cache)
-        return logits[:, -1], cache
+        chosen = choose(logits[:, -1], choice, noise)
+        finished |= chosen == choice.stop_token
+        return tf.where(finished, FINISHED, chosen), finished, cache
 
 
-def choose(logits: np.ndarray, options: SamplingOptions, noise: np.ndarray | None) -> int:
-    """The next token of one row.
+class Choice(NamedTuple):
+    """`SamplingOptions` as tensors: one trace serves all. The greedy choice is the best of one."""
+
+    temperature: tf.Tensor
+    top_k: tf.Tensor
+    top_p: tf.Tensor
+    stop_token: tf.Tensor
+
+    @classmethod
+    def of(cls, options: SamplingOptions, vocab_size: int) -> "Choice":
+        is_greedy = options.temperature == 0
+        top_k = 1 if is_greedy else min(options.top_k or vocab_size, vocab_size)
+        return cls(
+            tf.constant(1.0 if is_greedy else options.temperature, tf.float64),
+            tf.constant(top_k, tf.int32),
+            tf.constant(np.inf if options.top_p is None else options.top_p, tf.float64),
+            tf.constant(FINISHED if options.stop_token is None else options.stop_token, tf.int32),
+        )
+
+    @classmethod
+    def spec(cls) -> "Choice":
+        return cls(*(tf.TensorSpec((), dtype) for dtype in (tf.float64, tf.int32, tf.float64, tf.int32)))
+
+
+def choose(logits: tf.Tensor, choice: Choice, noise: tf.Tensor) -> tf.Tensor:
+    """The next token of each row, (batch,) int32.
 
     Args:
-        logits: (vocab_size,) float32.
-        options: temperature, top_k and top_p are read.
-        noise: (vocab_size,) standard Gumbel noise, which makes the largest sum a sample of the softmax; not
-            read at temperature 0.
+        logits: (batch, vocab_size) float32.
+        choice: temperature, top_k and top_p are read.
+        noise: (batch, vocab_size) standard Gumbel noise, which makes the largest sum a sample of the softmax;
+            (batch, 1) for none.
     """
-    if options.temperature == 0:
-        return int(np.argmax(logits))
-    logits = logits.astype(np.float64) / options.temperature
-    order = np.argsort(-logits, kind="stable")
-    kept = len(logits) if options.top_k is None else min(options.top_k, len(logits))
-    if options.top_p is not None:
-        probabilities = np.exp(logits[order[:kept]] - logits[order[0]])
-        before = np.cumsum(probabilities) - probabilities
-        kept = int(np.sum(before < options.top_p * np.sum(probabilities)))
-    candidates = order[:kept]
-    return int(candidates[np.argmax(logits[candidates] + noise[candidates])])
+    logits = tf.cast(logits, tf.float64) / choice.temperature
+    # Of equal logits the first comes first.
+    ranked, order = tf.math.top_k(logits, k=choice.top_k)
+    probabilities = tf.exp(ranked - ranked[:, :1])
+    before = tf.cumsum(probabilities, axis=-1, exclusive=True)
+    is_kept = before < choice.top_p * tf.reduce_sum(probabilities, axis=-1, keepdims=True)
+    of_order = tf.gather(tf.broadcast_to(noise, tf.shape(logits)), order, batch_dims=1)
+    best = tf.argmax(tf.where(is_kept, ranked + of_order, -np.inf), axis=-1, output_type=tf.int32)
+    return tf.gather(order, best, batch_dims=1)

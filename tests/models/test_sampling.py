@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.sampling import FINISHED, Row, Sampler, SamplingOptions, choose
+from models.sampling import FINISHED, Choice, Row, Sampler, SamplingOptions, choose
 
 CONTEXT = 9
 GREEDY = SamplingOptions(temperature=0)
@@ -95,18 +95,23 @@ def test_noise_is_keyed_by_seed_prompt_and_token_index():
     draws = [noise(*key) for key in keys]
     assert len(set(draws)) == len(keys)
     assert draws == [noise(*key) for key in keys]
+    assert noise(0, [1, 23], 1) == tuple(Row([1, 23], 0).noise(5, ahead=1))
+
+
+def chosen(logits, options, noise=None):
+    """The token of one row."""
+    logits = np.array([logits], np.float32)
+    noise = np.zeros((1, 1)) if noise is None else np.array([noise])
+    return int(choose(logits, Choice.of(options, logits.size), noise)[0])
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_draws_follow_the_softmax_at_the_temperature(temperature):
     logits, draws = np.array([1.0, -0.5, 0.3, 2.0, -2.0], np.float32), 8_000
     options = SamplingOptions(temperature=temperature)
-    counts = np.zeros(5)
-    for seed in range(draws // 100):
-        row = Row([3], seed)
-        for _ in range(100):
-            counts[choose(logits, options, row.noise(5))] += 1
-            row.tokens.append(0)
+    noise = [Row([3], seed).noise(5, ahead) for seed in range(draws // 100) for ahead in range(100)]
+    tokens = choose(np.tile(logits, (draws, 1)), Choice.of(options, 5), np.array(noise))
+    counts = np.bincount(tokens, minlength=5)
     expected = draws * np.exp(logits / temperature) / np.sum(np.exp(logits / temperature))
     chi_square = np.sum((counts - expected) ** 2 / expected)
     assert chi_square < 23.5  # 4 degrees of freedom: exceeded once in 10,000
@@ -114,8 +119,7 @@ def test_draws_follow_the_softmax_at_the_temperature(temperature):
 
 def candidates(logits, **options):
     """The tokens that some noise can choose."""
-    logits = np.asarray(logits, np.float32)
-    return {choose(logits, SamplingOptions(**options), 1e6 * row) for row in np.eye(len(logits))}
+    return {chosen(logits, SamplingOptions(**options), 1e6 * row) for row in np.eye(len(logits))}
 
 
 PROBABILITIES = np.log([0.1, 0.4, 0.2, 0.3])
@@ -151,7 +155,7 @@ def test_ties_at_the_edge_keep_no_more_than_asked():
 
 
 def test_greedy_takes_the_likeliest_and_needs_no_noise():
-    assert choose(np.array([0.5, 2.0, 2.0, -1.0], np.float32), GREEDY, None) == 1
+    assert chosen([0.5, 2.0, 2.0, -1.0], GREEDY) == 1
 
 
 def test_top_k_1_samples_what_greedy_takes(sampler):
@@ -192,7 +196,8 @@ def test_a_context_of_one_token_generates(model_of):
 def test_one_trace_serves_every_batch_and_chunk(sampler):
     for prompts in (PROMPTS, PROMPTS[:2], PROMPTS[3:]):
         list(sampler.generate(prompts, 12, WARM))
-    assert sampler._decode.experimental_get_tracing_count() == 1
+    for function in (sampler._prefill, sampler._continue):
+        assert function.experimental_get_tracing_count() == 1
 
 
 @pytest.mark.parametrize(
