@@ -15,21 +15,17 @@ from data.passkey import (
 )
 from data.tokens import SEPARATOR, encode
 from models.sampling import Sampler, SamplingOptions
-from scripts.text_task import describe_language_model, describe_tokens, readable
+from scripts.token_task import TokenTask, readable
 from training.losses import summed_loss_and_answers
 
 NUM_SHOWN, SHOWN_LENGTH = 3, 60
 
 
 @dataclass(frozen=True)
-class PasskeyTask:
+class PasskeyTask(TokenTask):
     """Generated texts under a config; `load_passkey_task` makes it."""
 
-    config: Config
-
-    unit = "tokens"
     data_word = "passkeys"
-    samples_at_end = True
     measure = staticmethod(summed_loss_and_answers)
 
     @property
@@ -46,20 +42,8 @@ class PasskeyTask:
         return {"data_fingerprint": fingerprint(**self.shape)}
 
     @property
-    def units_per_step(self) -> int:
-        return self.config.training.batch_size * self.config.context_length
-
-    @property
     def shape(self) -> dict[str, int]:
         return {"length": self.config.context_length, "digits": self.config.data.digits}
-
-    def describe_model(self) -> list[str]:
-        """What of the model tells runs apart, in words."""
-        return describe_language_model(self.config.model)
-
-    def describe_batch(self) -> str:
-        """What a step is trained on, in words."""
-        return describe_tokens(self.config)
 
     def training_batches(self, start_step: int):
         training = self.config.training

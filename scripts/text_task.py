@@ -3,7 +3,7 @@
 import itertools
 import math
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
@@ -11,24 +11,21 @@ import keras
 from configs.schema import Config
 from data.batches import evaluation_batches, training_dataset
 from data.text import TextCorpus, check_length, load_text
-from data.tokens import SEPARATOR, VOCAB_SIZE, decode
-from models.config import TransformerLMConfig
+from data.tokens import SEPARATOR
 from models.sampling import Sampler, SamplingOptions
+from scripts.token_task import TokenTask, readable
 from training.losses import summed_loss
 
 SAMPLE_PROMPT_LENGTH, SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 32, 200, 0.8
 
 
 @dataclass(frozen=True)
-class TextTask:
+class TextTask(TokenTask):
     """A corpus under a config; `load_text_task` makes it."""
 
-    config: Config
     corpus: TextCorpus
 
-    unit = "tokens"
     data_word = "text"
-    samples_at_end = True
     measure = staticmethod(summed_loss)
 
     @property
@@ -41,20 +38,8 @@ class TextTask:
         return {"data_fingerprint": self.corpus.fingerprint}
 
     @property
-    def units_per_step(self) -> int:
-        return self.config.training.batch_size * self.config.context_length
-
-    @property
     def shape(self) -> dict[str, int]:
         return {"batch_size": self.config.training.batch_size, "length": self.config.context_length}
-
-    def describe_model(self) -> list[str]:
-        """What of the model tells runs apart, in words."""
-        return describe_language_model(self.config.model)
-
-    def describe_batch(self) -> str:
-        """What a step is trained on, in words."""
-        return describe_tokens(self.config)
 
     def training_batches(self, start_step: int):
         training = self.config.training
@@ -101,26 +86,6 @@ class TextTask:
         return [directory.samples], f"python -m scripts.generate {directory.path} --prompt {prompt}"
 
 
-def describe_language_model(model: TransformerLMConfig) -> list[str]:
-    """Context, positions and what is special about them, in words."""
-    details = [f"context {model.context_length}", f"position {model.position}"]
-    if model.position != "rotary":
-        return details
-    rope = model.rope
-    details += [f"theta {rope.theta:g}", rope.layout, f"interpolate_factor {rope.interpolate_factor:g}"]
-    if rope.scaling.type != "none":
-        details.append(f"{rope.scaling.type} scaling {rope.scaling.given()}")
-    details += ["xPos"] * rope.xpos + ["learned frequencies"] * rope.learned_freq
-    if rope.rotary_fraction != 1:
-        details.append(f"rotary_fraction {rope.rotary_fraction:g}")
-    return details
-
-
-def describe_tokens(config: Config) -> str:
-    """The tokens of a step, in words."""
-    return f"{config.training.batch_size} x {config.context_length} tokens"
-
-
 def load_text_task(config: Config, *, report: Callable[[str], None] = print) -> TextTask:
     """Raises DataError if there is no such text, or less of it than one window."""
     corpus = load_text(config.data, report=report)
@@ -135,14 +100,3 @@ def sample_text(sampler: Sampler, tokens, *, seed: int) -> str:
     options = SamplingOptions(temperature=SAMPLE_TEMPERATURE, seed=seed, stop_token=SEPARATOR)
     steps = sampler.generate([prompt], SAMPLE_LENGTH, options)
     return readable([*prompt, *(token for (token,) in steps)])
-
-
-def readable(tokens: Iterable[int]) -> str:
-    """The text of those that are bytes, without what would move the cursor of a terminal.
-
-    An untrained model writes any byte, and one of a larger vocabulary other tokens too.
-    """
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
-        for char in decode([int(token) for token in tokens if 0 <= token < VOCAB_SIZE])
-    )

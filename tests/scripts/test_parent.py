@@ -182,18 +182,6 @@ def test_a_scaling_that_names_a_length_stretches_as_far(old, scaling, capsys):
 
 
 @pytest.mark.parametrize(
-    "scaling",
-    [dynamic(target_length=32), dynamic(3.0, target_length=32), longrope(max_position_embeddings=32)],
-)
-def test_a_context_beyond_that_length_is_told(scaling, capsys):
-    check_factor(text_run(64, scaling=scaling), text_run(16))
-    assert capsys.readouterr().err == (
-        "note: context_length 64 is longer than the trained 16 times the factor 2; "
-        "positions past 32 are new to the weights.\n"
-    )
-
-
-@pytest.mark.parametrize(
     "parent",
     [
         text_run(16),
@@ -216,10 +204,17 @@ def test_a_factor_is_absolute_and_one_that_reaches_the_context_is_quiet(capsys):
 
 
 @pytest.mark.parametrize(
-    ("old", "factor"), [(text_run(16), 2.0), (text_run(32, interpolate_factor=2.0), 2.0)]
+    ("old", "rope"),
+    [
+        (text_run(16), {"interpolate_factor": 2.0}),
+        (text_run(32, interpolate_factor=2.0), {"interpolate_factor": 2.0}),
+        (text_run(16), {"scaling": dynamic(target_length=32)}),
+        (text_run(16), {"scaling": dynamic(3.0, target_length=32)}),
+        (text_run(16), {"scaling": longrope(max_position_embeddings=32)}),
+    ],
 )
-def test_a_context_longer_than_trained_times_the_factor_is_told_naming_both(old, factor, capsys):
-    check_factor(text_run(64, interpolate_factor=factor), old)
+def test_a_context_longer_than_trained_times_the_factor_is_told_naming_both(old, rope, capsys):
+    check_factor(text_run(64, **rope), old)
     assert capsys.readouterr().err == (
         "note: context_length 64 is longer than the trained 16 times the factor 2; "
         "positions past 32 are new to the weights.\n"

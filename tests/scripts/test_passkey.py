@@ -23,7 +23,7 @@ from scripts.loading import make_model
 from scripts.passkey import main, parse
 from scripts.passkey_task import shown
 from scripts.retrieval import publish, retrieve, table_rows
-from scripts.text_task import readable
+from scripts.token_task import readable
 from training.config import TrainingConfig
 from training.errors import RunError
 
