@@ -260,6 +260,7 @@ HYDRA_MESSAGES = {
     r"Sweep parameters '(?:\+\+)?(.*)' requires": r"'\1' holds several values: add -m to run each",
     r"An item is already at '(.*)'": r"there is a key '\1' already: write \1=... without the '+'",
     r"Could not delete .*'(.*)' does not exist": r"cannot delete '\1': there is no such key",
+    r"force-add of config groups .*'\+\+recipe=": "recipe cannot be set: experiment= and data= choose it",
     r"force-add of config groups .*'\+\+(.*)'": r"'\1' chooses a file: write it without the '++'",
     r"(\w+) appears more than once in the final": r"'\1' is chosen twice: write \1=... without a '+'",
     r"Could not override '(.*)'\.\n": r"unknown key '\1'",

@@ -121,6 +121,7 @@ def test_every_problem_of_the_command_line_is_a_line(empty):
         ("name=${nam}", "name: Interpolation key 'nam' not found"),
         ("+seed=1", "there is a key 'seed' already: write seed=... without the '+'"),
         ("~sed", "cannot delete 'sed': there is no such key"),
+        ("recipe=vit_mnist", "recipe cannot be set: experiment= and data= choose it"),
         ("++model=lm_tiny", "'model=lm_tiny' chooses a file: write it without the '++'"),
         (
             "hydra.mode=MULTIRUN",
