@@ -1,32 +1,12 @@
 """The cache that generation uses: `make_cache` and `decode`."""
 
-import functools
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.sampling import Sampler
+from tests.models.decoding import decoded
 
 SPLITS = [(13,), (1,) * 13, (5, 1, 4, 3), (1, 11, 1), (12, 1)]
-
-
-@functools.cache
-def compiled_decode(model):
-    """All logits, by a function with the signature of the one that generates."""
-    return tf.function(model.decode, input_signature=Sampler(model)._decode.input_signature)
-
-
-def decoded(model, tokens, split, *, padding=None):
-    """Logits of (batch, length) tokens, given to the cache in chunks."""
-    cache = model.make_cache(len(tokens), padding=padding)
-    logits, start = [], 0
-    for length in split:
-        chunk, cache = compiled_decode(model)(tf.constant(tokens[:, start : start + length]), cache)
-        logits.append(chunk)
-        start += length
-    assert start == tokens.shape[1] == int(cache.length)
-    return np.concatenate(logits, axis=1)
 
 
 def test_cached_decoding_equals_the_full_pass(model_of, tokens, variant):

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 from models.config import TransformerLMConfig
-from models.sampling import Sampler
 from models.transformer import TransformerLM
 from rope.config import RopeConfig, RopeScalingConfig
+from tests.models.decoding import decoded
 from training.optimizer import is_decayed
 
 # No two axes alike: 37 tokens, 16 positions, 6 heads of 8 features over 3 of keys.
@@ -67,17 +67,6 @@ def model_of(name, dtype="float32"):
 @pytest.fixture(scope="module")
 def tokens():
     return np.random.default_rng(1).integers(0, 37, (3, 13)).astype(np.int32)
-
-
-def decoded(model, tokens, split, *, padding=None):
-    """Logits of tokens given to the cache in chunks, by the function that generates."""
-    decode = tf.function(model.decode, input_signature=Sampler(model)._decode.input_signature)
-    cache, logits, start = model.make_cache(len(tokens), padding=padding), [], 0
-    for length in split:
-        chunk, cache = decode(tf.constant(tokens[:, start : start + length]), cache)
-        logits.append(chunk)
-        start += length
-    return np.concatenate(logits, axis=1)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
