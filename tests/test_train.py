@@ -112,7 +112,7 @@ def test_a_run_that_was_asked_to_stop_saves_and_ends_as_one_that_was_not(trained
     with start_process(workplace, f"name={run.name}", "checkpoint_every=1") as process:
         wait_for(run / "checkpoints" / "step-00000001", process)
         process.send_signal(signal.SIGTERM)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     step = int(re.search(r"stopped after step (\d+), saved. The same command goes on from there", output)[1])
     assert step < 30
@@ -403,7 +403,7 @@ def test_a_scaled_run_goes_on_without_its_parent(workplace, trained_run):
 def test_a_sweep_runs_each_value_in_a_directory_of_its_own_and_prints_plain_text(workplace):
     changes = ("name=sweep", "model.position=rotary,none", "num_steps=2")
     with start_process(workplace, "-m", *changes) as process:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=300)
     assert process.returncode == 0
     assert errors == ""
     assert all(char.isprintable() or char in "\n\t" for char in output)

@@ -54,5 +54,5 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly():
     ) as process:
         assert process.stdout.readline() == "a line\n"
         process.stdout.close()
-        assert process.wait(timeout=30) == 141
+        assert process.wait(timeout=120) == 141
         assert process.stderr.read() == ""

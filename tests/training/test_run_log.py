@@ -140,11 +140,20 @@ def test_speed_is_left_out_until_it_is_known(directory, capsys):
 
 @contextlib.contextmanager
 def terminal():
-    """Makes standard error a terminal; gives a function that reads what it shows."""
+    """Makes standard error a terminal; gives a function that ends it and reads all that it has shown."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
     with open(theirs, "w") as stream, contextlib.redirect_stderr(stream):
-        yield lambda: os.read(ours, 100_000).decode()
+
+        def read():
+            stream.close()
+            shown = b""
+            with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+                while part := os.read(ours, 100_000):
+                    shown += part
+            return shown.decode()
+
+        yield read
     os.close(ours)
 
 
