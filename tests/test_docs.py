@@ -19,6 +19,8 @@ import tensorflow as tf
 from configs.help import USAGE
 from configs.schema import combinations, compose, parse_config
 from rope import RotaryEmbedding
+from rope.rotation import LAYOUTS
+from rope.scaling import SCALINGS
 from scripts.figures.catalogue import FIGURES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -180,6 +182,28 @@ def read_script(module, arguments):
 @pytest.mark.parametrize("verb", VERBS)
 def test_each_script_is_told_of(verb):
     assert any(f"python -m scripts.{verb}" in text for text in TEXTS.values())
+
+
+def test_what_is_different_here_is_so():
+    rows = dict(
+        re.findall(
+            r"^\| ([^|]+) \| ([^|]+) \|", TEXTS[ROOT / "README.md"].partition("## What is different")[2], re.M
+        )
+    )
+    assert rows["scalings"].split(", ") == [name for name in SCALINGS if name != "default"]
+    assert all(layout in rows["pair layouts"] for layout in LAYOUTS)
+    rotary = RotaryEmbedding(8)
+    with pytest.raises(TypeError, match="bfloat16"):
+        rotary(tf.range(4, dtype=tf.bfloat16))
+    assert rotary(tf.range(4)).dtype == tf.float32
+    with pytest.raises(ValueError, match="max_freq has no effect"):
+        RotaryEmbedding(8, max_freq=20.0)
+
+
+def test_the_readme_and_the_credits_name_the_same_papers():
+    text = TEXTS[ROOT / "README.md"]
+    listed = re.findall(r"arXiv ([\d.]{10})", text.partition("## Credits")[2])
+    assert set(re.findall(r"arXiv:([\d.]{10})", text)) == set(listed)
 
 
 @pytest.fixture(scope="module")
