@@ -21,7 +21,7 @@ PROMPT = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n     
 
 def main(arguments: list[str]) -> None:
     options = vars(parse(arguments))
-    name, folder = options.pop("figure"), options.pop("output")
+    name, folder = options.pop("figure"), options.pop("output", FOLDER)
     import_tensorflow()
 
     from scripts.figures.style import draw
@@ -53,7 +53,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[shared],
     )
-    parser.set_defaults(output=FOLDER)
     names = parser.add_subparsers(dest="figure", metavar="figure", help="all of the page when not given")
     for name, drawing in FIGURES.items():
         figure = names.add_parser(name, help=drawing.shows, description=drawing.shows, parents=[shared])

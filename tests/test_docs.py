@@ -80,7 +80,7 @@ def test_each_figure_of_the_page_stands_above_the_command_that_draws_it():
     for name, command in found:
         options = vars(parse(shlex.split(command)))
         assert options.pop("figure") == name
-        del options["output"]
+        assert "output" not in options
         assert options == dict(FIGURES[name].options)
 
 
