@@ -57,29 +57,26 @@ def arrow(axes: Axes, x: float, y: float, *, color: str, label: str) -> None:
 def pairs(*, dim: int, theta: float) -> Figure:
     """Clocks: a row a pair, a column a position."""
     frequencies = language_frequencies(dim, theta=theta)
-    shown = np.unique(
-        np.linspace(0, len(frequencies) - 1, min(MAX_CLOCKS, len(frequencies))).round().astype(int)
-    )
+    shown = np.linspace(0, len(frequencies) - 1, min(MAX_CLOCKS, len(frequencies))).round().astype(int)
     figure = new_figure(
         9, 1.1 + 0.85 * len(shown), "Each pair of a head is a hand that turns at its own speed"
     )
-    grid = figure.subplots(len(shown), len(POSITIONS), squeeze=False)
-    angles = rotary_angles(tf.constant(POSITIONS), frequencies).numpy()
-    for row, pair in zip(grid, shown, strict=True):
-        for axes, angle, position in zip(row, angles[:, pair], POSITIONS, strict=True):
-            axes.add_patch(Circle((0, 0), 1, fill=False, color=FAINT))
-            axes.plot([0, np.cos(angle)], [0, np.sin(angle)], color=BLUE, linewidth=2.2)
-            axes.set(xlim=(-1.1, 1.1), ylim=(-1.1, 1.1), aspect="equal")
-            bare(axes)
-            if pair == shown[0]:
-                axes.set_title(f"{position:,}")
-        row[0].set_ylabel(
-            f"pair {pair}\n{frequencies[pair]:.3g} a token",
-            rotation="horizontal",
-            ha="right",
-            va="center",
-        )
-    figure.supxlabel("position of the token, on top; radians a token, at the left", fontsize=10)
+    axes = figure.subplots()
+    angles = rotary_angles(tf.constant(POSITIONS), frequencies[shown]).numpy()
+    for (column, row), angle in np.ndenumerate(angles):
+        axes.add_patch(Circle((column, row), 0.42, fill=False, color=FAINT))
+        # The axis points down.
+        end = column + 0.42 * np.cos(angle), row - 0.42 * np.sin(angle)
+        axes.plot([column, end[0]], [row, end[1]], color=BLUE, linewidth=2.2)
+    bare(axes)
+    axes.set(xlim=(-0.5, len(POSITIONS) - 0.5), ylim=(len(shown) - 0.5, -0.5), aspect="equal")
+    axes.set_xticks(range(len(POSITIONS)), [f"{position:,}" for position in POSITIONS])
+    axes.set_yticks(
+        range(len(shown)), [f"pair {pair}\n{frequencies[pair]:.3g} radians a token" for pair in shown]
+    )
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.set_xlabel("position of the token")
+    axes.xaxis.set_label_position("top")
     return figure
 
 
