@@ -8,10 +8,10 @@ import keras
 import tensorflow as tf
 
 from models.cache import LayerCache
+from models.feed_forward import INPUT_STDDEV, FeedForward, projection
+from models.fused import RMSNorm, score_gradients
 from models.rotations import LearnedRotations
 from rope.rotation import rotary_table, rotate
-
-INPUT_STDDEV = 0.02
 
 
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
@@ -38,14 +38,6 @@ def _dropped(x, rate, seed, shape):
 def fold_in(seed: tf.Tensor | None, number: int) -> tf.Tensor | None:
     """A seed of its own for part `number` of what `seed` (2,) stands for."""
     return None if seed is None else tf.random.experimental.stateless_fold_in(seed, number)
-
-
-def projection(features: int, *, stddev: float, dtype, name: str) -> keras.layers.Dense:
-    """A dense layer without bias, with normal initial weights."""
-    initializer = keras.initializers.RandomNormal(stddev=stddev)
-    return keras.layers.Dense(
-        features, use_bias=False, kernel_initializer=initializer, dtype=dtype, name=name
-    )
 
 
 class Attention(keras.layers.Layer):
@@ -100,10 +92,8 @@ class Attention(keras.layers.Layer):
         self.output_projection = projection(dim, stddev=output_stddev, dtype=dtype, name="output")
         self.query_norm = self.key_norm = None
         if qk_norm:
-            self.query_norm = keras.layers.RMSNormalization(
-                epsilon=norm_epsilon, dtype=dtype, name="query_norm"
-            )
-            self.key_norm = keras.layers.RMSNormalization(epsilon=norm_epsilon, dtype=dtype, name="key_norm")
+            self.query_norm = RMSNorm(epsilon=norm_epsilon, dtype=dtype, name="query_norm")
+            self.key_norm = RMSNorm(epsilon=norm_epsilon, dtype=dtype, name="key_norm")
 
         self.rotations = None
         if learned_rotations != "none":
@@ -162,7 +152,8 @@ def attend(
     Args:
         queries: (batch, heads, length, head_dim).
         keys, values: (batch, kv_heads, keys_length, head_dim); kv_heads divides heads.
-        bias: added to the scores, broadcastable to (batch, heads, length, keys_length).
+        bias: added to the scores, broadcastable to (batch, heads, length, keys_length); no gradient flows
+            to it.
 
     Returns:
         (batch, heads, length, head_dim).
@@ -174,36 +165,30 @@ def attend(
     keys *= tf.cast(keys.shape[-1] ** -0.5, keys.dtype)
     # One matmul for the queries of a group: the keys are not repeated.
     grouped = tf.reshape(queries, (batch, kv_heads, -1, head_dim))
-    scores = tf.reshape(tf.matmul(grouped, keys, transpose_b=True), (batch, heads, length, keys_length))
-    if bias is not None:
-        scores = tf.cast(scores, bias.dtype) + bias
-    # TensorFlow's softmax sums bfloat16 rows in float32.
-    weights = tf.cast(tf.nn.softmax(scores), values.dtype)
-    mixed = tf.matmul(tf.reshape(weights, (batch, kv_heads, -1, keys_length)), values)
-    return tf.reshape(mixed, (batch, heads, length, head_dim))
 
+    @tf.custom_gradient
+    def attended(grouped, keys, values):
+        scores = tf.matmul(grouped, keys, transpose_b=True)
+        if bias is not None:
+            scores = tf.reshape(scores, (batch, heads, length, keys_length))
+            scores = tf.cast(scores, bias.dtype) + bias
+        # TensorFlow's softmax sums bfloat16 rows in float32.
+        weights = tf.cast(tf.nn.softmax(scores), values.dtype)
+        weights = tf.reshape(weights, (batch, kv_heads, -1, keys_length))
+        mixed = tf.matmul(weights, values)
 
-class FeedForward(keras.layers.Layer):
-    """SwiGLU (Shazeer 2020, arXiv 2002.05202): (silu(x W_gate) * x W_up) W_down, dim -> mlp_dim -> dim."""
+        def gradients(upstream):
+            of_weights = tf.matmul(upstream, values, transpose_b=True)
+            of_scores = score_gradients(weights, of_weights, mixed, upstream)
+            return (
+                tf.matmul(of_scores, keys),
+                tf.matmul(of_scores, grouped, transpose_a=True),
+                tf.matmul(weights, upstream, transpose_a=True),
+            )
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        mlp_dim: int,
-        output_stddev: float,
-        dtype,
-        name: str,
-        input_stddev: float = INPUT_STDDEV,
-    ):
-        super().__init__(dtype=dtype, name=name)
-        self.gate_and_up = projection(2 * mlp_dim, stddev=input_stddev, dtype=dtype, name="gate_and_up")
-        self.down = projection(dim, stddev=output_stddev, dtype=dtype, name="down")
-        self.built = True  # its parts build themselves; Keras would trace the call to do it
+        return mixed, gradients
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        gate, up = tf.split(self.gate_and_up(x), 2, axis=-1)
-        return self.down(tf.nn.silu(gate) * up)
+    return tf.reshape(attended(grouped, keys, values), (batch, heads, length, head_dim))
 
 
 class Block(keras.layers.Layer):
@@ -233,9 +218,7 @@ class Block(keras.layers.Layer):
     ):
         super().__init__(dtype=dtype, name=name, autocast=False)
         self.dropout_rate = dropout_rate
-        self.attention_norm = keras.layers.RMSNormalization(
-            epsilon=norm_epsilon, dtype=dtype, name="attention_norm"
-        )
+        self.attention_norm = RMSNorm(epsilon=norm_epsilon, dtype=dtype, name="attention_norm")
         self.attention = Attention(
             num_heads=num_heads,
             num_kv_heads=num_kv_heads,
@@ -248,7 +231,7 @@ class Block(keras.layers.Layer):
             dtype=dtype,
             name="attention",
         )
-        self.mlp_norm = keras.layers.RMSNormalization(epsilon=norm_epsilon, dtype=dtype, name="mlp_norm")
+        self.mlp_norm = RMSNorm(epsilon=norm_epsilon, dtype=dtype, name="mlp_norm")
         self.mlp = FeedForward(
             dim=num_heads * head_dim, mlp_dim=mlp_dim, output_stddev=output_stddev, dtype=dtype, name="mlp"
         )

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from models.cache import Cache
 from models.config import TransformerLMConfig
+from models.fused import RMSNorm
 from models.layers import Block, dropout, fold_in
 from models.positions import alibi_bias, block_bias, causal_bias, segment_bias, sinusoidal_embedding
 from rope.embedding import RotaryEmbedding
@@ -97,7 +98,7 @@ class TransformerLM(keras.Model):
             )
             for index in range(config.num_layers)
         ]
-        self.norm = keras.layers.RMSNormalization(epsilon=NORM_EPSILON, dtype=policy, name="norm")
+        self.norm = RMSNorm(epsilon=NORM_EPSILON, dtype=policy, name="norm")
         self(tf.zeros((1, 1), tf.int32))  # makes the weights
 
     def call(

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from models.fused import RMSNorm
 from models.layers import Attention, FeedForward, drop_path, dropout, fold_in
 
 
@@ -65,8 +66,7 @@ class VisionBlock(keras.layers.Layer):
             for part in parts
         ]
         self.norms = [
-            keras.layers.RMSNormalization(epsilon=norm_epsilon, dtype=dtype, name=f"{part}_norm")
-            for part in (*parts, "mlp")
+            RMSNorm(epsilon=norm_epsilon, dtype=dtype, name=f"{part}_norm") for part in (*parts, "mlp")
         ]
         self.mlp = FeedForward(
             dim=num_heads * head_dim,

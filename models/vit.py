@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from models.config import AxialViTConfig
+from models.fused import RMSNorm
 from models.grid import (
     axial_table,
     mixed_table,
@@ -89,7 +90,7 @@ class AxialViT(keras.Model):
             )
             for index in range(config.num_layers)
         ]
-        self.norm = keras.layers.RMSNormalization(epsilon=NORM_EPSILON, dtype=policy, name="norm")
+        self.norm = RMSNorm(epsilon=NORM_EPSILON, dtype=policy, name="norm")
         self.head = keras.layers.Dense(
             config.num_classes, use_bias=False, kernel_initializer="zeros", dtype=policy, name="head"
         )
