@@ -22,7 +22,7 @@ def settle(config: Config, recorded_path: Path) -> Config:
     """
     asked = config.training
     precision, precision_reason = resolve_precision(asked.precision)
-    compile_mode, compile_reason = resolve_compile(asked.compile, precision)
+    compile_mode, compile_reason = resolve_compile(asked.compile)
     config = replace(config, training=replace(asked, precision=precision, compile=compile_mode))
     config = with_absolute_paths(config)
     if recorded_path.exists():

@@ -24,8 +24,8 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "capability", "precision", "compile_mode"),
     [
-        ({"avx2", "avx512f"}, None, "float32", "xla"),
-        (set(), None, "float32", "xla"),
+        ({"avx2", "avx512f"}, None, "float32", "graph"),
+        (set(), None, "float32", "graph"),
         ({"avx2", "avx512_bf16"}, None, "mixed_bfloat16", "graph"),
         ({"amx_bf16"}, None, "mixed_bfloat16", "graph"),
         ({"amx_bf16"}, (7, 5), "float32", "xla"),
@@ -36,7 +36,7 @@ def machine(monkeypatch):
 def test_auto_is_decided_by_what_the_machine_has(machine, flags, capability, precision, compile_mode):
     machine(flags=flags, capability=capability)
     assert resolve_precision("auto")[0] == precision
-    assert resolve_compile("auto", precision)[0] == compile_mode
+    assert resolve_compile("auto")[0] == compile_mode
 
 
 def test_the_reason_names_the_instructions(machine):
@@ -50,7 +50,7 @@ def test_the_reason_names_the_instructions(machine):
 def test_what_is_asked_for_wins(machine, precision, compile_mode, flags):
     machine(flags=flags)
     assert resolve_precision(precision) == (precision, "as set")
-    assert resolve_compile(compile_mode, precision) == (compile_mode, "as set")
+    assert resolve_compile(compile_mode) == (compile_mode, "as set")
 
 
 def test_flags_are_read_from_what_linux_reports(tmp_path):
