@@ -46,6 +46,7 @@ def run_in(directory, config: Config) -> int:
 
     from scripts.loading import load_task, make_model
     from scripts.reporting import description, finish
+    from scripts.saving import make_save
     from scripts.starting import start
     from training.checkpoints import Checkpoints
     from training.evaluation import make_evaluator
@@ -61,7 +62,9 @@ def run_in(directory, config: Config) -> int:
     keras.utils.set_random_seed(options.seed)  # of the initial weights; every other draw is stateless
     model = make_model(config)
     optimizer = make_optimizer(config.optimizer, model.trainable_variables, num_steps=options.num_steps)
-    checkpoints = Checkpoints(directory.checkpoints, model, optimizer, keep=options.keep_checkpoints)
+    checkpoints = Checkpoints(
+        directory.checkpoints, model, optimizer, keep=options.keep_checkpoints, keep_best=options.keep_best
+    )
     config, manifest, origin = start(task, model, checkpoints)
     start_step = manifest["step"]
     save_config(config, directory.config)
@@ -100,7 +103,7 @@ def run_in(directory, config: Config) -> int:
             log=log,
             validate=lambda: evaluate(some_held_out),
             sample=sample,
-            save=lambda step: checkpoints.save(step, task.facts | {"elapsed_seconds": log.elapsed_seconds}),
+            save=make_save(task, config, checkpoints, log),
         )
         if stopped:
             log.say(f"stopped after step {done:,}, saved. The same command goes on from there.")

@@ -6,8 +6,9 @@ import keras
 
 from configs.schema import Config
 from scripts.loading import Task
+from training.files import replace_text
 from training.plot import plot_loss
-from training.run_log import duration, read_rows, replace_text
+from training.run_log import duration, read_rows
 
 
 def description(task: Task, num_parameters: int) -> str:

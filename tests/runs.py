@@ -19,6 +19,7 @@ from scripts.image_task import load_image_task
 from scripts.loading import make_model
 from training.checkpoints import Checkpoints
 from training.config import TrainingConfig
+from training.manifest import write_manifest
 
 PROGRAM = Path(train.__file__)
 
@@ -87,6 +88,15 @@ def refusal(workplace, capsys, *changes, label="error"):
     return [line.removeprefix(f"{label}: ") for line in lines]
 
 
+def rewrite_manifest(path, changes):
+    """As someone would who forges a checkpoint; None takes a key away."""
+    facts = json.loads((path / "manifest.json").read_text()) | changes
+    for name in ("manifest.json", "manifest.sha256"):
+        (path / name).unlink()
+    kept = {key: value for key, value in facts.items() if value is not None}
+    write_manifest(path, {key: value for key, value in kept.items() if key not in ("format", "files")})
+
+
 def made_image_run(path, **model):
     """The directory of a run on digits, whose weights are drawn and not trained, and its task."""
     config = Config(
@@ -99,6 +109,7 @@ def made_image_run(path, **model):
     vit = make_model(task.config)
     for number, weight in enumerate(vit.trainable_variables):
         weight.assign(np.random.default_rng(number).normal(size=weight.shape, scale=0.5))
+    path.mkdir(parents=True, exist_ok=True)
     Checkpoints(path / "checkpoints", vit, keras.optimizers.SGD(), keep=1).save(7, task.facts)
     save_config(task.config, path / "config.yaml")
     return path, task, vit

@@ -36,6 +36,7 @@ class TrainingConfig:
     sample_every: int = field(default=500, metadata={"min": 1})
     checkpoint_every: int = field(default=250, metadata={"min": 1})
     keep_checkpoints: int = field(default=2, metadata={"min": 1})
+    keep_best: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """(key, message) of each rule between fields that is broken."""

@@ -21,7 +21,7 @@ def train(
     log: RunLog,
     validate: Callable[[], dict[str, float]],
     sample: Callable[[], dict],
-    save: Callable[[int], None],
+    save: Callable[[int, dict], None],
 ) -> tuple[int, bool]:
     """Runs the steps that are left; at which step it ended, and whether because it was asked to.
 
@@ -35,7 +35,7 @@ def train(
         log: told of every step.
         validate: what is measured on a part of the held-out data, by name.
         sample: shows what the model makes; what of it is to be logged, by name.
-        save: writes the checkpoint of a step.
+        save: writes the checkpoint of a step, with facts for its manifest.
 
     Raises:
         DivergedError: at a loss or gradient that is not finite, before it is applied.
@@ -64,7 +64,7 @@ def train(
                 log.write(done, metrics)
             stopping = stop.requested
             if done % config.checkpoint_every == 0 or done == config.num_steps or stopping:
-                save(done)
+                save(done, {key: metrics[key] for key in ("validation_loss",) if key in metrics})
             if stopping:
                 break
         return done, stop.requested

@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-import os
 import sys
 
 import tensorflow as tf
 from tqdm import tqdm
 
 from training.errors import RunError, reason
+from training.files import replace_text, sync
 from training.run_directory import RunDirectory
 
 NOT_SCALARS = ("step", "sample")
@@ -100,6 +100,11 @@ class RunLog:
             self._write_samples()
         self._tell(row)
 
+    def sync(self) -> None:
+        """Waits until the rows are on disk."""
+        if self.directory.metrics.exists():
+            sync(self.directory.metrics)
+
     def say(self, text: str) -> None:
         """Prints a line, without breaking the live one."""
         if self._bar is not None:
@@ -164,13 +169,6 @@ def read_rows(directory: RunDirectory) -> list[dict]:
         except ValueError:
             break
     return rows
-
-
-def replace_text(path, text: str) -> None:
-    """Writes a file that is always whole."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
 
 
 def duration(seconds: float) -> str:

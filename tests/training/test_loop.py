@@ -21,6 +21,7 @@ class Run:
         self.at_step, self.at_save = {}, {}
         self.not_finite = set()
         self.steps, self.rows, self.saved, self.num_timed = [], {}, [], 0
+        self.facts = {}
 
     def train_step(self, step, inputs, targets):
         number = int(step)
@@ -39,7 +40,8 @@ class Run:
         assert step not in self.rows
         self.rows[step] = metrics
 
-    def save(self, step):
+    def save(self, step, facts):
+        self.facts[step] = facts
         self.saved.append(step)
         self.at_save.get(step, lambda: None)()
 
@@ -70,6 +72,14 @@ def test_each_thing_happens_at_its_own_cadence():
     assert run.saved == [10, 20, 24]
     assert run.rows[5] == {"loss": 1.0, "gradient_norm": 1.5, "learning_rate": 0.25}
     assert run.rows[8] == {"validation_loss": 3.5}
+
+
+def test_a_checkpoint_records_the_validation_loss_of_its_step():
+    run = Run(eval_every=4, checkpoint_every=2)
+    run.go()
+    assert run.facts == {
+        step: {"validation_loss": 3.5} if step in (4, 8) else {} for step in (2, 4, 6, 8, 10)
+    }
 
 
 def test_a_resumed_run_does_what_is_left_at_the_same_steps():
