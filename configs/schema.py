@@ -46,6 +46,8 @@ FREE_KEYS = {
     "output_dir",
     "data.cache_dir",
     "data.data_dir",
+    "max_minutes",
+    "max_bad_steps",
     "log_every",
     "eval_every",
     "eval_batches",

@@ -40,10 +40,13 @@ def finish(directory, task: Task, model: keras.Model, row: dict) -> None:
     }
     replace_text(directory.summary, as_json(summary))
     verdict = task.verdict(row)
-    plot_loss(read_rows(directory), directory.loss_plot, unit=task.unit, title=f"{config.name}: {verdict}")
+    with directory.optional(directory.loss_plot):
+        title = f"{config.name}: {verdict}"
+        plot_loss(read_rows(directory), directory.loss_plot, unit=task.unit, title=title)
     print(f"{row[task.unit]:,} {task.unit} in {duration(row['elapsed_seconds'])}: {verdict}")
     shown, next_command = task.show(directory, row)
-    print(f"wrote {', '.join(map(str, [directory.loss_plot, directory.summary, *shown]))}")
+    written = [directory.loss_plot, directory.summary, *shown]
+    print(f"wrote {', '.join(str(path) for path in written if path not in directory.given_up)}")
     print(f"next: {next_command}")
 
 

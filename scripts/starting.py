@@ -89,7 +89,7 @@ def start(task, model, checkpoints) -> tuple[Config, dict, str]:
     config, fingerprint = task.config, task.facts["data_fingerprint"]
     manifest = checkpoints.restore_latest()
     if manifest is not None:
-        check_config(checkpoints.directory, manifest.get("config", {}), config)
+        check_config(checkpoints.directory.parent, manifest.get("config", {}), config)
         if manifest["data_fingerprint"] != fingerprint:
             raise RunError(
                 f"the data have changed since this run began: their SHA-256 was "

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import train
 from configs.schema import Config, save_config
@@ -24,29 +23,10 @@ from training.manifest import write_manifest
 PROGRAM = Path(train.__file__)
 
 
-def tensors_of(run, *, step=None):
-    """All that the latest checkpoint holds, or that of a step: weights, optimizer slots, the iteration."""
-    checkpoints = run / "checkpoints"
-    path = max(checkpoints.iterdir()) if step is None else checkpoints / f"step-{step:08d}"
-    reader = tf.train.load_checkpoint(str(path / "tensors"))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-
-
 def assert_same_tensors(actual, expected):
     assert actual.keys() == expected.keys()
     for name, value in actual.items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
-
-
-def rows_of(run):
-    """Rows of metrics.jsonl, without what depends on the clock."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert all(sum(map(is_timing, row)) == 2 for row in rows)
-    return [{key: value for key, value in row.items() if not is_timing(key)} for row in rows]
-
-
-def is_timing(key):
-    return key == "elapsed_seconds" or key.endswith("_per_second")
 
 
 def contents_of(directory):

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from training.divergence import check_finite
 from training.errors import RunError, reason
 from training.files import sync
 from training.manifest import directory_name, read_manifest, verify, write_manifest
@@ -55,11 +56,12 @@ class Checkpoints:
 
         Raises:
             RunError: if it cannot be written; the earlier ones are as they were.
+            DivergedError: if a value is not finite; it is not written.
         """
+        check_finite(step, self.variables)
         final = self.directory / directory_name(step)
         try:
-            for left_by_a_crash in self.directory.glob(f"*{PARTIAL}"):
-                shutil.rmtree(left_by_a_crash)
+            self._clear()
             self._write(final, {"step": step, **facts})
             for old in self._superseded(final):
                 _remove(old)
@@ -70,6 +72,11 @@ class Checkpoints:
                 "earlier ones are untouched. Make room, and the same command goes on from the latest."
             ) from error
         return final
+
+    def _clear(self) -> None:
+        """Removes what a crash has left half-written or half-removed."""
+        for half in self.directory.glob(f"*{PARTIAL}"):
+            shutil.rmtree(half)
 
     def _write(self, final: Path, facts: dict) -> None:
         aside = _aside(final)
@@ -99,12 +106,21 @@ class Checkpoints:
             kept.append(min(losses, key=losses.get))
         return [path for path in until_now if path not in kept]
 
+    def go_back(self, step: int) -> int | None:
+        """Forgets the checkpoints of later steps; the step of the latest that is left and whole, if any."""
+        for path in complete_checkpoints(self.directory):
+            if path.name > directory_name(step):
+                _remove(path)
+        manifest = self.restore_latest()
+        return None if manifest is None else manifest["step"]
+
     def restore_latest(self, report: Report = print) -> dict | None:
         """Restores the latest checkpoint that can be read and returns its manifest; None if there are none.
 
         Raises:
             RunError: if there are checkpoints and none can be read or fits.
         """
+        self._clear()
         if not complete_checkpoints(self.directory):
             return None
         try:
