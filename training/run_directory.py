@@ -55,7 +55,7 @@ class RunDirectory:
         return self
 
     def __exit__(self, kind, error: BaseException | None, traceback) -> None:
-        if self._is_owned() and not self.config.exists():  # the run never began
+        if self._is_owned() and not (self.config.exists() or self.checkpoints.exists()):  # it never began
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._remove_what_was_made()
         self._lock.release()
