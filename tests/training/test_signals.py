@@ -23,7 +23,7 @@ with StopRequest():
 
 
 def wait_until(is_so):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -58,7 +58,7 @@ def test_a_second_signal_acts_at_once_even_in_native_code(number):
             assert process.stderr.readline() == f"{ANSWER}\n"
             assert process.poll() is None
             process.send_signal(number)
-            assert process.wait(timeout=30) == 128 + number
+            assert process.wait(timeout=300) == 128 + number
         finally:
             process.kill()
 
