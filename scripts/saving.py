@@ -37,15 +37,13 @@ def going_back(config: Config, checkpoints, run: Path) -> Iterator[None]:
         yield
     except DivergedError as error:
         step = checkpoints.go_back(error.good_step)
-        if step is None:
-            there, start = "There is no checkpoint before it", "name=another"
-        else:
-            there, start = (
-                f"The run is back at its checkpoint of step {step:,}",
-                f"name=another init_from={run}",
-            )
-        remedies = " or ".join(remedies_for(config))
-        error.args = (f"{error}. {there}. Try the same command with {start} {remedies}",)
+        there = "There is no checkpoint before it"
+        changes = ["name=another"]
+        if step is not None:
+            there = f"The run is back at its checkpoint of step {step:,}"
+            changes.append(f"init_from={run}")
+        changes.append(" or ".join(remedies_for(config)))
+        error.args = (f"{error}. {there}. Try the same command with {' '.join(changes)}",)
         raise
 
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.failures import exit_code_of
+from scripts.startup import import_tensorflow
 from training.errors import RunError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +85,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def torture(task: str, place: Path, *, kills: int, generator: random.Random) -> list[str]:
     """How the killed run of a task differs from the other one."""
+    import_tensorflow()
     from scripts.comparison import differences
 
     num_steps = CHECKPOINT_EVERY * CHECKPOINTS_PER_KILL * (kills + 1)

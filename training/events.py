@@ -7,8 +7,6 @@ import tensorflow as tf
 
 from training.run_directory import RunDirectory
 
-NOT_SCALARS = ("step", "sample")
-
 
 class Events:
     """Event files of a run; what cannot be written is told once, and is no reason to stop.
@@ -34,7 +32,7 @@ class Events:
             for name, value in values.items():
                 if step == self._start_step and name in self._written_then:
                     continue
-                if name in NOT_SCALARS:
+                if name == "sample":
                     tf.summary.text(name, f"```\n{value}\n```")
                 else:
                     tf.summary.scalar(name, value)

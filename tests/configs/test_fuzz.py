@@ -190,7 +190,7 @@ STRANGE = (
 def test_no_command_line_breaks_the_composition(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     generator = random.Random(1)
-    for _ in range(80):
+    for _ in range(50):
         arguments = list(random_overrides(generator))
         monkeypatch.setattr(sys, "argv", ["train.py"])
         with warnings.catch_warnings():
