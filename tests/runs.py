@@ -51,7 +51,7 @@ def start_process(workplace, *changes):
 
 
 def wait_for(path, process):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not path.exists() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.001)
