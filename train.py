@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from configs.help import help_text
 from configs.schema import Config, compose, parse_config, save_config
 from configs.sweep import sweep
-from scripts.failures import INTERRUPTED, exit_code_of
+from scripts.failures import exit_code_of
 from scripts.startup import import_tensorflow
 
 HELP_FLAGS = {"-h", "--help"}
@@ -46,9 +46,12 @@ def run_in(directory, config: Config) -> int:
 
     from scripts.loading import load_task, make_model
     from scripts.reporting import description, finish
+    from scripts.saving import going_back, make_save
     from scripts.starting import start
     from training.checkpoints import Checkpoints
+    from training.divergence import BadSteps
     from training.evaluation import make_evaluator
+    from training.hardware import make_deterministic
     from training.loop import train
     from training.optimizer import make_optimizer
     from training.run_log import RunLog
@@ -58,10 +61,14 @@ def run_in(directory, config: Config) -> int:
     config = task.config  # with what the model takes from the data
     options = config.training
 
+    if options.deterministic:
+        make_deterministic()
     keras.utils.set_random_seed(options.seed)  # of the initial weights; every other draw is stateless
     model = make_model(config)
     optimizer = make_optimizer(config.optimizer, model.trainable_variables, num_steps=options.num_steps)
-    checkpoints = Checkpoints(directory.checkpoints, model, optimizer, keep=options.keep_checkpoints)
+    checkpoints = Checkpoints(
+        directory.checkpoints, model, optimizer, keep=options.keep_checkpoints, keep_best=options.keep_best
+    )
     config, manifest, origin = start(task, model, checkpoints)
     start_step = manifest["step"]
     save_config(config, directory.config)
@@ -83,8 +90,8 @@ def run_in(directory, config: Config) -> int:
         units_per_step=task.units_per_step,
         elapsed_seconds=manifest["elapsed_seconds"],
     )
-    with log:
-        done, stopped = train(
+    with log, going_back(config, checkpoints, directory.path):
+        done, stop_code = train(
             make_train_step(
                 model,
                 optimizer,
@@ -97,14 +104,15 @@ def run_in(directory, config: Config) -> int:
             task.training_batches(start_step),
             config=options,
             start_step=start_step,
+            bad_steps=BadSteps(options.max_bad_steps, manifest.get("bad_steps")),
             log=log,
             validate=lambda: evaluate(some_held_out),
             sample=sample,
-            save=lambda step: checkpoints.save(step, task.facts | {"elapsed_seconds": log.elapsed_seconds}),
+            save=make_save(task, config, checkpoints, log),
         )
-        if stopped:
+        if stop_code:
             log.say(f"stopped after step {done:,}, saved. The same command goes on from there.")
-            return INTERRUPTED
+            return stop_code
         log.say(f"measuring all held-out {task.data_word}")
         measured = evaluate(task.evaluation_batches())
         log.write(done, measured | (sample() if task.samples_at_end else {}))

@@ -129,7 +129,8 @@ class Reader:
 
     def group(self, field: Field, cls: type, prefix: str) -> object:
         inner = prefix_of(field, prefix)
-        self.groups.add(inner.rstrip("."))
+        if inner != prefix:  # it has a name of its own
+            self.groups.add(inner.rstrip("."))
         return self.dataclass(cls, inner, field.default_factory())
 
     def union(self, field: Field, classes: tuple[type, ...], prefix: str) -> object:

@@ -1,6 +1,7 @@
 """The one door between YAML and code: what a configuration may hold, and what is wrong with one."""
 
 import itertools
+import json
 import os
 import re
 import sys
@@ -45,12 +46,15 @@ FREE_KEYS = {
     "output_dir",
     "data.cache_dir",
     "data.data_dir",
+    "max_minutes",
+    "max_bad_steps",
     "log_every",
     "eval_every",
     "eval_batches",
     "sample_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep_best",
 }
 
 
@@ -136,14 +140,20 @@ def differing_keys(a: Config, b: Config) -> list[tuple[str, object, object]]:
     return [(key, old.get(key), new.get(key)) for key in old | new if old.get(key) != new.get(key)]
 
 
-def conflicting_keys(recorded: Config, config: Config) -> list[tuple[str, object, object]]:
-    """`differing_keys`, without those that cannot change the result of a step.
+def conflicting_keys(recorded: dict, config: Config) -> list[tuple[str, object, object]]:
+    """(key, recorded value, value here) of each of the `deciding_keys` that differs.
 
-    Nor are keys named that only one has: they come with another model.architecture or data.source, which is.
+    Keys that only one has are not named: they come with another model.architecture or data.source, which
+    is, or with another version of this program.
     """
-    in_both = to_flat(recorded).keys() & to_flat(config).keys()
-    differing = differing_keys(recorded, config)
-    return [difference for difference in differing if difference[0] in in_both - FREE_KEYS]
+    here = deciding_keys(config)
+    return [(key, recorded[key], here[key]) for key in recorded if key in here and recorded[key] != here[key]]
+
+
+def deciding_keys(config: Config) -> dict[str, object]:
+    """Value of each full key that can change the result of a step, as JSON holds it."""
+    flat = {key: value for key, value in to_flat(config).items() if key not in FREE_KEYS}
+    return json.loads(json.dumps(flat))
 
 
 def there_and_here(difference: tuple[str, object, object]) -> str:

@@ -12,7 +12,10 @@ NO_READER = 141
 
 
 def exit_code_of(command: Callable[[], int | None]) -> int:
-    """Runs a command; 0, or what it returns, 2 for what the user can put right, 1 for a diverged run."""
+    """Runs a command; 0, or what it returns, 2 for what the user can put right, 1 for a diverged run.
+
+    A run that is asked to stop returns a code of `training.signals`.
+    """
     try:
         return command() or 0
     except ConfigError as error:

@@ -103,7 +103,8 @@ class ImageTask:
                 model(normalized(images, mean=self.mean, deviation=self.deviation))
             ).numpy()
             examples = self._predictions(chosen, probabilities)
-            plot_predictions(directory.predictions, {"held-out images": examples})
+            with directory.optional(directory.predictions):
+                plot_predictions(directory.predictions, {"held-out images": examples})
             return {}
 
         return sample
@@ -128,18 +129,20 @@ class ImageTask:
         labels, predicted = self.images.validation.labels, probabilities.argmax(axis=1)
         confusion = np.zeros((len(self.images.classes),) * 2, np.int64)
         np.add.at(confusion, (labels, predicted), 1)
-        plot_confusion(directory.confusion, confusion, self.images.classes)
+        with directory.optional(directory.confusion):
+            plot_confusion(directory.confusion, confusion, self.images.classes)
         examples = self._examples
         wrong = np.flatnonzero(predicted != labels)
         worst = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:NUM_MISTAKES]
         mistakes = self._predictions(worst, probabilities[worst])
-        plot_predictions(
-            directory.predictions,
-            {
-                "held-out images": self._predictions(examples, probabilities[examples]),
-                "most confident mistakes": mistakes,
-            },
-        )
+        with directory.optional(directory.predictions):
+            plot_predictions(
+                directory.predictions,
+                {
+                    "held-out images": self._predictions(examples, probabilities[examples]),
+                    "most confident mistakes": mistakes,
+                },
+            )
         return {
             "classes": list(self.images.classes),
             "confusion_matrix": confusion.tolist(),

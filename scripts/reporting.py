@@ -6,8 +6,9 @@ import keras
 
 from configs.schema import Config
 from scripts.loading import Task
+from training.files import replace_text
 from training.plot import plot_loss
-from training.run_log import duration, read_rows, replace_text
+from training.run_log import duration, read_rows
 
 
 def description(task: Task, num_parameters: int) -> str:
@@ -39,10 +40,13 @@ def finish(directory, task: Task, model: keras.Model, row: dict) -> None:
     }
     replace_text(directory.summary, as_json(summary))
     verdict = task.verdict(row)
-    plot_loss(read_rows(directory), directory.loss_plot, unit=task.unit, title=f"{config.name}: {verdict}")
+    with directory.optional(directory.loss_plot):
+        title = f"{config.name}: {verdict}"
+        plot_loss(read_rows(directory), directory.loss_plot, unit=task.unit, title=title)
     print(f"{row[task.unit]:,} {task.unit} in {duration(row['elapsed_seconds'])}: {verdict}")
     shown, next_command = task.show(directory, row)
-    print(f"wrote {', '.join(map(str, [directory.loss_plot, directory.summary, *shown]))}")
+    written = [directory.loss_plot, directory.summary, *shown]
+    print(f"wrote {', '.join(str(path) for path in written if path not in directory.given_up)}")
     print(f"next: {next_command}")
 
 

@@ -4,9 +4,18 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from configs.schema import Config, ConfigError, conflicting_keys, load_config, there_and_here
+from configs.schema import (
+    Config,
+    ConfigError,
+    conflicting_keys,
+    deciding_keys,
+    load_config,
+    there_and_here,
+)
 from models.config import AxialViTConfig
+from scripts.loading import print_error
 from scripts.parent import RECORDED, filled, scaled_from, weights_of_parent, with_values_of_parent
+from training.environment import changes, environment
 from training.errors import RunError
 from training.hardware import resolve_compile, resolve_precision
 
@@ -28,16 +37,25 @@ def settle(config: Config, recorded_path: Path) -> Config:
     if recorded_path.exists():
         recorded = load_config(recorded_path)
         config = with_open_values(config, recorded)
-        conflicts = conflicting_keys(recorded, config)
-        if conflicts:
-            changes = "; ".join(map(there_and_here, conflicts))
-            raise ConfigError(
-                f"{recorded_path.parent} is a run of another config: {changes}. Use name= for another run."
-            )
+        check_config(recorded_path.parent, deciding_keys(recorded), config)
     elif config.init_from is not None:
         config = with_values_of_parent(config)
     print(f"precision {precision} ({precision_reason}), compile {compile_mode} ({compile_reason})")
     return config
+
+
+def check_config(place: Path, recorded: dict, config: Config) -> None:
+    """Raises ConfigError naming the keys that are recorded in a place with another value."""
+    if conflicts := conflicting_keys(recorded, config):
+        changed = "; ".join(map(there_and_here, conflicts))
+        raise ConfigError(f"{place} is a run of another config: {changed}. Use name= for another run.")
+
+
+def tell_of_another_environment(manifest: dict) -> None:
+    """A note, if the bits of this run may depend on where it goes on."""
+    now = environment()
+    if changed := changes(manifest.get("environment", now), now):
+        print_error(f"note: the last bits may differ from those of a run that stayed in one place: {changed}")
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -71,12 +89,14 @@ def start(task, model, checkpoints) -> tuple[Config, dict, str]:
     config, fingerprint = task.config, task.facts["data_fingerprint"]
     manifest = checkpoints.restore_latest()
     if manifest is not None:
+        check_config(checkpoints.directory.parent, manifest.get("config", {}), config)
         if manifest["data_fingerprint"] != fingerprint:
             raise RunError(
                 f"the data have changed since this run began: their SHA-256 was "
                 f"{manifest['data_fingerprint'][:12]}, now it is {fingerprint[:12]}. "
                 "Use name= for a run on the data of today."
             )
+        tell_of_another_environment(manifest)
         return config, manifest, f"resuming after step {manifest['step']:,}"
     new = {"step": 0, "elapsed_seconds": 0.0}
     if config.init_from is None:

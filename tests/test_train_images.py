@@ -13,13 +13,12 @@ from PIL import Image
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
+from scripts.comparison import rows_of, tensors_of
 from tests.runs import (
     assert_same_tensors,
     contents_of,
     copy_of,
     refusal,
-    rows_of,
-    tensors_of,
 )
 from training.run_log import RunLog
 
@@ -163,7 +162,7 @@ def test_a_run_that_was_asked_to_stop_saves_and_ends_as_one_that_was_not(
 
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "step_took", ask_in_step_6)
-        assert image_workplace.train("name=stopped") == 130
+        assert image_workplace.train("name=stopped") == 143
     assert "stopped after step 6, saved. The same command goes on from there." in capsys.readouterr().out
     assert max(path.name for path in (run / "checkpoints").iterdir()) == "step-00000006"
     assert not (run / "summary.json").exists()

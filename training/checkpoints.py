@@ -1,6 +1,7 @@
 """Checkpoints: named tensors and a manifest, in a directory that appears whole or not at all."""
 
-import json
+import contextlib
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -9,13 +10,14 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from training.divergence import check_finite
 from training.errors import RunError, reason
+from training.files import sync
+from training.manifest import directory_name, read_manifest, verify, write_manifest
 
 Report = Callable[[str], None]
 
-FORMAT_VERSION = 1
 TENSORS = "tensors"
-MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 MAX_NAMED = 4
 
@@ -27,18 +29,25 @@ class Checkpoints:
     state, and the position in the data is the step.
 
     Args:
-        directory: is made by the first save.
+        directory: is made by the first save, in that of the run.
         model: its variables are saved as `model/...`.
         optimizer: built; its variables are saved as `optimizer/...`.
         keep: how many of the latest stay.
+        keep_best: whether the one of the lowest `validation_loss` stays too.
     """
 
     def __init__(
-        self, directory: Path, model: keras.Model, optimizer: keras.optimizers.Optimizer, *, keep: int
+        self,
+        directory: Path,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        *,
+        keep: int,
+        keep_best: bool = False,
     ):
         self.directory = directory
         self.variables = named_variables("model", model) | named_variables("optimizer", optimizer)
-        self.keep = keep
+        self.keep, self.keep_best = keep, keep_best
 
     def save(self, step: int, facts: dict) -> Path:
         """Writes the checkpoint of `step`; `facts` (plain values) go into its manifest.
@@ -47,39 +56,63 @@ class Checkpoints:
 
         Raises:
             RunError: if it cannot be written; the earlier ones are as they were.
+            DivergedError: if a value is not finite; it is not written.
         """
-        final = self.directory / f"step-{step:08d}"
+        check_finite(step, self.variables)
+        final = self.directory / directory_name(step)
         try:
-            for left_by_a_crash in self.directory.glob(f"*{PARTIAL}"):
-                shutil.rmtree(left_by_a_crash)
-            self._write(final, {"format": FORMAT_VERSION, "step": step, **facts})
+            self._clear()
+            self._write(final, {"step": step, **facts})
+            for old in self._superseded(final):
+                _remove(old)
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(_aside(final), ignore_errors=True)
             raise RunError(
                 f"cannot write the checkpoint of step {step:,} in {self.directory} ({reason(error)}); "
                 "earlier ones are untouched. Make room, and the same command goes on from the latest."
             ) from error
-        # Later ones could not be read when this run went on from an earlier one: they do not count.
-        until_now = [path for path in complete_checkpoints(self.directory) if path.name <= final.name]
-        for old in until_now[: -self.keep]:
-            shutil.rmtree(old)
         return final
 
-    def _write(self, final: Path, manifest: dict) -> None:
+    def _clear(self) -> None:
+        """Removes what a crash has left half-written or half-removed."""
+        for half in self.directory.glob(f"*{PARTIAL}"):
+            shutil.rmtree(half)
+
+    def _write(self, final: Path, facts: dict) -> None:
         aside = _aside(final)
-        aside.mkdir(parents=True)
+        self.directory.mkdir(exist_ok=True)
+        aside.mkdir()
         tf.raw_ops.SaveV2(
             prefix=str(aside / TENSORS),
             tensor_names=list(self.variables),
             shape_and_slices=[""] * len(self.variables),
             tensors=[variable.value for variable in self.variables.values()],
         )
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        write_manifest(aside, {**facts, "tensors": _described(self.variables)})
         for path in [*aside.iterdir(), aside]:
-            _sync(path)
-        shutil.rmtree(final, ignore_errors=True)
+            sync(path)
+        if final.exists():
+            _remove(final)
         os.replace(aside, final)
-        _sync(self.directory)
+        for path in (self.directory, self.directory.parent):
+            sync(path)
+
+    def _superseded(self, latest: Path) -> list[Path]:
+        """Checkpoints that need not stay beside the latest."""
+        # Later ones could not be read when this run went on from an earlier one: they do not count.
+        until_now = [path for path in complete_checkpoints(self.directory) if path.name <= latest.name]
+        kept = until_now[-self.keep :]
+        if self.keep_best and (losses := _validation_losses(until_now)):
+            kept.append(min(losses, key=losses.get))
+        return [path for path in until_now if path not in kept]
+
+    def go_back(self, step: int) -> int | None:
+        """Forgets the checkpoints of later steps; the step of the latest that is left and whole, if any."""
+        for path in complete_checkpoints(self.directory):
+            if path.name > directory_name(step):
+                _remove(path)
+        manifest = self.restore_latest()
+        return None if manifest is None else manifest["step"]
 
     def restore_latest(self, report: Report = print) -> dict | None:
         """Restores the latest checkpoint that can be read and returns its manifest; None if there are none.
@@ -87,6 +120,7 @@ class Checkpoints:
         Raises:
             RunError: if there are checkpoints and none can be read or fits.
         """
+        self._clear()
         if not complete_checkpoints(self.directory):
             return None
         try:
@@ -115,11 +149,9 @@ def restore_weights(
         known = ", ".join(map(str, paths)) or "none"
         raise RunError(f"{run_directory} has no checkpoint of step {step}; choose one that it has: {known}")
     try:
-        manifest = read_manifest(paths[step])
-        restore(paths[step], variables, prefix="model/")
+        return restore(paths[step], variables, prefix="model/")
     except RunError as error:
         raise RunError(f"no checkpoint can be restored: {paths[step]}: {error}") from error
-    return manifest
 
 
 def restore_latest(
@@ -139,8 +171,7 @@ def restore_latest(
     problems = []
     for path in reversed(paths):
         try:
-            manifest = read_manifest(path)
-            restore(path, variables, prefix=prefix)
+            manifest = restore(path, variables, prefix=prefix)
         except RunError as error:
             problems.append(f"{path}: {error}")
             continue
@@ -156,36 +187,27 @@ def complete_checkpoints(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("step-*") if path.name.removeprefix("step-").isdigit())
 
 
-def read_manifest(path: Path) -> dict:
-    """The manifest of a checkpoint.
+def restore(path: Path, variables: dict[str, keras.Variable], *, prefix: str = "") -> dict:
+    """Assigns the tensors of a checkpoint whose names begin with `prefix`, and returns its manifest.
+
+    They must be exactly `variables`, and every file as it was written; nothing is assigned before.
 
     Raises:
-        RunError: if it is damaged or of another format.
+        RunError: naming the file that is damaged, or what is missing, unexpected or of another shape.
     """
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        found = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"its {MANIFEST} cannot be read ({reason(error)})") from error
-    if found != FORMAT_VERSION:
-        raise RunError(f"it has format {found}, this program reads {FORMAT_VERSION}")
-    return manifest
-
-
-def restore(path: Path, variables: dict[str, keras.Variable], *, prefix: str = "") -> None:
-    """Assigns the tensors of a checkpoint whose names begin with `prefix`; they must be exactly `variables`.
-
-    Raises:
-        RunError: naming what is missing, unexpected or of another shape, or why it cannot be read.
-    """
+    manifest = read_manifest(path)
+    verify(path, manifest)
+    wanted = _described(variables)
+    if "tensors" in manifest:
+        _check_tensors(_starting_with(prefix, manifest["tensors"]), wanted)
     try:
         reader = tf.train.load_checkpoint(str(path / TENSORS))
-        shapes = {
-            name: tuple(shape)
+        dtypes = reader.get_variable_to_dtype_map()
+        found = {
+            name: _description(dtypes[name], shape)
             for name, shape in reader.get_variable_to_shape_map().items()
-            if name.startswith(prefix)
         }
-        _check_names(shapes, variables)
+        _check_tensors(_starting_with(prefix, found), wanted)
         values = {name: reader.get_tensor(name) for name in variables}
     except RunError:
         raise
@@ -194,16 +216,29 @@ def restore(path: Path, variables: dict[str, keras.Variable], *, prefix: str = "
         raise RunError(f"its {TENSORS} cannot be read ({reason(error)})") from error
     for name, variable in variables.items():
         variable.assign(values[name])
+    return manifest
 
 
-def _check_names(shapes: dict[str, tuple], variables: dict[str, keras.Variable]) -> None:
-    wanted = {name: tuple(variable.shape) for name, variable in variables.items()}
-    missing, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
-    other = sorted(name for name in wanted.keys() & shapes.keys() if wanted[name] != shapes[name])
+def _described(variables: dict[str, keras.Variable]) -> dict[str, str]:
+    """Type and shape by name."""
+    return {name: _description(variable.dtype, variable.shape) for name, variable in variables.items()}
+
+
+def _description(dtype, shape) -> str:
+    return f"{tf.as_dtype(dtype).name}[{','.join(map(str, shape))}]"
+
+
+def _starting_with(prefix: str, named: dict) -> dict:
+    return {name: value for name, value in named.items() if name.startswith(prefix)}
+
+
+def _check_tensors(found: dict[str, str], wanted: dict[str, str]) -> None:
+    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    other = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
     problems = [
         *(f"it lacks {name}" for name in missing),
         *(f"it has an unexpected {name}" for name in extra),
-        *(f"{name} has shape {shapes[name]}, expected {wanted[name]}" for name in other),
+        *(f"{name} is {found[name]}, expected {wanted[name]}" for name in other),
     ]
     if problems:
         more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
@@ -218,14 +253,21 @@ def named_variables(prefix: str, owner) -> dict[str, keras.Variable]:
     return named
 
 
+def _validation_losses(checkpoints: list[Path]) -> dict[Path, float]:
+    """Of those checkpoints that record one."""
+    losses = {}
+    for path in checkpoints:
+        with contextlib.suppress(RunError):  # damaged
+            losses[path] = read_manifest(path).get("validation_loss")
+    return {path: loss for path, loss in losses.items() if isinstance(loss, float) and math.isfinite(loss)}
+
+
 def _aside(final: Path) -> Path:
     return final.with_name(final.name + PARTIAL)
 
 
-def _sync(path: Path) -> None:
-    """Waits until a file or directory is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _remove(checkpoint: Path) -> None:
+    """A crash meanwhile leaves nothing that looks like a checkpoint."""
+    aside = checkpoint.with_name(f"{checkpoint.name}.old{PARTIAL}")
+    os.replace(checkpoint, aside)
+    shutil.rmtree(aside)

@@ -30,12 +30,16 @@ class TrainingConfig:
     seed: int = field(default=0, metadata={"min": 0, "max": 2**31 - 1})
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     compile: Literal["auto", "graph", "xla"] = "auto"
+    deterministic: bool = False
+    max_minutes: float | None = field(default=None, metadata={"above": 0})
+    max_bad_steps: int = field(default=5, metadata={"min": 1})
     log_every: int = field(default=20, metadata={"min": 1})
     eval_every: int = field(default=250, metadata={"min": 1})
     eval_batches: int = field(default=16, metadata={"min": 1})
     sample_every: int = field(default=500, metadata={"min": 1})
     checkpoint_every: int = field(default=250, metadata={"min": 1})
     keep_checkpoints: int = field(default=2, metadata={"min": 1})
+    keep_best: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """(key, message) of each rule between fields that is broken."""

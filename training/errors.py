@@ -8,7 +8,11 @@ class RunError(ValueError):
 
 
 class DivergedError(ArithmeticError):
-    """A loss or gradient that is not finite; the weights are those of the step before."""
+    """Losses, gradients or weights that are not finite; all was well until after `good_step`."""
+
+    def __init__(self, message: str, *, good_step: int):
+        super().__init__(message)
+        self.good_step = good_step
 
 
 def reason(error: BaseException) -> str:

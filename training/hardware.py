@@ -35,6 +35,11 @@ def resolve_compile(compile_mode: str) -> tuple[str, str]:
     return "graph", "oneDNN's matmuls are the faster ones on a CPU"
 
 
+def make_deterministic() -> None:
+    """From here on, an operation gives the same bits each time on the same device, or raises."""
+    tf.config.experimental.enable_op_determinism()
+
+
 def processor_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
     """Instruction sets that Linux reports; empty elsewhere."""
     try:

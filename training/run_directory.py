@@ -2,6 +2,9 @@
 
 import contextlib
 import errno
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -33,6 +36,7 @@ class RunDirectory:
         self.confusion = self.path / "confusion.png"
         self.loss_plot = self.path / "loss.png"
         self.summary = self.path / "summary.json"
+        self.given_up: set[Path] = set()  # what is optional and cannot be written
         self._lock = FileLock(self.path / ".lock", timeout=0)
 
     def __enter__(self) -> "RunDirectory":
@@ -40,6 +44,7 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
+            self._locked = os.stat(self._lock.lock_file)
         except Timeout as error:
             raise RunError(
                 f"{self.path} is in use by another process. Wait for it, or use name= for a run beside it."
@@ -50,12 +55,36 @@ class RunDirectory:
         return self
 
     def __exit__(self, kind, error: BaseException | None, traceback) -> None:
-        if not self.config.exists():  # the run never began
+        if self._is_owned() and not (self.config.exists() or self.checkpoints.exists()):  # it never began
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._remove_what_was_made()
         self._lock.release()
         if isinstance(error, OSError) and self._is_about_writing_here(error):
             raise self._cannot_write(error) from error
+
+    def check_owned(self) -> None:
+        """Raises RunError if the directory that was locked is no longer the one at its path."""
+        if not self._is_owned():
+            raise RunError(
+                f"{self.path} was removed or replaced while this run was writing to it. Nothing more is "
+                "written; the same command begins anew."
+            )
+
+    @contextlib.contextmanager
+    def optional(self, path: Path) -> Iterator[None]:
+        """Inside, what cannot be written to a path of this directory is told once and then passed over."""
+        try:
+            yield
+        except Exception as error:
+            if path not in self.given_up:
+                self.given_up.add(path)
+                print(f"note: cannot write {path} ({reason(error)}); the run goes on.", file=sys.stderr)
+
+    def _is_owned(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._lock.lock_file), self._locked)
+        except OSError:
+            return False
 
     def _remove_what_was_made(self) -> None:
         with contextlib.suppress(OSError):  # not empty, or never made

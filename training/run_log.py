@@ -1,17 +1,13 @@
 """What a run tells: a line on the terminal, metrics.jsonl, TensorBoard, samples.txt."""
 
-import contextlib
 import json
-import os
 import sys
 
-import tensorflow as tf
 from tqdm import tqdm
 
-from training.errors import RunError, reason
+from training.events import Events
+from training.files import replace_text, sync
 from training.run_directory import RunDirectory
-
-NOT_SCALARS = ("step", "sample")
 
 
 class RunLog:
@@ -49,7 +45,7 @@ class RunLog:
         self.elapsed_seconds = elapsed_seconds
         self.rate = self.rows[-1][self.rate_name] if self.rows else 0
         self._steps_timed, self._seconds_timed, self._is_compiled = 0, 0.0, False
-        self._writer = tf.summary.create_file_writer(str(directory.tensorboard))
+        self._events = Events(directory, start_step=start_step)
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=num_steps, initial=start_step, unit="step", dynamic_ncols=True)
@@ -60,8 +56,7 @@ class RunLog:
     def __exit__(self, *_) -> None:
         if self._bar is not None:
             self._bar.close()
-        with contextlib.suppress(tf.errors.OpError):  # a full disk, which `write` has told of
-            self._writer.close()
+        self._events.close()
 
     def step_took(self, seconds: float, loss: float) -> None:
         """Counts one step; evaluation, samples and checkpoints are not part of its time."""
@@ -79,8 +74,10 @@ class RunLog:
         """Logs numbers of one step, and at times a `sample` of text; they join the step's row if it has one.
 
         Raises:
-            RunError: if they cannot be written.
+            RunError: if the directory is not that of this run any more.
+            OSError: if a row cannot be written.
         """
+        self.directory.check_owned()
         row = {
             "step": step,
             self.unit: step * self.units_per_step,
@@ -95,10 +92,15 @@ class RunLog:
             self.rows.append(row)
             with open(self.directory.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        self._write_events(step, metrics)
+        self._events.write(step, {**metrics, self.rate_name: self.rate})
         if "sample" in metrics:
             self._write_samples()
         self._tell(row)
+
+    def sync(self) -> None:
+        """Waits until the rows are on disk."""
+        if self.directory.metrics.exists():
+            sync(self.directory.metrics)
 
     def say(self, text: str) -> None:
         """Prints a line, without breaking the live one."""
@@ -106,19 +108,6 @@ class RunLog:
             self._bar.write(text)
         else:
             print(text, flush=True)
-
-    def _write_events(self, step: int, metrics: dict) -> None:
-        try:
-            with self._writer.as_default(step=step):
-                for name, value in metrics.items():
-                    if name in NOT_SCALARS:
-                        tf.summary.text(name, f"```\n{value}\n```")
-                    else:
-                        tf.summary.scalar(name, value)
-                tf.summary.scalar(self.rate_name, self.rate)
-            self._writer.flush()
-        except tf.errors.OpError as error:
-            raise RunError(f"cannot write to {self.directory.tensorboard} ({reason(error)})") from error
 
     def _tell(self, row: dict) -> None:
         is_notable = "validation_loss" in row or "sample" in row
@@ -164,13 +153,6 @@ def read_rows(directory: RunDirectory) -> list[dict]:
         except ValueError:
             break
     return rows
-
-
-def replace_text(path, text: str) -> None:
-    """Writes a file that is always whole."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
 
 
 def duration(seconds: float) -> str:

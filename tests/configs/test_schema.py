@@ -7,6 +7,7 @@ from configs.schema import (
     Config,
     ConfigError,
     conflicting_keys,
+    deciding_keys,
     differing_keys,
     load_config,
     parse_config,
@@ -331,7 +332,7 @@ def test_keys_conflict_that_both_have_and_that_change_a_step():
     other = dataclasses.replace(
         Config(), name="other", training=TrainingConfig(seed=5, log_every=7), data=TextFilesConfig(path="a")
     )
-    assert conflicting_keys(Config(), other) == [
+    assert conflicting_keys(deciding_keys(Config()), other) == [
         ("data.source", "python_stdlib", "text_files"),
         ("seed", 0, 5),
     ]

@@ -26,7 +26,7 @@ sys.exit(exit_code_of(write))
         (ConfigError("one\ntwo"), 2, "config error: one\nconfig error: two\n"),
         (DataError("no text"), 2, "error: no text\n"),
         (RunError("no run"), 2, "error: no run\n"),
-        (DivergedError("step 3"), 1, "diverged: step 3\n"),
+        (DivergedError("step 3", good_step=2), 1, "diverged: step 3\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

@@ -15,6 +15,7 @@ from data.config import DigitsConfig
 from models.config import AxialViTConfig, TransformerLMConfig
 from models.vit import AxialViT
 from rope.config import AxialRopeConfig, AxialScalingConfig, RopeConfig, RopeScalingConfig
+from scripts.comparison import tensors_of
 from scripts.parent import (
     check_factor,
     check_fields,
@@ -23,7 +24,7 @@ from scripts.parent import (
     trained_length,
     with_values_of_parent,
 )
-from tests.runs import copy_of, refusal, tensors_of
+from tests.runs import copy_of, refusal
 from training.checkpoints import Checkpoints
 from training.config import TrainingConfig
 

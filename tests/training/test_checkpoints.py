@@ -3,6 +3,8 @@ import json
 import os
 import resource
 import shutil
+import subprocess
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,9 +13,10 @@ import tensorflow as tf
 
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
+from tests.runs import rewrite_manifest
 from training.checkpoints import Checkpoints, complete_checkpoints, restore_weights
 from training.config import OptimizerConfig
-from training.errors import RunError
+from training.errors import DivergedError, RunError
 from training.optimizer import make_optimizer
 
 EMBEDDING = "model/stack/embedding/embeddings"
@@ -38,10 +41,13 @@ class Stack(keras.Model):
 class Run:
     """A model and its optimizer with values that tell seeds apart, and their checkpoints."""
 
-    def __init__(self, path, *, seed=0, keep=2, num_layers=1, dim=6):
+    def __init__(self, path, *, seed=0, keep=2, keep_best=False, num_layers=1, dim=6):
+        path.mkdir(exist_ok=True)
         self.model = Stack(num_layers, dim)
         self.optimizer = make_optimizer(OptimizerConfig(), self.model.trainable_variables, num_steps=9)
-        self.checkpoints = Checkpoints(path / "checkpoints", self.model, self.optimizer, keep=keep)
+        self.checkpoints = Checkpoints(
+            path / "checkpoints", self.model, self.optimizer, keep=keep, keep_best=keep_best
+        )
         self.fill(seed)
 
     def fill(self, seed):
@@ -52,10 +58,10 @@ class Run:
     def values(self):
         return {name: variable.numpy() for name, variable in self.checkpoints.variables.items()}
 
-    def save(self, step, *, seed=None):
+    def save(self, step, *, seed=None, **facts):
         """The checkpoint of a step has the values of that seed."""
         self.fill(step if seed is None else seed)
-        return self.checkpoints.save(step, {"data_fingerprint": "abc"})
+        return self.checkpoints.save(step, {"data_fingerprint": "abc", **facts})
 
     def names(self):
         return [path.name for path in complete_checkpoints(self.checkpoints.directory)]
@@ -85,7 +91,10 @@ def test_restored_values_are_those_saved_bit_for_bit(run, tmp_path):
     other = Run(tmp_path, seed=1)  # in one process, and yet the names are the same
     assert (other.values()[EMBEDDING] != saved[EMBEDDING]).all()
     manifest = other.checkpoints.restore_latest()
-    assert manifest == {"format": 1, "step": 3, "data_fingerprint": "abc"}
+    assert (manifest["format"], manifest["step"], manifest["data_fingerprint"]) == (2, 3, "abc")
+    assert manifest["tensors"][EMBEDDING] == "float32[7,6]"
+    assert manifest["tensors"]["optimizer/adamw/iteration"] == "int64[]"
+    assert manifest["tensors"].keys() == saved.keys()
     assert_same(other.values(), saved)
 
 
@@ -103,10 +112,42 @@ def test_the_latest_few_are_kept(tmp_path):
     assert run.checkpoints.restore_latest()["step"] == 1_000
 
 
+LOSSES = {1: 3.0, 2: 1.5, 3: 2.0, 4: float("nan"), 5: None, 6: 1.5, 7: 1.75}
+
+
+@pytest.mark.parametrize(("keep_best", "kept"), [(True, [2, 6, 7]), (False, [6, 7])])
+def test_the_checkpoint_of_the_lowest_validation_loss_is_kept_too(tmp_path, keep_best, kept):
+    run = Run(tmp_path, keep_best=keep_best)
+    for step, loss in LOSSES.items():
+        run.save(step, **({} if loss is None else {"validation_loss": loss}))
+    assert run.names() == [f"step-{step:08d}" for step in kept]
+    run.save(8, validation_loss=1.25)
+    run.save(9)
+    run.save(10)
+    assert run.names() == [f"step-{step:08d}" for step in ([8, 9, 10] if keep_best else [9, 10])]
+
+
+def test_without_a_validation_loss_there_is_no_best(tmp_path):
+    run = Run(tmp_path, keep=1, keep_best=True)
+    for step in (1, 2, 3):
+        run.save(step, validation_loss=float("nan"))
+    assert run.names() == ["step-00000003"]
+
+
+def test_a_program_that_is_everywhere_reads_the_hashes(run):
+    path = run.save(3)
+    subprocess.run(["sha256sum", "--check", "--strict", "manifest.sha256"], cwd=path, check=True)
+    listed = json.loads((path / "manifest.json").read_text())["files"]
+    lines = "".join(f"{digest}  {name}\n" for name, digest in listed.items())
+    subprocess.run(["sha256sum", "--check", "--strict"], input=lines, text=True, cwd=path, check=True)
+    assert sorted(listed) == ["tensors.data-00000-of-00001", "tensors.index"]
+
+
 def test_a_checkpoint_holds_tensors_and_json_and_no_pickle(run):
     path = run.save(3)
     assert sorted(file.name for file in path.iterdir()) == [
         "manifest.json",
+        "manifest.sha256",
         "tensors.data-00000-of-00001",
         "tensors.index",
     ]
@@ -125,34 +166,16 @@ def flip_bit(path):
     path.write_bytes(content)
 
 
-def garbage(path):
-    path.write_bytes(b"garbage")
+def empty(path):
+    os.truncate(path, 0)
 
 
-def no_object(path):
-    path.write_text("[]")
+FILES = ["manifest.json", "manifest.sha256", "tensors.data-00000-of-00001", "tensors.index"]
 
 
-def other_format(path):
-    path.write_text('{"format": 2, "step": 2}')
-
-
-DAMAGES = [
-    ("tensors.data-00000-of-00001", truncate),
-    ("tensors.data-00000-of-00001", flip_bit),
-    ("tensors.data-00000-of-00001", os.unlink),
-    ("tensors.index", garbage),
-    ("tensors.index", truncate),
-    ("tensors.index", os.unlink),
-    ("manifest.json", truncate),
-    ("manifest.json", os.unlink),
-    ("manifest.json", no_object),
-    ("manifest.json", other_format),
-]
-
-
-@pytest.mark.parametrize(("name", "damage"), DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(run, messages, name, damage):
+@pytest.mark.parametrize("damage", [truncate, flip_bit, empty, os.unlink])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_named_and_the_checkpoint_before_it_used(run, messages, name, damage):
     run.save(1)
     expected = run.values()
     damage(run.save(2) / name)
@@ -160,15 +183,116 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(run, messages,
     assert manifest["step"] == 1
     assert_same(run.values(), expected)
     (message,) = messages
-    assert message.startswith(f"skipped {run.checkpoints.directory / 'step-00000002'}: ")
-    assert name.split(".")[0] in message or "format 2" in message
+    assert message.startswith(f"skipped {run.checkpoints.directory / 'step-00000002'}: its ")
+    assert name in message
     assert "\n" not in message
+
+
+def test_one_flipped_bit_is_found_wherever_it_is(run):
+    path = run.save(1)
+    generator = np.random.default_rng(0)
+    for name in FILES:
+        whole = (path / name).read_bytes()
+        for _ in range(30):
+            content = np.frombuffer(whole, np.uint8).copy()
+            content[generator.integers(len(content))] ^= 1 << generator.integers(8)
+            (path / name).write_bytes(content.tobytes())
+            with pytest.raises(RunError, match=name.replace(".", r"\.")):
+                run.checkpoints.restore_latest()
+        (path / name).write_bytes(whole)
+    assert run.checkpoints.restore_latest()["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[]", "it has no format"),
+        ('{"format": 2, "step": 2}', "it has no files"),
+        ('{"format": 2, "step": "2", "files": {}, "tensors": {}}', "it has no step"),
+        ('{"format": 3, "step": 2}', "has format 3, this program reads 1 and 2"),
+        ('{"format": 1, "step": 5}', "is that of step 5"),
+        ("[" * 100_000, "is damaged"),
+    ],
+)
+def test_a_manifest_that_is_none_is_told_in_a_line(run, messages, text, problem):
+    run.save(1)
+    (run.save(2) / "manifest.json").write_text(text)
+    assert run.checkpoints.restore_latest(report=messages.append)["step"] == 1
+    (message,) = messages
+    assert "its manifest.json " in message and problem in message
+    assert "\n" not in message
+
+
+def test_the_tensors_that_a_manifest_lists_are_compared_before_any_is_read(run, monkeypatch):
+    """A file of a foreign checkpoint is not opened where its manifest already says that it does not fit."""
+    path = run.save(1)
+    tensors = json.loads((path / "manifest.json").read_text())["tensors"]
+    rewrite_manifest(path, {"tensors": tensors | {EMBEDDING: "float32[7000000000,6]"}})
+    monkeypatch.setattr(tf.train, "load_checkpoint", None)
+    with pytest.raises(RunError, match=r"embeddings is float32\[7000000000,6\], expected"):
+        run.checkpoints.restore_latest()
+
+
+def test_tensors_that_are_not_those_of_their_manifest_are_refused(run, tmp_path):
+    path = run.save(1)
+    other = Run(tmp_path / "other", dim=4).save(1)
+    for file in other.glob("tensors*"):
+        shutil.copy(file, path)
+    files = json.loads((other / "manifest.json").read_text())["files"]
+    rewrite_manifest(path, {"files": files})
+    with pytest.raises(RunError, match=r"float32\[7,4\], expected float32\[7,6\]"):
+        run.checkpoints.restore_latest()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_checkpoint_that_was_written_once_still_loads(version):
+    """It was made by `Run(...).save(3)` of this file, when that format was the one written."""
+    kept = Path(__file__).with_name(f"format_{version}")
+    run = Run(kept, seed=3)
+    expected = run.values()
+    run.fill(0)
+    manifest = run.checkpoints.restore_latest()
+    assert (manifest["format"], manifest["step"], manifest["data_fingerprint"]) == (version, 3, "abc")
+    assert_same(run.values(), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"), [("tensors.index", truncate), ("tensors.data-00000-of-00001", flip_bit)]
+)
+def test_damage_to_a_checkpoint_of_format_1_is_found_by_tensorflow(tmp_path, name, damage):
+    path = shutil.copytree(Path(__file__).with_name("format_1"), tmp_path / "run")
+    damage(path / "checkpoints" / "step-00000003" / name)
+    with pytest.raises(RunError, match="its tensors cannot be read"):
+        Run(path).checkpoints.restore_latest()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", [EMBEDDING, "optimizer/adamw/stack_dense_0_kernel_velocity"])
+def test_a_value_that_is_not_finite_is_never_written(run, name, value):
+    run.save(1)
+    variable = run.checkpoints.variables[name]
+    variable.assign(np.full(variable.shape, value))
+    with pytest.raises(DivergedError, match=f"step 2: {name} is not finite") as caught:
+        run.checkpoints.save(2, {})
+    assert caught.value.good_step == 1
+    assert [path.name for path in run.checkpoints.directory.iterdir()] == ["step-00000001"]
+
+
+def test_a_run_goes_back_to_before_a_step(tmp_path):
+    run = Run(tmp_path, keep=9)
+    for step in (2, 4, 6):
+        run.save(step)
+    assert run.checkpoints.go_back(5) == 4
+    assert run.names() == ["step-00000002", "step-00000004"]
+    assert run.values()["optimizer/adamw/iteration"] == 4
+    assert run.checkpoints.go_back(1) is None
+    assert run.names() == []
 
 
 def test_weights_alone_come_from_the_latest_checkpoint_that_is_whole(run, tmp_path, messages):
     run.save(1)
     expected = run.values()
-    garbage(run.save(2) / "tensors.index")
+    truncate(run.save(2) / "tensors.index")
     other = Run(tmp_path / "other", seed=5)
     slots = other.values()
     assert restore_weights(tmp_path, other.model, report=messages.append)["step"] == 1
@@ -181,11 +305,11 @@ def test_weights_alone_come_from_the_latest_checkpoint_that_is_whole(run, tmp_pa
 def test_when_none_can_be_read_a_run_does_not_start_anew(run):
     before = [run.save(step) for step in (1, 2)]
     for path in before:
-        garbage(path / "tensors.index")
+        truncate(path / "tensors.index")
     run.fill(7)
     expected = run.values()
     with pytest.raises(
-        RunError, match=r"step-00000002: its tensors cannot be read .* Use name= for a new run"
+        RunError, match=r"step-00000002: its tensors.index is damaged.* \(and 1 earlier\). Use name= for a"
     ):
         run.checkpoints.restore_latest()
     assert_same(run.values(), expected)
@@ -194,7 +318,7 @@ def test_when_none_can_be_read_a_run_does_not_start_anew(run):
 
 def test_damaged_checkpoints_of_later_steps_do_not_crowd_out_good_ones(tmp_path):
     run = Run(tmp_path, keep=1)
-    garbage(run.save(20) / "tensors.index")
+    truncate(run.save(20) / "tensors.index")
     run.save(10)
     run.save(15)
     assert run.names() == ["step-00000015", "step-00000020"]
@@ -209,8 +333,8 @@ def test_damaged_checkpoints_of_later_steps_do_not_crowd_out_good_ones(tmp_path)
     [
         ({"num_layers": 2}, {}, "it has an unexpected model/stack/dense_1/kernel"),
         ({}, {"num_layers": 2}, "it lacks model/stack/dense_1/kernel"),
-        ({"dim": 4}, {"dim": 8}, f"{EMBEDDING} has shape (7, 4), expected (7, 8)"),
-        ({"dim": 4}, {"dim": 8}, "dense_0/kernel has shape (4, 4), expected (8, 8); "),
+        ({"dim": 4}, {"dim": 8}, f"{EMBEDDING} is float32[7,4], expected float32[7,8]"),
+        ({"dim": 4}, {"dim": 8}, "dense_0/kernel is float32[4,4], expected float32[8,8]; "),
     ],
 )
 def test_weights_of_another_model_are_refused_by_name(tmp_path, saved, built, problem):
@@ -234,10 +358,10 @@ def test_what_a_crash_left_half_written_is_ignored_and_cleared(run, tmp_path):
     run.save(1)
     partial = run.checkpoints.directory / "step-00000017.partial"
     shutil.copytree(run.checkpoints.directory / "step-00000001", partial)
-    (partial / "manifest.json").write_text('{"format": 1, "step": 17}')
-    assert run.checkpoints.restore_latest()["step"] == 1
+    (partial / "manifest.json").write_text('{"format": 2, "step": 17, "files": {}, "tensors": {}}')
     assert restore_weights(tmp_path, run.model)["step"] == 1
-    run.save(2)
+    assert partial.exists()  # it may be that of a run that goes on
+    assert run.checkpoints.restore_latest()["step"] == 1
     assert not partial.exists()
 
 

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import time
 
 import pytest
 import tensorflow as tf
 
 from training.config import TrainingConfig
+from training.divergence import BadSteps
 from training.errors import DivergedError
 from training.loop import train
 from training.step import StepResult
@@ -21,6 +23,7 @@ class Run:
         self.at_step, self.at_save = {}, {}
         self.not_finite = set()
         self.steps, self.rows, self.saved, self.num_timed = [], {}, [], 0
+        self.facts, self.said = {}, []
 
     def train_step(self, step, inputs, targets):
         number = int(step)
@@ -39,16 +42,21 @@ class Run:
         assert step not in self.rows
         self.rows[step] = metrics
 
-    def save(self, step):
+    def save(self, step, facts):
+        self.facts[step] = facts
         self.saved.append(step)
         self.at_save.get(step, lambda: None)()
 
-    def go(self, *, start_step=0):
+    def say(self, text):
+        self.said.append(text)
+
+    def go(self, *, start_step=0, counted=None):
         return train(
             self.train_step,
             [(f"inputs {step}", f"targets {step}") for step in range(start_step, self.config.num_steps)],
             config=self.config,
             start_step=start_step,
+            bad_steps=BadSteps(self.config.max_bad_steps, counted),
             log=self,
             validate=lambda: {"validation_loss": 3.5},
             sample=lambda: {"sample": "text"},
@@ -61,7 +69,7 @@ class Run:
 
 def test_each_thing_happens_at_its_own_cadence():
     run = Run(num_steps=24, log_every=5, eval_every=8, sample_every=12, checkpoint_every=10)
-    assert run.go() == (24, False)
+    assert run.go() == (24, 0)
     assert run.steps == list(range(24))
     assert run.num_timed == 24
     assert run.steps_with("loss") == [1, 5, 10, 15, 20, 24]
@@ -72,11 +80,18 @@ def test_each_thing_happens_at_its_own_cadence():
     assert run.rows[8] == {"validation_loss": 3.5}
 
 
+def test_a_checkpoint_records_the_validation_loss_of_its_step():
+    run = Run(eval_every=4, checkpoint_every=2)
+    run.go()
+    measured = {step: facts.get("validation_loss") for step, facts in run.facts.items()}
+    assert measured == {2: None, 4: 3.5, 6: None, 8: 3.5, 10: None}
+
+
 def test_a_resumed_run_does_what_is_left_at_the_same_steps():
     whole = Run(log_every=3, eval_every=4, checkpoint_every=5)
     whole.go()
     rest = Run(log_every=3, eval_every=4, checkpoint_every=5)
-    assert rest.go(start_step=5) == (10, False)
+    assert rest.go(start_step=5) == (10, 0)
     assert rest.steps == [5, 6, 7, 8, 9]
     assert rest.rows == {step: metrics for step, metrics in whole.rows.items() if step > 5}
     assert rest.saved == [10]
@@ -84,25 +99,56 @@ def test_a_resumed_run_does_what_is_left_at_the_same_steps():
 
 def test_a_run_that_is_done_does_nothing():
     run = Run()
-    assert run.go(start_step=10) == (10, False)
+    assert run.go(start_step=10) == (10, 0)
     assert (run.steps, run.rows, run.saved) == ([], {}, [])
 
 
-def test_a_loss_that_is_not_finite_stops_before_anything_is_saved():
-    run = Run(checkpoint_every=1, log_every=1)
-    run.not_finite = {3}
-    with pytest.raises(DivergedError, match=r"step 4: loss nan, .* as after step 3"):
+def test_a_step_that_is_not_finite_is_skipped_and_counted():
+    run = Run(checkpoint_every=1, log_every=1, eval_every=4, max_bad_steps=2)
+    run.not_finite = {3, 6}
+    assert run.go() == (10, 0)
+    assert run.rows[4] == {"skipped_steps": 1, "validation_loss": 3.5}
+    assert run.rows[7] == {"skipped_steps": 2}
+    assert run.steps_with("loss") == [1, 2, 3, 5, 6, 8, 9, 10]
+    assert run.said == [
+        "step 4: loss nan, gradient norm 1.5; skipped",
+        "step 7: loss nan, gradient norm 1.5; skipped",
+    ]
+    assert run.saved == [1, 2, 3, 5, 6, 8, 9, 10]
+    assert run.facts[10]["bad_steps"] == {"in_a_row": 0, "in_all": 2}
+
+
+def test_too_many_bad_steps_in_a_row_end_a_run():
+    run = Run(checkpoint_every=2, max_bad_steps=3)
+    run.not_finite = {1, 3, 4, 6, 7, 8}
+    with pytest.raises(
+        DivergedError, match=r"step 9: loss nan, gradient norm 1.5; 3 steps in a row"
+    ) as caught:
         run.go()
-    assert run.saved == [1, 2, 3]
-    assert 4 not in run.rows
+    assert caught.value.good_step == 6
+    assert run.saved == [3, 6]  # that of step 2 and of step 4 waited for a good one
+    assert run.steps[-1] == 8
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_was_stopped_amid_bad_steps_counts_on():
+    run = Run(max_bad_steps=4)
+    run.not_finite = {3, 5, 6, 7, 8}
+    run.at_step[6] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    assert run.go() == (7, 143)
+    assert run.facts[7] == {"bad_steps": {"in_a_row": 2, "in_all": 3}}
+    rest = Run(max_bad_steps=4)
+    rest.not_finite = run.not_finite
+    with pytest.raises(DivergedError, match=r"step 9: .* 4 steps in a row") as caught:
+        rest.go(start_step=7, counted=run.facts[7]["bad_steps"])
+    assert caught.value.good_step == 5
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize(("step", "saved"), [(0, [1]), (4, [5]), (6, [5, 7])])
-def test_a_signal_ends_the_step_and_saves(number, step, saved):
+def test_a_signal_ends_the_step_and_saves(number, code, step, saved):
     run = Run(checkpoint_every=5)
     run.at_step[step] = lambda: os.kill(os.getpid(), number)
-    assert run.go() == (step + 1, True)
+    assert run.go() == (step + 1, code)
     assert run.saved == saved
     assert run.steps[-1] == step
 
@@ -110,32 +156,33 @@ def test_a_signal_ends_the_step_and_saves(number, step, saved):
 def test_a_signal_in_the_last_step_is_heard():
     run = Run()
     run.at_step[9] = lambda: os.kill(os.getpid(), signal.SIGINT)
-    assert run.go() == (10, True)
+    assert run.go() == (10, 130)
     assert run.saved == [10]
 
 
 def test_a_signal_while_saving_ends_the_next_step():
     run = Run(checkpoint_every=5)
     run.at_save[5] = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    assert run.go() == (6, True)
+    assert run.go() == (6, 143)
     assert run.saved == [5, 6]
 
 
 def test_a_signal_while_saving_the_last_step_is_heard():
     run = Run()
     run.at_save[10] = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    assert run.go() == (10, True)
+    assert run.go() == (10, 143)
 
 
-def test_a_second_ctrl_c_stops_in_the_step():
-    run = Run()
+def test_a_run_out_of_time_saves_and_stops():
+    run = Run(max_minutes=0.1 / 60)
+    run.at_step[3] = lambda: time.sleep(0.11)
+    assert run.go() == (4, 75)
+    assert run.saved == [4]
 
-    def twice():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
 
-    run.at_step[4] = twice
-    with pytest.raises(KeyboardInterrupt):
-        run.go()
-    assert run.saved == []
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+def test_however_little_time_there_is_a_step_is_done_and_the_end_is_reached():
+    run = Run(num_steps=2, max_minutes=1e-9)
+    assert run.go() == (1, 75)
+    assert run.go(start_step=1) == (2, 75)
+    assert run.go(start_step=2) == (2, 0)  # what is left is to measure the end
+    assert run.saved == [1, 2]

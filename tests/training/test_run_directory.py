@@ -1,4 +1,5 @@
 import errno
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,3 +104,36 @@ def test_a_full_disk_is_told_in_a_line(tmp_path, name):
 def test_another_error_inside_is_not_taken_for_one_of_the_directory(tmp_path):
     with pytest.raises(FileNotFoundError), RunDirectory(tmp_path / "run"):
         (tmp_path / "elsewhere").read_text()
+
+
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_a_directory_that_was_removed_meanwhile_is_no_longer_ours(tmp_path, is_replaced):
+    """Whoever has made it anew holds another lock."""
+    path = tmp_path / "run"
+    with RunDirectory(path) as directory:
+        directory.config.touch()
+        directory.check_owned()
+        shutil.rmtree(path)
+        if is_replaced:
+            path.mkdir()
+            (path / ".lock").touch()
+        with pytest.raises(RunError, match="was removed or replaced while this run was writing"):
+            directory.check_owned()
+    assert (path / ".lock").exists() == is_replaced
+
+
+def test_what_is_optional_is_told_once_and_passed_over(tmp_path, capsys):
+    with RunDirectory(tmp_path / "run") as directory:
+        for _ in range(2):
+            with directory.optional(directory.loss_plot):
+                raise OSError(errno.ENOSPC, "No space left on device")
+    assert capsys.readouterr().err == (
+        f"note: cannot write {directory.loss_plot} (No space left on device); the run goes on.\n"
+    )
+    assert directory.given_up == {directory.loss_plot}
+
+
+def test_to_be_optional_is_not_to_be_unstoppable(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt), directory.optional(directory.loss_plot):
+        raise KeyboardInterrupt

@@ -8,14 +8,14 @@ import termios
 import pytest
 import tensorflow as tf
 
-from training.errors import RunError
 from training.run_directory import RunDirectory
 from training.run_log import RunLog, duration, read_rows
 
 
 @pytest.fixture
 def directory(tmp_path):
-    return RunDirectory(tmp_path)
+    with RunDirectory(tmp_path) as directory:
+        yield directory
 
 
 def make_log(directory, *, start_step=0, num_steps=40, **options):
@@ -198,18 +198,60 @@ def test_tensorboard_has_scalars_and_text(directory):
     ]
 
 
-def test_a_full_disk_is_told_in_a_line(directory, capfd):
+def test_events_past_the_step_to_go_on_from_are_dropped(directory):
+    """A kill in the midst of writing leaves a file that ends too early, and whole ones of earlier resumes."""
+    for start, steps in ((0, (10, 20, 30)), (20, (25, 30, 40))):
+        with make_log(directory, start_step=start) as log:
+            for step in steps:
+                log.write(step, {"loss": float(step)})
+    latest = max(directory.tensorboard.iterdir())
+    latest.write_bytes(latest.read_bytes()[:-5])
+    with make_log(directory, start_step=25) as log:
+        log.write(30, {"loss": 31.0})
+    assert [(step, value) for step, tag, value in events_of(directory) if tag == "loss"] == [
+        (10, 10.0),
+        (20, 20.0),
+        (25, 25.0),
+        (30, 31.0),
+    ]
+    assert len(list(directory.tensorboard.iterdir())) == 2
+
+
+def test_what_is_measured_again_at_the_end_is_shown_once(directory):
+    with make_log(directory) as log:
+        log.write(40, {"loss": 1.5})
+    for _ in range(2):
+        with make_log(directory, start_step=40) as log:
+            log.write(40, {"validation_loss": 1.75})
+    tags = [tag for _, tag, _ in events_of(directory)]
+    assert sorted(tags) == ["loss", "tokens_per_second", "validation_loss"]
+
+
+def test_tensorboard_that_cannot_be_written_is_told_once_and_is_no_reason_to_stop(directory, capfd):
     """A limit on the size of files fails each write past it, as a full disk does."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with pytest.raises(RunError, match=r"cannot write to .*tensorboard .*File too large") as caught:  # noqa: SIM117
-        with make_log(directory) as log:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
-            try:
-                for step in range(1, 20):
-                    log._write_events(step, {"sample": "x" * 500})
-            finally:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "\n" not in str(caught.value)
+    with make_log(directory) as log:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, hard))
+        try:
+            for step in range(1, 20):
+                log._events.write(step, {"sample": "x" * 500})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        log.write(20, {"loss": 1.0})
+    lines = capfd.readouterr().err.splitlines()
+    (line,) = (line for line in lines if line.startswith("note: "))
+    assert line.startswith(f"note: cannot write {directory.tensorboard} (")
+    assert line.endswith("File too large); the run goes on.")
+    assert steps_of(directory) == [20]
+
+
+def test_tensorboard_that_is_not_installed_is_told_once(directory, capfd, monkeypatch):
+    monkeypatch.setattr(tf.summary, "create_file_writer", None)
+    with make_log(directory) as log:
+        log.write(1, {"loss": 1.0})
+        log.write(2, {"loss": 1.0})
+    assert len(capfd.readouterr().err.splitlines()) == 1
+    assert steps_of(directory) == [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,92 @@
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 
 from training.signals import StopRequest
 
+ROOT = Path(__file__).resolve().parents[2]
+ANSWER = "stopping after this step; once more to stop at once"
+# Native code that no signal interrupts, as in a step.
+BUSY = """
+import hashlib
+from training.signals import StopRequest
+with StopRequest():
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
+"""
+
+
+def wait_until(is_so):
+    deadline = time.monotonic() + 300
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_is_noted_and_answered(number, code, capfd):
+    answers = ""
+
+    def is_answered():
+        nonlocal answers
+        answers += capfd.readouterr().err
+        return ANSWER in answers
+
+    with StopRequest() as stop:
+        assert stop.code == 0
+        os.kill(os.getpid(), number)
+        assert stop.code == code
+        wait_until(is_answered)
+    assert answers.strip() == ANSWER
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_and_answered(number, capfd):
-    with StopRequest() as stop:
-        assert not stop.requested
-        os.kill(os.getpid(), number)
-        assert stop.requested
-    assert capfd.readouterr().err.strip() == "stopping after this step; once more to stop at once"
+def test_a_second_signal_acts_at_once_even_in_native_code(number):
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout.readline() == "busy\n"
+            process.send_signal(number)
+            assert process.stderr.readline() == "\n"
+            assert process.stderr.readline() == f"{ANSWER}\n"
+            assert process.poll() is None
+            process.send_signal(number)
+            assert process.wait(timeout=300) == 128 + number
+        finally:
+            process.kill()
 
 
-def test_a_second_ctrl_c_acts_at_once():
-    with pytest.raises(KeyboardInterrupt), StopRequest():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+def test_other_signals_do_not_count():
+    handler = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with StopRequest() as stop:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.05)
+            assert stop.code == 0
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
 
 
-def test_outside_signals_have_the_handlers_they_had():
+def test_time_is_over_after_so_many_minutes():
+    stop = StopRequest(max_minutes=0.05 / 60)
+    assert stop.code == 0
+    time.sleep(0.06)
+    assert stop.code == 75
+
+
+def test_outside_all_is_as_it_was():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    threads = threading.active_count()
     with StopRequest():
         assert signal.getsignal(signal.SIGINT) != before[0]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert signal.set_wakeup_fd(-1) == -1
+    wait_until(lambda: threading.active_count() <= threads)

@@ -1,0 +1,77 @@
+"""Two runs compared by all that does not depend on the clock."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from training.checkpoints import complete_checkpoints
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """What differs between two finished runs of one config, a line each: bit for bit, and in number."""
+    problems = []
+    for name, read in READERS.items():
+        one, other = read(first), read(second)
+        for key in sorted(one.keys() | other.keys(), key=str):
+            if key not in one or key not in other:
+                problems.append(f"{name}: {key} is in one alone")
+            elif not same(one[key], other[key]):
+                problems.append(f"{name}: {key} differs")
+    return problems
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+    return one == other
+
+
+def tensors_of(run: Path, *, step: int | None = None) -> dict[str, np.ndarray]:
+    """All that the latest checkpoint holds, or that of a step: weights, optimizer slots, the iteration."""
+    paths = complete_checkpoints(run / "checkpoints")
+    path = paths[-1] if step is None else run / "checkpoints" / f"step-{step:08d}"
+    reader = tf.train.load_checkpoint(str(path / "tensors"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def rows_of(run: Path) -> list[dict]:
+    """Rows of metrics.jsonl, without what depends on the clock."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [without_timing(json.loads(line)) for line in lines]
+
+
+def events_of(run: Path) -> dict[tuple, list]:
+    """Values by step and name that TensorBoard shows, in the order in which they were written."""
+    events: dict[tuple, list] = {}
+    for path in sorted((run / "tensorboard").iterdir()):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                if not is_timing(value.tag):
+                    number = tf.make_ndarray(value.tensor)[()]
+                    events.setdefault((event.step, value.tag), []).append(number)
+    return events
+
+
+def summary_of(run: Path) -> dict:
+    """All of summary.json but the name."""
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    return without_timing({key: value for key, value in summary.items() if key != "name"})
+
+
+def without_timing(row: dict) -> dict:
+    return {key: value for key, value in row.items() if not is_timing(key)}
+
+
+def is_timing(key: str) -> bool:
+    return key == "elapsed_seconds" or key.endswith("_per_second")
+
+
+READERS = {
+    "tensor": tensors_of,
+    "row of metrics.jsonl": lambda run: dict(enumerate(rows_of(run))),
+    "event of TensorBoard": events_of,
+    "key of summary.json": summary_of,
+}
