@@ -158,7 +158,9 @@ class Sampler:
                 last = tf.constant([[0 if row.finished else row.tokens[-1]] for row in rows], tf.int32)
                 noise = self._noise(rows, CHUNK, options)
                 count = min(CHUNK, num_tokens - made, self.capacity - int(cache.length))
-                tokens, cache = self._continue(last, cache, finished, noise, choice, tf.constant(count))
+                tokens, count, cache = self._continue(
+                    last, cache, finished, noise, choice, tf.constant(count)
+                )
                 tokens = tokens[:count]
             for step in tokens.numpy():
                 for row, token in zip(rows, step, strict=True):
@@ -200,7 +202,7 @@ class Sampler:
         return tokens[tf.newaxis], cache
 
     def _next_tokens(self, last, cache, finished, noise, choice, count):
-        """(CHUNK, batch) tokens, of which `count` are made, or fewer if all rows are finished."""
+        """(CHUNK, batch) tokens, and how many are made: `count`, or fewer if all rows are finished."""
         tokens = tf.fill(tf.shape(noise)[:2], FINISHED)
         index = 0
         while index < count and not tf.reduce_all(finished):
@@ -208,7 +210,7 @@ class Sampler:
             tokens = tf.tensor_scatter_nd_update(tokens, [[index]], chosen[tf.newaxis])
             last = tf.ensure_shape(tf.maximum(chosen, 0)[:, tf.newaxis], (None, 1))
             index += 1
-        return tokens, cache
+        return tokens, index, cache
 
     def _step(self, tokens, cache, finished, noise, choice):
         """The tokens that follow (batch, length) `tokens`, which rows are finished, and the cache."""
