@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from rope.positions import size_of
+
 
 class LayerCache(NamedTuple):
     """Rotated keys and values of one layer.
@@ -46,8 +48,8 @@ class Cache(NamedTuple):
     rotations: tuple[tf.Tensor, ...] = ()
 
     @property
-    def capacity(self) -> int:
-        return self.keys[0].shape[2]
+    def capacity(self) -> int | tf.Tensor:
+        return size_of(self.keys[0], 2)
 
     def layer(self, index: int) -> LayerCache:
         rotation = self.rotations[index] if self.rotations else None
@@ -55,6 +57,8 @@ class Cache(NamedTuple):
 
 
 def _write_columns(store: tf.Tensor, columns: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-    end = start + tf.shape(columns)[2]
-    joined = tf.concat([store[:, :, :start], columns, store[:, :, end:]], axis=2)
-    return tf.ensure_shape(joined, store.shape)
+    # A scatter: XLA writes it in place where nothing else reads the store, and joins no slices of a size that
+    # it does not know.
+    batch, heads, length, _ = tf.unstack(tf.shape(columns))
+    places = tf.meshgrid(tf.range(batch), tf.range(heads), start + tf.range(length), indexing="ij")
+    return tf.tensor_scatter_nd_update(store, tf.stack(places, axis=-1), columns)

@@ -160,9 +160,13 @@ def attend(
     """
     batch, heads, length, head_dim = tf.unstack(tf.shape(queries))
     kv_heads, keys_length = keys.shape[1], tf.shape(keys)[2]
-    # The keys carry the scale: on the queries or the scores, TensorFlow 2.21 fuses it into a oneDNN kernel
-    # that is hundreds of times slower.
-    keys *= tf.cast(keys.shape[-1] ** -0.5, keys.dtype)
+    scale = tf.cast(keys.shape[-1] ** -0.5, keys.dtype)
+    if queries.shape[2] == 1:
+        queries *= scale  # less to write than the keys of a whole cache
+    else:
+        # The keys carry the scale: on the queries or the scores, TensorFlow 2.21 fuses it into a oneDNN
+        # kernel that is hundreds of times slower.
+        keys *= scale
     # One matmul for the queries of a group: the keys are not repeated.
     grouped = tf.reshape(queries, (batch, kv_heads, -1, head_dim))
 

@@ -1,6 +1,7 @@
 """Sampling from a language model with its cache."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from models.transformer import TransformerLM
 FINISHED = -1
 # Tokens that one call of the compiled loop makes at most, so that a text can be shown while it grows.
 CHUNK = 16
+# The columns of a cache are a multiple of this, or the whole context: all are read for each token.
+CACHE_COLUMNS = 256
 
 
 @dataclass(frozen=True)
@@ -76,23 +79,32 @@ class Row:
 class Sampler:
     """Generates from a model; keeps its two compiled functions between calls.
 
-    A prompt is read in one pass. Then a loop inside the graph makes `CHUNK` tokens a call.
+    A prompt is read in one pass. Then a loop compiled by XLA, once for each number of rows, makes `CHUNK`
+    tokens a call. All is float32: one token at a time, the time goes into reading the weights, and a model
+    of another compute dtype would cast each of them at each token.
 
     Args:
-        model: a `TransformerLM`.
+        model: a `TransformerLM`; what its weights are when `generate` begins is what counts.
     """
 
     def __init__(self, model: TransformerLM):
         self.model = model
         self.capacity = model.config.context_length
-        cache = model.cache_spec(self.capacity)
+        self._float32 = model
+        if model.compute_dtype != "float32":
+            self._float32 = TransformerLM(model.config)
+        cache = self._float32.cache_spec(None)
         tokens, finished = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None,), tf.bool)
         noise, choice = tf.TensorSpec((None, None, None), tf.float64), Choice.spec()
         self._prefill = tf.function(
             self._first_tokens, input_signature=[tokens, cache, finished, noise, choice]
         )
+        count = tf.TensorSpec((), tf.int32)
+        last, noise = tf.TensorSpec((None, 1), tf.int32), tf.TensorSpec((CHUNK, None, None), tf.float64)
         self._continue = tf.function(
-            self._next_tokens, input_signature=[tokens, cache, finished, noise, choice]
+            self._next_tokens,
+            input_signature=[last, cache, finished, noise, choice, count],
+            jit_compile=True,
         )
 
     def generate(
@@ -132,31 +144,40 @@ class Sampler:
                 )
 
     def _generate(self, rows, num_tokens, options):
+        if self._float32 is not self.model:
+            for ours, theirs in zip(self._float32.weights, self.model.weights, strict=True):
+                ours.assign(theirs)
         choice, made, cache = Choice.of(options, self.model.config.vocab_size), 0, None
         while made < num_tokens and not all(row.finished for row in rows):
-            if cache is None or int(cache.length) == self.capacity:
-                inputs, cache = self._windows(rows)
-                function, count = self._prefill, 1
-            else:
-                inputs = tf.constant([[0 if row.finished else row.tokens[-1]] for row in rows], tf.int32)
-                count = min(CHUNK, num_tokens - made, self.capacity - int(cache.length))
-                function = self._continue
             finished = tf.constant([row.finished for row in rows])
-            tokens, cache = function(inputs, cache, finished, self._noise(rows, count, options), choice)
+            if cache is None or int(cache.length) == self.capacity:
+                windows, cache = self._windows(rows, num_tokens - made)
+                noise = self._noise(rows, 1, options)
+                tokens, cache = self._prefill(windows, cache, finished, noise, choice)
+            else:
+                last = tf.constant([[0 if row.finished else row.tokens[-1]] for row in rows], tf.int32)
+                noise = self._noise(rows, CHUNK, options)
+                count = min(CHUNK, num_tokens - made, self.capacity - int(cache.length))
+                tokens, count, cache = self._continue(
+                    last, cache, finished, noise, choice, tf.constant(count)
+                )
+                tokens = tokens[:count]
             for step in tokens.numpy():
                 for row, token in zip(rows, step, strict=True):
                     self._append(row, int(token), options)
                 made += 1
                 yield step
 
-    def _windows(self, rows: list[Row]) -> tuple[tf.Tensor, Cache]:
-        """What the rows have in the context, padded on the left, and an empty cache for it."""
+    def _windows(self, rows: list[Row], num_tokens: int) -> tuple[tf.Tensor, Cache]:
+        """What the context holds of the rows, padded on the left, and an empty cache with room for more."""
         # A finished row is never read again: one token keeps its place.
         windows = [row.window[-1:] if row.finished else row.window for row in rows]
         width = max(map(len, windows))
         padding = np.array([width - len(window) for window in windows], np.int32)
         tokens = np.array([[0] * (width - len(window)) + window for window in windows], np.int32)
-        return tf.constant(tokens), self.model.make_cache(len(rows), padding=tf.constant(padding))
+        capacity = min(self.capacity, CACHE_COLUMNS * math.ceil((width + num_tokens) / CACHE_COLUMNS))
+        cache = self._float32.make_cache(len(rows), capacity=capacity, padding=tf.constant(padding))
+        return tf.constant(tokens), cache
 
     def _noise(self, rows: list[Row], count: int, options: SamplingOptions) -> tf.Tensor:
         """(count, batch, vocab_size) Gumbel noise of the next tokens; zeros of size 1 for greedy choices."""
@@ -180,21 +201,20 @@ class Sampler:
         tokens, _, cache = self._step(windows, cache, finished, noise[0], choice)
         return tokens[tf.newaxis], cache
 
-    def _next_tokens(self, last, cache, finished, noise, choice):
-        """The tokens of as many steps as there is noise for, or until all rows are finished."""
-        count = tf.shape(noise)[0]
-        tokens = tf.TensorArray(tf.int32, size=0, dynamic_size=True)
+    def _next_tokens(self, last, cache, finished, noise, choice, count):
+        """(CHUNK, batch) tokens, and how many are made: `count`, or fewer if all rows are finished."""
+        tokens = tf.fill(tf.shape(noise)[:2], FINISHED)
         index = 0
         while index < count and not tf.reduce_all(finished):
             chosen, finished, cache = self._step(last, cache, finished, noise[index], choice)
-            tokens = tokens.write(index, chosen)
-            last = tf.maximum(chosen, 0)[:, tf.newaxis]
+            tokens = tf.tensor_scatter_nd_update(tokens, [[index]], chosen[tf.newaxis])
+            last = tf.ensure_shape(tf.maximum(chosen, 0)[:, tf.newaxis], (None, 1))
             index += 1
-        return tokens.stack(), cache
+        return tokens, index, cache
 
     def _step(self, tokens, cache, finished, noise, choice):
         """The tokens that follow (batch, length) `tokens`, which rows are finished, and the cache."""
-        logits, cache = self.model.decode(tokens, cache)
+        logits, cache = self._float32.decode(tokens, cache)
         chosen = choose(logits[:, -1], choice, noise)
         finished |= chosen == choice.stop_token
         return tf.where(finished, FINISHED, chosen), finished, cache
@@ -234,8 +254,9 @@ def choose(logits: tf.Tensor, choice: Choice, noise: tf.Tensor) -> tf.Tensor:
             (batch, 1) for none.
     """
     logits = tf.cast(logits, tf.float64) / choice.temperature
-    # Of equal logits the first comes first.
-    ranked, order = tf.math.top_k(logits, k=choice.top_k)
+    # Of equal logits the first comes first. All are ranked, as XLA needs to know how many.
+    ranked, order = tf.math.top_k(logits, k=tf.shape(logits)[-1])
+    ranked = tf.where(tf.range(tf.shape(logits)[-1]) < choice.top_k, ranked, -np.inf)
     probabilities = tf.exp(ranked - ranked[:, :1])
     before = tf.cumsum(probabilities, axis=-1, exclusive=True)
     is_kept = before < choice.top_p * tf.reduce_sum(probabilities, axis=-1, keepdims=True)

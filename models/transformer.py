@@ -158,8 +158,8 @@ class TransformerLM(keras.Model):
             ),
         )
 
-    def cache_spec(self, capacity: int) -> Cache:
-        """The signature of a cache of that capacity, for any number of rows."""
+    def cache_spec(self, capacity: int | None) -> Cache:
+        """The signature of a cache of that capacity, or of any, for any number of rows."""
         shape = (None, self.config.num_kv_heads, capacity, self.head_dim)
         store = tf.TensorSpec(shape, self.compute_dtype)
         rotation = tf.TensorSpec(self._rotation_shape(None), tf.float32)

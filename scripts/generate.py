@@ -3,6 +3,8 @@
 import argparse
 import codecs
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from data.tokens import VOCAB_SIZE
@@ -35,10 +37,13 @@ def main(arguments: list[str]) -> None:
     except ValueError as error:
         raise RunError(str(error)) from error
     warn_of_overflow(prompts, options, config.context_length)
+    started, made = time.perf_counter(), []
+    steps = kept(steps, made)
     if len(prompts) == 1:
         stream(prompts[0], steps)
     else:
         print_all(prompts, list(steps))
+    tell_speed(made, time.perf_counter() - started)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -82,6 +87,19 @@ def warn_of_overflow(prompts, options, context_length: int) -> None:
         f"{what}.",
         file=sys.stderr,
     )
+
+
+def kept(steps, made: list) -> Iterator:
+    """Passes the steps on, and keeps them in `made`."""
+    for step in steps:
+        made.append(step)
+        yield step
+
+
+def tell_speed(made, elapsed_seconds: float) -> None:
+    count = sum(int(token) >= 0 for step in made for token in step)
+    pace = f"{count / elapsed_seconds:.0f} a second"
+    print(f"{count} bytes in {elapsed_seconds:.1f} s, {pace}; compiling included.", file=sys.stderr)
 
 
 def stream(prompt, steps) -> None:

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models import sampling
 from models.sampling import FINISHED, Choice, Row, Sampler, SamplingOptions, choose
+from models.transformer import TransformerLM
 
 CONTEXT = 9
 GREEDY = SamplingOptions(temperature=0)
@@ -55,9 +57,20 @@ def test_greedy_equals_full_passes_past_the_end_of_the_context(sampler_of, optio
     assert len(set().union(*ours)) > 4  # not one token for ever
 
 
-def test_mixed_bfloat16_generates(sampler_of):
-    sampler = sampler_of(dtype="mixed_bfloat16", num_layers=1)
-    assert all(0 <= token < 37 for token in generated(sampler, PROMPTS[2], 12, WARM))
+def test_a_mixed_bfloat16_model_generates_what_its_weights_do_in_float32(sampler):
+    model = TransformerLM(sampler.model.config, dtype="mixed_bfloat16")
+    ours = Sampler(model)
+    model.set_weights(sampler.model.get_weights())  # as training does between two samples
+    assert generated(ours, PROMPTS[2], 12, WARM) == generated(sampler, PROMPTS[2], 12, WARM)
+
+
+@pytest.mark.parametrize(("prompt", "num_tokens", "columns"), [([4], 2, 4), (PROMPTS[2], 4, 8)])
+def test_a_cache_has_room_for_what_is_asked_for_alone(sampler, monkeypatch, prompt, num_tokens, columns):
+    expected = generated(sampler, prompt, num_tokens, WARM)
+    monkeypatch.setattr(sampling, "CACHE_COLUMNS", 4)
+    assert generated(sampler, prompt, num_tokens, WARM) == expected
+    _, cache = sampler._windows([Row(prompt, seed=0)], num_tokens)
+    assert cache.capacity == columns
 
 
 @pytest.mark.parametrize("options", [GREEDY, WARM], ids=["greedy", "sampled"])
@@ -165,7 +178,7 @@ def test_top_k_1_samples_what_greedy_takes(sampler):
 
 def test_the_stop_token_ends_a_row_and_is_no_part_of_it(sampler):
     free = generated(sampler, PROMPTS[2], 12, WARM)
-    stop = free[6]
+    stop = free[3]  # within what one call of the loop makes
     stopped = generated(sampler, PROMPTS[2], 12, SamplingOptions(temperature=1.5, seed=5, stop_token=stop))
     assert stopped == free[: free.index(stop)] + [FINISHED]
 
