@@ -1,0 +1,163 @@
+"""Attention in chunks is full attention, in less memory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models.chunked
+from models.chunked import AUTO_LENGTH, attend_in_chunks, is_chunked
+from models.layers import attend
+from models.positions import CausalMask
+
+ROOT = Path(__file__).parents[2]
+BATCH, HEADS, HEAD_DIM = 2, 6, 8
+DOCUMENTS = np.cumsum(np.random.default_rng(7).random((BATCH, 70)) < 0.1, axis=1).astype(np.int32)
+MASKS = {
+    "none": None,
+    "causal": {},
+    "padding": {"padding": tf.constant([0, 5])},
+    "documents": {"segment_ids": tf.constant(DOCUMENTS)},
+    "alibi": {"alibi_heads": HEADS},
+    "blocks_of_documents": {"block": 3, "segment_ids": tf.constant(DOCUMENTS), "alibi_heads": HEADS},
+}
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(models.chunked, "CHUNK", 8)
+
+
+def parts_of(length, *, kv_heads=3, dtype="float32"):
+    """Queries, keys, values, and what comes down to the result."""
+    shapes = [(BATCH, heads, length, HEAD_DIM) for heads in (HEADS, kv_heads, kv_heads, HEADS)]
+    random = np.random.default_rng(length)
+    return [tf.constant(random.normal(size=shape), dtype) for shape in shapes]
+
+
+def mask_of(name, dtype="float32"):
+    return None if MASKS[name] is None else CausalMask(dtype, **MASKS[name])
+
+
+def full(queries, keys, values, mask):
+    columns = tf.range(tf.shape(queries)[2])
+    return attend(queries, keys, values, None if mask is None else mask.bias(columns, columns))
+
+
+def results_of(kernel, queries, keys, values, upstream, mask):
+    """The mixed values, and the gradients of queries, keys and values."""
+    with tf.GradientTape() as tape:
+        tape.watch([queries, keys, values])
+        mixed = kernel(queries, keys, values, mask)
+    return [mixed, *tape.gradient(mixed, [queries, keys, values], upstream)]
+
+
+def assert_same(found, expected, *, tolerance):
+    for ours, theirs in zip(found, expected, strict=True):
+        ours, theirs = (tf.cast(x, tf.float32).numpy() for x in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, atol=tolerance * max(1, np.std(theirs)))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("length", [1, 5, 8, 31, 32, 33, 70])  # 32 are four spans of one chunk each
+def test_chunked_attention_and_its_gradients_are_those_of_full_attention(length, mask):
+    parts = parts_of(length)
+    if MASKS[mask] and "padding" in MASKS[mask]:
+        # The queries of the padding see nothing, and take the mean of what they do not see.
+        parts[-1] *= tf.cast(tf.range(length)[:, tf.newaxis] >= 5, tf.float32)
+    found, expected = (results_of(kernel, *parts, mask_of(mask)) for kernel in (attend_in_chunks, full))
+    if MASKS[mask] and "padding" in MASKS[mask]:
+        found[0], expected[0] = found[0][:, :, 5:], expected[0][:, :, 5:]
+    assert_same(found, expected, tolerance=1e-5)  # float32
+
+
+@pytest.mark.parametrize("kv_heads", [6, 2, 1])
+def test_groups_of_heads_share_keys_in_chunks_too(kv_heads):
+    parts = parts_of(33, kv_heads=kv_heads)
+    found, expected = (results_of(kernel, *parts, mask_of("causal")) for kernel in (attend_in_chunks, full))
+    assert_same(found, expected, tolerance=1e-5)  # float32
+
+
+@pytest.mark.parametrize(
+    ("mask", "length", "jit_compile"),
+    [("none", None, False), ("alibi", None, False), ("documents", 33, False), ("documents", 33, True)],
+)
+def test_chunks_are_exact_in_graphs_of_known_and_unknown_length(mask, length, jit_compile):
+    parts, traces = parts_of(33), []
+    signature = [tf.TensorSpec((None, part.shape[1], length, HEAD_DIM)) for part in parts]
+
+    @tf.function(input_signature=signature, jit_compile=jit_compile)
+    def compiled(*parts):
+        traces.append(None)
+        return results_of(attend_in_chunks, *parts, mask_of(mask))
+
+    shorter = [part[:1, :, :21] for part in parts]
+    for given in [parts] if length else [parts, shorter]:
+        assert_same(compiled(*given), results_of(full, *given, mask_of(mask)), tolerance=1e-5)  # float32
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("mask", ["none", "documents", "alibi"])
+def test_chunks_in_bfloat16_are_as_near_to_float32_as_full_attention(mask):
+    exact = results_of(full, *parts_of(70), mask_of(mask))
+
+    def errors(kernel):
+        found = results_of(kernel, *parts_of(70, dtype="bfloat16"), mask_of(mask, "bfloat16"))
+        assert {x.dtype for x in found} == {tf.bfloat16}
+        return [np.std(tf.cast(a, tf.float32) - b) / np.std(b) for a, b in zip(found, exact, strict=True)]
+
+    assert np.all(np.array(errors(attend_in_chunks)) < 1.3 * np.array(errors(full)))
+
+
+def test_gradients_of_many_chunks_in_bfloat16_add_up(monkeypatch):
+    """A bfloat16 sum of ones stops at 256."""
+    monkeypatch.setattr(models.chunked, "CHUNK", 1)
+    length = 600
+    queries, ones = tf.zeros((1, 1, length, 2), tf.bfloat16), tf.ones((1, 1, length, 2), tf.bfloat16)
+    gradients = results_of(attend_in_chunks, queries, ones, ones, ones, None)
+    np.testing.assert_allclose(tf.cast(gradients[-1], tf.float32), 1, rtol=2**-6)  # bfloat16
+
+
+def test_auto_chunks_long_and_unknown_lengths():
+    chunked = [is_chunked("auto", length) for length in (1, AUTO_LENGTH - 1, AUTO_LENGTH, None)]
+    assert chunked == [False, False, True, True]
+    assert is_chunked("chunked", 1) and not is_chunked("full", None)
+    with pytest.raises(ValueError, match="attention_kernel must be one of full, chunked, auto; got 'flash'"):
+        is_chunked("flash", 1)
+
+
+LENGTH = 4_096
+# The kernel that needs less goes first: the peak of a process never falls.
+PEAKS = f"""
+import resource
+import tensorflow as tf
+from models.chunked import attend_in_chunks
+from models.layers import attend
+from models.positions import CausalMask
+
+def full(queries, keys, values):
+    columns = tf.range({LENGTH})
+    return attend(queries, keys, values, CausalMask("float32").bias(columns, columns))
+
+def chunked(queries, keys, values):
+    return attend_in_chunks(queries, keys, values, CausalMask("float32"))
+
+def peak_after(kernel):
+    @tf.function
+    def gradients(x):
+        return tf.gradients(kernel(x, x, x), x)
+    gradients(tf.ones((1, 4, {LENGTH}, 8)))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+print(peak_after(lambda *parts: parts[0]), peak_after(chunked), peak_after(full))
+"""
+
+
+def test_chunks_need_less_memory_at_length_4096():
+    done = subprocess.run([sys.executable, "-c", PEAKS], cwd=ROOT, capture_output=True, text=True, check=True)
+    start, chunked, full = map(int, done.stdout.split())
+    # Full: scores and weights of 4 heads, forward and backward, are at least 3 x 268 MB in float32.
+    assert full - start > 3 * (chunked - start)
