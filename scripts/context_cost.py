@@ -8,7 +8,7 @@ import psutil
 import tensorflow as tf
 
 from data.windows import Targets, WindowBatches
-from models.chunked import CHUNK, SPANS, is_chunked
+from models.chunked import CHUNK, is_chunked
 from models.transformer import TransformerLM
 from scripts.context_cases import Case, evaluator_of
 from training.errors import RunError
@@ -25,7 +25,7 @@ def memory_of_batch(model: TransformerLM, *, window: int, batch_size: int) -> in
     """Bytes, at most, that a batch of `window` tokens a row takes beside the weights."""
     config = model.config
     chunked = is_chunked(config.attention_kernel, window)
-    columns = min(window, SPANS * CHUNK) if chunked else window
+    columns = min(window, CHUNK) if chunked else window
     scores = batch_size * config.num_heads * window * columns
     biases = window * columns * (config.num_heads if config.position == "alibi" else 1)
     if model.document_separator is not None:
