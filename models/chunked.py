@@ -42,11 +42,17 @@ def attend_in_chunks(
     Returns:
         (batch, heads, length, head_dim).
     """
-    scale = tf.cast(keys.shape[-1] ** -0.5, keys.dtype)
+    # The keys carry the scale, as in `attend`.
+    keys *= tf.cast(keys.shape[-1] ** -0.5, keys.dtype)
+    return _attended(queries, keys, values, mask, chunk=CHUNK, num_spans=1 if mask is None else SPANS)
 
+
+# A function of its own: the layers of a model share its graph, which takes seconds to make.
+@tf.function(autograph=False, experimental_attributes={"_noinline": True})
+def _attended(queries, keys, values, mask, *, chunk, num_spans):
     @tf.custom_gradient
     def attended(queries, keys, values):
-        layout = Chunks(queries, keys, mask)
+        layout = Chunks(queries, keys, mask, chunk=chunk, num_spans=num_spans)
         chunks = layout.split(queries)
         parts = []
         for span in layout.spans:
@@ -60,8 +66,7 @@ def attend_in_chunks(
 
         return layout.merge(mixed), gradients
 
-    # The keys carry the scale, as in `attend`.
-    return attended(queries, keys * scale, values)
+    return attended(queries, keys, values)
 
 
 class Chunks:
@@ -70,13 +75,15 @@ class Chunks:
     A part of the queries is (chunks, batch, kv_heads, group * rows, head_dim): one matmul for a group.
     """
 
-    def __init__(self, queries: tf.Tensor, keys: tf.Tensor, mask: CausalMask | None):
+    def __init__(
+        self, queries: tf.Tensor, keys: tf.Tensor, mask: CausalMask | None, *, chunk: int, num_spans: int
+    ):
         self.batch, self.heads, self.length, _ = tf.unstack(tf.shape(queries))
         self.kv_heads, self.head_dim = keys.shape[1], keys.shape[3]
         self.mask = mask
-        self.num_spans = 1 if mask is None else SPANS
-        self.chunks_in_span = -(-self.length // (self.num_spans * CHUNK))
-        self.rows = -(-self.length // (self.num_spans * self.chunks_in_span))
+        self.num_spans = num_spans
+        self.chunks_in_span = -(-self.length // (num_spans * chunk))
+        self.rows = -(-self.length // (num_spans * self.chunks_in_span))
 
     @property
     def spans(self) -> range:

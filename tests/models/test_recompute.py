@@ -28,6 +28,7 @@ IMAGES = {
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(models.chunked, "CHUNK", 2)
+    monkeypatch.setattr(models.chunked, "SPANS", 2)  # quick to trace
 
 
 def text_model(variant, **options):
