@@ -29,6 +29,8 @@ class TransformerLMConfig:
     qk_norm: bool = False
     dropout: float = field(default=0.0, metadata={"min": 0, "below": 1})
     learned_rotations: Literal["none", "per_token", "cumulative"] = "none"
+    attention_kernel: Literal["full", "chunked", "auto"] = "auto"
+    recompute_blocks: bool = False
     rope: RopeConfig = field(default_factory=RopeConfig)
 
     @property
@@ -128,6 +130,8 @@ class AxialViTConfig:
     dropout: float = field(default=0.0, metadata={"min": 0, "below": 1})
     drop_path: float = field(default=0.0, metadata={"min": 0, "below": 1})
     learned_rotations: Literal["none", "per_token", "cumulative"] = "none"
+    attention_kernel: Literal["full", "chunked", "auto"] = "auto"
+    recompute_blocks: bool = False
     rope: AxialRopeConfig = field(default_factory=AxialRopeConfig)
 
     def for_images(self, height: int, width: int, channels: int, num_classes: int) -> "AxialViTConfig":

@@ -4,6 +4,9 @@ Shape words: batch, length, heads, kv_heads, head_dim, dim. `keys_length` is the
 in a cached decode is longer than that of the queries.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import keras
 import tensorflow as tf
 
@@ -40,6 +43,21 @@ def fold_in(seed: tf.Tensor | None, number: int) -> tf.Tensor | None:
     return None if seed is None else tf.random.experimental.stateless_fold_in(seed, number)
 
 
+def recomputed(block: Callable[..., tf.Tensor], x: tf.Tensor, *, tables, **rest) -> tf.Tensor:
+    """`block(x, tables=tables, **rest)`, of which the backward pass keeps `x` alone and makes the rest again.
+
+    No gradient flows to `rest` (Chen et al. 2016, arXiv 1604.06174).
+    """
+    leaves = tf.nest.flatten(tables)
+
+    def run(x, *given):
+        given = iter(given)
+        filled = [None if leaf is None else next(given) for leaf in leaves]
+        return block(x, tables=tf.nest.pack_sequence_as(tables, filled), **rest)
+
+    return tf.recompute_grad(run)(x, *(leaf for leaf in leaves if leaf is not None))
+
+
 class Attention(keras.layers.Layer):
     """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) over rotated queries and keys.
 
@@ -60,6 +78,7 @@ class Attention(keras.layers.Layer):
         tables: rotary tables of queries and of keys, broadcastable to (batch, heads, length, rotated
             features); None without rotary positions.
         cache: keys and values so far, or None.
+        kernel: of queries, keys and values, in place of `attend` with the bias.
 
     Returns:
         (batch, length, dim), and the cache with this call's keys and values written in.
@@ -113,6 +132,7 @@ class Attention(keras.layers.Layer):
         bias: tf.Tensor | None = None,
         tables: tuple[tf.Tensor, tf.Tensor] | None,
         cache: LayerCache | None = None,
+        kernel: Callable[..., tf.Tensor] | None = None,
     ) -> tuple[tf.Tensor, LayerCache | None]:
         batch, length = tf.unstack(tf.shape(x)[:2])
         qkv = tf.reshape(self.qkv(x), (batch, length, self.num_heads + 2 * self.num_kv_heads, self.head_dim))
@@ -130,7 +150,8 @@ class Attention(keras.layers.Layer):
         if cache is not None:
             cache = cache.write(keys, values)
             keys, values = cache.keys, cache.values
-        mixed = tf.transpose(attend(queries, keys, values, bias), (0, 2, 1, 3))
+        kernel = kernel or partial(attend, bias=bias)
+        mixed = tf.transpose(kernel(queries, keys, values), (0, 2, 1, 3))
         return self.output_projection(
             tf.reshape(mixed, (batch, length, self.num_heads * self.head_dim))
         ), cache
@@ -245,12 +266,14 @@ class Block(keras.layers.Layer):
         self,
         x: tf.Tensor,
         *,
-        bias: tf.Tensor,
+        bias: tf.Tensor | None = None,
         tables: tuple[tf.Tensor, tf.Tensor] | None,
         cache: LayerCache | None = None,
+        kernel: Callable[..., tf.Tensor] | None = None,
         seed: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, LayerCache | None]:
-        mixed, cache = self.attention(self.attention_norm(x), bias=bias, tables=tables, cache=cache)
+        normed = self.attention_norm(x)
+        mixed, cache = self.attention(normed, bias=bias, tables=tables, cache=cache, kernel=kernel)
         x += dropout(mixed, self.dropout_rate, fold_in(seed, 0))
         x += dropout(self.mlp(self.mlp_norm(x)), self.dropout_rate, fold_in(seed, 1))
         return x, cache

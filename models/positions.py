@@ -1,6 +1,7 @@
 """Positions other than rotary ones, and the causal mask, as pure functions."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -79,12 +80,45 @@ def block_bias(query_columns: tf.Tensor, key_columns: tf.Tensor, block: int, dty
     return tf.where(is_near, tf.cast(0, dtype), tf.cast(MASKED, dtype))[tf.newaxis, tf.newaxis]
 
 
-def segment_bias(segment_ids: tf.Tensor, dtype) -> tf.Tensor:
-    """(batch, 1, length, length) bias that hides the other documents of a packed row.
+def segment_bias(
+    segment_ids: tf.Tensor, query_columns: tf.Tensor, key_columns: tf.Tensor, dtype
+) -> tf.Tensor:
+    """(batch, 1, length, keys_length) bias that hides the other documents of a packed row.
 
     Args:
-        segment_ids: (batch, length) integers, equal within a document.
+        segment_ids: (batch, columns) integers, equal within a document.
+        query_columns, key_columns: (length,) and (keys_length,) column numbers.
         dtype: of the result.
     """
-    is_same = segment_ids[:, tf.newaxis, :, tf.newaxis] == segment_ids[:, tf.newaxis, tf.newaxis, :]
+    of_queries, of_keys = (tf.gather(segment_ids, at, axis=1) for at in (query_columns, key_columns))
+    is_same = of_queries[:, tf.newaxis, :, tf.newaxis] == of_keys[:, tf.newaxis, tf.newaxis, :]
     return tf.where(is_same, tf.cast(0, dtype), tf.cast(MASKED, dtype))
+
+
+class CausalMask(NamedTuple):
+    """The bias of a text as a rule, of which any rows and columns can be made.
+
+    dtype: of the bias; with ALiBi it is float32, in bfloat16 distances past 256 run together.
+    alibi_heads: query heads, for a bias against distance; None for none.
+    padding: (batch,) padding columns at the left of each row; None for none.
+    block: see `block_bias`; None for all columns.
+    segment_ids: (batch, columns), see `segment_bias`; None for one document a row.
+    """
+
+    dtype: str
+    alibi_heads: int | None = None
+    padding: tf.Tensor | None = None
+    block: int | None = None
+    segment_ids: tf.Tensor | None = None
+
+    def bias(self, query_columns: tf.Tensor, key_columns: tf.Tensor) -> tf.Tensor:
+        """Broadcastable to (batch, heads, length, keys_length), from the numbers of the columns."""
+        dtype = self.dtype if self.alibi_heads is None else tf.float32
+        bias = causal_bias(query_columns, key_columns, self.padding, dtype)
+        if self.alibi_heads is not None:
+            bias += alibi_bias(query_columns, key_columns, self.alibi_heads)
+        if self.block is not None:
+            bias += block_bias(query_columns, key_columns, self.block, dtype)
+        if self.segment_ids is not None:
+            bias += segment_bias(self.segment_ids, query_columns, key_columns, dtype)
+        return bias

@@ -1,13 +1,16 @@
 """A small autoregressive transformer."""
 
+from functools import partial
+
 import keras
 import tensorflow as tf
 
 from models.cache import Cache
+from models.chunked import attend_in_chunks, is_chunked
 from models.config import TransformerLMConfig
 from models.fused import RMSNorm
-from models.layers import Block, dropout, fold_in
-from models.positions import alibi_bias, block_bias, causal_bias, segment_bias, sinusoidal_embedding
+from models.layers import Block, dropout, fold_in, recomputed
+from models.positions import CausalMask, sinusoidal_embedding
 from rope.embedding import RotaryEmbedding
 from rope.positions import positions_from_padding, positions_from_segments
 
@@ -112,20 +115,24 @@ class TransformerLM(keras.Model):
         if training and self.config.dropout > 0 and seed is None:
             raise ValueError("training with dropout needs a seed: model(tokens, training=True, seed=seed).")
         self._check_length(tokens.shape[1])
-        columns = tf.range(tf.shape(tokens)[1])
-        positions, bias = columns, self._bias(columns, columns, None)
-        if attention_block is not None:
-            bias += block_bias(columns, columns, attention_block, bias.dtype)
+        positions = columns = tf.range(tf.shape(tokens)[1])
+        mask = self._mask()._replace(block=attention_block)
         if self.document_separator is not None:
             segment_ids = tf.cumsum(tf.cast(tokens == self.document_separator, tf.int32), axis=1)
             positions = positions_from_segments(segment_ids)
-            bias += segment_bias(segment_ids, bias.dtype)
+            mask = mask._replace(segment_ids=segment_ids)
+        if is_chunked(self.config.attention_kernel, tokens.shape[1]):
+            # Not an argument of its own: Keras refuses tuples of tensors and others.
+            attention = {"kernel": partial(attend_in_chunks, mask=mask)}
+        else:
+            attention = {"bias": mask.bias(columns, columns)}
         logits, _ = self._forward(
             tokens,
             positions=positions,
-            bias=bias,
+            attention=attention,
             seed=seed if training else None,
             last=last,
+            recompute=training and self.config.recompute_blocks,
         )
         return logits
 
@@ -186,7 +193,7 @@ class TransformerLM(keras.Model):
         logits, layers = self._forward(
             tokens,
             positions=positions_from_padding(cache.padding, length, start=cache.length),
-            bias=self._bias(columns, tf.range(cache.capacity), cache.padding),
+            attention={"bias": self._mask(cache.padding).bias(columns, tf.range(cache.capacity))},
             cache=cache,
         )
         return logits, cache._replace(
@@ -196,7 +203,7 @@ class TransformerLM(keras.Model):
             rotations=tuple(layer.rotation for layer in layers if self._keeps_rotations),
         )
 
-    def _forward(self, tokens, *, positions, bias, cache=None, seed=None, last=None):
+    def _forward(self, tokens, *, positions, attention, cache=None, seed=None, last=None, recompute=False):
         """Logits of all or the last tokens, and per layer the cache; positions are ([batch,] length)."""
         x = self.embedding(tokens)
         if self.position_embedding is not None:
@@ -210,8 +217,12 @@ class TransformerLM(keras.Model):
             tables = self.rotary.tables(positions if positions.shape.rank == 1 else positions[:, tf.newaxis])
         layers = []
         for index, block in enumerate(self.blocks):
+            options = attention | {"seed": fold_in(seed, index)}
+            if recompute:
+                x = recomputed(partial(_without_cache, block), x, tables=tables, **options)
+                continue
             layer_cache = None if cache is None else cache.layer(index)
-            x, layer_cache = block(x, bias=bias, tables=tables, cache=layer_cache, seed=fold_in(seed, index))
+            x, layer_cache = block(x, tables=tables, cache=layer_cache, **options)
             layers.append(layer_cache)
         if last is not None:
             x = x[:, -last:]
@@ -234,9 +245,10 @@ class TransformerLM(keras.Model):
                 f"{kind} end at context_length {self.config.context_length}, got {length} tokens."
             )
 
-    def _bias(self, query_columns, key_columns, padding):
-        if self.config.position == "alibi":
-            # float32: in bfloat16 distances past 256 run together.
-            slopes = alibi_bias(query_columns, key_columns, self.config.num_heads)
-            return slopes + causal_bias(query_columns, key_columns, padding, tf.float32)
-        return causal_bias(query_columns, key_columns, padding, self.compute_dtype)
+    def _mask(self, padding: tf.Tensor | None = None) -> CausalMask:
+        heads = self.config.num_heads if self.config.position == "alibi" else None
+        return CausalMask(self.compute_dtype, alibi_heads=heads, padding=padding)
+
+
+def _without_cache(block, x, **options):
+    return block(x, **options)[0]

@@ -3,8 +3,10 @@
 import keras
 import tensorflow as tf
 
+from models.chunked import attend_in_chunks, is_chunked
 from models.fused import RMSNorm
 from models.layers import Attention, FeedForward, drop_path, dropout, fold_in
+from rope.positions import size_of
 
 
 class VisionBlock(keras.layers.Layer):
@@ -13,6 +15,7 @@ class VisionBlock(keras.layers.Layer):
     Args and call arguments are those of `Attention` and `FeedForward`, and
 
         attention: `full` or `axial`.
+        attention_kernel: `full`, `chunked` or `auto`, see `is_chunked`.
         dropout_rate: on what each part adds to the residual stream.
         drop_path_rate: of examples to which a part adds nothing, see `drop_path`.
         x: (batch, length, dim) for full attention, (batch, rows, columns, dim) for axial.
@@ -38,8 +41,10 @@ class VisionBlock(keras.layers.Layer):
         drop_path_rate: float,
         dtype,
         name: str,
+        attention_kernel: str = "auto",
     ):
         super().__init__(dtype=dtype, name=name, autocast=False)
+        self.attention_kernel = attention_kernel
         self.dropout_rate, self.drop_path_rate = dropout_rate, drop_path_rate
         if attention == "full":
             parts = {"attention": attend_all}
@@ -84,7 +89,7 @@ class VisionBlock(keras.layers.Layer):
         *norms, mlp_norm = self.norms
         parts = zip(norms, self.attentions, self.routes, tables, strict=True)
         for part, (norm, attention, route, table) in enumerate(parts):
-            x = self._add(x, route(attention, norm(x), table), fold_in(seed, part))
+            x = self._add(x, route(attention, norm(x), table, self.attention_kernel), fold_in(seed, part))
         return self._add(x, self.mlp(mlp_norm(x)), fold_in(seed, len(tables)))
 
     def _add(self, x, added, seed):
@@ -92,20 +97,27 @@ class VisionBlock(keras.layers.Layer):
         return x + drop_path(added, self.drop_path_rate, fold_in(seed, 1))
 
 
-def attend_all(attention: Attention, x: tf.Tensor, table: tf.Tensor | None) -> tf.Tensor:
+def attend_all(
+    attention: Attention, x: tf.Tensor, table: tf.Tensor | None, attention_kernel: str = "auto"
+) -> tf.Tensor:
     """Attention among all tokens of (batch, length, dim)."""
-    mixed, _ = attention(x, tables=None if table is None else (table, table))
+    kernel = attend_in_chunks if is_chunked(attention_kernel, x.shape[1]) else None
+    mixed, _ = attention(x, tables=None if table is None else (table, table), kernel=kernel)
     return mixed
 
 
-def attend_within_rows(attention: Attention, x: tf.Tensor, table: tf.Tensor | None) -> tf.Tensor:
+def attend_within_rows(
+    attention: Attention, x: tf.Tensor, table: tf.Tensor | None, attention_kernel: str = "auto"
+) -> tf.Tensor:
     """Attention among the patches of each row of (batch, rows, columns, dim)."""
-    batch, rows, columns, _ = tf.unstack(tf.shape(x))
-    mixed = attend_all(attention, tf.reshape(x, (batch * rows, columns, x.shape[-1])), table)
-    return tf.reshape(mixed, (batch, rows, columns, x.shape[-1]))
+    rows, columns, dim = (size_of(x, axis) for axis in (1, 2, 3))
+    mixed = attend_all(attention, tf.reshape(x, (-1, columns, dim)), table, attention_kernel)
+    return tf.reshape(mixed, (-1, rows, columns, dim))
 
 
-def attend_within_columns(attention: Attention, x: tf.Tensor, table: tf.Tensor | None) -> tf.Tensor:
+def attend_within_columns(
+    attention: Attention, x: tf.Tensor, table: tf.Tensor | None, attention_kernel: str = "auto"
+) -> tf.Tensor:
     """Attention among the patches of each column of (batch, rows, columns, dim)."""
-    swapped = attend_within_rows(attention, tf.transpose(x, (0, 2, 1, 3)), table)
+    swapped = attend_within_rows(attention, tf.transpose(x, (0, 2, 1, 3)), table, attention_kernel)
     return tf.transpose(swapped, (0, 2, 1, 3))

@@ -1,5 +1,7 @@
 """A small vision transformer whose attention knows rows and columns by rotation."""
 
+from functools import partial
+
 import keras
 import tensorflow as tf
 
@@ -13,7 +15,7 @@ from models.grid import (
     sinusoidal_grid,
     with_unrotated_first,
 )
-from models.layers import dropout, fold_in, projection
+from models.layers import dropout, fold_in, projection, recomputed
 from models.vision_block import VisionBlock
 from rope.axial import MixedRotaryEmbedding
 from rope.embedding import RotaryEmbedding
@@ -85,6 +87,7 @@ class AxialViT(keras.Model):
                 output_stddev=stddev * (2 * config.num_layers) ** -0.5,
                 dropout_rate=config.dropout,
                 drop_path_rate=config.drop_path * (index + 1) / config.num_layers,
+                attention_kernel=config.attention_kernel,
                 dtype=policy,
                 name=f"block_{index}",
             )
@@ -114,7 +117,8 @@ class AxialViT(keras.Model):
         x = dropout(x, config.dropout, fold_in(seed, len(self.blocks)))
         tables = self._tables(rows, columns)
         for index, block in enumerate(self.blocks):
-            x = block(x, tables=tables[index], seed=fold_in(seed, index))
+            run = partial(recomputed, block) if training and config.recompute_blocks else block
+            x = run(x, tables=tables[index], seed=fold_in(seed, index))
         return tf.cast(self.head(self._pooled(self.norm(x))), tf.float32)
 
     def resamples_positions(self, height: int, width: int) -> bool:

@@ -8,6 +8,7 @@ import psutil
 import tensorflow as tf
 
 from data.windows import Targets, WindowBatches
+from models.chunked import CHUNK, is_chunked
 from models.transformer import TransformerLM
 from scripts.context_cases import Case, evaluator_of
 from training.errors import RunError
@@ -23,8 +24,10 @@ BYTES_PER_FEATURE = 8
 def memory_of_batch(model: TransformerLM, *, window: int, batch_size: int) -> int:
     """Bytes, at most, that a batch of `window` tokens a row takes beside the weights."""
     config = model.config
-    scores = batch_size * config.num_heads * window**2
-    biases = window**2 * (config.num_heads if config.position == "alibi" else 1)
+    chunked = is_chunked(config.attention_kernel, window)
+    columns = min(window, CHUNK) if chunked else window
+    scores = batch_size * config.num_heads * window * columns
+    biases = window * columns * (config.num_heads if config.position == "alibi" else 1)
     if model.document_separator is not None:
         biases *= batch_size
     features = batch_size * window * (4 * config.dim + 3 * config.mlp_dim + config.vocab_size)

@@ -18,6 +18,8 @@ FREE = (
     "model.image_size",
     "model.dropout",
     "model.drop_path",
+    "model.attention_kernel",
+    "model.recompute_blocks",
     "model.rope.interpolate_factor",
     "model.rope.theta_rescale_factor",
     "model.rope.scaling.",

@@ -112,6 +112,14 @@ def test_fields_that_the_weights_depend_on_are_named(old, new, message):
             image_run(image_size=(16, 16), drop_path=0.1),
             ["model.image_size is [8,12] there, [16,16] here", "model.drop_path is 0.0 there, 0.1 here"],
         ),
+        (
+            image_run(),
+            image_run(attention_kernel="chunked", recompute_blocks=True),
+            [
+                "model.attention_kernel is auto there, chunked here",
+                "model.recompute_blocks is false there, true here",
+            ],
+        ),
     ],
 )
 def test_fields_that_may_change_are_told(old, new, told, capsys):

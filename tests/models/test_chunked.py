@@ -1,0 +1,144 @@
+"""Attention in chunks is full attention, in less memory."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models.chunked
+from models.chunked import AUTO_LENGTH, attend_in_chunks, is_chunked
+from models.layers import attend
+from models.positions import CausalMask
+
+BATCH, HEADS, HEAD_DIM = 2, 6, 8
+DOCUMENTS = np.cumsum(np.random.default_rng(7).random((BATCH, 70)) < 0.1, axis=1).astype(np.int32)
+MASKS = {
+    "none": None,
+    "causal": {},
+    "padding": {"padding": tf.constant([0, 5])},
+    "documents": {"segment_ids": tf.constant(DOCUMENTS)},
+    "alibi": {"alibi_heads": HEADS},
+    "blocks_of_documents": {"block": 3, "segment_ids": tf.constant(DOCUMENTS), "alibi_heads": HEADS},
+}
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(models.chunked, "CHUNK", 8)
+    monkeypatch.setattr(models.chunked, "SPANS", 3)  # quick to trace
+
+
+def parts_of(length, *, kv_heads=3, dtype="float32"):
+    """Queries, keys, values, and what comes down to the result."""
+    shapes = [(BATCH, heads, length, HEAD_DIM) for heads in (HEADS, kv_heads, kv_heads, HEADS)]
+    random = np.random.default_rng(length)
+    return [tf.constant(random.normal(size=shape), dtype) for shape in shapes]
+
+
+def mask_of(name, dtype="float32"):
+    return None if MASKS[name] is None else CausalMask(dtype, **MASKS[name])
+
+
+def full(queries, keys, values, mask):
+    columns = tf.range(tf.shape(queries)[2])
+    return attend(queries, keys, values, None if mask is None else mask.bias(columns, columns))
+
+
+def results_of(kernel, queries, keys, values, upstream, mask):
+    """The mixed values, and the gradients of queries, keys and values."""
+    with tf.GradientTape() as tape:
+        tape.watch([queries, keys, values])
+        mixed = kernel(queries, keys, values, mask)
+        if mask is not None and mask.padding is not None:
+            # Queries of the padding see nothing, and take the mean of what they do not see: nobody reads it.
+            columns = tf.range(mixed.shape[2])[:, tf.newaxis]
+            mixed *= tf.cast(columns >= mask.padding[:, tf.newaxis, tf.newaxis, tf.newaxis], mixed.dtype)
+    return [mixed, *tape.gradient(mixed, [queries, keys, values], upstream)]
+
+
+def assert_same(found, expected, *, tolerance):
+    for ours, theirs in zip(found, expected, strict=True):
+        ours, theirs = (tf.cast(x, tf.float32).numpy() for x in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, atol=tolerance * max(1, np.std(theirs)))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("length", [1, 24, 41])  # 24 are three spans of one chunk each
+def test_chunked_attention_and_its_gradients_are_those_of_full_attention(length, mask):
+    parts = parts_of(length)
+    found, expected = (results_of(kernel, *parts, mask_of(mask)) for kernel in (attend_in_chunks, full))
+    assert_same(found, expected, tolerance=1e-5)  # float32
+
+
+@pytest.mark.parametrize("kv_heads", [6, 2, 1])
+def test_groups_of_heads_share_keys_in_chunks_too(kv_heads):
+    parts = parts_of(33, kv_heads=kv_heads)
+    found, expected = (results_of(kernel, *parts, mask_of("causal")) for kernel in (attend_in_chunks, full))
+    assert_same(found, expected, tolerance=1e-5)  # float32
+
+
+@pytest.mark.parametrize(
+    ("mask", "length", "jit_compile"),
+    [("none", None, False), ("alibi", None, False), ("documents", 33, False), ("documents", 33, True)],
+)
+def test_chunks_are_exact_in_graphs_of_known_and_unknown_length(mask, length, jit_compile):
+    parts, traces = parts_of(33), []
+    signature = [tf.TensorSpec((None, part.shape[1], length, HEAD_DIM)) for part in parts]
+
+    @tf.function(input_signature=signature, jit_compile=jit_compile)
+    def compiled(*parts):
+        traces.append(None)
+        return results_of(attend_in_chunks, *parts, mask_of(mask))
+
+    shorter = [part[:1, :, :21] for part in parts]
+    for given in [parts] if length else [parts, shorter]:
+        assert_same(compiled(*given), results_of(full, *given, mask_of(mask)), tolerance=1e-5)  # float32
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("mask", ["none", "documents", "alibi"])
+def test_chunks_in_bfloat16_are_as_near_to_float32_as_full_attention(mask):
+    exact = results_of(full, *parts_of(70), mask_of(mask))
+
+    def errors(kernel):
+        found = results_of(kernel, *parts_of(70, dtype="bfloat16"), mask_of(mask, "bfloat16"))
+        assert {x.dtype for x in found} == {tf.bfloat16}
+        return [np.std(tf.cast(a, tf.float32) - b) / np.std(b) for a, b in zip(found, exact, strict=True)]
+
+    assert np.all(np.array(errors(attend_in_chunks)) < 1.3 * np.array(errors(full)))
+
+
+def test_gradients_of_many_chunks_in_bfloat16_add_up(monkeypatch):
+    """A bfloat16 sum of ones stops at 256."""
+    monkeypatch.setattr(models.chunked, "CHUNK", 1)
+    length = 300
+    queries, ones = tf.zeros((1, 1, length, 2), tf.bfloat16), tf.ones((1, 1, length, 2), tf.bfloat16)
+    gradients = tf.function(results_of)(attend_in_chunks, queries, ones, ones, ones, None)
+    np.testing.assert_allclose(tf.cast(gradients[-1], tf.float32), 1, rtol=2**-6)  # bfloat16
+
+
+def test_auto_chunks_long_and_unknown_lengths():
+    chunked = [is_chunked("auto", length) for length in (1, AUTO_LENGTH - 1, AUTO_LENGTH, None)]
+    assert chunked == [False, False, True, True]
+    assert is_chunked("chunked", 1) and not is_chunked("full", None)
+    with pytest.raises(ValueError, match="attention_kernel must be one of full, chunked, auto; got 'flash'"):
+        is_chunked("flash", 1)
+
+
+def largest_tensor(kernel, length):
+    """Elements of the largest tensor of the kernel and its gradients, in the program that XLA is given."""
+
+    @tf.function(jit_compile=True)
+    def gradients(*parts):
+        return results_of(kernel, *parts, mask_of("causal"))
+
+    text = gradients.experimental_get_compiler_ir(*parts_of(length))(stage="hlo")
+    return max(math.prod(map(int, sizes.split(","))) for sizes in re.findall(r"\[(\d[\d,]*)\]", text))
+
+
+def test_chunks_need_memory_in_proportion_to_the_length():
+    once, twice = (largest_tensor(attend_in_chunks, length) for length in (64, 128))
+    assert 1.5 * once < twice <= 2 * once
+    assert largest_tensor(full, 128) == 4 * largest_tensor(full, 64) == BATCH * HEADS * 128**2

@@ -1,0 +1,127 @@
+"""The models with attention in chunks, and with blocks that are made again: the same logits and gradients."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models.chunked
+from models.config import AxialViTConfig, TransformerLMConfig
+from models.transformer import TransformerLM
+from models.vit import AxialViT
+from rope.config import RopeConfig
+
+SEED = tf.constant([3, 4], tf.int32)
+SIZES = {"dim": 24, "num_layers": 2, "num_heads": 6, "mlp_dim": 20}
+TEXTS = {
+    "grouped": {"num_kv_heads": 3, "rope": RopeConfig(learned_freq=True)},
+    "alibi": {"num_kv_heads": 6, "position": "alibi"},
+    "learned_rotations": {"num_kv_heads": 2, "learned_rotations": "cumulative", "position": "none"},
+}
+IMAGES = {
+    "axial": {},
+    "by_axis": {"attention": "axial", "position": "mixed"},
+    "class_token": {"pooling": "class_token", "position": "none"},
+}
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(models.chunked, "CHUNK", 2)
+    monkeypatch.setattr(models.chunked, "SPANS", 2)  # quick to trace
+
+
+def text_model(variant, **options):
+    keras.utils.set_random_seed(0)
+    config = TransformerLMConfig(vocab_size=37, context_length=13, **SIZES, **TEXTS[variant], **options)
+    return with_large_weights(TransformerLM(config, document_separator=5))
+
+
+def image_model(variant, **options):
+    keras.utils.set_random_seed(0)
+    config = AxialViTConfig(patch_size=2, **SIZES, **IMAGES[variant], **options)
+    return with_large_weights(AxialViT(config.for_images(6, 10, 3, 7)))
+
+
+def with_large_weights(model):
+    for number, variable in enumerate(model.trainable_variables):
+        variable.assign_add(0.3 * np.random.default_rng(number).normal(size=variable.shape))
+    return model
+
+
+def results_of(model, inputs, *, in_a_graph=False):
+    """Logits, and the gradient of each weight, of a training step."""
+
+    def step(inputs):
+        with tf.GradientTape() as tape:
+            logits = model(inputs, training=True, seed=SEED)
+            loss = tf.reduce_mean(tf.math.cos(logits))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        return [logits, *map(tf.convert_to_tensor, gradients)]
+
+    return (tf.function(step) if in_a_graph else step)(inputs)
+
+
+def assert_same(found, expected):
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.any(theirs.numpy() != 0)
+        size = np.sqrt(np.mean(np.square(theirs)))
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 * size)  # float32, two layers
+
+
+def tokens():
+    return tf.constant(np.random.default_rng(1).integers(0, 8, (3, 13)), tf.int32)
+
+
+def images():
+    return tf.constant(np.random.default_rng(1).normal(size=(2, 6, 10, 3)), tf.float32)
+
+
+@pytest.mark.parametrize("changed", [{"attention_kernel": "chunked"}, {"recompute_blocks": True}])
+@pytest.mark.parametrize("variant", TEXTS)
+def test_a_language_model_trains_alike(variant, changed):
+    plain = results_of(text_model(variant, dropout=0.3, attention_kernel="full"), tokens())
+    assert_same(results_of(text_model(variant, dropout=0.3, **changed), tokens()), plain)
+
+
+def test_recomputed_blocks_train_alike_in_a_graph():
+    options = {"dropout": 0.3, "attention_kernel": "chunked"}
+    plain = results_of(text_model("grouped", **options), tokens())
+    again = text_model("grouped", **options, recompute_blocks=True)
+    assert_same(results_of(again, tokens(), in_a_graph=True), plain)
+
+
+@pytest.mark.parametrize("changed", [{"attention_kernel": "chunked"}, {"recompute_blocks": True}])
+@pytest.mark.parametrize("variant", IMAGES)
+def test_a_vision_transformer_trains_alike(variant, changed):
+    rates = {"dropout": 0.3, "drop_path": 0.2}
+    plain = results_of(image_model(variant, **rates, attention_kernel="full"), images())
+    assert_same(results_of(image_model(variant, **rates, **changed), images()), plain)
+
+
+def test_blocks_are_made_again_only_for_a_gradient(monkeypatch):
+    calls = []
+    model = text_model("grouped", recompute_blocks=True)
+    call = type(model.blocks[0]).call
+    monkeypatch.setattr(
+        type(model.blocks[0]), "call", lambda *args, **kwargs: calls.append(None) or call(*args, **kwargs)
+    )
+    model(tokens())
+    assert len(calls) == 2
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(tokens(), training=True))
+    tape.gradient(loss, model.trainable_variables)
+    assert len(calls) == 2 + 2 * 2
+
+
+def test_blockwise_attention_is_the_same_in_chunks():
+    full, chunked = (text_model("grouped", attention_kernel=kernel) for kernel in ("full", "chunked"))
+    expected = full(tokens(), attention_block=3)
+    np.testing.assert_allclose(chunked(tokens(), attention_block=3), expected, atol=1e-4)  # float32
+
+
+def test_a_cached_decode_is_the_full_pass_in_chunks():
+    model = text_model("alibi", attention_kernel="chunked")
+    rows = tf.where(tokens() == 5, 6, tokens())  # one document: a decode knows no separators
+    logits, _ = model.decode(rows, model.make_cache(3))
+    np.testing.assert_allclose(logits, model(rows), atol=1e-4)  # float32
