@@ -7,8 +7,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay; see `training.optimizer`."""
+    """AdamW or Muon with linear warm-up and cosine decay; see `training.optimizer`."""
 
+    name: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = field(default=3e-3, metadata={"above": 0})
     final_learning_rate_ratio: float = field(default=0.1, metadata={"min": 0, "max": 1})
     warmup_steps: int = field(default=100, metadata={"min": 0})
