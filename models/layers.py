@@ -11,8 +11,6 @@ from models.cache import LayerCache
 from models.rotations import LearnedRotations
 from rope.rotation import rotary_table, rotate
 
-INPUT_STDDEV = 0.02
-
 
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
     """Zeroes features at `rate` and scales up the rest, by `seed` (2,) alone; the identity without a seed."""
@@ -58,7 +56,7 @@ class Attention(keras.layers.Layer):
         layout: pair layout of the rotation.
         learned_rotations: `none`, `per_token` or `cumulative`, see `LearnedRotations`.
         norm_epsilon: of the QK-norm.
-        output_stddev: of the initial output projection; `input_stddev` is that of queries, keys and values.
+        input_stddev, output_stddev: of the initial queries, keys and values, and of the output projection.
         num_unrotated: tokens at the start that learned rotations leave alone.
 
     Call arguments:
@@ -83,10 +81,10 @@ class Attention(keras.layers.Layer):
         layout: str,
         learned_rotations: str,
         norm_epsilon: float,
+        input_stddev: float,
         output_stddev: float,
         dtype,
         name: str,
-        input_stddev: float = INPUT_STDDEV,
         num_unrotated: int = 0,
     ):
         # autocast would hand the rotary table over in the compute dtype.
@@ -191,10 +189,10 @@ class FeedForward(keras.layers.Layer):
         *,
         dim: int,
         mlp_dim: int,
+        input_stddev: float,
         output_stddev: float,
         dtype,
         name: str,
-        input_stddev: float = INPUT_STDDEV,
     ):
         super().__init__(dtype=dtype, name=name)
         self.gate_and_up = projection(2 * mlp_dim, stddev=input_stddev, dtype=dtype, name="gate_and_up")
@@ -226,6 +224,7 @@ class Block(keras.layers.Layer):
         layout: str,
         learned_rotations: str,
         norm_epsilon: float,
+        input_stddev: float,
         output_stddev: float,
         dropout_rate: float,
         dtype,
@@ -244,13 +243,19 @@ class Block(keras.layers.Layer):
             layout=layout,
             learned_rotations=learned_rotations,
             norm_epsilon=norm_epsilon,
+            input_stddev=input_stddev,
             output_stddev=output_stddev,
             dtype=dtype,
             name="attention",
         )
         self.mlp_norm = keras.layers.RMSNormalization(epsilon=norm_epsilon, dtype=dtype, name="mlp_norm")
         self.mlp = FeedForward(
-            dim=num_heads * head_dim, mlp_dim=mlp_dim, output_stddev=output_stddev, dtype=dtype, name="mlp"
+            dim=num_heads * head_dim,
+            mlp_dim=mlp_dim,
+            input_stddev=input_stddev,
+            output_stddev=output_stddev,
+            dtype=dtype,
+            name="mlp",
         )
         self.built = True  # its parts build themselves; Keras would trace the call to do it
 

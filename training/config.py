@@ -34,7 +34,7 @@ class TrainingConfig:
     log_every: int = field(default=20, metadata={"min": 1})
     eval_every: int = field(default=250, metadata={"min": 1})
     eval_batches: int = field(default=16, metadata={"min": 1})
-    sample_every: int = field(default=500, metadata={"min": 1})
+    sample_every: int | None = field(default=500, metadata={"min": 1})
     checkpoint_every: int = field(default=250, metadata={"min": 1})
     keep_checkpoints: int = field(default=2, metadata={"min": 1})
 
