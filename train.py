@@ -115,7 +115,9 @@ def run_in(directory, config: Config) -> int:
             return stop_code
         log.say(f"measuring all held-out {task.data_word}")
         measured = evaluate(task.evaluation_batches())
-        log.write(done, measured | (sample() if task.samples_at_end else {}))
+        if task.samples_at_end and options.sample_every:
+            measured |= sample()
+        log.write(done, measured)
     finish(directory, task, model, log.rows[-1])
     return 0
 

@@ -25,6 +25,8 @@ class TransformerLMConfig:
     num_heads: int = field(default=4, metadata={"min": 1})
     num_kv_heads: int = field(default=4, metadata={"min": 1})
     mlp_dim: int = field(default=384, metadata={"min": 1})
+    # Standard deviation of the weights of a block that read from the residual stream.
+    initial_stddev: float = field(default=0.02, metadata={"above": 0})
     position: Literal["rotary", "learned", "sinusoidal", "alibi", "none"] = "rotary"
     qk_norm: bool = False
     dropout: float = field(default=0.0, metadata={"min": 0, "below": 1})

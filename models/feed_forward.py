@@ -5,8 +5,6 @@ import tensorflow as tf
 
 from models.fused import gated
 
-INPUT_STDDEV = 0.02
-
 
 def projection(features: int, *, stddev: float, dtype, name: str) -> keras.layers.Dense:
     """A dense layer without bias, with normal initial weights."""
@@ -24,10 +22,10 @@ class FeedForward(keras.layers.Layer):
         *,
         dim: int,
         mlp_dim: int,
+        input_stddev: float,
         output_stddev: float,
         dtype,
         name: str,
-        input_stddev: float = INPUT_STDDEV,
     ):
         super().__init__(dtype=dtype, name=name)
         self.gate_and_up = projection(2 * mlp_dim, stddev=input_stddev, dtype=dtype, name="gate_and_up")

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from models.cache import LayerCache
-from models.feed_forward import INPUT_STDDEV, FeedForward, projection
+from models.feed_forward import FeedForward, projection
 from models.fused import RMSNorm, score_gradients
 from models.rotations import LearnedRotations
 from rope.rotation import rotary_table, rotate
@@ -68,7 +68,7 @@ class Attention(keras.layers.Layer):
         layout: pair layout of the rotation.
         learned_rotations: `none`, `per_token` or `cumulative`, see `LearnedRotations`.
         norm_epsilon: of the QK-norm.
-        output_stddev: of the initial output projection; `input_stddev` is that of queries, keys and values.
+        input_stddev, output_stddev: of the initial queries, keys and values, and of the output projection.
         num_unrotated: tokens at the start that learned rotations leave alone.
 
     Call arguments:
@@ -94,10 +94,10 @@ class Attention(keras.layers.Layer):
         layout: str,
         learned_rotations: str,
         norm_epsilon: float,
+        input_stddev: float,
         output_stddev: float,
         dtype,
         name: str,
-        input_stddev: float = INPUT_STDDEV,
         num_unrotated: int = 0,
     ):
         # autocast would hand the rotary table over in the compute dtype.
@@ -236,6 +236,7 @@ class Block(keras.layers.Layer):
         layout: str,
         learned_rotations: str,
         norm_epsilon: float,
+        input_stddev: float,
         output_stddev: float,
         dropout_rate: float,
         dtype,
@@ -252,13 +253,19 @@ class Block(keras.layers.Layer):
             layout=layout,
             learned_rotations=learned_rotations,
             norm_epsilon=norm_epsilon,
+            input_stddev=input_stddev,
             output_stddev=output_stddev,
             dtype=dtype,
             name="attention",
         )
         self.mlp_norm = RMSNorm(epsilon=norm_epsilon, dtype=dtype, name="mlp_norm")
         self.mlp = FeedForward(
-            dim=num_heads * head_dim, mlp_dim=mlp_dim, output_stddev=output_stddev, dtype=dtype, name="mlp"
+            dim=num_heads * head_dim,
+            mlp_dim=mlp_dim,
+            input_stddev=input_stddev,
+            output_stddev=output_stddev,
+            dtype=dtype,
+            name="mlp",
         )
         self.built = True  # its parts build themselves; Keras would trace the call to do it
 

@@ -93,8 +93,9 @@ class TransformerLM(keras.Model):
                 layout=config.rope.layout,
                 learned_rotations=config.learned_rotations,
                 norm_epsilon=NORM_EPSILON,
+                input_stddev=config.initial_stddev,
                 # GPT-2's scaling of what is added to the residual stream.
-                output_stddev=0.02 * (2 * config.num_layers) ** -0.5,
+                output_stddev=config.initial_stddev * (2 * config.num_layers) ** -0.5,
                 dropout_rate=config.dropout,
                 dtype=policy,
                 name=f"block_{index}",

@@ -16,6 +16,7 @@ from training.errors import RunError
 FREE = (
     "context_length",
     "model.image_size",
+    "model.initial_stddev",
     "model.dropout",
     "model.drop_path",
     "model.attention_kernel",

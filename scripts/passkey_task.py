@@ -15,7 +15,7 @@ from data.passkey import (
 )
 from data.tokens import SEPARATOR, encode
 from models.sampling import Sampler, SamplingOptions
-from scripts.token_task import TokenTask, readable
+from scripts.token_task import TokenTask, readable, samples_of
 from training.losses import summed_loss_and_answers
 
 NUM_SHOWN, SHOWN_LENGTH = 3, 60
@@ -100,7 +100,7 @@ class PasskeyTask(TokenTask):
 
     def show(self, directory, row: dict) -> tuple[list, str]:
         """The files that show what the model makes, and the command to try next."""
-        return [directory.samples], f"python -m scripts.passkey {directory.path}"
+        return samples_of(directory, row), f"python -m scripts.passkey {directory.path}"
 
 
 def load_passkey_task(config: Config) -> PasskeyTask:

@@ -10,6 +10,8 @@ from training.files import replace_text
 from training.plot import plot_loss
 from training.run_log import duration, read_rows
 
+OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
+
 
 def description(task: Task, num_parameters: int) -> str:
     """The model and the recipe, in a few lines."""
@@ -22,7 +24,7 @@ def description(task: Task, num_parameters: int) -> str:
         f"model: {num_parameters:,} parameters, {model.num_layers} layers, dim {model.dim}, "
         f"{model.num_heads} heads, {', '.join(details)}\n"
         f"recipe: {options.num_steps:,} steps of {task.describe_batch()}, "
-        f"{options.num_steps * task.units_per_step:,} in all; AdamW, learning rate "
+        f"{options.num_steps * task.units_per_step:,} in all; {OPTIMIZERS[optimizer.name]}, learning rate "
         f"{optimizer.learning_rate:g}, seed {options.seed}"
     )
 

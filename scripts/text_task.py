@@ -13,7 +13,7 @@ from data.batches import evaluation_batches, training_dataset
 from data.text import TextCorpus, check_length, load_text
 from data.tokens import SEPARATOR
 from models.sampling import Sampler, SamplingOptions
-from scripts.token_task import TokenTask, readable
+from scripts.token_task import TokenTask, readable, samples_of
 from training.losses import summed_loss
 
 SAMPLE_PROMPT_LENGTH, SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 32, 200, 0.8
@@ -82,8 +82,8 @@ class TextTask(TokenTask):
 
     def show(self, directory, row: dict) -> tuple[list, str]:
         """The files that show what the model makes, and the command to try next."""
-        prompt = shlex.quote(next(iter(row["sample"].split()), "The"))
-        return [directory.samples], f"python -m scripts.generate {directory.path} --prompt {prompt}"
+        prompt = shlex.quote(next(iter(row.get("sample", "").split()), "The"))
+        return samples_of(directory, row), f"python -m scripts.generate {directory.path} --prompt {prompt}"
 
 
 def load_text_task(config: Config, *, report: Callable[[str], None] = print) -> TextTask:

@@ -40,6 +40,11 @@ class TokenTask:
         return f"{self.config.training.batch_size} x {self.config.context_length} tokens"
 
 
+def samples_of(directory, row: dict) -> list:
+    """The file of the samples, if the last row of the run has one."""
+    return [directory.samples] if "sample" in row else []
+
+
 def readable(tokens: Iterable[int]) -> str:
     """The text of those that are bytes, without what would move the cursor of a terminal.
 

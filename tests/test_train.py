@@ -352,6 +352,21 @@ def test_each_rotation_trains_resumes_and_generates(workplace, capsys, name):
     assert capsys.readouterr().out.startswith("the ")
 
 
+def test_a_run_with_muon_and_without_samples_resumes(workplace, capsys):
+    changes = ["name=muon", "num_steps=12", "optimizer.name=muon", "sample_every=null"]
+    assert workplace.train(*changes) == 0
+    run = workplace.outputs / "muon"
+    assert "samples.txt" not in capsys.readouterr().out
+    assert not (run / "samples.txt").exists()
+    whole = tensors_of(run, step=12)
+    assert "optimizer/muon/transformer_lm_block_0_mlp_down_kernel_momentum" in whole
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    (run / "summary.json").unlink()
+    assert workplace.train(*changes) == 0
+    assert_same_tensors(tensors_of(run, step=12), whole)
+    assert "resuming after step 10" in capsys.readouterr().out
+
+
 def test_documents_kept_apart_train_otherwise(workplace):
     """The text is one document: its windows hold a separator only at its ends."""
     first, second = workplace.text.read_text()[:900], workplace.text.read_text()[900:]

@@ -7,8 +7,9 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and cosine decay; see `training.optimizer`."""
+    """AdamW or Muon with linear warm-up and cosine decay; see `training.optimizer`."""
 
+    name: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = field(default=3e-3, metadata={"above": 0})
     final_learning_rate_ratio: float = field(default=0.1, metadata={"min": 0, "max": 1})
     warmup_steps: int = field(default=100, metadata={"min": 0})
@@ -36,7 +37,7 @@ class TrainingConfig:
     log_every: int = field(default=20, metadata={"min": 1})
     eval_every: int = field(default=250, metadata={"min": 1})
     eval_batches: int = field(default=16, metadata={"min": 1})
-    sample_every: int = field(default=500, metadata={"min": 1})
+    sample_every: int | None = field(default=500, metadata={"min": 1})
     checkpoint_every: int = field(default=250, metadata={"min": 1})
     keep_checkpoints: int = field(default=2, metadata={"min": 1})
     keep_best: bool = True

@@ -61,7 +61,7 @@ def train(
                 metrics |= {"loss": loss, "gradient_norm": norm, "learning_rate": float(result.learning_rate)}
             if done % config.eval_every == 0 and done < config.num_steps:
                 metrics |= validate()
-            if done % config.sample_every == 0 and done < config.num_steps:
+            if config.sample_every and done % config.sample_every == 0 and done < config.num_steps:
                 metrics |= sample()
             if metrics:
                 log.write(done, metrics)

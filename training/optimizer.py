@@ -1,58 +1,37 @@
-"""AdamW with warm-up and cosine decay."""
+"""The optimizer of a run: AdamW or Muon, with warm-up and cosine decay."""
 
 import keras
-import tensorflow as tf
 
+from training.adamw import FusedAdamW
 from training.config import OptimizerConfig
-
-
-class FusedAdamW(keras.optimizers.AdamW):
-    """Keras AdamW, where one operation updates a variable and its moments, and scalars are computed once.
-
-    Takes dense gradients, and none of Keras' own clipping, accumulation and averaging.
-    """
-
-    def _backend_apply_gradients(self, grads, trainable_variables):
-        learning_rate = tf.cast(self.learning_rate, tf.float32)
-        step = tf.cast(self.iterations + 1, tf.float32)
-        powers = [tf.pow(beta, step) for beta in (self.beta_1, self.beta_2)]
-        kept = 1 - learning_rate * self.weight_decay
-        for gradient, variable in zip(grads, trainable_variables, strict=True):
-            index = self._get_variable_index(variable)
-            if self._use_weight_decay(variable):
-                variable.value.assign(variable.value * kept)
-            tf.raw_ops.ResourceApplyAdam(
-                var=variable.value.handle,
-                m=self._momentums[index].value.handle,
-                v=self._velocities[index].value.handle,
-                beta1_power=powers[0],
-                beta2_power=powers[1],
-                lr=learning_rate,
-                beta1=self.beta_1,
-                beta2=self.beta_2,
-                epsilon=self.epsilon,
-                grad=gradient,
-            )
+from training.muon import Muon
 
 
 def make_optimizer(config: OptimizerConfig, variables: list[keras.Variable], *, num_steps: int) -> FusedAdamW:
-    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), built for `variables`.
+    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101) or `Muon`, built for `variables`.
 
-    Weight decay applies to variables of rank 2 and more, not to gains, biases or rotation frequencies.
+    Weight decay applies to variables of rank 2 and more, not to gains, biases or rotation frequencies; Muon
+    to the matrices inside the blocks, not to embeddings or the head.
 
     Args:
         config: learning rates, warm-up and decay.
         variables: all that is trained.
         num_steps: at which the learning rate has fallen to `final_learning_rate_ratio` of its peak.
     """
-    optimizer = FusedAdamW(
-        learning_rate=learning_rate_schedule(config, num_steps),
-        weight_decay=config.weight_decay,
-        beta_1=config.beta_1,
-        beta_2=config.beta_2,
-        epsilon=config.epsilon,
-        name="adamw",
-    )
+    options = {
+        "learning_rate": learning_rate_schedule(config, num_steps),
+        "weight_decay": config.weight_decay,
+        "beta_1": config.beta_1,
+        "beta_2": config.beta_2,
+        "epsilon": config.epsilon,
+        "name": config.name,
+    }
+    if config.name == "adamw":
+        optimizer = FusedAdamW(**options)
+    elif config.name == "muon":
+        optimizer = Muon(matrices=[v for v in variables if is_hidden_matrix(v)], **options)
+    else:
+        raise ValueError(f"the optimizer must be adamw or muon, got {config.name!r}.")
     optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not is_decayed(v)])
     optimizer.build(variables)
     return optimizer
@@ -60,6 +39,10 @@ def make_optimizer(config: OptimizerConfig, variables: list[keras.Variable], *, 
 
 def is_decayed(variable: keras.Variable) -> bool:
     return len(variable.shape) >= 2 and "frequencies" not in variable.name
+
+
+def is_hidden_matrix(variable: keras.Variable) -> bool:
+    return len(variable.shape) == 2 and is_decayed(variable) and "/block_" in variable.path
 
 
 def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> keras.optimizers.schedules.CosineDecay:

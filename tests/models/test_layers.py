@@ -47,6 +47,7 @@ def attention(**options):
         "learned_rotations": "none",
         "layout": "half",
         "norm_epsilon": 1e-5,
+        "input_stddev": 0.02,
         "output_stddev": 0.02,
     }
     return Attention(**(sizes | rest | {"dtype": "float32", "name": "attention"} | options))
@@ -85,6 +86,7 @@ def test_the_rotary_table_reaches_the_rotation_in_float32(monkeypatch):
         "learned_rotations": "none",
         "layout": "half",
         "norm_epsilon": 1e-5,
+        "input_stddev": 0.02,
         "output_stddev": 0.02,
         "dropout_rate": 0.0,
     }

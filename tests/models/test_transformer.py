@@ -1,5 +1,6 @@
 import math
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -262,3 +263,15 @@ def test_blockwise_attention_sees_no_further_than_the_block_before(model_of, tok
     before, after = (model(rows, attention_block=4).numpy() for rows in (tokens, changed))
     np.testing.assert_array_equal(after[:, 8:], before[:, 8:])
     assert np.all(np.max(abs(after - before), axis=(0, 2))[2:8] > 1e-4)
+
+
+@pytest.mark.parametrize("stddev", [0.02, 0.3])
+def test_the_initial_weights_of_a_block_have_the_standard_deviation_that_is_set(stddev):
+    keras.utils.set_random_seed(3)
+    sizes = {"dim": 48, "num_layers": 2, "num_heads": 3, "num_kv_heads": 3, "mlp_dim": 80}
+    block = TransformerLM(TransformerLMConfig(**sizes, initial_stddev=stddev)).blocks[1]
+    # 2,304 draws or more: their deviation is within 5 %.
+    for layer in (block.attention.qkv, block.mlp.gate_and_up):
+        assert layer.kernel.numpy().std() == pytest.approx(stddev, rel=0.05)
+    for layer in (block.attention.output_projection, block.mlp.down):
+        assert layer.kernel.numpy().std() == pytest.approx(stddev / 2, rel=0.05)  # 4 are added up
