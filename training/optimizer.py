@@ -9,10 +9,12 @@ from training.config import OptimizerConfig
 class FusedAdamW(keras.optimizers.AdamW):
     """Keras AdamW, where one operation updates a variable and its moments, and scalars are computed once.
 
-    Takes dense gradients, and none of Keras' own clipping, accumulation and averaging.
+    Takes dense gradients, and none of Keras' own clipping, accumulation, averaging and scaling. In a replica
+    context it updates that replica's copies, by gradients that are the same on all: through handles, as
+    `assign` would wait for the other replicas, which an update on a condition must not.
     """
 
-    def _backend_apply_gradients(self, grads, trainable_variables):
+    def apply(self, grads, trainable_variables=None):
         learning_rate = tf.cast(self.learning_rate, tf.float32)
         step = tf.cast(self.iterations + 1, tf.float32)
         powers = [tf.pow(beta, step) for beta in (self.beta_1, self.beta_2)]
@@ -20,7 +22,8 @@ class FusedAdamW(keras.optimizers.AdamW):
         for gradient, variable in zip(grads, trainable_variables, strict=True):
             index = self._get_variable_index(variable)
             if self._use_weight_decay(variable):
-                variable.value.assign(variable.value * kept)
+                decayed = variable.value * kept
+                tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=decayed)
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.value.handle,
                 m=self._momentums[index].value.handle,
@@ -33,6 +36,8 @@ class FusedAdamW(keras.optimizers.AdamW):
                 epsilon=self.epsilon,
                 grad=gradient,
             )
+        one = tf.ones((), self.iterations.dtype)
+        tf.raw_ops.AssignAddVariableOp(resource=self.iterations.value.handle, value=one)
 
 
 def make_optimizer(config: OptimizerConfig, variables: list[keras.Variable], *, num_steps: int) -> FusedAdamW:
