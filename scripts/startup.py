@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from configs.schema import Config
-from training.cluster import read_cluster
+from training.cluster import meet, read_cluster
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ def find_devices(config: Config):
     cluster = None
     if config.distribute.strategy == "multi_worker":
         cluster = read_cluster(os.environ)
-        print(f"{cluster.name(cluster.own)} of {len(cluster)}: waiting for the others", flush=True)
+        meet(cluster)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of a lost worker, it tells in many lines
 
     def make():

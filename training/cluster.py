@@ -1,9 +1,12 @@
 """The workers of a run, as TF_CONFIG tells each of them; checked before TensorFlow is imported."""
 
+import contextlib
 import json
+import math
 import re
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from training.errors import RunError, reason
@@ -11,6 +14,8 @@ from training.errors import RunError, reason
 JOBS = ("chief", "worker")
 EXAMPLE = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
 ADDRESS = re.compile(r"\[?[^\s\]]+\]?:\d{1,5}")
+MAX_UNANSWERED = 1024
+TELL_EVERY_SECONDS, RETRY_EVERY_SECONDS, CONNECT_SECONDS = 30, 0.2, 5
 TASK = re.compile(r"/job:(\w+)/(?:replica:\d+/)?task:(\d+)")
 
 
@@ -44,7 +49,7 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
     """The cluster in TF_CONFIG, and this process in it.
 
     Raises:
-        RunError: if there is none, it cannot be what is meant, or another process has this one's port.
+        RunError: if there is none, or it cannot be what is meant.
     """
     text = environment.get("TF_CONFIG", "")
     if not text.strip():
@@ -56,9 +61,7 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
         config = json.loads(text)
     except ValueError as error:
         raise RunError(f"TF_CONFIG is not JSON ({reason(error)}); expected {EXAMPLE}") from error
-    cluster = parse_cluster(config)
-    check_port(cluster)
-    return cluster
+    return parse_cluster(config)
 
 
 def parse_cluster(config: object) -> Cluster:
@@ -100,16 +103,49 @@ def is_address(value: object) -> bool:
     return isinstance(value, str) and ADDRESS.fullmatch(value) is not None
 
 
-def check_port(cluster: Cluster) -> None:
-    """Raises RunError if another process listens where this one is to."""
-    address = cluster.tasks[cluster.own][2]
-    port = int(address.rpartition(":")[2])
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as TensorFlow's server does
+def meet(cluster: Cluster, report: Callable[[str], None] = print) -> None:
+    """Waits until every process of the cluster is there.
+
+    TensorFlow waits too, but tells nobody for whom, and Ctrl-C does not reach it.
+
+    Args:
+        report: told now and then who is not there.
+
+    Raises:
+        RunError: if another process listens where this one is to.
+    """
+    missing, told = [number for number in range(len(cluster)) if number != cluster.own], -math.inf
+    with listening(cluster.tasks[cluster.own][2]):
+        # One that was there is not asked again: it may be between this and TensorFlow's server.
+        while missing := [number for number in missing if not is_there(cluster, number)]:
+            if time.monotonic() - told > TELL_EVERY_SECONDS:
+                names = ", ".join(map(cluster.name, missing))
+                report(f"{cluster.name(cluster.own)}: waiting for {names}")
+                told = time.monotonic()
+            time.sleep(RETRY_EVERY_SECONDS)
+
+
+@contextlib.contextmanager
+def listening(address: str) -> Iterator[None]:
+    """Inside it, others can connect to the port of this address."""
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as TensorFlow's server does
         try:
-            probe.bind(("", port))
+            server.bind(("", int(address.rpartition(":")[2])))
+            server.listen(MAX_UNANSWERED)
         except (OSError, OverflowError) as error:
             raise RunError(
                 f"cannot listen at {address}, which TF_CONFIG gives to this process ({reason(error)}): is it "
-                "running already, or another process with the same type and index?"
+                "running already, or another one with the same type and index?"
             ) from error
+        yield
+
+
+def is_there(cluster: Cluster, number: int) -> bool:
+    """Whether a process, or in its place TensorFlow's server, listens already."""
+    host, _, port = cluster.tasks[number][2].rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError):
+        return False
+    return True
