@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -58,5 +59,7 @@ def find_devices(config: Config):
         return make_distribution(config.distribute, cluster)
 
     distribution = import_tensorflow(make)
+    if cluster is not None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has taken it, and does nothing about it
     distribution.check_batch(config.training.batch_size, config.training.accumulation_steps)
     return distribution

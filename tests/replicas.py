@@ -5,7 +5,7 @@ python -m tests.replicas FILE KEY=VALUE ...
 
 import json
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,43 +13,49 @@ import numpy as np
 
 from configs.schema import compose, parse_config
 from models.config import AxialViTConfig, TransformerLMConfig
-from rope.config import AxialRopeConfig, RopeConfig
+from rope.config import RopeConfig
 from scripts.startup import find_devices
 
-BATCH, LENGTH, PARTS = 8, 6, 2
+BATCH, LENGTH = 8, 6
 TEXT = TransformerLMConfig(
     vocab_size=256, context_length=LENGTH, dim=8, num_layers=1, num_heads=2, num_kv_heads=1, mlp_dim=12
 )
 IMAGES = AxialViTConfig(
     image_size=(4, 6), channels=3, num_classes=7, patch_size=2, dim=8, num_layers=1, num_heads=2, mlp_dim=12
 )
-LEARNED = RopeConfig(learned_freq=True)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model and how it is trained: on 20 batches, unless a few are enough to see whether it works."""
+    """A model and how it is trained: by default on two batches, to see whether it works."""
 
     model: TransformerLMConfig | AxialViTConfig
-    num_steps: int = 3
-    options: dict = field(default_factory=dict)
+    num_steps: int = 2
+    accumulation_steps: int = 1
+    precision: str = "float32"
+    compile_mode: str = "graph"
 
 
-CURVES = {"text": Case(replace(TEXT, rope=LEARNED), 20), "images": Case(IMAGES, 20)}
-OTHERS = {
-    "text dropout": Case(replace(TEXT, dropout=0.2)),
-    "text bfloat16": Case(replace(TEXT, position="learned"), options={"precision": "mixed_bfloat16"}),
-    "text xla": Case(replace(TEXT, position="sinusoidal"), options={"compile_mode": "xla"}),
-    "text alibi": Case(replace(TEXT, position="alibi")),
+CURVES = {
+    "text": Case(replace(TEXT, rope=RopeConfig(learned_freq=True)), num_steps=20, accumulation_steps=2),
+    "images": Case(IMAGES, num_steps=20, accumulation_steps=2),
+}
+# Every other position is on the replicas of one machine or of several: each costs seconds to trace.
+OF_ONE_MACHINE = CURVES | {
+    "text learned dropout": Case(replace(TEXT, position="learned", dropout=0.2)),
+    "text alibi xla": Case(replace(TEXT, position="alibi"), compile_mode="xla"),
+    "images mixed": Case(replace(IMAGES, position="mixed")),
+    "images learned bfloat16": Case(replace(IMAGES, position="learned"), precision="mixed_bfloat16"),
+}
+OF_SEVERAL = CURVES | {
+    "text sinusoidal bfloat16": Case(replace(TEXT, position="sinusoidal"), precision="mixed_bfloat16"),
     "text none": Case(replace(TEXT, position="none")),
-    "images mixed": Case(replace(IMAGES, position="mixed", rope=AxialRopeConfig())),
-    "images learned": Case(replace(IMAGES, position="learned")),
     "images sinusoidal": Case(replace(IMAGES, position="sinusoidal")),
-    "images none": Case(replace(IMAGES, position="none"), options={"precision": "mixed_bfloat16"}),
+    "images none": Case(replace(IMAGES, position="none")),
 }
 
 
-def trained(case: Case, distribution, *, accumulation_steps: int) -> dict:
+def trained(case: Case, distribution) -> dict:
     """Losses, norms of gradients, measures, weights and the SHA-256 of each row of each batch read here."""
     import keras
     import tensorflow as tf
@@ -60,22 +66,20 @@ def trained(case: Case, distribution, *, accumulation_steps: int) -> dict:
     from training.optimizer import make_optimizer
     from training.step import make_train_step
 
-    precision = case.options.get("precision", "float32")
-    compile_mode = case.options.get("compile_mode", "graph")
     keras.utils.set_random_seed(4)
     with distribution.scope():
-        model = make_model(case.model, precision)
+        model = make_model(case.model, case.precision)
         optimizer = make_optimizer(
             OptimizerConfig(learning_rate=1e-2, warmup_steps=2), model.trainable_variables, num_steps=20
         )
     step = make_train_step(
         model,
         optimizer,
-        accumulation_steps=accumulation_steps,
+        accumulation_steps=case.accumulation_steps,
         clip_norm=0.3,
         label_smoothing=0.1,
         seed=3,
-        compile_mode=compile_mode,
+        compile_mode=case.compile_mode,
         distribution=distribution,
     )
     rows = distribution.rows(BATCH)
@@ -87,16 +91,37 @@ def trained(case: Case, distribution, *, accumulation_steps: int) -> dict:
         norms.append(float(result.gradient_norm))
         parts = zip(inputs.numpy(), targets.numpy(), strict=True)
         read.append([sha256(x.tobytes() + y.tobytes()).hexdigest() for x, y in parts])
-    evaluate = make_evaluator(
-        model, summed_loss_and_accuracy, compile_mode="graph", distribution=distribution
-    )
+    weights, finite, measured = model.get_weights(), True, {}
+    if inputs.dtype.is_floating and distribution.worker == distribution.num_workers - 1:
+        inputs = tf.concat([inputs[:-1], np.nan * inputs[-1:]], axis=0)  # of the last replica alone
+    if inputs.dtype.is_floating:
+        finite = bool(step(tf.constant(case.num_steps), inputs, targets).finite)
+    if case.num_steps > 2:
+        evaluate = make_evaluator(
+            model, summed_loss_and_accuracy, compile_mode="graph", distribution=distribution
+        )
+        measured = evaluate(held_out)
     return {
         "losses": losses,
         "norms": norms,
         "read": read,
-        "measured": evaluate(held_out),
-        "weights": [weight.tolist() for weight in model.get_weights()],
+        "measured": measured,
+        "weights": [weight.tolist() for weight in weights],
+        "is changed by what is not finite": finite or differ(model.get_weights(), weights),
+        "copies differ": any(differ(copy, weights) for copy in copies(model, distribution)),
     }
+
+
+def copies(model, distribution) -> list[list]:
+    """The weights of each replica here."""
+    if distribution.strategy is None:
+        return [model.get_weights()]
+    each = [distribution.strategy.experimental_local_results(weight.value) for weight in model.weights]
+    return [[weight.numpy() for weight in of_replica] for of_replica in zip(*each, strict=True)]
+
+
+def differ(a, b) -> bool:
+    return any((x != y).any() for x, y in zip(a, b, strict=True))
 
 
 def make_model(config, precision):
@@ -177,9 +202,11 @@ def error_of(function) -> str:
 def main(file: str, *overrides: str) -> None:
     config = parse_config(compose(list(overrides)))
     distribution = find_devices(config)
-    cases = CURVES if distribution.num_workers > 1 else CURVES | OTHERS
-    steps = config.training.accumulation_steps
-    found = {name: trained(case, distribution, accumulation_steps=steps) for name, case in cases.items()}
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")  # it takes the functions of all cases for one that is traced too often
+    cases = OF_SEVERAL if distribution.num_workers > 1 else OF_ONE_MACHINE
+    found = {name: trained(case, distribution) for name, case in cases.items()}
     Path(file).write_text(json.dumps(found | {"agreements": agreements(distribution)}))
     distribution.wait()
 
