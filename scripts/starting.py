@@ -83,7 +83,7 @@ def start_together(distribution: Distribution, task, model, checkpoints) -> tupl
 
 def other_draws(config: Config, manifest: dict, num_replicas: int) -> str:
     """What dropout has to do with the number of replicas, where a run goes on with another one."""
-    before = manifest.get("replicas", num_replicas)
+    before = manifest.get("replicas", 1) if manifest["step"] else num_replicas
     if before == num_replicas or not max(config.model.dropout, getattr(config.model, "drop_path", 0)):
         return ""
     return (

@@ -162,6 +162,7 @@ def batches(config, *, num_steps: int, rows: slice):
 
 def agreements(distribution) -> dict:
     """What replicas and workers have in common once they have told each other."""
+    import keras
     import tensorflow as tf
 
     from training.distribution import all_reduced
@@ -176,11 +177,12 @@ def agreements(distribution) -> dict:
     told = {"rows": distribution.on_replicas(placed)(batch[distribution.rows(BATCH)]).numpy().tolist()}
     told["from chief"] = distribution.from_chief(lambda: ["ä", distribution.worker])
     told["nobody"] = distribution.any(False)
+    told["largest"] = distribution.largest(130 + distribution.worker)
     told["last"] = distribution.any(distribution.worker == distribution.num_workers - 1)
     told["other data"] = error_of(lambda: distribution.check_same({"data": "ab"[distribution.worker]}))
     told["chief fails"] = error_of(lambda: distribution.from_chief(fail))
     with distribution.scope():
-        variable = tf.Variable([1.0, 2.0] if distribution.is_chief else [5.0, 6.0])
+        variable = keras.Variable([1.0, 2.0])
     variable.assign([3.0, 4.0] if distribution.is_chief else [7.0, 8.0])
     distribution.copy_from_chief([variable])
     told["copied"] = variable.numpy().tolist()

@@ -138,6 +138,7 @@ def test_replicas_and_workers_agree(told):
         assert agreed["from chief"] == ["ä", 0]
         assert agreed["copied"] == [3.0, 4.0]
         assert (agreed["nobody"], agreed["last"]) == (False, True)
+        assert agreed["largest"] == 129 + len(told)
 
 
 def test_a_replica_skips_what_another_cannot_apply(told):
