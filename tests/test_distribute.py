@@ -15,9 +15,10 @@ import psutil
 import pytest
 import tensorflow as tf
 
+from scripts.comparison import rows_of, tensors_of
 from scripts.launch_local import free_addresses
 from tests.replicas import BATCH, CURVES, OF_ONE_MACHINE, OF_SEVERAL, trained
-from tests.runs import copy_of, refusal, rows_of, tensors_of, wait_for
+from tests.runs import copy_of, refusal, wait_for
 from training.distribution import ONE_DEVICE, Distribution
 from training.errors import RunError
 

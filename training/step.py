@@ -66,6 +66,8 @@ def make_train_step(
         inputs, targets = (tf.stack(tf.split(part, accumulation_steps)) for part in (inputs, targets))
         loss, total = tf.constant(0.0), [tf.zeros_like(variable) for variable in variables]
         for index in tf.range(accumulation_steps):
+            # One at a time: TensorFlow would begin the next one before the memory of this one is free.
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
             micro_loss, gradients = micro_batch_gradients(
                 inputs[index], targets[index], step_seed, first + index, count
             )
