@@ -1,6 +1,7 @@
 """Trains a model: `python train.py experiment=lm`; `python train.py --help` shows every key."""
 
 import sys
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -9,7 +10,7 @@ from configs.help import help_text
 from configs.schema import Config, compose, parse_config, save_config
 from configs.sweep import sweep
 from scripts.failures import exit_code_of
-from scripts.startup import import_tensorflow
+from scripts.startup import find_devices
 
 HELP_FLAGS = {"-h", "--help"}
 SWEEP_FLAGS = {"-m", "--multirun"}
@@ -30,67 +31,75 @@ def main(arguments: list[str]) -> int | None:
 
 def run(config: Config) -> int:
     """One run, from configuration to summary; the exit code."""
-    import_tensorflow()
+    distribution = find_devices(config)
 
-    from scripts.starting import settle
+    from scripts.starting import settle_together
     from training.run_directory import RunDirectory
 
-    with RunDirectory(Path(config.output_dir) / config.name) as directory:
-        config = settle(config, directory.config)
-        return run_in(directory, config)
+    with distribution.lost_workers_named(), ExitStack() as stack:
+        directory = RunDirectory(Path(config.output_dir) / config.name)
+        config, is_recorded = settle_together(config, distribution, directory, stack)
+        return run_in(directory, config, distribution, is_recorded=is_recorded)
 
 
-def run_in(directory, config: Config) -> int:
-    """Data, model, loop, summary; the directory is locked and the config settled."""
+def run_in(directory, config: Config, distribution, *, is_recorded: bool) -> int:
+    """Data, model, loop, summary; the directory is locked by the chief and the config settled."""
     import keras
 
-    from scripts.loading import load_task, make_model
+    from scripts.loading import make_model
     from scripts.reporting import description, finish
     from scripts.saving import going_back, make_save
-    from scripts.starting import start
+    from scripts.starting import load_together, start_together
     from training.checkpoints import Checkpoints
     from training.divergence import BadSteps
     from training.evaluation import make_evaluator
     from training.hardware import make_deterministic
     from training.loop import train
     from training.optimizer import make_optimizer
-    from training.run_log import RunLog
+    from training.run_log import NoLog, RunLog
     from training.step import make_train_step
 
-    task = load_task(config, recorded=directory.config.exists())
+    task = load_together(config, distribution, is_recorded=is_recorded)
     config = task.config  # with what the model takes from the data
     options = config.training
 
     if options.deterministic:
         make_deterministic()
     keras.utils.set_random_seed(options.seed)  # of the initial weights; every other draw is stateless
-    model = make_model(config)
-    optimizer = make_optimizer(config.optimizer, model.trainable_variables, num_steps=options.num_steps)
+    with distribution.scope():
+        model = make_model(config)
+        optimizer = make_optimizer(config.optimizer, model.trainable_variables, num_steps=options.num_steps)
     checkpoints = Checkpoints(
         directory.checkpoints, model, optimizer, keep=options.keep_checkpoints, keep_best=options.keep_best
     )
-    config, manifest, origin = start(task, model, checkpoints)
+    config, manifest, origin = start_together(distribution, task, model, checkpoints)
     start_step = manifest["step"]
-    save_config(config, directory.config)
-    print(description(task, model.count_params()))
-    print(f"{task.description}\n{origin}", flush=True)
+    if distribution.is_chief:
+        save_config(config, directory.config)
+        print(description(task, model.count_params()))
+        print(f"{task.description}\n{origin}", flush=True)
 
-    if start_step == options.num_steps and directory.summary.exists():
-        print(f"This run is complete. Its summary: {directory.summary}")
+    if distribution.any(start_step == options.num_steps and directory.summary.exists()):
+        distribution.chief_only(print)(f"This run is complete. Its summary: {directory.summary}")
         return 0
 
-    evaluate = make_evaluator(model, task.measure, compile_mode=options.compile)
-    some_held_out = task.evaluation_batches(options.eval_batches)
-    sample = task.sampler(directory, model)
-    log = RunLog(
-        directory,
-        start_step=start_step,
-        num_steps=options.num_steps,
-        unit=task.unit,
-        units_per_step=task.units_per_step,
-        elapsed_seconds=manifest["elapsed_seconds"],
-    )
-    with log, going_back(config, checkpoints, directory.path):
+    rows = distribution.rows(options.batch_size)
+    evaluate = make_evaluator(model, task.measure, compile_mode=options.compile, distribution=distribution)
+    some_held_out = task.evaluation_batches(options.eval_batches, rows)
+    sample = distribution.chief_only(task.sampler(directory, model))
+    log, save, way_back = NoLog(), lambda *_: None, nullcontext()
+    if distribution.is_chief:
+        log = RunLog(
+            directory,
+            start_step=start_step,
+            num_steps=options.num_steps,
+            unit=task.unit,
+            units_per_step=task.units_per_step,
+            elapsed_seconds=manifest["elapsed_seconds"],
+        )
+        save = make_save(task, config, checkpoints, log, replicas=distribution.num_replicas)
+        way_back = going_back(config, checkpoints, directory.path)
+    with log, way_back:
         done, stop_code = train(
             make_train_step(
                 model,
@@ -100,25 +109,30 @@ def run_in(directory, config: Config) -> int:
                 label_smoothing=options.label_smoothing,
                 seed=options.seed,
                 compile_mode=options.compile,
+                distribution=distribution,
             ),
-            task.training_batches(start_step),
+            task.training_batches(start_step, rows),
             config=options,
             start_step=start_step,
             bad_steps=BadSteps(options.max_bad_steps, manifest.get("bad_steps")),
             log=log,
             validate=lambda: evaluate(some_held_out),
             sample=sample,
-            save=make_save(task, config, checkpoints, log),
+            save=save,
+            agree=distribution.largest,
         )
         if stop_code:
             log.say(f"stopped after step {done:,}, saved. The same command goes on from there.")
+            distribution.wait()
             return stop_code
         log.say(f"measuring all held-out {task.data_word}")
-        measured = evaluate(task.evaluation_batches())
+        measured = evaluate(task.evaluation_batches(rows=rows))
         if task.samples_at_end and options.sample_every:
             measured |= sample()
         log.write(done, measured)
-    finish(directory, task, model, log.rows[-1])
+    if distribution.is_chief:
+        finish(directory, task, model, log.rows[-1])
+    distribution.wait()
     return 0
 
 

@@ -46,7 +46,7 @@ def groups_of(directory: Path) -> dict[str, list[str]]:
 def comments(config: dict) -> Iterator[tuple[str, str]]:
     """(full key, comment) of each commented key of a composed configuration."""
     yield from comments_in(HERE / "train.yaml", "")
-    for group in ("model", "data"):
+    for group in ("model", "data", "distribute"):
         for path in sorted(HERE.glob(f"{group}/*.yaml")):
             if is_of_kind(path, config[group]):
                 yield from comments_in(path, f"{group}.")

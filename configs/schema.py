@@ -32,7 +32,7 @@ from data.config import (
     TfdsTextConfig,
 )
 from models.config import AxialViTConfig, TransformerLMConfig
-from training.config import OptimizerConfig, TrainingConfig
+from training.config import DistributeConfig, OptimizerConfig, TrainingConfig
 
 CONFIGS = Path(__file__).resolve().parent
 PLAIN_OVERRIDE = re.compile(r"([A-Za-z_][\w.]*)=")
@@ -40,7 +40,7 @@ PLAIN_OVERRIDE = re.compile(r"([A-Za-z_][\w.]*)=")
 REFUSED = re.compile(r"--e|[+~]*hydra[./](mode|sweep|sweeper|launcher)\b")
 
 
-# Names, places and cadences: a run may go on with others.
+# Names, places, devices and cadences: a run may go on with others.
 FREE_KEYS = {
     "name",
     "output_dir",
@@ -48,6 +48,8 @@ FREE_KEYS = {
     "data.data_dir",
     "max_minutes",
     "max_bad_steps",
+    "distribute.strategy",
+    "distribute.devices",
     "log_every",
     "eval_every",
     "eval_batches",
@@ -93,6 +95,7 @@ class Config:
         | TfdsImagesConfig
         | ImageFolderConfig
     ) = field(default_factory=PythonStdlibConfig)
+    distribute: DistributeConfig = field(default_factory=DistributeConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig, metadata={"inline": True})
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from data.order import PHASE_STREAM, batch_items, epoch_generator, spread_items
+from data.order import ALL_ROWS, PHASE_STREAM, batch_items, epoch_generator, number_of_rows, spread_items
 from data.tokens import SEPARATOR
 
 # A target that does not count in the loss.
@@ -27,7 +27,7 @@ def windows_per_epoch(num_tokens: int, length: int) -> int:
 
 
 def training_batch(
-    tokens: np.ndarray, index: int, *, batch_size: int, length: int, seed: int
+    tokens: np.ndarray, index: int, *, batch_size: int, length: int, seed: int, rows: slice = ALL_ROWS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Batch `index` of an endless run: a pure function of its arguments.
 
@@ -37,15 +37,17 @@ def training_batch(
     Args:
         tokens: (num_tokens,) integers, in memory or on disk.
         index: 0 for the first batch of a run.
+        rows: those that are wanted; each is what it is in the whole batch.
 
     Returns:
-        Inputs and targets, (batch_size, length) int32 each; a target is the token after its input.
+        Inputs and targets, (rows, length) int32 each; a target is the token after its input.
 
     Raises:
         ValueError: if `tokens` is shorter than `length + 1`.
     """
     num_windows = windows_per_epoch(len(tokens), length)
-    windows, epochs = batch_items(index, batch_size=batch_size, num_items=num_windows, seed=seed)
+    items = batch_items(index, batch_size=batch_size, num_items=num_windows, seed=seed)
+    windows, epochs = (part[rows] for part in items)
     # From `length` to 2 * length - 1 of them: every alignment occurs, and every token has its turn.
     num_phases = len(tokens) - num_windows * length
     phases = [_phase(num_phases, seed=seed, epoch=int(epoch)) for epoch in epochs]
@@ -54,18 +56,26 @@ def training_batch(
 
 
 def training_dataset(
-    tokens: np.ndarray, *, start_step: int, num_steps: int, batch_size: int, length: int, seed: int
+    tokens: np.ndarray,
+    *,
+    start_step: int,
+    num_steps: int,
+    batch_size: int,
+    length: int,
+    seed: int,
+    rows: slice = ALL_ROWS,
 ):
     """The batches `start_step` to `num_steps - 1` of `training_batch` as a `tf.data.Dataset`.
 
-    Yields inputs and targets of static shape (batch_size, length), int32. A run that stopped after step k
-    goes on with `start_step=k`.
+    Yields inputs and targets of static shape (rows, length), int32. A run that stopped after step k goes on
+    with `start_step=k`.
     """
 
     def batch(index):
-        return training_batch(tokens, index, batch_size=batch_size, length=length, seed=seed)
+        return training_batch(tokens, index, batch_size=batch_size, length=length, seed=seed, rows=rows)
 
-    return batch_dataset(batch, start_step=start_step, num_steps=num_steps, shape=(batch_size, length))
+    shape = number_of_rows(batch_size, rows), length
+    return batch_dataset(batch, start_step=start_step, num_steps=num_steps, shape=shape)
 
 
 def batch_dataset(
@@ -77,7 +87,7 @@ def batch_dataset(
 ):
     """The values of `batch` at `start_step` to `num_steps - 1` as a `tf.data.Dataset`.
 
-    They are inputs and targets, int32, each of `shape`, (batch_size, length).
+    They are inputs and targets, int32, each of `shape`, (rows, length).
     """
     import tensorflow as tf
 
@@ -91,13 +101,19 @@ def batch_dataset(
 
 
 def evaluation_batches(
-    tokens: np.ndarray, *, batch_size: int, length: int, max_batches: int | None = None
+    tokens: np.ndarray,
+    *,
+    batch_size: int,
+    length: int,
+    max_batches: int | None = None,
+    rows: slice = ALL_ROWS,
 ) -> "EvaluationBatches":
     """Consecutive windows of `tokens`: every token but the first is a target exactly once.
 
     Args:
         tokens: (num_tokens,) integers, in memory or on disk; at least 2.
         max_batches: with fewer batches than the tokens fill, windows evenly spread over the tokens.
+        rows: of each batch that are wanted.
 
     Raises:
         ValueError: if there is no target.
@@ -106,10 +122,10 @@ def evaluation_batches(
         raise ValueError(f"an evaluation needs 2 tokens or more, an input and its target, got {len(tokens)}.")
 
     def load(windows):
-        return _evaluation_batch(tokens, windows, batch_size=batch_size, length=length)
+        return _evaluation_batch(tokens, windows, batch_size=number_of_rows(batch_size, rows), length=length)
 
     num_windows = -(-(len(tokens) - 1) // length)
-    return EvaluationBatches(num_windows, load, batch_size=batch_size, max_batches=max_batches)
+    return EvaluationBatches(num_windows, load, batch_size=batch_size, max_batches=max_batches, rows=rows)
 
 
 class EvaluationBatches(Sequence):
@@ -117,8 +133,9 @@ class EvaluationBatches(Sequence):
 
     Args:
         num_items: items 0..num_items - 1 are visited once each.
-        load: makes a batch of (batch_size or fewer,) items; it fills up the last one.
+        load: makes a batch of the (rows,) items, or fewer or none; it fills up what is missing.
         max_batches: with fewer batches than there are, items evenly spread.
+        rows: of each batch that are wanted.
     """
 
     def __init__(
@@ -128,10 +145,12 @@ class EvaluationBatches(Sequence):
         *,
         batch_size: int,
         max_batches: int | None,
+        rows: slice = ALL_ROWS,
     ):
         self._items = spread_items(num_items, None if max_batches is None else max_batches * batch_size)
         self._load = load
         self._batch_size = batch_size
+        self._rows = rows
 
     def __len__(self) -> int:
         return -(-len(self._items) // self._batch_size)
@@ -139,7 +158,8 @@ class EvaluationBatches(Sequence):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
-        return self._load(self._items[index * self._batch_size : (index + 1) * self._batch_size])
+        items = self._items[index * self._batch_size : (index + 1) * self._batch_size]
+        return self._load(items[self._rows])
 
 
 def _evaluation_batch(

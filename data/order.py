@@ -4,6 +4,9 @@ from functools import lru_cache
 
 import numpy as np
 
+# The rows of a batch that are read where several processes share it: by default, all.
+ALL_ROWS = slice(None)
+
 PERMUTATION_STREAM = 0
 PHASE_STREAM = 1
 AUGMENT_STREAM = 2
@@ -48,6 +51,11 @@ def batch_items(index: int, *, batch_size: int, num_items: int, seed: int) -> tu
         inside = epochs == epoch
         items[inside] = epoch_order(num_items, seed=seed, epoch=int(epoch))[places[inside]]
     return items, epochs
+
+
+def number_of_rows(batch_size: int, rows: slice) -> int:
+    """How many rows of a batch are in a slice of it."""
+    return len(range(batch_size)[rows])
 
 
 def spread_items(num_items: int, max_items: int | None) -> np.ndarray:

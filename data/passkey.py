@@ -13,7 +13,13 @@ import numpy as np
 
 from data.batches import IGNORED_TARGET, EvaluationBatches, batch_dataset
 from data.errors import DataError
-from data.order import HELD_OUT_PASSKEY_STREAM, PASSKEY_STREAM, generator_of
+from data.order import (
+    ALL_ROWS,
+    HELD_OUT_PASSKEY_STREAM,
+    PASSKEY_STREAM,
+    generator_of,
+    number_of_rows,
+)
 from data.tokens import SEPARATOR, encode
 
 FILLER = (
@@ -100,22 +106,32 @@ def held_out_text(index: int, *, length: int, digits: int, depth: float | None =
 
 
 def training_passkeys(
-    index: int, *, batch_size: int, length: int, digits: int, texts: int, seed: int
+    index: int,
+    *,
+    batch_size: int,
+    length: int,
+    digits: int,
+    texts: int,
+    seed: int,
+    rows: slice = ALL_ROWS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Batch `index` of an endless run, a pure function of its arguments: rows of 1 to `texts` texts.
 
     Several short texts in a row hold more answers, and nearer ones, without which a model takes much longer
     to begin to look back.
 
+    Args:
+        rows: of the batch that are wanted; each is what it is in the whole batch.
+
     Returns:
-        Inputs and targets, (batch_size, length) int32 each; only the digits of the answers are targets.
+        Inputs and targets, (rows, length) int32 each; only the digits of the answers are targets.
     """
-    rows = []
-    for number in range(index * batch_size, (index + 1) * batch_size):
+    packed = []
+    for number in range(index * batch_size, (index + 1) * batch_size)[rows]:
         draw = generator_of(seed, number, stream=PASSKEY_STREAM)
         sizes = text_sizes(draw, length=length, digits=digits, texts=texts)
-        rows.append([passkey_text(draw, size=size, digits=digits) for size in sizes])
-    return inputs_and_targets(rows, digits=digits)
+        packed.append([passkey_text(draw, size=size, digits=digits) for size in sizes])
+    return inputs_and_targets(packed, digits=digits)
 
 
 def text_sizes(draw: np.random.Generator, *, length: int, digits: int, texts: int) -> np.ndarray:
@@ -138,34 +154,52 @@ def inputs_and_targets(rows: list[list[str]], *, digits: int) -> tuple[np.ndarra
 
 
 def passkey_training_dataset(
-    *, start_step: int, num_steps: int, batch_size: int, length: int, digits: int, texts: int, seed: int
+    *,
+    start_step: int,
+    num_steps: int,
+    batch_size: int,
+    length: int,
+    digits: int,
+    texts: int,
+    seed: int,
+    rows: slice = ALL_ROWS,
 ):
     """The batches `start_step` to `num_steps - 1` of `training_passkeys` as a `tf.data.Dataset`."""
 
     def batch(index):
         return training_passkeys(
-            index, batch_size=batch_size, length=length, digits=digits, texts=texts, seed=seed
+            index, batch_size=batch_size, length=length, digits=digits, texts=texts, seed=seed, rows=rows
         )
 
-    return batch_dataset(batch, start_step=start_step, num_steps=num_steps, shape=(batch_size, length))
+    shape = number_of_rows(batch_size, rows), length
+    return batch_dataset(batch, start_step=start_step, num_steps=num_steps, shape=shape)
 
 
 def passkey_evaluation_batches(
-    num_examples: int, *, batch_size: int, length: int, digits: int, max_batches: int | None = None
+    num_examples: int,
+    *,
+    batch_size: int,
+    length: int,
+    digits: int,
+    max_batches: int | None = None,
+    rows: slice = ALL_ROWS,
 ) -> EvaluationBatches:
     """The first held-out texts, one a row; rows that fill up the last batch have no targets.
 
     Args:
         max_batches: with fewer batches than there are, texts evenly spread.
+        rows: of each batch that are wanted.
     """
+    shape = number_of_rows(batch_size, rows), length
 
     def load(items):
-        inputs = np.full((batch_size, length), SEPARATOR, np.int32)
-        targets = np.full((batch_size, length), IGNORED_TARGET, np.int32)
+        inputs, targets = np.full(shape, SEPARATOR, np.int32), np.full(shape, IGNORED_TARGET, np.int32)
+        if not len(items):
+            return inputs, targets
         inputs[: len(items)], targets[: len(items)] = held_out_passkeys(items, length=length, digits=digits)
         return inputs, targets
 
-    return EvaluationBatches(num_examples, load, batch_size=batch_size, max_batches=max_batches)
+    return EvaluationBatches(num_examples, load, batch_size=batch_size, max_batches=max_batches, rows=rows)
 
 
 def fingerprint(*, length: int, digits: int) -> str:

@@ -12,7 +12,8 @@ NO_READER = 141
 
 
 def exit_code_of(command: Callable[[], int | None]) -> int:
-    """Runs a command; 0, or what it returns, 2 for what the user can put right, 1 for a diverged run.
+    """Runs a command; 0, or what it returns, 2 for what the user can put right, 1 for a run that diverged or
+    lost a worker.
 
     A run that is asked to stop returns a code of `training.signals`.
     """
@@ -28,12 +29,14 @@ def exit_code_of(command: Callable[[], int | None]) -> int:
     except Exception as error:
         # Imported once something was raised: they are not worth TensorFlow before.
         from data.errors import DataError
-        from training.errors import DivergedError, RunError
+        from training.errors import DivergedError, LostWorkerError, RunError
 
         if isinstance(error, DataError | RunError):
             return tell("error", error, USER_MISTAKE)
         if isinstance(error, DivergedError):
             return tell("diverged", error, 1)
+        if isinstance(error, LostWorkerError):
+            return tell("error", error, 1)
         raise
 
 

@@ -12,6 +12,7 @@ from configs.values import plain
 from data.errors import DataError
 from data.image_batches import image_evaluation_batches, image_training_dataset, normalized
 from data.images import ImageSet, load_images
+from data.order import ALL_ROWS
 from models.config import AxialViTConfig
 from training.losses import summed_loss_and_accuracy
 from training.pictures import Prediction, plot_confusion, plot_predictions
@@ -70,7 +71,8 @@ class ImageTask:
         """What a step is trained on, in words."""
         return f"{self.config.training.batch_size} images"
 
-    def training_batches(self, start_step: int):
+    def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
+        """The batches that are left, or of each the rows that are wanted."""
         training = self.config.training
         return image_training_dataset(
             self.images.train,
@@ -81,9 +83,10 @@ class ImageTask:
             augment=self.config.data.augment,
             mean=self.mean,
             deviation=self.deviation,
+            rows=rows,
         )
 
-    def evaluation_batches(self, max_batches: int | None = None):
+    def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
         """All held-out images, or an even choice of them."""
         return image_evaluation_batches(
             self.images.validation,
@@ -91,6 +94,7 @@ class ImageTask:
             max_batches=max_batches,
             mean=self.mean,
             deviation=self.deviation,
+            rows=rows,
         )
 
     def sampler(self, directory, model: keras.Model) -> Callable[[], dict]:

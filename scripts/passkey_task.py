@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 
 from configs.schema import Config
+from data.order import ALL_ROWS
 from data.passkey import (
     check_room,
     fingerprint,
@@ -45,7 +46,8 @@ class PasskeyTask(TokenTask):
     def shape(self) -> dict[str, int]:
         return {"length": self.config.context_length, "digits": self.config.data.digits}
 
-    def training_batches(self, start_step: int):
+    def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
+        """The batches that are left, or of each the rows that are wanted."""
         training = self.config.training
         return passkey_training_dataset(
             start_step=start_step,
@@ -53,15 +55,17 @@ class PasskeyTask(TokenTask):
             batch_size=training.batch_size,
             texts=self.config.data.texts,
             seed=training.seed,
+            rows=rows,
             **self.shape,
         )
 
-    def evaluation_batches(self, max_batches: int | None = None):
+    def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
         """All held-out texts, or an even choice of them."""
         return passkey_evaluation_batches(
             self.config.data.held_out_examples,
             batch_size=self.config.training.batch_size,
             max_batches=max_batches,
+            rows=rows,
             **self.shape,
         )
 

@@ -11,7 +11,7 @@ from training.environment import environment
 from training.errors import DivergedError
 
 
-def make_save(task, config: Config, checkpoints, log) -> Callable[[int, dict], None]:
+def make_save(task, config: Config, checkpoints, log, *, replicas: int) -> Callable[[int, dict], None]:
     """The function `(step, facts)` that saves a step, with what the loop knows of it."""
     keys = deciding_keys(config)
     of_the_run = {
@@ -19,6 +19,7 @@ def make_save(task, config: Config, checkpoints, log) -> Callable[[int, dict], N
         "config": keys,
         "config_sha256": hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest(),
         "environment": environment(),
+        "replicas": replicas,
     }
 
     def save(step: int, facts: dict) -> None:

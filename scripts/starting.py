@@ -1,26 +1,95 @@
-"""How a run begins: which config counts, and where its weights are from."""
+"""How a run begins: which config counts, and where its weights are from.
+
+Of several workers the chief decides, and tells the others.
+"""
 
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from configs.builder import flatten
 from configs.schema import (
     Config,
     ConfigError,
     conflicting_keys,
     deciding_keys,
     load_config,
+    parse_config,
     there_and_here,
+    to_dict,
 )
 from models.config import AxialViTConfig
-from scripts.loading import print_error
+from scripts.loading import Task, load_task, print_error
 from scripts.parent import RECORDED, filled, scaled_from, weights_of_parent, with_values_of_parent
+from training.distribution import Distribution
 from training.environment import changes, environment
 from training.errors import RunError
 from training.hardware import resolve_compile, resolve_precision
+from training.run_directory import RunDirectory
 
 # Keys of a vision model that are null until the images are seen.
 OPEN_IN_IMAGES = ("image_size", "channels", "num_classes", "patch_size")
+
+
+def settle_together(
+    config: Config, distribution: Distribution, directory: RunDirectory, stack: ExitStack
+) -> tuple[Config, bool]:
+    """The settled config of all workers, and whether the directory records it; the chief enters that.
+
+    Raises:
+        RunError: if a worker was started with another config.
+    """
+    distribution.check_same(flatten(to_dict(config)))
+
+    def settled():
+        stack.enter_context(directory)
+        is_recorded = directory.config.exists()
+        return to_dict(settle(config, directory.config)), is_recorded
+
+    settled_config, is_recorded = distribution.from_chief(settled)
+    return parse_config(settled_config), is_recorded
+
+
+def load_together(config: Config, distribution: Distribution, *, is_recorded: bool) -> Task:
+    """The task of all workers.
+
+    Raises:
+        RunError: if a worker has other data.
+    """
+    loaded = []
+
+    def load_first():  # it may make a cache that the others share
+        loaded.append(load_task(config, recorded=is_recorded))
+        return loaded[0].facts["data_fingerprint"]
+
+    distribution.from_chief(load_first)
+    task = loaded[0] if loaded else load_task(config, report=lambda line: None, recorded=is_recorded)
+    distribution.check_same({"data_fingerprint": task.facts["data_fingerprint"]})
+    return task
+
+
+def start_together(distribution: Distribution, task, model, checkpoints) -> tuple[Config, dict, str]:
+    """What `start` gives the chief, and its weights, for all workers."""
+
+    def started():
+        config, manifest, origin = start(task, model, checkpoints)
+        return to_dict(config), manifest, origin + other_draws(config, manifest, distribution.num_replicas)
+
+    config, manifest, origin = distribution.from_chief(started)
+    distribution.copy_from_chief(list(checkpoints.variables.values()))
+    return parse_config(config), manifest, origin
+
+
+def other_draws(config: Config, manifest: dict, num_replicas: int) -> str:
+    """What dropout has to do with the number of replicas, where a run goes on with another one."""
+    before = manifest.get("replicas", 1) if manifest["step"] else num_replicas
+    if before == num_replicas or not max(config.model.dropout, getattr(config.model, "drop_path", 0)):
+        return ""
+    return (
+        f"\nnote: dropout is drawn by replica, and there were {before}, now {num_replicas}: the weights will "
+        "not be those of a run that goes on as it was"
+    )
 
 
 def settle(config: Config, recorded_path: Path) -> Config:

@@ -1,8 +1,15 @@
-"""Importing TensorFlow without its chatter."""
+"""Importing TensorFlow without its chatter, and finding the devices of a run."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from configs.schema import Config
+from training.cluster import meet, read_cluster
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -19,10 +26,40 @@ def quiet_standard_error() -> Iterator[None]:
         os.close(nowhere)
 
 
-def import_tensorflow() -> None:
-    """Imports TensorFlow and finds its devices: both write lines that no log level turns off."""
+def import_tensorflow(before_devices: Callable[[], T] = lambda: None) -> T:
+    """Imports TensorFlow and finds its devices: both write lines that no log level turns off.
+
+    Args:
+        before_devices: called in between, for what is too late afterwards; what it returns is returned.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with quiet_standard_error():
         import tensorflow as tf
 
+        made = before_devices()
         tf.config.list_logical_devices()
+    return made
+
+
+def find_devices(config: Config):
+    """Imports TensorFlow, and finds the devices of a run and its other workers; a `Distribution`.
+
+    Raises:
+        RunError: if TF_CONFIG or a device is not right, or the batch does not divide among the replicas.
+    """
+    cluster = None
+    if config.distribute.strategy == "multi_worker":
+        cluster = read_cluster(os.environ)
+        meet(cluster)
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of a lost worker, it tells in many lines
+
+    def make():
+        from training.distribution import make_distribution
+
+        return make_distribution(config.distribute, cluster)
+
+    distribution = import_tensorflow(make)
+    if cluster is not None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has taken it, and does nothing about it
+    distribution.check_batch(config.training.batch_size, config.training.accumulation_steps)
+    return distribution

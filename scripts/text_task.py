@@ -10,6 +10,7 @@ import keras
 
 from configs.schema import Config
 from data.batches import evaluation_batches, training_dataset
+from data.order import ALL_ROWS
 from data.text import TextCorpus, check_length, load_text
 from data.tokens import SEPARATOR
 from models.sampling import Sampler, SamplingOptions
@@ -41,19 +42,21 @@ class TextTask(TokenTask):
     def shape(self) -> dict[str, int]:
         return {"batch_size": self.config.training.batch_size, "length": self.config.context_length}
 
-    def training_batches(self, start_step: int):
+    def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
+        """The batches that are left, or of each the rows that are wanted."""
         training = self.config.training
         return training_dataset(
             self.corpus.train,
             start_step=start_step,
             num_steps=training.num_steps,
             seed=training.seed,
+            rows=rows,
             **self.shape,
         )
 
-    def evaluation_batches(self, max_batches: int | None = None):
+    def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
         """All held-out text, or an even choice of it."""
-        return evaluation_batches(self.corpus.validation, **self.shape, max_batches=max_batches)
+        return evaluation_batches(self.corpus.validation, **self.shape, max_batches=max_batches, rows=rows)
 
     def sampler(self, directory, model: keras.Model) -> Callable[[], dict]:
         """A function that lets the model go on from a held-out beginning."""

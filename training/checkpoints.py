@@ -86,7 +86,7 @@ class Checkpoints:
             prefix=str(aside / TENSORS),
             tensor_names=list(self.variables),
             shape_and_slices=[""] * len(self.variables),
-            tensors=[variable.value for variable in self.variables.values()],
+            tensors=[tf.convert_to_tensor(variable.value) for variable in self.variables.values()],
         )
         write_manifest(aside, {**facts, "tensors": _described(self.variables)})
         for path in [*aside.iterdir(), aside]:

@@ -1,5 +1,6 @@
 """Configuration of the loop and the optimizer; imports no TensorFlow."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,6 +19,27 @@ class OptimizerConfig:
     beta_2: float = field(default=0.99, metadata={"min": 0, "below": 1})
     epsilon: float = field(default=1e-8, metadata={"above": 0})
     clip_norm: float = field(default=1.0, metadata={"above": 0})
+
+
+@dataclass(frozen=True)
+class DistributeConfig:
+    """On which devices a run is, see `training.distribution`."""
+
+    strategy: Literal["none", "mirrored", "multi_worker"] = "none"
+    devices: tuple[str, ...] | None = field(default=None, metadata={"hint": "For example [CPU:0,CPU:1]"})
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """(key, message) of each rule between fields that is broken."""
+        if self.devices is None:
+            return
+        given = ", ".join(self.devices)
+        if self.strategy != "mirrored":
+            yield "devices", f"has no effect with distribute={self.strategy}, got {given}: use mirrored"
+        is_of_one_kind = any(
+            all(re.fullmatch(rf"{kind}:\d+", d) for d in self.devices) for kind in ("CPU", "GPU")
+        )
+        if not is_of_one_kind or len(set(self.devices)) < len(self.devices):
+            yield "devices", f"must be different devices of one kind, such as GPU:0, GPU:1; got {given}"
 
 
 @dataclass(frozen=True)

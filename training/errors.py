@@ -15,6 +15,10 @@ class DivergedError(ArithmeticError):
         self.good_step = good_step
 
 
+class LostWorkerError(RuntimeError):
+    """Another worker of the run has ended before its time."""
+
+
 def reason(error: BaseException) -> str:
     """What a library says is wrong, in one line, without TensorFlow's marks around it."""
     if isinstance(error, OSError) and error.strerror:

@@ -23,6 +23,7 @@ def train(
     validate: Callable[[], dict[str, float]],
     sample: Callable[[], dict],
     save: Callable[[int, dict], None],
+    agree: Callable[[int], int] = int,
 ) -> tuple[int, int]:
     """Runs the steps that are left; at which step it ended, and the exit code if it was asked to stop, or 0.
 
@@ -38,6 +39,7 @@ def train(
         validate: what is measured on a part of the held-out data, by name.
         sample: shows what the model makes; what of it is to be logged, by name.
         save: writes the checkpoint of a step, with facts for its manifest.
+        agree: the largest of the exit codes of all processes of the run.
 
     Raises:
         DivergedError: after too many steps in a row that were skipped, or if `save` finds weights that are
@@ -65,7 +67,7 @@ def train(
                 metrics |= sample()
             if metrics:
                 log.write(done, metrics)
-            stop_code = stop.code
+            stop_code = agree(stop.code)
             save_is_due |= done % config.checkpoint_every == 0
             # Amid bad steps it waits: the run may have to go back to before them.
             if (save_is_due and finite) or done == config.num_steps or stop_code:
@@ -74,4 +76,4 @@ def train(
                 save_is_due = False
             if stop_code:
                 break
-        return done, stop.code if done > start_step else 0
+        return done, agree(stop.code) if done > start_step else 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from training.adamw import FusedAdamW
+from training.adamw import FusedAdamW, assign_here
 
 MOMENTUM = 0.95
 ITERATIONS = 5
@@ -44,24 +44,23 @@ class Muon(FusedAdamW):
     def _is_matrix(self, variable: keras.Variable) -> bool:
         return id(variable) in self._matrices
 
-    def _backend_apply_gradients(self, grads, trainable_variables):
-        pairs = list(zip(grads, trainable_variables, strict=True))
-        others = [(gradient, variable) for gradient, variable in pairs if not self._is_matrix(variable)]
-        super()._backend_apply_gradients([pair[0] for pair in others], [pair[1] for pair in others])
-        matrices = [(gradient, variable) for gradient, variable in pairs if self._is_matrix(variable)]
+    def _update(self, pairs):
+        super()._update([pair for pair in pairs if not self._is_matrix(pair[1])])
+        matrices = [pair for pair in pairs if self._is_matrix(pair[1])]
         learning_rate = tf.cast(self.learning_rate, tf.float32)
         kept = 1 - learning_rate * self.weight_decay
         directions = orthogonalised([self._moved(gradient, variable) for gradient, variable in matrices])
         for direction, (_, variable) in zip(directions, matrices, strict=True):
             value = variable.value * kept if self._use_weight_decay(variable) else variable.value
             scale = learning_rate * UPDATE_RMS * max(variable.shape) ** 0.5
-            variable.value.assign(value - scale * direction)
+            assign_here(variable, value - scale * direction)
 
     def _moved(self, gradient: tf.Tensor, variable: keras.Variable) -> tf.Tensor:
         """Nesterov's momentum, after this gradient."""
-        momentum = self._momentums[self._get_variable_index(variable)].value
-        momentum.assign(MOMENTUM * momentum + (1 - MOMENTUM) * gradient)
-        return MOMENTUM * momentum + (1 - MOMENTUM) * gradient
+        momentum = self._momentums[self._get_variable_index(variable)]
+        moved = MOMENTUM * momentum.value + (1 - MOMENTUM) * gradient
+        assign_here(momentum, moved)
+        return MOMENTUM * moved + (1 - MOMENTUM) * gradient
 
 
 def orthogonalised(matrices: Sequence[tf.Tensor]) -> list[tf.Tensor]:

@@ -48,6 +48,18 @@ def parsed(**given):
         ({"model": {"rope": {"theta": 1}}}, "model.rope.theta must be > 1.0, got 1.0"),
         ({"model": {"dropout": 1.0}}, "model.dropout must be >= 0.0 and < 1.0, got 1.0"),
         ({"seed": 2**31}, "seed must be >= 0 and <= 2147483647, got 2147483648"),
+        (
+            {"distribute": {"devices": ["CPU:0"]}},
+            "distribute.devices has no effect with distribute=none, got CPU:0: use mirrored",
+        ),
+        *(
+            (
+                {"distribute": {"strategy": "mirrored", "devices": devices}},
+                "distribute.devices must be different devices of one kind, such as GPU:0, GPU:1; "
+                f"got {', '.join(devices)}",
+            )
+            for devices in (["CPU:0", "CPU:0"], ["CPU:0", "GPU:0"], ["TPU:0"], ["GPU"])
+        ),
         ({"context_length": 1}, "context_length must be >= 2, got 1"),
         ({"context_length": 0}, "context_length must be >= 2, got 0"),
     ],

@@ -50,7 +50,7 @@ class Run:
     def say(self, text):
         self.said.append(text)
 
-    def go(self, *, start_step=0, counted=None):
+    def go(self, *, start_step=0, counted=None, agree=int):
         return train(
             self.train_step,
             [(f"inputs {step}", f"targets {step}") for step in range(start_step, self.config.num_steps)],
@@ -61,6 +61,7 @@ class Run:
             validate=lambda: {"validation_loss": 3.5},
             sample=lambda: {"sample": "text"},
             save=self.save,
+            agree=agree,
         )
 
     def steps_with(self, name):
@@ -151,6 +152,13 @@ def test_a_signal_ends_the_step_and_saves(number, code, step, saved):
     assert run.go() == (step + 1, code)
     assert run.saved == saved
     assert run.steps[-1] == step
+
+
+def test_a_run_stops_where_another_of_its_processes_is_asked_to():
+    codes = iter([0, 0, 143, 143])
+    run = Run()
+    assert run.go(agree=lambda code: max(code, next(codes))) == (3, 143)
+    assert run.saved == [3]
 
 
 def test_a_signal_in_the_last_step_is_heard():
