@@ -114,12 +114,12 @@ def test_an_evaluation_of_the_replicas_is_that_of_one_device(told, alone, name):
         assert one[name]["measured"] == pytest.approx(alone(name)["measured"], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", OF_ONE_MACHINE.keys() - CURVES.keys())
+@pytest.mark.parametrize("name", sorted(OF_ONE_MACHINE.keys() - CURVES.keys()))
 def test_replicas_of_one_machine_train_every_kind_of_model(mirrored, alone, name):
     assert_same_curve(mirrored[0][name], alone(name), rtol=2e-3 if "bfloat16" in name else 1e-5)
 
 
-@pytest.mark.parametrize("name", OF_SEVERAL.keys() - CURVES.keys())
+@pytest.mark.parametrize("name", sorted(OF_SEVERAL.keys() - CURVES.keys()))
 def test_workers_train_every_kind_of_model(workers, alone, name):
     for one in workers:
         assert_same_curve(one[name], alone(name), rtol=2e-3 if "bfloat16" in name else 1e-5)
