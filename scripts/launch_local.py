@@ -23,13 +23,19 @@ PATIENCE, GRACE = 30, 10
 
 
 def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    return launch([sys.executable, str(PROGRAM), *options.overrides], num_workers=options.workers)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m scripts.launch_local",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--workers", type=positive, default=2, help="processes to start; 2 when not given")
     parser.add_argument("overrides", nargs="*", help="after --: what train.py is given")
-    options = parser.parse_args(arguments)
-    return launch([sys.executable, str(PROGRAM), *options.overrides], num_workers=options.workers)
+    return parser.parse_args(arguments)
 
 
 def positive(text: str) -> int:
