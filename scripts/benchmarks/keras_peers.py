@@ -81,6 +81,8 @@ class Attention(keras.layers.Layer):
             ops.reshape(part(x), (batch, length, -1, self.head_dim))
             for part in (self.query, self.key, self.value)
         )
+        if (group := self.query.units // self.key.units) > 1:
+            keys, values = ops.repeat(keys, group, axis=2), ops.repeat(values, group, axis=2)
         mixed = ops.dot_product_attention(self.rotate(queries), self.rotate(keys), values, is_causal=True)
         return self.output_projection(ops.reshape(mixed, (batch, length, -1)))
 
