@@ -1,7 +1,4 @@
-"""Times contenders on the same work in turn, each in a process of its own that stays alive between its turns.
-
-Their processes are this file: `python -m scripts.benchmarks.harness MODULE:FUNCTION '{"argument": ...}'`.
-"""
+"""Times contenders on the same work in turn, each in a process of its own that lives until all are done."""
 
 import contextlib
 import importlib
@@ -20,9 +17,14 @@ import numpy as np
 from scripts.startup import quiet_standard_error
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVE = "from scripts.benchmarks.harness import serve; serve()"
 FAILED = "failed"
-# The first call traces and compiles; XLA and torch.compile may do so again in the second.
-WARM_UPS = 2
+# The first call traces and compiles.
+WARM_UPS = 1
+
+
+class UnavailableError(Exception):
+    """Why a contender cannot take part here, in a line."""
 
 
 class Work(NamedTuple):
@@ -50,7 +52,7 @@ class Cost(NamedTuple):
 
 
 def costs(contenders: Sequence[Contender], sizes: dict, *, repeats: int) -> list[Cost | str]:
-    """What each costs, or why there is no number: `failed`, or the package that is not installed."""
+    """What each costs, or why there is no number."""
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(Process(contender, sizes)) for contender in contenders]
         for number in range(repeats):
@@ -61,12 +63,11 @@ def costs(contenders: Sequence[Contender], sizes: dict, *, repeats: int) -> list
 
 
 class Process(contextlib.AbstractContextManager):
-    """A contender that is ready for its turn."""
+    """A contender that is ready for its turn: a line to its input asks for one, a line of JSON answers."""
 
     def __init__(self, contender: Contender, sizes: dict):
-        command = [sys.executable, "-m", "scripts.benchmarks.harness", contender.make]
         self._process = subprocess.Popen(
-            [*command, json.dumps(sizes | contender.options)],
+            [sys.executable, "-c", SERVE, contender.make, json.dumps(sizes | contender.options)],
             cwd=ROOT,
             env={"TF_CPP_MIN_LOG_LEVEL": "2"} | os.environ,
             stdin=subprocess.PIPE,
@@ -94,29 +95,29 @@ class Process(contextlib.AbstractContextManager):
             self._process.communicate()  # the end of its input is its own
 
     def _answer(self) -> dict:
-        """What the process says next; after its end, or when it was killed for its memory, that it failed."""
+        """What it says next; that it failed when it has ended, or was killed for its memory."""
         line = self._process.stdout.readline()
         return json.loads(line) if line else {"problem": FAILED}
 
 
-def serve(make: str, arguments: dict) -> None:
-    """Does the work once for each line of standard input."""
-    numbers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no number
+def serve() -> None:
+    """The process of a contender: does the work once for each line of standard input."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
 
     def answer(**values):
-        print(json.dumps(values), file=numbers, flush=True)
+        print(json.dumps(values), file=answers, flush=True)
 
-    module, function = make.split(":")
+    module, function = sys.argv[1].split(":")
     try:
         with quiet_standard_error():
             module = importlib.import_module(module)
-        work = getattr(module, function)(**arguments)
+        work = getattr(module, function)(**json.loads(sys.argv[2]))
     except ModuleNotFoundError as error:
-        return answer(problem=f"{error.name} is not installed")
-    except MemoryError as error:
+        return answer(problem=f"{error.name} is not installed: pip install -r requirements-bench.txt")
+    except UnavailableError as error:
         return answer(problem=str(error))
-    # Counted from before the first call: what a step needs, without the libraries and the weights.
+    # Counted from before the first call: what the work needs, without the libraries and the weights.
     before = peak_bytes()
     for _ in range(WARM_UPS):
         work.call()
@@ -132,10 +133,6 @@ def peak_bytes() -> int:
     """The most memory that this process has had."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:  # macOS; the same number of Linux begins at the peak of the process before
+    except OSError:  # macOS; on Linux getrusage begins with the peak of the process that started this one
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1], json.loads(sys.argv[2]))

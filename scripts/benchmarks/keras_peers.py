@@ -8,7 +8,8 @@ from keras import ops
 from scripts.benchmarks.harness import Work
 from scripts.benchmarks.ours import rotation_by
 
-VOCAB_SIZE, STEPS = 256, 4
+STEPS = 4
+JIT_COMPILE = {"auto": "auto", "graph": False, "xla": True}
 
 
 def rotation(**options) -> Work:
@@ -17,38 +18,30 @@ def rotation(**options) -> Work:
     return rotation_by(keras_hub.layers.RotaryEmbedding(sequence_axis=2), **options)
 
 
-def fit_step(
-    *,
-    batch: int,
-    length: int,
-    dim: int,
-    num_layers: int,
-    num_heads: int,
-    num_kv_heads: int,
-    mlp_dim: int,
-    precision: str,
-    mode: str,
-) -> Work:
-    """A step of a language model of the same architecture, written as Keras' guides write theirs."""
+def text_step(*, batch: int, length: int, precision: str, mode: str, **sizes) -> Work:
     keras.config.set_dtype_policy(precision)
-    tokens = keras.Input((length,), dtype="int32")
-    embedding = keras.layers.ReversibleEmbedding(VOCAB_SIZE, dim)
-    x = embedding(tokens)
-    for _ in range(num_layers):
-        x += Attention(num_heads, num_kv_heads, dim // num_heads)(keras.layers.RMSNormalization()(x))
-        normed = keras.layers.RMSNormalization()(x)
-        gate, up = dense(mlp_dim, activation="silu")(normed), dense(mlp_dim)(normed)
-        x += dense(dim)(gate * up)
-    logits = embedding(keras.layers.RMSNormalization()(x), reverse=True)
-    model = keras.Model(tokens, logits)
+    model = language_model(length, **sizes)
     model.compile(
         optimizer=keras.optimizers.AdamW(weight_decay=0.1, beta_2=0.99, global_clipnorm=1.0),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile={"auto": "auto", "graph": False, "xla": True}[mode],
+        jit_compile=JIT_COMPILE[mode],
     )
-    random = np.random.default_rng(0).integers(VOCAB_SIZE, size=(batch, length + 1), dtype=np.int32)
-    steps = tf.data.Dataset.from_tensors((random[:, :-1], random[:, 1:])).repeat(STEPS)
+    tokens = np.random.default_rng(0).integers(256, size=(batch, length + 1), dtype=np.int32)
+    steps = tf.data.Dataset.from_tensors((tokens[:, :-1], tokens[:, 1:])).repeat(STEPS)
     return Work(lambda: model.fit(steps, verbose=0, shuffle=False), STEPS)
+
+
+def language_model(length: int, *, dim: int, num_layers: int, num_heads: int, mlp_dim: int) -> keras.Model:
+    """The same architecture, as Keras' guides write theirs."""
+    tokens = keras.Input((length,), dtype="int32")
+    embedding = keras.layers.ReversibleEmbedding(256, dim)
+    x = embedding(tokens)
+    for _ in range(num_layers):
+        x += Attention(num_heads, dim)(keras.layers.RMSNormalization()(x))
+        normed = keras.layers.RMSNormalization()(x)
+        gate, up = dense(mlp_dim, activation="silu")(normed), dense(mlp_dim)(normed)
+        x += dense(dim)(gate * up)
+    return keras.Model(tokens, embedding(keras.layers.RMSNormalization()(x), reverse=True))
 
 
 def dense(features: int, **options) -> keras.layers.Dense:
@@ -58,33 +51,23 @@ def dense(features: int, **options) -> keras.layers.Dense:
 class Attention(keras.layers.Layer):
     """Causal attention over rotated queries and keys, in the half layout."""
 
-    def __init__(self, num_heads: int, num_kv_heads: int, head_dim: int):
+    def __init__(self, num_heads: int, dim: int):
         super().__init__()
-        self.head_dim = head_dim
-        self.query, self.key, self.value = (
-            dense(heads * head_dim) for heads in (num_heads, num_kv_heads, num_kv_heads)
-        )
-        self.output_projection = dense(num_heads * head_dim)
+        self.num_heads, self.head_dim = num_heads, dim // num_heads
+        self.query, self.key, self.value, self.mix = (dense(dim) for _ in range(4))
 
     def build(self, shape):
-        for part in (self.query, self.key, self.value):
+        for part in (self.query, self.key, self.value, self.mix):
             part.build(shape)
-        self.output_projection.build((*shape[:-1], self.query.units))
-        angles = np.outer(
-            np.arange(shape[1]), 10_000 ** -np.linspace(0, 1, self.head_dim // 2, endpoint=False)
-        )
-        self.cosines, self.sines = np.cos(angles)[:, np.newaxis], np.sin(angles)[:, np.newaxis]
+        frequencies = 10_000 ** -np.linspace(0, 1, self.head_dim // 2, endpoint=False)
+        angles = np.outer(np.arange(shape[1]), frequencies)[:, np.newaxis]
+        self.cosines, self.sines = np.cos(angles), np.sin(angles)
 
     def call(self, x):
-        batch, length, _ = ops.shape(x)
-        queries, keys, values = (
-            ops.reshape(part(x), (batch, length, -1, self.head_dim))
-            for part in (self.query, self.key, self.value)
-        )
-        if (group := self.query.units // self.key.units) > 1:
-            keys, values = ops.repeat(keys, group, axis=2), ops.repeat(values, group, axis=2)
+        shape = (-1, x.shape[1], self.num_heads, self.head_dim)
+        queries, keys, values = (ops.reshape(part(x), shape) for part in (self.query, self.key, self.value))
         mixed = ops.dot_product_attention(self.rotate(queries), self.rotate(keys), values, is_causal=True)
-        return self.output_projection(ops.reshape(mixed, (batch, length, -1)))
+        return self.mix(ops.reshape(mixed, (-1, *x.shape[1:])))
 
     def rotate(self, x):
         cosines, sines = (ops.cast(table, x.dtype) for table in (self.cosines, self.sines))

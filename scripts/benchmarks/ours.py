@@ -1,22 +1,24 @@
 """Work of this repository: each function makes a `Work` of sizes, to be timed in a process of its own."""
 
+import itertools
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from data.batches import training_dataset
-from data.config import AugmentConfig
-from data.image_batches import image_training_dataset
-from data.image_store import ImageSplit
+from configs.schema import compose, parse_config
 from models.config import AxialViTConfig, TransformerLMConfig
 from models.sampling import Sampler, SamplingOptions
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 from rope.embedding import RotaryEmbedding
-from scripts.benchmarks.harness import Work
-from scripts.benchmarks.plan import KERNELS
+from scripts.benchmarks.harness import ROOT, UnavailableError, Work
+from scripts.loading import Task, load_task, make_model
 from scripts.startup import import_tensorflow
 from training.config import OptimizerConfig
 from training.hardware import available_memory, resolve_compile, resolve_precision
@@ -25,7 +27,7 @@ from training.step import make_train_step
 
 import_tensorflow()  # has been imported: finds the devices, without its chatter
 
-ROTATIONS, BATCHES, STEPS = 20, 64, 1_000_000
+CALLS, NUM_STEPS = 20, 1_000_000
 CHANNELS, CLASSES, PATCH_SIZE = 3, 10, 4
 
 
@@ -44,15 +46,7 @@ def copy(**options) -> Work:
 
 
 def rotation_by(
-    rotate: Callable,
-    *,
-    batch: int,
-    heads: int,
-    length: int,
-    head_dim: int,
-    dtype: str,
-    direction: str,
-    mode: str = "graph",
+    rotate: Callable, *, batch, heads, length, head_dim, dtype: str, direction: str, mode: str = "graph"
 ) -> Work:
     x = tf.cast(tf.random.stateless_normal((batch, heads, length, head_dim), (0, 0)), dtype)
 
@@ -66,53 +60,55 @@ def rotation_by(
         return y, tape.gradient(y, x, output_gradients=x)
 
     def call():
-        for _ in range(ROTATIONS):
-            result = rotated(x)
+        for _ in range(CALLS):
+            result = rotated(x)  # one at a time: the next takes the memory of the one before
         return result
 
-    return Work(call, ROTATIONS)
+    return Work(call, CALLS)
 
 
-def train_step(*, batch: int, length: int, precision: str = "auto", mode: str = "auto", **sizes) -> Work:
-    """A step of a language model on random bytes."""
-    if not KERNELS:
-        sizes.pop("attention_kernel", None)
-    config = TransformerLMConfig(context_length=length, **sizes)
-    check_memory(config, batch * length**2)
-    model = TransformerLM(config, dtype=resolve_precision(precision)[0])
-    tokens = np.random.default_rng(0).integers(config.vocab_size, size=(batch, length + 1), dtype=np.int32)
+def text_step(*, batch: int, length: int, precision: str = "auto", mode: str = "auto", **sizes) -> Work:
+    """A training step on random bytes."""
+    model = language_model(length, precision, **sizes)
+    check_memory(model.config, batch * length**2)
+    tokens = np.random.default_rng(0).integers(256, size=(batch, length + 1), dtype=np.int32)
     return step_of(model, mode, tokens[:, :-1], tokens[:, 1:])
 
 
+def language_model(context_length: int, precision: str, *, num_heads: int, **sizes) -> TransformerLM:
+    heads = {"num_heads": num_heads, "num_kv_heads": num_heads}
+    config = TransformerLMConfig(context_length=context_length, **heads, **sizes)
+    return TransformerLM(config, dtype=resolve_precision(precision)[0])
+
+
 def check_memory(config: TransformerLMConfig, scores: int) -> None:
-    """Raises MemoryError where the scores of full attention would take this machine down."""
-    if getattr(config, "attention_kernel", "full") != "full":
-        return
-    needed = (
-        4 * scores * config.num_heads * (config.num_layers + 4)
-    )  # kept for each layer, and some at a time
-    if needed > available_memory():
-        raise MemoryError(f"full attention may need {needed / 1e9:.0f} GB, which are not free")
+    """Raises UnavailableError where the scores of full attention would take this machine down."""
+    # Kept for each layer, and some at a time.
+    needed = 4 * scores * config.num_heads * (config.num_layers + 4)
+    if getattr(config, "attention_kernel", "full") == "full" and needed > available_memory():
+        raise UnavailableError(f"full attention may need {needed / 1e9:.0f} GB, which are not free")
 
 
-def vision_step(*, batch: int, grid: int, precision: str = "auto", mode: str = "auto", **sizes) -> Work:
-    """A step of a vision transformer on random images of `grid` x `grid` patches."""
-    side = grid * PATCH_SIZE
+def image_step(*, batch: int, grid: int, precision: str = "auto", mode: str = "auto", **sizes) -> Work:
+    """A training step on random images of `grid` x `grid` patches."""
+    images = tf.random.stateless_normal((batch, grid * PATCH_SIZE, grid * PATCH_SIZE, CHANNELS), (0, 0))
+    return step_of(vision_model(precision, **sizes), mode, images, tf.zeros(batch, tf.int32))
+
+
+def vision_model(precision: str, **sizes) -> AxialViT:
     # A model calls itself when it is made: here on a small image, before the memory is counted.
     config = AxialViTConfig(patch_size=PATCH_SIZE, **sizes).for_images(
         2 * PATCH_SIZE, 2 * PATCH_SIZE, channels=CHANNELS, num_classes=CLASSES
     )
-    model = AxialViT(config, dtype=resolve_precision(precision)[0])
-    images = tf.random.stateless_normal((batch, side, side, CHANNELS), (0, 0))
-    return step_of(model, mode, images, tf.zeros(batch, tf.int32))
+    return AxialViT(config, dtype=resolve_precision(precision)[0])
 
 
 def step_of(model: keras.Model, mode: str, inputs, targets) -> Work:
     step = make_train_step(
         model,
-        make_optimizer(OptimizerConfig(), model.trainable_variables, num_steps=STEPS),
+        make_optimizer(OptimizerConfig(), model.trainable_variables, num_steps=NUM_STEPS),
         accumulation_steps=1,
-        clip_norm=1.0,
+        clip_norm=OptimizerConfig().clip_norm,
         label_smoothing=0.0,
         seed=0,
         compile_mode=resolve_compile(mode, model.dtype_policy.name)[0],
@@ -123,48 +119,62 @@ def step_of(model: keras.Model, mode: str, inputs, targets) -> Work:
 
 def generation(*, batch: int, prompt: int, tokens: int, precision: str, **sizes) -> Work:
     """Greedy tokens of each row, one after the other."""
-    config = TransformerLMConfig(context_length=prompt + tokens, **sizes)
-    sampler = Sampler(TransformerLM(config, dtype=precision))
-    prompts = np.random.default_rng(0).integers(config.vocab_size, size=(batch, prompt)).tolist()
-    options = SamplingOptions(temperature=0)
-    return Work(lambda: list(sampler.generate(prompts, tokens, options)), tokens)
+    sampler = Sampler(language_model(prompt + tokens, precision, **sizes))
+    prompts = np.random.default_rng(0).integers(256, size=(batch, prompt)).tolist()
+    return Work(lambda: list(sampler.generate(prompts, tokens, SamplingOptions(temperature=0))), tokens)
 
 
 def weights_read(*, dim: int, num_layers: int, mlp_dim: int, precision: str, **_) -> Work:
     """Reading as many weights once as a token needs: the least that memory lets it take."""
-    count = num_layers * dim * (4 * dim + 3 * mlp_dim) + TransformerLMConfig().vocab_size * dim
-    weights = tf.ones(count, "bfloat16" if precision == "mixed_bfloat16" else precision)
+    count = num_layers * dim * (4 * dim + 3 * mlp_dim) + 256 * dim
+    weights = tf.ones(count, precision.removeprefix("mixed_"))
+    return Work(lambda: [tf.reduce_max(weights) for _ in range(CALLS)], CALLS)
+
+
+def recipe_step(*, arguments: list[str]) -> Work:
+    """A training step of `python train.py ARGUMENTS`."""
+    task = recipe(arguments)
+    inputs, targets = next(iter(task.training_batches(0)))
+    return step_of(make_model(task.config), task.config.training.compile, inputs, targets)
+
+
+def recipe_batches(*, arguments: list[str]) -> Work:
+    """A batch that such a step takes."""
+    batches = iter(recipe(arguments).training_batches(0))
+    return Work(lambda: list(itertools.islice(batches, CALLS)), CALLS)
+
+
+def recipe(arguments: list[str]) -> Task:
+    config = parse_config(compose([*arguments, f"num_steps={NUM_STEPS}"]))
+    precision = resolve_precision(config.training.precision)[0]
+    return load_task(replace(config, training=replace(config.training, precision=precision)))
+
+
+def help_text() -> Work:
+    return Work(lambda: run("train.py", "--help"))
+
+
+def tensorflow_import() -> Work:
+    return Work(lambda: run("-c", "import tensorflow"))
+
+
+def run(*command: str) -> None:
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+
+
+def first_step(*arguments: str) -> Work:
+    """From the command to what it prints of its first step."""
 
     def call():
-        for _ in range(ROTATIONS):
-            tf.reduce_max(weights)
+        with tempfile.TemporaryDirectory() as directory:
+            command = [sys.executable, "train.py", f"output_dir={directory}", *arguments]
+            output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            with subprocess.Popen(command, cwd=ROOT, **output) as process:
+                line = ""
+                for line in process.stdout:
+                    if line.startswith("step 1/"):
+                        process.kill()
+                        return line
+                raise RuntimeError(f"{' '.join(command)} ended before its first step: {line}")
 
-    return Work(call, ROTATIONS)
-
-
-def text_batches(*, batch: int, length: int, **_) -> Work:
-    tokens = np.random.default_rng(0).integers(256, size=10_000_000, dtype=np.uint8)
-    options = {"start_step": 0, "num_steps": STEPS, "seed": 0}
-    return next_of(training_dataset(tokens, batch_size=batch, length=length, **options))
-
-
-def image_batches(*, batch: int, grid: int, **_) -> Work:
-    """Images that are moved at random in every way."""
-    generator, side, count = np.random.default_rng(0), grid * PATCH_SIZE, 10_000
-    images = generator.integers(256, size=(count, side, side, CHANNELS), dtype=np.uint8)
-    dataset = image_training_dataset(
-        ImageSplit(images, generator.integers(CLASSES, size=count, dtype=np.int32)),
-        start_step=0,
-        num_steps=STEPS,
-        batch_size=batch,
-        seed=0,
-        augment=AugmentConfig(rotation=10, scale=0.1, shear=10, shift=0.1, flip=True, fill="reflect"),
-        mean=np.full(CHANNELS, 0.5, np.float32),
-        deviation=np.full(CHANNELS, 0.25, np.float32),
-    )
-    return next_of(dataset)
-
-
-def next_of(dataset: tf.data.Dataset) -> Work:
-    batches = iter(dataset)
-    return Work(lambda: [next(batches) for _ in range(BATCHES)], BATCHES)
+    return Work(call)

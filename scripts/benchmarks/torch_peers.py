@@ -1,16 +1,25 @@
-"""The same work by PyTorch, rotary-embedding-torch and transformers, each at its best: compiled, fused."""
+"""The same work by PyTorch, rotary-embedding-torch and transformers: fused, and compiled where it helps."""
 
+import shutil
 from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from scripts.benchmarks.harness import Work
+from scripts.benchmarks.harness import UnavailableError, Work
 
-VOCAB_SIZE, CHANNELS, CLASSES, PATCH_SIZE = 256, 3, 10, 4
-ROTATIONS = 20
+CALLS = 20
+CHANNELS, CLASSES, PATCH_SIZE = 3, 10, 4
 DTYPES = {"float32": torch.float32, "mixed_bfloat16": torch.bfloat16, "bfloat16": torch.bfloat16}
+
+
+def in_mode(mode: str, function: Callable) -> Callable:
+    if mode == "eager":
+        return function
+    if not any(map(shutil.which, ("g++", "clang++"))):
+        raise UnavailableError("torch.compile needs a C++ compiler, g++ or clang++")
+    return torch.compile(function)
 
 
 def package_rotation(*, head_dim: int, **options) -> Work:
@@ -21,62 +30,57 @@ def package_rotation(*, head_dim: int, **options) -> Work:
 
 def half_rotation(*, length: int, head_dim: int, **options) -> Work:
     """By the few lines that models have of their own."""
-    rotate = Rotation(angles_of(torch.arange(length), head_dim // 2))
-    return rotation_by(rotate, length=length, head_dim=head_dim, **options)
+    return rotation_by(
+        Rotation(angles_of(length, head_dim // 2)), length=length, head_dim=head_dim, **options
+    )
 
 
 def rotation_by(
-    rotate: Callable,
-    *,
-    batch: int,
-    heads: int,
-    length: int,
-    head_dim: int,
-    dtype: str,
-    direction: str,
-    mode: str,
+    rotate: Callable, *, batch, heads, length, head_dim, dtype: str, direction: str, mode: str
 ) -> Work:
-    rotate = torch.compile(rotate) if mode == "compiled" else rotate
-    backward = direction == "forward+backward"
+    rotate, backward = in_mode(mode, rotate), direction == "forward+backward"
     x = torch.randn(batch, heads, length, head_dim, dtype=DTYPES[dtype], requires_grad=backward)
     gradient = x.detach().clone()
 
     def call():
         with torch.set_grad_enabled(backward):
-            for _ in range(ROTATIONS):
+            for _ in range(CALLS):
                 rotated = rotate(x)
                 if backward:
                     torch.autograd.grad(rotated, x, gradient)
 
-    return Work(call, ROTATIONS)
+    return Work(call, CALLS)
 
 
-def train_step(*, batch: int, length: int, precision: str, dim: int, **sizes) -> Work:
-    tokens = torch.randint(VOCAB_SIZE, (batch, length + 1))
-    angles = angles_of(torch.arange(length), dim // sizes["num_heads"] // 2)
-    embedding = nn.Embedding(VOCAB_SIZE, dim)
+def text_step(*, batch: int, length: int, precision: str, mode: str, **sizes) -> Work:
+    tokens = torch.randint(256, (batch, length + 1))
+    return step_of(language_model(length, **sizes), precision, mode, tokens[:, :-1], tokens[:, 1:])
+
+
+def language_model(length: int, *, dim: int, num_heads: int, **sizes) -> nn.Module:
+    embedding, head = nn.Embedding(256, dim), nn.Linear(dim, 256, bias=False)
     nn.init.normal_(embedding.weight, std=0.02)
-    model = Transformer(
-        embedding, nn.Linear(dim, VOCAB_SIZE, bias=False), angles, causal=True, dim=dim, **sizes
-    )
-    model.head.weight = embedding.weight
-    return step_of(model, precision, tokens[:, :-1], tokens[:, 1:])
+    head.weight = embedding.weight
+    angles = angles_of(length, dim // num_heads // 2)
+    return Transformer(embedding, head, angles, causal=True, dim=dim, num_heads=num_heads, **sizes)
 
 
-def vision_step(*, batch: int, grid: int, precision: str, dim: int, num_heads: int, **sizes) -> Work:
+def image_step(*, batch: int, grid: int, precision: str, mode: str, **sizes) -> Work:
     images = torch.randn(batch, grid * PATCH_SIZE, grid * PATCH_SIZE, CHANNELS)
-    of_axis = angles_of(torch.arange(grid), dim // num_heads // 4)
+    return step_of(vision_model(grid, **sizes), precision, mode, images, torch.zeros(batch, dtype=torch.long))
+
+
+def vision_model(grid: int, *, dim: int, num_heads: int, **sizes) -> nn.Module:
+    of_axis = angles_of(grid, dim // num_heads // 4)
     angles = torch.cat([of_axis.repeat_interleave(grid, 0), of_axis.repeat(grid, 1)], -1)
-    embedding, head = Patches(dim), nn.Sequential(Mean(), nn.Linear(dim, CLASSES, bias=False))
-    sizes |= {"dim": dim, "num_heads": num_heads, "num_kv_heads": num_heads}
-    model = Transformer(embedding, head, angles, causal=False, **sizes)
-    return step_of(model, precision, images, torch.zeros(batch, dtype=torch.long))
+    head = nn.Sequential(Mean(), nn.Linear(dim, CLASSES, bias=False))
+    return Transformer(Patches(dim), head, angles, causal=False, dim=dim, num_heads=num_heads, **sizes)
 
 
-def step_of(model: nn.Module, precision: str, inputs: torch.Tensor, targets: torch.Tensor) -> Work:
+def step_of(model: nn.Module, precision: str, mode: str, inputs, targets) -> Work:
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
-    loss_of = torch.compile(model)
+    loss_of = in_mode(mode, model)
 
     def call():
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "mixed_bfloat16"):
@@ -95,12 +99,11 @@ def generation(*, batch: int, prompt: int, tokens: int, precision: str, mode: st
     from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=256,
         hidden_size=sizes["dim"],
         intermediate_size=sizes["mlp_dim"],
         num_hidden_layers=sizes["num_layers"],
         num_attention_heads=sizes["num_heads"],
-        num_key_value_heads=sizes["num_kv_heads"],
         max_position_embeddings=prompt + tokens,
         tie_word_embeddings=True,
         eos_token_id=None,
@@ -108,10 +111,10 @@ def generation(*, batch: int, prompt: int, tokens: int, precision: str, mode: st
     model = LlamaForCausalLM(config).to(DTYPES[precision]).eval()
     options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
     if mode == "compiled":
-        compile_config = CompileConfig()
-        compile_config._compile_all_devices = True  # on a CPU too, as its own tests do
-        options |= {"cache_implementation": "static", "compile_config": compile_config}
-    prompts = torch.randint(VOCAB_SIZE, (batch, prompt))
+        in_mode(mode, model)  # checks that there is a compiler; generate compiles by itself
+        options |= {"cache_implementation": "static", "compile_config": CompileConfig()}
+        options["compile_config"]._compile_all_devices = True  # on a CPU too, as its own tests do
+    prompts = torch.randint(256, (batch, prompt))
 
     def call():
         made = model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
@@ -121,8 +124,8 @@ def generation(*, batch: int, prompt: int, tokens: int, precision: str, mode: st
     return Work(call, tokens)
 
 
-def angles_of(positions: torch.Tensor, pairs: int) -> torch.Tensor:
-    return positions[:, None] * 10_000 ** -(torch.arange(pairs) / pairs)
+def angles_of(length: int, pairs: int) -> torch.Tensor:
+    return torch.arange(length)[:, None] * 10_000 ** -(torch.arange(pairs) / pairs)
 
 
 class Rotation(nn.Module):
@@ -140,27 +143,21 @@ class Rotation(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, rotate, *, causal, dim, num_heads, num_kv_heads, mlp_dim):
+    def __init__(self, rotate, *, causal, dim, num_heads, mlp_dim):
         super().__init__()
-        self.rotate, self.causal = rotate, causal
-        self.heads, self.head_dim = [num_heads, num_kv_heads, num_kv_heads], dim // num_heads
+        self.rotate, self.causal, self.num_heads = rotate, causal, num_heads
         self.attention_norm, self.mlp_norm = nn.RMSNorm(dim, eps=1e-5), nn.RMSNorm(dim, eps=1e-5)
-        self.qkv = nn.Linear(dim, sum(self.heads) * self.head_dim, bias=False)
-        self.output = nn.Linear(dim, dim, bias=False)
+        self.qkv, self.mix = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.gate_and_up = nn.Linear(dim, 2 * mlp_dim, bias=False)
         self.down = nn.Linear(mlp_dim, dim, bias=False)
 
     def forward(self, x):
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        queries, keys, values = qkv.split(self.heads, 1)
+        parts = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.num_heads, -1))
+        queries, keys, values = parts.transpose(1, 3).unbind(2)  # (batch, heads, length, head_dim) each
         mixed = functional.scaled_dot_product_attention(
-            self.rotate(queries),
-            self.rotate(keys),
-            values,
-            is_causal=self.causal,
-            enable_gqa=keys.shape[1] < queries.shape[1],
+            self.rotate(queries), self.rotate(keys), values, is_causal=self.causal
         )
-        x = x + self.output(mixed.transpose(1, 2).flatten(2))
+        x = x + self.mix(mixed.transpose(1, 2).flatten(2))
         gate, up = self.gate_and_up(self.mlp_norm(x)).chunk(2, -1)
         return x + self.down(functional.silu(gate) * up)
 
@@ -170,8 +167,8 @@ class Transformer(nn.Module):
 
     def __init__(self, embedding, head, angles, *, dim: int, num_layers: int, **options):
         super().__init__()
-        rotate = Rotation(angles)
         self.embedding, self.head, self.norm = embedding, head, nn.RMSNorm(dim, eps=1e-5)
+        rotate = Rotation(angles)
         self.blocks = nn.Sequential(*(Block(rotate, dim=dim, **options) for _ in range(num_layers)))
 
     def forward(self, inputs, targets):
