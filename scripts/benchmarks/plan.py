@@ -76,7 +76,7 @@ WORKLOADS = {
         text_step(
             TEXT | sizes,
             by("ours", "ours:text_step")
-            + by("ours, {precision}, {mode}", "ours:text_step", precision=["float32"], mode=["xla"])
+            + by("ours, {precision}, {mode}", "ours:text_step", precision=["float32"], mode=MODES)
             + by(
                 "torch, {mode}, {precision}", "torch_peers:text_step", mode=TORCH_MODES, precision=PRECISIONS
             )
@@ -89,7 +89,7 @@ WORKLOADS = {
         image_step(
             IMAGES | DIM_192,
             by("ours", "ours:image_step")
-            + by("ours, {precision}, {mode}", "ours:image_step", precision=["float32"], mode=["xla"])
+            + by("ours, {precision}, {mode}", "ours:image_step", precision=["float32"], mode=MODES)
             + by(
                 "torch, {mode}, {precision}",
                 "torch_peers:image_step",

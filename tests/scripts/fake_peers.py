@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from scripts.benchmarks.harness import Work
+from scripts.benchmarks.harness import UnavailableError, Work
 
 
 def sleeping(*, milliseconds, log=None, mark=None, count=1, **_):
@@ -32,7 +32,7 @@ def missing(**_):
 
 
 def too_large(**_):
-    raise MemoryError("it may need 99 GB, which are not free")
+    raise UnavailableError("it may need 99 GB, which are not free")
 
 
 def broken(**_):

@@ -131,17 +131,16 @@ def test_a_subject_is_measured_from_the_command_line(monkeypatch, capsys):
 
 
 def works_of(module, but=()):
-    """Tiny work of each contender whose work is made in that module."""
-    seen = set()
-    for what, workloads in WORKLOADS.items():
-        for workload in workloads:
-            for contender in workload.contenders:
-                path, function = contender.make.split(":")
+    """Tiny work of each contender whose work is made in that module, in one of its precisions."""
+    works = {}
+    for what, (workload, *_) in WORKLOADS.items():
+        for contender in workload.contenders:
+            path, function = contender.make.split(":")
+            if path.endswith(f".{module}") and function not in but:
+                same = function, *(value for name, value in contender.options.items() if name != "precision")
                 arguments = tiny(workload.sizes) | contender.options
-                key = str((function, sorted(arguments.items())))
-                if path.endswith(f".{module}") and function not in but and key not in seen:
-                    seen.add(key)
-                    yield pytest.param(function, arguments, id=f"{what}: {contender.name}")
+                works.setdefault(same, pytest.param(function, arguments, id=f"{what}: {contender.name}"))
+    return works.values()
 
 
 COMMANDS = ("first_step", "help_text", "tensorflow_import")
