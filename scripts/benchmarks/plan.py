@@ -66,6 +66,14 @@ def image_step(sizes: dict, contenders: list[Contender]) -> Workload:
     return Workload(title.format(**sizes), sizes, contenders, rate)
 
 
+def ours_and_torch(kind: str, torch_modes: Sequence[str]) -> list[Contender]:
+    return (
+        by("ours", f"ours:{kind}_step")
+        + by("ours, {precision}, {mode}", f"ours:{kind}_step", precision=["float32"], mode=MODES)
+        + by("torch, {mode}, {precision}", f"torch_peers:{kind}_step", mode=torch_modes, precision=PRECISIONS)
+    )
+
+
 WORKLOADS = {
     "rope": [
         rotation(dtype, direction)
@@ -75,29 +83,13 @@ WORKLOADS = {
     "train": [
         text_step(
             TEXT | sizes,
-            by("ours", "ours:text_step")
-            + by("ours, {precision}, {mode}", "ours:text_step", precision=["float32"], mode=MODES)
-            + by(
-                "torch, {mode}, {precision}", "torch_peers:text_step", mode=TORCH_MODES, precision=PRECISIONS
-            )
+            ours_and_torch("text", TORCH_MODES)
             + by("Keras fit as it comes", "keras_peers:text_step", precision=["float32"], mode=["auto"])
             + by("Keras fit, {precision}, {mode}", "keras_peers:text_step", precision=PRECISIONS, mode=MODES),
         )
         for sizes in (DIM_128, DIM_384)
     ]
-    + [
-        image_step(
-            IMAGES | DIM_192,
-            by("ours", "ours:image_step")
-            + by("ours, {precision}, {mode}", "ours:image_step", precision=["float32"], mode=MODES)
-            + by(
-                "torch, {mode}, {precision}",
-                "torch_peers:image_step",
-                mode=["compiled"],
-                precision=PRECISIONS,
-            ),
-        )
-    ],
+    + [image_step(IMAGES | DIM_192, ours_and_torch("image", ["compiled"]))],
     "attention": [
         text_step(
             {"batch": 1, "length": length} | DIM_128,

@@ -66,14 +66,15 @@ def language_model(length: int, *, dim: int, num_heads: int, **sizes) -> nn.Modu
 
 
 def image_step(*, batch: int, grid: int, precision: str, mode: str, **sizes) -> Work:
-    images = torch.randn(batch, grid * PATCH_SIZE, grid * PATCH_SIZE, CHANNELS)
-    return step_of(vision_model(grid, **sizes), precision, mode, images, torch.zeros(batch, dtype=torch.long))
+    images = torch.randn(batch, CHANNELS, grid * PATCH_SIZE, grid * PATCH_SIZE)
+    labels = torch.zeros(batch, dtype=torch.long)
+    return step_of(vision_model(grid, **sizes), precision, mode, images, labels)
 
 
 def vision_model(grid: int, *, dim: int, num_heads: int, **sizes) -> nn.Module:
     of_axis = angles_of(grid, dim // num_heads // 4)
     angles = torch.cat([of_axis.repeat_interleave(grid, 0), of_axis.repeat(grid, 1)], -1)
-    head = nn.Sequential(Mean(), nn.Linear(dim, CLASSES, bias=False))
+    head = nn.Linear(dim, CLASSES, bias=False)
     return Transformer(Patches(dim), head, angles, causal=False, dim=dim, num_heads=num_heads, **sizes)
 
 
@@ -168,11 +169,12 @@ class Transformer(nn.Module):
     def __init__(self, embedding, head, angles, *, dim: int, num_layers: int, **options):
         super().__init__()
         self.embedding, self.head, self.norm = embedding, head, nn.RMSNorm(dim, eps=1e-5)
-        rotate = Rotation(angles)
+        self.causal, rotate = options["causal"], Rotation(angles)
         self.blocks = nn.Sequential(*(Block(rotate, dim=dim, **options) for _ in range(num_layers)))
 
     def forward(self, inputs, targets):
-        logits = self.head(self.norm(self.blocks(self.embedding(inputs))))
+        x = self.norm(self.blocks(self.embedding(inputs)))
+        logits = self.head(x if self.causal else x.mean(1))
         return functional.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
 
 
@@ -181,10 +183,4 @@ class Patches(nn.Linear):
         super().__init__(PATCH_SIZE**2 * CHANNELS, dim, bias=False)
 
     def forward(self, images):
-        patches = images.unflatten(1, (-1, PATCH_SIZE)).unflatten(3, (-1, PATCH_SIZE))
-        return super().forward(patches.transpose(2, 3).flatten(3).flatten(1, 2))
-
-
-class Mean(nn.Module):
-    def forward(self, x):
-        return x.mean(1)
+        return super().forward(functional.unfold(images, PATCH_SIZE, stride=PATCH_SIZE).transpose(1, 2))
