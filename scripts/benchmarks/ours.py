@@ -154,10 +154,6 @@ def help_text() -> Work:
     return Work(lambda: run("train.py", "--help"))
 
 
-def tensorflow_import() -> Work:
-    return Work(lambda: run("-c", "import tensorflow"))
-
-
 def run(*command: str) -> None:
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
 
