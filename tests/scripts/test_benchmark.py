@@ -48,14 +48,17 @@ def test_contenders_take_turns_there_and_back(fakes, tmp_path):
 
 
 def test_ratios_are_to_the_first_and_times_are_those_of_a_unit(fakes, capsys):
-    fakes(fake("ours", "sleeping", milliseconds=20, count=2), fake("peer", "sleeping", milliseconds=100))
+    fakes(fake("ours", "sleeping", milliseconds=0.02, count=1_000), fake("peer", "sleeping", milliseconds=20))
     assert benchmark.main(["rope", "--repeats", "2", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["machine"] == machine()
     assert result["packages"][0].startswith("tensorflow 2.")
     ours_row, peer = result["rows"]
     assert (ours_row["work"], ours_row["by"], peer["by"]) == ("the work", "ours", "peer")
-    assert 20 <= ours_row["first_quartile"] <= ours_row["milliseconds"] <= ours_row["third_quartile"]
+    assert 0.02 <= ours_row["first_quartile"] <= ours_row["milliseconds"] <= ours_row["third_quartile"]
+    assert (
+        ours_row["milliseconds"] < 20 <= peer["milliseconds"]
+    )  # a call of ours takes as long as one of the peer
     assert ours_row["ratio"] == 1
     assert peer["ratio"] == pytest.approx(peer["milliseconds"] / ours_row["milliseconds"])
     assert peer["pages_per_second"] == pytest.approx(5_000 / peer["milliseconds"])
