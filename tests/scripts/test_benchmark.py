@@ -15,9 +15,10 @@ from scripts.benchmarks.plan import WORKLOADS, Workload
 from scripts.machine import machine
 from training.losses import summed_cross_entropy
 
-MODEL = {"dim": 16, "num_layers": 2, "num_heads": 2, "mlp_dim": 12}
+MODEL = {"dim": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 12}
 QUERIES = {"batch": 2, "heads": 3, "length": 8, "head_dim": 4}
-TINY = MODEL | QUERIES | {"prompt": 3, "tokens": 5, "grid": 3, "arguments": ["experiment=vit"]}
+SMALL_VIT = ["experiment=vit", "model.dim=8", "model.num_layers=1", "model.num_heads=2", "model.mlp_dim=8"]
+TINY = MODEL | QUERIES | {"prompt": 3, "tokens": 5, "grid": 3, "arguments": SMALL_VIT}
 
 
 def fake(name, function, **options):
@@ -135,23 +136,21 @@ def test_a_subject_is_measured_from_the_command_line(monkeypatch, capsys):
     assert 0 < row["milliseconds"] < 1_000
 
 
-def works_of(module, but=()):
-    """Tiny work of each contender whose work is made in that module, in one of its precisions."""
+def our_works():
+    """Tiny work of each function of ours, with each layout and attention; without the commands."""
     works = {}
     for what, (workload, *_) in WORKLOADS.items():
-        for contender in workload.contenders:
+        for contender in workload.contenders if what != "startup" else []:
             path, function = contender.make.split(":")
-            if path.endswith(f".{module}") and function not in but:
-                same = function, *(value for name, value in contender.options.items() if name != "precision")
-                arguments = tiny(workload.sizes) | contender.options
+            options = contender.options
+            if path.endswith(".ours"):
+                arguments = tiny(workload.sizes) | options
+                same = function, options.get("layout"), options.get("attention")
                 works.setdefault(same, pytest.param(function, arguments, id=f"{what}: {contender.name}"))
     return works.values()
 
 
-COMMANDS = ("first_step", "help_text")
-
-
-@pytest.mark.parametrize(("function", "arguments"), list(works_of("ours", but=COMMANDS)))
+@pytest.mark.parametrize(("function", "arguments"), our_works())
 def test_our_work_can_be_done_again_and_again(function, arguments):
     work = getattr(ours, function)(**arguments)
     for _ in range(2):
@@ -242,8 +241,11 @@ def test_torch_without_a_compiler_is_left_out(monkeypatch):
         torch_peers.half_rotation(dtype="float32", direction="forward", mode="compiled", **QUERIES)
 
 
-def test_a_command_is_timed_to_its_first_step():
-    small = ["model.dim=8", "model.num_layers=1", "model.num_heads=2", "model.mlp_dim=8", "num_steps=9"]
-    assert ours.first_step("experiment=vit", *small).call().startswith("step 1/9 ")
-    with pytest.raises(RuntimeError, match=r"ended before its first step: config error: .*nonsense"):
+def test_a_command_is_timed_to_its_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(ours, "ROOT", tmp_path)
+    train = tmp_path / "train.py"
+    train.write_text("import time\nprint('step 1/9 at last', flush=True)\ntime.sleep(999)")
+    assert ours.first_step().call() == "step 1/9 at last\n"
+    train.write_text("import sys\nprint('config error:', sys.argv[-1])")
+    with pytest.raises(RuntimeError, match="ended before its first step: config error: nonsense=1"):
         ours.first_step("nonsense=1").call()
