@@ -13,10 +13,10 @@ STEPS = 8
 JIT_COMPILE = {"auto": "auto", "graph": False, "xla": True}
 
 
-def rotation(**options) -> Work:
+def rotation(*, dtype: str, **options) -> Work:
     import keras_hub
 
-    return rotation_by(keras_hub.layers.RotaryEmbedding(sequence_axis=2), **options)
+    return rotation_by(keras_hub.layers.RotaryEmbedding(sequence_axis=2, dtype=dtype), dtype=dtype, **options)
 
 
 def text_step(*, batch: int, length: int, precision: str, mode: str, **sizes) -> Work:

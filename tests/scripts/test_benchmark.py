@@ -249,3 +249,10 @@ def test_a_command_is_timed_to_its_first_step(tmp_path, monkeypatch):
     train.write_text("import sys\nprint('config error:', sys.argv[-1])")
     with pytest.raises(RuntimeError, match="ended before its first step: config error: nonsense=1"):
         ours.first_step("nonsense=1").call()
+
+
+def test_keras_hub_rotates_both_ways_in_bfloat16():
+    pytest.importorskip("keras_hub", reason="KerasHub is not installed")
+    options = QUERIES | {"dtype": "bfloat16", "direction": "forward+backward"}
+    rotated, gradient = keras_peers.rotation(**options).call()
+    assert rotated.dtype == gradient.dtype == "bfloat16"
