@@ -85,7 +85,7 @@ def check_memory(config: TransformerLMConfig, scores: int) -> None:
     """Raises UnavailableError where the scores of full attention would take this machine down."""
     # Kept for each layer, and some at a time.
     needed = 4 * scores * config.num_heads * (config.num_layers + 4)
-    if getattr(config, "attention_kernel", "full") == "full" and needed > available_memory():
+    if config.attention_kernel == "full" and needed > available_memory():
         raise UnavailableError(f"full attention may need {needed / 1e9:.0f} GB, which are not free")
 
 

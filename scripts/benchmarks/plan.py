@@ -93,7 +93,12 @@ WORKLOADS = {
     "attention": [
         text_step(
             {"batch": 1, "length": length} | DIM_128,
-            by("ours, {precision}", "ours:text_step", precision=PRECISIONS)
+            by(
+                "ours, {attention_kernel}, {precision}",
+                "ours:text_step",
+                attention_kernel=("auto", "full"),
+                precision=PRECISIONS,
+            )
             + by(
                 "torch, {mode}, {precision}", "torch_peers:text_step", mode=["compiled"], precision=PRECISIONS
             ),
