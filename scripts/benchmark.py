@@ -1,42 +1,50 @@
-"""Measures what this repository's parts cost: `python -m scripts.benchmark axial`.
+"""What the parts of this repository cost, beside others that do the same: `python -m scripts.benchmark rope`.
 
-axial: time and peak memory of a training step of the vision transformer, by the size of its grid of patches,
-for attention over all patches and for attention within rows and columns. Each in a process of its own.
+rope: the rotation of queries. train: a step of the language models and of a vision transformer. attention:
+time and peak memory of a step, by length. generate: a token. data: batches, beside the steps that take them.
+startup: commands. axial: a step of the vision transformer, with attention over all patches or within rows
+and columns.
+
+PyTorch, rotary-embedding-torch, transformers and KerasHub take part where requirements-bench.txt is
+installed. All that do the same work take turns in one run, each in a process of its own; `ratio` is the time
+to that of the first.
 """
 
 import argparse
+import importlib.metadata
 import json
-import resource
-import statistics
-import subprocess
 import sys
-import time
-from pathlib import Path
+from collections.abc import Iterator
 
+from scripts.benchmarks.harness import FAILED, Contender, Cost, costs
+from scripts.benchmarks.plan import WORKLOADS, Workload
 from scripts.context_options import tokens
-from scripts.evaluate import cell, table
+from scripts.evaluate import table
 from scripts.failures import exit_code_of
 from scripts.machine import machine
-from scripts.startup import import_tensorflow
 
-ROOT = Path(__file__).resolve().parents[1]
-CHANNELS, CLASSES, PATCH_SIZE = 3, 10, 4
-FAILED = "failed"
+PACKAGES = ("tensorflow", "keras", "torch", "rotary-embedding-torch", "transformers", "keras-hub")
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    if options.attention is not None:
-        print(json.dumps(step_cost(options)))
-        return 0
-    rows = []
-    for grid in options.grids:
-        for attention in ("full", "axial"):
-            arguments = [*arguments_of(options), "--grids", str(grid), "--attention", attention]
-            rows.append(row_of(grid, attention, measured(arguments)))
-            print(f"{grid} x {grid} patches, {attention}: {cell(rows[-1]['seconds'])} s", file=sys.stderr)
-    print(json.dumps(rows, indent=1) if options.json else f"{machine()}\n{table(rows)}")
-    return int(any(row["seconds"] == FAILED for row in rows))
+    rows, left_out = [], {}
+    for workload, contenders in options.cases:
+        print(f"{workload.title}: {', '.join(contender.name for contender in contenders)}", file=sys.stderr)
+        measured = costs(contenders, workload.sizes, repeats=options.repeats)
+        rows += rows_of(workload, contenders, measured)
+        for contender, problem in zip(contenders, measured, strict=True):
+            if isinstance(problem, str):
+                left_out.setdefault(problem, []).append(f"{workload.title}: {contender.name}")
+    facts = {"machine": machine(), "packages": versions()}
+    if options.json:
+        print(json.dumps(facts | {"rows": rows, "left_out": left_out}, indent=1))
+    else:
+        print(", ".join([facts["machine"], *facts["packages"]]))
+        print(*([table(list(map(shown, rows)))] if rows else []), sep="\n")
+        for problem, names in left_out.items():
+            print(f"left out, {problem}: {'; '.join(names)}")
+    return int(FAILED in left_out)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -45,90 +53,61 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=("axial",))
+    parser.add_argument("what", choices=WORKLOADS)
+    parser.add_argument("--repeats", type=tokens, default=5, help="rounds (default %(default)s)")
     parser.add_argument(
-        "--grids", type=tokens, nargs="+", default=[16, 32, 64], help="patches along each side"
+        "--only",
+        nargs="+",
+        metavar="TEXT",
+        default=[""],
+        help="what has one of these in `WORK: BY` of the table",
     )
-    parser.add_argument("--dim", type=tokens, default=64)
-    parser.add_argument("--num-layers", type=tokens, default=2)
-    parser.add_argument("--batch-size", type=tokens, default=2)
-    parser.add_argument("--precision", choices=("float32", "mixed_bfloat16"), default="float32")
-    parser.add_argument("--repeats", type=tokens, default=5, help="steps, of which the median counts")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--attention", choices=("full", "axial"), help=argparse.SUPPRESS)  # of one process
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.cases = list(chosen(options.what, options.only))
+    if not options.cases:
+        texts = " or ".join(map(repr, options.only))
+        parser.error(f"argument --only: nothing that {options.what} measures has {texts} in its name")
+    return options
 
 
-def arguments_of(options: argparse.Namespace) -> list[str]:
-    numbers = ("dim", "num_layers", "batch_size", "precision", "repeats")
-    flags = ((f"--{name.replace('_', '-')}", str(getattr(options, name))) for name in numbers)
-    return [options.what, *(word for flag in flags for word in flag)]
+def chosen(what: str, texts: list[str]) -> Iterator[tuple[Workload, list[Contender]]]:
+    for workload in WORKLOADS[what]:
+        names = [f"{workload.title}: {contender.name}" for contender in workload.contenders]
+        named = zip(names, workload.contenders, strict=True)
+        contenders = [contender for name, contender in named if any(text in name for text in texts)]
+        if contenders:
+            yield workload, contenders
 
 
-def measured(arguments: list[str]) -> dict | None:
-    """The cost that a process tells; None if it fails, or is killed for its memory."""
-    command = [sys.executable, "-m", "scripts.benchmark", *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    return None if done.returncode else json.loads(done.stdout.splitlines()[-1])
+def rows_of(workload: Workload, contenders: list[Contender], measured: list[Cost | str]) -> Iterator[dict]:
+    first = next((cost.seconds for cost in measured if isinstance(cost, Cost)), None)
+    for contender, cost in zip(contenders, measured, strict=True):
+        if isinstance(cost, Cost):
+            yield {
+                "work": workload.title,
+                "by": contender.name,
+                "milliseconds": cost.seconds * 1e3,
+                "first_quartile": cost.first_quartile * 1e3,
+                "third_quartile": cost.third_quartile * 1e3,
+                "ratio": cost.seconds / first,
+                "peak_megabytes": round(cost.peak_bytes / 1e6),
+            } | ({workload.rate[0]: workload.rate[1] / cost.seconds} if workload.rate else {})
 
 
-def row_of(grid: int, attention: str, cost: dict | None) -> dict:
-    """A row of the table; the last column would not change if the time grew as H * W * (H + W)."""
-    return {
-        "patches": f"{grid}x{grid}",
-        "attention": attention,
-        "seconds": cost["seconds"] if cost else FAILED,
-        "peak_megabytes": round(cost["bytes"] / 1e6) if cost else None,
-        "microseconds_per_HW(H+W)": cost["seconds"] * 1e6 / (2 * grid**3) if cost else None,
-    }
+def shown(row: dict) -> dict:
+    """With three digits of each number."""
+    return {name: digits(value) if isinstance(value, float) else value for name, value in row.items()}
 
 
-def step_cost(options: argparse.Namespace) -> dict:
-    """Median seconds of a training step, and by how many bytes the process grew for it."""
-    import_tensorflow()
-    import tensorflow as tf
-
-    from models.config import AxialViTConfig
-    from models.vit import AxialViT
-    from training.config import OptimizerConfig
-    from training.optimizer import make_optimizer
-    from training.step import make_train_step
-
-    config = AxialViTConfig(
-        patch_size=PATCH_SIZE,
-        dim=options.dim,
-        num_layers=options.num_layers,
-        mlp_dim=3 * options.dim,
-        attention=options.attention,
-    ).for_images(2 * PATCH_SIZE, 2 * PATCH_SIZE, channels=CHANNELS, num_classes=CLASSES)
-    # A model calls itself when it is made: here on a small image, before the memory is counted.
-    model = AxialViT(config, dtype=options.precision)
-    optimizer = make_optimizer(OptimizerConfig(), model.trainable_variables, num_steps=options.repeats + 1)
-    step = make_train_step(
-        model,
-        optimizer,
-        accumulation_steps=1,
-        clip_norm=1.0,
-        label_smoothing=0.0,
-        seed=0,
-        compile_mode="graph",
-    )
-    side = options.grids[0] * PATCH_SIZE
-    images = tf.random.stateless_normal((options.batch_size, side, side, CHANNELS), (0, 0))
-    labels = tf.zeros(options.batch_size, tf.int32)
-    before = peak_bytes()
-    seconds = []
-    for number in range(options.repeats + 1):
-        started = time.perf_counter()
-        float(step(tf.constant(number), images, labels).loss)
-        seconds.append(time.perf_counter() - started)
-    return {"seconds": statistics.median(seconds[1:]), "bytes": peak_bytes() - before}
+def digits(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:#.3g}"
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has had."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def versions() -> list[str]:
+    """Of the packages that take part."""
+    installed = {one.name.lower(): one.version for one in importlib.metadata.distributions()}
+    return [f"{name} {installed[name]}" for name in PACKAGES if name in installed]
 
 
 if __name__ == "__main__":
