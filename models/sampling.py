@@ -92,7 +92,7 @@ class Sampler:
         self.capacity = model.config.context_length
         self._float32 = model
         if model.compute_dtype != "float32":
-            self._float32 = TransformerLM(model.config)
+            self._float32 = type(model)(model.config)
         cache = self._float32.cache_spec(None)
         tokens, finished = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None,), tf.bool)
         noise, choice = tf.TensorSpec((None, None, None), tf.float64), Choice.spec()

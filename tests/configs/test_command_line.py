@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-MODELS = "lm_small, lm_tiny, vit_small, vit_tiny"
+MODELS = "lm_shallow, lm_small, lm_tiny, vit_small, vit_tiny"
 EXPERIMENTS = "extend, extend_yarn, lm, lm_learned_rotations, lm_xpos, passkey, shakespeare, vit"
 
 STUB = f"""
