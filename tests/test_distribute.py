@@ -1,5 +1,6 @@
 """Replicas on one machine and on several, against one device: each strategy in processes of its own."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ from tests.runs import copy_of, refusal, wait_for
 from training.distribution import ONE_DEVICE, Distribution
 from training.errors import RunError
 
+# Most of the time is for starting TensorFlow and tracing, which takes long on a busy machine.
+pytestmark = pytest.mark.timeout(1800)
 ROOT = Path(__file__).parents[1]
 CPUS = ("distribute=mirrored", "distribute.devices=[CPU:0,CPU:1]")
 
@@ -34,7 +37,7 @@ def start_worker(file, *overrides, tf_config=None):
 
 
 def told_by(processes, files):
-    assert [process.wait(400) for process in processes] == [0] * len(processes)
+    assert [process.wait(900) for process in processes] == [0] * len(processes)
     return [json.loads(file.read_text()) for file in files]
 
 
@@ -179,13 +182,18 @@ def place(workplace):
     return workplace, arguments
 
 
-def start_workers(place, *changes):
-    """Two workers of train.py."""
+@contextlib.contextmanager
+def started_workers(place, *changes):
+    """The launcher of two workers of train.py; they end with the context."""
     command = [sys.executable, "-m", "scripts.launch_local", "--workers", "2", "--"]
     arguments = place[1]("distribute=multi_worker", *changes)
-    return subprocess.Popen(
+    with subprocess.Popen(
         command + arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    ) as launcher:
+        try:
+            yield launcher
+        finally:
+            launcher.terminate()  # what it has started, that is
 
 
 def drop_after(run, step):
@@ -219,12 +227,12 @@ def whole(place):
 def killed(place):
     """The directory of a run of two workers, one of which was killed; and what it told."""
     run = place[0].outputs / "workers"
-    with start_workers(place, "name=workers", "checkpoint_every=1") as launcher:
+    with started_workers(place, "name=workers", "checkpoint_every=1") as launcher:
         wait_for(run / "checkpoints" / "step-00000003", launcher)
         # The launcher starts them in order.
         children = sorted(psutil.Process(launcher.pid).children(), key=psutil.Process.create_time)
         children[1].kill()
-        output, _ = launcher.communicate(timeout=120)
+        output, _ = launcher.communicate(timeout=900)
     return run, launcher.returncode, output
 
 
@@ -243,8 +251,8 @@ def test_a_worker_that_dies_ends_the_others_with_a_line_that_names_it(killed):
 @pytest.fixture(scope="module")
 def restarted(place, killed):
     """That run, started again and ended; and what it told."""
-    with start_workers(place, "name=workers") as launcher:
-        output, _ = launcher.communicate(timeout=300)
+    with started_workers(place, "name=workers") as launcher:
+        output, _ = launcher.communicate(timeout=900)
     assert launcher.returncode == 0, output
     return killed[0], output
 
@@ -279,7 +287,7 @@ def test_a_run_goes_on_from_two_replicas_on_one_device_and_back(place, restarted
     assert_ends_as(run, whole)
     drop_after(run, 15)
     command = [sys.executable, "train.py", *arguments(f"name={run.name}", *CPUS)]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=300)
+    subprocess.run(command, cwd=ROOT, check=True, timeout=900)
     assert_ends_as(run, whole)
 
 
