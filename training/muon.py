@@ -64,9 +64,10 @@ class Muon(FusedAdamW):
 
 
 def orthogonalised(matrices: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """Each matrix (rows, columns) with its singular vectors, and singular values near 1: from 0.68 to 1.13.
+    """Each matrix (rows, columns) with its singular vectors, and singular values near 1.
 
-    By Newton-Schulz iterations, those of equal shape, or of a shape and its transpose, at once.
+    Those of 0.003 of its norm or more come out between 0.68 and 1.21, smaller ones below. By Newton-Schulz
+    iterations, those of equal shape, or of a shape and its transpose, at once.
     """
     of_shape: dict[tuple, list[int]] = {}
     for index, matrix in enumerate(matrices):
