@@ -9,7 +9,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODELS = "lm_shallow, lm_small, lm_tiny, vit_small, vit_tiny"
-EXPERIMENTS = "extend, extend_yarn, lm, lm_learned_rotations, lm_xpos, passkey, shakespeare, shakespeare_speedrun, vit"
+EXPERIMENTS = (
+    "extend, extend_yarn, lm, lm_learned_rotations, lm_xpos, passkey, shakespeare, shakespeare_speedrun, vit"
+)
 
 STUB = f"""
 import json, pathlib, sys
