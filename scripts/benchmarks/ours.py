@@ -111,7 +111,7 @@ def step_of(model: keras.Model, mode: str, inputs, targets) -> Work:
         clip_norm=OptimizerConfig().clip_norm,
         label_smoothing=0.0,
         seed=0,
-        compile_mode=resolve_compile(mode, model.dtype_policy.name)[0],
+        compile_mode=resolve_compile(mode)[0],
     )
     number, inputs, targets = tf.constant(0), tf.constant(inputs), tf.constant(targets)
     return Work(lambda: float(step(number, inputs, targets).loss))
