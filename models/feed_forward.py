@@ -35,6 +35,12 @@ class FeedForward(keras.layers.Layer):
         self.gate_and_up.build(input_shape)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        # The kernel is cut in two, not the product: it is the smaller by far.
-        gate, up = tf.split(tf.cast(self.gate_and_up.kernel, self.compute_dtype), 2, axis=-1)
-        return self.down(gated(tf.tensordot(x, gate, 1), tf.tensordot(x, up, 1)))
+        if x.shape[1] == 1:
+            gate, up = tf.split(self.gate_and_up(x), 2, axis=-1)
+        else:
+            # The kernel is cut in two instead of the product, which is larger by far.
+            gate, up = (tf.tensordot(x, part, 1) for part in tf.split(self._kernel(), 2, axis=-1))
+        return self.down(gated(gate, up))
+
+    def _kernel(self) -> tf.Tensor:
+        return tf.cast(self.gate_and_up.kernel, self.compute_dtype)

@@ -14,6 +14,7 @@ from models.cache import LayerCache
 from models.feed_forward import FeedForward, projection
 from models.fused import RMSNorm, score_gradients
 from models.rotations import LearnedRotations
+from rope.positions import size_of
 from rope.rotation import rotary_table, rotate
 
 
@@ -134,7 +135,7 @@ class Attention(keras.layers.Layer):
         cache: LayerCache | None = None,
         kernel: Callable[..., tf.Tensor] | None = None,
     ) -> tuple[tf.Tensor, LayerCache | None]:
-        batch, length = tf.unstack(tf.shape(x)[:2])
+        batch, length = size_of(x, 0), size_of(x, 1)
         qkv = tf.reshape(self.qkv(x), (batch, length, self.num_heads + 2 * self.num_kv_heads, self.head_dim))
         qkv = tf.transpose(qkv, (0, 2, 1, 3))  # (batch, heads + 2 kv_heads, length, head_dim)
         queries, keys, values = tf.split(qkv, (self.num_heads, self.num_kv_heads, self.num_kv_heads), axis=1)
@@ -179,8 +180,8 @@ def attend(
     Returns:
         (batch, heads, length, head_dim).
     """
-    batch, heads, length, head_dim = tf.unstack(tf.shape(queries))
-    kv_heads, keys_length = keys.shape[1], tf.shape(keys)[2]
+    batch, heads, length, head_dim = (size_of(queries, axis) for axis in range(4))
+    kv_heads, keys_length = keys.shape[1], size_of(keys, 2)
     scale = tf.cast(keys.shape[-1] ** -0.5, keys.dtype)
     if queries.shape[2] == 1:
         queries *= scale  # less to write than the keys of a whole cache

@@ -81,3 +81,19 @@ def test_more_tokens_than_the_capacity_are_refused(model_of, tokens):
     _, cache = model.decode(tf.constant(tokens[:, :5]), model.make_cache(3, capacity=6))
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
         model.decode(tf.constant(tokens[:, 5:7]), cache)
+
+
+def test_a_step_of_one_token_makes_no_part_of_a_kernel_and_no_scaled_cache(model_of):
+    # Both would cost more than all the rest of the step.
+    model, capacity = model_of(), 11
+    signature = [tf.TensorSpec((None, 1), tf.int32), model.cache_spec(capacity)]
+    graph = tf.function(model.decode, input_signature=signature).get_concrete_function().graph
+    made = [
+        (operation.type, tuple(output.shape))
+        for operation in graph.get_operations()
+        for output in operation.outputs
+        if output.shape.rank is not None
+    ]
+    config = model.config
+    assert (config.dim, config.mlp_dim) not in [shape for _, shape in made]
+    assert [shape for kind, shape in made if kind == "Mul" and shape[-2:-1] == (capacity,)] == []
