@@ -21,6 +21,7 @@ from training.config import TrainingConfig
 from training.manifest import write_manifest
 
 PROGRAM = Path(train.__file__)
+WITHOUT_SAMPLES = "sample_every=null"  # whose loop takes as long to compile as all else of a tiny run
 
 
 def assert_same_tensors(actual, expected):

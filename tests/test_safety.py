@@ -14,6 +14,7 @@ import tensorflow as tf
 from scripts import image_task, reporting
 from scripts.comparison import rows_of, tensors_of
 from tests.runs import (
+    WITHOUT_SAMPLES,
     assert_same_tensors,
     contents_of,
     copy_of,
@@ -98,7 +99,7 @@ def test_a_run_that_goes_on_elsewhere_says_so_in_a_line(trained_run, workplace, 
     run, path = cut_back(trained_run, f"elsewhere-{len(recorded)}-{bool(told)}-{next(iter(recorded), None)}")
     environment = json.loads((path / "manifest.json").read_text())["environment"]
     rewrite_manifest(path, {"environment": environment | recorded})
-    assert workplace.train(f"name={run.name}") == 0
+    assert workplace.train(f"name={run.name}", WITHOUT_SAMPLES) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: the last bits")]
     assert len(lines) == (told is not None)
     assert all(re.search(told, line) for line in lines)
@@ -159,7 +160,7 @@ def test_deterministic_is_asked_for_before_anything_is_drawn(workplace, monkeypa
     monkeypatch.setattr(hardware, "make_deterministic", lambda: calls.append("deterministic"))
     monkeypatch.setattr(keras.utils, "set_random_seed", lambda seed: calls.append(seed))
     name = f"name=deterministic-{value}"
-    assert workplace.train(name, f"deterministic={str(value).lower()}", "num_steps=1") == 0
+    assert workplace.train(name, f"deterministic={str(value).lower()}", "num_steps=1", WITHOUT_SAMPLES) == 0
     assert calls == (["deterministic", 0] if value else [0])
 
 

@@ -15,6 +15,7 @@ import yaml
 from scripts import generate
 from scripts.comparison import rows_of, tensors_of
 from tests.runs import (
+    WITHOUT_SAMPLES,
     assert_same_tensors,
     contents_of,
     copy_of,
@@ -114,7 +115,7 @@ def test_a_run_that_was_asked_to_stop_saves_and_ends_as_one_that_was_not(trained
     "options", [("precision=mixed_bfloat16", "compile=graph"), ("precision=float32", "compile=xla")]
 )
 def test_resume_is_exact_in_other_precisions_and_compilers(workplace, options):
-    options = (*options, "num_steps=4", "checkpoint_every=2")
+    options = (*options, "num_steps=4", "checkpoint_every=2", WITHOUT_SAMPLES)
     name = options[0].partition("=")[2]
     assert workplace.train(f"name={name}", *options) == 0
     whole = workplace.outputs / name
@@ -163,6 +164,7 @@ def test_weights_of_another_run_are_taken_and_nothing_else_of_it(trained_run, wo
         "num_steps=1",
         "optimizer.learning_rate=1e-30",
         "optimizer.weight_decay=0",
+        WITHOUT_SAMPLES,
     )
     assert code == 0
     assert f"starting from step 30 of {trained_run}" in capsys.readouterr().out
@@ -339,7 +341,7 @@ ROTATIONS = {
 
 @pytest.mark.parametrize("name", ROTATIONS)
 def test_each_rotation_trains_resumes_and_generates(workplace, capsys, name):
-    changes = [f"name={name}", "num_steps=12", "sample_every=100", *ROTATIONS[name]]
+    changes = [f"name={name}", "num_steps=12", WITHOUT_SAMPLES, *ROTATIONS[name]]
     assert workplace.train(*changes) == 0
     run = workplace.outputs / name
     whole = tensors_of(run, step=12)
@@ -353,7 +355,7 @@ def test_each_rotation_trains_resumes_and_generates(workplace, capsys, name):
 
 
 def test_a_run_with_muon_and_without_samples_resumes(workplace, capsys):
-    changes = ["name=muon", "num_steps=12", "optimizer.name=muon", "sample_every=null"]
+    changes = ["name=muon", "num_steps=12", "optimizer.name=muon", WITHOUT_SAMPLES]
     assert workplace.train(*changes) == 0
     run = workplace.outputs / "muon"
     assert "samples.txt" not in capsys.readouterr().out
@@ -377,6 +379,7 @@ def test_documents_kept_apart_train_otherwise(workplace):
     tensors = []
     for name, value in (("apart", "true"), ("joined", "false")):
         changes = [f"name={name}", "num_steps=2", f"data.path={folder}", f"data.reset_positions={value}"]
+        changes.append(WITHOUT_SAMPLES)
         assert workplace.train(*changes) == 0
         tensors.append(tensors_of(workplace.outputs / name, step=2))
     assert any(np.any(tensors[0][key] != tensors[1][key]) for key in tensors[0])
@@ -384,7 +387,8 @@ def test_documents_kept_apart_train_otherwise(workplace):
 
 def test_a_scaling_starts_from_the_context_of_the_parent(workplace, trained_run):
     scaling = ["model.rope.scaling.type=yarn", "model.rope.scaling.factor=3"]
-    changes = ["name=longer", f"init_from={trained_run}", "context_length=48", "num_steps=1", *scaling]
+    sizes = ["context_length=48", "num_steps=1", WITHOUT_SAMPLES]
+    changes = ["name=longer", f"init_from={trained_run}", *sizes, *scaling]
     assert workplace.train(*changes) == 0
     written = yaml.safe_load((workplace.outputs / "longer" / "config.yaml").read_text())
     assert written["model"]["rope"]["scaling"]["original_max_position_embeddings"] == 16
@@ -398,6 +402,7 @@ def test_a_scaled_run_goes_on_without_its_parent(workplace, trained_run):
         f"init_from={parent}",
         "context_length=32",
         "num_steps=2",
+        WITHOUT_SAMPLES,
         "model.rope.scaling.type=yarn",
         "model.rope.scaling.factor=2",
     ]
@@ -408,7 +413,7 @@ def test_a_scaled_run_goes_on_without_its_parent(workplace, trained_run):
 
 
 def test_a_sweep_runs_each_value_in_a_directory_of_its_own_and_prints_plain_text(workplace):
-    changes = ("name=sweep", "model.position=rotary,none", "num_steps=2")
+    changes = ("name=sweep", "model.position=rotary,none", "num_steps=2", WITHOUT_SAMPLES)
     with start_process(workplace, "-m", *changes) as process:
         output, errors = process.communicate(timeout=300)
     assert process.returncode == 0

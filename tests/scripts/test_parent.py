@@ -24,7 +24,7 @@ from scripts.parent import (
     trained_length,
     with_values_of_parent,
 )
-from tests.runs import copy_of, refusal
+from tests.runs import WITHOUT_SAMPLES, copy_of, refusal
 from training.checkpoints import Checkpoints
 from training.config import TrainingConfig
 
@@ -356,7 +356,8 @@ def refused(workplace, capsys):
 
 
 def child_of(parent, name, *changes):
-    return [f"name={name}", f"init_from={parent}", "num_steps=2", "checkpoint_every=2", *changes]
+    cadence = ("num_steps=2", "checkpoint_every=2", WITHOUT_SAMPLES)
+    return [f"name={name}", f"init_from={parent}", *cadence, *changes]
 
 
 def test_a_child_records_its_parent_and_needs_it_no_more_once_it_has_a_checkpoint(
@@ -399,7 +400,7 @@ def test_a_child_may_begin_with_an_earlier_checkpoint(trained_run, workplace, re
 def test_learned_positions_of_a_text_are_stretched_over_a_longer_context_when_asked(
     workplace, refused, capsys
 ):
-    assert workplace.train("name=learned", "model.position=learned", "num_steps=1") == 0
+    assert workplace.train("name=learned", "model.position=learned", "num_steps=1", WITHOUT_SAMPLES) == 0
     parent = workplace.outputs / "learned"
     command = child_of(parent, "stretched", "model.position=learned", "context_length=24")
     (line,) = refused(*command, label="config error")
