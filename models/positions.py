@@ -111,6 +111,11 @@ class CausalMask(NamedTuple):
     block: int | None = None
     segment_ids: tf.Tensor | None = None
 
+    @property
+    def hides_later_alone(self) -> bool:
+        """Whether each row sees all columns up to its own, and nothing tells them apart."""
+        return all(part is None for part in self[1:])
+
     def bias(self, query_columns: tf.Tensor, key_columns: tf.Tensor) -> tf.Tensor:
         """Broadcastable to (batch, heads, length, keys_length), from the numbers of the columns."""
         dtype = self.dtype if self.alibi_heads is None else tf.float32

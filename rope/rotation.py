@@ -115,7 +115,7 @@ def _as_pairs(features: tf.Tensor, layout: str) -> tf.Tensor:
         else:
             pairs = tf.reshape(features, tf.concat([shape[:-1], [dim // 2, 2]], axis=0))
             # A bitcast copies nothing, but XLA has none to complex numbers.
-            pairs = tf.complex(*tf.unstack(pairs, axis=-1)) if _in_xla() else tf.bitcast(pairs, tf.complex64)
+            pairs = tf.complex(*tf.unstack(pairs, axis=-1)) if in_xla() else tf.bitcast(pairs, tf.complex64)
         return pairs, lambda gradient: _as_features(gradient, layout)
 
     return convert(features)
@@ -129,7 +129,7 @@ def _as_features(pairs: tf.Tensor, layout: str) -> tf.Tensor:
     def convert(pairs):
         if layout == "half":
             features = tf.concat([tf.math.real(pairs), tf.math.imag(pairs)], axis=-1)
-        elif _in_xla():
+        elif in_xla():
             features = tf.stack([tf.math.real(pairs), tf.math.imag(pairs)], axis=-1)
         else:
             features = tf.bitcast(pairs, tf.float32)
@@ -139,7 +139,7 @@ def _as_features(pairs: tf.Tensor, layout: str) -> tf.Tensor:
     return convert(pairs)
 
 
-def _in_xla() -> bool:
+def in_xla() -> bool:
     """Whether what is traced here is to be compiled by XLA."""
     return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
         tf.compat.v1.get_default_graph()
