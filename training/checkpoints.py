@@ -63,8 +63,10 @@ class Checkpoints:
         try:
             self._clear()
             self._write(final, {"step": step, **facts})
-            for old in self._superseded(final):
-                _remove(old)
+            # Amid bad steps all stay: the run may have to go back to before them.
+            if not facts.get("bad_steps", {}).get("in_a_row"):
+                for old in self._superseded(final):
+                    _remove(old)
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(_aside(final), ignore_errors=True)
             raise RunError(

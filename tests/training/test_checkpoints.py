@@ -289,6 +289,19 @@ def test_a_run_goes_back_to_before_a_step(tmp_path):
     assert run.names() == []
 
 
+def test_steps_without_finite_gradients_cost_no_checkpoint_from_before_them(tmp_path):
+    """A run may be asked to stop, and so save, amid such steps, and then have to go back."""
+    run = Run(tmp_path, keep=1)
+    run.save(10)
+    for step in (11, 12):
+        run.save(step, bad_steps={"in_a_row": step - 10, "in_all": step - 10})
+    assert run.checkpoints.restore_latest()["step"] == 12
+    assert run.checkpoints.go_back(10) == 10
+    run.save(11, bad_steps={"in_a_row": 1, "in_all": 1})
+    run.save(13, bad_steps={"in_a_row": 0, "in_all": 2})
+    assert run.names() == ["step-00000013"]
+
+
 def test_weights_alone_come_from_the_latest_checkpoint_that_is_whole(run, tmp_path, messages):
     run.save(1)
     expected = run.values()
