@@ -98,9 +98,10 @@ class RunLog:
         self._tell(row)
 
     def sync(self) -> None:
-        """Waits until the rows are on disk."""
+        """Waits until the rows and the events are on disk."""
         if self.directory.metrics.exists():
             sync(self.directory.metrics)
+        self._events.sync()
 
     def say(self, text: str) -> None:
         """Prints a line, without breaking the live one."""

@@ -4,6 +4,7 @@ import os
 import pty
 import resource
 import termios
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -215,6 +216,34 @@ def test_events_past_the_step_to_go_on_from_are_dropped(directory):
         (30, 31.0),
     ]
     assert len(list(directory.tensorboard.iterdir())) == 2
+
+
+def test_events_that_a_kill_left_in_two_files_are_shown_once(directory, monkeypatch):
+    for step in (10, 20):
+        with make_log(directory, start_step=step - 10) as log:
+            log.write(step, {"loss": float(step)})
+    before = list(events_of(directory))
+
+    def die(path, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", die)
+        with pytest.raises(KeyboardInterrupt):
+            make_log(directory, start_step=20)
+    make_log(directory, start_step=20).__exit__()
+    assert list(events_of(directory)) == before
+
+
+def test_rows_and_events_are_on_disk_before_a_checkpoint_counts_on_them(directory, monkeypatch):
+    with make_log(directory) as log:
+        log.write(10, {"loss": 1.0})
+        synced, fsync = [], os.fsync
+        monkeypatch.setattr(
+            os, "fsync", lambda file: (synced.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file))
+        )
+        log.sync()
+        assert synced == [str(directory.metrics), *map(str, directory.tensorboard.iterdir())]
 
 
 def test_what_is_measured_again_at_the_end_is_shown_once(directory):
