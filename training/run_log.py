@@ -43,7 +43,7 @@ class RunLog:
         self._write_rows()
         self._write_samples()
         self.elapsed_seconds = elapsed_seconds
-        self.rate = self.rows[-1][self.rate_name] if self.rows else 0
+        self.rate = self.rows[-1].get(self.rate_name, 0) if self.rows else 0
         self._steps_timed, self._seconds_timed, self._is_compiled = 0, 0.0, False
         self._events = Events(directory, start_step=start_step)
         self._bar = None
@@ -163,18 +163,20 @@ class NoLog:
 
 
 def read_rows(directory: RunDirectory) -> list[dict]:
-    """Rows of metrics.jsonl; a line that a crash cut short is left out."""
+    """Rows of metrics.jsonl; a line that is none, such as one that a crash cut short, is left out."""
     try:
         lines = directory.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    return [row for row in map(parsed_row, lines) if row is not None]
+
+
+def parsed_row(line: str) -> dict | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def duration(seconds: float) -> str:

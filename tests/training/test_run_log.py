@@ -70,6 +70,18 @@ def test_a_last_line_that_a_crash_cut_short_is_left_out(directory, torn):
     assert steps_of(directory) == [10, 20, 40]
 
 
+@pytest.mark.parametrize(
+    "garbage", ['{"step": 20, "lo', "7", "[]", '{"loss": 1.0}', '{"step": "x"}', "[" * 99_999]
+)
+def test_a_damaged_line_costs_no_other(directory, garbage):
+    write_rows(directory, [10, 20, 30])
+    lines = directory.metrics.read_text().splitlines()
+    directory.metrics.write_text("\n".join([lines[0], garbage, lines[2]]) + "\n")
+    with make_log(directory, start_step=30) as log:
+        log.write(40, {"loss": 2.0})
+    assert steps_of(directory) == [10, 30, 40]
+
+
 def test_bytes_that_are_no_text_are_left_out(directory):
     write_rows(directory, [10])
     with open(directory.metrics, "ab") as file:
