@@ -198,7 +198,8 @@ def read_yaml(path: Path | str) -> dict:
         raise ConfigError("no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    # Besides errors of its own, the parser lets those through of what it calls for a value.
+    except Exception as error:
         raise ConfigError(f"not a configuration: {explained(error)}") from error
     if not isinstance(loaded, dict) or not loaded:
         raise ConfigError("holds no keys")
