@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from training.errors import RunError, reason
+from training.files import sync
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
@@ -43,6 +44,8 @@ class RunDirectory:
         self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for path in self._made:
+                sync(path.parent)
             self._lock.acquire()
             self._locked = os.stat(self._lock.lock_file)
         except Timeout as error:
