@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from training.errors import RunError, reason
 from training.files import sync
+from training.terminal import note
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
@@ -81,7 +81,7 @@ class RunDirectory:
         except Exception as error:
             if path not in self.given_up:
                 self.given_up.add(path)
-                print(f"note: cannot write {path} ({reason(error)}); the run goes on.", file=sys.stderr)
+                note(f"cannot write {path} ({reason(error)}); the run goes on.")
 
     def _is_owned(self) -> bool:
         try:

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from contextlib import nullcontext
 
 from tqdm import tqdm
 
 from training.events import Events
 from training.files import replace_text, sync
 from training.run_directory import RunDirectory
+from training.terminal import say
 
 
 class RunLog:
@@ -105,10 +107,8 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Prints a line, without breaking the live one."""
-        if self._bar is not None:
-            self._bar.write(text)
-        else:
-            print(text, flush=True)
+        with nullcontext() if self._bar is None else self._bar.external_write_mode():
+            say(text)
 
     def _tell(self, row: dict) -> None:
         is_notable = "validation_loss" in row or "sample" in row
