@@ -168,7 +168,7 @@ def there_and_here(difference: tuple[str, object, object]) -> str:
 def save_config(config: Config, path: Path | str) -> None:
     """Writes YAML that `load_config` reads; the file is whole or not there."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.partial")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(OmegaConf.to_yaml(to_dict(config)))
