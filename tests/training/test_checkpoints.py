@@ -207,10 +207,11 @@ def test_one_flipped_bit_is_found_wherever_it_is(run):
     ("text", "problem"),
     [
         ("[]", "it has no format"),
-        ('{"format": 2, "step": 2}', "it has no files"),
+        ('{"format": 1, "step": 2}', "it has no data_fingerprint"),
+        ('{"format": 2, "step": 2, "data_fingerprint": ""}', "it has no files"),
         ('{"format": 2, "step": "2", "files": {}, "tensors": {}}', "it has no step"),
         ('{"format": 3, "step": 2}', "has format 3, this program reads 1 and 2"),
-        ('{"format": 1, "step": 5}', "is that of step 5"),
+        ('{"format": 1, "step": 5, "data_fingerprint": ""}', "is that of step 5"),
         ("[" * 100_000, "is damaged"),
     ],
 )
