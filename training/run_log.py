@@ -55,10 +55,12 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind=None, *_) -> None:
         if self._bar is not None:
             self._bar.close()
         self._events.close()
+        if kind is None:
+            self.sync()  # what is written next may say that the run is complete
 
     def step_took(self, seconds: float, loss: float) -> None:
         """Counts one step; evaluation, samples and checkpoints are not part of its time."""

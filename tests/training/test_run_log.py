@@ -247,15 +247,33 @@ def test_events_that_a_kill_left_in_two_files_are_shown_once(directory, monkeypa
     assert list(events_of(directory)) == before
 
 
-def test_rows_and_events_are_on_disk_before_a_checkpoint_counts_on_them(directory, monkeypatch):
+@pytest.fixture
+def synced(monkeypatch):
+    """Paths in the order in which they are synced."""
+    paths, fsync = [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (paths.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file))
+    )
+    return paths
+
+
+def test_rows_and_events_are_on_disk_when_asked_for_and_at_the_end(directory, synced):
+    """A checkpoint, and the summary, say that they are there."""
     with make_log(directory) as log:
         log.write(10, {"loss": 1.0})
-        synced, fsync = [], os.fsync
-        monkeypatch.setattr(
-            os, "fsync", lambda file: (synced.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file))
-        )
-        log.sync()
-        assert synced == [str(directory.metrics), *map(str, directory.tensorboard.iterdir())]
+        files = [str(directory.metrics), *map(str, directory.tensorboard.iterdir())]
+        for finish in (log.sync, log.__exit__):
+            synced.clear()
+            finish()
+            assert synced == files
+
+
+def test_a_row_that_is_written_anew_is_on_disk(directory, synced):
+    with make_log(directory) as log:
+        log.write(10, {"loss": 1.0})
+        synced.clear()
+        log.write(10, {"validation_loss": 1.0})
+        assert synced[-1] == str(directory.path)
 
 
 def test_what_is_measured_again_at_the_end_is_shown_once(directory):
