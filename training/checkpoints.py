@@ -58,6 +58,7 @@ class Checkpoints:
 
         Raises:
             RunError: if it cannot be written; the earlier ones are as they were.
+            OSError: if it is written, and one that it supersedes cannot be removed.
             DivergedError: if a value is not finite; it is not written.
         """
         check_finite(step, self.variables)
@@ -65,17 +66,17 @@ class Checkpoints:
         try:
             self._clear()
             self._write(final, {"step": step, **facts})
-            self._skipped.discard(final)
-            # Amid bad steps all stay: the run may have to go back to before them.
-            if not facts.get("bad_steps", {}).get("in_a_row"):
-                for old in self._superseded(final):
-                    _remove(old)
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(_aside(final), ignore_errors=True)
             raise RunError(
                 f"cannot write the checkpoint of step {step:,} in {self.directory} ({reason(error)}); "
                 "earlier ones are untouched. Make room, and the same command goes on from the latest."
             ) from error
+        self._skipped.discard(final)
+        # Amid bad steps all stay: the run may have to go back to before them.
+        if not facts.get("bad_steps", {}).get("in_a_row"):
+            for old in self._superseded(final):
+                _remove(old)
         return final
 
     def _clear(self) -> None:

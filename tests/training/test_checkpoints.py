@@ -496,6 +496,20 @@ def test_an_error_of_the_disk_is_told_in_a_line(run, monkeypatch, function):
     assert run.names() == ["step-00000001"]
 
 
+def test_a_checkpoint_that_cannot_be_removed_is_not_told_as_one_that_is_not_written(tmp_path, monkeypatch):
+    run = Run(tmp_path, keep=1)
+    run.save(1)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(PermissionError):
+        run.save(2)
+    monkeypatch.undo()
+    assert run.checkpoints.restore_latest()["step"] == 2
+
+
 def test_a_transformer_has_the_same_names_each_time(tmp_path):
     sizes = {"dim": 6, "num_layers": 2, "num_heads": 1, "num_kv_heads": 1, "mlp_dim": 4}
     names = []
