@@ -95,7 +95,7 @@ def run_in(directory, config: Config, distribution, *, is_recorded: bool) -> int
             num_steps=options.num_steps,
             unit=task.unit,
             units_per_step=task.units_per_step,
-            elapsed_seconds=manifest["elapsed_seconds"],
+            elapsed_seconds=manifest.get("elapsed_seconds", 0.0),
         )
         save = make_save(task, config, checkpoints, log, replicas=distribution.num_replicas)
         way_back = going_back(config, checkpoints, directory.path)

@@ -168,7 +168,7 @@ def there_and_here(difference: tuple[str, object, object]) -> str:
 def save_config(config: Config, path: Path | str) -> None:
     """Writes YAML that `load_config` reads; the file is whole or not there."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.partial")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(OmegaConf.to_yaml(to_dict(config)))
@@ -198,7 +198,8 @@ def read_yaml(path: Path | str) -> dict:
         raise ConfigError("no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {error}") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    # Besides errors of its own, the parser lets those through of what it calls for a value.
+    except Exception as error:
         raise ConfigError(f"not a configuration: {explained(error)}") from error
     if not isinstance(loaded, dict) or not loaded:
         raise ConfigError("holds no keys")

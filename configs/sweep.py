@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -72,14 +73,28 @@ def override_key(override: str) -> str:
 
 
 def run_job(command: list[str]) -> int:
-    """Exit code of the command, printed before it starts; Ctrl-C reaches it too, and is waited for."""
+    """Exit code of the command, printed before it starts.
+
+    Ctrl-C reaches it too, and SIGTERM is passed on to it; either ends the sweep once it has ended.
+    """
     print(shlex.join(["python", *command[1:]]), flush=True)
+    came = []
     with subprocess.Popen(command) as process:
+
+        def pass_on(number, frame):
+            came.append(number)
+            process.send_signal(number)
+
+        previous = signal.signal(signal.SIGTERM, pass_on)
         try:
             code = process.wait()
         except KeyboardInterrupt:
             process.wait()
             raise
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+    if came:
+        sys.exit(128 + came[0])
     return 128 - code if code < 0 else code  # a signal, as a shell counts it
 
 

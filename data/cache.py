@@ -1,8 +1,9 @@
 """Prepared data on disk: written once and memory-mapped by every later run.
 
-A cache entry is a folder of binary files and `meta.json`, which records their sizes. It appears under its
-name in one rename, complete. It can be deleted at any time; it is built again when needed. A text is
-`train.bin` and `validation.bin` of raw uint8 tokens; for images see `data.image_store`.
+A cache entry is a folder of binary files and `meta.json`, which records their SHA-256 and its own. It appears
+under its name in one rename, complete; each load compares the hashes, so that what a crash or a disk has
+damaged is built again, as is what was deleted. A text is `train.bin` and `validation.bin` of raw uint8
+tokens; for images see `data.image_store`.
 """
 
 import contextlib
@@ -37,13 +38,13 @@ def cache_folder(cache_dir: str | None, source: str, identity: dict) -> Path:
 
 
 def read_meta(folder: Path) -> dict | None:
-    """`meta.json` of a complete cache entry; None if it is missing or a file has another size."""
+    """`meta.json` of a cache entry; None if it or a file is missing or not as it was written."""
     try:
         meta = json.loads((folder / "meta.json").read_text("utf-8"))
-        complete = all((folder / name).stat().st_size == size for name, size in meta["files"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        is_whole = meta.pop("sha256") == _sha256_of_facts(meta) and meta["files"] == _sha256_of_files(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return meta if complete else None
+    return meta if is_whole else None
 
 
 def map_tokens(folder: Path, split: str) -> np.ndarray:
@@ -115,9 +116,24 @@ def fingerprint_of(splits: dict[str, dict]) -> str:
 
 
 def write_meta(folder: Path, facts: dict) -> None:
-    """Writes `meta.json`: the sizes of all files in `folder`, which are closed by now, and `facts`."""
-    files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    (folder / "meta.json").write_text(json.dumps({"files": files, **facts}, indent=1), "utf-8")
+    """Writes `meta.json`: the SHA-256 of all files in `folder`, which are closed by now, and `facts`."""
+    meta = {"files": _sha256_of_files(folder), **facts}
+    meta["sha256"] = _sha256_of_facts(meta)
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1), "utf-8")
+
+
+def _sha256_of_files(folder: Path) -> dict[str, str]:
+    """By name, of all but `meta.json`."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != "meta.json":
+            with open(path, "rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _sha256_of_facts(meta: dict) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _publish(new: Path, folder: Path, *, aside: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from training.checkpoints import complete_checkpoints
+from training.checkpoints import TENSORS, complete_checkpoints
+from training.manifest import directory_name
 
 
 def differences(first: Path, second: Path) -> list[str]:
@@ -31,8 +32,8 @@ def same(one: object, other: object) -> bool:
 def tensors_of(run: Path, *, step: int | None = None) -> dict[str, np.ndarray]:
     """All that the latest checkpoint holds, or that of a step: weights, optimizer slots, the iteration."""
     paths = complete_checkpoints(run / "checkpoints")
-    path = paths[-1] if step is None else run / "checkpoints" / f"step-{step:08d}"
-    reader = tf.train.load_checkpoint(str(path / "tensors"))
+    path = paths[-1] if step is None else run / "checkpoints" / directory_name(step)
+    reader = tf.train.load_checkpoint(str(path / TENSORS))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 

@@ -167,7 +167,7 @@ def start(task, model, checkpoints) -> tuple[Config, dict, str]:
             )
         tell_of_another_environment(manifest)
         return config, manifest, f"resuming after step {manifest['step']:,}"
-    new = {"step": 0, "elapsed_seconds": 0.0}
+    new = {"step": 0}
     if config.init_from is None:
         return config, new, "training from scratch"
     config = weights_of_parent(config, model)

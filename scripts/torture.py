@@ -20,6 +20,7 @@ from pathlib import Path
 from scripts.failures import exit_code_of
 from scripts.startup import import_tensorflow
 from training.errors import RunError
+from training.manifest import directory_name
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -141,7 +142,7 @@ def kill_often(
         target = done + checkpoint_every * generator.randint(1, max(1, 2 * room // kills_left))
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             if when != "while starting":
-                wait_for(run / "checkpoints" / f"step-{target:08d}", process, half=when == "while saving")
+                wait_for(run / "checkpoints" / directory_name(target), process, half=when == "while saving")
             time.sleep(generator.uniform(0, DELAYS[when]))
             process.kill()
             errors = process.stderr.read().decode()

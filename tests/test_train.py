@@ -111,6 +111,20 @@ def test_a_run_that_was_asked_to_stop_saves_and_ends_as_one_that_was_not(trained
     assert_ends_as(workplace, run, trained_run)
 
 
+def test_a_run_that_nobody_reads_any_more_goes_on_and_saves_when_asked_to_stop(workplace):
+    """As Ctrl-C does to `python train.py 2>&1 | tee log`, whose tee dies of it at once."""
+    run = workplace.outputs / "unread"
+    with start_process(workplace, f"name={run.name}", "num_steps=1000000", "log_every=1") as process:
+        wait_for(run / "metrics.jsonl", process)
+        process.stdout.close()
+        process.stderr.close()
+        wait_for(run / "checkpoints" / "step-00000010", process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=300) == 130
+    (row,) = rows_of(run)[-1:]
+    assert (run / "checkpoints" / f"step-{row['step']:08d}").exists()
+
+
 @pytest.mark.parametrize(
     "options", [("precision=mixed_bfloat16", "compile=graph"), ("precision=float32", "compile=xla")]
 )

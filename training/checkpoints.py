@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,7 @@ class Checkpoints:
         self.directory = directory
         self.variables = named_variables("model", model) | named_variables("optimizer", optimizer)
         self.keep, self.keep_best = keep, keep_best
+        self._skipped: set[Path] = set()  # that could not be read when this run went on from an earlier one
 
     def save(self, step: int, facts: dict) -> Path:
         """Writes the checkpoint of `step`; `facts` (plain values) go into its manifest.
@@ -56,6 +58,7 @@ class Checkpoints:
 
         Raises:
             RunError: if it cannot be written; the earlier ones are as they were.
+            OSError: if it is written, and one that it supersedes cannot be removed.
             DivergedError: if a value is not finite; it is not written.
         """
         check_finite(step, self.variables)
@@ -63,14 +66,17 @@ class Checkpoints:
         try:
             self._clear()
             self._write(final, {"step": step, **facts})
-            for old in self._superseded(final):
-                _remove(old)
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(_aside(final), ignore_errors=True)
             raise RunError(
                 f"cannot write the checkpoint of step {step:,} in {self.directory} ({reason(error)}); "
                 "earlier ones are untouched. Make room, and the same command goes on from the latest."
             ) from error
+        self._skipped.discard(final)
+        # Amid bad steps all stay: the run may have to go back to before them.
+        if not facts.get("bad_steps", {}).get("in_a_row"):
+            for old in self._superseded(final):
+                _remove(old)
         return final
 
     def _clear(self) -> None:
@@ -99,10 +105,10 @@ class Checkpoints:
 
     def _superseded(self, latest: Path) -> list[Path]:
         """Checkpoints that need not stay beside the latest."""
-        # Later ones could not be read when this run went on from an earlier one: they do not count.
         until_now = [path for path in complete_checkpoints(self.directory) if path.name <= latest.name]
-        kept = until_now[-self.keep :]
-        if self.keep_best and (losses := _validation_losses(until_now)):
+        whole = [path for path in until_now if path not in self._skipped]
+        kept = whole[-self.keep :]
+        if self.keep_best and (losses := _validation_losses(whole)):
             kept.append(min(losses, key=losses.get))
         return [path for path in until_now if path not in kept]
 
@@ -121,12 +127,15 @@ class Checkpoints:
             RunError: if there are checkpoints and none can be read or fits.
         """
         self._clear()
-        if not complete_checkpoints(self.directory):
+        paths = complete_checkpoints(self.directory)
+        if not paths:
             return None
         try:
-            return restore_latest(self.directory, self.variables, report=report)
+            manifest = restore_latest(self.directory, self.variables, report=report)
         except RunError as error:
             raise RunError(f"{error}. Use name= for a new run.") from error
+        self._skipped = {path for path in paths if path.name > directory_name(manifest["step"])}
+        return manifest
 
 
 def restore_weights(
@@ -183,8 +192,17 @@ def restore_latest(
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints from oldest to latest."""
-    return sorted(path for path in directory.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    """Checkpoints from oldest to latest.
+
+    Raises:
+        RunError: if there is a directory, or a link to one, that cannot be read: it is not taken for an empty
+            one, from which a run would begin anew.
+    """
+    try:
+        names = os.listdir(directory) if os.path.lexists(directory) else []
+    except OSError as error:
+        raise RunError(f"{directory} cannot be read ({reason(error)})") from error
+    return sorted(directory / name for name in names if re.fullmatch(r"step-[0-9]+", name))
 
 
 def restore(path: Path, variables: dict[str, keras.Variable], *, prefix: str = "") -> dict:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from training.files import sync
 from training.run_directory import RunDirectory
 
 
@@ -38,6 +39,12 @@ class Events:
                     tf.summary.scalar(name, value)
             self._writer.flush()
 
+    def sync(self) -> None:
+        """Waits until they are on disk."""
+        with self._directory.optional(self._directory.tensorboard):
+            for path in self._directory.tensorboard.glob("events.*"):
+                sync(path)
+
     def close(self) -> None:
         with self._directory.optional(self._directory.tensorboard):
             if self._writer is not None:
@@ -46,13 +53,13 @@ class Events:
 
 def keep_events(directory: Path, *, until: int) -> set[str]:
     """Puts the events until a step into one file, in place of all there are; the names of those at it."""
-    kept, names = [], set()
+    kept, names = {}, set()  # a crash before the last line leaves the same records in two files
     paths = sorted(directory.glob("events.*"))
     for path in paths:
         for record in records_of(path):
             event = tf.compat.v1.Event.FromString(record)
             if event.step <= until:
-                kept.append(record)
+                kept[record] = True
             if event.step == until:
                 names |= {value.tag for value in event.summary.value}
     if paths:
@@ -60,7 +67,9 @@ def keep_events(directory: Path, *, until: int) -> set[str]:
         with tf.io.TFRecordWriter(str(aside)) as writer:
             for record in kept:
                 writer.write(record)
+        sync(aside)
         os.replace(aside, paths[0])
+        sync(directory)
         for path in paths[1:]:
             path.unlink()
     return names

@@ -99,10 +99,13 @@ def _parsed(content: bytes) -> dict:
         manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise RunError(f"its {MANIFEST} is damaged ({reason(error)})") from error
+    manifest = manifest if isinstance(manifest, dict) else {}
     wanted = {"format": int, "step": int}
-    if isinstance(manifest, dict) and manifest.get("format") == FORMAT_VERSION:
+    if manifest.get("format") in READABLE_FORMATS:
+        wanted |= {"data_fingerprint": str}
+    if manifest.get("format") == FORMAT_VERSION:
         wanted |= {"files": dict, "tensors": dict}
     for key, kind in wanted.items():
-        if not isinstance(manifest, dict) or not isinstance(manifest.get(key), kind):
+        if not isinstance(manifest.get(key), kind):
             raise RunError(f"its {MANIFEST} is damaged (it has no {key})")
     return manifest

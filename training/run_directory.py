@@ -3,13 +3,14 @@
 import contextlib
 import errno
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from training.errors import RunError, reason
+from training.files import sync
+from training.terminal import note
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
@@ -43,6 +44,8 @@ class RunDirectory:
         self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for path in self._made:
+                sync(path.parent)
             self._lock.acquire()
             self._locked = os.stat(self._lock.lock_file)
         except Timeout as error:
@@ -78,7 +81,7 @@ class RunDirectory:
         except Exception as error:
             if path not in self.given_up:
                 self.given_up.add(path)
-                print(f"note: cannot write {path} ({reason(error)}); the run goes on.", file=sys.stderr)
+                note(f"cannot write {path} ({reason(error)}); the run goes on.")
 
     def _is_owned(self) -> bool:
         try:

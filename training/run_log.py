@@ -2,12 +2,14 @@
 
 import json
 import sys
+from contextlib import nullcontext
 
 from tqdm import tqdm
 
 from training.events import Events
 from training.files import replace_text, sync
 from training.run_directory import RunDirectory
+from training.terminal import say
 
 
 class RunLog:
@@ -43,7 +45,7 @@ class RunLog:
         self._write_rows()
         self._write_samples()
         self.elapsed_seconds = elapsed_seconds
-        self.rate = self.rows[-1][self.rate_name] if self.rows else 0
+        self.rate = self.rows[-1].get(self.rate_name, 0) if self.rows else 0
         self._steps_timed, self._seconds_timed, self._is_compiled = 0, 0.0, False
         self._events = Events(directory, start_step=start_step)
         self._bar = None
@@ -53,10 +55,12 @@ class RunLog:
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind=None, *_) -> None:
         if self._bar is not None:
             self._bar.close()
         self._events.close()
+        if kind is None:
+            self.sync()  # what is written next may say that the run is complete
 
     def step_took(self, seconds: float, loss: float) -> None:
         """Counts one step; evaluation, samples and checkpoints are not part of its time."""
@@ -98,16 +102,15 @@ class RunLog:
         self._tell(row)
 
     def sync(self) -> None:
-        """Waits until the rows are on disk."""
+        """Waits until the rows and the events are on disk."""
         if self.directory.metrics.exists():
             sync(self.directory.metrics)
+        self._events.sync()
 
     def say(self, text: str) -> None:
         """Prints a line, without breaking the live one."""
-        if self._bar is not None:
-            self._bar.write(text)
-        else:
-            print(text, flush=True)
+        with nullcontext() if self._bar is None else self._bar.external_write_mode():
+            say(text)
 
     def _tell(self, row: dict) -> None:
         is_notable = "validation_loss" in row or "sample" in row
@@ -162,18 +165,20 @@ class NoLog:
 
 
 def read_rows(directory: RunDirectory) -> list[dict]:
-    """Rows of metrics.jsonl; a line that a crash cut short is left out."""
+    """Rows of metrics.jsonl; a line that is none, such as one that a crash cut short, is left out."""
     try:
         lines = directory.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    rows = []
-    for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    return [row for row in map(parsed_row, lines) if row is not None]
+
+
+def parsed_row(line: str) -> dict | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """Stopping a run between two steps: when a signal asks for it, or when its time is over."""
 
+import contextlib
 import math
 import os
 import signal
@@ -56,5 +57,6 @@ class StopRequest:
             if has_come:
                 os._exit(128 + number[0])
             has_come = True
-            os.write(2, b"\nstopping after this step; once more to stop at once\n")
+            with contextlib.suppress(OSError):  # its reader may have got the same Ctrl-C
+                os.write(2, b"\nstopping after this step; once more to stop at once\n")
         os.close(reader)

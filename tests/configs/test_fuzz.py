@@ -10,7 +10,16 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from configs.builder import flatten
-from configs.schema import CONFIGS, Config, ConfigError, compose, groups_of, parse_config
+from configs.schema import (
+    CONFIGS,
+    Config,
+    ConfigError,
+    compose,
+    groups_of,
+    load_config,
+    parse_config,
+    save_config,
+)
 from tests.runs import contents_of, copy_of
 
 LONGEST_LINE = 2_000
@@ -118,6 +127,40 @@ def test_no_values_of_keys_break_the_parser(overrides):
             if isinstance(node, dict):
                 node[last] = given[(*parents, last)] = generator.choice(VALUES)
         check(lambda nested=nested: parse_config(nested), given)
+
+
+YAML = (b"[", b"{", b"*a", b"&a [*a]", b"!!int x", b"!!timestamp x", b"!!bool x", b"!!omap [a]", b"<<: 3")
+YAML += (
+    b"? [a]\n: b",
+    b"\x00",
+    b"\xff",
+    b"\t",
+    b"---\n",
+    b"%YAML 3.0\n",
+    b"!!python/name:os.getcwd",
+    b"[" * 1200,
+)
+
+
+def test_no_damage_to_a_recorded_config_breaks_the_parser(tmp_path):
+    path, generator = tmp_path / "config.yaml", random.Random(3)
+    save_config(Config(), path)
+    whole = path.read_bytes()
+    for number in range(200):
+        content = bytearray(whole)
+        at = generator.randrange(len(whole))
+        match number % 4:
+            case 0:
+                content[at] ^= 1 << generator.randrange(8)
+            case 1:
+                del content[at:]
+            case 2:
+                content[at:at] = generator.choice(YAML)
+            case 3:
+                at = whole.index(b": ", at) + 2 if b": " in whole[at:] else 0
+                content[at:at] = generator.choice(YAML) + b"\n"
+        path.write_bytes(content)
+        check(lambda: load_config(path), bytes(content[at - 20 : at + 50]))
 
 
 def random_overrides(generator, *, places=True):

@@ -288,6 +288,17 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_kill_left_of_a_save_is_gone_after_the_next(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getpid", lambda: 1)
+        patch.setattr("os.replace", lambda old, new: None)
+        patch.setattr("pathlib.Path.unlink", lambda path, **options: None)
+        save_config(Config(), tmp_path / "config.yaml")
+    assert len(list(tmp_path.iterdir())) == 1
+    save_config(Config(), tmp_path / "config.yaml")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
 def test_a_reader_of_the_old_file_sees_no_part_of_the_new(tmp_path):
     path = tmp_path / "config.yaml"
     save_config(Config(name="old"), path)

@@ -73,23 +73,41 @@ def test_a_run_without_a_whole_summary_has_no_measures(tmp_path, text):
     assert measures(tmp_path) == {}
 
 
-def test_an_interrupted_sweep_waits_for_its_job(tmp_path):
-    job = tmp_path / "job.py"
-    job.write_text(
-        "import pathlib, time\n"
-        "try:\n    print('started', flush=True)\n    time.sleep(30)\n"
-        "except KeyboardInterrupt:\n    time.sleep(0.6)\n"
-        f"    pathlib.Path({str(tmp_path / 'saved')!r}).touch()\n"
-    )
-    code = f"from configs.sweep import run_job; import sys; run_job([sys.executable, {str(job)!r}])"
+JOB = """
+import pathlib, signal, sys, time
+
+def end(number, frame):
+    time.sleep(0.6)
+    pathlib.Path(sys.argv[1]).touch()
+    sys.exit(0)
+
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, end)
+print("started", flush=True)
+time.sleep(30)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        (lambda sweep: os.killpg(sweep.pid, signal.SIGINT), -signal.SIGINT),  # as a terminal does
+        (lambda sweep: sweep.terminate(), 143),
+    ],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_a_sweep_that_is_to_end_waits_until_its_job_has(tmp_path, end, code):
+    job, saved = tmp_path / "job.py", tmp_path / "saved"
+    job.write_text(JOB)
+    command = f"[sys.executable, {str(job)!r}, {str(saved)!r}]"
     sweep = subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"from configs.sweep import run_job; import sys; run_job({command})"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     while b"started" not in sweep.stdout.readline():
         pass
-    os.killpg(sweep.pid, signal.SIGINT)
-    assert sweep.wait(timeout=120) != 0
-    assert (tmp_path / "saved").exists()
+    end(sweep)
+    assert sweep.wait(timeout=120) == code
+    assert saved.exists()

@@ -128,20 +128,31 @@ def test_a_file_edited_without_a_change_of_size_is_read_again(folder):
     assert load(folder).fingerprint != before
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing file", "broken meta", "empty meta"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "one bit", "missing file", "broken meta", "empty meta", "other facts"]
+)
 def test_a_damaged_cache_is_built_again(folder, damage):
     whole = load(folder)
     expected = whole.train.tobytes()
     entry = Path(whole.train.filename).parent
     if damage == "truncated":
         os.truncate(entry / "train.bin", 100)
+    if damage == "one bit":
+        content = bytearray(whole.train)
+        content[len(content) // 2] ^= 1
+        (entry / "train.bin").write_bytes(content)
     if damage == "missing file":
         (entry / "validation.bin").unlink()
     if damage == "broken meta":
         (entry / "meta.json").write_text('{"splits":')
     if damage == "empty meta":
         (entry / "meta.json").write_text("[]")
-    assert load(folder).train.tobytes() == expected
+    if damage == "other facts":
+        meta = (entry / "meta.json").read_text()
+        (entry / "meta.json").write_text(meta.replace(whole.fingerprint, "0" * 64))
+    again = load(folder)
+    assert again.fingerprint == whole.fingerprint
+    assert again.train.tobytes() == expected
     assert [path.name for path in entry.parent.iterdir()] == [entry.name]
 
 

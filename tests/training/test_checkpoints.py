@@ -207,10 +207,11 @@ def test_one_flipped_bit_is_found_wherever_it_is(run):
     ("text", "problem"),
     [
         ("[]", "it has no format"),
-        ('{"format": 2, "step": 2}', "it has no files"),
+        ('{"format": 1, "step": 2}', "it has no data_fingerprint"),
+        ('{"format": 2, "step": 2, "data_fingerprint": ""}', "it has no files"),
         ('{"format": 2, "step": "2", "files": {}, "tensors": {}}', "it has no step"),
         ('{"format": 3, "step": 2}', "has format 3, this program reads 1 and 2"),
-        ('{"format": 1, "step": 5}', "is that of step 5"),
+        ('{"format": 1, "step": 5, "data_fingerprint": ""}', "is that of step 5"),
         ("[" * 100_000, "is damaged"),
     ],
 )
@@ -289,6 +290,19 @@ def test_a_run_goes_back_to_before_a_step(tmp_path):
     assert run.names() == []
 
 
+def test_steps_without_finite_gradients_cost_no_checkpoint_from_before_them(tmp_path):
+    """A run may be asked to stop, and so save, amid such steps, and then have to go back."""
+    run = Run(tmp_path, keep=1)
+    run.save(10)
+    for step in (11, 12):
+        run.save(step, bad_steps={"in_a_row": step - 10, "in_all": step - 10})
+    assert run.checkpoints.restore_latest()["step"] == 12
+    assert run.checkpoints.go_back(10) == 10
+    run.save(11, bad_steps={"in_a_row": 1, "in_all": 1})
+    run.save(13, bad_steps={"in_a_row": 0, "in_all": 2})
+    assert run.names() == ["step-00000013"]
+
+
 def test_weights_alone_come_from_the_latest_checkpoint_that_is_whole(run, tmp_path, messages):
     run.save(1)
     expected = run.values()
@@ -328,6 +342,18 @@ def test_damaged_checkpoints_of_later_steps_do_not_crowd_out_good_ones(tmp_path)
     assert run.checkpoints.restore_latest()["step"] == 20
 
 
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_a_damaged_checkpoint_that_a_run_has_passed_does_not_count_as_kept(tmp_path, keep_best):
+    run = Run(tmp_path, keep=2, keep_best=keep_best)
+    run.save(10, validation_loss=2.0)
+    truncate(run.save(20, validation_loss=1.0) / "tensors.index")
+    assert run.checkpoints.restore_latest(report=lambda line: None)["step"] == 10
+    run.save(15)
+    assert run.names() == ["step-00000010", "step-00000015", "step-00000020"]
+    run.save(25)
+    assert run.names() == ["step-00000010"] * keep_best + ["step-00000015", "step-00000025"]
+
+
 @pytest.mark.parametrize(
     ("saved", "built", "problem"),
     [
@@ -365,31 +391,72 @@ def test_what_a_crash_left_half_written_is_ignored_and_cleared(run, tmp_path):
     assert not partial.exists()
 
 
-@pytest.mark.parametrize(
-    ("owner", "function"), [(tf.raw_ops, "SaveV2"), (os, "fsync"), (os, "replace"), (shutil, "rmtree")]
-)
-def test_a_crash_while_saving_leaves_the_earlier_ones(run, monkeypatch, owner, function):
-    """As in a kill: what is not an Exception passes through."""
-    run.save(1)
-    run.save(2)
-    expected = run.values()
+CALLS = ((tf.raw_ops, "SaveV2"), (os, "fsync"), (os, "replace"), (shutil, "rmtree"))
 
-    def die(*args, **kwargs):
-        raise KeyboardInterrupt
+
+def save_until(monkeypatch, run, number):
+    """Saves step 3 until that call to the disk, which does not happen; whether there are so many."""
+    calls = iter(range(number))
+
+    def or_die(function):
+        def call(*args, **kwargs):
+            if next(calls, None) is None:
+                raise KeyboardInterrupt  # as in a kill: it is no Exception, and passes through
+            return function(*args, **kwargs)
+
+        return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner, function, die)
-        with pytest.raises(KeyboardInterrupt):
-            run.save(3, seed=8)
-    manifest = run.checkpoints.restore_latest()
-    if manifest["step"] == 3:  # it died after the rename
-        assert function == "rmtree"
-        run.fill(8)
-        return
-    assert manifest["step"] == 2
-    assert_same(run.values(), expected)
-    run.save(3)
-    assert run.names() == ["step-00000002", "step-00000003"]
+        for owner, name in CALLS:
+            patch.setattr(owner, name, or_die(getattr(owner, name)))
+        try:
+            run.save(3)
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+def test_a_crash_at_any_call_of_a_save_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
+    steps, was_cut = [], True
+    while was_cut:
+        run = Run(tmp_path / str(len(steps)), keep=1)
+        run.save(2)
+        was_cut = save_until(monkeypatch, run, len(steps))
+        run.fill(0)
+        steps.append(run.checkpoints.restore_latest()["step"])
+        assert_same(run.values(), Run(tmp_path / "expected", seed=steps[-1]).values())
+        assert list(run.checkpoints.directory.glob("*.partial")) == []
+        run.save(3)
+        assert run.names() == ["step-00000003"]
+    before = 1 + len(FILES) + 2  # the tensors, each file, their directory, the name
+    assert steps == [2] * before + [3] * (len(steps) - before)
+    assert len(steps) > before + 3  # two directories, and the one that goes
+
+
+def test_a_checkpoint_has_its_name_only_once_it_is_on_disk(run, monkeypatch):
+    """What a power cut may reorder is between two calls of fsync."""
+    calls = []
+    monkeypatch.setattr(os, "fsync", lambda file: calls.append(os.readlink(f"/proc/self/fd/{file}")))
+    monkeypatch.setattr(os, "replace", lambda old, new: calls.append((old, new)) or old.rename(new))
+    path = run.save(1)
+    aside = path.with_name(f"{path.name}.partial")
+    named = calls.index((aside, path))
+    assert {*calls[:named]} == {str(aside), *(str(aside / name) for name in FILES)}
+    assert calls[named - 1] == str(aside)
+    assert calls[named + 1 :] == [str(path.parent), str(path.parent.parent)]
+
+
+def test_checkpoints_that_cannot_be_listed_are_not_taken_for_none(run, tmp_path):
+    run.save(1)
+    checkpoints = run.checkpoints.directory
+    checkpoints.rename(tmp_path / "elsewhere")
+    checkpoints.symlink_to(tmp_path / "not mounted")
+    with pytest.raises(RunError, match=r"checkpoints cannot be read \(No such file or directory\)"):
+        run.checkpoints.restore_latest()
+    checkpoints.unlink()
+    checkpoints.touch()
+    with pytest.raises(RunError, match=r"checkpoints cannot be read \(Not a directory\)"):
+        run.checkpoints.restore_latest()
 
 
 def test_a_full_disk_is_told_in_a_line_and_leaves_the_earlier_ones(run):
@@ -427,6 +494,20 @@ def test_an_error_of_the_disk_is_told_in_a_line(run, monkeypatch, function):
         run.save(2)
     monkeypatch.undo()
     assert run.names() == ["step-00000001"]
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_not_told_as_one_that_is_not_written(tmp_path, monkeypatch):
+    run = Run(tmp_path, keep=1)
+    run.save(1)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(PermissionError):
+        run.save(2)
+    monkeypatch.undo()
+    assert run.checkpoints.restore_latest()["step"] == 2
 
 
 def test_a_transformer_has_the_same_names_each_time(tmp_path):

@@ -1,4 +1,5 @@
 import errno
+import os
 import shutil
 import signal
 import subprocess
@@ -68,6 +69,14 @@ def test_a_run_that_began_stays_when_it_fails(tmp_path):
         directory.config.touch()
         raise ZeroDivisionError
     assert directory.config.exists()
+
+
+def test_the_name_of_a_new_directory_is_on_disk_before_anything_is_in_it(tmp_path, monkeypatch):
+    """Where a power cut takes it, the same command would begin anew beside lost checkpoints."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    with RunDirectory(tmp_path / "outputs" / "run"):
+        assert set(synced) == {str(tmp_path), str(tmp_path / "outputs")}
 
 
 @pytest.mark.parametrize("below", ["file", "file/run"])

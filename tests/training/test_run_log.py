@@ -4,6 +4,7 @@ import os
 import pty
 import resource
 import termios
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
@@ -67,6 +68,18 @@ def test_a_last_line_that_a_crash_cut_short_is_left_out(directory, torn):
     with make_log(directory, start_step=30) as log:
         log.write(40, {"loss": 2.0})
     assert steps_of(directory) == [10, 20, 40]
+
+
+@pytest.mark.parametrize(
+    "garbage", ['{"step": 20, "lo', "7", "[]", '{"loss": 1.0}', '{"step": "x"}', "[" * 99_999]
+)
+def test_a_damaged_line_costs_no_other(directory, garbage):
+    write_rows(directory, [10, 20, 30])
+    lines = directory.metrics.read_text().splitlines()
+    directory.metrics.write_text("\n".join([lines[0], garbage, lines[2]]) + "\n")
+    with make_log(directory, start_step=30) as log:
+        log.write(40, {"loss": 2.0})
+    assert steps_of(directory) == [10, 30, 40]
 
 
 def test_bytes_that_are_no_text_are_left_out(directory):
@@ -215,6 +228,52 @@ def test_events_past_the_step_to_go_on_from_are_dropped(directory):
         (30, 31.0),
     ]
     assert len(list(directory.tensorboard.iterdir())) == 2
+
+
+def test_events_that_a_kill_left_in_two_files_are_shown_once(directory, monkeypatch):
+    for step in (10, 20):
+        with make_log(directory, start_step=step - 10) as log:
+            log.write(step, {"loss": float(step)})
+    before = list(events_of(directory))
+
+    def die(path, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", die)
+        with pytest.raises(KeyboardInterrupt):
+            make_log(directory, start_step=20)
+    make_log(directory, start_step=20).__exit__()
+    assert list(events_of(directory)) == before
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """Paths in the order in which they are synced."""
+    paths, fsync = [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (paths.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file))
+    )
+    return paths
+
+
+def test_rows_and_events_are_on_disk_when_asked_for_and_at_the_end(directory, synced):
+    """A checkpoint, and the summary, say that they are there."""
+    with make_log(directory) as log:
+        log.write(10, {"loss": 1.0})
+        files = [str(directory.metrics), *map(str, directory.tensorboard.iterdir())]
+        for finish in (log.sync, log.__exit__):
+            synced.clear()
+            finish()
+            assert synced == files
+
+
+def test_a_row_that_is_written_anew_is_on_disk(directory, synced):
+    with make_log(directory) as log:
+        log.write(10, {"loss": 1.0})
+        synced.clear()
+        log.write(10, {"validation_loss": 1.0})
+        assert synced[-1] == str(directory.path)
 
 
 def test_what_is_measured_again_at_the_end_is_shown_once(directory):
