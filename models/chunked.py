@@ -7,7 +7,7 @@ from rope.rotation import in_xla
 
 # Queries of a chunk, at most: fewer save little memory, and small matmuls are slow.
 CHUNK = 512
-# Parts of the queries under a causal mask and XLA, each with the keys up to its end: 9/16 of all scores are made.
+# Parts of the queries under a mask and XLA, each with the keys up to its end: 9/16 of all scores are made.
 SPANS = 8
 # Shorter attention is full under `auto`, longer is chunked.
 AUTO_LENGTH = 2_048
