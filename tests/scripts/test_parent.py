@@ -333,7 +333,8 @@ def test_learned_positions_are_resampled_and_all_else_is_as_in_the_parent(image_
     """A grid of 4 x 6 has as many positions as one of 6 x 4."""
     parent = replace(image_run(position="learned"), training=TrainingConfig(precision="float32"))
     old = AxialViT(parent.model)
-    Checkpoints(tmp_path / "checkpoints", old, keras.optimizers.SGD(), keep=1).save(5, {})
+    checkpoints = Checkpoints(tmp_path / "checkpoints", old, keras.optimizers.SGD(), keep=1)
+    checkpoints.save(5, {"data_fingerprint": ""})
     config = image_run(position="learned", image_size=image_size)
     config = replace(config, init_from=str(tmp_path), resample_positions=True)
     model = AxialViT(config.model)
