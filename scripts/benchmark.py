@@ -2,8 +2,8 @@
 
 rope: the rotation of queries. train: a step of the language models and of a vision transformer. attention:
 time and peak memory of a step, by length. generate: a token. data: batches, beside the steps that take them.
-startup: commands. axial: a step of the vision transformer, with attention over all patches or within rows
-and columns.
+startup: commands. speedrun: a run on Shakespeare and nanoGPT's recipe, minutes each. axial: a step of the
+vision transformer, with attention over all patches or within rows and columns.
 
 PyTorch, rotary-embedding-torch, transformers and KerasHub take part where requirements-bench.txt is
 installed. All that do the same work take turns in one run, each in a process of its own; `ratio` is the time

@@ -129,6 +129,11 @@ def serve() -> None:
         answer(seconds=seconds, peak_bytes=peak_bytes() - before)
 
 
+def run(*command: str) -> None:
+    """Runs Python with these arguments in the repository, to its end."""
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+
+
 def peak_bytes() -> int:
     """The most memory that this process has had."""
     try:

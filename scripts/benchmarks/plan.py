@@ -137,6 +137,15 @@ WORKLOADS = {
             None,
         )
     ],
+    "speedrun": [
+        Workload(
+            "below 1.91 nats per character of Shakespeare",
+            {},
+            by("train.py experiment=shakespeare_speedrun", "ours:speed_run")
+            + by("nanoGPT's recipe", "torch_peers:nanogpt"),
+            None,
+        )
+    ],
     "axial": [
         image_step(
             {"batch": 2, "grid": grid, "precision": "float32", "mode": "graph"} | DIM_64,

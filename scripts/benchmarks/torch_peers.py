@@ -1,13 +1,15 @@
 """The same work by PyTorch, rotary-embedding-torch and transformers: fused, and compiled where it helps."""
 
 import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from scripts.benchmarks.harness import UnavailableError, Work
+from scripts.benchmarks.harness import UnavailableError, Work, run
 
 CALLS = 20
 CHANNELS, CLASSES, PATCH_SIZE = 3, 10, 4
@@ -184,3 +186,16 @@ class Patches(nn.Linear):
 
     def forward(self, images):
         return super().forward(functional.unfold(images, PATCH_SIZE, stride=PATCH_SIZE).transpose(1, 2))
+
+
+def nanogpt() -> Work:
+    """nanoGPT's recipe on the text of the speed run, from the command to its exit."""
+    from data.tokens import SEPARATOR
+    from scripts.benchmarks.ours import recipe
+
+    corpus = recipe(["experiment=shakespeare_speedrun"]).corpus
+    folder = tempfile.TemporaryDirectory()
+    for split in ("train", "validation"):
+        tokens = getattr(corpus, split)
+        tokens[tokens != SEPARATOR].tofile(Path(folder.name, f"{split}.bin"))
+    return Work(lambda: run("-m", "scripts.benchmarks.nanogpt", folder.name))

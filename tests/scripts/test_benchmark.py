@@ -1,6 +1,7 @@
 """The benchmark: turns, ratios, who is left out, and that each piece of work does what it is timed for."""
 
 import json
+import subprocess
 
 import keras
 import numpy as np
@@ -140,7 +141,7 @@ def our_works():
     """Tiny work of each function of ours, with each layout and attention; without the commands."""
     works = {}
     for what, (workload, *_) in WORKLOADS.items():
-        for contender in workload.contenders if what != "startup" else []:
+        for contender in workload.contenders if what not in ("startup", "speedrun") else []:
             path, function = contender.make.split(":")
             options = contender.options
             if path.endswith(".ours"):
@@ -250,6 +251,32 @@ def test_a_command_is_timed_to_its_first_step(tmp_path, monkeypatch):
     train.write_text("import sys\nprint('config error:', sys.argv[-1])")
     with pytest.raises(RuntimeError, match="ended before its first step: config error: nonsense=1"):
         ours.first_step("nonsense=1").call()
+
+
+def test_a_speed_run_is_timed_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    (tmp_path / "train.py").write_text("import sys\nopen('arguments', 'w').write(' '.join(sys.argv[1:]))")
+    ours.speed_run().call()
+    words = (tmp_path / "arguments").read_text().split()
+    assert words[0] == "experiment=shakespeare_speedrun" and words[1].startswith("output_dir=")
+    (tmp_path / "train.py").write_text("raise SystemExit(2)")
+    with pytest.raises(subprocess.CalledProcessError):
+        ours.speed_run().call()
+
+
+def test_the_recipe_of_nanogpt_has_its_size_and_learns(tmp_path, monkeypatch, capsys):
+    nanogpt = pytest.importorskip("scripts.benchmarks.nanogpt", reason="torch is not installed")
+    sizes = {name: parameter.numel() for name, parameter in nanogpt.Model(65).named_parameters()}
+    assert sum(sizes.values()) - sizes["positions.weight"] == 795_904  # as it counts: 0.80M
+    for name, value in {"STEPS": 120, "WARM_UP": 2, "RATE": 1e-2}.items():
+        monkeypatch.setattr(nanogpt, name, value)
+    for split in ("train", "validation"):
+        np.tile(np.frombuffer(b"to be or not ", np.uint8), 50).tofile(tmp_path / f"{split}.bin")
+    nanogpt.main(str(tmp_path))
+    first, last = capsys.readouterr().out.splitlines()
+    characters = len(set(b"to be or not "))
+    assert float(first.split()[-1]) == pytest.approx(np.log(characters), abs=0.5)
+    assert float(last.split()[0]) < 0.75  # from the character before alone: 0.79
 
 
 def test_keras_hub_rotates_both_ways_in_bfloat16():
