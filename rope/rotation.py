@@ -69,8 +69,9 @@ def scaled_table(table: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:
 def rotate(x: tf.Tensor, table: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
     """Rotates each pair of features by the table's angles.
 
-    Multiplies in float32 and casts last, whatever the dtype of `x`. What is traced outside of XLA cannot be
-    called from a function with `jit_compile=True`; trace it there.
+    Multiplies in float32 and casts last, whatever the dtype of `x`. In a graph that knows the shapes, XLA
+    compiles what would be a pass over memory for each operation: the layout `half`, and bfloat16 or float16.
+    What is traced outside of XLA cannot be called from a function with `jit_compile=True`; trace it there.
 
     Args:
         x: (..., length, head_dim) queries or keys.
@@ -85,13 +86,15 @@ def rotate(x: tf.Tensor, table: tf.Tensor, *, layout: str = "interleaved") -> tf
         ValueError: if `layout` is unknown or the table has more pairs than `x`.
     """
     check_layout(layout)
+    x, table = tf.convert_to_tensor(x), tf.convert_to_tensor(table)
     head_dim, dim = x.shape[-1], 2 * table.shape[-1]
     if head_dim < dim:
         raise ValueError(f"x has {head_dim} features, fewer than the {dim} of its rotary table.")
-    if head_dim > dim:
-        return tf.concat([rotate(x[..., :dim], table, layout=layout), x[..., dim:]], axis=-1)
-    pairs = _as_pairs(tf.cast(x, tf.float32), layout)
-    return tf.cast(_as_features(pairs * table, layout), x.dtype)
+    in_passes = layout == "half" or x.dtype in HALF_PRECISION
+    shapes_are_known = x.shape.is_fully_defined() and table.shape.is_fully_defined()
+    if in_passes and shapes_are_known and not tf.executing_eagerly() and not in_xla():
+        return _rotated_by_xla(x, table, layout)
+    return _rotated(x, table, layout)
 
 
 def check_positions_dtype(positions: tf.Tensor) -> None:
@@ -102,6 +105,31 @@ def check_positions_dtype(positions: tf.Tensor) -> None:
 def check_layout(layout: str) -> None:
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}.")
+
+
+def _rotated(x: tf.Tensor, table: tf.Tensor, layout: str) -> tf.Tensor:
+    dim = 2 * table.shape[-1]
+    pairs = _as_pairs(tf.cast(x[..., :dim], tf.float32), layout)
+    rotated = tf.cast(_as_features(pairs * table, layout), x.dtype)
+    return rotated if x.shape[-1] == dim else tf.concat([rotated, x[..., dim:]], axis=-1)
+
+
+_compiled = tf.function(_rotated, jit_compile=True, autograph=False)
+
+
+def _rotated_by_xla(x: tf.Tensor, table: tf.Tensor, layout: str) -> tf.Tensor:
+    @tf.custom_gradient
+    def rotated(x, table):
+        def gradients(upstream):
+            with tf.GradientTape() as tape:  # dropped from the graph where nothing asks for it
+                tape.watch(table)
+                again = _rotated(x, table, layout)
+            of_table = tape.gradient(again, table, output_gradients=upstream)
+            return rotate(upstream, tf.math.conj(table), layout=layout), of_table
+
+        return _compiled(x, table, layout), gradients
+
+    return rotated(x, table)
 
 
 def _as_pairs(features: tf.Tensor, layout: str) -> tf.Tensor:

@@ -125,6 +125,47 @@ def test_eager_graph_and_xla_agree_and_the_gradient_is_the_inverse_rotation(layo
 
 
 @in_both_layouts
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("head_dim", [8, 12])
+def test_what_a_graph_compiles_has_the_gradients_of_eager_code(layout, dtype, head_dim):
+    x = tf.cast(normal(2, 3, 5, head_dim), dtype)
+    angles = tf.constant(normal(3, 5, 4, seed=1))  # of each head
+
+    def value_and_gradients(x, angles):
+        with tf.GradientTape() as outer:
+            outer.watch(angles)
+            with tf.GradientTape() as tape:
+                tape.watch((x, angles))
+                value = rotate(x, rotary_table(angles), layout=layout)
+                cubes = tf.cast(value, tf.float32) ** 3
+            of_x, of_angles = tape.gradient(cubes, (x, angles))
+        return value, of_x, of_angles, outer.gradient(of_x, angles)
+
+    traced = tf.function(value_and_gradients).get_concrete_function(x, angles)
+    for eager, ours in zip(value_and_gradients(x, angles), traced(x, angles), strict=True):
+        # The sums of the angles' gradients are float32, the rest may round to the next bfloat16.
+        rtol = 1e-2 if ours.dtype == tf.bfloat16 else 1e-5
+        np.testing.assert_allclose(
+            tf.cast(ours, tf.float32), tf.cast(eager, tf.float32), rtol=rtol, atol=2e-5
+        )
+
+
+def test_xla_compiles_what_would_take_many_passes_where_a_graph_knows_the_shapes():
+    def is_compiled(shape, dtype, layout):
+        graph = tf.function(
+            lambda x: rotate(x, rotary_table(tf.ones((5, 4))), layout=layout),
+            input_signature=[tf.TensorSpec(shape, dtype)],
+        )
+        operations = graph.get_concrete_function().graph.get_operations()
+        return any("_XlaMustCompile" in operation.node_def.attr for operation in operations)
+
+    assert is_compiled((2, 5, 8), tf.float32, "half")
+    assert is_compiled((2, 5, 8), tf.bfloat16, "interleaved")
+    assert not is_compiled((2, 5, 8), tf.float32, "interleaved")  # one pass already
+    assert not is_compiled((None, 5, 8), tf.bfloat16, "half")  # each shape would be compiled anew
+
+
+@in_both_layouts
 def test_one_trace_serves_every_length(layout):
     traces = 0
 
