@@ -109,9 +109,10 @@ def check_layout(layout: str) -> None:
 
 def _rotated(x: tf.Tensor, table: tf.Tensor, layout: str) -> tf.Tensor:
     dim = 2 * table.shape[-1]
-    pairs = _as_pairs(tf.cast(x[..., :dim], tf.float32), layout)
-    rotated = tf.cast(_as_features(pairs * table, layout), x.dtype)
-    return rotated if x.shape[-1] == dim else tf.concat([rotated, x[..., dim:]], axis=-1)
+    if x.shape[-1] > dim:
+        return tf.concat([_rotated(x[..., :dim], table, layout), x[..., dim:]], axis=-1)
+    pairs = _as_pairs(tf.cast(x, tf.float32), layout)
+    return tf.cast(_as_features(pairs * table, layout), x.dtype)
 
 
 _compiled = tf.function(_rotated, jit_compile=True, autograph=False)
