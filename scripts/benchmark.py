@@ -91,8 +91,15 @@ def rows_of(workload: Workload, contenders: list[Contender], measured: list[Cost
                 "first_quartile": cost.first_quartile * 1e3,
                 "third_quartile": cost.third_quartile * 1e3,
                 "ratio": cost.seconds / first,
-                "peak_megabytes": round(cost.peak_bytes / 1e6),
-            } | ({workload.rate[0]: workload.rate[1] / cost.seconds} if workload.rate else {})
+            } | memory_and_rate(workload, cost)
+
+
+def memory_and_rate(workload: Workload, cost: Cost) -> dict:
+    """Of work that is no command."""
+    if workload.rate is None:
+        return {}
+    unit, number = workload.rate
+    return {"peak_megabytes": round(cost.peak_bytes / 1e6), unit: number / cost.seconds}
 
 
 def shown(row: dict) -> dict:

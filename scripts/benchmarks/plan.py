@@ -12,7 +12,8 @@ class Workload(NamedTuple):
 
     sizes: arguments of all that make the work.
     contenders: the first is what the others are compared with.
-    rate: what the table counts a second, and how many of them a unit of work has; None for no such column.
+    rate: what the table counts a second, and how many of them a unit of work has; None for commands, which
+        have neither this column nor that of memory: they are processes of their own.
     """
 
     title: str
@@ -98,6 +99,12 @@ WORKLOADS = {
                 "ours:text_step",
                 attention_kernel=("auto", "full"),
                 precision=PRECISIONS,
+            )
+            + by(
+                "ours, recompute_blocks, {precision}",
+                "ours:text_step",
+                recompute_blocks=(True,),
+                precision=PRECISIONS[1:],
             )
             + by(
                 "torch, {mode}, {precision}", "torch_peers:text_step", mode=["compiled"], precision=PRECISIONS

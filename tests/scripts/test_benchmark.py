@@ -94,6 +94,14 @@ def test_who_is_missing_too_large_or_broken_loses_no_other(fakes, capsys):
     ]
 
 
+def test_commands_have_no_memory_and_no_rate(monkeypatch, capsys):
+    command = fake("ours", "sleeping", milliseconds=1)
+    monkeypatch.setitem(WORKLOADS, "startup", [Workload("command", {"size": 3}, [command], None)])
+    assert benchmark.main(["startup", "--repeats", "1", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert list(row) == ["work", "by", "milliseconds", "first_quartile", "third_quartile", "ratio"]
+
+
 def test_a_missing_peer_is_no_failure(fakes, capsys):
     fakes(fake("peer", "missing"))
     assert benchmark.main(["rope"]) == 0
