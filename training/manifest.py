@@ -57,8 +57,13 @@ def verify(directory: Path, manifest: dict) -> None:
 
 
 def directory_name(step: int) -> str:
-    """Of a checkpoint; names sort by step."""
+    """Of a checkpoint."""
     return f"step-{step:08d}"
+
+
+def step_of(directory: Path) -> int:
+    """That the name of a checkpoint tells; names alone do not sort by it, from 100,000,000 steps on."""
+    return int(directory.name.removeprefix("step-"))
 
 
 def sha256_of(path: Path) -> str:

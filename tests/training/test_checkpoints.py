@@ -112,6 +112,16 @@ def test_the_latest_few_are_kept(tmp_path):
     assert run.checkpoints.restore_latest()["step"] == 1_000
 
 
+def test_the_latest_is_that_of_the_highest_number(tmp_path):
+    run = Run(tmp_path, keep=2)
+    for step in (99_999_998, 99_999_999, 100_000_000):
+        run.save(step)
+    assert run.names() == ["step-99999999", "step-100000000"]
+    assert run.checkpoints.restore_latest()["step"] == 100_000_000
+    assert run.checkpoints.go_back(99_999_999) == 99_999_999
+    assert run.names() == ["step-99999999"]
+
+
 LOSSES = {1: 3.0, 2: 1.5, 3: 2.0, 4: float("nan"), 5: None, 6: 1.5, 7: 1.75}
 
 
