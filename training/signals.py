@@ -8,11 +8,14 @@ import threading
 import time
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Signals within it are one request: `timeout` sends one to a process, and one to its group.
+REQUEST_SECONDS = 1.0
 OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: the same command may go on later
 
 
 class StopRequest:
-    """Inside this context, the first Ctrl-C or SIGTERM only sets `code`; a second one ends the process.
+    """Inside this context, the first Ctrl-C or SIGTERM only sets `code`; a second one, a second later, ends
+    the process.
 
     The first is answered and the second acts at once, also in the midst of a step or of its compilation,
     where Python's own handlers have to wait. SIGHUP sets `code` too, but never ends the process: a terminal
@@ -53,15 +56,16 @@ class StopRequest:
     @staticmethod
     def _listen(reader: int) -> None:
         """Answers signals, each of which comes as a byte, as soon as they come."""
-        has_come = False
+        asked = None  # when, first
         while number := os.read(reader, 1):
             if number[0] not in SIGNALS:
                 continue
-            if has_come:
+            if asked is None:
+                asked = time.monotonic()
+                with contextlib.suppress(OSError):  # its reader may have got the same Ctrl-C
+                    os.write(2, b"\nstopping after this step; once more to stop at once\n")
+            elif time.monotonic() > asked + REQUEST_SECONDS:
                 os._exit(128 + number[0])
-            has_come = True
-            with contextlib.suppress(OSError):  # its reader may have got the same Ctrl-C
-                os.write(2, b"\nstopping after this step; once more to stop at once\n")
         os.close(reader)
 
 

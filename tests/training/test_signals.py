@@ -14,8 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 ANSWER = "stopping after this step; once more to stop at once"
 # Native code that no signal interrupts, as in a step.
 BUSY = """
-import hashlib, signal
+import hashlib, signal, sys
+import training.signals
 from training.signals import StopRequest
+training.signals.REQUEST_SECONDS = float(sys.argv[1])
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with StopRequest():
     print("busy", flush=True)
@@ -30,9 +32,13 @@ def without_nohup():
     signal.signal(signal.SIGHUP, handler)
 
 
-def busy():
+def busy(request_seconds=0.0):
     return subprocess.Popen(
-        [sys.executable, "-c", BUSY], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", BUSY, str(request_seconds)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -71,6 +77,20 @@ def test_a_second_signal_acts_at_once_even_in_native_code(number):
             assert process.poll() is None
             process.send_signal(number)
             assert process.wait(timeout=300) == 128 + number
+        finally:
+            process.kill()
+
+
+def test_two_signals_at_once_are_one_request():
+    """As `timeout` sends them: to the process, and to its group."""
+    with busy(request_seconds=300) as process:
+        try:
+            assert process.stdout.readline() == "busy\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.stderr.readline() == "\n"
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=0.2)
         finally:
             process.kill()
 
