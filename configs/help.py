@@ -19,8 +19,8 @@ Trains a language model or a vision transformer with rotary position embeddings.
   python train.py -m model.position=rotary,learned   one run for each value
   python train.py --cfg job experiment=shakespeare   the configuration alone
 
-Exit codes: 0 complete, 1 diverged or lost a worker, 2 something to put right, 75 out of max_minutes, 130 and
-143 stopped by Ctrl-C and SIGTERM; the same command goes on after the last three.
+Exit codes: 0 complete, 1 diverged or lost a worker, 2 something to put right, 75 out of max_minutes, 129, 130
+and 143 stopped by a closed terminal, Ctrl-C and SIGTERM; the same command goes on after the last four.
 
 Groups, as group=file:
 """

@@ -75,7 +75,7 @@ def override_key(override: str) -> str:
 def run_job(command: list[str]) -> int:
     """Exit code of the command, printed before it starts.
 
-    Ctrl-C reaches it too, and SIGTERM is passed on to it; either ends the sweep once it has ended.
+    Ctrl-C reaches it too, and SIGTERM and SIGHUP are passed on to it; each ends the sweep once it has ended.
     """
     print(shlex.join(["python", *command[1:]]), flush=True)
     came = []
@@ -85,14 +85,17 @@ def run_job(command: list[str]) -> int:
             came.append(number)
             process.send_signal(number)
 
-        previous = signal.signal(signal.SIGTERM, pass_on)
+        passed_on = (signal.SIGTERM, signal.SIGHUP)
+        heard = [number for number in passed_on if signal.getsignal(number) is not signal.SIG_IGN]
+        previous = {number: signal.signal(number, pass_on) for number in heard}
         try:
             code = process.wait()
         except KeyboardInterrupt:
             process.wait()
             raise
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
     if came:
         sys.exit(128 + came[0])
     return 128 - code if code < 0 else code  # a signal, as a shell counts it

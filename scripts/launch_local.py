@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 from scripts.failures import exit_code_of
+from training.signals import SIGNALS, hang_up
+from training.terminal import say
 
 PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
 # Seconds in which the others tell by themselves that one has ended, and then those in which they obey.
@@ -86,18 +88,18 @@ def start(command: list[str], addresses: list[str], index: int) -> subprocess.Po
 
 def relay(worker: subprocess.Popen, index: int) -> None:
     for line in worker.stdout:
-        print(f"[worker {index}] {line}", end="", flush=True)
+        say(f"[worker {index}] " + line.removesuffix("\n"))
 
 
 @contextlib.contextmanager
 def forwarded(workers: list[subprocess.Popen]):
-    """Inside it, Ctrl-C and SIGTERM are for the workers, which save and end."""
+    """Inside it, Ctrl-C, SIGTERM and SIGHUP are for the workers, which save and end."""
 
     def forward(number, frame):
         for worker in workers:
             worker.send_signal(number)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, forward) for number in (*SIGNALS, *hang_up())}
     try:
         yield
     finally:

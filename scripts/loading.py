@@ -17,6 +17,7 @@ from scripts.passkey_task import PasskeyTask, load_passkey_task
 from scripts.text_task import TextTask, load_text_task
 from training.checkpoints import restore_weights
 from training.errors import RunError
+from training.manifest import MANIFEST
 
 Task = TextTask | PasskeyTask | ImageTask
 
@@ -77,7 +78,20 @@ def load_model(run_directory: Path, *, of: type | None = None) -> tuple[keras.Mo
         )
     model = make_model(config)
     manifest = restore_weights(run_directory, model, report=print_error)
+    if isinstance(config.model, AxialViTConfig):
+        check_facts_of_images(run_directory, config.model, manifest)
     return model, config, manifest
+
+
+def check_facts_of_images(run_directory: Path, model: AxialViTConfig, manifest: dict) -> None:
+    """Raises RunError if a checkpoint does not record the classes and the normalisation of its images."""
+    wanted = {"classes": model.num_classes, "mean": model.channels, "deviation": model.channels}
+    for key, count in wanted.items():
+        if (found := len(manifest.get(key, []))) != count:
+            raise RunError(
+                f"{run_directory}: the checkpoint of step {manifest['step']:,} is damaged: its {MANIFEST} "
+                f"has {found} values of {key}, expected {count}"
+            )
 
 
 def tell_of_other_data(path: Path, config: Config, manifest: dict, *, fingerprint: str) -> None:

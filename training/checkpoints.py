@@ -14,7 +14,7 @@ import tensorflow as tf
 from training.divergence import check_finite
 from training.errors import RunError, reason
 from training.files import sync
-from training.manifest import directory_name, read_manifest, verify, write_manifest
+from training.manifest import directory_name, read_manifest, step_of, verify, write_manifest
 
 Report = Callable[[str], None]
 
@@ -105,7 +105,8 @@ class Checkpoints:
 
     def _superseded(self, latest: Path) -> list[Path]:
         """Checkpoints that need not stay beside the latest."""
-        until_now = [path for path in complete_checkpoints(self.directory) if path.name <= latest.name]
+        paths, step = complete_checkpoints(self.directory), step_of(latest)
+        until_now = [path for path in paths if step_of(path) <= step]
         whole = [path for path in until_now if path not in self._skipped]
         kept = whole[-self.keep :]
         if self.keep_best and (losses := _validation_losses(whole)):
@@ -115,7 +116,7 @@ class Checkpoints:
     def go_back(self, step: int) -> int | None:
         """Forgets the checkpoints of later steps; the step of the latest that is left and whole, if any."""
         for path in complete_checkpoints(self.directory):
-            if path.name > directory_name(step):
+            if step_of(path) > step:
                 _remove(path)
         manifest = self.restore_latest()
         return None if manifest is None else manifest["step"]
@@ -134,7 +135,7 @@ class Checkpoints:
             manifest = restore_latest(self.directory, self.variables, report=report)
         except RunError as error:
             raise RunError(f"{error}. Use name= for a new run.") from error
-        self._skipped = {path for path in paths if path.name > directory_name(manifest["step"])}
+        self._skipped = {path for path in paths if step_of(path) > manifest["step"]}
         return manifest
 
 
@@ -153,7 +154,7 @@ def restore_weights(
     directory, variables = run_directory / "checkpoints", named_variables("model", model)
     if step is None:
         return restore_latest(directory, variables, prefix="model/", report=report)
-    paths = {int(path.name.removeprefix("step-")): path for path in complete_checkpoints(directory)}
+    paths = {step_of(path): path for path in complete_checkpoints(directory)}
     if step not in paths:
         known = ", ".join(map(str, paths)) or "none"
         raise RunError(f"{run_directory} has no checkpoint of step {step}; choose one that it has: {known}")
@@ -202,7 +203,8 @@ def complete_checkpoints(directory: Path) -> list[Path]:
         names = os.listdir(directory) if os.path.lexists(directory) else []
     except OSError as error:
         raise RunError(f"{directory} cannot be read ({reason(error)})") from error
-    return sorted(directory / name for name in names if re.fullmatch(r"step-[0-9]+", name))
+    paths = (directory / name for name in names if re.fullmatch(r"step-[0-9]+", name))
+    return sorted(paths, key=step_of)
 
 
 def restore(path: Path, variables: dict[str, keras.Variable], *, prefix: str = "") -> dict:

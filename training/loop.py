@@ -27,7 +27,7 @@ def train(
 ) -> tuple[int, int]:
     """Runs the steps that are left; at which step it ended, and the exit code if it was asked to stop, or 0.
 
-    Ctrl-C, SIGTERM or the end of `max_minutes` ends the step, saves, and returns.
+    Ctrl-C, SIGTERM, SIGHUP or the end of `max_minutes` ends the step, saves, and returns.
 
     Args:
         train_step: from `make_train_step`.

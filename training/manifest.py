@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from training.errors import RunError, reason
@@ -13,6 +13,7 @@ FORMAT_VERSION = 2
 READABLE_FORMATS = (1, FORMAT_VERSION)
 MANIFEST = "manifest.json"
 DIGEST = "manifest.sha256"
+MAX_NUMBER = 2**63
 
 
 def write_manifest(directory: Path, facts: dict) -> None:
@@ -57,8 +58,13 @@ def verify(directory: Path, manifest: dict) -> None:
 
 
 def directory_name(step: int) -> str:
-    """Of a checkpoint; names sort by step."""
+    """Of a checkpoint."""
     return f"step-{step:08d}"
+
+
+def step_of(directory: Path) -> int:
+    """That the name of a checkpoint tells; names alone do not sort by it, from 100,000,000 steps on."""
+    return int(directory.name.removeprefix("step-"))
 
 
 def sha256_of(path: Path) -> str:
@@ -100,12 +106,62 @@ def _parsed(content: bytes) -> dict:
     except (ValueError, RecursionError) as error:
         raise RunError(f"its {MANIFEST} is damaged ({reason(error)})") from error
     manifest = manifest if isinstance(manifest, dict) else {}
-    wanted = {"format": int, "step": int}
+    required, kinds = ALWAYS, {key: KINDS[key] for key in ALWAYS}
     if manifest.get("format") in READABLE_FORMATS:
-        wanted |= {"data_fingerprint": str}
+        required, kinds = (*ALWAYS, "data_fingerprint"), KINDS
     if manifest.get("format") == FORMAT_VERSION:
-        wanted |= {"files": dict, "tensors": dict}
-    for key, kind in wanted.items():
-        if not isinstance(manifest.get(key), kind):
+        required += ("files", "tensors")
+    for key, is_right in kinds.items():
+        if key in required and key not in manifest:
             raise RunError(f"its {MANIFEST} is damaged (it has no {key})")
+        if key in manifest and not is_right(manifest[key]):
+            raise RunError(f"its {MANIFEST} is damaged (its {key} is of another kind)")
     return manifest
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < MAX_NUMBER  # no bool, and no NaN
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < MAX_NUMBER
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_plain(value: object) -> bool:
+    """Text in a line, that can be printed; no path has a NUL."""
+    return isinstance(value, str) and value.isprintable()
+
+
+def _list_of(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and all(map(is_right, value))
+
+
+def _dict_of(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, dict) and all(map(is_right, value.values()))
+
+
+def _is_list_of_parts(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_plain, [*value, *value.values()]))
+
+
+ALWAYS = ("format", "step")
+# Of what is read again somewhere; the rest is for people.
+KINDS = {
+    "format": _is_count,
+    "step": _is_count,
+    "data_fingerprint": _is_plain,
+    "files": _is_list_of_parts,
+    "tensors": _is_list_of_parts,
+    "config": _dict_of(lambda value: True),
+    "environment": _dict_of(lambda value: not isinstance(value, list) or _list_of(_is_text)(value)),
+    "replicas": _is_count,
+    "elapsed_seconds": _is_number,
+    "bad_steps": _dict_of(_is_count),
+    "classes": _list_of(_is_text),
+    "mean": _list_of(_is_number),
+    "deviation": _list_of(_is_number),
+}

@@ -81,7 +81,7 @@ def end(number, frame):
     pathlib.Path(sys.argv[1]).touch()
     sys.exit(0)
 
-for number in (signal.SIGINT, signal.SIGTERM):
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, end)
 print("started", flush=True)
 time.sleep(30)
@@ -93,15 +93,20 @@ time.sleep(30)
     [
         (lambda sweep: os.killpg(sweep.pid, signal.SIGINT), -signal.SIGINT),  # as a terminal does
         (lambda sweep: sweep.terminate(), 143),
+        (lambda sweep: sweep.send_signal(signal.SIGHUP), 129),
     ],
-    ids=["Ctrl-C", "SIGTERM"],
+    ids=["Ctrl-C", "SIGTERM", "SIGHUP"],
 )
 def test_a_sweep_that_is_to_end_waits_until_its_job_has(tmp_path, end, code):
     job, saved = tmp_path / "job.py", tmp_path / "saved"
     job.write_text(JOB)
     command = f"[sys.executable, {str(job)!r}, {str(saved)!r}]"
+    program = (
+        "import signal, sys; from configs.sweep import run_job; "
+        f"signal.signal(signal.SIGHUP, signal.SIG_DFL); run_job({command})"
+    )
     sweep = subprocess.Popen(
-        [sys.executable, "-c", f"from configs.sweep import run_job; import sys; run_job({command})"],
+        [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

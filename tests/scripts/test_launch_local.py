@@ -44,11 +44,13 @@ def test_one_that_is_killed_counts_as_a_shell_counts_it():
     assert launch(command("os.kill(os.getpid(), 9)"), num_workers=1) == 128 + signal.SIGKILL
 
 
-def test_a_signal_is_for_the_workers(capfd):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_for_the_workers(number, capfd, monkeypatch):
     """They end as they like; the launcher waits for them."""
+    monkeypatch.setattr(launch_local, "hang_up", lambda: [signal.SIGHUP])  # also where tests run under nohup
     code = (
         "import signal\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))\n"
+        f"signal.signal({number:d}, lambda *_: sys.exit(130))\n"
         "print('up', flush=True)\n"
         "time.sleep(300)\n"
     )
@@ -58,7 +60,7 @@ def test_a_signal_is_for_the_workers(capfd):
         while told.count("up") < 2:
             time.sleep(0.05)
             told += capfd.readouterr().out
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=stop, daemon=True)
     thread.start()

@@ -1,6 +1,7 @@
 """Image files, classified from the command line like held-out images by the model itself."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from configs.schema import Config, save_config
 from scripts.failures import exit_code_of
 from scripts.predict import main
-from tests.runs import made_image_run
+from tests.runs import made_image_run, rewrite_manifest
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,22 @@ def test_a_run_of_a_language_model_is_refused(digits, tmp_path, capsys):
     assert errors == [
         f"error: {tmp_path} is a run of model.architecture transformer_lm, this needs axial_vit"
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "values"), [("classes", ["0"]), ("mean", None), ("mean", []), ("deviation", [1.0, 1.0])]
+)
+def test_a_checkpoint_that_does_not_tell_how_images_are_seen_is_refused(
+    run, digits, tmp_path, capsys, key, values
+):
+    forged = shutil.copytree(run[0], tmp_path / "forged")
+    (path,) = (forged / "checkpoints").iterdir()
+    rewrite_manifest(path, {key: values})
+    code, output, (error,) = predict(capsys, forged, digits[1][0])
+    assert (code, output) == (2, "")
+    assert error.startswith(f"error: {forged}: the checkpoint of step ")
+    expected = {"classes": 10, "mean": 1, "deviation": 1}[key]
+    assert error.endswith(f"has {len(values or [])} values of {key}, expected {expected}")
 
 
 def test_what_is_no_run_is_refused(digits, tmp_path, capsys):

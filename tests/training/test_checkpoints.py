@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -112,6 +113,16 @@ def test_the_latest_few_are_kept(tmp_path):
     assert run.checkpoints.restore_latest()["step"] == 1_000
 
 
+def test_the_latest_is_that_of_the_highest_number(tmp_path):
+    run = Run(tmp_path, keep=2)
+    for step in (99_999_998, 99_999_999, 100_000_000):
+        run.save(step)
+    assert run.names() == ["step-99999999", "step-100000000"]
+    assert run.checkpoints.restore_latest()["step"] == 100_000_000
+    assert run.checkpoints.go_back(99_999_999) == 99_999_999
+    assert run.names() == ["step-99999999"]
+
+
 LOSSES = {1: 3.0, 2: 1.5, 3: 2.0, 4: float("nan"), 5: None, 6: 1.5, 7: 1.75}
 
 
@@ -209,7 +220,8 @@ def test_one_flipped_bit_is_found_wherever_it_is(run):
         ("[]", "it has no format"),
         ('{"format": 1, "step": 2}', "it has no data_fingerprint"),
         ('{"format": 2, "step": 2, "data_fingerprint": ""}', "it has no files"),
-        ('{"format": 2, "step": "2", "files": {}, "tensors": {}}', "it has no step"),
+        ('{"format": 2, "step": "2", "files": {}, "tensors": {}}', "its step is of another kind"),
+        ('{"format": [2], "step": 2}', "its format is of another kind"),
         ('{"format": 3, "step": 2}', "has format 3, this program reads 1 and 2"),
         ('{"format": 1, "step": 5, "data_fingerprint": ""}', "is that of step 5"),
         ("[" * 100_000, "is damaged"),
@@ -222,6 +234,49 @@ def test_a_manifest_that_is_none_is_told_in_a_line(run, messages, text, problem)
     (message,) = messages
     assert "its manifest.json " in message and problem in message
     assert "\n" not in message
+
+
+OF_ANOTHER_KIND = {
+    "step": [True, -1, 2.0, "2", None, [2], 10**30],
+    "data_fingerprint": [None, 5, ["abc"], "a\nb"],
+    "files": [[], {"tensors.index": 3}, {"\0": ""}],
+    "tensors": [[], {EMBEDDING: 3}, {EMBEDDING: None}, {"\ud800": ""}, {"a": "\x1b[2J"}],
+    "config": [None, "seed", ["seed"]],
+    "environment": [None, ["python"], {"gpus": [{}]}, {"processor_flags": ["avx", 2]}],
+    "replicas": ["2", True],
+    "elapsed_seconds": ["1", None, True, float("nan"), float("inf"), 10**400],
+    "bad_steps": ["3", [3], {"in_a_row": "3"}, {"in_a_row": None}, {"in_all": -1}],
+    "classes": ["0", {"0": 1}, [0, 1]],
+    "mean": [0.5, ["0.5"], [float("nan")]],
+    "deviation": [None, [True], [10**400]],
+}
+
+
+@pytest.mark.parametrize("key", OF_ANOTHER_KIND)
+def test_a_value_of_another_kind_in_a_manifest_is_told_in_a_line(run, messages, key):
+    run.save(1)
+    path = run.save(2)
+    manifest = json.loads((path / "manifest.json").read_text())
+    for value in OF_ANOTHER_KIND[key]:
+        # A forger would write its SHA-256 too, but it is not what is looked at first.
+        (path / "manifest.json").write_text(json.dumps(manifest | {key: value}))
+        assert run.checkpoints.restore_latest(report=messages.append)["step"] == 1
+        told = f"skipped {path}: its manifest.json is damaged (its {key} is of another kind)"
+        assert messages == [told]
+        messages.clear()
+
+
+@pytest.mark.parametrize("files", [{"": ""}, {"..": ""}, {"x": ""}])
+def test_files_that_a_manifest_makes_up_are_told_in_a_line(run, messages, files):
+    run.save(1)
+    path = run.save(2)
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | {"files": files}))
+    digest = hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
+    (path / "manifest.sha256").write_text(f"{digest}  manifest.json\n")
+    assert run.checkpoints.restore_latest(report=messages.append)["step"] == 1
+    (message,) = messages
+    assert message.startswith(f"skipped {path}: its ") and "\n" not in message
 
 
 def test_the_tensors_that_a_manifest_lists_are_compared_before_any_is_read(run, monkeypatch):

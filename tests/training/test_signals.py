@@ -14,12 +14,32 @@ ROOT = Path(__file__).resolve().parents[2]
 ANSWER = "stopping after this step; once more to stop at once"
 # Native code that no signal interrupts, as in a step.
 BUSY = """
-import hashlib
+import hashlib, signal, sys
+import training.signals
 from training.signals import StopRequest
+training.signals.REQUEST_SECONDS = float(sys.argv[1])
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with StopRequest():
     print("busy", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
 """
+
+
+@pytest.fixture(autouse=True)
+def without_nohup():
+    handler = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, handler)
+
+
+def busy(request_seconds=0.0):
+    return subprocess.Popen(
+        [sys.executable, "-c", BUSY, str(request_seconds)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def wait_until(is_so):
@@ -48,9 +68,7 @@ def test_the_first_signal_is_noted_and_answered(number, code, capfd):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_acts_at_once_even_in_native_code(number):
-    with subprocess.Popen(
-        [sys.executable, "-c", BUSY], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with busy() as process:
         try:
             assert process.stdout.readline() == "busy\n"
             process.send_signal(number)
@@ -61,6 +79,44 @@ def test_a_second_signal_acts_at_once_even_in_native_code(number):
             assert process.wait(timeout=300) == 128 + number
         finally:
             process.kill()
+
+
+def test_two_signals_at_once_are_one_request():
+    """As `timeout` sends them: to the process, and to its group."""
+    with busy(request_seconds=300) as process:
+        try:
+            assert process.stdout.readline() == "busy\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.stderr.readline() == "\n"
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=0.2)
+        finally:
+            process.kill()
+
+
+def test_all_that_a_terminal_sends_when_it_closes_is_one_request():
+    with busy() as process, StopRequest() as stop:
+        try:
+            assert process.stdout.readline() == "busy\n"
+            for _ in range(3):
+                process.send_signal(signal.SIGHUP)
+                os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.code == 129
+            process.send_signal(signal.SIGTERM)  # what it answers, it has come to behind the others
+            assert process.stderr.readline() == "\n"
+            assert process.stderr.readline() == f"{ANSWER}\n"
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+def test_under_nohup_a_terminal_may_close():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.code == 0
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_other_signals_do_not_count():
@@ -83,10 +139,11 @@ def test_time_is_over_after_so_many_minutes():
 
 
 def test_outside_all_is_as_it_was():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     threads = threading.active_count()
     with StopRequest():
         assert signal.getsignal(signal.SIGINT) != before[0]
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in numbers] == before
     assert signal.set_wakeup_fd(-1) == -1
     wait_until(lambda: threading.active_count() <= threads)
