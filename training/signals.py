@@ -8,14 +8,14 @@ import threading
 import time
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Signals within it are one request: `timeout` sends one to a process, and one to its group.
-REQUEST_SECONDS = 1.0
+# Signals within it, less than a hand needs, are one request: `timeout` sends one to a process and one to its
+# group.
+REQUEST_SECONDS = 0.1
 OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: the same command may go on later
 
 
 class StopRequest:
-    """Inside this context, the first Ctrl-C or SIGTERM only sets `code`; a second one, a second later, ends
-    the process.
+    """Inside this context, the first Ctrl-C or SIGTERM only sets `code`; a second one ends the process.
 
     The first is answered and the second acts at once, also in the midst of a step or of its compilation,
     where Python's own handlers have to wait. SIGHUP sets `code` too, but never ends the process: a terminal
