@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLUMNS = 8
+# Of a picture and what is written above it, in widths of a column.
+CELL_HEIGHT, SIDE, PICTURE_TOP = 1.35, 0.94, 0.33
 MAX_NUMBERED_CLASSES = 20
 MAX_NAMED_CLASSES = 40
 LONGEST_NAME = 14
@@ -32,28 +34,33 @@ class Prediction(NamedTuple):
 def plot_predictions(path: Path, groups: dict[str, list[Prediction]]) -> None:
     """Draws each group of images under its title, with the predicted class; wrong ones in red."""
     rows = [max(1, math.ceil(len(predictions) / COLUMNS)) for predictions in groups.values()]
-    figure = Figure(figsize=(1.3 * COLUMNS, sum(1.75 * count + 0.4 for count in rows)), layout="constrained")
-    parts = figure.subfigures(len(groups), 1, height_ratios=rows, squeeze=False)[:, 0]
+    heights = [1.75 * count + 0.4 for count in rows]
+    figure = Figure(figsize=(1.3 * COLUMNS, sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, count, (title, predictions) in zip(parts, rows, groups.items(), strict=True):
         part.suptitle(title if predictions else f"{title}: none")
-        grid = part.subplots(count, COLUMNS, squeeze=False).ravel()
-        for axes in grid:
-            axes.axis("off")
-        for axes, prediction in zip(grid, predictions, strict=False):
-            draw(axes, prediction)
+        axes = part.subplots()  # one for all: to lay out one for each picture takes a second
+        for number, prediction in enumerate(predictions):
+            draw(axes, prediction, *divmod(number, COLUMNS))
+        axes.set(xlim=(0, COLUMNS), ylim=(count * CELL_HEIGHT, 0))
+        axes.axis("off")
     figure.savefig(path, dpi=100)
 
 
-def draw(axes: Axes, prediction: Prediction) -> None:
+def draw(axes: Axes, prediction: Prediction, row: int, column: int) -> None:
     image = prediction.image
     shown = image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
-    axes.imshow(shown, cmap="gray", vmin=0, vmax=255)
+    height, width = (SIDE * side / max(shown.shape[:2]) for side in shown.shape[:2])
+    left, top = column + (1 - width) / 2, row * CELL_HEIGHT + PICTURE_TOP
+    extent = (left, left + width, top + height, top)
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=255, extent=extent)
     is_right = prediction.predicted == prediction.label
     name = shortened(prediction.predicted)
     title = f"{name}, {prediction.probability:.0%}"
     if not is_right:
         title += f"\nis {shortened(prediction.label)}"
-    axes.set_title(title, fontsize=8, color="tab:green" if is_right else "tab:red")
+    color = "tab:green" if is_right else "tab:red"
+    axes.text(column + 0.5, top - 0.02, title, ha="center", va="bottom", fontsize=8, color=color)
 
 
 def shortened(name: str) -> str:

@@ -57,10 +57,16 @@ def test_each_prediction_is_drawn_with_its_class_and_a_wrong_one_with_the_right_
     plot_predictions(
         tmp_path / "predictions.png", {"some": [right] * 9 + [wrong], "most confident mistakes": []}
     )
-    titles = [axes.get_title() for axes in drawn[0].axes if axes.get_title()]
-    assert titles == ["cat, 88%"] * 9 + ["dog, 50%\nis cat"]
-    shown = [axes.images[0].get_array() for axes in drawn[0].axes if axes.images]
-    np.testing.assert_array_equal(shown, [image] * 10)
+    axes, empty = drawn[0].axes
+    assert texts_of(axes) == ["cat, 88%"] * 9 + ["dog, 50%\nis cat"]
+    np.testing.assert_array_equal([picture.get_array() for picture in axes.images], [image] * 10)
+    places = [picture.get_extent() for picture in axes.images]
+    for text, (left, right, bottom, top) in zip(axes.texts, places, strict=True):
+        x, y = text.get_position()
+        assert left < x < right and y < top < bottom
+        assert (right - left) / (bottom - top) == pytest.approx(6 / 4)
+    assert len({(left, top) for left, _, _, top in places}) == 10
+    assert not empty.images
     assert [part.get_suptitle() for part in drawn[0].subfigs] == ["some", "most confident mistakes: none"]
 
 
