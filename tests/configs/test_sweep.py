@@ -101,8 +101,10 @@ def test_a_sweep_that_is_to_end_waits_until_its_job_has(tmp_path, end, code):
     job, saved = tmp_path / "job.py", tmp_path / "saved"
     job.write_text(JOB)
     command = f"[sys.executable, {str(job)!r}, {str(saved)!r}]"
+    # As in a terminal, also where the tests run in the background.
     program = (
         "import signal, sys; from configs.sweep import run_job; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         f"signal.signal(signal.SIGHUP, signal.SIG_DFL); run_job({command})"
     )
     sweep = subprocess.Popen(
