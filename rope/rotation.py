@@ -86,13 +86,13 @@ def rotate(x: tf.Tensor, table: tf.Tensor, *, layout: str = "interleaved") -> tf
         ValueError: if `layout` is unknown or the table has more pairs than `x`.
     """
     check_layout(layout)
-    x, table = tf.convert_to_tensor(x), tf.convert_to_tensor(table)
+    # A table made in NumPy is complex128.
+    x, table = tf.convert_to_tensor(x), tf.convert_to_tensor(table, dtype_hint=tf.complex64)
     head_dim, dim = x.shape[-1], 2 * table.shape[-1]
     if head_dim < dim:
         raise ValueError(f"x has {head_dim} features, fewer than the {dim} of its rotary table.")
     in_passes = layout == "half" or x.dtype in HALF_PRECISION
-    shapes_are_known = x.shape.is_fully_defined() and table.shape.is_fully_defined()
-    if in_passes and shapes_are_known and not tf.executing_eagerly() and not in_xla():
+    if in_passes and not tf.executing_eagerly() and not in_xla() and _is_known_to_keep_shape(x, table):
         return _rotated_by_xla(x, table, layout)
     return _rotated(x, table, layout)
 
@@ -113,6 +113,12 @@ def _rotated(x: tf.Tensor, table: tf.Tensor, layout: str) -> tf.Tensor:
         return tf.concat([_rotated(x[..., :dim], table, layout), x[..., dim:]], axis=-1)
     pairs = _as_pairs(tf.cast(x, tf.float32), layout)
     return tf.cast(_as_features(pairs * table, layout), x.dtype)
+
+
+def _is_known_to_keep_shape(x: tf.Tensor, table: tf.Tensor) -> bool:
+    """Whether all sizes are known, and the table has none that `x` would be repeated to."""
+    are_known = x.shape.is_fully_defined() and table.shape.is_fully_defined()
+    return are_known and tf.broadcast_static_shape(x.shape[:-1], table.shape[:-1]) == x.shape[:-1]
 
 
 _compiled = tf.function(_rotated, jit_compile=True, autograph=False)

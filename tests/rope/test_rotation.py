@@ -150,6 +150,33 @@ def test_what_a_graph_compiles_has_the_gradients_of_eager_code(layout, dtype, he
         )
 
 
+@in_both_layouts
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(1, 5, 8), (2, 1, 8), (5, 8)])
+def test_a_graph_sums_the_gradient_of_what_the_table_repeats(layout, dtype, shape):
+    x = tf.cast(normal(*shape), dtype)
+    table, weights = rotary_table(normal(2, 5, 4, seed=1)), normal(2, 5, 8, seed=2)
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum(tf.cast(rotate(x, table, layout=layout), tf.float32) * weights)
+        return tape.gradient(value, x)
+
+    ours, eager = (tf.cast(of(x), tf.float32) for of in (tf.function(gradient), gradient))
+    rtol = 2e-2 if dtype == "bfloat16" else 1e-5  # sums of up to five
+    np.testing.assert_allclose(ours, eager, rtol=rtol, atol=rtol)
+
+
+@in_both_layouts
+def test_a_table_may_be_made_in_numpy(layout):
+    x, angles = normal(2, 5, 8), normal(5, 4, seed=1)
+    for table in (np.exp(1j * angles.astype(dtype)) for dtype in ("float32", "float64")):
+        np.testing.assert_allclose(
+            rotate(x, table, layout=layout), rotate(x, rotary_table(angles), layout=layout), atol=1e-6
+        )
+
+
 def test_xla_compiles_what_would_take_many_passes_where_a_graph_knows_the_shapes():
     def is_compiled(shape, dtype, layout):
         graph = tf.function(
