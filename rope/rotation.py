@@ -6,7 +6,7 @@ e^(it). Two layouts say which features are a pair: `interleaved` takes (x[2i], x
 """
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
+from tensorflow.python.ops import control_flow_util, control_flow_v2_func_graphs
 
 LAYOUTS = ("interleaved", "half")
 HALF_PRECISION = (tf.bfloat16, tf.float16)
@@ -69,8 +69,9 @@ def scaled_table(table: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:
 def rotate(x: tf.Tensor, table: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
     """Rotates each pair of features by the table's angles.
 
-    Multiplies in float32 and casts last, whatever the dtype of `x`. In a graph that knows the shapes, XLA
-    compiles what would be a pass over memory for each operation: the layout `half`, and bfloat16 or float16.
+    Multiplies in float32 and casts last, whatever the dtype of `x`. In a graph that knows the shapes, but in
+    no loop or branch, XLA compiles what would be a pass over memory for each operation: the layout `half`,
+    and bfloat16 or float16.
     What is traced outside of XLA cannot be called from a function with `jit_compile=True`; trace it there.
 
     Args:
@@ -86,13 +87,13 @@ def rotate(x: tf.Tensor, table: tf.Tensor, *, layout: str = "interleaved") -> tf
         ValueError: if `layout` is unknown or the table has more pairs than `x`.
     """
     check_layout(layout)
-    x, table = tf.convert_to_tensor(x), tf.convert_to_tensor(table)
+    # A table made in NumPy is complex128.
+    x, table = tf.convert_to_tensor(x), tf.convert_to_tensor(table, dtype_hint=tf.complex64)
     head_dim, dim = x.shape[-1], 2 * table.shape[-1]
     if head_dim < dim:
         raise ValueError(f"x has {head_dim} features, fewer than the {dim} of its rotary table.")
     in_passes = layout == "half" or x.dtype in HALF_PRECISION
-    shapes_are_known = x.shape.is_fully_defined() and table.shape.is_fully_defined()
-    if in_passes and shapes_are_known and not tf.executing_eagerly() and not in_xla():
+    if in_passes and _in_plain_graph() and _is_known_to_keep_shape(x, table):
         return _rotated_by_xla(x, table, layout)
     return _rotated(x, table, layout)
 
@@ -113,6 +114,25 @@ def _rotated(x: tf.Tensor, table: tf.Tensor, layout: str) -> tf.Tensor:
         return tf.concat([_rotated(x[..., :dim], table, layout), x[..., dim:]], axis=-1)
     pairs = _as_pairs(tf.cast(x, tf.float32), layout)
     return tf.cast(_as_features(pairs * table, layout), x.dtype)
+
+
+def _in_plain_graph() -> bool:
+    """Whether what is traced here is neither for XLA nor the body of a loop or a branch.
+
+    There TensorFlow loses what a custom gradient refers to: it raises, or takes the table for a constant.
+    """
+    bodies = (
+        control_flow_v2_func_graphs.CondBranchFuncGraph,
+        control_flow_v2_func_graphs.WhileBodyFuncGraph,
+    )
+    is_body = isinstance(tf.compat.v1.get_default_graph(), bodies)
+    return not tf.executing_eagerly() and not in_xla() and not is_body
+
+
+def _is_known_to_keep_shape(x: tf.Tensor, table: tf.Tensor) -> bool:
+    """Whether all sizes are known, and the table has none that `x` would be repeated to."""
+    are_known = x.shape.is_fully_defined() and table.shape.is_fully_defined()
+    return are_known and tf.broadcast_static_shape(x.shape[:-1], table.shape[:-1]) == x.shape[:-1]
 
 
 _compiled = tf.function(_rotated, jit_compile=True, autograph=False)

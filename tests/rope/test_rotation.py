@@ -150,6 +150,65 @@ def test_what_a_graph_compiles_has_the_gradients_of_eager_code(layout, dtype, he
         )
 
 
+@in_both_layouts
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(1, 5, 8), (2, 1, 8), (5, 8)])
+def test_a_graph_sums_the_gradient_of_what_the_table_repeats(layout, dtype, shape):
+    x = tf.cast(normal(*shape), dtype)
+    table, weights = rotary_table(normal(2, 5, 4, seed=1)), normal(2, 5, 8, seed=2)
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum(tf.cast(rotate(x, table, layout=layout), tf.float32) * weights)
+        return tape.gradient(value, x)
+
+    ours, eager = (tf.cast(of(x), tf.float32) for of in (tf.function(gradient), gradient))
+    rtol = 2e-2 if dtype == "bfloat16" else 1e-5  # sums of up to five
+    np.testing.assert_allclose(ours, eager, rtol=rtol, atol=rtol)
+
+
+@in_both_layouts
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loops_and_branches_of_a_graph_have_the_gradients_of_eager_code(layout, dtype):
+    x, angles = tf.cast(normal(2, 5, 8), dtype), tf.constant(normal(5, 4, seed=1))
+
+    def turned(x, angles):
+        return rotate(x, rotary_table(angles), layout=layout)
+
+    def in_scan(x, angles):
+        return tf.scan(lambda total, factor: turned(total, angles) * factor, tf.ones(2, x.dtype), x)[-1]
+
+    def in_branches(x, angles):
+        def inner():
+            return tf.cond(tf.reduce_all(x > -99), lambda: turned(x, angles), lambda: x)
+
+        return tf.cond(tf.reduce_all(x < 99), inner, lambda: x)
+
+    def gradients(x, angles, function):
+        with tf.GradientTape() as tape:
+            tape.watch((x, angles))
+            cubes = tf.cast(function(x, angles), tf.float32) ** 3
+        return tape.gradient(cubes, (x, angles))
+
+    rtol = 1e-1 if dtype == "bfloat16" else 1e-4  # two roundings to bfloat16 between the turns
+    for function in (in_scan, in_branches):
+        eager = gradients(x, angles, function)
+        for ours, theirs in zip(gradients(x, angles, tf.function(function)), eager, strict=True):
+            np.testing.assert_allclose(
+                tf.cast(ours, tf.float32), tf.cast(theirs, tf.float32), rtol=rtol, atol=rtol
+            )
+
+
+@in_both_layouts
+def test_a_table_may_be_made_in_numpy(layout):
+    x, angles = normal(2, 5, 8), normal(5, 4, seed=1)
+    for table in (np.exp(1j * angles.astype(dtype)) for dtype in ("float32", "float64")):
+        np.testing.assert_allclose(
+            rotate(x, table, layout=layout), rotate(x, rotary_table(angles), layout=layout), atol=1e-6
+        )
+
+
 def test_xla_compiles_what_would_take_many_passes_where_a_graph_knows_the_shapes():
     def is_compiled(shape, dtype, layout):
         graph = tf.function(
