@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -54,8 +55,8 @@ def import_for_good() -> None:
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        import keras  # noqa: F401
-        import tensorflow  # noqa: F401
+        for name in ("keras", "tensorflow"):
+            importlib.import_module(name)
     finally:
         gc.freeze()
         if was_enabled:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-WORDS = (
-    "a the quick brown fox jumps over lazy dogs while seven wizards quietly vex five big jars".split()  # noqa: SIM905
-)
+WORDS = "a the quick brown fox jumps over lazy dogs while seven wizards quietly vex five big jars"
 TINY_TEXT = (
     "data=text_files",
     "data.held_out=0.2",
@@ -91,7 +89,7 @@ class TextWorkplace(Workplace):
         self.text = path / "text.txt"
         super().__init__(path, *TINY_TEXT, f"data.path={self.text}", f"data.cache_dir={path / 'cache'}")
         choose = random.Random(0).choices
-        self.text.write_text("".join(" ".join(choose(WORDS, k=8)) + "\n" for _ in range(100)))
+        self.text.write_text("".join(" ".join(choose(WORDS.split(), k=8)) + "\n" for _ in range(100)))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLUMNS = 8
+COLUMN_INCHES, TITLE_INCHES = 1.3, 0.4
 # Of a picture and what is written above it, in widths of a column.
 CELL_HEIGHT, SIDE, PICTURE_TOP = 1.35, 0.94, 0.33
 MAX_NUMBERED_CLASSES = 20
@@ -34,8 +35,8 @@ class Prediction(NamedTuple):
 def plot_predictions(path: Path, groups: dict[str, list[Prediction]]) -> None:
     """Draws each group of images under its title, with the predicted class; wrong ones in red."""
     rows = [max(1, math.ceil(len(predictions) / COLUMNS)) for predictions in groups.values()]
-    heights = [1.75 * count + 0.4 for count in rows]
-    figure = Figure(figsize=(1.3 * COLUMNS, sum(heights)), layout="constrained")
+    heights = [COLUMN_INCHES * CELL_HEIGHT * count + TITLE_INCHES for count in rows]
+    figure = Figure(figsize=(COLUMN_INCHES * COLUMNS, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
     for part, count, (title, predictions) in zip(parts, rows, groups.items(), strict=True):
         part.suptitle(title if predictions else f"{title}: none")

@@ -1,5 +1,7 @@
 """Text sets of TensorFlow Datasets: a small set of our own goes through the real code, without a network."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -38,7 +40,7 @@ class TinyPoems(tfds.core.GeneratorBasedBuilder):
 class UnreachablePoems(TinyPoems):
     """A set whose only server does not listen."""
 
-    url_infos = {"http://127.0.0.1:9/poems.txt": None}  # noqa: RUF012
+    url_infos: ClassVar = {"http://127.0.0.1:9/poems.txt": None}
 
 
 class BrokenPoems(TinyPoems):

@@ -104,10 +104,10 @@ def test_no_permission_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["metrics.jsonl", None])
 def test_a_full_disk_is_told_in_a_line(tmp_path, name):
     error = OSError(errno.ENOSPC, "No space left on device", name and str(tmp_path / "run" / name))
-    with pytest.raises(RunError, match=r"cannot write to .*run \(No space left"):  # noqa: SIM117
-        with RunDirectory(tmp_path / "run") as directory:
-            directory.config.touch()
-            raise error
+    refused = pytest.raises(RunError, match=r"cannot write to .*run \(No space left")
+    with refused, RunDirectory(tmp_path / "run") as directory:
+        directory.config.touch()
+        raise error
 
 
 def test_another_error_inside_is_not_taken_for_one_of_the_directory(tmp_path):
