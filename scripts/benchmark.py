@@ -1,7 +1,7 @@
 """What the parts of this repository cost, beside others that do the same: `python -m scripts.benchmark rope`.
 
 rope: the rotation of queries. train: a step of the language models and of a vision transformer. attention:
-time and peak memory of a step, by length. generate: a token. data: batches, beside the steps that take them.
+time and peak memory of a step, by length. generate: a token. data: batches and checkpoints, beside steps.
 startup: commands. speedrun: a run on Shakespeare and nanoGPT's recipe, minutes each. axial: a step of the
 vision transformer, with attention over all patches or within rows and columns.
 

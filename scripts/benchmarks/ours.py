@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from rope.embedding import RotaryEmbedding
 from scripts.benchmarks.harness import ROOT, UnavailableError, Work, run
 from scripts.loading import Task, load_task, make_model
 from scripts.startup import import_tensorflow
+from training.checkpoints import Checkpoints
 from training.config import OptimizerConfig
 from training.hardware import available_memory, resolve_compile, resolve_precision
 from training.optimizer import make_optimizer
@@ -142,6 +144,17 @@ def recipe_batches(*, arguments: list[str]) -> Work:
     """A batch that such a step takes."""
     batches = iter(recipe(arguments).training_batches(0))
     return Work(lambda: list(itertools.islice(batches, CALLS)), CALLS)
+
+
+def recipe_checkpoints(*, arguments: list[str]) -> Work:
+    """A checkpoint of such a run: weights and optimizer, on disk."""
+    task = recipe(arguments)
+    model = make_model(task.config)
+    optimizer = make_optimizer(task.config.optimizer, model.trainable_variables, num_steps=NUM_STEPS)
+    folder, steps = tempfile.TemporaryDirectory(), itertools.count(1)
+    return Work(
+        lambda: Checkpoints(Path(folder.name), model, optimizer, keep=2).save(next(steps), task.facts)
+    )
 
 
 def recipe(arguments: list[str]) -> Task:

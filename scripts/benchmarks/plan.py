@@ -131,8 +131,10 @@ WORKLOADS = {
         Workload(
             f"python train.py {recipe}",
             {"arguments": [recipe]},
-            by("step", "ours:recipe_step") + by("batch", "ours:recipe_batches"),
-            ("batches_per_second", 1),
+            by("step", "ours:recipe_step")
+            + by("batch", "ours:recipe_batches")
+            + by("checkpoint", "ours:recipe_checkpoints"),
+            ("times_per_second", 1),
         )
         for recipe in ("experiment=lm", "experiment=vit")
     ],
