@@ -1,0 +1,63 @@
+"""A small model with checkpoints, for their tests."""
+
+import os
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from training.checkpoints import Checkpoints, complete_checkpoints
+from training.config import OptimizerConfig
+from training.optimizer import make_optimizer
+
+EMBEDDING = "model/stack/embedding/embeddings"
+FILES = ["manifest.json", "manifest.sha256", "tensors.data-00000-of-00001", "tensors.index"]
+
+
+class Stack(keras.Model):
+    """An embedding and dense layers."""
+
+    def __init__(self, num_layers, dim):
+        super().__init__(name="stack")
+        self.embedding = keras.layers.Embedding(7, dim, name="embedding")
+        self.layers_above = [keras.layers.Dense(dim, name=f"dense_{index}") for index in range(num_layers)]
+        self(tf.zeros((1, 1), tf.int32))
+
+    def call(self, tokens):
+        x = self.embedding(tokens)
+        for layer in self.layers_above:
+            x = layer(x)
+        return x
+
+
+class Run:
+    """A model and its optimizer with values that tell seeds apart, and their checkpoints."""
+
+    def __init__(self, path, *, seed=0, keep=2, keep_best=False, num_layers=1, dim=6):
+        path.mkdir(exist_ok=True)
+        self.model = Stack(num_layers, dim)
+        self.optimizer = make_optimizer(OptimizerConfig(), self.model.trainable_variables, num_steps=9)
+        self.checkpoints = Checkpoints(
+            path / "checkpoints", self.model, self.optimizer, keep=keep, keep_best=keep_best
+        )
+        self.fill(seed)
+
+    def fill(self, seed):
+        generator = np.random.default_rng(seed)
+        for variable in self.checkpoints.variables.values():
+            variable.assign(generator.normal(size=variable.shape) if len(variable.shape) else seed)
+
+    def values(self):
+        return {name: variable.numpy() for name, variable in self.checkpoints.variables.items()}
+
+    def save(self, step, *, seed=None, **facts):
+        """The checkpoint of a step has the values of that seed."""
+        self.fill(step if seed is None else seed)
+        return self.checkpoints.save(step, {"data_fingerprint": "abc", **facts})
+
+    def names(self):
+        return [path.name for path in complete_checkpoints(self.checkpoints.directory)]
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
