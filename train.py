@@ -1,16 +1,14 @@
 """Trains a model: `python train.py experiment=lm`; `python train.py --help` shows every key."""
 
 import sys
-from contextlib import ExitStack, nullcontext
-from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from configs.help import help_text
-from configs.schema import Config, compose, parse_config, save_config
+from configs.schema import compose, parse_config
 from configs.sweep import sweep
-from scripts.failures import exit_code_of
-from scripts.startup import find_devices
+from system.command import run_command
+from system.startup import quiet_imports
 
 HELP_FLAGS = {"-h", "--help"}
 SWEEP_FLAGS = {"-m", "--multirun"}
@@ -25,116 +23,12 @@ def main(arguments: list[str]) -> int | None:
     if cfg is not None and flags & HELP_FLAGS:
         print(help_text(OmegaConf.to_container(cfg)))
     elif cfg is not None:
-        return run(parse_config(cfg))
+        config = parse_config(cfg)
+        with quiet_imports():
+            from runs.run import train_run
+        return train_run(config)
     return None
 
 
-def run(config: Config) -> int:
-    """One run, from configuration to summary; the exit code."""
-    distribution = find_devices(config)
-
-    from scripts.starting import settle_together
-    from training.run_directory import RunDirectory
-
-    with distribution.lost_workers_named(), ExitStack() as stack:
-        directory = RunDirectory(Path(config.output_dir) / config.name)
-        config, is_recorded = settle_together(config, distribution, directory, stack)
-        return run_in(directory, config, distribution, is_recorded=is_recorded)
-
-
-def run_in(directory, config: Config, distribution, *, is_recorded: bool) -> int:
-    """Data, model, loop, summary; the directory is locked by the chief and the config settled."""
-    import keras
-
-    from scripts.loading import make_model
-    from scripts.reporting import description, finish
-    from scripts.saving import going_back, make_save
-    from scripts.starting import load_together, start_together
-    from training.checkpoints import Checkpoints
-    from training.divergence import BadSteps
-    from training.evaluation import make_evaluator
-    from training.hardware import make_deterministic
-    from training.loop import train
-    from training.optimizer import make_optimizer
-    from training.run_log import NoLog, RunLog
-    from training.step import make_train_step
-
-    task = load_together(config, distribution, is_recorded=is_recorded)
-    config = task.config  # with what the model takes from the data
-    options = config.training
-
-    if options.deterministic:
-        make_deterministic()
-    keras.utils.set_random_seed(options.seed)  # of the initial weights; every other draw is stateless
-    with distribution.scope():
-        model = make_model(config)
-        optimizer = make_optimizer(config.optimizer, model.trainable_variables, num_steps=options.num_steps)
-    checkpoints = Checkpoints(
-        directory.checkpoints, model, optimizer, keep=options.keep_checkpoints, keep_best=options.keep_best
-    )
-    config, manifest, origin = start_together(distribution, task, model, checkpoints)
-    start_step = manifest["step"]
-    if distribution.is_chief:
-        save_config(config, directory.config)
-        print(description(task, model.count_params()))
-        print(f"{task.description}\n{origin}", flush=True)
-
-    if distribution.any(start_step == options.num_steps and directory.summary.exists()):
-        distribution.chief_only(print)(f"This run is complete. Its summary: {directory.summary}")
-        return 0
-
-    rows = distribution.rows(options.batch_size)
-    evaluate = make_evaluator(model, task.measure, compile_mode=options.compile, distribution=distribution)
-    some_held_out = task.evaluation_batches(options.eval_batches, rows)
-    sample = distribution.chief_only(task.sampler(directory, model))
-    log, save, way_back = NoLog(), lambda *_: None, nullcontext()
-    if distribution.is_chief:
-        log = RunLog(
-            directory,
-            start_step=start_step,
-            num_steps=options.num_steps,
-            unit=task.unit,
-            units_per_step=task.units_per_step,
-            elapsed_seconds=manifest.get("elapsed_seconds", 0.0),
-        )
-        save = make_save(task, config, checkpoints, log, replicas=distribution.num_replicas)
-        way_back = going_back(config, checkpoints, directory.path)
-    with log, way_back:
-        done, stop_code = train(
-            make_train_step(
-                model,
-                optimizer,
-                accumulation_steps=options.accumulation_steps,
-                clip_norm=config.optimizer.clip_norm,
-                label_smoothing=options.label_smoothing,
-                seed=options.seed,
-                compile_mode=options.compile,
-                distribution=distribution,
-            ),
-            task.training_batches(start_step, rows),
-            config=options,
-            start_step=start_step,
-            bad_steps=BadSteps(options.max_bad_steps, manifest.get("bad_steps")),
-            log=log,
-            validate=lambda: evaluate(some_held_out),
-            sample=sample,
-            save=save,
-            agree=distribution.largest,
-        )
-        if stop_code:
-            log.say(f"stopped after step {done:,}, saved. The same command goes on from there.")
-            distribution.wait()
-            return stop_code
-        log.say(f"measuring all held-out {task.data_word}")
-        measured = evaluate(task.evaluation_batches(rows=rows))
-        if task.samples_at_end and options.sample_every:
-            measured |= sample()
-        log.write(done, measured)
-    if distribution.is_chief:
-        finish(directory, task, model, log.rows[-1])
-    distribution.wait()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

@@ -32,6 +32,7 @@ from data.config import (
     TfdsTextConfig,
 )
 from models.config import AxialViTConfig, TransformerLMConfig
+from system.errors import ConfigError
 from training.config import DistributeConfig, OptimizerConfig, TrainingConfig
 
 CONFIGS = Path(__file__).resolve().parent
@@ -65,10 +66,6 @@ OTHER_TASK = {
     True: ("text", "vision transformer", "images, such as data=digits, or leave out experiment=vit"),
     False: ("images", "language model", "text, such as data=python_stdlib, or add experiment=vit"),
 }
-
-
-class ConfigError(ValueError):
-    """What is wrong with a configuration, one line a problem."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.schema import ConfigError, combinations, compose, hydra_errors
+from configs.schema import combinations, compose, hydra_errors
+from system.errors import ConfigError
+from system.text import format_table
 
 LONGEST_NAME = 120
 # Of a summary; the first has a column in every table.
@@ -34,7 +36,7 @@ def sweep(arguments: list[str]) -> int:
     flags = [argument for argument in arguments if not is_override(argument)]
     overrides = [argument for argument in arguments if is_override(argument)]
     jobs = [sweep_job(flags, combination) for combination in combinations(overrides)]
-    print(table(jobs))
+    print(format_jobs(jobs))
     return max(job.exit_code for job in jobs)
 
 
@@ -110,13 +112,11 @@ def measures(run_dir: Path) -> dict[str, float]:
         return {}
 
 
-def table(jobs: list[Job]) -> str:
+def format_jobs(jobs: list[Job]) -> str:
     """One line a job: name, exit code, validation loss, and accuracy where a job has one."""
-    width = max(len("job"), *(len(job.name) for job in jobs))
     names = [name for name in MEASURES if name == MEASURES[0] or any(name in job.measures for job in jobs)]
-    lines = ["  ".join([f"{'job':{width}}", "exit code", *(name.replace("_", " ") for name in names)])]
-    for job in jobs:
-        numbers = [f"{job.measures[name]:.4f}" if name in job.measures else "-" for name in names]
-        cells = [number.rjust(len(name)) for number, name in zip(numbers, names, strict=True)]
-        lines.append("  ".join([f"{job.name:{width}}", f"{job.exit_code:9}", *cells]))
-    return "\n".join(lines)
+    rows = [
+        {"job": job.name, "exit_code": job.exit_code, **{name: job.measures.get(name) for name in names}}
+        for job in jobs
+    ]
+    return format_table(rows)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import DataError
 from data.tokens import SEPARATOR
+from system.errors import DataError
 
 # Part of the key: a change of what the files hold needs another number.
 FORMAT_VERSION = 3

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import DataError
 from data.resize import fit_images
 from data.sources import printable
+from system.errors import DataError
 
 
 class InvalidImage(ValueError):

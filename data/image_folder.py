@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from data.config import ImageFolderConfig
-from data.errors import DataError
 from data.image_files import InvalidImage, decode_image, has_colour, quiet, read_bytes
 from data.image_store import Example, ImageSource, chunks
 from data.resize import fit_images
 from data.sources import printable
 from data.split import Split, hash_fraction
+from system.errors import DataError
 
 # Names of the folders of two splits; of several, the first of each.
 TRAIN_FOLDERS = ("train", "training")

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data.cache import SPLITS
-from data.errors import DataError
 from data.resize import fit_images
 from data.split import Split
+from system.errors import DataError
 
 LABEL_DTYPE = np.dtype("<i4")
 # A split up to this size is read into memory; a larger one is read from disk as it is used.

@@ -12,7 +12,6 @@ import hashlib
 import numpy as np
 
 from data.batches import IGNORED_TARGET, EvaluationBatches, batch_dataset
-from data.errors import DataError
 from data.order import (
     ALL_ROWS,
     HELD_OUT_PASSKEY_STREAM,
@@ -21,6 +20,7 @@ from data.order import (
     number_of_rows,
 )
 from data.tokens import SEPARATOR, encode
+from system.errors import DataError
 
 FILLER = (
     "Rain falls. ",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.config import PythonStdlibConfig, TextFilesConfig
-from data.errors import DataError
+from system.errors import DataError
 
 Documents = Iterator[tuple[str, bytes]]
 Invalid = Literal["skip", "error"]

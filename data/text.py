@@ -22,10 +22,10 @@ from data.cache import (
     write_meta,
 )
 from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
-from data.errors import DataError
 from data.sources import Documents, Source, python_stdlib_source, text_files_source
 from data.split import Duplicates, Split, held_out_share, split_by_name, split_by_tail
 from data.tokens import InvalidText, clean_text
+from system.errors import DataError
 
 TextConfig = PythonStdlibConfig | TextFilesConfig | TfdsTextConfig
 Report = Callable[[str], None]

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from data.errors import DataError
+from system.errors import DataError
 
 REACH_TIMEOUT_SECONDS = 20
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 
 from data.config import TfdsImagesConfig
-from data.errors import DataError
 from data.image_store import Example, ImageSource
 from data.split import Split
 from data.tfds_builder import check_apart, count_examples, find_builder, prepare, read_examples
+from system.errors import DataError
 
 READ_AT_ONCE = 64
 

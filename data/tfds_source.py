@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from data.config import TfdsTextConfig
-from data.errors import DataError
 from data.sources import Documents, Source
 from data.tfds_builder import count_examples, find_builder, prepare, read_examples
+from system.errors import DataError
 
 
 def tfds_source(config: TfdsTextConfig, *, report: Callable[[str], None]) -> Source:

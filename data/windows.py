@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.batches import IGNORED_TARGET
-from data.errors import DataError
 from data.tokens import SEPARATOR
+from system.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ import json
 import sys
 from pathlib import Path
 
-from scripts.context_options import add_window_options, settle_window_options
-from scripts.failures import exit_code_of
-from scripts.startup import import_tensorflow
+from runs.arguments import add_window_options, settle_window_options
+from runs.devices import import_tensorflow
+from system.command import run_command
+from system.text import format_table
 
 
 def main(arguments: list[str]) -> None:
@@ -54,8 +55,8 @@ def measure_windows(options: argparse.Namespace) -> None:
     """Loss by window of context, as a table or JSON, a CSV file if asked for, and a picture."""
     import_tensorflow()
 
-    from scripts.context import TABLE_COLUMNS, evaluate_windows, write_files
-    from scripts.context_cases import load_run
+    from runs.window_cases import load_run
+    from runs.windows import TABLE_COLUMNS, evaluate_windows, write_files
 
     rows = evaluate_windows(
         [load_run(path) for path in options.run_directories],
@@ -66,7 +67,7 @@ def measure_windows(options: argparse.Namespace) -> None:
         attention=options.attention,
     )
     shown = [{name: row[name] for name in TABLE_COLUMNS} for row in rows]
-    print(json.dumps(rows, indent=1) if options.json else table(shown))
+    print(json.dumps(rows, indent=1) if options.json else format_table(shown))
     write_files(rows, csv_path=options.csv, plot_path=options.plot)
 
 
@@ -80,7 +81,7 @@ def image_size(text: str) -> tuple[int, int]:
 
 def evaluate_sizes(paths: list[Path], sizes: list[tuple[int, int]]) -> tuple[list[dict], list[Path]]:
     """The rows of the table, and the picture of them."""
-    from scripts.resolution import accuracy_by_size, plot
+    from runs.resolution import accuracy_by_size, plot
 
     rows = accuracy_by_size(paths, sizes)
     return rows, [plot(rows, paths)]
@@ -90,7 +91,8 @@ def evaluate_run(path: Path) -> dict:
     """What is measured of a run on its own held-out split."""
     from tqdm import tqdm
 
-    from scripts.loading import load_model, load_task, print_error, tell_of_other_data
+    from runs.load import load_model, load_task, tell_of_other_data
+    from system.terminal import print_error
     from training.evaluation import make_evaluator
 
     model, config, manifest = load_model(path)
@@ -111,27 +113,8 @@ def tables(results: list[dict]) -> str:
     by_columns: dict[tuple, list[dict]] = {}
     for result in results:
         by_columns.setdefault(tuple(result), []).append(result)
-    return "\n\n".join(map(table, by_columns.values()))
-
-
-def table(results: list[dict]) -> str:
-    headers = [name.replace("_", " ") for name in results[0]]
-    rows = [[cell(value) for value in result.values()] for result in results]
-    widths = [max(map(len, column)) for column in zip(headers, *rows, strict=True)]
-    lines = [
-        "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
-        for line in [headers, *rows]
-    ]
-    return "\n".join(lines)
-
-
-def cell(value) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    return f"{value:,}" if isinstance(value, int) else value
+    return "\n\n".join(map(format_table, by_columns.values()))
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

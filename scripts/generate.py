@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.tokens import VOCAB_SIZE
-from scripts.failures import exit_code_of
-from scripts.startup import import_tensorflow
+from runs.devices import import_tensorflow
+from system.command import run_command
 
 
 def main(arguments: list[str]) -> None:
@@ -19,8 +19,8 @@ def main(arguments: list[str]) -> None:
     from data.tokens import SEPARATOR, encode
     from models.config import TransformerLMConfig
     from models.sampling import Sampler, SamplingOptions
-    from scripts.loading import load_model
-    from training.errors import RunError
+    from runs.load import load_model
+    from system.errors import RunError
 
     prompts = [encode(prompt) for prompt in options.prompt]
     model, config, _ = load_model(options.run_directory, of=TransformerLMConfig)
@@ -123,4 +123,4 @@ def as_bytes(tokens) -> bytes:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

@@ -15,9 +15,9 @@ import threading
 import time
 from pathlib import Path
 
-from scripts.failures import exit_code_of
+from system.command import run_command
+from system.terminal import print_line
 from training.signals import SIGNALS, hang_up
-from training.terminal import say
 
 PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
 # Seconds in which the others tell by themselves that one has ended, and then those in which they obey.
@@ -88,7 +88,7 @@ def start(command: list[str], addresses: list[str], index: int) -> subprocess.Po
 
 def relay(worker: subprocess.Popen, index: int) -> None:
     for line in worker.stdout:
-        say(f"[worker {index}] " + line.removesuffix("\n"))
+        print_line(f"[worker {index}] " + line.removesuffix("\n"))
 
 
 @contextlib.contextmanager
@@ -130,4 +130,4 @@ def first_failure(workers: list[subprocess.Popen]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

@@ -10,9 +10,9 @@ import json
 import sys
 from pathlib import Path
 
-from scripts.context_options import add_zero_shot_option, tokens
-from scripts.failures import exit_code_of
-from scripts.startup import import_tensorflow
+from runs.arguments import add_zero_shot_option, tokens
+from runs.devices import import_tensorflow
+from system.command import run_command
 
 PICTURE = "passkey.png"
 MAX_DEPTHS = 101
@@ -22,8 +22,8 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     import_tensorflow()
 
-    from scripts.evaluate import table
-    from scripts.retrieval import load_runs, publish, retrieve, table_rows
+    from runs.retrieval import load_runs, publish, retrieve, table_rows
+    from system.text import format_table
 
     paths = list(dict.fromkeys(options.run_directories))
     rows = retrieve(
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
         examples=options.examples,
         scalings=options.zero_shot or [],
     )
-    print(json.dumps(rows, indent=1) if options.json else table(table_rows(rows)))
+    print(json.dumps(rows, indent=1) if options.json else format_table(table_rows(rows)))
     publish(rows, (paths[0] if len(paths) == 1 else Path()) / PICTURE)
 
 
@@ -62,4 +62,4 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

@@ -8,8 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-from scripts.failures import USER_MISTAKE, exit_code_of
-from scripts.startup import import_tensorflow
+from runs.devices import import_tensorflow
+from system.command import USER_ERROR, run_command
 
 
 def main(arguments: list[str]) -> int:
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
             print(f"{prediction['image']}: {', '.join(guesses)}")
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
-    return USER_MISTAKE if failures else 0
+    return USER_ERROR if failures else 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -44,11 +44,11 @@ def classify(run_directory: Path, paths: list[Path], *, top: int) -> tuple[list[
     import numpy as np
     import tensorflow as tf
 
-    from data.errors import DataError
     from data.image_batches import normalized
     from data.image_files import read_image
     from models.config import AxialViTConfig
-    from scripts.loading import load_model
+    from runs.load import load_model
+    from system.errors import DataError
 
     model, config, manifest = load_model(run_directory, of=AxialViTConfig)
     mean, deviation = (np.array(manifest[key], np.float32) for key in ("mean", "deviation"))
@@ -69,4 +69,4 @@ def classify(run_directory: Path, paths: list[Path], *, top: int) -> tuple[list[
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

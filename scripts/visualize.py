@@ -10,10 +10,10 @@ import importlib
 import sys
 from pathlib import Path
 
+from docs.figures.catalogue import FIGURES, OPTIONS
+from runs.devices import import_tensorflow
 from scripts.evaluate import image_size
-from scripts.failures import exit_code_of
-from scripts.figures.catalogue import FIGURES, OPTIONS
-from scripts.startup import import_tensorflow
+from system.command import run_command
 
 FOLDER = Path("outputs/figures")
 PROMPT = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self."
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
     name, folder = options.pop("figure"), options.pop("output", FOLDER)
     import_tensorflow()
 
-    from scripts.figures.style import draw
+    from docs.figures.style import draw
 
     folder.mkdir(parents=True, exist_ok=True)
     for figure in FIGURES if name is None else [name]:
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
 
 def function_of(figure: str):
     module = FIGURES[figure].module if figure in FIGURES else "trained"
-    return getattr(importlib.import_module(f"scripts.figures.{module}"), figure)
+    return getattr(importlib.import_module(f"docs.figures.{module}"), figure)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -93,4 +93,4 @@ def add_trained(names, shared: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code_of(lambda: main(sys.argv[1:])))
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

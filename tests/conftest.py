@@ -70,12 +70,12 @@ class Workplace:
     def train(self, *changes: str) -> int:
         """The exit code of train.py, in this process."""
         import train
-        from scripts.failures import exit_code_of
+        from system.command import run_command
 
         kept, variable = sys.argv, os.environ.pop("HYDRA_FULL_ERROR", None)
         try:
             sys.argv = ["train.py"]
-            return exit_code_of(lambda: train.main(self.arguments(*changes)))
+            return run_command(lambda: train.main(self.arguments(*changes)))
         finally:
             sys.argv = kept
             if variable is not None:

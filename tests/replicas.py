@@ -14,7 +14,7 @@ import numpy as np
 from configs.schema import compose, parse_config
 from models.config import AxialViTConfig, TransformerLMConfig
 from rope.config import RopeConfig
-from scripts.startup import find_devices
+from runs.devices import find_devices
 
 BATCH, LENGTH = 8, 6
 TEXT = TransformerLMConfig(

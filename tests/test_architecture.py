@@ -1,4 +1,4 @@
-"""The shape of the house: who imports whom, and what is imported when."""
+"""Repository layout: which package may import which, and what is imported when."""
 
 import ast
 import doctest
@@ -10,19 +10,36 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("rope", "models", "data", "training", "configs", "scripts")
+PACKAGES = (
+    "system",
+    "rope",
+    "models",
+    "data",
+    "training",
+    "configs",
+    "runs",
+    "scripts",
+    "benchmarks",
+    "docs",
+)
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 SOURCES = [ROOT / "train.py", *MODULES]
-# Of each package: which others it may import, in all of it or in its config modules.
+# The packages, or single modules, that each package may import beside itself.
 BELOW = {
+    "system": set(),
     "rope": set(),
-    "models": {"rope"},
-    "data": set(),
-    "training": set(),
-    "configs": {"rope.config", "models.config", "data.config", "training.config"},
-    "scripts": {"rope", "models", "data", "training", "configs"},
-    "train.py": {"rope", "models", "data", "training", "configs", "scripts"},
+    "models": {"system", "rope"},
+    "data": {"system"},
+    "training": {"system"},
+    "configs": {"system", "models.config", "data.config", "training.config", "rope.config"},
+    "runs": {"system", "rope", "models", "data", "training", "configs"},
+    "scripts": {"system", "rope", "models", "data", "training", "configs", "runs", "docs"},
+    "benchmarks": {"system", "rope", "models", "data", "training", "configs", "runs"},
+    "docs": {"system", "rope", "models", "data", "training", "configs", "runs"},
+    "train.py": {"system", "configs", "runs.run"},
 }
+# `system` is for the standard library; its options are checked by pydantic.
+SYSTEM_NEEDS = {"pydantic", "pydantic_core"}
 HYDRA = {"hydra", "omegaconf"}
 
 
@@ -59,9 +76,15 @@ def test_rope_needs_numpy_tensorflow_and_keras_alone():
         assert others <= {"numpy", "tensorflow", "keras", "rope"}, name_of(path)
 
 
-def test_hydra_stands_at_the_door_alone():
-    users = {name_of(path) for path in SOURCES if HYDRA & {name.split(".")[0] for name in imports_of(path)}}
-    assert users == {"train.py", "configs/schema.py"}
+def test_system_needs_the_standard_library_and_pydantic_alone():
+    for path in (ROOT / "system").rglob("*.py"):
+        others = {module.split(".")[0] for module in imports_of(path)} - set(sys.stdlib_module_names)
+        assert others <= {"system", *SYSTEM_NEEDS}, name_of(path)
+
+
+def test_only_configs_imports_hydra():
+    users = {path for path in SOURCES if HYDRA & {name.split(".")[0] for name in imports_of(path)}}
+    assert {path.relative_to(ROOT).parts[0] for path in users} <= {"configs", "train.py"}
 
 
 def test_configs_and_packages_are_imported_without_tensorflow():

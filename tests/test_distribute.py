@@ -16,12 +16,12 @@ import psutil
 import pytest
 import tensorflow as tf
 
-from scripts.comparison import rows_of, tensors_of
 from scripts.launch_local import free_addresses
+from system.errors import RunError
+from tests.comparison import rows_of, tensors_of
 from tests.replicas import BATCH, CURVES, OF_ONE_MACHINE, OF_SEVERAL, trained
-from tests.runs import copy_of, refusal, wait_for
+from tests.run_helpers import copy_of, refusal, wait_for
 from training.distribution import ONE_DEVICE, Distribution
-from training.errors import RunError
 
 # Most of the time is for starting TensorFlow and tracing, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(1800)

@@ -18,10 +18,10 @@ import tensorflow as tf
 
 from configs.help import USAGE
 from configs.schema import combinations, compose, parse_config
+from docs.figures.catalogue import FIGURES
 from rope import RotaryEmbedding
 from rope.rotation import LAYOUTS
 from rope.scaling import SCALINGS
-from scripts.figures.catalogue import FIGURES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "rope" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

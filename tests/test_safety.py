@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from scripts import image_task, reporting
-from scripts.comparison import rows_of, tensors_of
-from tests.runs import (
+from runs import image_task
+from runs import report as reporting
+from tests.comparison import rows_of, tensors_of
+from tests.run_helpers import (
     WITHOUT_SAMPLES,
     assert_same_tensors,
     contents_of,

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from scripts import generate
-from scripts.comparison import rows_of, tensors_of
-from tests.runs import (
+from tests.comparison import rows_of, tensors_of
+from tests.run_helpers import (
     WITHOUT_SAMPLES,
     assert_same_tensors,
     contents_of,

@@ -13,8 +13,8 @@ from PIL import Image
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
-from scripts.comparison import rows_of, tensors_of
-from tests.runs import (
+from tests.comparison import rows_of, tensors_of
+from tests.run_helpers import (
     assert_same_tensors,
     contents_of,
     copy_of,
@@ -120,9 +120,7 @@ def test_the_end_of_a_run_draws_its_predictions_once(trained_images, train, monk
     run = copy_of(trained_images, "drawn")
     (run / "summary.json").unlink()
     drawn = []
-    monkeypatch.setattr(
-        "scripts.image_task.plot_predictions", lambda path, groups: drawn.append(list(groups))
-    )
+    monkeypatch.setattr("runs.image_task.plot_predictions", lambda path, groups: drawn.append(list(groups)))
     assert train("name=drawn") == 0
     assert drawn == [["held-out images", "most confident mistakes"]]
 

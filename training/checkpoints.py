@@ -11,9 +11,9 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from system.errors import RunError, reason
+from system.files import sync
 from training.divergence import check_finite
-from training.errors import RunError, reason
-from training.files import sync
 from training.manifest import directory_name, read_manifest, step_of, verify, write_manifest
 
 Report = Callable[[str], None]

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from system.errors import LostWorkerError, RunError
 from training.cluster import Cluster
 from training.config import DistributeConfig
-from training.errors import LostWorkerError, RunError
 
 LOST_PEER = (
     tf.errors.AbortedError,

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from training.errors import DivergedError
+from system.errors import DivergedError
 
 
 class BadSteps:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from training.hardware import processor_flags
+from system.machine import processor_flags
 
 # Those that kernels are chosen by.
 KERNEL_FLAGS = ("amx", "avx", "f16c", "fma", "sse")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from training.files import sync
+from system.files import sync
 from training.run_directory import RunDirectory
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import psutil
 import tensorflow as tf
 
+from system.machine import processor_flags
+
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -38,15 +40,6 @@ def resolve_compile(compile_mode: str) -> tuple[str, str]:
 def make_deterministic() -> None:
     """From here on, an operation gives the same bits each time on the same device, or raises."""
     tf.config.experimental.enable_op_determinism()
-
-
-def processor_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """Instruction sets that Linux reports; empty elsewhere."""
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.startswith("flags") for flag in line.split(":", 1)[1].split()}
 
 
 def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

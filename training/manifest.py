@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from training.errors import RunError, reason
+from system.errors import RunError, reason
 
 FORMAT_VERSION = 2
 # Format 1 has neither hashes nor a list of tensors; TensorFlow's own checksums are all that guards it.

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from training.errors import RunError, reason
-from training.files import sync
-from training.terminal import note
+from system.errors import RunError, reason
+from system.files import sync
+from system.terminal import print_note
 
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
@@ -81,7 +81,7 @@ class RunDirectory:
         except Exception as error:
             if path not in self.given_up:
                 self.given_up.add(path)
-                note(f"cannot write {path} ({reason(error)}); the run goes on.")
+                print_note(f"cannot write {path} ({reason(error)}); the run goes on.")
 
     def _is_owned(self) -> bool:
         try:

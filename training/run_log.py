@@ -6,10 +6,11 @@ from contextlib import nullcontext
 
 from tqdm import tqdm
 
+from system.files import sync, write_text
+from system.terminal import print_line
+from system.text import format_duration
 from training.events import Events
-from training.files import replace_text, sync
 from training.run_directory import RunDirectory
-from training.terminal import say
 
 
 class RunLog:
@@ -110,7 +111,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """Prints a line, without breaking the live one."""
         with nullcontext() if self._bar is None else self._bar.external_write_mode():
-            say(text)
+            print_line(text)
 
     def _tell(self, row: dict) -> None:
         is_notable = "validation_loss" in row or "sample" in row
@@ -130,17 +131,17 @@ class RunLog:
         if self.rate:
             left = (self.num_steps - row["step"]) * self.units_per_step
             parts.append(f"{self.rate:,} {self.unit}/s")
-            parts.append(f"ETA {duration(left / self.rate)}")
+            parts.append(f"ETA {format_duration(left / self.rate)}")
         return "  ".join(parts)
 
     def _write_rows(self) -> None:
         text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        replace_text(self.directory.metrics, text)
+        write_text(self.directory.metrics, text)
 
     def _write_samples(self) -> None:
         samples = [f"--- step {row['step']} ---\n{row['sample']}\n" for row in self.rows if "sample" in row]
         if samples or self.directory.samples.exists():
-            replace_text(self.directory.samples, "\n".join(samples))
+            write_text(self.directory.samples, "\n".join(samples))
 
 
 class NoLog:
@@ -179,10 +180,3 @@ def parsed_row(line: str) -> dict | None:
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
-
-
-def duration(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

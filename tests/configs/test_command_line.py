@@ -17,7 +17,7 @@ STUB = f"""
 import json, pathlib, sys
 sys.path.insert(0, {str(ROOT)!r})
 import train
-from scripts.failures import exit_code_of
+from system.command import run_command
 
 def run(config):
     assert "tensorflow" not in sys.modules
@@ -27,7 +27,7 @@ def run(config):
     (directory / "summary.json").write_text(json.dumps(summary))
 
 train.run = run
-sys.exit(exit_code_of(lambda: train.main(sys.argv[1:])))
+sys.exit(run_command(lambda: train.main(sys.argv[1:])))
 """
 
 

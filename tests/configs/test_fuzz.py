@@ -20,7 +20,7 @@ from configs.schema import (
     parse_config,
     save_config,
 )
-from tests.runs import contents_of, copy_of
+from tests.run_helpers import contents_of, copy_of
 
 LONGEST_LINE = 2_000
 # Of these a value may name a place to write to, or another run.

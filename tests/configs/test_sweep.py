@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from configs.sweep import Job, job_name, measures, run_job, table
+from configs.sweep import Job, format_jobs, job_name, measures, run_job
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_job_ended_by_a_signal_counts_as_a_shell_counts_it():
 
 
 def test_the_table_aligns_its_columns():
-    lines = table([Job("a-long-name", 0, {"validation_loss": 1.25}), Job("b", 143, {})]).splitlines()
+    lines = format_jobs([Job("a-long-name", 0, {"validation_loss": 1.25}), Job("b", 143, {})]).splitlines()
     assert lines[0].split() == ["job", "exit", "code", "validation", "loss"]
     assert [line.split() for line in lines[1:]] == [["a-long-name", "0", "1.2500"], ["b", "143", "-"]]
     assert len({len(line) for line in lines}) == 1
@@ -57,7 +57,7 @@ def test_the_table_aligns_its_columns():
 
 def test_the_table_shows_accuracy_where_a_job_has_one(tmp_path):
     (tmp_path / "summary.json").write_text('{"validation_loss": 0.5, "accuracy": 0.875, "step": 3}')
-    lines = table([Job("images", 0, measures(tmp_path)), Job("b", 2, {})]).splitlines()
+    lines = format_jobs([Job("images", 0, measures(tmp_path)), Job("b", 2, {})]).splitlines()
     assert [line.split() for line in lines] == [
         ["job", "exit", "code", "validation", "loss", "accuracy"],
         ["images", "0", "0.5000", "0.8750"],

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.errors import DataError
 from data.image_files import InvalidImage, decode_image, read_image
 from data.resize import fit_images
+from system.errors import DataError
 
 RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (5, 7, 3), np.uint8)

@@ -12,9 +12,9 @@ from PIL import Image
 
 from data import image_folder, image_store, images
 from data.config import ImageFolderConfig
-from data.errors import DataError
 from data.image_files import read_image
 from data.images import load_images
+from system.errors import DataError
 
 SIZE = (6, 8)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from data.batches import IGNORED_TARGET
-from data.errors import DataError
 from data.passkey import (
     FILLER,
     QUESTION,
@@ -22,6 +21,7 @@ from data.passkey import (
     smallest_text,
     training_passkeys,
 )
+from system.errors import DataError
 
 TEXT = re.compile(r"(.*)The key: (\d+)\. (.*)What was the key\? The key: (\d+)", re.DOTALL)
 TRAINING = {"batch_size": 3, "length": 200, "digits": 4, "texts": 3, "seed": 7}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data.config import PythonStdlibConfig, TextFilesConfig
-from data.errors import DataError
 from data.sources import python_stdlib_source, text_files_source
+from system.errors import DataError
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:

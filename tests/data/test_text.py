@@ -13,8 +13,8 @@ import pytest
 
 from data import cache, text
 from data.config import PythonStdlibConfig, TextFilesConfig
-from data.errors import DataError
 from data.text import check_length, load_text
+from system.errors import DataError
 
 REPOSITORY = Path(__file__).parents[2]
 

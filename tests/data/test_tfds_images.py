@@ -5,8 +5,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data.config import TfdsImagesConfig
-from data.errors import DataError
 from data.images import load_images
+from system.errors import DataError
 
 COUNTS = {"train": 70, "test": 9}
 NAMES = ["circle", "square", "star"]

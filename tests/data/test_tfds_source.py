@@ -7,8 +7,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data.config import TfdsTextConfig
-from data.errors import DataError
 from data.text import load_text
+from system.errors import DataError
 
 POEMS = {
     "train": [f"poem {index}: " + "la " * (index % 7 + 1) for index in range(180)],

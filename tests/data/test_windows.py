@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data.errors import DataError
 from data.windows import WindowBatches, choose_targets
+from system.errors import DataError
 
 
 def text_of(*lengths):

@@ -5,11 +5,11 @@ import os
 import pytest
 
 from scripts.evaluate import main
-from scripts.failures import exit_code_of
+from system.command import run_command
 
 
 def evaluate(*arguments):
-    return exit_code_of(lambda: main([str(argument) for argument in arguments]))
+    return run_command(lambda: main([str(argument) for argument in arguments]))
 
 
 def test_the_loss_is_that_of_the_summary(trained_run, capsys):

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from configs.schema import Config, save_config
 from scripts.evaluate import main, tables
-from scripts.failures import exit_code_of
-from tests.runs import made_image_run
+from system.command import run_command
+from tests.run_helpers import made_image_run
 from training.checkpoints import Checkpoints
 
 POSITIONS = "axial", "mixed", "learned", "sinusoidal", "none"
@@ -20,7 +20,7 @@ POSITIONS = "axial", "mixed", "learned", "sinusoidal", "none"
 def evaluate(capsys, *arguments):
     """Exit code, the output, the lines of the errors."""
     capsys.readouterr()
-    code = exit_code_of(lambda: main([str(argument) for argument in arguments]))
+    code = run_command(lambda: main([str(argument) for argument in arguments]))
     output = capsys.readouterr()
     return code, output.out, output.err.splitlines()
 

@@ -9,8 +9,8 @@ from configs.schema import parse_config, save_config
 from data.tokens import SEPARATOR
 from models.sampling import Sampler, SamplingOptions
 from models.transformer import TransformerLM
-from scripts.failures import exit_code_of
 from scripts.generate import main, print_all, stream
+from system.command import run_command
 from training.checkpoints import Checkpoints
 
 CONTEXT = 24
@@ -47,7 +47,7 @@ def run_directory(model, tmp_path_factory):
 
 def run(capsys, *arguments):
     """Exit code, standard output and standard error of the command."""
-    code = exit_code_of(lambda: main([str(argument) for argument in arguments]))
+    code = run_command(lambda: main([str(argument) for argument in arguments]))
     captured = capsys.readouterr()
     return code, captured.out, captured.err
 

@@ -15,17 +15,17 @@ from data.passkey import training_passkeys
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from rope.config import RopeConfig
-from scripts import retrieval
-from scripts.context_cases import Run, config_of
+from runs import retrieval
+from runs.load import make_model
+from runs.passkey_task import shown
+from runs.retrieval import publish, retrieve, table_rows
+from runs.token_task import readable
+from runs.window_cases import Run, config_of
 from scripts.evaluate import main as evaluate_main
-from scripts.failures import exit_code_of
-from scripts.loading import make_model
 from scripts.passkey import main, parse
-from scripts.passkey_task import shown
-from scripts.retrieval import publish, retrieve, table_rows
-from scripts.token_task import readable
+from system.command import run_command
+from system.errors import RunError
 from training.config import TrainingConfig
-from training.errors import RunError
 
 PASSKEYS = (
     "data=passkey",
@@ -57,7 +57,7 @@ def eagerly():
 
 
 def passkey(*arguments):
-    return exit_code_of(lambda: main([str(argument) for argument in arguments]))
+    return run_command(lambda: main([str(argument) for argument in arguments]))
 
 
 class Reader:
@@ -238,7 +238,7 @@ def test_tokens_that_are_no_bytes_are_not_shown():
 
 
 def test_evaluate_measures_held_out_keys(passkey_run, capsys):
-    assert exit_code_of(lambda: evaluate_main([str(passkey_run), "--json"])) == 0
+    assert run_command(lambda: evaluate_main([str(passkey_run), "--json"])) == 0
     output = capsys.readouterr()
     (result,) = json.loads(output.out)
     summary = json.loads((passkey_run / "summary.json").read_text())
@@ -248,7 +248,7 @@ def test_evaluate_measures_held_out_keys(passkey_run, capsys):
 
 
 def test_the_loss_by_window_of_a_run_on_passkeys_is_refused(passkey_run, capsys):
-    assert exit_code_of(lambda: evaluate_main([str(passkey_run), "--windows", "8"])) == 2
+    assert run_command(lambda: evaluate_main([str(passkey_run), "--windows", "8"])) == 2
     assert f"python -m scripts.passkey {passkey_run}" in capsys.readouterr().err.splitlines()[-1]
 
 

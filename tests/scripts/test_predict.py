@@ -9,9 +9,9 @@ import tensorflow as tf
 from PIL import Image
 
 from configs.schema import Config, save_config
-from scripts.failures import exit_code_of
 from scripts.predict import main
-from tests.runs import made_image_run, rewrite_manifest
+from system.command import run_command
+from tests.run_helpers import made_image_run, rewrite_manifest
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def digits(run, tmp_path_factory):
 def predict(capsys, *arguments):
     """Exit code, the lines of the output, those of the errors."""
     capsys.readouterr()
-    code = exit_code_of(lambda: main([str(argument) for argument in arguments]))
+    code = run_command(lambda: main([str(argument) for argument in arguments]))
     output = capsys.readouterr()
     return code, output.out, output.err.splitlines()
 

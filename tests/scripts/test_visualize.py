@@ -12,20 +12,20 @@ from matplotlib.text import Annotation
 from PIL import Image
 
 import models.layers
+from docs.figures import style
+from docs.figures.before import moving_scores
+from docs.figures.catalogue import FIGURES
+from docs.figures.fading import decay_bound
+from docs.figures.stretching import scaled_by_name, verdict
+from docs.figures.trained import attention_weights, recorded_attention, weights_of
 from models.config import AxialViTConfig, TransformerLMConfig
 from models.layers import attend
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 from rope.config import RopeConfig
-from scripts.failures import exit_code_of
-from scripts.figures import style
-from scripts.figures.before import moving_scores
-from scripts.figures.catalogue import FIGURES
-from scripts.figures.fading import decay_bound
-from scripts.figures.stretching import scaled_by_name, verdict
-from scripts.figures.trained import attention_weights, recorded_attention, weights_of
 from scripts.visualize import function_of, main
-from training.errors import RunError
+from system.command import run_command
+from system.errors import RunError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "rope_explained"
@@ -46,7 +46,7 @@ OTHER = {
 
 
 def visualize(*arguments):
-    return exit_code_of(lambda: main([str(argument) for argument in arguments]))
+    return run_command(lambda: main([str(argument) for argument in arguments]))
 
 
 def content(name, **changes):

@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
-from tests.runs import assert_same_tensors
+from system.errors import DivergedError, RunError
+from tests.run_helpers import assert_same_tensors
 from tests.training.checkpoint_runs import EMBEDDING, Run, truncate
 from training.checkpoints import Checkpoints, restore_weights
 from training.config import OptimizerConfig
-from training.errors import DivergedError, RunError
 from training.optimizer import make_optimizer
 
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from system.errors import RunError
 from training.cluster import Cluster, meet, read_cluster
-from training.errors import RunError
 
 WORKERS = ["one:2001", "two:2002"]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.runs import assert_same_tensors, rewrite_manifest
+from system.errors import RunError
+from tests.run_helpers import assert_same_tensors, rewrite_manifest
 from tests.training.checkpoint_runs import EMBEDDING, FILES, Run, truncate
-from training.errors import RunError
 
 
 def flip_bit(path):

@@ -8,10 +8,10 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from tests.runs import assert_same_tensors
+from system.errors import RunError
+from tests.run_helpers import assert_same_tensors
 from tests.training.checkpoint_runs import FILES, Run
 from training.checkpoints import restore_weights
-from training.errors import RunError
 
 
 def test_what_a_crash_left_half_written_is_ignored_and_cleared(run, tmp_path):

@@ -7,9 +7,9 @@ import time
 import pytest
 import tensorflow as tf
 
+from system.errors import DivergedError
 from training.config import TrainingConfig
 from training.divergence import BadSteps
-from training.errors import DivergedError
 from training.loop import train
 from training.step import StepResult
 

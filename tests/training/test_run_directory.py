@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training.errors import RunError
+from system.errors import RunError
 from training.run_directory import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+from system.text import format_duration
 from training.run_directory import RunDirectory
-from training.run_log import RunLog, duration, read_rows
+from training.run_log import RunLog, read_rows
 
 
 @pytest.fixture
@@ -317,4 +318,4 @@ def test_tensorboard_that_is_not_installed_is_told_once(directory, capfd, monkey
     ("seconds", "text"), [(0, "0:00"), (59.9, "0:59"), (61, "1:01"), (3_600, "1:00:00"), (90_061, "25:01:01")]
 )
 def test_a_duration_is_told_in_hours_minutes_and_seconds(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text

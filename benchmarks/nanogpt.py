@@ -1,0 +1,114 @@
+"""nanoGPT's recipe for a CPU, in PyTorch: `python -m benchmarks.nanogpt FOLDER`.
+
+What the speed run is compared with: sizes, schedule and estimates of
+https://github.com/karpathy/nanoGPT#i-only-have-a-macbook, on the characters of `train.bin` and
+`validation.bin` in FOLDER, uint8.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+LENGTH, BATCH, DIM, LAYERS, HEADS = 64, 12, 128, 4, 4
+STEPS, WARM_UP, RATE, LAST_RATE = 2_000, 100, 1e-3, 1e-4
+ESTIMATE_EVERY, ESTIMATE_BATCHES = 250, 20
+STDDEV = 0.02
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention_norm, self.mlp_norm = (nn.LayerNorm(DIM, bias=False) for _ in range(2))
+        self.qkv, self.mix = nn.Linear(DIM, 3 * DIM, bias=False), nn.Linear(DIM, DIM, bias=False)
+        self.up, self.down = nn.Linear(DIM, 4 * DIM, bias=False), nn.Linear(4 * DIM, DIM, bias=False)
+        for layer in (self.mix, self.down):
+            nn.init.normal_(layer.weight, std=STDDEV / math.sqrt(2 * LAYERS))
+        for layer in (self.qkv, self.up):
+            nn.init.normal_(layer.weight, std=STDDEV)
+
+    def forward(self, x):
+        heads = self.qkv(self.attention_norm(x)).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(*heads, is_causal=True)
+        x = x + self.mix(mixed.transpose(1, 2).flatten(2))
+        return x + self.down(functional.gelu(self.up(self.mlp_norm(x))))
+
+
+class Model(nn.Module):
+    def __init__(self, characters: int):
+        super().__init__()
+        self.embedding, self.positions = nn.Embedding(characters, DIM), nn.Embedding(LENGTH, DIM)
+        self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
+        self.norm = nn.LayerNorm(DIM, bias=False)
+        for table in (self.embedding, self.positions):
+            nn.init.normal_(table.weight, std=STDDEV)
+
+    def forward(self, inputs, targets):
+        x = self.norm(self.blocks(self.embedding(inputs) + self.positions.weight))
+        logits = functional.linear(x, self.embedding.weight)
+        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def drawn(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Windows at random, and what follows each character of them."""
+    windows = torch.stack(
+        [tokens[at : at + LENGTH + 1] for at in torch.randint(len(tokens) - LENGTH, (BATCH,))]
+    )
+    return windows[:, :-1], windows[:, 1:]
+
+
+def rate_of(step: int) -> float:
+    if step < WARM_UP:
+        return RATE * (step + 1) / (WARM_UP + 1)
+    along = (step - WARM_UP) / (STEPS - WARM_UP)
+    return LAST_RATE + (RATE - LAST_RATE) * (1 + math.cos(math.pi * along)) / 2
+
+
+@torch.no_grad()
+def estimate(model: Model, tokens: torch.Tensor) -> float:
+    return sum(model(*drawn(tokens)).item() for _ in range(ESTIMATE_BATCHES)) / ESTIMATE_BATCHES
+
+
+@torch.no_grad()
+def loss_of(model: Model, tokens: torch.Tensor) -> float:
+    """Of all tokens, in windows one after the other."""
+    end = (len(tokens) - 1) // LENGTH * LENGTH
+    inputs, targets = (tokens[at : at + end].view(-1, LENGTH) for at in (0, 1))
+    return model(inputs, targets).item()
+
+
+def train(training: torch.Tensor, validation: torch.Tensor, characters: int) -> Model:
+    model = Model(characters)
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    gains = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": gains, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    for step in range(STEPS):
+        if step % ESTIMATE_EVERY == 0:
+            print(
+                f"step {step}: {estimate(model, training):.4f}, {estimate(model, validation):.4f}", flush=True
+            )
+        for group in optimizer.param_groups:
+            group["lr"] = rate_of(step)
+        optimizer.zero_grad()
+        model(*drawn(training)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return model
+
+
+def main(folder: str) -> None:
+    torch.manual_seed(0)
+    splits = [np.fromfile(Path(folder, f"{split}.bin"), np.uint8) for split in ("train", "validation")]
+    characters, numbers = np.unique(np.concatenate(splits), return_inverse=True)
+    training, validation = torch.from_numpy(numbers).split([len(split) for split in splits])
+    model = train(training, validation, len(characters))
+    print(f"{loss_of(model, validation):.4f} nats per character on all of the held-out text")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

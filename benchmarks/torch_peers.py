@@ -1,0 +1,201 @@
+"""The same work by PyTorch, rotary-embedding-torch and transformers: fused, and compiled where it helps."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.harness import UnavailableError, Work, run
+
+CALLS = 20
+CHANNELS, CLASSES, PATCH_SIZE = 3, 10, 4
+DTYPES = {"float32": torch.float32, "mixed_bfloat16": torch.bfloat16, "bfloat16": torch.bfloat16}
+
+
+def in_mode(mode: str, function: Callable) -> Callable:
+    if mode == "eager":
+        return function
+    if not any(map(shutil.which, ("g++", "clang++"))):
+        raise UnavailableError("torch.compile needs a C++ compiler, g++ or clang++")
+    return torch.compile(function)
+
+
+def package_rotation(*, head_dim: int, **options) -> Work:
+    from rotary_embedding_torch import RotaryEmbedding
+
+    return rotation_by(RotaryEmbedding(head_dim).rotate_queries_or_keys, head_dim=head_dim, **options)
+
+
+def half_rotation(*, length: int, head_dim: int, **options) -> Work:
+    """By the few lines that models have of their own."""
+    return rotation_by(
+        Rotation(angles_of(length, head_dim // 2)), length=length, head_dim=head_dim, **options
+    )
+
+
+def rotation_by(
+    rotate: Callable, *, batch, heads, length, head_dim, dtype: str, direction: str, mode: str
+) -> Work:
+    rotate, backward = in_mode(mode, rotate), direction == "forward+backward"
+    x = torch.randn(batch, heads, length, head_dim, dtype=DTYPES[dtype], requires_grad=backward)
+    gradient = x.detach().clone()
+
+    def call():
+        with torch.set_grad_enabled(backward):
+            for _ in range(CALLS):
+                rotated = rotate(x)
+                if backward:
+                    torch.autograd.grad(rotated, x, gradient)
+
+    return Work(call, CALLS)
+
+
+def text_step(*, batch: int, length: int, precision: str, mode: str, **sizes) -> Work:
+    tokens = torch.randint(256, (batch, length + 1))
+    return step_of(language_model(length, **sizes), precision, mode, tokens[:, :-1], tokens[:, 1:])
+
+
+def language_model(length: int, *, dim: int, num_heads: int, **sizes) -> nn.Module:
+    embedding, head = nn.Embedding(256, dim), nn.Linear(dim, 256, bias=False)
+    nn.init.normal_(embedding.weight, std=0.02)
+    head.weight = embedding.weight
+    angles = angles_of(length, dim // num_heads // 2)
+    return Transformer(embedding, head, angles, causal=True, dim=dim, num_heads=num_heads, **sizes)
+
+
+def image_step(*, batch: int, grid: int, precision: str, mode: str, **sizes) -> Work:
+    images = torch.randn(batch, CHANNELS, grid * PATCH_SIZE, grid * PATCH_SIZE)
+    labels = torch.zeros(batch, dtype=torch.long)
+    return step_of(vision_model(grid, **sizes), precision, mode, images, labels)
+
+
+def vision_model(grid: int, *, dim: int, num_heads: int, **sizes) -> nn.Module:
+    of_axis = angles_of(grid, dim // num_heads // 4)
+    angles = torch.cat([of_axis.repeat_interleave(grid, 0), of_axis.repeat(grid, 1)], -1)
+    head = nn.Linear(dim, CLASSES, bias=False)
+    return Transformer(Patches(dim), head, angles, causal=False, dim=dim, num_heads=num_heads, **sizes)
+
+
+def step_of(model: nn.Module, precision: str, mode: str, inputs, targets) -> Work:
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
+    loss_of = in_mode(mode, model)
+
+    def call():
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "mixed_bfloat16"):
+            loss = loss_of(inputs, targets)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return Work(call)
+
+
+def generation(*, batch: int, prompt: int, tokens: int, precision: str, mode: str, **sizes) -> Work:
+    """Greedy tokens of transformers' Llama, which is the same architecture."""
+    from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=sizes["dim"],
+        intermediate_size=sizes["mlp_dim"],
+        num_hidden_layers=sizes["num_layers"],
+        num_attention_heads=sizes["num_heads"],
+        max_position_embeddings=prompt + tokens,
+        tie_word_embeddings=True,
+        eos_token_id=None,
+    )
+    model = LlamaForCausalLM(config).to(DTYPES[precision]).eval()
+    options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
+    if mode == "compiled":
+        in_mode(mode, model)  # checks that there is a compiler; generate compiles by itself
+        options |= {"cache_implementation": "static", "compile_config": CompileConfig()}
+        options["compile_config"]._compile_all_devices = True  # on a CPU too, as its own tests do
+    prompts = torch.randint(256, (batch, prompt))
+
+    def call():
+        made = model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
+        if made.shape[1] != prompt + tokens:
+            raise RuntimeError(f"transformers made {made.shape[1] - prompt} tokens instead of {tokens}")
+
+    return Work(call, tokens)
+
+
+def angles_of(length: int, pairs: int) -> torch.Tensor:
+    return torch.arange(length)[:, None] * 10_000 ** -(torch.arange(pairs) / pairs)
+
+
+class Rotation(nn.Module):
+    """Of (..., length, head_dim) in the half layout, in float32 whatever the dtype."""
+
+    def __init__(self, angles: torch.Tensor):
+        super().__init__()
+        self.register_buffer("cosines", angles.cos())
+        self.register_buffer("sines", angles.sin())
+
+    def forward(self, x):
+        a, b = x.float().chunk(2, -1)
+        rotated = [a * self.cosines - b * self.sines, a * self.sines + b * self.cosines]
+        return torch.cat(rotated, -1).to(x.dtype)
+
+
+class Block(nn.Module):
+    def __init__(self, rotate, *, causal, dim, num_heads, mlp_dim):
+        super().__init__()
+        self.rotate, self.causal, self.num_heads = rotate, causal, num_heads
+        self.attention_norm, self.mlp_norm = nn.RMSNorm(dim, eps=1e-5), nn.RMSNorm(dim, eps=1e-5)
+        self.qkv, self.mix = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.gate_and_up = nn.Linear(dim, 2 * mlp_dim, bias=False)
+        self.down = nn.Linear(mlp_dim, dim, bias=False)
+
+    def forward(self, x):
+        parts = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.num_heads, -1))
+        queries, keys, values = parts.transpose(1, 3).unbind(2)  # (batch, heads, length, head_dim) each
+        mixed = functional.scaled_dot_product_attention(
+            self.rotate(queries), self.rotate(keys), values, is_causal=self.causal
+        )
+        x = x + self.mix(mixed.transpose(1, 2).flatten(2))
+        gate, up = self.gate_and_up(self.mlp_norm(x)).chunk(2, -1)
+        return x + self.down(functional.silu(gate) * up)
+
+
+class Transformer(nn.Module):
+    """The loss of a language model or of a vision transformer, by its embedding and its head."""
+
+    def __init__(self, embedding, head, angles, *, dim: int, num_layers: int, **options):
+        super().__init__()
+        self.embedding, self.head, self.norm = embedding, head, nn.RMSNorm(dim, eps=1e-5)
+        self.causal, rotate = options["causal"], Rotation(angles)
+        self.blocks = nn.Sequential(*(Block(rotate, dim=dim, **options) for _ in range(num_layers)))
+
+    def forward(self, inputs, targets):
+        x = self.norm(self.blocks(self.embedding(inputs)))
+        logits = self.head(x if self.causal else x.mean(1))
+        return functional.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
+
+
+class Patches(nn.Linear):
+    def __init__(self, dim):
+        super().__init__(PATCH_SIZE**2 * CHANNELS, dim, bias=False)
+
+    def forward(self, images):
+        return super().forward(functional.unfold(images, PATCH_SIZE, stride=PATCH_SIZE).transpose(1, 2))
+
+
+def nanogpt() -> Work:
+    """nanoGPT's recipe on the text of the speed run, from the command to its exit."""
+    from benchmarks.ours import recipe
+    from data.tokens import SEPARATOR
+
+    corpus = recipe(["experiment=shakespeare_speedrun"]).corpus
+    folder = tempfile.TemporaryDirectory()
+    for split in ("train", "validation"):
+        tokens = getattr(corpus, split)
+        tokens[tokens != SEPARATOR].tofile(Path(folder.name, f"{split}.bin"))
+    return Work(lambda: run("-m", "benchmarks.nanogpt", folder.name))

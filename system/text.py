@@ -1,0 +1,48 @@
+"""Text for people: suggestions, tables, durations, counts."""
+
+import difflib
+import os
+from collections.abc import Iterable
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean 'choice'?` for the closest of the choices, or an empty string."""
+    matches = difflib.get_close_matches(word, sorted(set(choices)), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def format_table(rows: list[dict]) -> str:
+    """Table with one line for each row and a header made of the keys of the first row."""
+    headers = [name.replace("_", " ") for name in rows[0]]
+    cells = [[format_cell(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    lines = [
+        "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
+        for line in [headers, *cells]
+    ]
+    return "\n".join(lines)
+
+
+def format_cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def format_duration(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def format_count(number: int, unit: str) -> str:
+    """`1 file` or `1,000 files`."""
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"
+
+
+def printable(name: str) -> str:
+    """A file name whose bytes that are not UTF-8 are written as escapes."""
+    return os.fsencode(name).decode("utf-8", errors="backslashreplace")

@@ -1,0 +1,50 @@
+"""Contenders of the tests of the benchmark, which need no TensorFlow."""
+
+import time
+
+import numpy as np
+
+from benchmarks.harness import UnavailableError, Work
+
+
+def sleeping(*, milliseconds, log=None, mark=None, count=1, **_):
+    """Sleeps for `count` units at a time; tells of its turns in a file."""
+
+    def call():
+        print("a library says something")
+        if log is not None:
+            with open(log, "a") as file:
+                file.write(mark)
+        time.sleep(count * milliseconds / 1e3)
+
+    return Work(call, count)
+
+
+def allocating(*, made_with, needed, **_):
+    kept = np.ones(made_with * 1_000_000, np.uint8)
+    return Work(lambda: np.ones(needed * 1_000_000, np.uint8).sum() + kept[0])
+
+
+def missing(**_):
+    import a_package_that_nobody_has
+
+    return a_package_that_nobody_has
+
+
+def too_large(**_):
+    raise UnavailableError("it may need 99 GB, which are not free")
+
+
+def broken(**_):
+    raise RuntimeError("this contender is broken")
+
+
+def dying(**_):
+    calls = []
+
+    def call():
+        calls.append(1)
+        if len(calls) > 2:
+            raise SystemExit(3)
+
+    return Work(call)

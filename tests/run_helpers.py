@@ -1,0 +1,96 @@
+"""What tests of the command line do with runs and read from them."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import train
+from configs.schema import Config, save_config
+from data.config import DigitsConfig
+from models.config import AxialViTConfig
+from runs.image_task import load_image_task
+from runs.load import make_model
+from training.checkpoints import Checkpoints
+from training.config import TrainingConfig
+from training.manifest import write_manifest
+
+PROGRAM = Path(train.__file__)
+WITHOUT_SAMPLES = "sample_every=null"  # whose loop takes as long to compile as all else of a tiny run
+
+
+def assert_same_tensors(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def contents_of(directory):
+    """Bytes of every file below."""
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def copy_of(run, name):
+    """A run that is another in name alone."""
+    copy = run.with_name(name)
+    shutil.copytree(run, copy)
+    return copy
+
+
+def start_process(workplace, *changes):
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), *workplace.arguments(*changes)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 300
+    while not path.exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def refusal(workplace, capsys, *changes, label="error"):
+    """The lines of a command that must end with exit code 2, say nothing else, and change nothing on disk."""
+    capsys.readouterr()
+    before = contents_of(workplace.outputs)
+    assert workplace.train(*changes) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert contents_of(workplace.outputs) == before
+    assert all(line.startswith(f"{label}: ") for line in lines)
+    return [line.removeprefix(f"{label}: ") for line in lines]
+
+
+def rewrite_manifest(path, changes):
+    """As someone would who forges a checkpoint; None takes a key away."""
+    facts = json.loads((path / "manifest.json").read_text()) | changes
+    for name in ("manifest.json", "manifest.sha256"):
+        (path / name).unlink()
+    kept = {key: value for key, value in facts.items() if value is not None}
+    write_manifest(path, {key: value for key, value in kept.items() if key not in ("format", "files")})
+
+
+def made_image_run(path, **model):
+    """The directory of a run on digits, whose weights are drawn and not trained, and its task."""
+    config = Config(
+        context_length=None,
+        data=DigitsConfig(),
+        model=AxialViTConfig(dim=16, num_layers=1, num_heads=2, mlp_dim=24, **model),
+        training=TrainingConfig(batch_size=50, precision="float32", compile="graph"),
+    )
+    task = load_image_task(config)
+    vit = make_model(task.config)
+    for number, weight in enumerate(vit.trainable_variables):
+        weight.assign(np.random.default_rng(number).normal(size=weight.shape, scale=0.5))
+    path.mkdir(parents=True, exist_ok=True)
+    Checkpoints(path / "checkpoints", vit, keras.optimizers.SGD(), keep=1).save(7, task.facts)
+    save_config(task.config, path / "config.yaml")
+    return path, task, vit

@@ -1,0 +1,58 @@
+"""What a run on images says of its images, and of images that are no more those that it began with."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from runs.image_task import NUM_MISTAKES, load_image_task
+from system.errors import DataError
+from tests.run_helpers import made_image_run
+from training.run_directory import RunDirectory
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run with drawn weights, its task and its model; tests leave its checkpoint as it is."""
+    return made_image_run(tmp_path_factory.mktemp("made"))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_summary_lists_the_most_confident_mistakes(made, named):
+    path, task, model = made
+    split = task.images.validation
+    names = [f"digits/{index}.png" for index in range(len(split.labels))] if named else None
+    task = replace(task, images=replace(task.images, validation=replace(split, names=names)))
+    mistakes = task.finish(RunDirectory(path), model, {})["mistakes"]
+
+    logits = model((np.float32(split.images) / 255 - task.mean) / task.deviation).numpy().astype(np.float64)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    guesses, surely = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    expected = np.sort(surely[guesses != split.labels])[::-1][:NUM_MISTAKES]
+    assert len(expected) == NUM_MISTAKES
+    # float32 logits of a few units
+    np.testing.assert_allclose([mistake["probability"] for mistake in mistakes], expected, rtol=1e-4)
+    for mistake in mistakes:
+        index = mistake["index"]
+        assert (mistake["class"], mistake["predicted"]) == (str(split.labels[index]), str(guesses[index]))
+        assert mistake["class"] != mistake["predicted"]
+        assert mistake.get("file") == (f"digits/{index}.png" if named else None)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "change"),
+    [
+        ({"image_size": (12, 16)}, "image_size was [12,16], now it is [8,8]"),
+        ({"channels": 3}, "channels was 3, now it is 1"),
+        ({"num_classes": 7}, "num_classes was 7, now it is 10"),
+    ],
+)
+def test_images_that_have_changed_since_the_run_began_are_told(made, recorded, change):
+    config = replace(made[1].config, model=replace(made[1].config.model, **recorded))
+    with pytest.raises(DataError) as caught:
+        load_image_task(config, recorded=True)
+    assert str(caught.value) == (
+        f"the data have changed since the run began: {change}. Use name= for a run on the data of today."
+    )
+    with pytest.raises(DataError, match="Leave it null, or change one"):
+        load_image_task(config)

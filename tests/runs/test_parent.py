@@ -1,0 +1,419 @@
+"""What a run may have otherwise than the run that its weights are from, and what it takes from it."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+
+from configs.schema import Config, ConfigError, save_config
+from data.config import DigitsConfig
+from models.config import AxialViTConfig, TransformerLMConfig
+from models.vit import AxialViT
+from rope.config import AxialRopeConfig, AxialScalingConfig, RopeConfig, RopeScalingConfig
+from runs.parent import (
+    check_factor,
+    check_fields,
+    check_positions,
+    restored,
+    trained_length,
+    with_values_of_parent,
+)
+from tests.comparison import tensors_of
+from tests.run_helpers import WITHOUT_SAMPLES, copy_of, refusal
+from training.checkpoints import Checkpoints
+from training.config import TrainingConfig
+
+PARENT = "outputs/parent"
+VISION = AxialViTConfig(
+    image_size=(8, 12), channels=1, num_classes=3, patch_size=2, dim=8, num_layers=1, num_heads=2, mlp_dim=12
+)
+
+
+def text_run(context_length, *, position="rotary", scaling=None, **rope):
+    rope = RopeConfig(scaling=RopeScalingConfig(**(scaling or {})), **rope)
+    model = TransformerLMConfig(
+        context_length=context_length,
+        dim=16,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        mlp_dim=24,
+        position=position,
+        rope=rope,
+    )
+    return Config(init_from=PARENT, context_length=context_length, model=model)
+
+
+def image_run(**model):
+    return Config(init_from=PARENT, context_length=None, data=DigitsConfig(), model=replace(VISION, **model))
+
+
+def yarn(factor, **options):
+    return {"type": "yarn", "factor": factor, **options}
+
+
+def saved(config, path):
+    """The directory of a run that has recorded this config; it says nothing of a parent."""
+    save_config(replace(config, init_from=None), path / "config.yaml")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            text_run(16),
+            text_run(16, xpos=True),
+            "model.rope.xpos is false there, true here "
+            "(the weights have learned with the decay of xPos, or without it)",
+        ),
+        (
+            text_run(16, xpos=True),
+            text_run(16, xpos=True, xpos_scale_base=64.0),
+            "model.rope.xpos_scale_base is 512.0 there, 64.0 here (the weights have learned with this decay)",
+        ),
+        (
+            image_run(),
+            image_run(channels=3, num_classes=5),
+            "model.channels is 1 there, 3 here; model.num_classes is 3 there, 5 here",
+        ),
+        (image_run(), image_run(patch_size=4), "model.patch_size is 2 there, 4 here"),
+    ],
+)
+def test_fields_that_the_weights_depend_on_are_named(old, new, message):
+    with pytest.raises(ConfigError) as error:
+        check_fields(new, old)
+    assert str(error.value) == f"the weights of init_from={PARENT} are of another model: {message}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            text_run(16),
+            text_run(32, interpolate_factor=2.0),
+            [
+                "context_length is 16 there, 32 here",
+                "model.rope.interpolate_factor is 1.0 there, 2.0 here",
+            ],
+        ),
+        (
+            text_run(16),
+            text_run(16, scaling=yarn(2.0)),
+            ["model.rope.scaling.type is none there, yarn here", "factor is null there, 2.0 here"],
+        ),
+        (
+            image_run(),
+            image_run(image_size=(16, 16), drop_path=0.1),
+            ["model.image_size is [8,12] there, [16,16] here", "model.drop_path is 0.0 there, 0.1 here"],
+        ),
+        (
+            image_run(),
+            image_run(attention_kernel="chunked", recompute_blocks=True),
+            [
+                "model.attention_kernel is auto there, chunked here",
+                "model.recompute_blocks is false there, true here",
+            ],
+        ),
+    ],
+)
+def test_fields_that_may_change_are_told(old, new, told, capsys):
+    check_fields(new, old)
+    output = capsys.readouterr().out
+    assert all(words in output for words in told)
+    assert all(line.startswith("unlike init_from: ") for line in output.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("new", "key"),
+    [
+        (text_run(64, interpolate_factor=1.5), "model.rope.interpolate_factor"),
+        (text_run(64, theta_rescale_factor=1.5), "model.rope.theta_rescale_factor"),
+        (text_run(64, scaling=yarn(1.5)), "model.rope.scaling.factor"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("old", "old_key", "kind"),
+    [
+        (text_run(32, interpolate_factor=2.0), "model.rope.interpolate_factor", ""),
+        (text_run(32, scaling=yarn(2.0)), "model.rope.scaling.factor", "model.rope.scaling.type=yarn "),
+    ],
+)
+def test_a_factor_below_that_of_the_parent_is_refused_naming_both(old, old_key, kind, new, key):
+    with pytest.raises(ConfigError) as error:
+        check_factor(new, old)
+    assert str(error.value) == (
+        f"{key} counts from the context before any scaling: {old_key} is 2 in init_from={PARENT}, got 1.5. "
+        f"To go on as it is, set {kind}{old_key}=2; for twice its context {old_key}=4."
+    )
+
+
+def dynamic(factor=1.0, **options):
+    return {"type": "dynamic", "factor": factor, "original_max_position_embeddings": 16, **options}
+
+
+def longrope(**options):
+    factors = {"short_factor": (1.0,) * 4, "long_factor": (1.0, 2.0, 3.0, 4.0)}
+    return {"type": "longrope", "original_max_position_embeddings": 16, **factors, **options}
+
+
+@pytest.mark.parametrize("old", [text_run(64, scaling=dynamic()), text_run(64, scaling=longrope(factor=4.0))])
+def test_a_context_below_that_of_a_parent_with_a_target_length_is_refused(old):
+    with pytest.raises(ConfigError) as error:
+        check_factor(text_run(64), old)
+    assert "is 4 in init_from=outputs/parent, got 1." in str(error.value)
+    assert str(error.value).endswith(
+        "To go on as it is, set model.rope.scaling as in outputs/parent/config.yaml, with target_length=64."
+    )
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        dynamic(),
+        dynamic(2.0),
+        longrope(factor=4.0),
+        longrope(max_position_embeddings=64),
+        longrope(attention_factor=1.2),
+    ],
+)
+@pytest.mark.parametrize(
+    "old", [text_run(16), text_run(64, scaling=dynamic()), text_run(64, scaling=yarn(4.0))]
+)
+def test_a_scaling_that_names_a_length_stretches_as_far(old, scaling, capsys):
+    check_factor(text_run(64, scaling=scaling), old)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        text_run(16),
+        text_run(64, scaling=dynamic(target_length=128)),
+        text_run(64, scaling={"type": "dynamic", "factor": 4.0, "target_length": 128}),
+        text_run(64, scaling=longrope(max_position_embeddings=64)),
+        text_run(64, scaling=longrope(factor=4.0, original_max_position_embeddings=None)),
+    ],
+)
+def test_the_trained_length_is_that_which_the_model_starts_from(parent):
+    assert trained_length(parent) == 16
+    scaling = parent.model.rotary_options()["scaling"]
+    assert scaling is None or scaling["original_max_position_embeddings"] == 16
+
+
+def test_a_factor_is_absolute_and_one_that_reaches_the_context_is_quiet(capsys):
+    """16 tokens, then 32 by a factor of 2: 64 by one of 4."""
+    check_factor(text_run(64, interpolate_factor=4.0), text_run(32, interpolate_factor=2.0))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "rope"),
+    [
+        (text_run(16), {"interpolate_factor": 2.0}),
+        (text_run(32, interpolate_factor=2.0), {"interpolate_factor": 2.0}),
+        (text_run(16), {"scaling": dynamic(target_length=32)}),
+        (text_run(16), {"scaling": dynamic(3.0, target_length=32)}),
+        (text_run(16), {"scaling": longrope(max_position_embeddings=32)}),
+    ],
+)
+def test_a_context_longer_than_trained_times_the_factor_is_told_naming_both(old, rope, capsys):
+    check_factor(text_run(64, **rope), old)
+    assert capsys.readouterr().err == (
+        "note: context_length 64 is longer than the trained 16 times the factor 2; "
+        "positions past 32 are new to the weights.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        text_run(16),
+        text_run(32, interpolate_factor=2.0),
+        text_run(32, scaling=yarn(2.0, original_max_position_embeddings=16)),
+        text_run(24, scaling=yarn(2.0, original_max_position_embeddings=16)),
+    ],
+)
+def test_a_scaling_starts_from_the_context_before_any_scaling(parent, tmp_path):
+    config = replace(text_run(64, scaling=yarn(4.0)), init_from=saved(parent, tmp_path))
+    settled = with_values_of_parent(config)
+    assert settled.model.rope.scaling.original_max_position_embeddings == 16
+
+
+def axial(**scaling):
+    return AxialRopeConfig(scaling=AxialScalingConfig(type="yarn", **scaling))
+
+
+@pytest.mark.parametrize(
+    ("parent", "original"),
+    [
+        (image_run(), (4, 6)),
+        (image_run(rope=AxialRopeConfig(interpolate_factor=(1.0, 2.0))), (4, 3)),
+        (image_run(rope=axial(factor=(2.0, 1.0))), (2, 6)),
+        (image_run(rope=axial(factor=(2.0, 1.0), original_max_position_embeddings=(3, 5))), (3, 5)),
+    ],
+)
+def test_a_scaling_of_images_starts_from_the_grid_before_any_scaling(parent, original, tmp_path):
+    child = image_run(image_size=(16, 36), rope=axial(factor=(2.0, 3.0)))
+    settled = with_values_of_parent(replace(child, init_from=saved(parent, tmp_path))).model
+    assert settled.rope.scaling.original_max_position_embeddings == original
+    lengths = [options["scaling"]["original_max_position_embeddings"] for options in settled.rotary_options()]
+    assert lengths == list(original)
+
+
+def test_a_scaling_of_images_keeps_the_grid_that_it_is_given(tmp_path):
+    child = image_run(rope=axial(factor=(2.0, 3.0), original_max_position_embeddings=(2, 9)))
+    config = replace(child, init_from=saved(image_run(), tmp_path))
+    assert with_values_of_parent(config) == config
+
+
+def test_a_scaling_keeps_the_context_that_it_is_given(tmp_path):
+    scaling = yarn(4.0, original_max_position_embeddings=20)
+    config = replace(text_run(64, scaling=scaling), init_from=saved(text_run(16), tmp_path))
+    assert with_values_of_parent(config) == config
+
+
+def test_a_vision_transformer_takes_the_patch_size_of_its_parent(tmp_path):
+    open_run = replace(image_run(image_size=None, patch_size=None), init_from=saved(image_run(), tmp_path))
+    settled = with_values_of_parent(open_run)
+    assert (settled.model.patch_size, settled.model.image_size) == (2, None)
+
+
+@pytest.mark.parametrize(("old", "new"), [(text_run(16), image_run()), (image_run(), text_run(16))])
+def test_a_parent_of_another_architecture_is_refused(old, new, tmp_path):
+    path = saved(old, tmp_path)
+    with pytest.raises(ConfigError) as error:
+        with_values_of_parent(replace(new, init_from=path))
+    assert str(error.value) == (
+        f"init_from={path} is a run of model.architecture {old.model.architecture}, "
+        f"not {new.model.architecture}"
+    )
+
+
+def test_sinusoidal_positions_cannot_be_extended_and_may_be_shortened():
+    old = text_run(16, position="sinusoidal")
+    with pytest.raises(ConfigError, match=r"^model.position=sinusoidal cannot be extended from 16 to 17: "):
+        check_positions(text_run(17, position="sinusoidal"), old)
+    check_positions(text_run(9, position="sinusoidal"), old)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sizes"),
+    [
+        (text_run(16, position="learned"), text_run(32, position="learned"), ("16 tokens", "32 tokens")),
+        (text_run(16, position="learned"), text_run(8, position="learned"), ("16 tokens", "8 tokens")),
+        (
+            image_run(position="learned"),
+            image_run(position="learned", image_size=(12, 8)),
+            ("images of 8x12", "images of 12x8"),
+        ),
+    ],
+)
+def test_learned_positions_of_another_length_are_refused_unless_they_are_resampled(old, new, sizes):
+    with pytest.raises(
+        ConfigError, match=f"weights for {sizes[0]} in .*, not for {sizes[1]}: set resample_positions=true"
+    ):
+        check_positions(new, old)
+    check_positions(replace(new, resample_positions=True), old)
+
+
+def test_resampling_needs_learned_positions():
+    config = replace(text_run(32), resample_positions=True)
+    with pytest.raises(ConfigError, match=r"^resample_positions has no effect with model\.position=rotary$"):
+        check_positions(config, text_run(16))
+
+
+@pytest.mark.parametrize("image_size", [(12, 8), (10, 16), (8, 12)])
+def test_learned_positions_are_resampled_and_all_else_is_as_in_the_parent(image_size, tmp_path):
+    """A grid of 4 x 6 has as many positions as one of 6 x 4."""
+    parent = replace(image_run(position="learned"), training=TrainingConfig(precision="float32"))
+    old = AxialViT(parent.model)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", old, keras.optimizers.SGD(), keep=1)
+    checkpoints.save(5, {"data_fingerprint": ""})
+    config = image_run(position="learned", image_size=image_size)
+    config = replace(config, init_from=str(tmp_path), resample_positions=True)
+    model = AxialViT(config.model)
+    assert restored(config, parent, model)["step"] == 5
+    rows, columns = (side // 2 for side in image_size)
+    grid = tf.image.resize(
+        tf.reshape(old.position_embedding, (4, 6, 8)), (rows, columns), method="bicubic", antialias=True
+    )
+    expected = {variable.path: variable.numpy() for variable in old.variables}
+    expected[old.position_embedding.path] = tf.reshape(grid, (rows * columns, 8)).numpy()
+    for variable in model.variables:
+        name = variable.path
+        # A few float32 roundings of values of about 0.02.
+        np.testing.assert_allclose(variable.numpy(), expected[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+@pytest.fixture
+def refused(workplace, capsys):
+    return lambda *changes, label="error": refusal(workplace, capsys, *changes, label=label)
+
+
+def child_of(parent, name, *changes):
+    cadence = ("num_steps=2", "checkpoint_every=2", WITHOUT_SAMPLES)
+    return [f"name={name}", f"init_from={parent}", *cadence, *changes]
+
+
+def test_a_child_records_its_parent_and_needs_it_no_more_once_it_has_a_checkpoint(
+    trained_run, workplace, refused
+):
+    """A crash before the first checkpoint leaves the record alone."""
+    parent = copy_of(trained_run, "a-parent")
+    command = child_of(parent, "a-child", "context_length=32", "model.rope.interpolate_factor=2")
+    assert workplace.train(*command) == 0
+    child = workplace.outputs / "a-child"
+    record = yaml.safe_load((child / "config.yaml").read_text())
+    facts = json.loads((parent / "checkpoints" / "step-00000030" / "manifest.json").read_text())
+    assert record["init_from"] == str(parent)
+    assert (record["init_from_step"], record["init_from_data"]) == (30, facts["data_fingerprint"])
+
+    shutil.rmtree(parent / "checkpoints" / "step-00000030")
+    (child / "summary.json").unlink()
+    assert workplace.train(*command) == 0
+
+    shutil.rmtree(child / "checkpoints")
+    (line,) = refused(*command)
+    assert line == (f"{parent} has no checkpoint of step 30; choose one that it has: 20")
+
+
+def test_a_child_may_begin_with_an_earlier_checkpoint(trained_run, workplace, refused):
+    still = ("optimizer.learning_rate=1e-30", "optimizer.weight_decay=0")
+    command = child_of(trained_run, "earlier", "init_from_step=20", *still)
+    assert workplace.train(*command) == 0
+    child = workplace.outputs / "earlier"
+    assert yaml.safe_load((child / "config.yaml").read_text())["init_from_step"] == 20
+    new, latest = tensors_of(child), tensors_of(trained_run)
+    weights = {name: value for name, value in tensors_of(trained_run, step=20).items() if "model/" in name}
+    for name, value in weights.items():
+        np.testing.assert_array_equal(new[name], value, err_msg=name)
+    assert any((latest[name] != value).any() for name, value in weights.items())
+    (line,) = refused(*child_of(trained_run, "missing", "init_from_step=25"))
+    assert line == f"{trained_run} has no checkpoint of step 25; choose one that it has: 20, 30"
+
+
+def test_learned_positions_of_a_text_are_stretched_over_a_longer_context_when_asked(
+    workplace, refused, capsys
+):
+    assert workplace.train("name=learned", "model.position=learned", "num_steps=1", WITHOUT_SAMPLES) == 0
+    parent = workplace.outputs / "learned"
+    command = child_of(parent, "stretched", "model.position=learned", "context_length=24")
+    (line,) = refused(*command, label="config error")
+    assert line == (
+        f"model.position=learned has weights for 16 tokens in init_from={parent}, not for 24 tokens: "
+        "set resample_positions=true to stretch them, or use rotary positions"
+    )
+    still = ("resample_positions=true", "optimizer.learning_rate=1e-30", "optimizer.weight_decay=0")
+    assert workplace.train(*command, *still) == 0
+    assert "is resampled from 16 tokens" in capsys.readouterr().out
+    name = "model/transformer_lm/position_embedding/embeddings"
+    old, new = tensors_of(parent)[name], tensors_of(workplace.outputs / "stretched")[name]
+    expected = tf.image.resize(old[np.newaxis], (1, 24), method="bicubic", antialias=True)[0]
+    np.testing.assert_allclose(new, expected, rtol=0, atol=1e-6)  # float32 roundings of values near 1
+    assert workplace.train(*command, *still, "log_every=1") == 0

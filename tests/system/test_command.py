@@ -1,0 +1,68 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.schema import ConfigError
+from system.command import run_command
+from system.errors import DataError, DivergedError, RunError
+
+ROOT = Path(__file__).resolve().parents[2]
+ENDLESS = """
+import sys
+from system.command import run_command
+def write():
+    while True:
+        print("a line")
+sys.exit(run_command(write))
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (ConfigError("one\ntwo"), 2, "config error: one\nconfig error: two\n"),
+        (DataError("no text"), 2, "error: no text\n"),
+        (RunError("no run"), 2, "error: no run\n"),
+        (DivergedError("step 3", good_step=2), 1, "diverged: step 3\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_a_user_can_put_right_is_told_in_a_line(error, code, told, capsys):
+    def fail():
+        raise error
+
+    assert run_command(fail) == code
+    assert capsys.readouterr().err == told
+
+
+def test_an_unexpected_exception_becomes_one_line_and_a_file(monkeypatch, capsys):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    assert run_command(lambda: 1 / 0) == 70
+    (line,) = capsys.readouterr().err.splitlines()
+    message, path = line.split("; traceback in ")
+    assert message == "internal error: ZeroDivisionError: division by zero"
+    assert "run_command(lambda: 1 / 0)" in Path(path).read_text()
+    Path(path).unlink()
+
+
+def test_a_traceback_is_printed_on_request(monkeypatch, capsys):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert run_command(lambda: 1 / 0) == 70
+    assert capsys.readouterr().err.splitlines()[-1] == "ZeroDivisionError: division by zero"
+
+
+def test_the_code_of_a_command_is_passed_on():
+    assert run_command(lambda: None) == 0
+    assert run_command(lambda: 7) == 7
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly():
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDLESS], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "a line\n"
+        process.stdout.close()
+        assert process.wait(timeout=120) == 141
+        assert process.stderr.read() == ""
