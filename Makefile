@@ -1,14 +1,18 @@
-# PYTHON makes the virtual environment in .venv, once; 3.11 to 3.13.
+# PYTHON (3.11 to 3.13) creates the virtual environment .venv at the first use of a target.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test lint clean
+.PHONY: train test test-slow lint clean
 
 train: .venv/ready
 	$(BIN)/python train.py $(ARGS)
 
 test: .venv/ready
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# Tests that start several processes, kill runs, or take longer than about 8 seconds.
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -22,5 +26,5 @@ lint: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
