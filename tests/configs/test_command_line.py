@@ -14,19 +14,19 @@ EXPERIMENTS = (
 )
 
 STUB = f"""
-import json, pathlib, sys
+import json, pathlib, sys, types
 sys.path.insert(0, {str(ROOT)!r})
 import train
 from system.command import run_command
 
-def run(config):
+def train_run(config):
     assert "tensorflow" not in sys.modules
     directory = pathlib.Path(config.output_dir, config.name)
     directory.mkdir(parents=True)
     summary = {{"validation_loss": config.training.num_steps / 1000}}
     (directory / "summary.json").write_text(json.dumps(summary))
 
-train.run = run
+sys.modules["runs.run"] = types.SimpleNamespace(train_run=train_run)
 sys.exit(run_command(lambda: train.main(sys.argv[1:])))
 """
 

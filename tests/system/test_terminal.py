@@ -7,19 +7,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SPEAKER = """
 import sys
-from system.terminal import note, say
-say("one")
+from system.terminal import print_line, print_note
+print_line("one")
 sys.stdin.readline()
 for _ in range(3):
-    say("two")
-note("three")
-say("four" * 100_000)
+    print_line("two")
+print_note("three")
+print_line("four" * 100_000)
 sys.exit(7)
 """
 
 
 @pytest.mark.parametrize("gone", ["nothing", "stdout", "stderr", "both"])
-def test_a_line_that_nobody_reads_is_told_once_and_stops_nothing(gone):
+def test_a_closed_stream_is_reported_once_and_stops_nothing(gone):
     with subprocess.Popen(
         [sys.executable, "-c", SPEAKER],
         cwd=ROOT,
@@ -38,11 +38,11 @@ def test_a_line_that_nobody_reads_is_told_once_and_stops_nothing(gone):
         errors = "" if process.stderr.closed else process.stderr.read()
         assert process.wait(timeout=120) == 7
     assert output in ("", f"two\ntwo\ntwo\n{'four' * 100_000}\n")
-    lost = "note: cannot write to standard output (Broken pipe); the run goes on.\n"
+    lost = "note: cannot write to standard output (Broken pipe); the run continues.\n"
     assert errors == {"nothing": "note: three\n", "stdout": f"{lost}note: three\n"}.get(gone, "")
 
 
-def test_a_log_on_a_full_disk_stops_nothing():
+def test_a_full_disk_behind_standard_output_stops_nothing():
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", SPEAKER],
@@ -54,5 +54,5 @@ def test_a_log_on_a_full_disk_stops_nothing():
         )
     assert done.returncode == 7
     assert done.stderr == (
-        "note: cannot write to standard output (No space left on device); the run goes on.\nnote: three\n"
+        "note: cannot write to standard output (No space left on device); the run continues.\nnote: three\n"
     )
