@@ -137,7 +137,7 @@ def recipe_step(*, arguments: list[str]) -> Work:
     """A training step of `python train.py ARGUMENTS`."""
     task = recipe(arguments)
     inputs, targets = next(iter(task.training_batches(0)))
-    return step_of(make_model(task.config), task.config.training.compile, inputs, targets)
+    return step_of(make_model(task.config), task.config.compile, inputs, targets)
 
 
 def recipe_batches(*, arguments: list[str]) -> Work:
@@ -159,8 +159,8 @@ def recipe_checkpoints(*, arguments: list[str]) -> Work:
 
 def recipe(arguments: list[str]) -> Task:
     config = parse_config(compose([*arguments, f"num_steps={NUM_STEPS}"]))
-    precision = resolve_precision(config.training.precision)[0]
-    return load_task(replace(config, training=replace(config.training, precision=precision)))
+    precision = resolve_precision(config.precision)[0]
+    return load_task(replace(config, precision=precision))
 
 
 def help_text() -> Work:

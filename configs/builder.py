@@ -4,7 +4,6 @@ A field's metadata may hold:
     min, max, above, below: its range; the first two are inclusive.
     hint: a sentence added to an error about its value.
     example: a value to show when it is missing.
-    inline: True for a dataclass whose keys stand beside its field's name, not below it.
     also: the full key of a field of a nested dataclass that takes the same value and has no key of its own.
 """
 
@@ -50,13 +49,9 @@ def leaves_of(instance: object, prefix: str = "") -> Iterator[tuple[str, object]
     for field in fields(instance):
         value = getattr(instance, field.name)
         if is_dataclass(value):
-            yield from leaves_of(value, prefix_of(field, prefix))
+            yield from leaves_of(value, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, value
-
-
-def prefix_of(field: Field, prefix: str) -> str:
-    return prefix if field.metadata.get("inline") else f"{prefix}{field.name}."
 
 
 def kind_name(cls: type) -> str:
@@ -128,14 +123,12 @@ class Reader:
         return self.shared.get(path, path)
 
     def group(self, field: Field, cls: type, prefix: str) -> object:
-        inner = prefix_of(field, prefix)
-        if inner != prefix:  # it has a name of its own
-            self.groups.add(inner.rstrip("."))
-        return self.dataclass(cls, inner, field.default_factory())
+        self.groups.add(prefix + field.name)
+        return self.dataclass(cls, f"{prefix}{field.name}.", field.default_factory())
 
     def union(self, field: Field, classes: tuple[type, ...], prefix: str) -> object:
         """The class whose kind is given."""
-        inner = prefix_of(field, prefix)
+        inner = f"{prefix}{field.name}."
         key = inner + kind_name(classes[0])
         by_kind = {get_type_hints(cls)[kind_name(cls)].__args__[0]: cls for cls in classes}
         default = getattr(field.default_factory, kind_name(field.default_factory))

@@ -69,9 +69,8 @@ OTHER_TASK = {
 
 
 @dataclass(frozen=True)
-class Config:
-    """One run. YAML holds the keys of `training` at its top level, and one `context_length` for all, which
-    is null for images."""
+class Config(TrainingConfig):
+    """Configuration of a run; `context_length` is null for images."""
 
     name: str = "lm"
     output_dir: str = "outputs"
@@ -94,10 +93,10 @@ class Config:
     ) = field(default_factory=PythonStdlibConfig)
     distribute: DistributeConfig = field(default_factory=DistributeConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig, metadata={"inline": True})
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """(key, message) of each rule between fields that is broken."""
+        yield from super().problems()
         if not self.name or self.name.startswith(".") or set("/\\\0") & set(self.name):
             yield "name", f"must be a plain directory name, got {self.name!r}"
         for key in ("init_from_step", "init_from_data", "resample_positions"):

@@ -47,5 +47,5 @@ def find_devices(config: Config):
     distribution = import_tensorflow(make)
     if cluster is not None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has taken it, and does nothing about it
-    distribution.check_batch(config.training.batch_size, config.training.accumulation_steps)
+    distribution.check_batch(config.batch_size, config.accumulation_steps)
     return distribution

@@ -53,7 +53,7 @@ class ImageTask:
 
     @property
     def units_per_step(self) -> int:
-        return self.config.training.batch_size
+        return self.config.batch_size
 
     def describe_model(self) -> list[str]:
         """What of the model tells runs apart, in words."""
@@ -69,17 +69,17 @@ class ImageTask:
 
     def describe_batch(self) -> str:
         """What a step is trained on, in words."""
-        return f"{self.config.training.batch_size} images"
+        return f"{self.config.batch_size} images"
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
         """The batches that are left, or of each the rows that are wanted."""
-        training = self.config.training
+        config = self.config
         return image_training_dataset(
             self.images.train,
             start_step=start_step,
-            num_steps=training.num_steps,
-            batch_size=training.batch_size,
-            seed=training.seed,
+            num_steps=config.num_steps,
+            batch_size=config.batch_size,
+            seed=config.seed,
             augment=self.config.data.augment,
             mean=self.mean,
             deviation=self.deviation,
@@ -90,7 +90,7 @@ class ImageTask:
         """All held-out images, or an even choice of them."""
         return image_evaluation_batches(
             self.images.validation,
-            batch_size=self.config.training.batch_size,
+            batch_size=self.config.batch_size,
             max_batches=max_batches,
             mean=self.mean,
             deviation=self.deviation,
@@ -180,7 +180,7 @@ class ImageTask:
     def _probabilities(self, model: keras.Model) -> np.ndarray:
         """(held-out images, classes) float32."""
 
-        @tf.function(jit_compile=self.config.training.compile == "xla")
+        @tf.function(jit_compile=self.config.compile == "xla")
         def probabilities(images):
             return tf.nn.softmax(model(images))
 

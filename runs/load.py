@@ -48,7 +48,7 @@ def load_task(
 
 def make_model(config: Config) -> keras.Model:
     """The model of a config, with its initial weights."""
-    dtype = config.training.precision
+    dtype = config.precision
     if isinstance(config.model, AxialViTConfig):
         return AxialViT(config.model, dtype=dtype)
     separator = SEPARATOR if config.data.reset_positions else None

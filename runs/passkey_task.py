@@ -48,13 +48,13 @@ class PasskeyTask(TokenTask):
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
         """The batches that are left, or of each the rows that are wanted."""
-        training = self.config.training
+        config = self.config
         return passkey_training_dataset(
             start_step=start_step,
-            num_steps=training.num_steps,
-            batch_size=training.batch_size,
+            num_steps=config.num_steps,
+            batch_size=config.batch_size,
             texts=self.config.data.texts,
-            seed=training.seed,
+            seed=config.seed,
             rows=rows,
             **self.shape,
         )
@@ -63,7 +63,7 @@ class PasskeyTask(TokenTask):
         """All held-out texts, or an even choice of them."""
         return passkey_evaluation_batches(
             self.config.data.held_out_examples,
-            batch_size=self.config.training.batch_size,
+            batch_size=self.config.batch_size,
             max_batches=max_batches,
             rows=rows,
             **self.shape,

@@ -17,16 +17,16 @@ OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 def description(task: Task, num_parameters: int) -> str:
     """The model and the recipe, in a few lines."""
     config: Config = task.config
-    model, optimizer, options = config.model, config.optimizer, config.training
+    model, optimizer = config.model, config.optimizer
     details = task.describe_model()
     if model.learned_rotations != "none":
         details.append(f"{model.learned_rotations} learned rotations")
     return (
         f"model: {num_parameters:,} parameters, {model.num_layers} layers, dim {model.dim}, "
         f"{model.num_heads} heads, {', '.join(details)}\n"
-        f"recipe: {options.num_steps:,} steps of {task.describe_batch()}, "
-        f"{options.num_steps * task.units_per_step:,} in all; {OPTIMIZERS[optimizer.name]}, learning rate "
-        f"{optimizer.learning_rate:g}, seed {options.seed}"
+        f"recipe: {config.num_steps:,} steps of {task.describe_batch()}, "
+        f"{config.num_steps * task.units_per_step:,} in all; {OPTIMIZERS[optimizer.name]}, learning rate "
+        f"{optimizer.learning_rate:g}, seed {config.seed}"
     )
 
 
@@ -38,8 +38,8 @@ def finish(directory, task: Task, model: keras.Model, row: dict) -> None:
         **{key: value for key, value in row.items() if key != "sample"},
         "parameters": model.count_params(),
         **task.finish(directory, model, row),
-        "precision": config.training.precision,
-        "compile": config.training.compile,
+        "precision": config.precision,
+        "compile": config.compile,
     }
     write_text(directory.summary, as_json(summary))
     verdict = task.verdict(row)

@@ -29,7 +29,7 @@ def accuracy_by_size(run_directories: list[Path], sizes: list[Size]) -> list[dic
         check_sizes(path, sizes, config.model.patch_size)
     rows = []
     for path, model, config, manifest in runs:
-        evaluate = make_evaluator(model, ImageTask.measure, compile_mode=config.training.compile)
+        evaluate = make_evaluator(model, ImageTask.measure, compile_mode=config.compile)
         for size in sizes:
             if model.resamples_positions(*size):
                 print_error(

@@ -99,10 +99,9 @@ def settle(config: Config, recorded_path: Path) -> Config:
     Raises:
         ConfigError: if the directory is that of another config.
     """
-    asked = config.training
-    precision, precision_reason = resolve_precision(asked.precision)
-    compile_mode, compile_reason = resolve_compile(asked.compile)
-    config = replace(config, training=replace(asked, precision=precision, compile=compile_mode))
+    precision, precision_reason = resolve_precision(config.precision)
+    compile_mode, compile_reason = resolve_compile(config.compile)
+    config = replace(config, precision=precision, compile=compile_mode)
     config = with_absolute_paths(config)
     if recorded_path.exists():
         recorded = load_config(recorded_path)

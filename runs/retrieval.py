@@ -85,7 +85,7 @@ def keys_found(
     digits = digits_of(case.run)
     model = model_of(case)
 
-    @tf.function(jit_compile=case.run.config.training.compile == "xla")
+    @tf.function(jit_compile=case.run.config.compile == "xla")
     def predicted(inputs):
         return tf.argmax(model(inputs, last=digits), axis=-1, output_type=tf.int32)
 

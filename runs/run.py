@@ -37,16 +37,15 @@ def run_in(directory, config: Config, distribution, *, is_recorded: bool) -> int
 
     task = load_together(config, distribution, is_recorded=is_recorded)
     config = task.config  # with what the model takes from the data
-    options = config.training
 
-    if options.deterministic:
+    if config.deterministic:
         make_deterministic()
-    keras.utils.set_random_seed(options.seed)  # of the initial weights; every other draw is stateless
+    keras.utils.set_random_seed(config.seed)  # of the initial weights; every other draw is stateless
     with distribution.scope():
         model = make_model(config)
-        optimizer = make_optimizer(config.optimizer, model.trainable_variables, num_steps=options.num_steps)
+        optimizer = make_optimizer(config.optimizer, model.trainable_variables, num_steps=config.num_steps)
     checkpoints = Checkpoints(
-        directory.checkpoints, model, optimizer, keep=options.keep_checkpoints, keep_best=options.keep_best
+        directory.checkpoints, model, optimizer, keep=config.keep_checkpoints, keep_best=config.keep_best
     )
     config, manifest, origin = start_together(distribution, task, model, checkpoints)
     start_step = manifest["step"]
@@ -55,20 +54,20 @@ def run_in(directory, config: Config, distribution, *, is_recorded: bool) -> int
         print(description(task, model.count_params()))
         print(f"{task.description}\n{origin}", flush=True)
 
-    if distribution.any(start_step == options.num_steps and directory.summary.exists()):
+    if distribution.any(start_step == config.num_steps and directory.summary.exists()):
         distribution.chief_only(print)(f"This run is complete. Its summary: {directory.summary}")
         return 0
 
-    rows = distribution.rows(options.batch_size)
-    evaluate = make_evaluator(model, task.measure, compile_mode=options.compile, distribution=distribution)
-    some_held_out = task.evaluation_batches(options.eval_batches, rows)
+    rows = distribution.rows(config.batch_size)
+    evaluate = make_evaluator(model, task.measure, compile_mode=config.compile, distribution=distribution)
+    some_held_out = task.evaluation_batches(config.eval_batches, rows)
     sample = distribution.chief_only(task.sampler(directory, model))
     log, save, way_back = NoLog(), lambda *_: None, nullcontext()
     if distribution.is_chief:
         log = RunLog(
             directory,
             start_step=start_step,
-            num_steps=options.num_steps,
+            num_steps=config.num_steps,
             unit=task.unit,
             units_per_step=task.units_per_step,
             elapsed_seconds=manifest.get("elapsed_seconds", 0.0),
@@ -80,17 +79,17 @@ def run_in(directory, config: Config, distribution, *, is_recorded: bool) -> int
             make_train_step(
                 model,
                 optimizer,
-                accumulation_steps=options.accumulation_steps,
+                accumulation_steps=config.accumulation_steps,
                 clip_norm=config.optimizer.clip_norm,
-                label_smoothing=options.label_smoothing,
-                seed=options.seed,
-                compile_mode=options.compile,
+                label_smoothing=config.label_smoothing,
+                seed=config.seed,
+                compile_mode=config.compile,
                 distribution=distribution,
             ),
             task.training_batches(start_step, rows),
-            config=options,
+            config=config,
             start_step=start_step,
-            bad_steps=BadSteps(options.max_bad_steps, manifest.get("bad_steps")),
+            bad_steps=BadSteps(config.max_bad_steps, manifest.get("bad_steps")),
             log=log,
             validate=lambda: evaluate(some_held_out),
             sample=sample,
@@ -103,7 +102,7 @@ def run_in(directory, config: Config, distribution, *, is_recorded: bool) -> int
             return stop_code
         log.say(f"measuring all held-out {task.data_word}")
         measured = evaluate(task.evaluation_batches(rows=rows))
-        if task.samples_at_end and options.sample_every:
+        if task.samples_at_end and config.sample_every:
             measured |= sample()
         log.write(done, measured)
     if distribution.is_chief:

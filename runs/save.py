@@ -54,5 +54,5 @@ def remedies_for(config: Config) -> list[str]:
     return [
         f"optimizer.learning_rate={optimizer.learning_rate / 3:.1g}",
         f"optimizer.warmup_steps={max(100, 3 * optimizer.warmup_steps)}",
-        *["precision=float32"] * (config.training.precision != "float32"),
+        *["precision=float32"] * (config.precision != "float32"),
     ]

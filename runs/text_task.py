@@ -40,16 +40,16 @@ class TextTask(TokenTask):
 
     @property
     def shape(self) -> dict[str, int]:
-        return {"batch_size": self.config.training.batch_size, "length": self.config.context_length}
+        return {"batch_size": self.config.batch_size, "length": self.config.context_length}
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
         """The batches that are left, or of each the rows that are wanted."""
-        training = self.config.training
+        config = self.config
         return training_dataset(
             self.corpus.train,
             start_step=start_step,
-            num_steps=training.num_steps,
-            seed=training.seed,
+            num_steps=config.num_steps,
+            seed=config.seed,
             rows=rows,
             **self.shape,
         )
@@ -60,7 +60,7 @@ class TextTask(TokenTask):
 
     def sampler(self, directory, model: keras.Model) -> Callable[[], dict]:
         """A function that lets the model go on from a held-out beginning."""
-        sampler, seed = Sampler(model), self.config.training.seed
+        sampler, seed = Sampler(model), self.config.seed
         return lambda: {"sample": sample_text(sampler, self.corpus.validation, seed=seed)}
 
     def results(self, means: dict[str, float]) -> dict:

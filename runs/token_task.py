@@ -18,7 +18,7 @@ class TokenTask:
 
     @property
     def units_per_step(self) -> int:
-        return self.config.training.batch_size * self.config.context_length
+        return self.config.batch_size * self.config.context_length
 
     def describe_model(self) -> list[str]:
         """Context, positions and what is special about them, in words."""
@@ -37,7 +37,7 @@ class TokenTask:
 
     def describe_batch(self) -> str:
         """What a step is trained on, in words."""
-        return f"{self.config.training.batch_size} x {self.config.context_length} tokens"
+        return f"{self.config.batch_size} x {self.config.context_length} tokens"
 
 
 def samples_of(directory, row: dict) -> list:

@@ -35,7 +35,7 @@ class Run:
 
     @cached_property
     def evaluate(self) -> WindowEvaluator:
-        return make_window_evaluator(self.model, compile_mode=self.config.training.compile)
+        return make_window_evaluator(self.model, compile_mode=self.config.compile)
 
 
 class Case(NamedTuple):
@@ -176,7 +176,7 @@ def lengthened_config(config: TransformerLMConfig, *, length: int) -> Transforme
 def evaluator_of(case: Case) -> WindowEvaluator:
     if case.run.model.config == config_of(case):
         return case.run.evaluate
-    return make_window_evaluator(model_of(case), compile_mode=case.run.config.training.compile)
+    return make_window_evaluator(model_of(case), compile_mode=case.run.config.compile)
 
 
 def model_of(case: Case) -> TransformerLM:

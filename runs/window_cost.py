@@ -55,7 +55,7 @@ def batches_of(case: Case, targets: Targets) -> WindowBatches:
 
 def batch_size_of(case: Case) -> int:
     """Rows that hold as many tokens at a time as in training; RunError if not one row fits in memory."""
-    model, window, training = case.run.model, case.window, case.run.config.training
+    model, window, config = case.run.model, case.window, case.run.config
     # The memory of a GPU is not known beforehand: there, the first batch shows whether it holds.
     memory = math.inf if tf.config.list_physical_devices("GPU") else available_memory()
     needed = memory_of_batch(model, window=window, batch_size=1)
@@ -64,7 +64,7 @@ def batch_size_of(case: Case) -> int:
             f"a window of {window:,} may need {in_gb(needed)} of memory in {case.run.path}, but only "
             f"{in_gb(memory)} are free. Leave it out"
         )
-    tokens = training.batch_size // training.accumulation_steps * case.run.trained_length
+    tokens = config.batch_size // config.accumulation_steps * case.run.trained_length
     return fitting_batch_size(model, window=window, tokens=tokens, memory=memory)
 
 

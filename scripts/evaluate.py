@@ -98,7 +98,7 @@ def evaluate_run(path: Path) -> dict:
     model, config, manifest = load_model(path)
     task = load_task(config, report=print_error, recorded=True, facts=manifest)
     tell_of_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
-    evaluate = make_evaluator(model, task.measure, compile_mode=config.training.compile)
+    evaluate = make_evaluator(model, task.measure, compile_mode=config.compile)
     means = evaluate(tqdm(task.evaluation_batches(), desc=str(path), disable=None))
     return {
         "run": str(path),

@@ -17,7 +17,6 @@ from models.config import AxialViTConfig
 from runs.image_task import load_image_task
 from runs.load import make_model
 from training.checkpoints import Checkpoints
-from training.config import TrainingConfig
 from training.manifest import write_manifest
 
 PROGRAM = Path(train.__file__)
@@ -84,7 +83,9 @@ def made_image_run(path, **model):
         context_length=None,
         data=DigitsConfig(),
         model=AxialViTConfig(dim=16, num_layers=1, num_heads=2, mlp_dim=24, **model),
-        training=TrainingConfig(batch_size=50, precision="float32", compile="graph"),
+        batch_size=50,
+        precision="float32",
+        compile="graph",
     )
     task = load_image_task(config)
     vit = make_model(task.config)

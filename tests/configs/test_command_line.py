@@ -23,7 +23,7 @@ def train_run(config):
     assert "tensorflow" not in sys.modules
     directory = pathlib.Path(config.output_dir, config.name)
     directory.mkdir(parents=True)
-    summary = {{"validation_loss": config.training.num_steps / 1000}}
+    summary = {{"validation_loss": config.num_steps / 1000}}
     (directory / "summary.json").write_text(json.dumps(summary))
 
 sys.modules["runs.run"] = types.SimpleNamespace(train_run=train_run)
@@ -89,10 +89,10 @@ def test_every_problem_of_the_command_line_is_a_line(empty):
         "++model.position=rotery",
         cwd=empty,
     ) == [
+        "num_steps must be a whole number, got 'many'",
         "model.position must be one of rotary, learned, sinusoidal, alibi, none; "
         "got 'rotery'; did you mean 'rotary'?",
         "model.rope.interpolate_factor must be >= 1.0, got 0.5. To extend a context of 256 to 512, use 2.0.",
-        "num_steps must be a whole number, got 'many'",
         "unknown key 'model.interpolate_facto'; did you mean 'model.rope.interpolate_factor'?",
         "unknown key 'training.num_steps'; did you mean 'num_steps'?",
     ]

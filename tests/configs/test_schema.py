@@ -17,7 +17,7 @@ from configs.schema import (
 )
 from data.config import DIGITS_AUGMENT, PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
 from models.config import AxialViTConfig, TransformerLMConfig
-from training.config import OptimizerConfig, TrainingConfig
+from training.config import OptimizerConfig
 
 SOURCES = "python_stdlib, tfds, text_files, passkey, digits, tfds_images, image_folder"
 VISION = {
@@ -230,7 +230,7 @@ def test_every_problem_is_told_at_once():
 
 def test_whole_numbers_and_fractions_become_the_type_of_their_field():
     config = parsed(num_steps=2e3, optimizer={"clip_norm": 2})
-    assert (config.training.num_steps, type(config.training.num_steps)) == (2_000, int)
+    assert (config.num_steps, type(config.num_steps)) == (2_000, int)
     assert (config.optimizer.clip_norm, type(config.optimizer.clip_norm)) == (2.0, float)
 
 
@@ -266,7 +266,8 @@ def unusual_config():
         model=TransformerLMConfig(context_length=48, dim=96, num_heads=3, num_kv_heads=1, qk_norm=True),
         data=TextFilesConfig(path="a 'b' # c: d", cache_dir="null"),
         optimizer=OptimizerConfig(learning_rate=1e-2, epsilon=1e-12),
-        training=TrainingConfig(num_steps=777, precision="float32"),
+        num_steps=777,
+        precision="float32",
     )
 
 
@@ -339,25 +340,21 @@ def test_a_file_that_is_no_configuration_is_named_in_one_line(tmp_path, text, pr
 
 
 def test_differing_keys_are_named_with_both_values():
-    other = dataclasses.replace(
-        Config(), training=TrainingConfig(seed=500), data=TextFilesConfig(path="a.txt")
-    )
+    other = dataclasses.replace(Config(), seed=500, data=TextFilesConfig(path="a.txt"))
     assert differing_keys(Config(), Config()) == []
     assert differing_keys(Config(data=PythonStdlibConfig()), other) == [
-        ("data.source", "python_stdlib", "text_files"),
         ("seed", 0, 500),
+        ("data.source", "python_stdlib", "text_files"),
         ("data.path", None, "a.txt"),
         ("data.invalid", None, "skip"),
     ]
 
 
 def test_keys_conflict_that_both_have_and_that_change_a_step():
-    other = dataclasses.replace(
-        Config(), name="other", training=TrainingConfig(seed=5, log_every=7), data=TextFilesConfig(path="a")
-    )
+    other = dataclasses.replace(Config(), name="other", seed=5, log_every=7, data=TextFilesConfig(path="a"))
     assert conflicting_keys(deciding_keys(Config()), other) == [
-        ("data.source", "python_stdlib", "text_files"),
         ("seed", 0, 5),
+        ("data.source", "python_stdlib", "text_files"),
     ]
 
 

@@ -26,7 +26,6 @@ from runs.parent import (
 from tests.comparison import tensors_of
 from tests.run_helpers import WITHOUT_SAMPLES, copy_of, refusal
 from training.checkpoints import Checkpoints
-from training.config import TrainingConfig
 
 PARENT = "outputs/parent"
 VISION = AxialViTConfig(
@@ -331,7 +330,7 @@ def test_resampling_needs_learned_positions():
 @pytest.mark.parametrize("image_size", [(12, 8), (10, 16), (8, 12)])
 def test_learned_positions_are_resampled_and_all_else_is_as_in_the_parent(image_size, tmp_path):
     """A grid of 4 x 6 has as many positions as one of 6 x 4."""
-    parent = replace(image_run(position="learned"), training=TrainingConfig(precision="float32"))
+    parent = replace(image_run(position="learned"), precision="float32")
     old = AxialViT(parent.model)
     checkpoints = Checkpoints(tmp_path / "checkpoints", old, keras.optimizers.SGD(), keep=1)
     checkpoints.save(5, {"data_fingerprint": ""})

@@ -24,10 +24,9 @@ from runs.windows import evaluate_windows
 from scripts.evaluate import main
 from system.command import run_command
 from system.errors import RunError
-from training.config import TrainingConfig
 
 MODEL = TransformerLMConfig(context_length=8, dim=16, num_layers=1, num_heads=2, num_kv_heads=1, mlp_dim=20)
-TRAINING = TrainingConfig(batch_size=100, precision="float32", compile="graph")
+TRAINING = {"batch_size": 100, "precision": "float32", "compile": "graph"}
 LENGTHS = 40, 13, 37, 52, 35  # all but the second are longer than the longest window
 OPTIONS = {"stride": 3, "max_targets": 10_000, "scalings": [], "attention": "full"}
 
@@ -59,7 +58,7 @@ def run_of(*, rope=None, **model):
         elif "scale" in weight.path:
             values = np.ones(weight.shape)
         weight.assign(values)
-    settled = Config(context_length=config.context_length, model=config, training=TRAINING)
+    settled = Config(context_length=config.context_length, model=config, **TRAINING)
     return Run(Path("made"), lm, settled, {"step": 7}, corpus_of())
 
 
@@ -95,7 +94,7 @@ def losses_one_by_one(model, tokens, *, window, stride, longest, block=None):
 @pytest.mark.parametrize(("attention", "block"), [("full", None), ("blockwise-causal", 4)])
 def test_losses_are_those_of_targets_predicted_one_by_one(eagerly, attention, block):
     run = plain_run()
-    small = replace(run, config=replace(run.config, training=replace(TRAINING, batch_size=13)))
+    small = replace(run, config=replace(run.config, batch_size=13))
     rows = evaluate_windows([small], [5, 34], **OPTIONS | {"attention": attention, "stride": 4})
     for row in rows:
         found = losses_one_by_one(

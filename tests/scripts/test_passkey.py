@@ -25,7 +25,6 @@ from scripts.evaluate import main as evaluate_main
 from scripts.passkey import main, parse
 from system.command import run_command
 from system.errors import RunError
-from training.config import TrainingConfig
 
 PASSKEYS = (
     "data=passkey",
@@ -82,8 +81,8 @@ class Reader:
 def reading_run(name="reader", *, context_length=150, digits=3):
     config = TransformerLMConfig(context_length=context_length)
     data = PasskeyConfig(digits=digits)
-    training = TrainingConfig(batch_size=3, precision="float32", compile="graph")
-    settled = Config(context_length=context_length, model=config, data=data, training=training)
+    training = {"batch_size": 3, "precision": "float32", "compile": "graph"}
+    settled = Config(context_length=context_length, model=config, data=data, **training)
     return Run(Path(name), Reader(config), settled, {"step": 9})
 
 
@@ -293,8 +292,7 @@ def test_the_texts_of_a_row_do_not_see_each_other_unless_asked_to(changes, apart
     config = TransformerLMConfig(
         context_length=200, dim=16, num_layers=1, num_heads=2, num_kv_heads=1, mlp_dim=8
     )
-    training = TrainingConfig(precision="float32")
-    model = make_model(Config(model=config, data=PasskeyConfig(**changes), training=training))
+    model = make_model(Config(model=config, data=PasskeyConfig(**changes), precision="float32"))
     inputs, _ = training_passkeys(0, batch_size=8, length=200, digits=3, texts=3, seed=0)
     row = next(row for row in inputs if (row == 0).sum() > 1)
     second = np.flatnonzero(row == 0)[1]
@@ -307,8 +305,8 @@ def test_a_run_on_text_is_measured_with_default_keys(tmp_path, eagerly):
     model = TransformerLM(
         TransformerLMConfig(context_length=80, dim=16, num_layers=1, num_heads=2, num_kv_heads=2, mlp_dim=8)
     )
-    training = TrainingConfig(precision="float32", compile="graph")
-    run = Run(tmp_path, model, Config(model=model.config, training=training), {"step": 1})
+    settled = Config(model=model.config, precision="float32", compile="graph")
+    run = Run(tmp_path, model, settled, {"step": 1})
     rows = retrieve([run], [90], depths=2, examples=3, scalings=[])
     assert {row["digits"] for row in rows} == {5}
     assert [row["length"] for row in rows] == [80, 80, 90, 90]
