@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from models.positions import CausalMask
-from rope.rotation import in_xla
+from rope.private_tensorflow import in_xla
 
 # Queries of a chunk, at most: fewer save little memory, and small matmuls are slow.
 CHUNK = 512

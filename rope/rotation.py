@@ -6,7 +6,8 @@ e^(it). Two layouts say which features are a pair: `interleaved` takes (x[2i], x
 """
 
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util, control_flow_v2_func_graphs
+
+from rope.private_tensorflow import in_control_flow_body, in_xla
 
 LAYOUTS = ("interleaved", "half")
 HALF_PRECISION = (tf.bfloat16, tf.float16)
@@ -117,16 +118,12 @@ def _rotated(x: tf.Tensor, table: tf.Tensor, layout: str) -> tf.Tensor:
 
 
 def _in_plain_graph() -> bool:
-    """Whether what is traced here is neither for XLA nor the body of a loop or a branch.
+    """Whether the graph being traced is neither for XLA nor the body of a loop or a branch.
 
-    There TensorFlow loses what a custom gradient refers to: it raises, or takes the table for a constant.
+    In such a body TensorFlow loses the tensors that a custom gradient captures: it raises, or treats the
+    table as a constant.
     """
-    bodies = (
-        control_flow_v2_func_graphs.CondBranchFuncGraph,
-        control_flow_v2_func_graphs.WhileBodyFuncGraph,
-    )
-    is_body = isinstance(tf.compat.v1.get_default_graph(), bodies)
-    return not tf.executing_eagerly() and not in_xla() and not is_body
+    return not tf.executing_eagerly() and not in_xla() and not in_control_flow_body()
 
 
 def _is_known_to_keep_shape(x: tf.Tensor, table: tf.Tensor) -> bool:
@@ -186,10 +183,3 @@ def _as_features(pairs: tf.Tensor, layout: str) -> tf.Tensor:
         return features, lambda gradient: _as_pairs(gradient, layout)
 
     return convert(pairs)
-
-
-def in_xla() -> bool:
-    """Whether what is traced here is to be compiled by XLA."""
-    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
-        tf.compat.v1.get_default_graph()
-    )
