@@ -13,7 +13,7 @@ from data.image_batches import image_evaluation_batches, image_training_dataset,
 from data.images import ImageSet, load_images
 from data.order import ALL_ROWS
 from models.config import AxialViTConfig
-from runs.pictures import Prediction, plot_confusion, plot_predictions
+from runs.plots import Prediction, plot_confusion, plot_predictions
 from system.errors import DataError
 from training.losses import summed_loss_and_accuracy
 

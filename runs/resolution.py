@@ -9,7 +9,7 @@ from configs.schema import Config
 from models.config import AxialViTConfig
 from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model, tell_of_other_data
-from runs.pictures import plot_resolution
+from runs.plots import plot_image_sizes
 from system.errors import RunError
 from system.terminal import print_error
 from training.evaluation import make_evaluator
@@ -72,5 +72,5 @@ def plot(rows: list[dict], run_directories: list[Path]) -> Path:
         height, width = map(int, row["image_size"].split("x"))
         accuracies.setdefault(row["run"], {})[height, width] = row["accuracy"]
     path = (run_directories[0] if len(run_directories) == 1 else Path()) / "resolution.png"
-    plot_resolution(path, accuracies)
+    plot_image_sizes(path, accuracies)
     return path

@@ -12,7 +12,7 @@ from data.config import PasskeyConfig
 from data.passkey import check_room, held_out_passkeys
 from models.config import TransformerLMConfig
 from runs.load import load_model
-from runs.plots import plot_passkey
+from runs.plots import plot_passkeys
 from runs.window_cases import Case, Run, check_run, model_of
 from runs.window_cost import batch_size_of
 from system.errors import RunError, reason
@@ -184,7 +184,7 @@ def panel_of(rows: list[dict]) -> dict:
 
 def replace_picture(panels: list[dict], path: Path) -> None:
     if panels:
-        plot_passkey(panels, path)
+        plot_passkeys(panels, path)
         print_error(f"wrote {path}")
     elif path.exists():
         path.unlink()

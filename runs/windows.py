@@ -13,7 +13,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from data.windows import Targets, WindowBatches, choose_targets
-from runs.plots import plot_context
+from runs.plots import plot_windows
 from runs.window_cases import Case, Run, attention_block, check_run, evaluator_of, shared_text
 from runs.window_cost import batches_of, cost_of, work_of
 from system.errors import RunError, reason
@@ -148,13 +148,10 @@ def write_csv(rows: list[dict], path: Path) -> None:
 def write_plot(rows: list[dict], path: Path) -> None:
     paths = {row["run"] for row in rows}
     is_short = len({Path(path).name for path in paths}) == len(paths)
-    curves: dict[str, dict] = {}
+    curves: dict[str, list[tuple]] = {}
     for row in rows:
         name = Path(row["run"]).name if is_short else row["run"]
         label = name if row["zero_shot"] == "none" else f"{name}, {row['zero_shot']}"
-        curve = curves.setdefault(label, {"label": label, "windows": [], "losses": [], "errors": []})
-        curve["windows"].append(row["window"])
-        curve["losses"].append(row["nats_per_token"])
-        curve["errors"].append(math.nan if row["standard_error"] is None else row["standard_error"])
-    trained = sorted({row["context_length"] for row in rows})
-    plot_context(list(curves.values()), path, trained_lengths=trained)
+        error = math.nan if row["standard_error"] is None else row["standard_error"]
+        curves.setdefault(label, []).append((row["window"], row["nats_per_token"], error))
+    plot_windows(curves, path, trained_lengths=sorted({row["context_length"] for row in rows}))

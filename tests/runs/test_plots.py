@@ -1,46 +1,149 @@
+"""Content of the pictures, and that nothing of it is cut off."""
+
 import math
 
-from runs.plots import plot_context, plot_loss
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from runs.plots import (
+    Prediction,
+    plot_confusion,
+    plot_image_sizes,
+    plot_loss,
+    plot_predictions,
+    plot_windows,
+)
+
+CLASSES = "a", "a very long name of a class", "third"
+FORMULA = r"$\no$"  # is a name here, and would not compile as one
 
 
-def rows():
-    for step in range(1, 4):
-        row = {"step": step, "tokens": 1_000 * step, "loss": 5 / step}
-        yield row | ({"validation_loss": 6 / step} if step % 2 else {})
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved."""
+    saved, savefig = [], Figure.savefig
+
+    def record(figure, *args, **options):
+        saved.append(figure)
+        savefig(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", record)
+    return saved
 
 
-def test_a_picture_is_written(tmp_path):
-    plot_loss(list(rows()), tmp_path / "loss.png", unit="tokens", title="a run")
+def texts_of(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def labels_of(ticks):
+    return [label.get_text() for label in ticks]
+
+
+def test_loss_curves_are_drawn_in_their_unit(figures, tmp_path):
+    rows = [{"step": step, "tokens": 1_000 * step, "loss": 5 / step} for step in (1, 2, 3)]
+    rows[1]["validation_loss"] = 4.0
+    plot_loss(rows, tmp_path / "loss.png", unit="tokens", title=FORMULA)
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
+    (axes,) = figures[0].axes
+    training, held_out = axes.lines
+    np.testing.assert_allclose(training.get_xydata(), [(1, 5), (2, 2.5), (3, 5 / 3)])
+    np.testing.assert_array_equal(held_out.get_xydata(), [(2, 4)])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("thousand tokens", "loss, nats per token")
 
 
-def test_a_title_with_dollars_is_no_formula(tmp_path):
-    plot_loss(list(rows()), tmp_path / "loss.png", unit="tokens", title=r"$\no$")
+def test_accuracy_has_a_panel_of_its_own(figures, tmp_path):
+    rows = [{"step": step, "images": 2_000_000 * step, "loss": 1.0, "accuracy": 0.5} for step in (1, 2)]
+    plot_loss(rows, tmp_path / "loss.png", unit="images", title="a run")
+    _, accuracy = figures[0].axes
+    assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == ("million images", "accuracy")
+    np.testing.assert_array_equal(accuracy.lines[0].get_xydata(), [(2, 0.5), (4, 0.5)])
+
+
+def test_a_run_without_losses_has_an_empty_picture(tmp_path):
+    rows = [{"step": 1, "tokens": 5, "sample": "text"}]
+    plot_loss(rows, tmp_path / "loss.png", unit="tokens", title="a run")
     assert (tmp_path / "loss.png").exists()
 
 
-def test_a_run_without_points_has_an_empty_picture(tmp_path):
-    plot_loss(
-        [{"step": 1, "tokens": 5, "sample": "text"}], tmp_path / "loss.png", unit="tokens", title="a run"
-    )
-    assert (tmp_path / "loss.png").exists()
+def test_losses_by_window_are_drawn_with_and_without_errors(figures, tmp_path):
+    curves = {
+        "lm": [(16, 2.0, 0.1), (32, 1.5, 0.2)],
+        "lm, yarn": [(16, 2.0, math.nan), (32, 1.4, math.nan)],
+    }
+    plot_windows(curves, tmp_path / "context.svg", trained_lengths=[16, 24])
+    assert "<svg" in (tmp_path / "context.svg").read_text()
+    axes = figures[0].axes[0]
+    np.testing.assert_array_equal(axes.containers[1].lines[0].get_xydata(), [(16, 2), (32, 1.4)])
+    assert labels_of(axes.get_xticklabels()) == ["16", "32"]
 
 
-def test_accuracy_has_a_panel_of_its_own(tmp_path):
-    images = [{"step": step, "images": 2_000_000 * step, "loss": 1.0, "accuracy": 0.5} for step in (1, 2)]
-    plot_loss(images, tmp_path / "both.png", unit="images", title="a run")
-    plot_loss(list(rows()), tmp_path / "loss.png", unit="tokens", title="a run")
-    assert height_of(tmp_path / "both.png") > height_of(tmp_path / "loss.png")
+@pytest.mark.parametrize("num_classes", [3, 25, 45])
+def test_a_confusion_matrix_is_not_cut_off(num_classes, tmp_path):
+    classes = (*CLASSES, *(f"class number {index}" for index in range(45)))[:num_classes]
+    counts = np.random.default_rng(0).integers(0, 20, (num_classes, num_classes))
+    plot_confusion(tmp_path / "confusion.png", counts, classes)
+    pixels = matplotlib.image.imread(tmp_path / "confusion.png")[..., :3]
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        np.testing.assert_array_equal(edge, 1)
 
 
-def height_of(png):
-    return int.from_bytes(png.read_bytes()[20:24], "big")
+def test_a_confusion_matrix_shows_counts_on_shares_of_their_row(figures, tmp_path):
+    counts = np.array([[6, 2, 0], [0, 1, 0], [0, 0, 0]])
+    plot_confusion(tmp_path / "confusion.png", counts, CLASSES)
+    axes = figures[0].axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]])
+    assert texts_of(axes) == ["6", "2", "1"]
+    assert labels_of(axes.get_yticklabels()) == ["a", "a very long n…", "third"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "class")
 
 
-def test_losses_by_window_are_drawn_with_and_without_errors(tmp_path):
-    curves = [
-        {"label": "lm", "windows": [16, 32], "losses": [2.0, 1.5], "errors": [0.1, 0.2]},
-        {"label": "lm, yarn", "windows": [16, 32], "losses": [2.0, 1.4], "errors": [math.nan, math.nan]},
-    ]
-    plot_context(curves, tmp_path / "context.png", trained_lengths=[16, 24])
-    assert (tmp_path / "context.png").read_bytes().startswith(b"\x89PNG")
+def test_predictions_are_labelled_and_wrong_ones_name_the_right_class(figures, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    right, wrong = Prediction(image, "cat", "cat", 0.875), Prediction(image, "cat", "dog", 0.5)
+    groups = {"some": [right] * 9 + [wrong], "most confident mistakes": []}
+    plot_predictions(tmp_path / "predictions.png", groups)
+    axes, empty = figures[0].axes
+    assert texts_of(axes) == ["cat, 88%"] * 9 + ["dog, 50%\nis cat"]
+    np.testing.assert_array_equal([picture.get_array() for picture in axes.images], [image] * 10)
+    places = [picture.get_extent() for picture in axes.images]
+    for text, (left, right, bottom, top) in zip(axes.texts, places, strict=True):
+        x, y = text.get_position()
+        assert left < x < right and y < top < bottom
+        assert (right - left) / (bottom - top) == pytest.approx(6 / 4)
+    assert len({(left, top) for left, _, _, top in places}) == 10
+    assert not empty.images
+    assert [part.get_suptitle() for part in figures[0].subfigs] == ["some", "most confident mistakes: none"]
+
+
+def test_images_of_one_channel_are_grey(figures, tmp_path):
+    image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
+    plot_predictions(tmp_path / "predictions.png", {"some": [Prediction(image, "a", "a", 1.0)]})
+    picture = figures[0].axes[0].images[0]
+    np.testing.assert_array_equal(picture.get_array(), image[..., 0])
+    assert picture.get_cmap().name == "gray"
+    assert picture.get_clim() == (0, 255)
+
+
+def test_names_with_dollars_are_not_formulas(figures, tmp_path):
+    plot_confusion(tmp_path / "confusion.png", np.eye(2, dtype=int), (FORMULA, "b"))
+    image = np.zeros((4, 6, 3), np.uint8)
+    plot_predictions(tmp_path / "predictions.png", {FORMULA: [Prediction(image, "b", FORMULA, 0.5)]})
+    plot_image_sizes(tmp_path / "resolution.png", {FORMULA: {(8, 8): 0.5}})
+    plot_windows({FORMULA: [(8, 1.0, 0.1)]}, tmp_path / "context.png", trained_lengths=[8])
+    assert labels_of(figures[0].axes[0].get_xticklabels())[0] == FORMULA
+    assert len(figures) == 4
+
+
+def test_image_sizes_are_ordered_by_their_pixels(figures, tmp_path):
+    accuracies = {"vit": {(12, 8): 0.5, (8, 8): 0.75, (16, 16): 0.25, (8, 12): 1.0}}
+    accuracies["mixed"] = {size: accuracy / 2 for size, accuracy in accuracies["vit"].items()}
+    plot_image_sizes(tmp_path / "resolution.png", accuracies)
+    axes = figures[0].axes[0]
+    assert labels_of(axes.get_xticklabels()) == ["8x8", "8x12", "12x8", "16x16"]
+    first, second = axes.lines
+    np.testing.assert_array_equal(first.get_xydata(), [(0, 0.75), (1, 1.0), (2, 0.5), (3, 0.25)])
+    np.testing.assert_array_equal(second.get_ydata(), first.get_ydata() / 2)
+    assert labels_of(axes.get_legend().get_texts()) == ["vit", "mixed"]

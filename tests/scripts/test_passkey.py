@@ -192,7 +192,7 @@ def test_a_run_that_finds_fewer_has_none_and_keeps_no_older_one(tmp_path, capsys
 
 def test_runs_that_have_learned_have_a_panel_each(tmp_path, capsys, monkeypatch):
     drawn = []
-    monkeypatch.setattr(retrieval, "plot_passkey", lambda panels, path: drawn.append(panels))
+    monkeypatch.setattr(retrieval, "plot_passkeys", lambda panels, path: drawn.append(panels))
     rows = rows_of({64: (1.0, 0.9), 128: (0.5, 0.25)}, run="one")
     rows += rows_of({64: (0.0, 0.0), 128: (0.0, 0.0)}, run="two")
     rows += rows_of({64: (0.2, 0.3), 128: (0.9, 1.0)}, run="three", trained=128)
@@ -206,7 +206,7 @@ def test_runs_that_have_learned_have_a_panel_each(tmp_path, capsys, monkeypatch)
 
 def test_each_scaling_of_a_run_has_a_row_of_each_length_and_a_panel(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(retrieval, "plot_passkey", lambda panels, path: drawn.extend(panels))
+    monkeypatch.setattr(retrieval, "plot_passkeys", lambda panels, path: drawn.extend(panels))
     rows = rows_of({64: (1.0, 0.9), 128: (0.5, 0.25)})
     rows += rows_of({64: (1.0, 0.9), 128: (0.75, 0.0)}, scaling="yarn")
     assert [(row["zero_shot"], row["length"], row["0%"]) for row in table_rows(rows)] == [
