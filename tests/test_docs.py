@@ -1,4 +1,4 @@
-"""What the documents say is so: their snippets run, their links lead somewhere, their commands are read."""
+"""The documentation is true: its snippets run, its links resolve, its commands are accepted."""
 
 import argparse
 import ast
@@ -18,18 +18,19 @@ import tensorflow as tf
 
 from configs.help import USAGE
 from configs.schema import combinations, compose, parse_config
-from docs.figures.catalogue import FIGURES
 from rope import RotaryEmbedding
 from rope.rotation import LAYOUTS
 from rope.scaling import SCALINGS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "rope" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-EXPLAINED, TOUR = (ROOT / "docs" / f"{name}.md" for name in ("rope_explained", "tour"))
+PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "rope" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README, EXPLAINED, TOUR = (ROOT / name for name in ("README.md", "docs/rope_explained.md", "docs/tour.md"))
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-VERBS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if "__main__" in path.read_text())
-PLACE = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+FILE_HEADER = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")  # first line of a snippet that is a file of the tour
+SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if not path.stem.startswith("_"))
+TOUR_CHOICES = {"ntk_mixed", "json_lines", "shared"}  # config values that exist only after the tour's edits
 
 
 def relative(path):
@@ -40,22 +41,18 @@ def blocks(page, *languages):
     return [(language, code) for language, code in BLOCK.findall(TEXTS[page]) if language in languages]
 
 
-def run_snippets(page):
-    """The names that the snippets of a page define; those that begin with a file are not to be run."""
-    names = {}
-    for number, (_, code) in enumerate(blocks(page, "python")):
-        if not PLACE.match(code):
-            exec(compile(code, f"{relative(page)}, snippet {number}", "exec"), names)
-    return names
-
-
 @pytest.mark.parametrize("page", [EXPLAINED, TOUR], ids=relative)
-def test_the_snippets_of_a_page_run_in_order(page, monkeypatch):
+def test_snippets_of_a_page_run_in_order(page):
     tf.random.set_seed(0)
-    assert len(run_snippets(page)) > 10
+    snippets = [code for _, code in blocks(page, "python")]
+    assert len(snippets) > 5
+    names = {}
+    for number, code in enumerate(snippets):
+        if not FILE_HEADER.match(code):
+            exec(compile(code, f"{relative(page)}, snippet {number}", "exec"), names)
 
 
-def test_the_rotation_by_hand_is_that_of_the_package():
+def test_rotation_in_ten_lines_equals_the_package():
     _, code = blocks(EXPLAINED, "python")[-1]
     (function,) = (node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
     assert len(ast.unparse(function).splitlines()) - 1 <= 10  # without its docstring
@@ -64,33 +61,18 @@ def test_the_rotation_by_hand_is_that_of_the_package():
     for shape, theta in (((3, 7, 4), 10_000.0), ((2, 3, 50, 32), 100.0)):
         x = tf.random.stateless_normal(shape, (1, 2))
         rotated = RotaryEmbedding(shape[-1], theta=theta).rotate_queries_or_keys(x)
-        # float32 angles up to 50 rad
+        # float32 angles up to 50 radians
         np.testing.assert_allclose(names["rotate_by_hand"](x, theta), rotated, atol=5e-5)
 
 
-def test_each_figure_of_the_page_stands_above_the_command_that_draws_it():
-    from scripts.visualize import parse
-
-    found = re.findall(
-        r"!\[.+?\]\(rope_explained/(\w+)\.png\)\n\n```\npython -m scripts\.visualize (.+)\n```",
-        TEXTS[EXPLAINED],
-    )
-    assert [name for name, _ in found] == list(FIGURES)
-    assert TEXTS[EXPLAINED].count("![") == len(found)
-    for name, command in found:
-        options = vars(parse(shlex.split(command)))
-        assert options.pop("figure") == name
-        assert "output" not in options
-        assert options == dict(FIGURES[name].options)
-
-
-LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+def test_each_figure_of_the_explanation_is_shown_once():
+    shown_figures = re.findall(r"!\[[^\]]+\]\(rope_explained/(\w+)\.png\)", TEXTS[EXPLAINED])
+    assert sorted(shown_figures) == sorted(path.stem for path in (ROOT / "docs/rope_explained").glob("*.png"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
-def test_links_inside_the_repository_lead_somewhere(page):
-    for match in LINK.finditer(BLOCK.sub("", TEXTS[page])):
-        target = match[1] or match[2]
+def test_links_inside_the_repository_resolve(page):
+    for target in LINK.findall(BLOCK.sub("", TEXTS[page])):
         if re.match(r"https?://", target):
             continue
         path, _, anchor = target.partition("#")
@@ -105,29 +87,29 @@ def anchors(page):
 
 
 def commands_in(text):
-    """Command lines in blocks without a language, and in backquotes."""
+    """Command lines in code blocks without a language, and in inline code."""
     lines = [line for language, code in BLOCK.findall(text) if not language for line in code.splitlines()]
     lines += re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
     for line in lines:
-        line = re.sub(r"^(?:\$ )?", "", re.split(r"\s{2,}|\s+#", line.strip())[0])
+        line = re.split(r"\s{2,}|\s+#", line.strip().removeprefix("$ "))[0]
         if re.match(r"(python|make|tensorboard|source|pip) ", line):
             yield line
 
 
-def docstrings():
-    for path in sorted((ROOT / "scripts").glob("*.py")):
-        yield relative(path), ast.get_docstring(ast.parse(path.read_text())) or ""
-    yield "train.py", ast.get_docstring(ast.parse((ROOT / "train.py").read_text()))
+def texts_outside_the_pages():
+    """Module docstrings of commands, first lines of experiments, and the usage lines of `--help`."""
+    for path in [ROOT / "train.py", *sorted((ROOT / "scripts").glob("*.py"))]:
+        yield ast.get_docstring(ast.parse(path.read_text())) or ""
     for path in sorted((ROOT / "configs" / "experiment").glob("*.yaml")):
-        yield relative(path), "`" + path.read_text().splitlines()[1].removeprefix("# ") + "`"
+        yield f"`{path.read_text().splitlines()[1].removeprefix('# ')}`"
     for line in USAGE.splitlines():
         if line.startswith("  python"):
-            yield "--help", "`" + re.split(r"\s{2,}", line.strip())[0] + "`"
+            command, *_ = re.split(r"\s{2,}", line.strip())
+            yield f"`{command}`"
 
 
 COMMANDS = sorted(
-    {command for text in TEXTS.values() for command in commands_in(text)}
-    | {command for _, text in docstrings() for command in commands_in(text)}
+    {command for text in (*TEXTS.values(), *texts_outside_the_pages()) for command in commands_in(text)}
 )
 
 
@@ -137,38 +119,43 @@ def test_commands_are_found():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_commands_are_read(command, monkeypatch, capsys):
+def test_command_is_accepted(command, monkeypatch):
     program, *arguments = shlex.split(command, comments=True)
     if program == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert all(argument in targets or "=" in argument for argument in arguments)
     elif arguments[0] == "train.py":
-        read_training(arguments[1:], monkeypatch)
-    elif arguments[0] == "-m" and arguments[1].startswith("scripts."):
-        read_script(arguments[1], arguments[2:])
+        check_training(arguments[1:], monkeypatch)
+    elif arguments[0] == "-m" and arguments[1].partition(".")[0] in (
+        "scripts",
+        "benchmarks",
+        "tests",
+        "docs",
+    ):
+        check_module(arguments[1], arguments[2:])
     else:
-        # The programs of others, in examples of this page alone.
         assert (
             program in ("tensorboard", "source", "pip")
-            or arguments[:1] == ["-c"]
             or arguments[:2] == ["-m", "pytest"]
+            or "-c" in arguments
         )
 
 
-def read_training(arguments, monkeypatch):
+def check_training(arguments, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    of_the_tour = {"ntk_mixed", "json_lines", "shared"}
     values = [argument for argument in arguments if "=" in argument]
-    if not of_the_tour & {value.partition("=")[2] for value in values}:
+    if not TOUR_CHOICES & {value.partition("=")[2] for value in values}:
         for chosen in combinations(values):
             parse_config(compose(list(chosen)))
     flags = [argument for argument in arguments if argument not in values]
     assert flags in ([], ["--help"], ["-m"], ["--cfg", "job"])
 
 
-def read_script(module, arguments):
-    assert module.removeprefix("scripts.") in VERBS
+def check_module(module, arguments):
+    if importlib.util.find_spec(module).submodule_search_locations:
+        module += ".__main__"
+    assert importlib.util.find_spec(module)
     if not arguments:
         return
     parse = importlib.import_module(module).parse
@@ -179,17 +166,14 @@ def read_script(module, arguments):
         assert isinstance(parse(arguments), argparse.Namespace)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_each_script_is_told_of(verb):
-    assert any(f"python -m scripts.{verb}" in text for text in TEXTS.values())
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_each_script_is_documented(name):
+    assert any(f"python -m scripts.{name}" in text for text in TEXTS.values())
 
 
-def test_what_is_different_here_is_so():
-    rows = dict(
-        re.findall(
-            r"^\| ([^|]+) \| ([^|]+) \|", TEXTS[ROOT / "README.md"].partition("## What is different")[2], re.M
-        )
-    )
+def test_table_of_differences_is_true():
+    section = TEXTS[README].partition("## What is different")[2]
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", section, re.MULTILINE))
     assert rows["scalings"].split(", ") == [name for name in SCALINGS if name != "default"]
     assert all(layout in rows["pair layouts"] for layout in LAYOUTS)
     rotary = RotaryEmbedding(8)
@@ -200,61 +184,83 @@ def test_what_is_different_here_is_so():
         RotaryEmbedding(8, max_freq=20.0)
 
 
-def test_the_readme_and_the_credits_name_the_same_papers():
-    text = TEXTS[ROOT / "README.md"]
-    listed = re.findall(r"arXiv ([\d.]{10})", text.partition("## Credits")[2])
-    assert set(re.findall(r"arXiv:([\d.]{10})", text)) == set(listed)
+def test_papers_of_the_pages_are_credited():
+    credited = set(re.findall(r"arXiv ([\d.]{10})", TEXTS[README].partition("## Credits")[2]))
+    assert len(credited) == 8
+    assert set(re.findall(r"\d{4}\.\d{5}", TEXTS[README])) == credited
 
 
 @pytest.fixture(scope="module")
-def changed_house(tmp_path_factory):
+def edited_copy(tmp_path_factory):
     """A copy of the repository with the edits of the tour."""
-    house = tmp_path_factory.mktemp("tour") / "house"
-    ignored = shutil.ignore_patterns(".*", "outputs", "__pycache__", "tests")
-    shutil.copytree(ROOT, house, ignore=ignored)
+    copy = tmp_path_factory.mktemp("tour") / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "outputs", "__pycache__", "tests"))
     for language, code in blocks(TOUR, "python", "yaml", "diff"):
         if language == "diff":
-            edit(house, code)
-        elif place := PLACE.match(code):
-            file = house / place[1]
+            apply_diff(copy, code)
+        elif header := FILE_HEADER.match(code):
+            file = copy / header[1]
             before = file.read_text() if file.exists() else ""
-            file.write_text(before + code[place.end() :])
-    return house
+            file.write_text(before + code[header.end() :])
+    return copy
 
 
-def edit(house, diff):
-    """Replaces the lines of a diff without `+` by those without `-`; they stand in the file once."""
+def apply_diff(copy, diff):
+    """Replaces the lines of a diff without `+` by those without `-`; they occur in the file once."""
     header, *lines = diff.splitlines()
-    file = house / header.removeprefix("--- ")
+    file = copy / header.removeprefix("--- ")
     old, new = ("".join(f"{line[1:]}\n" for line in lines if line[0] != other) for other in "+-")
     text = file.read_text()
     assert text.count(old) == 1, header
     file.write_text(text.replace(old, new))
 
 
-@pytest.mark.parametrize("title", ["Add a scaling", "Add a data set", "Add a model"])
-def test_what_the_tour_adds_works(title, changed_house):
+def run_in_copy(copy, code):
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_configs_of_the_tour_are_accepted(edited_copy):
+    """The edits apply, and the new keys compose; runs without TensorFlow."""
+    commands = [
+        shlex.split(command)[2:] for command in commands_in(TEXTS[TOUR]) if "train.py name=" in command
+    ]
+    commands = [
+        command for command in commands if TOUR_CHOICES & {word.partition("=")[2] for word in command}
+    ]
+    assert len(commands) == len(TOUR_CHOICES)
+    parsed = "parse_config(compose(command))"
+    code = (
+        f"from configs.schema import compose, parse_config\nfor command in {commands}: print({parsed}.name)"
+    )
+    assert run_in_copy(edited_copy, code).split() == ["mixed", "posts", "shared"]
+
+
+def test_scaling_of_the_tour_has_the_described_frequencies(edited_copy):
+    scaling = {"rope_type": "ntk_mixed", "factor": 4.0}
+    output = run_in_copy(
+        edited_copy, f"import rope; print(*rope.RotaryEmbedding(8, scaling={scaling}).frequencies)"
+    )
+    expected = [10**-i / 4 ** (((i + 1) / 4) ** 0.625) for i in range(4)]
+    np.testing.assert_allclose([float(number) for number in output.split()], expected, rtol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["Add a scaling", "Add a dataset", "Add a model"])
+def test_commands_of_the_tour_work_after_its_edits(title, edited_copy):
     section = TEXTS[TOUR].partition(f"## {title}\n")[2].partition("\n## ")[0]
     (commands,) = (code for language, code in BLOCK.findall(section) if not language)
-    cache = {"XDG_CACHE_HOME": str(changed_house / "cache"), "PYTHONPATH": str(changed_house)}
+    environment = {"XDG_CACHE_HOME": str(edited_copy / "cache"), "PYTHONPATH": str(edited_copy)}
     for command in commands.splitlines():
         command = re.sub("^python", shlex.quote(sys.executable), command)
         done = subprocess.run(
-            command, shell=True, cwd=changed_house, env=os.environ | cache, capture_output=True, text=True
+            command, shell=True, cwd=edited_copy, env=os.environ | environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
     name = re.search(r"name=(\w+)", commands)[1]
-    summary = json.loads((changed_house / "outputs" / name / "summary.json").read_text())
+    summary = json.loads((edited_copy / "outputs" / name / "summary.json").read_text())
     assert summary["step"] == 2
     if name == "shared":
         assert summary["parameters"] < 300_000  # of 885,888 with four blocks
-
-
-def test_the_scaling_of_the_tour_is_the_one_that_it_describes(changed_house):
-    scaling = {"rope_type": "ntk_mixed", "factor": 4.0}
-    code = f"import rope; print(*rope.RotaryEmbedding(8, scaling={scaling}).frequencies)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=changed_house, capture_output=True, text=True, check=True
-    )
-    expected = [10**-i / 4 ** (((i + 1) / 4) ** 0.625) for i in range(4)]
-    np.testing.assert_allclose([float(number) for number in done.stdout.split()], expected, rtol=1e-12)
