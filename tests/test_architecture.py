@@ -33,7 +33,7 @@ BELOW = {
     "training": {"system"},
     "configs": {"system", "models.config", "data.config", "training.config", "rope.config"},
     "runs": {"system", "rope", "models", "data", "training", "configs"},
-    "scripts": {"system", "rope", "models", "data", "training", "configs", "runs", "docs"},
+    "scripts": {"system", "rope", "models", "data", "training", "configs", "runs"},
     "benchmarks": {"system", "rope", "models", "data", "training", "configs", "runs"},
     "docs": {"system", "rope", "models", "data", "training", "configs", "runs"},
     "train.py": {"system", "configs", "runs.run"},

@@ -1,21 +1,20 @@
-"""How the figures look: dark ink on a paper of their own, to be read on a light page and on a dark one."""
+"""Style of the figures: dark ink on a light background of their own, readable on light and dark pages."""
 
 import io
 from collections.abc import Callable
 from pathlib import Path
 
-from matplotlib import colormaps, rc_context
+from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from PIL import Image
 
 PAPER, INK, FAINT = "#f7f6f2", "#1f2328", "#8a8f98"
 BLUE, ORANGE, GREEN, PURPLE, RED = COLORS = ("#1f6fb2", "#c4560a", "#2e7d32", "#7b4ab5", "#b3273a")
-# Of shares, from 0, and of numbers of either sign.
+# Colour maps for shares from 0 to 1 and for numbers of either sign.
 SHARES, SIGNED = "Blues", "RdBu_r"
 DPI = 100
-LOOK = {
+STYLE = {
     "figure.facecolor": PAPER,
     "savefig.facecolor": PAPER,
     "axes.facecolor": PAPER,
@@ -24,7 +23,6 @@ LOOK = {
     "axes.titlesize": "medium",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.unicode_minus": True,
     "axes.prop_cycle": f"cycler('color', {list(COLORS)})",
     "grid.color": FAINT,
     "grid.alpha": 0.3,
@@ -33,41 +31,32 @@ LOOK = {
     "ytick.color": INK,
     "font.family": "DejaVu Sans",
     "font.size": 10,
-    "legend.framealpha": 0.9,
     "legend.facecolor": PAPER,
+    "legend.framealpha": 0.9,
     "legend.fontsize": "small",
 }
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """An empty figure, in inches."""
+    """An empty figure; width and height are in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, fontsize=12)
     return figure
 
 
-def draw(function: Callable[..., Figure], path: Path, **options: object) -> None:
-    """Writes the figure that `function(**options)` makes: the same bytes for the same versions."""
-    with rc_context(LOOK):
+def draw(function: Callable[..., Figure], path: Path, **arguments: object) -> None:
+    """Writes the figure that `function` returns as a PNG, the same bytes each time."""
+    with rc_context(STYLE):
         buffer = io.BytesIO()
-        function(**options).savefig(buffer, dpi=DPI, format="png")
-    # A palette makes the file three times smaller. No date and no version is written.
+        function(**arguments).savefig(buffer, dpi=DPI, format="png")
+    # A palette makes the file three times smaller; PIL writes neither date nor version.
     picture = Image.open(buffer).convert("RGB")
     picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def without(name: str) -> Colormap:
-    """A colour map that shows what is not there as grey."""
-    return colormaps[name].with_extremes(bad="#d9d8d2")
-
-
-def plain_logs(axes: Axes) -> None:
-    """Writes the numbers of a logarithmic y axis out."""
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-
-
-def bare(axes: Axes) -> None:
-    """Axes without ticks and frame."""
+def hide_ticks(axes: Axes, *, frame: bool = True) -> None:
+    """Removes the ticks, and with `frame=False` the frame."""
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.spines[:].set_visible(False)
+    if not frame:
+        axes.spines[:].set_visible(False)

@@ -1,0 +1,31 @@
+"""Draws the figures of docs/rope_explained.md: python -m docs.figures"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from runs.devices import import_tensorflow
+from system.command import run_command
+
+PAGE_FOLDER = Path(__file__).resolve().parents[1] / "rope_explained"
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m docs.figures", description=__doc__)
+    help_text = "where to write the PNG files (default docs/rope_explained)"
+    parser.add_argument("folder", type=Path, nargs="?", default=PAGE_FOLDER, help=help_text)
+    folder = parser.parse_args(arguments).folder
+    import_tensorflow()
+
+    from docs.figures import before_rotation, extensions, rotation
+    from runs.figure_style import draw
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, function in (before_rotation.FIGURES | rotation.FIGURES | extensions.FIGURES).items():
+        path = folder / f"{name}.png"
+        draw(function, path)
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

@@ -1,0 +1,136 @@
+"""Figures on attention without positions and on absolute and relative positions."""
+
+import numpy as np
+import tensorflow as tf
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from models.positions import alibi_bias, alibi_slopes, sinusoidal_embedding
+from rope.embedding import RotaryEmbedding
+from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, new_figure
+
+SENTENCE = ("the", "man", "escaped", "from", "the", "snake")
+SWAPPED = ("the", "snake", "escaped", "from", "the", "man")
+MISSING = "#d9d8d2"
+
+
+def order() -> Figure:
+    """Attention weights of "escaped" in two sentences that differ only in the order of their words."""
+    figure = new_figure(8.5, 3.6, 'How much "escaped" looks at each word')
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    names = ["the (first)", "the (second)", "man", "snake", "escaped", "from"]
+    columns = {SENTENCE: [0, 4, 1, 5, 2, 3], SWAPPED: [0, 4, 5, 1, 2, 3]}  # of these names
+    titles = {"without positions: the same": None, "rotated by position: not the same": RotaryEmbedding(32)}
+    for axes, (title, rotary) in zip(panels, titles.items(), strict=True):
+        for offset, words, color in ((-0.2, SENTENCE, BLUE), (0.2, SWAPPED, ORANGE)):
+            weights = weights_of_escaped(words, rotary)[columns[words]]
+            bars = np.arange(len(names)) + offset
+            axes.barh(bars, weights, height=0.38, color=color, label=" ".join(words))
+        axes.set(title=title, xlabel="attention weight")
+        axes.grid(axis="x")
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def weights_of_escaped(words: tuple[str, ...], rotary: RotaryEmbedding | None) -> np.ndarray:
+    """(length,) attention weights of "escaped"; each word has a random query and key of 32 features."""
+    generator = np.random.default_rng(1)
+    vectors = {word: generator.normal(size=(2, 32)).astype(np.float32) for word in sorted(set(SENTENCE))}
+    queries, keys = tf.unstack(np.stack([vectors[word] for word in words], axis=1))  # (length, dim) each
+    if rotary is not None:
+        queries, keys = rotary.rotate_queries_and_keys(queries, keys)
+    scores = tf.linalg.matvec(keys, queries[words.index("escaped")]) / 32**0.5  # (length,)
+    return tf.nn.softmax(scores).numpy()
+
+
+def absolute() -> Figure:
+    """Position vectors: a learned table, which ends at the trained length, and sinusoids."""
+    figure = new_figure(8.5, 3.9, "A vector for each position, added to the word that stands there")
+    learned_axes, sinusoidal_axes = figure.subplots(1, 2, sharey=True)
+    length, trained, dim = 64, 32, 32
+    table = np.full((length, dim), np.nan)
+    table[:trained] = np.random.default_rng(0).normal(size=(trained, dim), scale=0.5)
+    colors = colormaps[SIGNED].with_extremes(bad=MISSING)
+    learned_axes.imshow(table, cmap=colors, vmin=-1.5, vmax=1.5, aspect="auto")
+    middle = (dim - 1) / 2, (trained + length - 1) / 2
+    missing = "no rows: these positions\nwere not trained"
+    learned_axes.text(*middle, missing, ha="center", va="center", color=INK)
+    sinusoids = sinusoidal_embedding(tf.range(length), dim).numpy()
+    picture = sinusoidal_axes.imshow(sinusoids, cmap=SIGNED, vmin=-1.5, vmax=1.5, aspect="auto")
+    learned_axes.set(title=f"learned, for {trained} positions", xlabel="feature", ylabel="position")
+    sinusoidal_axes.set(title="sinusoidal, for any number", xlabel="feature")
+    figure.colorbar(picture, ax=[learned_axes, sinusoidal_axes], label="what is added")
+    return figure
+
+
+def moving() -> Figure:
+    """Score of one query and one key at a fixed distance, by the position of the key."""
+    length, distance = 128, 3
+    title = f"One pair of words, {distance} positions apart, moves along the text: its score"
+    figure = new_figure(8.5, 3.6, title)
+    axes = figure.subplots()
+    starts = np.arange(length - distance)
+    scores = moving_scores(starts, distance=distance, dim=64, trained=length // 2)
+    for (name, values), style in zip(scores.items(), ("-", "--", "-"), strict=True):
+        axes.plot(starts, values, style, label=name, linewidth=2.5 if name == "rotated" else 1.2)
+    axes.set(xlabel="position of the key", ylabel="query times key")
+    axes.grid()
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def moving_scores(starts: np.ndarray, *, distance: int, dim: int, trained: int) -> dict[str, np.ndarray]:
+    """Scores by scheme of a query at `starts + distance` and a key at `starts`; NaN if not trained."""
+    generator = np.random.default_rng(0)
+    words = generator.normal(size=(2, dim))
+    to_queries, to_keys = generator.normal(size=(2, dim, dim)) / dim**0.5
+    end = int(starts[-1]) + distance + 1
+    learned = np.full((end, dim), np.nan)
+    learned[:trained] = generator.normal(size=(trained, dim), scale=0.5)
+    sinusoids = sinusoidal_embedding(tf.range(end), dim).numpy()
+
+    def scores_with_added(table):
+        queries = (words[0] + table[starts + distance]) @ to_queries  # (starts, dim)
+        keys = (words[1] + table[starts]) @ to_keys  # (starts, dim)
+        return np.sum(queries * keys, axis=-1) / dim**0.5
+
+    rotary = RotaryEmbedding(dim)
+    shape = (len(starts), dim)
+    queries = np.broadcast_to(words[0] @ to_queries, shape).astype(np.float32)
+    keys = np.broadcast_to(words[1] @ to_keys, shape).astype(np.float32)
+    queries = rotary.rotate_queries_or_keys(queries, positions=starts + distance)
+    keys = rotary.rotate_queries_or_keys(keys, positions=starts)
+    return {
+        f"learned vectors added (here random, for {trained} positions)": scores_with_added(learned),
+        "sinusoids added": scores_with_added(sinusoids),
+        "rotated": tf.reduce_sum(queries * keys, axis=-1).numpy() / dim**0.5,
+    }
+
+
+def relative() -> Figure:
+    """Bias of ALiBi: the matrix of one head, and all heads by distance."""
+    figure = new_figure(8.5, 3.6, "A bias on the score that knows nothing but the distance (ALiBi)")
+    matrix_axes, line_axes = figure.subplots(1, 2)
+    length, num_heads = 24, 4
+    columns = tf.range(length)
+    bias = alibi_bias(columns, columns, num_heads).numpy()  # (num_heads, length, length)
+    visible = np.tril(np.ones((length, length), bool))
+    colors = colormaps["Blues_r"].with_extremes(bad=MISSING)
+    picture = matrix_axes.imshow(np.where(visible, bias[0], np.nan), cmap=colors)
+    matrix_axes.set(title="head 0: every diagonal is one number", xlabel="position of the key")
+    matrix_axes.set_ylabel("position of the query")
+    hidden = {"ha": "right", "va": "top", "transform": matrix_axes.transAxes}
+    matrix_axes.text(0.95, 0.9, "later words\nare hidden", **hidden)
+    figure.colorbar(picture, ax=matrix_axes, label="added to the score", shrink=0.9)
+    for head, slope in enumerate(alibi_slopes(num_heads)):
+        line_axes.plot(-slope * np.arange(length), label=f"head {head}: slope {slope:g}")
+    line_axes.set(title="each head has a slope of its own", xlabel="distance", ylabel="added to the score")
+    line_axes.axhline(0, color=FAINT, linewidth=0.8)
+    line_axes.grid()
+    line_axes.legend(loc="lower left")
+    return figure
+
+
+FIGURES = {"order": order, "absolute": absolute, "moving": moving, "relative": relative}

@@ -1,0 +1,135 @@
+"""Figures on longer contexts, images and learned rotations."""
+
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+
+from docs.figures.before_rotation import SENTENCE
+from models.rotations import LearnedRotations
+from rope.axial import MixedRotaryEmbedding, grid_positions
+from rope.embedding import RotaryEmbedding
+from rope.frequencies import language_frequencies
+from rope.rotation import rotary_angles
+from rope.scaling import scale
+from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, hide_ticks, new_figure
+
+
+def interpolation() -> Figure:
+    """Angles of a fast, a middle and a slow pair at trained distances and at longer ones."""
+    length, longer, frequencies = 16, 32, language_frequencies(8, theta=100.0)
+    figure = new_figure(8.5, 5.6, f"Angles that {length} trained positions have shown, and those of {longer}")
+    rows = {"no scaling": frequencies, "interpolation by 2": frequencies / 2}
+    columns = {"a fast pair": 0, "one between": 2, "the slowest pair": 3}
+    grid = figure.subplots(2, 3)
+    for row, (scheme, scaled) in zip(grid, rows.items(), strict=True):
+        for axes, (name, pair) in zip(row, columns.items(), strict=True):
+            trained = rotary_angles(tf.range(length), frequencies[pair : pair + 1]).numpy()[:, 0]
+            needed = rotary_angles(tf.range(longer), scaled[pair : pair + 1]).numpy()[:, 0]
+            axes.add_patch(Circle((0, 0), 1, fill=False, color=FAINT))
+            inner = {"color": BLUE, "markersize": 5, "label": "seen in training"}
+            axes.plot(np.cos(trained), np.sin(trained), "o", **inner)
+            outer = {"color": ORANGE, "markersize": 4.5, "label": f"asked for by {longer} positions"}
+            axes.plot(1.22 * np.cos(needed), 1.22 * np.sin(needed), "o", markerfacecolor="none", **outer)
+            axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
+            axes.set_title(f"{scheme}, {name}", fontsize=9.5)
+            hide_ticks(axes, frame=False)
+            axes.text(0, 0, compare_angles(trained, needed), ha="center", va="center", fontsize=8.5)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def compare_angles(trained: np.ndarray, needed: np.ndarray) -> str:
+    """Label that says whether the needed angles lie within the trained ones."""
+    if trained[-1] >= 2 * np.pi:
+        return "all of the circle\nwas seen"
+    return "beyond what\nwas seen" if needed[-1] > trained[-1] * 1.05 else "within what\nwas seen"
+
+
+def scalings() -> Figure:
+    """Scaled over unscaled frequencies, by pair, from 256 to 1,024 tokens."""
+    length, factor, frequencies = 256, 4.0, language_frequencies(64)
+    figure = new_figure(8.5, 4.2, "From 256 to 1,024 tokens: what is left of each frequency")
+    axes = figure.subplots()
+    scaled_by_name = scale_by_each(frequencies, length=length, factor=factor)
+    for (name, scaled), marker in zip(scaled_by_name.items(), "os^v", strict=True):
+        label = name
+        if scaled.attention_factor != 1:
+            label += f", and scores times {scaled.attention_factor**2:.2f}"
+        axes.plot(scaled.frequencies / frequencies, marker=marker, markersize=4, label=label)
+    first_slow, last = np.argmax(2 * np.pi / frequencies > length), len(frequencies) - 1
+    axes.axvspan(first_slow - 0.5, last + 0.5, color=FAINT, alpha=0.15, linewidth=0)
+    slow = f"slower than a turn in {length}:\nunscaled, new angles"
+    axes.text(last, 1.03, slow, ha="right", va="bottom", fontsize=9)
+    axes.axhline(1, color=INK, linewidth=0.8)
+    axes.axhline(1 / factor, color=INK, linewidth=0.8, linestyle="--")
+    axes.text(0, 1 / factor - 0.02, f"divided by {factor:g}", va="top", fontsize=9)
+    axes.set(xlabel="pair, from fast to slow", ylabel="scaled / unscaled frequency", ylim=(0, 1.2))
+    axes.legend(loc="center right", bbox_to_anchor=(1, 0.68))
+    return figure
+
+
+def scale_by_each(frequencies: np.ndarray, *, length: int, factor: float) -> dict:
+    """Frequencies and attention factor of each scaling, from `length` to `factor` times as many tokens."""
+    original = {"original_max_position_embeddings": length}
+    keys = {"linear": {}, "ntk": {}, "dynamic": original, "yarn": original}
+    scaled = {}
+    for name, extra in keys.items():
+        target_length = round(factor * length) if name == "dynamic" else None
+        scaling = {"rope_type": name, "factor": factor, **extra}
+        scaled[name] = scale(frequencies, scaling, theta=10_000.0, target_length=target_length)
+    return scaled
+
+
+def grid() -> Figure:
+    """Angles of some pairs over a grid, and the score of equal patches with the one in the middle."""
+    size, head_dim, theta = 15, 16, 10.0
+    axial = RotaryEmbedding(head_dim // 2, theta=theta).axial_angles(size, size).numpy()
+    mixed = MixedRotaryEmbedding(1, head_dim, theta=theta).angles(grid_positions(size, size))
+    angles_by_name = {"axial": axial, "mixed": np.reshape(mixed, (size, size, -1))}
+    title = f"Rotation over {size} x {size} patches: cosine of the angle between a patch and the middle"
+    figure = new_figure(10, 4.5, title)
+    chosen = (0, 3, 4, 7)
+    panels = figure.subplots(2, len(chosen) + 1)
+    for row, (name, angles) in zip(panels, angles_by_name.items(), strict=True):
+        cosines = np.cos(angles - angles[size // 2, size // 2])  # (size, size, pairs)
+        titles = [f"pair {pair}" for pair in chosen]
+        if name == "axial":
+            titles = [f"pair {pair}, of {'rows' if pair < 4 else 'columns'}" for pair in chosen]
+        maps = [*(cosines[..., pair] for pair in chosen), cosines.mean(axis=-1)]
+        for axes, title, values in zip(row, [*titles, "all 8 pairs: the score"], maps, strict=True):
+            picture = axes.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
+            axes.set_title(title, fontsize=9.5)
+            hide_ticks(axes)
+        row[0].set_ylabel(name, fontsize=12)
+    figure.colorbar(picture, ax=panels, shrink=0.7)
+    return figure
+
+
+def learned() -> Figure:
+    """Angle of one pair by token: by position, with per-token rotations, with their running sum."""
+    generator = np.random.default_rng(0)
+    vectors = {word: generator.normal(size=8) for word in sorted(set(SENTENCE))}
+    tokens = tf.constant(np.stack([vectors[word] for word in SENTENCE])[np.newaxis], tf.float32)
+    kernel = generator.normal(size=(8, 1)) * 0.25
+    positional = 0.5 * np.arange(len(SENTENCE))
+    figure = new_figure(8.5, 3.9, "The angle of one pair at each token")
+    axes = figure.subplots()
+    axes.plot(positional, "o-", label="of the position alone: 0.5 a token")
+    labels = {"plus a turn of its own for each token": False, "plus their running sum: a speed": True}
+    for label, cumulative in labels.items():
+        layer = LearnedRotations(num_kv_heads=1, head_dim=2, cumulative=cumulative, name="learned")
+        layer(tokens)
+        layer.projection.kernel.assign(kernel)
+        angles, _ = layer(tokens)
+        axes.plot(positional + angles.numpy()[0, 0, :, 0], "s--", label=label)
+    axes.set_xticks(range(len(SENTENCE)), SENTENCE)
+    axes.set_ylabel("radians")
+    note = "weights drawn at random; in training they start at zero, on the straight line"
+    axes.set_title(note, fontsize=9.5)
+    axes.grid()
+    axes.legend()
+    return figure
+
+
+FIGURES = {"interpolation": interpolation, "scalings": scalings, "grid": grid, "learned": learned}

@@ -1,0 +1,204 @@
+"""Figures on the rotation itself, its frequencies, and scores by distance."""
+
+import numpy as np
+import tensorflow as tf
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Arc, Circle
+
+from models.positions import sinusoidal_embedding
+from rope.apply import rotate_half
+from rope.embedding import RotaryEmbedding
+from rope.frequencies import language_frequencies
+from rope.rotation import doubled, rotary_angles, rotary_table, rotate
+from rope.xpos import xpos_scales
+from runs.figure_style import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, hide_ticks, new_figure
+
+
+def turn() -> Figure:
+    """A vector in the plane at six positions, and two pairs of vectors at the same distance."""
+    figure = new_figure(8.5, 4.3, "A pair of features turns by 0.5 radians a position")
+    fan, angle = figure.subplots(1, 2)
+    for position, (x, y) in enumerate(rotate_vector([1.0, 0.0], range(6))):
+        color = COLORS[0] if position == 0 else FAINT
+        draw_arrow(fan, x, y, color=color, label=f"m = {position}")
+    fan.set_title("the same vector at positions 0 to 5")
+    for first, radius in ((1, 1.0), (4, 0.62)):
+        (query,) = rotate_vector([1.0, 0.0], [first + 3])
+        (key,) = rotate_vector([0.92, -0.39], [first])
+        draw_arrow(angle, *(radius * query), color=BLUE, label=f"query at {first + 3}")
+        draw_arrow(angle, *(radius * key), color=ORANGE, label=f"key at {first}")
+        start, end = (np.degrees(np.arctan2(y, x)) for x, y in (key, query))
+        angle.add_patch(Arc((0, 0), radius, radius, theta1=start, theta2=end, color=INK))
+    angle.set_title("3 apart, twice: the angle between is the same")
+    for axes in (fan, angle):
+        axes.set(xlim=(-1.5, 1.6), ylim=(-1.05, 1.4), aspect="equal")
+        axes.add_patch(Circle((0, 0), 1, fill=False, color=FAINT, linewidth=0.8))
+        hide_ticks(axes, frame=False)
+    return figure
+
+
+def rotate_vector(vector, positions) -> np.ndarray:
+    """(positions, 2): a vector in the plane, rotated by 0.5 radians per position."""
+    table = rotary_table(rotary_angles(tf.constant(list(positions)), [0.5]))
+    return rotate(tf.constant([vector] * len(table), tf.float32), table).numpy()
+
+
+def draw_arrow(axes: Axes, x: float, y: float, *, color: str, label: str) -> None:
+    style = {"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.8}
+    axes.annotate("", (x, y), (0, 0), arrowprops=style)
+    end = np.array([x, y]) * (1 + 0.24 / np.hypot(x, y))
+    axes.text(*end, label, ha="center", va="center", fontsize=9)
+
+
+def pairs() -> Figure:
+    """Clocks: one row per pair, one column per position."""
+    positions, frequencies = (0, 1, 2, 3, 10, 30, 100, 300, 1_000), language_frequencies(8)
+    height = 1.1 + 0.85 * len(frequencies)
+    figure = new_figure(9, height, "Each pair of a head is a hand that turns at its own speed")
+    axes = figure.subplots()
+    angles = rotary_angles(tf.constant(positions), frequencies).numpy()
+    for (column, row), angle in np.ndenumerate(angles):
+        axes.add_patch(Circle((column, row), 0.42, fill=False, color=FAINT))
+        x, y = column + 0.42 * np.cos(angle), row - 0.42 * np.sin(angle)  # the y axis points down
+        axes.plot([column, x], [row, y], color=BLUE, linewidth=2.2)
+    hide_ticks(axes, frame=False)
+    axes.set(xlim=(-0.5, len(positions) - 0.5), ylim=(len(frequencies) - 0.5, -0.5), aspect="equal")
+    axes.set_xticks(range(len(positions)), [f"{position:,}" for position in positions])
+    labels = [f"pair {pair}\n{frequency:.3g} radians a token" for pair, frequency in enumerate(frequencies)]
+    axes.set_yticks(range(len(frequencies)), labels)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.set_xlabel("position of the token")
+    axes.xaxis.set_label_position("top")
+    return figure
+
+
+def frequencies() -> Figure:
+    """Wavelength of each pair in tokens, compared with a context of 256."""
+    wavelengths, length = 2 * np.pi / language_frequencies(64), 256
+    slow = wavelengths > length
+    figure = new_figure(8.5, 3.6, "How many tokens a full turn takes (dim 64, theta 10,000)")
+    axes = figure.subplots()
+    for mask, marker, color, label in (
+        (~slow, "o", BLUE, "complete a turn within the context"),
+        (slow, "s", ORANGE, "complete none there"),
+    ):
+        axes.semilogy(np.flatnonzero(mask), wavelengths[mask], marker, color=color, label=label)
+    axes.axhline(length, color=INK, linestyle="--", linewidth=1)
+    axes.text(0, length * 1.2, f"a context of {length}", va="bottom")
+    axes.set(xlabel="pair", ylabel="tokens of a turn")
+    axes.set_title(f"{slow.sum()} of {len(slow)} pairs do not complete one in {length} tokens")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.grid()
+    axes.legend(loc="lower right")
+    return figure
+
+
+def matrix() -> Figure:
+    """The rotation as a matrix: a diagonal of cosines plus a swap within pairs times sines."""
+    dim = 8
+    angles = rotary_angles(tf.constant([3]), language_frequencies(dim, theta=100.0))
+    eye = tf.eye(dim)
+    whole = tf.transpose(rotate(eye, rotary_table(angles))).numpy()
+    cosines = np.diag(doubled(tf.cos(angles)).numpy()[0])
+    sines = doubled(tf.sin(angles)).numpy()[0][:, np.newaxis] * tf.transpose(rotate_half(eye)).numpy()
+    title = "The rotation at position 3, interleaved pairs: a matrix that is nearly empty"
+    figure = new_figure(10, 3.7, title)
+    panels = {
+        f"the matrix, {dim} x {dim}": whole,
+        "= cosines on the features": cosines,
+        "+ sines on the features, swapped in pairs": sines,
+    }
+    for axes, (title, values) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        picture = axes.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("feature of the vector")
+        axes.set_xticks(range(dim))
+        axes.set_yticks(range(dim))
+        for (row, column), value in np.ndenumerate(values):
+            if value:
+                style = {"fontsize": 6.5, "color": "white" if abs(value) > 0.6 else INK}
+                axes.text(column, row, f"{value:.2f}", ha="center", va="center", **style)
+    figure.axes[0].set_ylabel("feature of the result")
+    figure.colorbar(picture, ax=figure.axes, shrink=0.6)
+    return figure
+
+
+def distance() -> Figure:
+    """Scores of one query and one key by both positions, with added sinusoids and with rotation."""
+    length, dim = 48, 64
+    words = np.random.default_rng(0).normal(size=(2, 1, dim)).astype(np.float32)
+    sinusoids = sinusoidal_embedding(tf.range(length), dim).numpy()
+    rotary = RotaryEmbedding(dim)
+    rotated = [rotary.rotate_queries_or_keys(np.repeat(word, length, axis=0)).numpy() for word in words]
+    panels = {
+        "sinusoids added: no diagonal is one number": (words[0] + sinusoids) @ (words[1] + sinusoids).T,
+        "rotated: every diagonal is one number": rotated[0] @ rotated[1].T,
+    }
+    figure = new_figure(8.5, 4.1, "The score of one query and one key, by where they stand")
+    for axes, (title, scores) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        values = (scores - scores.mean()) / dim**0.5
+        picture = axes.imshow(values, cmap=SIGNED, vmin=-abs(values).max(), vmax=abs(values).max())
+        axes.set(title=title, xlabel="position of the key", ylabel="position of the query")
+        figure.colorbar(picture, ax=axes, shrink=0.75, label="score, minus its mean")
+    return figure
+
+
+def decay() -> Figure:
+    """Upper bound of arXiv 2104.09864, section 3.4.3, by distance, and the score of equal vectors."""
+    dim = 128
+    angles = rotary_angles(tf.range(256), language_frequencies(dim)).numpy()
+    figure = new_figure(8.5, 3.8, "What distance does to scores by itself (dim 128, theta 10,000)")
+    bound_axes, score_axes = figure.subplots(1, 2)
+    bound_axes.plot(decay_bound(angles), color=BLUE)
+    bound_axes.set(title="the bound: partial sums S of e^(i angle)", xlabel="distance", ylim=(0, None))
+    bound_axes.set_ylabel(f"mean |S|, {(dim / 2 + 1) / 2:g} at most")
+    score_axes.plot(np.cos(angles).mean(axis=1), color=ORANGE)
+    score_axes.axhline(0, color=FAINT, linewidth=0.8)
+    score_axes.set(title="one score: a query equal to its key", xlabel="distance")
+    score_axes.set_ylabel("of 1 at distance 0")
+    bound_axes.grid()
+    score_axes.grid()
+    return figure
+
+
+def decay_bound(angles: np.ndarray) -> np.ndarray:
+    """(length,) mean over j of |S_j|, the sum of e^(i angle) over the first j of (length, pairs) angles."""
+    return abs(np.cumsum(np.exp(1j * angles), axis=1)).mean(axis=1)
+
+
+def xpos() -> Figure:
+    """Scales of xPos by position, and the score of equal vectors by distance."""
+    figure = new_figure(8.5, 4.1, "xPos: queries shrink with their position, keys grow, and the score decays")
+    scale_axes, score_axes = figure.subplots(1, 2)
+    dim, length = 64, 2_048
+    scales = xpos_scales(tf.range(length), dim, scale_base=512.0, centre=length // 2).numpy()
+    for pair, color in zip((0, dim // 4, dim // 2 - 1), COLORS, strict=False):
+        scale_axes.semilogy(scales[:, pair], color=color, label=f"queries, pair {pair}")
+        scale_axes.semilogy(1 / scales[:, pair], "--", color=color, label=f"keys, pair {pair}")
+    scale_axes.set(title="what the features are multiplied by", xlabel="position")
+    ones = tf.ones((length, dim))
+    for name, use_xpos in (("rotation alone", False), ("with xPos", True)):
+        rotary = RotaryEmbedding(dim, use_xpos=use_xpos)
+        queries, keys = rotary.rotate_queries_and_keys(ones, ones)
+        score_axes.plot(tf.linalg.matvec(queries, keys[0]).numpy() / dim, label=name, linewidth=1)
+    score_axes.axhline(0, color=FAINT, linewidth=0.8)
+    score_axes.set(title="the score of a query equal to its key", xlabel="distance")
+    score_axes.set_ylabel("of 1 at distance 0")
+    scale_axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    scale_axes.grid()
+    score_axes.grid()
+    score_axes.legend()
+    figure.legend(*scale_axes.get_legend_handles_labels(), loc="outside lower left", ncols=3)
+    return figure
+
+
+FIGURES = {
+    "turn": turn,
+    "pairs": pairs,
+    "frequencies": frequencies,
+    "matrix": matrix,
+    "distance": distance,
+    "decay": decay,
+    "xpos": xpos,
+}

@@ -1,0 +1,157 @@
+"""Figures of trained runs: attention of each head, and accuracy by image size."""
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import models.layers
+from data.image_batches import normalized
+from data.tokens import encode
+from models.config import AxialViTConfig, TransformerLMConfig
+from runs.figure_style import COLORS, FAINT, SHARES, hide_ticks, new_figure
+from runs.image_task import ImageTask, load_image_task
+from runs.load import load_model
+from runs.resolution import accuracy_by_size, resized, words
+from system.errors import RunError
+from system.terminal import print_error
+
+LONGEST_PROMPT = 90
+
+
+def attention(run_directory: Path, *, prompt: str) -> Figure:
+    """Attention weights of each head on a prompt, and their mean by distance.
+
+    Raises:
+        RunError: if the run is not of a language model, or the prompt is too short or too long.
+    """
+    model, config, _ = load_model(run_directory, of=TransformerLMConfig)
+    tokens = encode(prompt)
+    if not 2 <= len(tokens) <= config.context_length:
+        raise RunError(f"--prompt must have 2 to {config.context_length} bytes, got {len(tokens)}")
+    layers = [weights[0] for weights in attention_weights(model, tf.constant(tokens[np.newaxis], tf.int32))]
+    num_heads = config.model.num_heads
+    figure = new_figure(2.1 * num_heads + 4, 2.2 * len(layers) + 0.8, "")
+    title = f"Attention of the heads of {run_directory}: rows are queries, columns are keys, darker is more"
+    if len(prompt) > LONGEST_PROMPT:
+        prompt = prompt[:LONGEST_PROMPT] + "\N{HORIZONTAL ELLIPSIS}"
+    figure.suptitle(f"{title}\n{prompt!r}", fontsize=11, parse_math=False)
+    grid = figure.subplots(len(layers), num_heads + 1, squeeze=False, width_ratios=[*[1] * num_heads, 1.5])
+    for number, (row, weights) in enumerate(zip(grid, layers, strict=True)):
+        for head, axes in enumerate(row[:-1]):
+            # Square root of the share of the row's largest weight, so that a weight of 1/50 is visible.
+            shares = np.sqrt(weights[head] / weights[head].max(axis=1, keepdims=True))
+            axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, interpolation="nearest")
+            axes.set_title(f"layer {number}, head {head}", fontsize=9)
+            hide_ticks(axes)
+        draw_by_distance(row[-1], weights)
+    grid[0, -1].set_title("mean attention by distance", fontsize=9)
+    grid[-1, -1].set_xlabel("bytes back")
+    return figure
+
+
+def draw_by_distance(axes: Axes, weights: np.ndarray) -> None:
+    """Draws one line for each head of (heads, length, length) weights."""
+    for head, color in zip(range(len(weights)), itertools.cycle(COLORS), strict=False):
+        means = [np.diagonal(weights[head], -back).mean() for back in range(weights.shape[-1])]
+        axes.plot(means, color=color, linewidth=1.2, label=f"head {head}")
+    axes.set_yscale("symlog", linthresh=0.01)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
+    axes.minorticks_off()
+    axes.grid()
+    axes.legend(fontsize=7, ncols=2)
+
+
+def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]:
+    """(batch, heads, length, keys_length) weights of each attention layer in one eager forward pass.
+
+    Raises:
+        RunError: if the model computes attention in chunks.
+    """
+    with recorded_attention() as layers:
+        model(inputs)
+    if not layers:
+        raise RunError("the model computes attention in chunks, without a matrix of weights to draw.")
+    return layers
+
+
+@contextlib.contextmanager
+def recorded_attention() -> Iterator[list[np.ndarray]]:
+    """Replaces `models.layers.attend` to collect the weights of each call; training never computes them."""
+    layers, attend = [], models.layers.attend
+
+    def recording_attend(queries, keys, values, bias=None):
+        layers.append(softmax_weights(queries, keys, bias).numpy())
+        return attend(queries, keys, values, bias)
+
+    models.layers.attend = recording_attend
+    try:
+        yield layers
+    finally:
+        models.layers.attend = attend
+
+
+def softmax_weights(queries: tf.Tensor, keys: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    """(batch, heads, length, keys_length) float32 weights; arguments as for `models.layers.attend`."""
+    keys = tf.repeat(tf.cast(keys, tf.float32), queries.shape[1] // keys.shape[1], axis=1)
+    scores = tf.matmul(tf.cast(queries, tf.float32), keys, transpose_b=True) * keys.shape[-1] ** -0.5
+    return tf.nn.softmax(scores if bias is None else scores + tf.cast(bias, tf.float32))
+
+
+def resolution(run_directories: list[Path], *, image_sizes: list[tuple[int, int]] | None) -> Figure:
+    """Accuracy of each run by image size, below one held-out image at each size with its patches.
+
+    Args:
+        image_sizes: (height, width) in pixels; 1, 1.5 and 2 times the trained size when not given.
+
+    Raises:
+        RunError: if a run is not of images, or a size is not a multiple of the patch size.
+        DataError: if the images cannot be loaded, or do not fit the model.
+    """
+    model, config, manifest = load_model(run_directories[0], of=AxialViTConfig)
+    trained, patch_size = config.model.image_size, config.model.patch_size
+    if image_sizes is None:
+        image_sizes = [tuple(side * halves // 2 for side in trained) for halves in (2, 3, 4)]
+        image_sizes = [size for size in image_sizes if not any(side % patch_size for side in size)]
+    sizes = sorted(set(image_sizes), key=math.prod)
+    rows = accuracy_by_size(run_directories, sizes)
+    figure = new_figure(max(7, 1.9 * len(sizes)), 5.2, "The same weights at other image sizes")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.25])
+    for axes, size in zip(top.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
+        task = load_image_task(resized(config, size), report=print_error, recorded=True, facts=manifest)
+        draw_prediction(axes, task, model, patch_size)
+        axes.set_xlabel(f"{words(size)} pixels" + (", as trained" if size == trained else ""))
+    axes = bottom.subplots()
+    for path in dict.fromkeys(row["run"] for row in rows):
+        axes.plot([row["accuracy"] for row in rows if row["run"] == path], marker="o", label=path)
+    axes.set_xticks(range(len(sizes)), map(words, sizes))
+    axes.set(xlabel="image size, pixels", ylabel="held-out accuracy", ylim=(0, 1.05))
+    axes.axhline(1 / config.model.num_classes, color=FAINT, linestyle="--", linewidth=1, label="guessing")
+    axes.grid()
+    axes.legend(loc="lower left")
+    return figure
+
+
+def draw_prediction(axes: Axes, task: ImageTask, model: keras.Model, patch_size: int) -> None:
+    """Draws the first held-out image, its patches, its class and the predicted class."""
+    image = task.images.validation.images[:1]  # (1, height, width, channels)
+    logits = model(normalized(image, mean=task.mean, deviation=task.deviation))
+    probabilities = tf.nn.softmax(logits[0]).numpy()
+    height, width, channels = image.shape[1:]
+    axes.imshow(image[0] if channels == 3 else image[0, ..., 0], cmap="gray", vmin=0, vmax=255)
+    for row in range(0, height + 1, patch_size):
+        axes.axhline(row - 0.5, color=COLORS[1], linewidth=0.7)
+    for column in range(0, width + 1, patch_size):
+        axes.axvline(column - 0.5, color=COLORS[1], linewidth=0.7)
+    hide_ticks(axes, frame=False)
+    classes, predicted = task.images.classes, probabilities.argmax()
+    label, share = classes[task.images.validation.labels[0]], probabilities[predicted]
+    axes.set_title(f"{label}, predicted {classes[predicted]} ({share:.0%})", parse_math=False)

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from docs.figures.__main__ import PAGE_FOLDER, main
+from docs.figures.before_rotation import moving_scores
+from docs.figures.extensions import compare_angles, scale_by_each
+from docs.figures.rotation import decay_bound
+from runs import figure_style
+
+NAMES = sorted(path.stem for path in PAGE_FOLDER.glob("*.png"))
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGBA")).astype(int)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("figures") / "new"
+    main([str(folder)])
+    return folder
+
+
+@pytest.mark.slow  # draws all figures
+def test_one_command_draws_every_figure_of_the_page(drawn):
+    assert sorted(path.stem for path in drawn.iterdir()) == NAMES
+    for name in NAMES:
+        ours, stored = (pixels(folder / f"{name}.png") for folder in (drawn, PAGE_FOLDER))
+        assert ours.shape == stored.shape, name
+        assert abs(ours - stored).mean() < 1, name  # of 255: processors may round a colour differently
+
+
+@pytest.mark.slow  # uses the figures of the test above
+def test_a_figure_is_the_same_bytes_each_time(drawn, tmp_path):
+    from docs.figures.extensions import scalings
+
+    figure_style.draw(scalings, tmp_path / "scalings.png")
+    assert (tmp_path / "scalings.png").read_bytes() == (drawn / "scalings.png").read_bytes()
+
+
+def test_figures_are_small_and_contain_no_date_or_version():
+    assert len(NAMES) == 15
+    for path in PAGE_FOLDER.glob("*.png"):
+        assert path.stat().st_size < 100_000, path
+        assert not Image.open(path).info.keys() - {"transparency"}, path
+
+
+def test_figures_are_readable_on_light_and_dark_pages():
+    """They have an opaque background of their own; the contrast limits are those of WCAG 2."""
+    assert contrast(figure_style.INK, figure_style.PAPER) > 7
+    colors = (*figure_style.COLORS, figure_style.FAINT)
+    assert all(contrast(color, figure_style.PAPER) > 3 for color in colors)
+    paper = [int(figure_style.PAPER[start : start + 2], 16) for start in (1, 3, 5)]
+    for path in PAGE_FOLDER.glob("*.png"):
+        image = pixels(path)
+        assert (image[..., 3] == 255).all(), path
+        assert (abs(image[[0, 0, -1, -1], [0, -1, 0, -1], :3] - paper) <= 3).all(), path
+
+
+def contrast(one, other):
+    darker, lighter = sorted(map(luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(color):
+    parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def test_decay_bound_is_the_mean_of_the_partial_sums():
+    angles = np.array([[0.0, 0.0, 0.0], [1.0, 0.5, 0.25]])
+    sums = [np.exp(1j * np.array(first)).sum() for first in ([1.0], [1.0, 0.5], [1.0, 0.5, 0.25])]
+    np.testing.assert_allclose(decay_bound(angles), [2.0, np.abs(sums).mean()])
+
+
+def test_only_the_rotated_score_is_constant_as_the_words_move():
+    learned, sinusoids, rotated = moving_scores(np.arange(40), distance=3, dim=16, trained=20).values()
+    np.testing.assert_allclose(rotated, rotated[0], atol=1e-5)  # float32 angles up to 43 rad
+    assert np.std(sinusoids) > 0.1
+    assert np.isfinite(learned[:17]).all() and np.isnan(learned[17:]).all()
+
+
+def test_angles_are_beyond_training_only_if_they_exceed_the_trained_ones():
+    assert compare_angles(np.array([0, 7.0]), np.array([0, 14.0])).startswith("all")
+    assert compare_angles(np.array([0, 1.0]), np.array([0, 2.0])).startswith("beyond")
+    assert compare_angles(np.array([0, 1.0]), np.array([0, 1.03])).startswith("within")
+
+
+def test_the_scalings_of_the_figure_are_those_of_the_rope_package():
+    frequencies = 10_000.0 ** (-np.arange(0, 64, 2) / 64)
+    scaled = scale_by_each(frequencies, length=256, factor=4.0)
+    ends = {name: (s.frequencies / frequencies)[[0, -1]] for name, s in scaled.items()}
+    np.testing.assert_allclose(ends["linear"], [0.25, 0.25])
+    np.testing.assert_allclose(ends["ntk"], [1, 0.25])
+    np.testing.assert_allclose(ends["yarn"], [1, 0.25])
+    np.testing.assert_allclose(ends["dynamic"], [1, 1 / 13])  # factor * 4 - (factor - 1)

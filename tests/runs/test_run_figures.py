@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models.layers
+from models.config import AxialViTConfig, TransformerLMConfig
+from models.layers import attend
+from models.transformer import TransformerLM
+from models.vit import AxialViT
+from rope.config import RopeConfig
+from runs.run_figures import attention_weights, recorded_attention, softmax_weights
+from system.errors import RunError
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_recorded_weights_equal_those_of_attention(biased):
+    queries, keys, values = (
+        tf.random.stateless_normal((2, heads, 5, 8), (heads, number))
+        for number, heads in enumerate((6, 3, 3))
+    )
+    bias = tf.random.stateless_normal((2, 1, 5, 5), (0, 9)) if biased else None
+    mixed = softmax_weights(queries, keys, bias) @ tf.repeat(values, 2, axis=1)
+    np.testing.assert_allclose(mixed, attend(queries, keys, values, bias), rtol=1e-5, atol=1e-5)  # float32
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_kv_heads": 2, "qk_norm": True, "learned_rotations": "cumulative"},
+        {"position": "alibi"},
+        {"rope": RopeConfig(xpos=True, layout="half")},
+    ],
+)
+def test_weights_are_recorded_for_every_kind_of_position(options):
+    model = TransformerLM(TransformerLMConfig(dim=32, num_layers=2, mlp_dim=48, **options))
+    tokens = tf.constant([[0, 5, 6, 7, 8]])
+    logits = model(tokens)
+    layers = attention_weights(model, tokens)
+    assert [weights.shape for weights in layers] == [(1, 4, 5, 5)] * 2
+    for weights in layers:
+        np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
+        assert not np.triu(weights, 1).any()
+    np.testing.assert_array_equal(model(tokens), logits)
+
+
+def test_weights_of_rows_and_columns_are_recorded():
+    config = AxialViTConfig(dim=32, num_layers=1, mlp_dim=48, attention="axial", patch_size=2)
+    model = AxialViT(config.for_images(4, 6, channels=1, num_classes=3))
+    layers = attention_weights(model, tf.zeros((1, 4, 6, 1)))
+    assert [weights.shape for weights in layers] == [(2, 4, 3, 3), (3, 4, 2, 2)]
+
+
+def test_attention_is_restored_after_recording():
+    with pytest.raises(ZeroDivisionError), recorded_attention():
+        _ = 1 / 0
+    assert models.layers.attend is attend
+
+
+def test_a_model_without_attention_weights_is_an_error():
+    with pytest.raises(RunError, match="in chunks"):
+        attention_weights(lambda inputs: inputs, tf.zeros(3))
