@@ -1,4 +1,4 @@
-"""Repository layout: which package may import which, and what is imported when."""
+"""Repository layout: imports between packages, and limits on the size of files and functions."""
 
 import ast
 import doctest
@@ -41,6 +41,12 @@ BELOW = {
 # `system` is for the standard library; its options are checked by pydantic.
 SYSTEM_NEEDS = {"pydantic", "pydantic_core"}
 HYDRA = {"hydra", "omegaconf"}
+# Files and lines that `python train.py` reaches by imports, and lines of the longest function.
+MOST_FILES = 95
+MOST_LINES = 11_600
+LONGEST_FUNCTION = 84
+# Two files share a name only where they mirror each other.
+SHARED_NAMES = {"__init__.py", "__main__.py", "config.py"}
 
 
 def name_of(path):
@@ -55,6 +61,71 @@ def imports_of(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name_of(path)} has a relative import"
             yield node.module
+
+
+def reachable_from(path):
+    """The file and every file of the repository that it imports, directly or not."""
+    reached, pending = {path}, [path]
+    while pending:
+        for module in imported_names(pending.pop()):
+            parts = module.split(".")
+            for end in range(1, len(parts) + 1):
+                base = ROOT.joinpath(*parts[:end])
+                for file in (base.with_suffix(".py"), base / "__init__.py"):
+                    if file.exists() and file not in reached:
+                        reached.add(file)
+                        pending.append(file)
+    return reached
+
+
+def imported_names(path):
+    """Imported modules, and names imported from modules, which may be modules too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def functions_of(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def test_files_and_lines_reachable_from_train_stay_within_limits():
+    reached = reachable_from(ROOT / "train.py")
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in reached)
+    print(f"reachable from train.py: {len(reached)} files, {lines:,} lines")
+    assert len(reached) <= MOST_FILES
+    assert lines <= MOST_LINES
+
+
+def test_functions_are_short():
+    for path in SOURCES:
+        for function in functions_of(path):
+            length = function.end_lineno - function.lineno + 1
+            assert length <= LONGEST_FUNCTION, f"{name_of(path)}: {function.name} has {length} lines"
+
+
+def test_file_names_are_unique():
+    names = [path.name for path in SOURCES if path.name not in SHARED_NAMES]
+    assert {name for name in names if names.count(name) > 1} <= {
+        "cache.py",
+        "passkey.py",
+        "positions.py",
+        "text.py",
+        "windows.py",
+    }
+
+
+def test_train_has_one_lazy_import():
+    lazy = [
+        node.module
+        for function in functions_of(ROOT / "train.py")
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    assert lazy == ["runs.run"]
 
 
 def test_the_sources_are_found():
