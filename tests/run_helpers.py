@@ -69,12 +69,14 @@ def refusal(workplace, capsys, *changes, label="error"):
 
 
 def rewrite_manifest(path, changes):
-    """As someone would who forges a checkpoint; None takes a key away."""
+    """Changes facts of a checkpoint and updates its SHA-256 sums; None removes a key."""
     facts = json.loads((path / "manifest.json").read_text()) | changes
     for name in ("manifest.json", "manifest.sha256"):
         (path / name).unlink()
-    kept = {key: value for key, value in facts.items() if value is not None}
-    write_manifest(path, {key: value for key, value in kept.items() if key not in ("format", "files")})
+    derived = ("format", "files")
+    write_manifest(
+        path, {key: value for key, value in facts.items() if value is not None and key not in derived}
+    )
 
 
 def made_image_run(path, **model):

@@ -82,8 +82,8 @@ def test_a_run_does_not_begin_anew_when_all_its_checkpoints_are_damaged(refused,
         path.unlink()
     (line,) = refused("name=all-damaged")
     assert line == (
-        f"no checkpoint can be restored: {run}/checkpoints/step-00000030: its manifest.json is missing "
-        "(and 1 earlier). Use name= for a new run."
+        f"no checkpoint can be restored: {run}/checkpoints/step-00000030: manifest.json is missing "
+        "(and 1 earlier). To start a new run, use name=NEW."
     )
 
 
@@ -189,7 +189,7 @@ def test_a_disk_that_fills_up_during_a_save_costs_no_checkpoint(trained_run, wor
         rf"error: cannot write the checkpoint of step 30 in {path.parent} \(.*too large\); .*", line
     )
     assert line.endswith(
-        "earlier ones are untouched. Make room, and the same command goes on from the latest."
+        "earlier checkpoints are unchanged. Free some space and run the same command to resume."
     )
     assert contents_of(run / "checkpoints") == before
     assert workplace.train("name=full-disk") == 0

@@ -1,4 +1,4 @@
-"""Checkpoints: named tensors and a manifest, in a directory that appears whole or not at all."""
+"""Checkpoints: named tensors and a manifest, in a directory that is complete or absent."""
 
 import contextlib
 import math
@@ -11,30 +11,29 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from system.errors import RunError, reason
+from system.errors import DivergedError, RunError, reason
 from system.files import sync
-from training.divergence import check_finite
-from training.manifest import directory_name, read_manifest, step_of, verify, write_manifest
+from training.manifest import check_files, directory_name, read_manifest, step_of, write_manifest
 
 Report = Callable[[str], None]
 
 TENSORS = "tensors"
 PARTIAL = ".partial"
-MAX_NAMED = 4
+MAX_PROBLEMS = 4
 
 
 class Checkpoints:
-    """The checkpoints of a run, `step-00000500` and so on in `directory`.
+    """Checkpoints of a run: directories `step-00000500` and so on.
 
-    Holds all that the next step depends on: weights and optimizer variables by name. There is no random
-    state, and the position in the data is the step.
+    A checkpoint holds everything that the next step depends on: weights and optimizer variables by name.
+    There is no random state, and the position in the data is the step.
 
     Args:
-        directory: is made by the first save, in that of the run.
+        directory: created by the first save.
         model: its variables are saved as `model/...`.
         optimizer: built; its variables are saved as `optimizer/...`.
-        keep: how many of the latest stay.
-        keep_best: whether the one of the lowest `validation_loss` stays too.
+        keep: number of latest checkpoints to keep.
+        keep_best: whether to keep the checkpoint of the lowest `validation_loss` too.
     """
 
     def __init__(
@@ -49,220 +48,214 @@ class Checkpoints:
         self.directory = directory
         self.variables = named_variables("model", model) | named_variables("optimizer", optimizer)
         self.keep, self.keep_best = keep, keep_best
-        self._skipped: set[Path] = set()  # that could not be read when this run went on from an earlier one
+        self._damaged: set[Path] = set()  # later than the checkpoint that was restored
 
     def save(self, step: int, facts: dict) -> Path:
-        """Writes the checkpoint of `step`; `facts` (plain values) go into its manifest.
+        """Writes the checkpoint of `step`, with `facts` (JSON values) in its manifest.
 
-        It is written aside and renamed when it is complete and on disk.
+        Everything is written to another directory, which is synced and then renamed.
 
         Raises:
-            RunError: if it cannot be written; the earlier ones are as they were.
-            OSError: if it is written, and one that it supersedes cannot be removed.
-            DivergedError: if a value is not finite; it is not written.
+            RunError: if it cannot be written; earlier checkpoints are unchanged.
+            OSError: if it is written, and a superseded one cannot be removed.
+            DivergedError: if a value is not finite; nothing is written.
         """
         check_finite(step, self.variables)
-        final = self.directory / directory_name(step)
+        path = self.directory / directory_name(step)
         try:
-            self._clear()
-            self._write(final, {"step": step, **facts})
+            self._remove_partial()
+            self._write(path, {"step": step, **facts})
         except (OSError, tf.errors.OpError) as error:
-            shutil.rmtree(_aside(final), ignore_errors=True)
+            shutil.rmtree(partial(path), ignore_errors=True)
             raise RunError(
                 f"cannot write the checkpoint of step {step:,} in {self.directory} ({reason(error)}); "
-                "earlier ones are untouched. Make room, and the same command goes on from the latest."
+                "earlier checkpoints are unchanged. Free some space and run the same command to resume."
             ) from error
-        self._skipped.discard(final)
-        # Amid bad steps all stay: the run may have to go back to before them.
+        self._damaged.discard(path)
+        # During skipped steps nothing is removed: the run may have to go back to before them.
         if not facts.get("bad_steps", {}).get("in_a_row"):
-            for old in self._superseded(final):
-                _remove(old)
-        return final
+            for superseded in self._superseded(step):
+                remove(superseded)
+        return path
 
-    def _clear(self) -> None:
-        """Removes what a crash has left half-written or half-removed."""
-        for half in self.directory.glob(f"*{PARTIAL}"):
-            shutil.rmtree(half)
+    def _remove_partial(self) -> None:
+        """Removes directories that a crash left half-written or half-removed."""
+        for path in self.directory.glob(f"*{PARTIAL}"):
+            shutil.rmtree(path)
 
-    def _write(self, final: Path, facts: dict) -> None:
-        aside = _aside(final)
+    def _write(self, path: Path, facts: dict) -> None:
+        temporary = partial(path)
         self.directory.mkdir(exist_ok=True)
-        aside.mkdir()
+        temporary.mkdir()
         tf.raw_ops.SaveV2(
-            prefix=str(aside / TENSORS),
+            prefix=str(temporary / TENSORS),
             tensor_names=list(self.variables),
             shape_and_slices=[""] * len(self.variables),
             tensors=[tf.convert_to_tensor(variable.value) for variable in self.variables.values()],
         )
-        write_manifest(aside, {**facts, "tensors": _described(self.variables)})
-        for path in [*aside.iterdir(), aside]:
-            sync(path)
-        if final.exists():
-            _remove(final)
-        os.replace(aside, final)
-        for path in (self.directory, self.directory.parent):
-            sync(path)
+        write_manifest(temporary, {**facts, "tensors": specs(self.variables)})
+        for written in [*temporary.iterdir(), temporary]:
+            sync(written)
+        if path.exists():
+            remove(path)
+        os.replace(temporary, path)
+        for parent in (self.directory, self.directory.parent):
+            sync(parent)
 
-    def _superseded(self, latest: Path) -> list[Path]:
-        """Checkpoints that need not stay beside the latest."""
-        paths, step = complete_checkpoints(self.directory), step_of(latest)
-        until_now = [path for path in paths if step_of(path) <= step]
-        whole = [path for path in until_now if path not in self._skipped]
-        kept = whole[-self.keep :]
-        if self.keep_best and (losses := _validation_losses(whole)):
-            kept.append(min(losses, key=losses.get))
-        return [path for path in until_now if path not in kept]
-
-    def go_back(self, step: int) -> int | None:
-        """Forgets the checkpoints of later steps; the step of the latest that is left and whole, if any."""
-        for path in complete_checkpoints(self.directory):
-            if step_of(path) > step:
-                _remove(path)
-        manifest = self.restore_latest()
-        return None if manifest is None else manifest["step"]
+    def _superseded(self, step: int) -> list[Path]:
+        """Checkpoints up to `step` that need not be kept."""
+        paths = [path for path in complete_checkpoints(self.directory) if step_of(path) <= step]
+        intact = [path for path in paths if path not in self._damaged]
+        keep = intact[-self.keep :]
+        if self.keep_best and (losses := validation_losses(intact)):
+            keep.append(min(losses, key=losses.get))
+        return [path for path in paths if path not in keep]
 
     def restore_latest(self, report: Report = print) -> dict | None:
-        """Restores the latest checkpoint that can be read and returns its manifest; None if there are none.
+        """Restores the latest undamaged checkpoint and returns its manifest; None if there is none.
 
         Raises:
-            RunError: if there are checkpoints and none can be read or fits.
+            RunError: if there are checkpoints and all are damaged, or the latest does not fit.
         """
-        self._clear()
+        self._remove_partial()
         paths = complete_checkpoints(self.directory)
         if not paths:
             return None
         try:
-            manifest = restore_latest(self.directory, self.variables, report=report)
+            path, manifest = latest_intact(paths, report)
+            restore(path, manifest, self.variables)
         except RunError as error:
-            raise RunError(f"{error}. Use name= for a new run.") from error
-        self._skipped = {path for path in paths if step_of(path) > manifest["step"]}
+            raise RunError(f"{error}. To start a new run, use name=NEW.") from error
+        self._damaged = {later for later in paths if step_of(later) > manifest["step"]}
         return manifest
+
+    def go_back(self, step: int) -> int | None:
+        """Removes checkpoints after `step`, restores the latest one left and returns its step."""
+        for path in complete_checkpoints(self.directory):
+            if step_of(path) > step:
+                remove(path)
+        manifest = self.restore_latest()
+        return None if manifest is None else manifest["step"]
+
+
+def read_latest_manifest(
+    run_directory: Path, *, step: int | None = None, report: Report = print
+) -> tuple[Path, dict]:
+    """Path and verified manifest of the latest undamaged checkpoint of a run.
+
+    Args:
+        step: reads the checkpoint of this step instead.
+        report: called with one line for each damaged checkpoint that is skipped.
+
+    Raises:
+        RunError: if there is no such checkpoint, or it is damaged.
+    """
+    directory = run_directory / "checkpoints"
+    paths = {step_of(path): path for path in complete_checkpoints(directory)}
+    if not paths:
+        raise RunError(f"{run_directory} has no checkpoint; expected {directory}/step-*.")
+    if step is None:
+        return latest_intact(list(paths.values()), report)
+    if step not in paths:
+        raise RunError(
+            f"{run_directory} has no checkpoint of step {step}; available steps: {', '.join(map(str, paths))}"
+        )
+    return latest_intact([paths[step]], report)
 
 
 def restore_weights(
     run_directory: Path, model: keras.Model, *, step: int | None = None, report: Report = print
 ) -> dict:
-    """Restores the model from a checkpoint of a run, without the optimizer; returns the manifest.
+    """Restores a model from a checkpoint of a run, without the optimizer, and returns the manifest.
 
-    Args:
-        step: of the checkpoint; None for the latest that can be read.
+    Arguments and errors are those of `read_latest_manifest`; RunError too if the weights do not fit.
+    """
+    path, manifest = read_latest_manifest(run_directory, step=step, report=report)
+    restore(path, manifest, named_variables("model", model), prefix="model/")
+    return manifest
+
+
+def latest_intact(paths: list[Path], report: Report) -> tuple[Path, dict]:
+    """Latest undamaged one of `paths`, which are ordered by step, and its verified manifest.
 
     Raises:
-        RunError: if the run has no such checkpoint, it cannot be read, or its weights are not those of the
-            model.
+        RunError: if all are damaged.
     """
-    directory, variables = run_directory / "checkpoints", named_variables("model", model)
-    if step is None:
-        return restore_latest(directory, variables, prefix="model/", report=report)
-    paths = {step_of(path): path for path in complete_checkpoints(directory)}
-    if step not in paths:
-        known = ", ".join(map(str, paths)) or "none"
-        raise RunError(f"{run_directory} has no checkpoint of step {step}; choose one that it has: {known}")
-    try:
-        return restore(paths[step], variables, prefix="model/")
-    except RunError as error:
-        raise RunError(f"no checkpoint can be restored: {paths[step]}: {error}") from error
-
-
-def restore_latest(
-    directory: Path, variables: dict[str, keras.Variable], *, report: Report, prefix: str = ""
-) -> dict:
-    """Restores the latest checkpoint that can be read, as `restore` does; returns its manifest.
-
-    Args:
-        report: told of each later one that was skipped, and why.
-
-    Raises:
-        RunError: if there is none, or why none can be restored.
-    """
-    paths = complete_checkpoints(directory)
-    if not paths:
-        raise RunError(f"{directory.parent} has no checkpoint; expected {directory}/step-*.")
     problems = []
     for path in reversed(paths):
         try:
-            manifest = restore(path, variables, prefix=prefix)
+            manifest = read_manifest(path)
+            check_files(path, manifest)
         except RunError as error:
             problems.append(f"{path}: {error}")
             continue
         for problem in problems:
             report(f"skipped {problem}")
-        return manifest
+        return path, manifest
     others = f" (and {len(problems) - 1} earlier)" if problems[1:] else ""
     raise RunError(f"no checkpoint can be restored: {problems[0]}{others}")
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints from oldest to latest.
+    """Checkpoints from earliest to latest.
 
     Raises:
-        RunError: if there is a directory, or a link to one, that cannot be read: it is not taken for an empty
-            one, from which a run would begin anew.
+        RunError: if the directory exists, as a link at least, and cannot be read. Were it taken for an empty
+            one, the run would start from scratch.
     """
     try:
         names = os.listdir(directory) if os.path.lexists(directory) else []
     except OSError as error:
         raise RunError(f"{directory} cannot be read ({reason(error)})") from error
-    paths = (directory / name for name in names if re.fullmatch(r"step-[0-9]+", name))
-    return sorted(paths, key=step_of)
+    return sorted((directory / name for name in names if re.fullmatch(r"step-[0-9]+", name)), key=step_of)
 
 
-def restore(path: Path, variables: dict[str, keras.Variable], *, prefix: str = "") -> dict:
-    """Assigns the tensors of a checkpoint whose names begin with `prefix`, and returns its manifest.
+def restore(path: Path, manifest: dict, variables: dict[str, keras.Variable], *, prefix: str = "") -> None:
+    """Assigns the tensors of a checkpoint whose names begin with `prefix`.
 
-    They must be exactly `variables`, and every file as it was written; nothing is assigned before.
+    They must be exactly `variables`; otherwise nothing is assigned.
 
     Raises:
-        RunError: naming the file that is damaged, or what is missing, unexpected or of another shape.
+        RunError: naming tensors that are missing, unexpected or of another dtype or shape.
     """
-    manifest = read_manifest(path)
-    verify(path, manifest)
-    wanted = _described(variables)
-    if "tensors" in manifest:
-        _check_tensors(_starting_with(prefix, manifest["tensors"]), wanted)
+    expected = specs(variables)
+    check_tensors(path, manifest["tensors"], expected, prefix=prefix)
     try:
         reader = tf.train.load_checkpoint(str(path / TENSORS))
-        dtypes = reader.get_variable_to_dtype_map()
-        found = {
-            name: _description(dtypes[name], shape)
-            for name, shape in reader.get_variable_to_shape_map().items()
-        }
-        _check_tensors(_starting_with(prefix, found), wanted)
-        values = {name: reader.get_tensor(name) for name in variables}
-    except RunError:
-        raise
-    # A damaged file raises one of many classes.
+        dtypes, shapes = reader.get_variable_to_dtype_map(), reader.get_variable_to_shape_map()
+    # TensorFlow raises errors of many classes.
     except Exception as error:
-        raise RunError(f"its {TENSORS} cannot be read ({reason(error)})") from error
+        raise RunError(f"{path}: {TENSORS} cannot be read ({reason(error)})") from error
+    check_tensors(path, {name: spec(dtypes[name], shapes[name]) for name in shapes}, expected, prefix=prefix)
+    values = {name: reader.get_tensor(name) for name in variables}
     for name, variable in variables.items():
         variable.assign(values[name])
-    return manifest
 
 
-def _described(variables: dict[str, keras.Variable]) -> dict[str, str]:
-    """Type and shape by name."""
-    return {name: _description(variable.dtype, variable.shape) for name, variable in variables.items()}
-
-
-def _description(dtype, shape) -> str:
-    return f"{tf.as_dtype(dtype).name}[{','.join(map(str, shape))}]"
-
-
-def _starting_with(prefix: str, named: dict) -> dict:
-    return {name: value for name, value in named.items() if name.startswith(prefix)}
-
-
-def _check_tensors(found: dict[str, str], wanted: dict[str, str]) -> None:
-    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    other = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
+def check_tensors(path: Path, found: dict[str, str], expected: dict[str, str], *, prefix: str) -> None:
+    """Compares the specs of tensors whose names begin with `prefix`."""
+    found = {name: value for name, value in found.items() if name.startswith(prefix)}
     problems = [
-        *(f"it lacks {name}" for name in missing),
-        *(f"it has an unexpected {name}" for name in extra),
-        *(f"{name} is {found[name]}, expected {wanted[name]}" for name in other),
+        *(f"{name} is missing" for name in sorted(expected.keys() - found.keys())),
+        *(f"{name} is unexpected" for name in sorted(found.keys() - expected.keys())),
+        *(
+            f"{name} is {found[name]}, expected {expected[name]}"
+            for name in sorted(expected.keys() & found.keys())
+            if found[name] != expected[name]
+        ),
     ]
     if problems:
-        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
-        raise RunError("; ".join(problems[:MAX_NAMED]) + more)
+        more = f"; and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
+        raise RunError(f"{path} does not fit: {'; '.join(problems[:MAX_PROBLEMS])}{more}")
+
+
+def specs(variables: dict[str, keras.Variable]) -> dict[str, str]:
+    """Dtype and shape by name, such as `float32[7,6]`."""
+    return {name: spec(variable.dtype, variable.shape) for name, variable in variables.items()}
+
+
+def spec(dtype, shape) -> str:
+    return f"{tf.as_dtype(dtype).name}[{','.join(map(str, shape))}]"
 
 
 def named_variables(prefix: str, owner) -> dict[str, keras.Variable]:
@@ -273,8 +266,16 @@ def named_variables(prefix: str, owner) -> dict[str, keras.Variable]:
     return named
 
 
-def _validation_losses(checkpoints: list[Path]) -> dict[Path, float]:
-    """Of those checkpoints that record one."""
+def check_finite(step: int, variables: dict[str, keras.Variable]) -> None:
+    """Raises DivergedError naming the first variable that is not finite after `step`."""
+    for name, variable in variables.items():
+        value = tf.convert_to_tensor(variable.value)
+        if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):
+            raise DivergedError(f"step {step:,}: {name} is not finite", good_step=step - 1)
+
+
+def validation_losses(checkpoints: list[Path]) -> dict[Path, float]:
+    """Finite validation losses of those checkpoints that record one."""
     losses = {}
     for path in checkpoints:
         with contextlib.suppress(RunError):  # damaged
@@ -282,12 +283,12 @@ def _validation_losses(checkpoints: list[Path]) -> dict[Path, float]:
     return {path: loss for path, loss in losses.items() if isinstance(loss, float) and math.isfinite(loss)}
 
 
-def _aside(final: Path) -> Path:
-    return final.with_name(final.name + PARTIAL)
+def partial(path: Path) -> Path:
+    return path.with_name(path.name + PARTIAL)
 
 
-def _remove(checkpoint: Path) -> None:
-    """A crash meanwhile leaves nothing that looks like a checkpoint."""
-    aside = checkpoint.with_name(f"{checkpoint.name}.old{PARTIAL}")
-    os.replace(checkpoint, aside)
-    shutil.rmtree(aside)
+def remove(checkpoint: Path) -> None:
+    """Removes a checkpoint; a crash in between leaves only a `.partial` directory."""
+    renamed = partial(checkpoint.with_name(f"{checkpoint.name}.old"))
+    os.replace(checkpoint, renamed)
+    shutil.rmtree(renamed)

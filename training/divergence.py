@@ -1,8 +1,5 @@
 """Steps whose loss or gradient is not finite: each is skipped, and too many in a row end a run."""
 
-import keras
-import tensorflow as tf
-
 from system.errors import DivergedError
 
 
@@ -35,11 +32,3 @@ class BadSteps:
                 f"step {done:,}: loss {loss}, gradient norm {norm}; {steps} without finite ones",
                 good_step=done - self.in_a_row,
             )
-
-
-def check_finite(step: int, variables: dict[str, keras.Variable]) -> None:
-    """Raises DivergedError naming the first variable that is not finite after `step`."""
-    for name, variable in variables.items():
-        value = tf.convert_to_tensor(variable.value)
-        if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):
-            raise DivergedError(f"step {step:,}: {name} is not finite any more", good_step=step - 1)

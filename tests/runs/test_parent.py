@@ -379,7 +379,7 @@ def test_a_child_records_its_parent_and_needs_it_no_more_once_it_has_a_checkpoin
 
     shutil.rmtree(child / "checkpoints")
     (line,) = refused(*command)
-    assert line == (f"{parent} has no checkpoint of step 30; choose one that it has: 20")
+    assert line == (f"{parent} has no checkpoint of step 30; available steps: 20")
 
 
 def test_a_child_may_begin_with_an_earlier_checkpoint(trained_run, workplace, refused):
@@ -394,7 +394,7 @@ def test_a_child_may_begin_with_an_earlier_checkpoint(trained_run, workplace, re
         np.testing.assert_array_equal(new[name], value, err_msg=name)
     assert any((latest[name] != value).any() for name, value in weights.items())
     (line,) = refused(*child_of(trained_run, "missing", "init_from_step=25"))
-    assert line == f"{trained_run} has no checkpoint of step 25; choose one that it has: 20, 30"
+    assert line == f"{trained_run} has no checkpoint of step 25; available steps: 20, 30"
 
 
 def test_learned_positions_of_a_text_are_stretched_over_a_longer_context_when_asked(

@@ -1,4 +1,4 @@
-"""Saves that a crash or a disk interrupts."""
+"""Saves that a crash or a disk error interrupts."""
 
 import errno
 import os
@@ -14,13 +14,13 @@ from tests.training.checkpoint_runs import FILES, Run
 from training.checkpoints import restore_weights
 
 
-def test_what_a_crash_left_half_written_is_ignored_and_cleared(run, tmp_path):
+def test_a_half_written_checkpoint_is_ignored_and_removed(run, tmp_path):
     run.save(1)
     partial = run.checkpoints.directory / "step-00000017.partial"
     shutil.copytree(run.checkpoints.directory / "step-00000001", partial)
-    (partial / "manifest.json").write_text('{"format": 2, "step": 17, "files": {}, "tensors": {}}')
+    (partial / "manifest.json").write_text('{"format": 2, "step": 17}')
     assert restore_weights(tmp_path, run.model)["step"] == 1
-    assert partial.exists()  # it may be that of a run that goes on
+    assert partial.exists()  # another process may be writing it
     assert run.checkpoints.restore_latest()["step"] == 1
     assert not partial.exists()
 
@@ -29,20 +29,20 @@ CALLS = ((tf.raw_ops, "SaveV2"), (os, "fsync"), (os, "replace"), (shutil, "rmtre
 
 
 def save_until(monkeypatch, run, number):
-    """Saves step 3 until that call to the disk, which does not happen; whether there are so many."""
+    """Saves step 3 up to the disk call of that number, which fails; returns whether it was reached."""
     calls = iter(range(number))
 
-    def or_die(function):
+    def failing(function):
         def call(*args, **kwargs):
             if next(calls, None) is None:
-                raise KeyboardInterrupt  # as in a kill: it is no Exception, and passes through
+                raise KeyboardInterrupt  # not an Exception, like a kill: no handler runs
             return function(*args, **kwargs)
 
         return call
 
     with monkeypatch.context() as patch:
         for owner, name in CALLS:
-            patch.setattr(owner, name, or_die(getattr(owner, name)))
+            patch.setattr(owner, name, failing(getattr(owner, name)))
         try:
             run.save(3)
         except KeyboardInterrupt:
@@ -50,12 +50,12 @@ def save_until(monkeypatch, run, number):
     return False
 
 
-def test_a_crash_at_any_call_of_a_save_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
-    steps, was_cut = [], True
-    while was_cut:
+def test_a_crash_at_any_disk_call_leaves_a_complete_checkpoint(tmp_path, monkeypatch):
+    steps, was_interrupted = [], True
+    while was_interrupted:
         run = Run(tmp_path / str(len(steps)), keep=1)
         run.save(2)
-        was_cut = save_until(monkeypatch, run, len(steps))
+        was_interrupted = save_until(monkeypatch, run, len(steps))
         run.fill(0)
         steps.append(run.checkpoints.restore_latest()["step"])
         assert_same_tensors(run.values(), Run(tmp_path / "expected", seed=steps[-1]).values())
@@ -64,11 +64,11 @@ def test_a_crash_at_any_call_of_a_save_leaves_a_whole_checkpoint(tmp_path, monke
         assert run.names() == ["step-00000003"]
     before = 1 + len(FILES) + 2  # the tensors, each file, their directory, the name
     assert steps == [2] * before + [3] * (len(steps) - before)
-    assert len(steps) > before + 3  # two directories, and the one that goes
+    assert len(steps) > before + 3  # two directories, and the superseded checkpoint
 
 
-def test_a_checkpoint_has_its_name_only_once_it_is_on_disk(run, monkeypatch):
-    """What a power cut may reorder is between two calls of fsync."""
+def test_a_checkpoint_is_synced_before_it_is_renamed(run, monkeypatch):
+    """A power cut may reorder writes between two calls of fsync."""
     calls = []
     monkeypatch.setattr(os, "fsync", lambda file: calls.append(os.readlink(f"/proc/self/fd/{file}")))
     monkeypatch.setattr(os, "replace", lambda old, new: calls.append((old, new)) or old.rename(new))
@@ -80,7 +80,7 @@ def test_a_checkpoint_has_its_name_only_once_it_is_on_disk(run, monkeypatch):
     assert calls[named + 1 :] == [str(path.parent), str(path.parent.parent)]
 
 
-def test_checkpoints_that_cannot_be_listed_are_not_taken_for_none(run, tmp_path):
+def test_an_unreadable_checkpoint_directory_is_an_error(run, tmp_path):
     run.save(1)
     checkpoints = run.checkpoints.directory
     checkpoints.rename(tmp_path / "elsewhere")
@@ -93,8 +93,8 @@ def test_checkpoints_that_cannot_be_listed_are_not_taken_for_none(run, tmp_path)
         run.checkpoints.restore_latest()
 
 
-def test_a_full_disk_is_told_in_a_line_and_leaves_the_earlier_ones(run):
-    """A limit on the size of files fails each write past it, as a full disk does."""
+def test_a_full_disk_is_reported_in_one_line_and_leaves_earlier_checkpoints(run):
+    """A limit on the file size makes writes fail as a full disk does."""
     run.save(1)
     run.save(2)
     expected = run.values()
@@ -117,7 +117,7 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_the_earlier_ones(run):
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
-def test_an_error_of_the_disk_is_told_in_a_line(run, monkeypatch, function):
+def test_a_disk_error_is_reported_in_one_line(run, monkeypatch, function):
     run.save(1)
 
     def fail(*args, **kwargs):
@@ -130,7 +130,7 @@ def test_an_error_of_the_disk_is_told_in_a_line(run, monkeypatch, function):
     assert run.names() == ["step-00000001"]
 
 
-def test_a_checkpoint_that_cannot_be_removed_is_not_told_as_one_that_is_not_written(tmp_path, monkeypatch):
+def test_failing_to_remove_a_superseded_checkpoint_is_another_error(tmp_path, monkeypatch):
     run = Run(tmp_path, keep=1)
     run.save(1)
 
