@@ -1,37 +1,111 @@
-"""The optimizer of a run: AdamW or Muon, with warm-up and cosine decay."""
+"""Optimizers: AdamW and Muon with linear warm-up and cosine decay."""
 
 import keras
+import tensorflow as tf
 
-from training.adamw import FusedAdamW
 from training.config import OptimizerConfig
-from training.muon import Muon
+
+# Variables whose path matches one of these are updated by AdamW under `name=muon`, as are embeddings and all
+# variables that are not matrices.
+NOT_UPDATED_BY_MUON = (r"^(?!.*/block_)", "frequencies")
 
 
-def make_optimizer(config: OptimizerConfig, variables: list[keras.Variable], *, num_steps: int) -> FusedAdamW:
-    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101) or `Muon`, built for `variables`.
+class UpdatesThroughHandles:
+    """Mixin for a Keras optimizer that runs inside a condition in a replica context.
+
+    Each replica updates its own copies, by gradients that are equal on all replicas. Keras would leave the
+    replica context to assign, which raises RuntimeError inside a condition; resource handles assign in place.
+    Clipping, gradient accumulation, averaging and loss scaling of Keras are not supported.
+    """
+
+    def apply(self, grads, trainable_variables=None):
+        self._apply_weight_decay(trainable_variables)
+        learning_rate = tf.cast(self.learning_rate, tf.float32)
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            self.update_step(gradient, variable, learning_rate)
+        self.assign_add(self.iterations, tf.ones((), self.iterations.dtype))
+
+    def assign(self, variable, value):
+        tf.raw_ops.AssignVariableOp(resource=variable.value.handle, value=value)
+
+    def assign_add(self, variable, value):
+        tf.raw_ops.AssignAddVariableOp(resource=variable.value.handle, value=value)
+
+    def assign_sub(self, variable, value):
+        tf.raw_ops.AssignSubVariableOp(resource=variable.value.handle, value=value)
+
+    def _apply_weight_decay(self, variables):
+        kept = 1 - tf.cast(self.learning_rate, tf.float32) * self.weight_decay
+        for variable in variables:
+            if self._use_weight_decay(variable):
+                self.assign(variable, variable.value * kept)
+
+
+class AdamW(UpdatesThroughHandles, keras.optimizers.AdamW):
+    """Keras AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101) with one fused operation for each variable."""
+
+    def apply(self, grads, trainable_variables=None):
+        step = tf.cast(self.iterations + 1, tf.float32)
+        self._beta_powers = [tf.pow(beta, step) for beta in (self.beta_1, self.beta_2)]
+        super().apply(grads, trainable_variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.value.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=self._beta_powers[0],
+            beta2_power=self._beta_powers[1],
+            lr=learning_rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
+
+
+class Muon(UpdatesThroughHandles, keras.optimizers.Muon):
+    """Keras Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
+
+    An update of a matrix has the root mean square of an update of AdamW, 0.2 sqrt(max(rows, columns)) times
+    an orthogonal matrix (Liu et al. 2025, arXiv 2502.16982), so that one learning rate and one weight decay
+    serve both.
+    """
+
+
+def make_optimizer(
+    config: OptimizerConfig, variables: list[keras.Variable], *, num_steps: int
+) -> AdamW | Muon:
+    """Optimizer of a run, built for `variables`.
 
     Weight decay applies to variables of rank 2 and more, not to gains, biases or rotation frequencies; Muon
     to the matrices inside the blocks, not to embeddings or the head.
 
     Args:
         config: learning rates, warm-up and decay.
-        variables: all that is trained.
-        num_steps: at which the learning rate has fallen to `final_learning_rate_ratio` of its peak.
+        variables: all trainable variables.
+        num_steps: step at which the learning rate reaches `final_learning_rate_ratio` of its peak.
     """
     options = {
         "learning_rate": learning_rate_schedule(config, num_steps),
         "weight_decay": config.weight_decay,
-        "beta_1": config.beta_1,
-        "beta_2": config.beta_2,
         "epsilon": config.epsilon,
         "name": config.name,
     }
     if config.name == "adamw":
-        optimizer = FusedAdamW(**options)
+        optimizer = AdamW(beta_1=config.beta_1, beta_2=config.beta_2, **options)
     elif config.name == "muon":
-        optimizer = Muon(matrices=[v for v in variables if is_hidden_matrix(v)], **options)
+        optimizer = Muon(
+            adam_beta_1=config.beta_1,
+            adam_beta_2=config.beta_2,
+            momentum=0.95,
+            ns_steps=5,
+            exclude_layers=list(NOT_UPDATED_BY_MUON),
+            **options,
+        )
     else:
-        raise ValueError(f"the optimizer must be adamw or muon, got {config.name!r}.")
+        raise ValueError(f"optimizer.name must be adamw or muon, got {config.name!r}.")
     optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not is_decayed(v)])
     optimizer.build(variables)
     return optimizer
@@ -41,15 +115,11 @@ def is_decayed(variable: keras.Variable) -> bool:
     return len(variable.shape) >= 2 and "frequencies" not in variable.name
 
 
-def is_hidden_matrix(variable: keras.Variable) -> bool:
-    return len(variable.shape) == 2 and is_decayed(variable) and "/block_" in variable.path
-
-
 def learning_rate_schedule(config: OptimizerConfig, num_steps: int) -> keras.optimizers.schedules.CosineDecay:
     """Learning rate of update 0, 1, ...: linear to `learning_rate` at `warmup_steps`, then a cosine."""
     warmup = config.warmup_steps
     return keras.optimizers.schedules.CosineDecay(
-        # The first update moves by a step of the warm-up, not by nothing.
+        # Not 0, so that the first update moves the weights.
         initial_learning_rate=config.learning_rate / (warmup + 1),
         warmup_target=config.learning_rate if warmup else None,
         warmup_steps=warmup,

@@ -1,3 +1,5 @@
+"""Learning-rate schedule, AdamW and Muon against their definitions in NumPy and against Keras."""
+
 import math
 
 import keras
@@ -5,14 +7,47 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.config import TransformerLMConfig
+from models.config import AxialViTConfig, TransformerLMConfig
 from models.transformer import TransformerLM
+from models.vit import AxialViT
 from training.config import OptimizerConfig
 from training.optimizer import is_decayed, learning_rate_schedule, make_optimizer
 
+CONSTANT = {"learning_rate": 0.1, "final_learning_rate_ratio": 1.0, "warmup_steps": 0, "weight_decay": 0.3}
+MATRICES_OF_A_BLOCK = ("attention/qkv", "attention/output", "mlp/gate_and_up", "mlp/down")
+
+
+def normal(*shape, seed=1):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def small_model():
+    keras.utils.set_random_seed(1)
+    sizes = {"dim": 12, "num_layers": 1, "num_heads": 3, "num_kv_heads": 1, "mlp_dim": 20}
+    return TransformerLM(TransformerLMConfig(vocab_size=11, context_length=7, qk_norm=True, **sizes))
+
+
+def hidden_matrix(value):
+    with keras.name_scope("model"), keras.name_scope("block_0"):
+        return keras.Variable(value, name="kernel", dtype="float32")
+
+
+def make_update(optimizer, variables, *, jit_compile=False):
+    """Compiled update, inside a condition as in a training step."""
+
+    def apply(gradients):
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    @tf.function(jit_compile=jit_compile)
+    def update(gradients):
+        if tf.math.is_finite(tf.linalg.global_norm(gradients)):
+            apply(gradients)
+
+    return lambda gradients: update([tf.constant(gradient, tf.float32) for gradient in gradients])
+
 
 def expected_rate(step, *, peak, ratio, warmup, num_steps):
-    """Linear to the peak, from one part of it in `warmup + 1`; then half a cosine down to `ratio` of it."""
+    """Linear from `peak / (warmup + 1)` to the peak; then half a cosine down to `ratio` of it."""
     if step < warmup:
         first = peak / (warmup + 1)
         return first + (peak - first) * step / warmup
@@ -32,58 +67,39 @@ def test_the_learning_rate_warms_up_linearly_and_falls_along_a_cosine(warmup):
     assert rates[0] > 0
 
 
-def test_a_warm_up_as_long_as_the_run_ends_at_the_peak():
+def test_a_warmup_as_long_as_the_run_ends_at_the_peak():
     schedule = learning_rate_schedule(OptimizerConfig(learning_rate=0.02, warmup_steps=10), 10)
     assert float(schedule(10)) == pytest.approx(0.02)
 
 
-def small_model():
-    keras.utils.set_random_seed(1)
-    sizes = {"dim": 12, "num_layers": 1, "num_heads": 3, "num_kv_heads": 1, "mlp_dim": 20}
-    return TransformerLM(TransformerLMConfig(vocab_size=11, context_length=7, qk_norm=True, **sizes))
-
-
-def test_weight_decay_shrinks_matrices_and_embeddings_and_nothing_else():
-    """With no gradient, decay is all that an update does: w - rate * decay * w."""
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_weight_decay_applies_to_matrices_and_embeddings_only(name):
+    """With a gradient of zeros an update is the decay alone: w - rate * decay * w."""
     model = small_model()
     frequencies = keras.Variable(np.ones((2, 3)), name="frequencies", dtype="float32")
     bias = keras.Variable(np.ones(5), name="bias", dtype="float32")
     variables = [*model.trainable_variables, frequencies, bias]
-    config = OptimizerConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.5)
-    optimizer = make_optimizer(config, variables, num_steps=10)
+    optimizer = make_optimizer(OptimizerConfig(name=name, **CONSTANT), variables, num_steps=10)
     before = [variable.numpy() for variable in variables]
     optimizer.apply_gradients([(tf.zeros_like(variable), variable) for variable in variables])
-    shrunk = set()
+    decayed = set()
     for variable, old in zip(variables, before, strict=True):
         if (variable.numpy() != old).any():
-            np.testing.assert_allclose(variable.numpy(), old * (1 - 0.1 * 0.5), rtol=1e-5)
-            shrunk.add(variable.path)
-    assert shrunk == {
-        "transformer_lm/embedding/embeddings",
-        "transformer_lm/block_0/attention/qkv/kernel",
-        "transformer_lm/block_0/attention/output/kernel",
-        "transformer_lm/block_0/mlp/gate_and_up/kernel",
-        "transformer_lm/block_0/mlp/down/kernel",
-    }
+            np.testing.assert_allclose(variable.numpy(), old * (1 - 0.1 * 0.3), rtol=1e-5)
+            decayed.add(variable.path)
+    blocks = {f"transformer_lm/block_0/{part}/kernel" for part in MATRICES_OF_A_BLOCK}
+    assert decayed == {"transformer_lm/embedding/embeddings", *blocks}
 
 
-def test_an_update_is_that_of_the_adamw_paper():
+def test_an_adamw_update_matches_the_paper():
     """Loshchilov & Hutter 2017, algorithm 2."""
-    config = OptimizerConfig(
-        learning_rate=0.1,
-        final_learning_rate_ratio=1.0,
-        warmup_steps=0,
-        weight_decay=0.3,
-        beta_1=0.8,
-        beta_2=0.95,
-    )
-    generator = np.random.default_rng(2)
-    weight, gradients = generator.normal(size=(2, 3)), generator.normal(size=(5, 2, 3))
+    weight, gradients = normal(2, 3), normal(5, 2, 3, seed=2)
     variable = keras.Variable(weight, name="kernel", dtype="float32")
-    optimizer = make_optimizer(config, [variable], num_steps=10)
+    config = OptimizerConfig(beta_1=0.8, beta_2=0.95, **CONSTANT)
+    update = make_update(make_optimizer(config, [variable], num_steps=10), [variable])
     mean = square = np.zeros((2, 3))
     for t, gradient in enumerate(gradients, start=1):
-        optimizer.apply_gradients([(tf.constant(gradient, tf.float32), variable)])
+        update([gradient])
         mean = 0.8 * mean + 0.2 * gradient
         square = 0.95 * square + 0.05 * gradient**2
         unbiased_mean, unbiased_square = mean / (1 - 0.8**t), square / (1 - 0.95**t)
@@ -92,33 +108,81 @@ def test_an_update_is_that_of_the_adamw_paper():
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_updates_are_those_of_keras(jit_compile):
+def test_fused_adamw_updates_equal_those_of_keras(jit_compile):
     config = OptimizerConfig(learning_rate=0.1, warmup_steps=3, weight_decay=0.3)
-    generator = np.random.default_rng(4)
-    values = {"kernel": generator.normal(size=(5, 7)), "scale": generator.normal(size=7)}
-    gradients = [[generator.normal(size=value.shape) for value in values.values()] for _ in range(10)]
+    values = {"kernel": normal(5, 7), "scale": normal(7, seed=2)}
 
-    def updated(of_keras):
+    def updated(*, use_keras):
         variables = [keras.Variable(value, name=name, dtype="float32") for name, value in values.items()]
         optimizer = make_optimizer(config, variables, num_steps=8)
-        if of_keras:
+        if use_keras:
             optimizer = keras.optimizers.AdamW.from_config(optimizer.get_config())
             optimizer.exclude_from_weight_decay(var_list=[v for v in variables if not is_decayed(v)])
             optimizer.build(variables)
-        apply = optimizer.apply_gradients
-        update = tf.function(
-            lambda *given: apply(zip(given, variables, strict=True)), jit_compile=jit_compile
-        )
-        for of_step in gradients:
-            update(*[tf.constant(gradient, tf.float32) for gradient in of_step])
+        update = make_update(optimizer, variables, jit_compile=jit_compile)
+        for step in range(10):
+            update([normal(*variable.shape, seed=step) for variable in variables])
         assert int(optimizer.iterations) == 10
         return [variable.numpy() for variable in [*variables, *optimizer.variables[1:]]]
 
-    for ours, theirs in zip(updated(False), updated(True), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+    for fused, reference in zip(updated(use_keras=False), updated(use_keras=True), strict=True):
+        np.testing.assert_allclose(fused, reference, rtol=0, atol=1e-6)
 
 
-def test_the_variables_have_the_same_names_each_time():
+def orthogonalized(matrix):
+    """Newton-Schulz iteration of Jordan et al. 2024, in float64."""
+    x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = x / np.linalg.norm(x)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+
+
+@pytest.mark.parametrize(("shape", "jit_compile"), [((3, 5), False), ((5, 3), False), ((5, 3), True)])
+def test_a_muon_update_is_an_orthogonalized_momentum_with_the_rms_of_adamw(shape, jit_compile):
+    weight, momentum = normal(*shape), np.zeros(shape)
+    variable = hidden_matrix(weight)
+    optimizer = make_optimizer(OptimizerConfig(name="muon", **CONSTANT), [variable], num_steps=10)
+    update = make_update(optimizer, [variable], jit_compile=jit_compile)
+    for gradient in normal(4, *shape, seed=2):
+        update([gradient])
+        momentum = 0.95 * momentum + 0.05 * gradient
+        direction = orthogonalized(0.95 * momentum + 0.05 * gradient)
+        weight = weight * (1 - 0.1 * 0.3) - 0.1 * 0.2 * np.sqrt(5) * direction
+    np.testing.assert_allclose(variable, weight, rtol=0, atol=1e-4)  # float32, four times five iterations
+    assert int(optimizer.iterations) == 4
+    singular_values = np.linalg.svd(direction, compute_uv=False)
+    assert singular_values.min() > 0.6 and singular_values.max() < 1.3
+
+
+def test_muon_updates_the_matrices_inside_the_blocks_and_adamw_the_rest():
+    sizes = {"image_size": (4, 6), "channels": 1, "num_classes": 3, "patch_size": 2}
+    vit = AxialViT(AxialViTConfig(**sizes, dim=8, num_layers=1, num_heads=2, mlp_dim=12, position="mixed"))
+    for model in (small_model(), vit):
+        variables = model.trainable_variables
+        optimizer = make_optimizer(OptimizerConfig(name="muon"), variables, num_steps=10)
+        paths = {variable.path for variable in optimizer.variables}
+        assert len(paths) == len(optimizer.variables)
+        slot = {v.path: f"muon/{v.path.replace('/', '_')}" for v in variables}
+        assert all(f"{name}_momentum" in paths for name in slot.values())
+        assert {path for path, name in slot.items() if f"{name}_velocity" not in paths} == {
+            f"{model.name}/block_0/{part}/kernel" for part in MATRICES_OF_A_BLOCK
+        }
+
+
+def test_muon_updates_other_variables_as_adamw_does():
+    updated = {}
+    for name in ("muon", "adamw"):
+        variable = keras.Variable(normal(5, 8), name="embeddings", dtype="float32")
+        optimizer = make_optimizer(OptimizerConfig(name=name, **CONSTANT), [variable], num_steps=10)
+        for step in range(3):
+            optimizer.apply_gradients([(tf.constant(normal(5, 8, seed=step), tf.float32), variable)])
+        updated[name] = variable.numpy()
+    np.testing.assert_allclose(updated["muon"], updated["adamw"], rtol=0, atol=1e-6)
+
+
+def test_variable_names_are_stable():
     names = []
     for _ in range(2):
         model = small_model()
