@@ -1,0 +1,227 @@
+"""Replicas on several devices or hosts, with `tf.distribute`."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from system.errors import LostWorkerError, RunError
+from training.cluster import Cluster
+from training.config import DistributeConfig
+from training.replicas import Replicas
+
+# Errors that collective operations raise when another worker has ended.
+LOST_PEER = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+    tf.errors.UnknownError,
+)
+
+
+class MultiDevice(Replicas):
+    """Replicas on several devices of one host, or of several.
+
+    A batch is divided into equal parts, in order, among the workers, and the part of a worker among its
+    replicas. Worker 0, the chief, alone reads and writes the run directory; no file system need be shared.
+
+    Args:
+        strategy: `tf.distribute` strategy.
+        cluster: the workers, if there are several processes.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, cluster: Cluster | None = None):
+        self.strategy, self.cluster = strategy, cluster
+        self.num_replicas = strategy.num_replicas_in_sync
+        self.num_workers = 1 if cluster is None else len(cluster)
+        self.worker = 0 if cluster is None else cluster.own
+        self.is_chief = self.worker == 0
+        self.num_local_replicas = self.num_replicas // self.num_workers
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        return self.strategy.scope()
+
+    def check_batch(self, batch_size: int, accumulation_steps: int) -> None:
+        """Raises RunError if a batch cannot be divided into equal parts."""
+        parts = self.num_replicas * accumulation_steps
+        if batch_size % parts:
+            below = batch_size // parts * parts
+            sizes = " or ".join(str(size) for size in (below, below + parts) if size)
+            raise RunError(
+                f"batch_size {batch_size} must be divisible by {self.num_replicas} replicas times "
+                f"accumulation_steps {accumulation_steps}: use {sizes}"
+            )
+
+    def rows(self, batch_size: int) -> slice:
+        share = batch_size // self.num_workers
+        return slice(self.worker * share, (self.worker + 1) * share)
+
+    def compile(self, function: Callable) -> Callable:
+        """Graph function that calls `function(*rows, **shared)` on every replica.
+
+        Args:
+            function: called in a replica context with its part of the rows of this worker.
+
+        Returns:
+            A function with the same arguments that returns the result of the first local replica.
+        """
+
+        @tf.function
+        def call_on_replicas(parts, shared):
+            results = self.strategy.run(function, parts, shared)
+            return tf.nest.map_structure(
+                lambda result: self.strategy.experimental_local_results(result)[0], results
+            )
+
+        def distribute(rows):
+            parts = tf.split(rows, self.num_local_replicas)
+            return self._values(lambda local_replica: parts[local_replica])
+
+        return lambda *rows, **shared: call_on_replicas(tuple(map(distribute, rows)), shared)
+
+    def on_chief(self, make):
+        return make() if self.is_chief else Silent()
+
+    def from_chief(self, make, *, encode=lambda value: value, decode=lambda value: value):
+        if self.num_workers == 1:
+            return make()
+        message, failure = {}, None
+        if self.is_chief:
+            try:
+                message = {"value": encode(make())}
+            except Exception as error:
+                message, failure = {"error": f"{type(error).__name__}: {error}"}, error
+        message = json.loads(self._gather(json.dumps(message).encode())[0])
+        if failure is not None:
+            raise failure
+        if "error" in message:
+            raise RunError(f"{self.cluster.name(0)} has failed: {message['error'].splitlines()[0]}")
+        return decode(message["value"])
+
+    def check_same(self, facts: dict[str, object]) -> None:
+        if self.num_workers == 1:
+            return
+        chief, *others = map(json.loads, self._gather(json.dumps(facts).encode()))
+        for number, other in enumerate(others, start=1):
+            differing = [key for key in chief | other if chief.get(key) != other.get(key)]
+            if differing:
+                key = differing[0]
+                raise RunError(
+                    f"{self.cluster.name(number)} and {self.cluster.name(0)} differ: {key} is "
+                    f"{other.get(key)} and {chief.get(key)}. Start all workers with the same command and data."
+                )
+
+    def copy_from_chief(self, variables: list[keras.Variable]) -> None:
+        if self.num_workers == 1:
+            return
+        for variable in variables:
+            value = variable.numpy() if self.is_chief else np.zeros(variable.shape, variable.dtype)
+            variable.assign(self._sum(value))
+
+    def largest(self, number: int) -> int:
+        if self.num_workers == 1:
+            return number
+        numbers = np.zeros(self.num_workers, np.int32)
+        numbers[self.worker] = number
+        return int(self._sum(numbers).max())
+
+    @contextlib.contextmanager
+    def naming_lost_workers(self) -> Iterator[None]:
+        try:
+            yield
+        except LOST_PEER as error:
+            if self.num_workers == 1:
+                raise
+            lost = self.cluster.named_in(str(error))
+            names = ", ".join(map(self.cluster.name, lost)) or "a worker"
+            raise LostWorkerError(
+                f"{names} has ended, and the other workers cannot continue without it. "
+                "Start all workers again to resume from the latest checkpoint."
+            ) from error
+
+    def _gather(self, message: bytes) -> list[bytes]:
+        """Messages of all workers."""
+        lengths = np.zeros(self.num_workers, np.int32)
+        lengths[self.worker] = len(message)
+        lengths = self._sum(lengths)  # (workers,)
+        rows = np.zeros((self.num_workers, lengths.max()), np.int32)
+        rows[self.worker, : len(message)] = list(message)
+        rows = self._sum(rows).astype(np.uint8)  # (workers, longest message)
+        return [bytes(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+
+    def _sum(self, value: np.ndarray) -> np.ndarray:
+        """Sum of one array of each worker, which its first replica contributes."""
+        zeros = np.zeros_like(value)
+        values = self._values(lambda local_replica: tf.constant(zeros if local_replica else value))
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy()
+
+    def _values(self, value_of: Callable[[int], tf.Tensor]):
+        """One value for each local replica, given its index among them."""
+        first = self.worker * self.num_local_replicas
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: value_of(context.replica_id_in_sync_group - first)
+        )
+
+
+class Silent:
+    """Stand-in for the log, the save function and the sampler on workers other than the chief."""
+
+    elapsed_seconds = 0.0
+
+    def __call__(self, *args, **kwargs) -> dict:
+        return {}
+
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def step_took(self, seconds: float, loss: float) -> None:
+        pass
+
+    def write(self, step: int, metrics: dict) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+
+def make_replicas(config: DistributeConfig, cluster: Cluster | None) -> MultiDevice:
+    """Replicas on the devices of `config`; waits for the other workers of a cluster.
+
+    TensorFlow must not have been used before.
+
+    Raises:
+        RunError: if a device does not exist.
+    """
+    if config.strategy == "multi_worker":
+        return MultiDevice(tf.distribute.MultiWorkerMirroredStrategy(), cluster)
+    if config.strategy == "mirrored":
+        return MultiDevice(tf.distribute.MirroredStrategy(device_names(config.devices)))
+    raise ValueError(f"distribute.strategy must be mirrored or multi_worker, got {config.strategy!r}")
+
+
+def device_names(devices: tuple[str, ...] | None) -> list[str]:
+    """All GPUs, or `devices`; creates as many logical CPUs as they name."""
+    gpus = [f"GPU:{index}" for index in range(len(tf.config.list_physical_devices("GPU")))]
+    if devices is None and not gpus:
+        raise RunError(
+            "distribute=mirrored needs a GPU, and this machine has none. To try it on the CPU, set "
+            "distribute.devices=[CPU:0,CPU:1]; to train on one device, distribute=none"
+        )
+    names = list(devices or gpus)
+    if names[0].startswith("CPU"):
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        count = 1 + max(int(name.partition(":")[2]) for name in names)
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    elif missing := [name for name in names if name not in gpus]:
+        raise RunError(
+            f"distribute.devices: {', '.join(missing)} not found; available: {', '.join(gpus) or 'no GPU'}"
+        )
+    return names

@@ -1,0 +1,91 @@
+"""Replicas of a run; here the one of a run on one device."""
+
+import contextlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import keras
+import tensorflow as tf
+
+T = TypeVar("T")
+
+
+class Replicas:
+    """The single replica of a run on one device.
+
+    `training.multi_device.MultiDevice` has the same methods for several devices and hosts: each replica holds
+    all weights and processes an equal part of each batch; the chief alone reads and writes the run directory.
+
+    Attributes:
+        strategy: `tf.distribute` strategy, or None.
+        num_replicas: number of replicas in all processes.
+        num_workers: number of processes.
+        worker: index of this process; 0 is the chief.
+    """
+
+    strategy: tf.distribute.Strategy | None = None
+    num_replicas = num_workers = 1
+    worker = 0
+
+    def scope(self) -> contextlib.AbstractContextManager:
+        """Context in which variables are created on every replica."""
+        return contextlib.nullcontext()
+
+    def rows(self, batch_size: int) -> slice:
+        """Rows of a batch that this process reads."""
+        return slice(0, batch_size)
+
+    def on_chief(self, make: Callable[[], T]) -> T:
+        """Returns `make()` on the chief, and elsewhere an object that can be called and logs nothing."""
+        return make()
+
+    def from_chief(
+        self,
+        make: Callable[[], T],
+        *,
+        encode: Callable[[T], object] = lambda value: value,
+        decode: Callable[[object], T] = lambda value: value,
+    ) -> T:
+        """Calls `make` on the chief and returns its value on every worker.
+
+        Args:
+            encode: from the value to one that JSON can hold.
+            decode: inverse of `encode`.
+
+        Raises:
+            RunError: on the other workers, if `make` raised an exception on the chief.
+        """
+        return make()
+
+    def copy_from_chief(self, variables: list[keras.Variable]) -> None:
+        """Assigns the values that the chief has to the variables of every worker."""
+
+    def check_same(self, facts: dict[str, object]) -> None:
+        """Raises RunError on every worker if the facts (JSON values) of one differ from those of the chief."""
+
+    def largest(self, number: int) -> int:
+        """Largest of the numbers of all workers."""
+        return number
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any worker."""
+        return bool(self.largest(int(flag)))
+
+    def wait(self) -> None:
+        """Waits for all workers; a worker that ends early makes the others fail."""
+        self.any(False)
+
+    def naming_lost_workers(self) -> contextlib.AbstractContextManager:
+        """Context in which the loss of another worker raises LostWorkerError with its name."""
+        return contextlib.nullcontext()
+
+
+ONE_DEVICE = Replicas()
+
+
+def all_reduced(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Sum of each float32 tensor over all replicas, in one collective operation; for a replica context."""
+    flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)  # (all elements,)
+    flat = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, flat)
+    parts = tf.split(flat, [tensor.shape.num_elements() for tensor in tensors])
+    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
