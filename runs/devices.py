@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from configs.schema import Config
 from system.startup import quiet_imports
-from training.cluster import meet, read_cluster
 
 T = TypeVar("T")
 
@@ -28,24 +27,36 @@ def import_tensorflow(before_devices: Callable[[], T] = lambda: None) -> T:
 
 
 def find_devices(config: Config):
-    """Imports TensorFlow, and finds the devices of a run and its other workers; a `Distribution`.
+    """Imports TensorFlow and returns the `Replicas` of a run, after its other workers have started.
 
     Raises:
-        RunError: if TF_CONFIG or a device is not right, or the batch does not divide among the replicas.
+        RunError: if TF_CONFIG or a device is invalid, or the batch cannot be divided among the replicas.
     """
+    if config.distribute.strategy == "none":
+        import_tensorflow()
+        from training.replicas import ONE_DEVICE
+
+        return ONE_DEVICE
+    return find_several_devices(config)
+
+
+def find_several_devices(config: Config):
+    from training.cluster import meet, read_cluster
+
     cluster = None
     if config.distribute.strategy == "multi_worker":
         cluster = read_cluster(os.environ)
         meet(cluster)
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of a lost worker, it tells in many lines
+        # TensorFlow reports a lost worker in many lines.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     def make():
-        from training.distribution import make_distribution
+        from training.multi_device import make_replicas
 
-        return make_distribution(config.distribute, cluster)
+        return make_replicas(config.distribute, cluster)
 
-    distribution = import_tensorflow(make)
+    replicas = import_tensorflow(make)
     if cluster is not None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has taken it, and does nothing about it
-    distribution.check_batch(config.batch_size, config.accumulation_steps)
-    return distribution
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow has installed a handler that ignores it
+    replicas.check_batch(config.batch_size, config.accumulation_steps)
+    return replicas

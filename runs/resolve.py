@@ -24,9 +24,9 @@ from runs.load import Task, load_task
 from runs.parent import RECORDED, filled, scaled_from, weights_of_parent, with_values_of_parent
 from system.errors import RunError
 from system.terminal import print_error
-from training.distribution import Distribution
 from training.environment import changes, environment
 from training.hardware import resolve_compile, resolve_precision
+from training.replicas import Replicas
 from training.run_directory import RunDirectory
 
 # Keys of a vision model that are null until the images are seen.
@@ -34,25 +34,25 @@ OPEN_IN_IMAGES = ("image_size", "channels", "num_classes", "patch_size")
 
 
 def settle_together(
-    config: Config, distribution: Distribution, directory: RunDirectory, stack: ExitStack
+    config: Config, replicas: Replicas, directory: RunDirectory, stack: ExitStack
 ) -> tuple[Config, bool]:
     """The settled config of all workers, and whether the directory records it; the chief enters that.
 
     Raises:
         RunError: if a worker was started with another config.
     """
-    distribution.check_same(flatten(to_dict(config)))
+    replicas.check_same(flatten(to_dict(config)))
 
     def settled():
         stack.enter_context(directory)
         is_recorded = directory.config.exists()
         return to_dict(settle(config, directory.config)), is_recorded
 
-    settled_config, is_recorded = distribution.from_chief(settled)
+    settled_config, is_recorded = replicas.from_chief(settled)
     return parse_config(settled_config), is_recorded
 
 
-def load_together(config: Config, distribution: Distribution, *, is_recorded: bool) -> Task:
+def load_together(config: Config, replicas: Replicas, *, is_recorded: bool) -> Task:
     """The task of all workers.
 
     Raises:
@@ -64,21 +64,21 @@ def load_together(config: Config, distribution: Distribution, *, is_recorded: bo
         loaded.append(load_task(config, recorded=is_recorded))
         return loaded[0].facts["data_fingerprint"]
 
-    distribution.from_chief(load_first)
+    replicas.from_chief(load_first)
     task = loaded[0] if loaded else load_task(config, report=lambda line: None, recorded=is_recorded)
-    distribution.check_same({"data_fingerprint": task.facts["data_fingerprint"]})
+    replicas.check_same({"data_fingerprint": task.facts["data_fingerprint"]})
     return task
 
 
-def start_together(distribution: Distribution, task, model, checkpoints) -> tuple[Config, dict, str]:
+def start_together(replicas: Replicas, task, model, checkpoints) -> tuple[Config, dict, str]:
     """What `start` gives the chief, and its weights, for all workers."""
 
     def started():
         config, manifest, origin = start(task, model, checkpoints)
-        return to_dict(config), manifest, origin + other_draws(config, manifest, distribution.num_replicas)
+        return to_dict(config), manifest, origin + other_draws(config, manifest, replicas.num_replicas)
 
-    config, manifest, origin = distribution.from_chief(started)
-    distribution.copy_from_chief(list(checkpoints.variables.values()))
+    config, manifest, origin = replicas.from_chief(started)
+    replicas.copy_from_chief(list(checkpoints.variables.values()))
     return parse_config(config), manifest, origin
 
 

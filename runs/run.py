@@ -1,6 +1,6 @@
 """A training run, from its configuration to its summary."""
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 import keras
@@ -18,53 +18,52 @@ from training.hardware import make_deterministic
 from training.loop import train
 from training.optimizer import make_optimizer
 from training.run_directory import RunDirectory
-from training.run_log import NoLog, RunLog
+from training.run_log import RunLog
 from training.step import make_train_step
 
 
 def train_run(config: Config) -> int:
     """One run, from configuration to summary; the exit code."""
-    distribution = find_devices(config)
+    replicas = find_devices(config)
 
-    with distribution.lost_workers_named(), ExitStack() as stack:
+    with replicas.naming_lost_workers(), ExitStack() as stack:
         directory = RunDirectory(Path(config.output_dir) / config.name)
-        config, is_recorded = settle_together(config, distribution, directory, stack)
-        return run_in(directory, config, distribution, is_recorded=is_recorded)
+        config, is_recorded = settle_together(config, replicas, directory, stack)
+        return run_in(directory, config, replicas, is_recorded=is_recorded)
 
 
-def run_in(directory, config: Config, distribution, *, is_recorded: bool) -> int:
+def run_in(directory, config: Config, replicas, *, is_recorded: bool) -> int:
     """Data, model, loop, summary; the directory is locked by the chief and the config settled."""
 
-    task = load_together(config, distribution, is_recorded=is_recorded)
+    task = load_together(config, replicas, is_recorded=is_recorded)
     config = task.config  # with what the model takes from the data
 
     if config.deterministic:
         make_deterministic()
     keras.utils.set_random_seed(config.seed)  # of the initial weights; every other draw is stateless
-    with distribution.scope():
+    with replicas.scope():
         model = make_model(config)
         optimizer = make_optimizer(config.optimizer, model.trainable_variables, num_steps=config.num_steps)
     checkpoints = Checkpoints(
         directory.checkpoints, model, optimizer, keep=config.keep_checkpoints, keep_best=config.keep_best
     )
-    config, manifest, origin = start_together(distribution, task, model, checkpoints)
+    config, manifest, origin = start_together(replicas, task, model, checkpoints)
     start_step = manifest["step"]
-    if distribution.is_chief:
+    if replicas.is_chief:
         save_config(config, directory.config)
         print(description(task, model.count_params()))
         print(f"{task.description}\n{origin}", flush=True)
 
-    if distribution.any(start_step == config.num_steps and directory.summary.exists()):
-        distribution.chief_only(print)(f"This run is complete. Its summary: {directory.summary}")
+    if replicas.any(start_step == config.num_steps and directory.summary.exists()):
+        replicas.on_chief(lambda: print(f"This run is complete. Its summary: {directory.summary}"))
         return 0
 
-    rows = distribution.rows(config.batch_size)
-    evaluate = make_evaluator(model, task.measure, compile_mode=config.compile, distribution=distribution)
+    rows = replicas.rows(config.batch_size)
+    evaluate = make_evaluator(model, task.measure, compile_mode=config.compile, replicas=replicas)
     some_held_out = task.evaluation_batches(config.eval_batches, rows)
-    sample = distribution.chief_only(task.sampler(directory, model))
-    log, save, way_back = NoLog(), lambda *_: None, nullcontext()
-    if distribution.is_chief:
-        log = RunLog(
+    sample = replicas.on_chief(lambda: task.sampler(directory, model))
+    log = replicas.on_chief(
+        lambda: RunLog(
             directory,
             start_step=start_step,
             num_steps=config.num_steps,
@@ -72,9 +71,11 @@ def run_in(directory, config: Config, distribution, *, is_recorded: bool) -> int
             units_per_step=task.units_per_step,
             elapsed_seconds=manifest.get("elapsed_seconds", 0.0),
         )
-        save = make_save(task, config, checkpoints, log, replicas=distribution.num_replicas)
-        way_back = going_back(config, checkpoints, directory.path)
-    with log, way_back:
+    )
+    save = replicas.on_chief(
+        lambda: make_save(task, config, checkpoints, log, replicas=replicas.num_replicas)
+    )
+    with log, replicas.on_chief(lambda: going_back(config, checkpoints, directory.path)):
         done, stop_code = train(
             make_train_step(
                 model,
@@ -84,7 +85,7 @@ def run_in(directory, config: Config, distribution, *, is_recorded: bool) -> int
                 label_smoothing=config.label_smoothing,
                 seed=config.seed,
                 compile_mode=config.compile,
-                distribution=distribution,
+                replicas=replicas,
             ),
             task.training_batches(start_step, rows),
             config=config,
@@ -94,18 +95,17 @@ def run_in(directory, config: Config, distribution, *, is_recorded: bool) -> int
             validate=lambda: evaluate(some_held_out),
             sample=sample,
             save=save,
-            agree=distribution.largest,
+            agree=replicas.largest,
         )
         if stop_code:
             log.say(f"stopped after step {done:,}, saved. The same command goes on from there.")
-            distribution.wait()
+            replicas.wait()
             return stop_code
         log.say(f"measuring all held-out {task.data_word}")
         measured = evaluate(task.evaluation_batches(rows=rows))
         if task.samples_at_end and config.sample_every:
             measured |= sample()
         log.write(done, measured)
-    if distribution.is_chief:
-        finish(directory, task, model, log.rows[-1])
-    distribution.wait()
+    replicas.on_chief(lambda: finish(directory, task, model, log.rows[-1]))
+    replicas.wait()
     return 0

@@ -1,4 +1,4 @@
-"""Trains tiny models and tells what came of it; as a program, on the replicas that its arguments ask for.
+"""Training of tiny models on one device and on replicas; as a program, writes the results as JSON.
 
 python -m tests.replicas FILE KEY=VALUE ...
 """
@@ -27,32 +27,35 @@ IMAGES = AxialViTConfig(
 
 @dataclass(frozen=True)
 class Case:
-    """A model and how it is trained: by default on two batches, to see whether it works."""
+    """A model and how it is trained."""
 
     model: TransformerLMConfig | AxialViTConfig
     num_steps: int = 2
     accumulation_steps: int = 1
     precision: str = "float32"
     compile_mode: str = "graph"
+    optimizer: str = "adamw"
+    evaluate: bool = False
 
 
 CURVES = {
-    "text": Case(replace(TEXT, rope=RopeConfig(learned_freq=True)), num_steps=20, accumulation_steps=2),
-    "images": Case(IMAGES, num_steps=20, accumulation_steps=2),
+    "text": Case(
+        replace(TEXT, rope=RopeConfig(learned_freq=True)), num_steps=20, accumulation_steps=2, evaluate=True
+    ),
+    "images": Case(IMAGES, num_steps=20, accumulation_steps=2, evaluate=True),
 }
-# Each costs seconds to trace, so positions with weights of their own stand for those without.
-OF_ONE_MACHINE = CURVES | {
+MIRRORED = CURVES | {
     "text learned dropout": Case(replace(TEXT, position="learned", dropout=0.2)),
     "images mixed bfloat16": Case(replace(IMAGES, position="mixed"), precision="mixed_bfloat16"),
 }
-OF_SEVERAL = CURVES | {
+WORKERS = CURVES | {
     "text alibi xla": Case(replace(TEXT, position="alibi"), compile_mode="xla"),
     "images learned bfloat16": Case(replace(IMAGES, position="learned"), precision="mixed_bfloat16"),
 }
 
 
-def trained(case: Case, distribution) -> dict:
-    """Losses, norms of gradients, measures, weights and the SHA-256 of each row of each batch read here."""
+def train(case: Case, replicas) -> dict:
+    """Losses, gradient norms, metrics, weights, and the SHA-256 of each row of each batch read here."""
     import keras
     import tensorflow as tf
 
@@ -63,11 +66,10 @@ def trained(case: Case, distribution) -> dict:
     from training.step import make_train_step
 
     keras.utils.set_random_seed(4)
-    with distribution.scope():
+    config = OptimizerConfig(name=case.optimizer, learning_rate=1e-2, warmup_steps=2)
+    with replicas.scope():
         model = make_model(case.model, case.precision)
-        optimizer = make_optimizer(
-            OptimizerConfig(learning_rate=1e-2, warmup_steps=2), model.trainable_variables, num_steps=20
-        )
+        optimizer = make_optimizer(config, model.trainable_variables, num_steps=20)
     step = make_train_step(
         model,
         optimizer,
@@ -76,44 +78,43 @@ def trained(case: Case, distribution) -> dict:
         label_smoothing=0.1,
         seed=3,
         compile_mode=case.compile_mode,
-        distribution=distribution,
+        replicas=replicas,
     )
-    rows = distribution.rows(BATCH)
-    training, held_out = batches(case.model, num_steps=case.num_steps, rows=rows)
-    losses, norms, read = [], [], []
-    for number, (inputs, targets) in enumerate(training):
+    batches, held_out = make_batches(case.model, num_steps=case.num_steps, rows=replicas.rows(BATCH))
+    losses, norms, row_hashes = [], [], []
+    for number, (inputs, targets) in enumerate(batches):
         result = step(tf.constant(number), inputs, targets)
         losses.append(float(result.loss))
         norms.append(float(result.gradient_norm))
-        parts = zip(inputs.numpy(), targets.numpy(), strict=True)
-        read.append([sha256(x.tobytes() + y.tobytes()).hexdigest() for x, y in parts])
-    weights, finite, measured = model.get_weights(), True, {}
-    if inputs.dtype.is_floating and distribution.worker == distribution.num_workers - 1:
-        inputs = tf.concat([inputs[:-1], np.nan * inputs[-1:]], axis=0)  # of the last replica alone
+        rows = zip(inputs.numpy(), targets.numpy(), strict=True)
+        row_hashes.append([sha256(x.tobytes() + y.tobytes()).hexdigest() for x, y in rows])
+    weights, is_skipped = model.get_weights(), True
     if inputs.dtype.is_floating:
-        finite = bool(step(tf.constant(case.num_steps), inputs, targets).finite)
-    if case.num_steps > 2:
-        evaluate = make_evaluator(
-            model, summed_loss_and_accuracy, compile_mode="graph", distribution=distribution
-        )
-        measured = evaluate(held_out)
+        if replicas.worker == replicas.num_workers - 1:  # NaN in the last row of the last replica alone
+            inputs = tf.concat([inputs[:-1], np.nan * inputs[-1:]], axis=0)
+        result = step(tf.constant(case.num_steps), inputs, targets)
+        is_skipped = not bool(result.finite) and not differ(model.get_weights(), weights)
+    metrics = {}
+    if case.evaluate:
+        evaluate = make_evaluator(model, summed_loss_and_accuracy, compile_mode="graph", replicas=replicas)
+        metrics = evaluate(held_out)
     return {
         "losses": losses,
         "norms": norms,
-        "read": read,
-        "measured": measured,
+        "row hashes": row_hashes,
+        "metrics": metrics,
         "weights": [weight.tolist() for weight in weights],
-        "is changed by what is not finite": finite or differ(model.get_weights(), weights),
-        "copies differ": any(differ(copy, weights) for copy in copies(model, distribution)),
+        "a step that is not finite is skipped": is_skipped,
+        "copies differ": any(differ(copy, weights) for copy in weights_by_replica(model, replicas)),
     }
 
 
-def copies(model, distribution) -> list[list]:
-    """The weights of each replica here."""
-    if distribution.strategy is None:
+def weights_by_replica(model, replicas) -> list[list]:
+    """Weights of each replica of this process."""
+    if replicas.strategy is None:
         return [model.get_weights()]
-    each = [distribution.strategy.experimental_local_results(weight.value) for weight in model.weights]
-    return [[weight.numpy() for weight in of_replica] for of_replica in zip(*each, strict=True)]
+    copies = [replicas.strategy.experimental_local_results(weight.value) for weight in model.weights]
+    return [[weight.numpy() for weight in replica] for replica in zip(*copies, strict=True)]
 
 
 def differ(a, b) -> bool:
@@ -128,8 +129,8 @@ def make_model(config, precision):
     return kind(config, dtype=precision)
 
 
-def batches(config, *, num_steps: int, rows: slice):
-    """To train on, and held out: 21 rows, so that the last batch is not full."""
+def make_batches(config, *, num_steps: int, rows: slice):
+    """Training batches, and held-out ones of 21 rows in all, so that the last is partly filled."""
     from data.batches import evaluation_batches, training_dataset
     from data.config import AugmentConfig
     from data.image_batches import image_evaluation_batches, image_training_dataset
@@ -156,40 +157,49 @@ def batches(config, *, num_steps: int, rows: slice):
     )
 
 
-def agreements(distribution) -> dict:
-    """What replicas and workers have in common once they have told each other."""
+def communicate(replicas) -> dict:
+    """Results of the methods with which replicas and workers exchange values."""
     import keras
+
+    with replicas.scope():
+        variable = keras.Variable([1.0, 2.0])
+    variable.assign([3.0, 4.0] if replicas.is_chief else [7.0, 8.0])
+    replicas.copy_from_chief([variable])
+    return {
+        "rows": gather_rows(replicas),
+        "from chief": replicas.from_chief(
+            lambda: ("ä", replicas.worker), encode=list, decode=lambda value: [*value, "decoded"]
+        ),
+        "on chief": replicas.on_chief(lambda: dict)() == {},
+        "any of none": replicas.any(False),
+        "any of the last": replicas.any(replicas.worker == replicas.num_workers - 1),
+        "largest": replicas.largest(130 + replicas.worker),
+        "different data": error_message(lambda: replicas.check_same({"data": "ab"[replicas.worker]})),
+        "failure of the chief": error_message(lambda: replicas.from_chief(fail)),
+        "copied": variable.numpy().tolist(),
+    }
+
+
+def gather_rows(replicas) -> list[float]:
+    """The rows 1 to 8 of a batch, in the order in which the replicas receive them."""
     import tensorflow as tf
 
-    from training.distribution import all_reduced
+    from training.replicas import all_reduced
 
-    def placed(rows):
+    def place(rows):
         number = tf.distribute.get_replica_context().replica_id_in_sync_group
-        places = tf.one_hot(number, distribution.num_replicas)[:, tf.newaxis]
-        (whole,) = all_reduced([tf.reshape(places * rows, [-1])])
-        return whole
+        places = tf.one_hot(number, replicas.num_replicas)[:, tf.newaxis]
+        return all_reduced([tf.reshape(places * rows, [-1])])[0]
 
     batch = tf.range(1.0, 1 + BATCH)
-    told = {"rows": distribution.on_replicas(placed)(batch[distribution.rows(BATCH)]).numpy().tolist()}
-    told["from chief"] = distribution.from_chief(lambda: ["ä", distribution.worker])
-    told["nobody"] = distribution.any(False)
-    told["largest"] = distribution.largest(130 + distribution.worker)
-    told["last"] = distribution.any(distribution.worker == distribution.num_workers - 1)
-    told["other data"] = error_of(lambda: distribution.check_same({"data": "ab"[distribution.worker]}))
-    told["chief fails"] = error_of(lambda: distribution.from_chief(fail))
-    with distribution.scope():
-        variable = keras.Variable([1.0, 2.0])
-    variable.assign([3.0, 4.0] if distribution.is_chief else [7.0, 8.0])
-    distribution.copy_from_chief([variable])
-    told["copied"] = variable.numpy().tolist()
-    return told
+    return replicas.compile(place)(batch[replicas.rows(BATCH)]).numpy().tolist()
 
 
 def fail():
     raise ValueError("no luck\nat all")
 
 
-def error_of(function) -> str:
+def error_message(function) -> str:
     try:
         function()
     except ValueError as error:
@@ -199,14 +209,14 @@ def error_of(function) -> str:
 
 def main(file: str, *overrides: str) -> None:
     config = parse_config(compose(list(overrides)))
-    distribution = find_devices(config)
+    replicas = find_devices(config)
     import tensorflow as tf
 
-    tf.get_logger().setLevel("ERROR")  # it takes the functions of all cases for one that is traced too often
-    cases = OF_SEVERAL if distribution.num_workers > 1 else OF_ONE_MACHINE
-    found = {name: trained(case, distribution) for name, case in cases.items()}
-    Path(file).write_text(json.dumps(found | {"agreements": agreements(distribution)}))
-    distribution.wait()
+    tf.get_logger().setLevel("ERROR")  # it takes the functions of all cases for one that is retraced
+    cases = WORKERS if replicas.num_workers > 1 else MIRRORED
+    results = {name: train(case, replicas) for name, case in cases.items()}
+    Path(file).write_text(json.dumps(results | {"communication": communicate(replicas)}))
+    replicas.wait()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Replicas on one machine and on several, against one device: each strategy in processes of its own."""
+"""Runs on several replicas and workers, each strategy in processes of its own, against one device."""
 
 import contextlib
 import json
@@ -17,73 +17,64 @@ import pytest
 import tensorflow as tf
 
 from scripts.launch_local import free_addresses
-from system.errors import RunError
 from tests.comparison import rows_of, tensors_of
-from tests.replicas import BATCH, CURVES, OF_ONE_MACHINE, OF_SEVERAL, trained
+from tests.replicas import BATCH, CURVES, MIRRORED, WORKERS, train
 from tests.run_helpers import copy_of, refusal, wait_for
-from training.distribution import ONE_DEVICE, Distribution
+from training.replicas import ONE_DEVICE
 
-# Most of the time is for starting TensorFlow and tracing, which takes long on a busy machine.
+# Most of the time is spent starting TensorFlow and tracing, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
 ROOT = Path(__file__).parents[1]
 CPUS = ("distribute=mirrored", "distribute.devices=[CPU:0,CPU:1]")
 
 
-def start_worker(file, *overrides, tf_config=None):
+def start_process(file, *overrides, tf_config=None):
     environment = os.environ if tf_config is None else os.environ | {"TF_CONFIG": json.dumps(tf_config)}
     return subprocess.Popen(
         [sys.executable, "-m", "tests.replicas", str(file), *overrides], cwd=ROOT, env=environment
     )
 
 
-def told_by(processes, files):
+def results_of(processes, files):
     assert [process.wait(900) for process in processes] == [0] * len(processes)
     return [json.loads(file.read_text()) for file in files]
 
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory):
-    """What the process with two replicas tells, in a list of one."""
-    file = tmp_path_factory.mktemp("mirrored") / "told.json"
-    return told_by([start_worker(file, *CPUS)], [file])
+    """Results of the process with two replicas, in a list of one."""
+    file = tmp_path_factory.mktemp("mirrored") / "results.json"
+    return results_of([start_process(file, *CPUS)], [file])
 
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory):
-    """What each of two workers tells."""
-    files = [tmp_path_factory.mktemp("workers") / "told.json" for _ in range(2)]
+    """Results of each of two workers."""
+    files = [tmp_path_factory.mktemp("workers") / "results.json" for _ in range(2)]
     cluster = {"worker": free_addresses(2)}
+    tasks = [{"type": "worker", "index": index} for index in range(2)]
     processes = [
-        start_worker(
-            file,
-            "distribute=multi_worker",
-            tf_config={"cluster": cluster, "task": {"type": "worker", "index": index}},
-        )
-        for index, file in enumerate(files)
+        start_process(file, "distribute=multi_worker", tf_config={"cluster": cluster, "task": task})
+        for file, task in zip(files, tasks, strict=True)
     ]
-    return told_by(processes, files)
+    return results_of(processes, files)
 
 
 @pytest.fixture(scope="module")
-def alone():
-    """What one device makes of a case of two replicas, each with one micro-batch for each of theirs."""
-    done = {}
+def one_device():
+    """Function from a case of two replicas to its results on one device."""
+    results = {}
 
-    def told(name):
-        if name not in done:
-            case = (OF_ONE_MACHINE | OF_SEVERAL)[name]
-            # Only dropout tells apart how a batch is divided.
-            done[name] = trained(
+    def train_once(name):
+        if name not in results:
+            case = (MIRRORED | WORKERS)[name]
+            # Dropout depends on the number of micro-batches.
+            results[name] = train(
                 replace(case, accumulation_steps=2) if "dropout" in name else case, ONE_DEVICE
             )
-        return done[name]
+        return results[name]
 
-    return told
-
-
-@pytest.fixture(params=["mirrored", "workers"])
-def told(request):
-    return request.getfixturevalue(request.param)
+    return train_once
 
 
 def assert_same_curve(actual, expected, rtol=1e-5):
@@ -91,85 +82,62 @@ def assert_same_curve(actual, expected, rtol=1e-5):
         np.testing.assert_allclose(actual[key], expected[key], rtol=rtol)
 
 
-@pytest.mark.parametrize("name", CURVES)
-def test_two_replicas_train_as_one_device(told, alone, name):
-    """Over 20 steps, with every gradient clipped, in two micro-batches a replica."""
-    expected = alone(name)
-    assert min(expected["norms"]) > 0.3  # what they are clipped to
-    for one in told:
-        assert_same_curve(one[name], expected)
-        for weight, wanted in zip(one[name]["weights"], expected["weights"], strict=True):
-            np.testing.assert_allclose(weight, wanted, rtol=0, atol=1e-5)
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["mirrored", "workers"])
+def test_two_replicas_train_as_one_device(request, one_device, processes):
+    """Over 20 steps, with clipped gradients, in two micro-batches a replica."""
+    results = request.getfixturevalue(processes)
+    for name in CURVES:
+        expected = one_device(name)
+        assert min(expected["norms"]) > 0.3  # the limit
+        for result in results:
+            assert_same_curve(result[name], expected)
+            for weight, other in zip(result[name]["weights"], expected["weights"], strict=True):
+                np.testing.assert_allclose(weight, other, rtol=0, atol=1e-5)
+            assert result[name]["metrics"] == pytest.approx(expected["metrics"], rel=1e-5)
+            assert result[name]["a step that is not finite is skipped"]
+        hashes = [list(chain(*rows)) for rows in zip(*(r[name]["row hashes"] for r in results), strict=True)]
+        assert hashes == expected["row hashes"]
+        assert len(set(hashes[0])) == BATCH
+    for name in sorted((MIRRORED if processes == "mirrored" else WORKERS).keys() - CURVES.keys()):
+        for result in results:
+            assert_same_curve(result[name], one_device(name), rtol=2e-3 if "bfloat16" in name else 1e-5)
 
 
-@pytest.mark.parametrize("name", CURVES)
-def test_the_replicas_read_the_batches_of_one_device(told, alone, name):
-    """The SHA-256 of each row: those of worker 0, then those of worker 1, are those of the batch."""
-    read = [list(chain(*rows)) for rows in zip(*(one[name]["read"] for one in told), strict=True)]
-    assert read == alone(name)["read"]
-    assert len(set(read[0])) == BATCH
+@pytest.mark.slow
+def test_the_weights_of_replicas_stay_equal(mirrored):
+    assert not any(result["copies differ"] for result in mirrored[0].values() if "losses" in result)
 
 
-@pytest.mark.parametrize("name", CURVES)
-def test_an_evaluation_of_the_replicas_is_that_of_one_device(told, alone, name):
-    """The last batch is not full."""
-    for one in told:
-        assert one[name]["measured"] == pytest.approx(alone(name)["measured"], rel=1e-5)
+@pytest.mark.slow
+def test_dropout_depends_on_the_number_of_micro_batches(one_device):
+    name = "text learned dropout"
+    assert train(MIRRORED[name], ONE_DEVICE)["losses"] != pytest.approx(one_device(name)["losses"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(OF_ONE_MACHINE.keys() - CURVES.keys()))
-def test_replicas_of_one_machine_train_every_kind_of_model(mirrored, alone, name):
-    assert_same_curve(mirrored[0][name], alone(name), rtol=2e-3 if "bfloat16" in name else 1e-5)
-
-
-@pytest.mark.parametrize("name", sorted(OF_SEVERAL.keys() - CURVES.keys()))
-def test_workers_train_every_kind_of_model(workers, alone, name):
-    for one in workers:
-        assert_same_curve(one[name], alone(name), rtol=2e-3 if "bfloat16" in name else 1e-5)
-
-
-def test_dropout_without_as_many_parts_is_another(alone):
-    case = OF_ONE_MACHINE["text learned dropout"]
-    assert trained(case, ONE_DEVICE)["losses"] != pytest.approx(
-        alone("text learned dropout")["losses"], rel=1e-4
-    )
-
-
-def test_replicas_and_workers_agree(told):
-    for one in told:
-        agreed = one["agreements"]
-        assert agreed["rows"] == list(range(1, 1 + BATCH))
-        assert agreed["from chief"] == ["ä", 0]
-        assert agreed["copied"] == [3.0, 4.0]
-        assert (agreed["nobody"], agreed["last"]) == (False, True)
-        assert agreed["largest"] == 129 + len(told)
-
-
-def test_a_replica_skips_what_another_cannot_apply(told):
-    """A loss that is not finite on the rows of the last replica alone."""
-    for one in told:
-        assert not one["images"]["is changed by what is not finite"]
-
-
-def test_the_replicas_stay_alike(mirrored):
-    assert not any(of_case["copies differ"] for of_case in mirrored[0].values() if "losses" in of_case)
-
-
-def test_workers_that_disagree_are_told_who_and_where(workers):
-    for one in workers:
-        assert one["agreements"]["other data"].startswith("RunError: worker 1 (127.0.0.1:")
-        assert one["agreements"]["other data"].endswith(
-            ") do not agree: data is b and a. Start all workers alike."
-        )
-    failures = [one["agreements"]["chief fails"] for one in workers]
-    assert failures[0] == "ValueError: no luck\nat all"
-    assert failures[1].startswith("RunError: worker 0 (127.0.0.1:")
-    assert failures[1].endswith(") has stopped: ValueError: no luck")
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["mirrored", "workers"])
+def test_replicas_and_workers_exchange_values(request, processes):
+    results = [result["communication"] for result in request.getfixturevalue(processes)]
+    for result in results:
+        assert result["rows"] == list(range(1, 1 + BATCH))
+        assert result["from chief"][:2] == ["ä", 0]
+        assert result["copied"] == [3.0, 4.0]
+        assert (result["any of none"], result["any of the last"]) == (False, True)
+        assert result["largest"] == 129 + len(results)
+    if processes == "workers":
+        for result in results:
+            assert result["different data"].startswith("RunError: worker 1 (127.0.0.1:")
+            assert "differ: data is b and a. Start all " in result["different data"]
+        failures = [result["failure of the chief"] for result in results]
+        assert failures[0] == "ValueError: no luck\nat all"
+        assert failures[1].startswith("RunError: worker 0 (127.0.0.1:")
+        assert failures[1].endswith(") has failed: ValueError: no luck")
 
 
 @pytest.fixture(scope="module")
 def place(workplace):
-    """The command line of a tiny run on a text without dropout, whose every step is logged."""
+    """Workplace, and arguments of a tiny run on a text without dropout that logs every step."""
     defaults = {"model.dropout": "0.0", "num_steps": "20", "checkpoint_every": "5", "log_every": "1"}
     defaults |= {"optimizer.clip_norm": "0.3", "sample_every": "20"}
 
@@ -184,7 +152,7 @@ def place(workplace):
 
 @contextlib.contextmanager
 def started_workers(place, *changes):
-    """The launcher of two workers of train.py; they end with the context."""
+    """Launcher of two workers of train.py, which end with the context."""
     command = [sys.executable, "-m", "scripts.launch_local", "--workers", "2", "--"]
     arguments = place[1]("distribute=multi_worker", *changes)
     with subprocess.Popen(
@@ -193,11 +161,11 @@ def started_workers(place, *changes):
         try:
             yield launcher
         finally:
-            launcher.terminate()  # what it has started, that is
+            launcher.terminate()  # and so its workers
 
 
 def drop_after(run, step):
-    """As if the run had been killed soon after that step."""
+    """Removes what a run that was killed after that step would not have written."""
     for path in (run / "checkpoints").iterdir():
         if int(path.name[-8:]) > step:
             shutil.rmtree(path)
@@ -206,7 +174,7 @@ def drop_after(run, step):
 
 def assert_ends_as(run, whole):
     for row, wanted in zip(rows_of(run), rows_of(whole), strict=True):
-        # A sample may tip over at a rounding.
+        # A rounding error may change a sample.
         numbers, expected = ({key: row[key] for key in row if key != "sample"} for row in (row, wanted))
         assert numbers == pytest.approx(expected, rel=1e-5), f"step {wanted['step']}"
     actual, expected = tensors_of(run), tensors_of(whole)
@@ -217,7 +185,7 @@ def assert_ends_as(run, whole):
 
 @pytest.fixture(scope="module")
 def whole(place):
-    """The directory of a run on one device that nothing interrupted."""
+    """Directory of an uninterrupted run on one device."""
     workplace, arguments = place
     assert workplace.train(*arguments("name=alone")) == 0
     return workplace.outputs / "alone"
@@ -225,7 +193,7 @@ def whole(place):
 
 @pytest.fixture(scope="module")
 def killed(place):
-    """The directory of a run of two workers, one of which was killed; and what it told."""
+    """Directory, exit code and output of a run of two workers, one of which was killed."""
     run = place[0].outputs / "workers"
     with started_workers(place, "name=workers", "checkpoint_every=1") as launcher:
         wait_for(run / "checkpoints" / "step-00000003", launcher)
@@ -236,34 +204,37 @@ def killed(place):
     return run, launcher.returncode, output
 
 
-def test_a_worker_that_dies_ends_the_others_with_a_line_that_names_it(killed):
+@pytest.mark.slow
+def test_the_death_of_a_worker_ends_the_others_with_one_line_that_names_it(killed):
     run, exit_code, output = killed
     assert exit_code == 137
     assert not (run / "summary.json").exists()
     (line,) = [line for line in output.splitlines() if line.startswith("[worker 0] error: ")]
     assert line.startswith("[worker 0] error: worker 1 (127.0.0.1:")
     assert line.endswith(
-        ") has ended, and the others cannot go on without it. "
-        "Start all again: the run goes on from its latest checkpoint."
+        ") has ended, and the other workers cannot continue without it. "
+        "Start all workers again to resume from the latest checkpoint."
     )
 
 
 @pytest.fixture(scope="module")
 def restarted(place, killed):
-    """That run, started again and ended; and what it told."""
+    """Directory and output of that run after it was started again."""
     with started_workers(place, "name=workers") as launcher:
         output, _ = launcher.communicate(timeout=900)
     assert launcher.returncode == 0, output
     return killed[0], output
 
 
-def test_a_run_with_a_killed_worker_ends_as_one_that_nothing_interrupted(restarted, whole):
+@pytest.mark.slow
+def test_a_run_with_a_killed_worker_resumes_and_ends_as_an_uninterrupted_one(restarted, whole):
     run, output = restarted
     assert "[worker 0] resuming after step " in output
     assert_ends_as(run, whole)
 
 
-def test_the_chief_alone_tells_and_writes(restarted):
+@pytest.mark.slow
+def test_only_the_chief_logs_and_writes(restarted):
     run, output = restarted
     assert [line for line in output.splitlines() if "waiting for" not in line and "[worker 1]" in line] == []
     assert output.count("measuring all held-out text") == 1
@@ -279,7 +250,8 @@ def test_the_chief_alone_tells_and_writes(restarted):
     }
 
 
-def test_a_run_goes_on_from_two_replicas_on_one_device_and_back(place, restarted, whole):
+@pytest.mark.slow
+def test_a_run_resumes_on_another_number_of_replicas(place, restarted, whole):
     workplace, arguments = place
     run = copy_of(restarted[0], "moved")
     drop_after(run, 10)
@@ -291,49 +263,39 @@ def test_a_run_goes_on_from_two_replicas_on_one_device_and_back(place, restarted
     assert_ends_as(run, whole)
 
 
-def test_a_batch_that_does_not_divide_is_refused_with_the_sizes_that_do():
-    class Four:
-        num_replicas_in_sync = 4
-
-    distribution = Distribution(Four())
-    distribution.check_batch(16, 2)
-    with pytest.raises(RunError, match=r"batch_size 12 does not divide .* 4 replicas .* use 8 or 16$"):
-        distribution.check_batch(12, 2)
-    with pytest.raises(RunError, match=r"batch_size 3 does not divide .* 4 replicas .* use 4$"):
-        distribution.check_batch(3, 1)
-
-
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
-def test_mirrored_without_a_gpu_says_what_to_do(workplace, capsys):
+def test_mirrored_without_a_gpu_is_refused_with_advice(workplace, capsys):
     assert refusal(workplace, capsys, "name=none", "distribute=mirrored") == [
-        "distribute=mirrored finds no GPU on this machine. To try it on the processor, set "
+        "distribute=mirrored needs a GPU, and this machine has none. To try it on the CPU, set "
         "distribute.devices=[CPU:0,CPU:1]; to train on one device, distribute=none"
     ]
     assert refusal(workplace, capsys, "name=none", "distribute=mirrored", "distribute.devices=[GPU:3]") == [
-        "distribute.devices: no GPU:3 here; there is no GPU"
+        "distribute.devices: GPU:3 not found; available: no GPU"
     ]
 
 
 @pytest.mark.parametrize(
     ("cluster", "problem"),
     [
-        ({"chief": ["a:1", "b:1"]}, "TF_CONFIG names 2 chiefs, expected one: a:1, b:1"),
+        ({"chief": ["a:1", "b:1"]}, "TF_CONFIG has 2 chiefs, expected one: a:1, b:1"),
         ({"worker": ["a"]}, 'TF_CONFIG cluster.worker must be a list of host:port, got ["a"]'),
     ],
 )
-def test_a_mistake_in_tf_config_ends_a_run_before_it_begins(workplace, capsys, monkeypatch, cluster, problem):
+def test_an_invalid_tf_config_is_refused_before_the_run_starts(
+    workplace, capsys, monkeypatch, cluster, problem
+):
     task = {"type": "chief", "index": 0}
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
     assert refusal(workplace, capsys, "name=none", "distribute=multi_worker") == [problem]
 
 
-def test_a_port_in_use_ends_a_run_before_it_begins(workplace, capsys, monkeypatch):
+def test_a_port_in_use_is_refused_before_the_run_starts(workplace, capsys, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         cluster = {"cluster": {"worker": [address]}, "task": {"type": "worker", "index": 0}}
         monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
         (line,) = refusal(workplace, capsys, "name=none", "distribute=multi_worker")
     assert line == (
-        f"cannot listen at {address}, which TF_CONFIG gives to this process (Address already in use): is it "
-        "running already, or another one with the same type and index?"
+        f"cannot listen at {address}, the address of this process in TF_CONFIG (Address already in use). Is "
+        "another process with the same task running?"
     )

@@ -1,41 +1,42 @@
-"""Evaluation weighted by targets."""
+"""Evaluation: means over all targets of the held-out data."""
 
 from collections.abc import Callable, Iterable
 
 import keras
 import tensorflow as tf
 
-from training.distribution import ONE_DEVICE, Distribution, all_reduced
+from training.losses import number_of
+from training.replicas import ONE_DEVICE, Replicas, all_reduced
 
 Measure = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
 
 def make_evaluator(
-    model: keras.Model, measure: Measure, *, compile_mode: str, distribution: Distribution = ONE_DEVICE
+    model: keras.Model, measure: Measure, *, compile_mode: str, replicas: Replicas = ONE_DEVICE
 ) -> Callable[[Iterable], dict[str, float]]:
-    """A function from batches to the mean over their targets of each thing measured.
+    """Function from batches `(inputs, targets)` of one shape to metrics by name.
 
-    A batch is `(inputs, targets)`, of one shape throughout; negative targets do not count. The mean is
-    over targets, not over batches, so that a batch that is not full does not count for more.
+    A metric is a mean over targets, not over batches, so that a partly filled batch has less weight; masked
+    (negative) targets do not count.
 
     Args:
         model: called as `model(inputs)`.
-        measure: sums over targets by name, such as `training.losses.summed_loss`, of logits and targets.
+        measure: function of logits and targets that returns sums over the targets by name, such as
+            `training.losses.summed_loss`.
         compile_mode: `graph` or `xla`.
-        distribution: over replicas; the batches are then the rows of each that this worker reads.
+        replicas: the batches are the rows of each that this worker reads.
     """
 
     @tf.function(jit_compile=compile_mode == "xla")
     def evaluate_batch(inputs, targets):
-        count = tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
-        return measure(model(inputs), targets), count
+        return measure(model(inputs), targets), number_of(targets)
 
     def evaluate_rows(inputs, targets):
         sums, count = evaluate_batch(inputs, targets)
         count, *values = all_reduced([count, *sums.values()])
         return dict(zip(sums, values, strict=True)), count
 
-    sums_of = evaluate_batch if distribution.strategy is None else distribution.on_replicas(evaluate_rows)
+    sums_of = evaluate_batch if replicas.strategy is None else replicas.compile(evaluate_rows)
 
     def evaluate(batches: Iterable) -> dict[str, float]:
         totals, count = {}, 0.0
@@ -44,7 +45,7 @@ def make_evaluator(
             totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
             count += float(batch_count)
         if not count:
-            raise ValueError("there is nothing to evaluate: no batch holds a target.")
+            raise ValueError("cannot evaluate: the batches contain no targets.")
         return {name: total / count for name, total in totals.items()}
 
     return evaluate

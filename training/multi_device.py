@@ -113,7 +113,7 @@ class MultiDevice(Replicas):
                 key = differing[0]
                 raise RunError(
                     f"{self.cluster.name(number)} and {self.cluster.name(0)} differ: {key} is "
-                    f"{other.get(key)} and {chief.get(key)}. Start all workers with the same command and data."
+                    f"{other.get(key)} and {chief.get(key)}. Start all with the same command and data."
                 )
 
     def copy_from_chief(self, variables: list[keras.Variable]) -> None:

@@ -21,11 +21,13 @@ class Replicas:
         num_replicas: number of replicas in all processes.
         num_workers: number of processes.
         worker: index of this process; 0 is the chief.
+        is_chief: whether this process is the chief.
     """
 
     strategy: tf.distribute.Strategy | None = None
     num_replicas = num_workers = 1
     worker = 0
+    is_chief = True
 
     def scope(self) -> contextlib.AbstractContextManager:
         """Context in which variables are created on every replica."""
@@ -61,7 +63,7 @@ class Replicas:
         """Assigns the values that the chief has to the variables of every worker."""
 
     def check_same(self, facts: dict[str, object]) -> None:
-        """Raises RunError on every worker if the facts (JSON values) of one differ from those of the chief."""
+        """Raises RunError on every worker if `facts` (JSON values) differ from those of the chief on one."""
 
     def largest(self, number: int) -> int:
         """Largest of the numbers of all workers."""

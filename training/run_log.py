@@ -144,27 +144,6 @@ class RunLog:
             write_text(self.directory.samples, "\n".join(samples))
 
 
-class NoLog:
-    """The log of a worker that is not the chief: it tells nothing."""
-
-    elapsed_seconds = 0.0
-
-    def __enter__(self) -> "NoLog":
-        return self
-
-    def __exit__(self, *_) -> None:
-        pass
-
-    def step_took(self, seconds: float, loss: float) -> None:
-        pass
-
-    def write(self, step: int, metrics: dict) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
-
-
 def read_rows(directory: RunDirectory) -> list[dict]:
     """Rows of metrics.jsonl; a line that is none, such as one that a crash cut short, is left out."""
     try:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from training.losses import summed_cross_entropy
+from training.losses import number_of, summed_cross_entropy
 from training.replicas import ONE_DEVICE, Replicas, all_reduced
 
 
@@ -139,8 +139,3 @@ def make_update(
         return StepResult(loss, norm, learning_rate, finite)
 
     return update
-
-
-def number_of(targets: tf.Tensor) -> tf.Tensor:
-    """Number of targets that are not masked, () float32."""
-    return tf.reduce_sum(tf.cast(targets >= 0, tf.float32))

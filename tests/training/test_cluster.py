@@ -1,4 +1,4 @@
-"""TF_CONFIG, with a line for each mistake, and the meeting of the processes that it names."""
+"""Parsing of TF_CONFIG, and waiting for the processes in it."""
 
 import json
 import socket
@@ -41,14 +41,14 @@ def test_the_first_worker_is_the_chief():
     assert cluster.name(0) == "worker 0 (one:2001)"
 
 
-def test_a_chief_comes_before_the_workers_whatever_their_order():
+def test_the_chief_comes_before_the_workers():
     config = tf_config("1", worker=WORKERS, chief=["lead:2000"])
     cluster = read_cluster({"TF_CONFIG": config})
     assert [task[:2] for task in cluster.tasks] == [("chief", 0), ("worker", 0), ("worker", 1)]
     assert cluster.own == 2
 
 
-def test_the_processes_that_a_message_names_are_found():
+def test_processes_are_found_in_an_error_message():
     cluster = read_cluster({"TF_CONFIG": tf_config(0)})
     message = "aborted by /job:worker/task:1: unhealthy: /job:worker/replica:0/task:1, /job:worker/task:0"
     assert cluster.named_in(message) == [1]
@@ -63,17 +63,17 @@ def test_the_processes_that_a_message_names_are_found():
         ("[1]", "TF_CONFIG has no 'cluster'; expected {"),
         ('{"task": {"type": "worker", "index": 0}}', "TF_CONFIG has no 'cluster'; expected {"),
         ('{"cluster": {"worker": ["a:1"]}}', "TF_CONFIG has no 'task'; expected {"),
-        (tf_config(worker=["a:1"], ps=["b:1"]), "TF_CONFIG names ps: a run has only a chief and workers"),
+        (tf_config(worker=["a:1"], ps=["b:1"]), "TF_CONFIG has jobs ps; only chief and worker are supported"),
         (tf_config(worker=["a"]), 'TF_CONFIG cluster.worker must be a list of host:port, got ["a"]'),
         (tf_config(worker="a:1"), 'TF_CONFIG cluster.worker must be a list of host:port, got "a:1"'),
         (tf_config(worker=[]), "TF_CONFIG cluster.worker must be a list of host:port, got []"),
         (
             tf_config(worker=["c:1"], chief=["a:1", "b:1"]),
-            "TF_CONFIG names 2 chiefs, expected one: a:1, b:1",
+            "TF_CONFIG has 2 chiefs, expected one: a:1, b:1",
         ),
         (
             tf_config(worker=["a:1", "b:1"], chief=["a:1"]),
-            "TF_CONFIG gives a:1 to two processes: each needs its own",
+            "TF_CONFIG repeats a:1: each process needs its own address",
         ),
         (tf_config(kind="chief"), 'TF_CONFIG task.type must be one of worker, got "chief"'),
         (tf_config(2), "TF_CONFIG task.index must be 0 to 1, got 2"),
@@ -82,29 +82,29 @@ def test_the_processes_that_a_message_names_are_found():
         (tf_config("x"), 'TF_CONFIG task.index must be 0 to 1, got "x"'),
     ],
 )
-def test_a_mistake_in_tf_config_is_told_in_a_line(text, problem):
+def test_an_invalid_tf_config_is_reported_in_one_line(text, problem):
     assert error_of(text).startswith(problem)
 
 
 def test_processes_wait_for_each_other():
     addresses = [free_address(), free_address()]
-    told, all_met = ([], []), threading.Barrier(3)
+    reports, all_met = ([], []), threading.Barrier(3)
 
     def work(own, delay):
         time.sleep(delay)
-        meet(local_cluster(*addresses, own=own), told[own].append)
-        # TensorFlow's server, for which this stands, listens in its place; the others may not be there yet.
+        meet(local_cluster(*addresses, own=own), reports[own].append)
+        # In place of TensorFlow's server; the others may not have connected yet.
         with socket.create_server(("127.0.0.1", int(addresses[own].rpartition(":")[2]))):
             all_met.wait(20)
 
     for own, delay in enumerate((0, 0.5)):
         threading.Thread(target=work, args=(own, delay), daemon=True).start()
     all_met.wait(20)
-    assert told[0] == [f"worker 0 ({addresses[0]}): waiting for worker 1 ({addresses[1]})"]
-    assert told[1] == []
+    assert reports[0] == [f"worker 0 ({addresses[0]}): waiting for worker 1 ({addresses[1]})"]
+    assert reports[1] == []
 
 
-def test_a_port_in_use_is_told():
+def test_a_port_in_use_is_an_error():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(RunError, match=rf"cannot listen at {address}, .* \(Address already in use\)"):
