@@ -1,27 +1,86 @@
-"""Windows of a token array as batches: NumPy functions of (seed, index), and a tf.data pipeline over them."""
+"""Batches as pure functions of (seed, index), and the `tf.data` pipeline that calls them.
+
+The position of a run in its data is one integer, the index of its next batch. `training_batch` computes any
+batch of a token array; `data.passkey` and `data.image_batches` have the same function for their tasks.
+
+Shapes:
+    rows: examples of a batch that this process reads; `batch_size` unless several processes share it.
+    length: tokens of a window.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
+import tensorflow as tf
 
-from data.order import ALL_ROWS, PHASE_STREAM, batch_items, epoch_generator, number_of_rows, spread_items
 from data.tokens import SEPARATOR
 
-# A target that does not count in the loss.
+# Targets that do not count in the loss.
 IGNORED_TARGET = -1
+
+# Slice of the rows of a batch that a process reads.
+ALL_ROWS = slice(None)
+
+PERMUTATION_STREAM = 0
+PHASE_STREAM = 1
+AUGMENT_STREAM = 2
+PASSKEY_STREAM = 3
+HELD_OUT_PASSKEY_STREAM = 4
+
+
+def random_generator(seed: int, number: int, *, stream: int) -> np.random.Generator:
+    """Random numbers of one epoch or item; streams are independent of each other."""
+    return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, 0, 0, stream]))
+
+
+# A batch belongs to one epoch, or to two where they meet.
+@lru_cache(maxsize=2)
+def epoch_order(num_items: int, *, seed: int, epoch: int) -> np.ndarray:
+    """(num_items,) the items 0..num_items - 1 in the order of one epoch; read-only."""
+    dtype = np.int32 if num_items <= np.iinfo(np.int32).max else np.int64
+    generator = random_generator(seed, epoch, stream=PERMUTATION_STREAM)
+    order = generator.permutation(np.arange(num_items, dtype=dtype))
+    order.flags.writeable = False
+    return order
+
+
+def batch_items(
+    index: int, *, batch_size: int, num_items: int, seed: int, rows: slice = ALL_ROWS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Items of batch `index`, drawn without replacement within an epoch; a batch may span epochs.
+
+    Args:
+        index: 0 for the first batch of a run.
+        rows: slice of the batch to return.
+
+    Returns:
+        (rows,) int64 items, and the (rows,) int64 epoch of each.
+    """
+    positions = index * batch_size + np.arange(batch_size)[rows]  # (rows,)
+    epochs, places = np.divmod(positions, num_items)
+    items = np.empty(len(positions), np.int64)
+    for epoch in np.unique(epochs):
+        inside = epochs == epoch
+        items[inside] = epoch_order(num_items, seed=seed, epoch=int(epoch))[places[inside]]
+    return items, epochs
+
+
+def number_of_rows(batch_size: int, rows: slice) -> int:
+    """Length of the slice `rows` of a batch."""
+    return len(range(batch_size)[rows])
 
 
 def windows_per_epoch(num_tokens: int, length: int) -> int:
-    """Windows that one epoch draws: as many as fit behind any phase, the same number in every epoch.
+    """Number of windows in every epoch: as many as fit after any phase.
 
     Raises:
-        ValueError: if not one window of `length + 1` tokens fits.
+        ValueError: if a window of `length + 1` tokens does not fit.
     """
     if num_tokens < length + 1:
         raise ValueError(
             f"a window of length {length} needs {length + 1} tokens, got {num_tokens}. "
-            "Give more tokens or a smaller length."
+            "Pass more tokens or decrease the length."
         )
     return max(1, (num_tokens - length) // length)
 
@@ -29,15 +88,15 @@ def windows_per_epoch(num_tokens: int, length: int) -> int:
 def training_batch(
     tokens: np.ndarray, index: int, *, batch_size: int, length: int, seed: int, rows: slice = ALL_ROWS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Batch `index` of an endless run: a pure function of its arguments.
+    """Batch `index` of an endless run over the windows of a token array.
 
-    An epoch divides the tokens into windows `length` apart, from a random phase on, and visits each once in a
-    random order. Phase and order depend on (seed, epoch).
+    An epoch divides the tokens into windows `length` apart, starting at a random phase, and visits each once
+    in a random order. Phase and order depend on (seed, epoch).
 
     Args:
-        tokens: (num_tokens,) integers, in memory or on disk.
+        tokens: (num_tokens,) integers, in memory or memory-mapped.
         index: 0 for the first batch of a run.
-        rows: those that are wanted; each is what it is in the whole batch.
+        rows: slice of the batch to return.
 
     Returns:
         Inputs and targets, (rows, length) int32 each; a target is the token after its input.
@@ -46,13 +105,20 @@ def training_batch(
         ValueError: if `tokens` is shorter than `length + 1`.
     """
     num_windows = windows_per_epoch(len(tokens), length)
-    items = batch_items(index, batch_size=batch_size, num_items=num_windows, seed=seed)
-    windows, epochs = (part[rows] for part in items)
-    # From `length` to 2 * length - 1 of them: every alignment occurs, and every token has its turn.
+    windows, epochs = batch_items(index, batch_size=batch_size, num_items=num_windows, seed=seed, rows=rows)
+    # Between `length` and 2 * length - 1 phases, so that every alignment occurs and every token is used.
     num_phases = len(tokens) - num_windows * length
     phases = [_phase(num_phases, seed=seed, epoch=int(epoch)) for epoch in epochs]
-    starts = np.array(phases) + windows * length
-    return _gather(tokens, starts, length)
+    starts = np.array(phases) + windows * length  # (rows,)
+    pieces = np.stack([tokens[start : start + length + 1] for start in starts])  # (rows, length + 1)
+    pieces = pieces.astype(np.int32)
+    return pieces[:, :-1], pieces[:, 1:]  # (rows, length) each
+
+
+@lru_cache(maxsize=2)
+def _phase(num_phases: int, *, seed: int, epoch: int) -> int:
+    """Token at which the first window of an epoch starts."""
+    return int(random_generator(seed, epoch, stream=PHASE_STREAM).integers(num_phases))
 
 
 def training_dataset(
@@ -64,78 +130,46 @@ def training_dataset(
     length: int,
     seed: int,
     rows: slice = ALL_ROWS,
-):
-    """The batches `start_step` to `num_steps - 1` of `training_batch` as a `tf.data.Dataset`.
+) -> tf.data.Dataset:
+    """Dataset of `training_batch(tokens, i, ...)` for `start_step <= i < num_steps`.
 
-    Yields inputs and targets of static shape (rows, length), int32. A run that stopped after step k goes on
-    with `start_step=k`.
+    Yields inputs and targets, (rows, length) int32 each. A run that stopped after step k resumes with
+    `start_step=k`.
     """
 
-    def batch(index):
+    def batch(index: int) -> tuple[np.ndarray, np.ndarray]:
         return training_batch(tokens, index, batch_size=batch_size, length=length, seed=seed, rows=rows)
 
-    shape = number_of_rows(batch_size, rows), length
-    return batch_dataset(batch, start_step=start_step, num_steps=num_steps, shape=shape)
+    spec = tf.TensorSpec((number_of_rows(batch_size, rows), length), tf.int32)
+    return batch_dataset(batch, (spec, spec), start_step=start_step, num_steps=num_steps)
 
 
 def batch_dataset(
-    batch: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    batch: Callable[[int], tuple[np.ndarray, ...]],
+    specs: Sequence[tf.TensorSpec],
     *,
     start_step: int,
     num_steps: int,
-    shape: tuple[int, int],
-):
-    """The values of `batch` at `start_step` to `num_steps - 1` as a `tf.data.Dataset`.
+) -> tf.data.Dataset:
+    """Dataset of the arrays `batch(i)` for `start_step <= i < num_steps`, which have the given `specs`."""
 
-    They are inputs and targets, int32, each of `shape`, (rows, length).
-    """
-    import tensorflow as tf
-
-    def load(index):
-        inputs, targets = tf.numpy_function(lambda index: batch(int(index)), [index], [tf.int32, tf.int32])
-        inputs.set_shape(shape)
-        targets.set_shape(shape)
-        return inputs, targets
+    def load(index: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        arrays = tf.numpy_function(lambda index: batch(int(index)), [index], [spec.dtype for spec in specs])
+        for array, spec in zip(arrays, specs, strict=True):
+            array.set_shape(spec.shape)
+        return tuple(arrays)
 
     return tf.data.Dataset.range(start_step, num_steps).map(load).prefetch(tf.data.AUTOTUNE)
 
 
-def evaluation_batches(
-    tokens: np.ndarray,
-    *,
-    batch_size: int,
-    length: int,
-    max_batches: int | None = None,
-    rows: slice = ALL_ROWS,
-) -> "EvaluationBatches":
-    """Consecutive windows of `tokens`: every token but the first is a target exactly once.
-
-    Args:
-        tokens: (num_tokens,) integers, in memory or on disk; at least 2.
-        max_batches: with fewer batches than the tokens fill, windows evenly spread over the tokens.
-        rows: of each batch that are wanted.
-
-    Raises:
-        ValueError: if there is no target.
-    """
-    if len(tokens) < 2:
-        raise ValueError(f"an evaluation needs 2 tokens or more, an input and its target, got {len(tokens)}.")
-
-    def load(windows):
-        return _evaluation_batch(tokens, windows, batch_size=number_of_rows(batch_size, rows), length=length)
-
-    num_windows = -(-(len(tokens) - 1) // length)
-    return EvaluationBatches(num_windows, load, batch_size=batch_size, max_batches=max_batches, rows=rows)
-
-
 class EvaluationBatches(Sequence):
-    """A sequence of (inputs, targets), read anew each time.
+    """Sequence of (inputs, targets) that can be indexed and read repeatedly.
 
     Args:
         num_items: items 0..num_items - 1 are visited once each.
-        load: makes a batch of the (rows,) items, or fewer or none; it fills up what is missing.
-        max_batches: with fewer batches than there are, items evenly spread.
-        rows: of each batch that are wanted.
+        load: returns the batch of up to `rows` items, filled up with rows whose targets do not count.
+        max_batches: evaluates on fewer batches, with the items evenly spread.
+        rows: slice of each batch to return.
     """
 
     def __init__(
@@ -144,10 +178,13 @@ class EvaluationBatches(Sequence):
         load: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
         *,
         batch_size: int,
-        max_batches: int | None,
+        max_batches: int | None = None,
         rows: slice = ALL_ROWS,
     ):
-        self._items = spread_items(num_items, None if max_batches is None else max_batches * batch_size)
+        self._items = np.arange(num_items)
+        if max_batches is not None and max_batches * batch_size < num_items:
+            max_items = max_batches * batch_size
+            self._items = np.arange(max_items) * num_items // max_items
         self._load = load
         self._batch_size = batch_size
         self._rows = rows
@@ -162,30 +199,42 @@ class EvaluationBatches(Sequence):
         return self._load(items[self._rows])
 
 
-def _evaluation_batch(
-    tokens: np.ndarray, windows: np.ndarray, *, batch_size: int, length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets; window w starts at token `w * length`.
+def evaluation_batches(
+    tokens: np.ndarray,
+    *,
+    batch_size: int,
+    length: int,
+    max_batches: int | None = None,
+    rows: slice = ALL_ROWS,
+) -> EvaluationBatches:
+    """Consecutive windows of a token array: every token except the first is a target exactly once.
 
-    Places behind the last token, and rows that fill up the batch, have the target -1.
+    A batch is inputs and targets, (rows, length) int32 each. Window w starts at token `w * length`; places
+    after the last token, and rows that fill up the last batch, have the target -1.
+
+    Args:
+        tokens: (num_tokens,) integers, in memory or memory-mapped; at least 2.
+        max_batches: evaluates on fewer batches, with the windows evenly spread.
+        rows: slice of each batch to return.
+
+    Raises:
+        ValueError: if there is no target.
     """
-    inputs = np.full((batch_size, length), SEPARATOR, np.int32)
-    targets = np.full((batch_size, length), IGNORED_TARGET, np.int32)
-    for row, window in enumerate(windows):
-        start = int(window) * length
-        piece = tokens[start : start + length + 1]
-        inputs[row, : len(piece) - 1] = piece[:-1]
-        targets[row, : len(piece) - 1] = piece[1:]
-    return inputs, targets
+    if len(tokens) < 2:
+        raise ValueError(
+            f"an evaluation needs at least 2 tokens, one input and its target, got {len(tokens)}."
+        )
+    shape = number_of_rows(batch_size, rows), length
 
+    def load(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inputs = np.full(shape, SEPARATOR, np.int32)
+        targets = np.full(shape, IGNORED_TARGET, np.int32)
+        for row, window in enumerate(windows):
+            start = int(window) * length
+            piece = tokens[start : start + length + 1]  # shorter at the end of the tokens
+            inputs[row, : len(piece) - 1] = piece[:-1]
+            targets[row, : len(piece) - 1] = piece[1:]
+        return inputs, targets
 
-@lru_cache(maxsize=2)
-def _phase(num_phases: int, *, seed: int, epoch: int) -> int:
-    """Token at which the first window of an epoch starts."""
-    return int(epoch_generator(seed, epoch, stream=PHASE_STREAM).integers(num_phases))
-
-
-def _gather(tokens: np.ndarray, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets, (batch, length) int32 each, of the windows that begin at `starts`, (batch,)."""
-    windows = np.stack([tokens[start : start + length + 1] for start in starts]).astype(np.int32)
-    return windows[:, :-1], windows[:, 1:]
+    num_windows = -(-(len(tokens) - 1) // length)
+    return EvaluationBatches(num_windows, load, batch_size=batch_size, max_batches=max_batches, rows=rows)

@@ -1,12 +1,66 @@
-"""Images as batches: augmented and in random order to train on, in their own order to evaluate on."""
+"""Batches of images: augmented and shuffled for training, in stored order for evaluation.
+
+The augmentation is one projective warp of each image, drawn from (seed, image, epoch).
+
+Shapes:
+    rows: images of a batch that this process reads; `batch_size` unless several processes share it.
+"""
+
+from functools import lru_cache
 
 import numpy as np
+import tensorflow as tf
 
-from data.augment import is_augmented, random_transforms, warp
-from data.batches import IGNORED_TARGET, EvaluationBatches
+from data.batches import (
+    ALL_ROWS,
+    AUGMENT_STREAM,
+    IGNORED_TARGET,
+    EvaluationBatches,
+    batch_dataset,
+    batch_items,
+    number_of_rows,
+    random_generator,
+)
 from data.config import AugmentConfig
-from data.image_store import ImageSplit
-from data.order import ALL_ROWS, batch_items, number_of_rows
+from data.images import ImageSplit
+
+FILL_MODES = {"zero": "CONSTANT", "reflect": "REFLECT"}
+# Random numbers of one image: rotation, scale, shear, vertical shift, horizontal shift, flip.
+NUM_DRAWS = 6
+
+
+def training_images(
+    split: ImageSplit,
+    index: int,
+    *,
+    batch_size: int,
+    seed: int,
+    augment: AugmentConfig,
+    rows: slice = ALL_ROWS,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Batch `index` of an endless run, before its images are warped and normalized.
+
+    An epoch visits each image once in a random order.
+
+    Args:
+        split: images and labels, in memory or memory-mapped.
+        index: 0 for the first batch of a run.
+        augment: ranges of the random transforms.
+        rows: slice of the batch to return.
+
+    Returns:
+        Images (rows, height, width, channels) uint8, labels (rows,) int32, and the transform of each image,
+        (rows, 8) float32, see `warp`.
+    """
+    items, epochs = batch_items(
+        index, batch_size=batch_size, num_items=len(split.labels), seed=seed, rows=rows
+    )
+    transforms = np.zeros((len(items), 8), np.float32)
+    if is_augmented(augment):
+        transforms = random_transforms(
+            augment, items, epochs, seed=seed, num_items=len(split.labels), image_size=split.images.shape[1:3]
+        )
+    return np.asarray(split.images[items]), split.labels[items], transforms
 
 
 def image_training_dataset(
@@ -20,50 +74,38 @@ def image_training_dataset(
     mean: np.ndarray,
     deviation: np.ndarray,
     rows: slice = ALL_ROWS,
-):
-    """The batches `start_step` to `num_steps - 1` of an endless run as a `tf.data.Dataset`.
+) -> tf.data.Dataset:
+    """Dataset of `training_images(split, i, ...)`, warped and normalized, for `start_step <= i < num_steps`.
 
-    An epoch visits each image once, in a random order. Batch i is a function of (seed, i), and the moves of
-    an image of (seed, image, epoch). A run that stopped after step k goes on with `start_step=k`.
+    Yields images (rows, height, width, channels) float32 and labels (rows,) int32. A run that stopped after
+    step k resumes with `start_step=k`.
 
     Args:
-        split: images and labels.
-        augment: how images are moved at random.
-        mean: (channels,) float32, of values in [0, 1].
-        deviation: (channels,) float32, of the same.
-        rows: of each batch that are wanted; each is what it is in the whole batch.
-
-    Yields:
-        Normalised images (rows, height, width, channels) float32, and labels (rows,) int32.
+        mean: (channels,) float32 of pixel values in [0, 1].
+        deviation: (channels,) float32 standard deviation of the same.
+        rows: slice of each batch to return.
     """
-    import tensorflow as tf
+    height, width, channels = split.images.shape[1:]
+    num_rows = number_of_rows(batch_size, rows)
+    specs = (
+        tf.TensorSpec((num_rows, height, width, channels), tf.uint8),
+        tf.TensorSpec((num_rows,), tf.int32),
+        tf.TensorSpec((num_rows, 8), tf.float32),
+    )
+    # (width, channels): TensorFlow takes three times as long to broadcast (channels,).
+    scale, offset = (np.tile(values, (width, 1)) for values in _normalization(mean, deviation))
 
-    shape = split.images.shape[1:]
-    num_items, num_rows = len(split.labels), number_of_rows(batch_size, rows)
-    # A row of pixels at a time: TensorFlow takes three times as long over the channels of each.
-    factor, offset = (np.tile(numbers, (shape[1], 1)) for numbers in _normalization(mean, deviation))
-    moves = is_augmented(augment)
+    def batch(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return training_images(split, index, batch_size=batch_size, seed=seed, augment=augment, rows=rows)
 
-    def gather(index):
-        batch = batch_items(int(index), batch_size=batch_size, num_items=num_items, seed=seed)
-        items, epochs = (part[rows] for part in batch)
-        transforms = np.zeros((num_rows, 8), np.float32)
-        if moves:
-            transforms = random_transforms(
-                augment, items, epochs, seed=seed, num_items=num_items, image_size=shape[:2]
-            )
-        return np.asarray(split.images[items]), split.labels[items], transforms
-
-    def load(index):
-        images, labels, transforms = tf.numpy_function(gather, [index], [tf.uint8, tf.int32, tf.float32])
-        labels.set_shape((num_rows,))
+    def transform(images, labels, transforms):
         images = tf.cast(images, tf.float32)
-        if moves:
+        if is_augmented(augment):
             images = warp(images, transforms, fill=augment.fill)
-        return tf.ensure_shape(images * factor + offset, (num_rows, *shape)), labels
+        return tf.ensure_shape(images * scale + offset, specs[0].shape), labels
 
-    steps = tf.data.Dataset.range(start_step, num_steps)
-    return steps.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    dataset = batch_dataset(batch, specs, start_step=start_step, num_steps=num_steps)
+    return dataset.map(transform, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def image_evaluation_batches(
@@ -75,37 +117,159 @@ def image_evaluation_batches(
     max_batches: int | None = None,
     rows: slice = ALL_ROWS,
 ) -> EvaluationBatches:
-    """Every image exactly once, in the order of the split, or some of them evenly spread.
+    """Every image exactly once, in stored order.
 
-    An item is (images (rows, height, width, channels) float32, labels (rows,) int32). The last batch is
-    filled up with black images of the label -1, which does not count.
+    A batch is images (rows, height, width, channels) float32 and labels (rows,) int32. The last one is filled
+    up with black images of the label -1, which do not count.
 
     Args:
-        mean: (channels,) float32, as in training; likewise `deviation`.
-        max_batches: with fewer batches than there are, images evenly spread.
-        rows: of each batch that are wanted.
+        mean: (channels,) float32 as in training; likewise `deviation`.
+        max_batches: evaluates on fewer batches, with the images evenly spread.
+        rows: slice of each batch to return.
     """
     num_rows = number_of_rows(batch_size, rows)
 
-    def load(items):
+    def load(items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images = np.zeros((num_rows, *split.images.shape[1:]), np.uint8)
         labels = np.full(num_rows, IGNORED_TARGET, np.int32)
         images[: len(items)] = split.images[items]
         labels[: len(items)] = split.labels[items]
-        return normalized(images, mean=mean, deviation=deviation), labels
+        return normalize(images, mean=mean, deviation=deviation), labels
 
     return EvaluationBatches(
         len(split.labels), load, batch_size=batch_size, max_batches=max_batches, rows=rows
     )
 
 
-def normalized(images: np.ndarray, *, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+def normalize(images: np.ndarray, *, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
     """(images / 255 - mean) / deviation of (..., channels) uint8 images, in float32."""
-    factor, offset = _normalization(mean, deviation)
-    return images.astype(np.float32) * factor + offset
+    scale, offset = _normalization(mean, deviation)
+    return images.astype(np.float32) * scale + offset
 
 
 def _normalization(mean: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What a pixel is multiplied by, and what is added, (channels,) float32 each."""
+    """Factor and summand of `normalize`, (channels,) float32 each."""
     mean, deviation = np.asarray(mean, np.float64), np.asarray(deviation, np.float64)
     return (1 / (255 * deviation)).astype(np.float32), (-mean / deviation).astype(np.float32)
+
+
+def is_augmented(config: AugmentConfig) -> bool:
+    """Whether `config` changes any image."""
+    return bool(config.rotation or config.scale or config.shear or config.shift or config.flip)
+
+
+def random_transforms(
+    config: AugmentConfig,
+    items: np.ndarray,
+    epochs: np.ndarray,
+    *,
+    seed: int,
+    num_items: int,
+    image_size: tuple[int, int],
+) -> np.ndarray:
+    """Transforms of images; each is a function of (seed, item, epoch) alone.
+
+    Without rotation, scale and shear, shifts are whole pixels, so that they do not blur; along a side where
+    the largest shift is below one pixel, they are fractions.
+
+    Args:
+        items: (batch,) indices of images.
+        epochs: (batch,) epoch of each.
+        num_items: number of images in the set.
+        image_size: height and width.
+
+    Returns:
+        (batch, 8) float32, see `warp`.
+    """
+    draws = np.empty((len(items), NUM_DRAWS))
+    for epoch in np.unique(epochs):
+        inside = epochs == epoch
+        draws[inside] = _epoch_draws(num_items, seed=seed, epoch=int(epoch))[items[inside]]
+    rotation, scale, shear, *shift = (2 * draws[:, :5] - 1).T  # (batch,) each, in [-1, 1)
+    largest = config.shift * np.array(image_size)
+    shift = largest * np.stack(shift, axis=-1)  # (batch, 2)
+    if not (config.rotation or config.scale or config.shear):
+        shift = np.where(largest >= 1, np.rint(shift), shift)
+    return affine_transforms(
+        rotation=config.rotation * rotation,
+        scale=1 + config.scale * scale,
+        shear=config.shear * shear,
+        shift=shift,
+        flip=config.flip & (draws[:, 5] < 0.5),
+        image_size=image_size,
+    )
+
+
+# A batch belongs to one epoch, or to two where they meet.
+@lru_cache(maxsize=2)
+def _epoch_draws(num_items: int, *, seed: int, epoch: int) -> np.ndarray:
+    """(num_items, NUM_DRAWS) float32 in [0, 1); the row of an image does not depend on `num_items`."""
+    generator = random_generator(seed, epoch, stream=AUGMENT_STREAM)
+    draws = generator.random((num_items, NUM_DRAWS), np.float32)
+    draws.flags.writeable = False
+    return draws
+
+
+def affine_transforms(
+    *,
+    rotation: np.ndarray,
+    scale: np.ndarray,
+    shear: np.ndarray,
+    shift: np.ndarray,
+    flip: np.ndarray,
+    image_size: tuple[int, int],
+) -> np.ndarray:
+    """Transforms about the centre of an image: flip, shear, scale, rotation and shift, in this order.
+
+    Args:
+        rotation: (batch,) degrees, counter-clockwise.
+        scale: (batch,) factors; above 1 enlarges.
+        shear: (batch,) degrees between the sheared and the vertical axis; positive moves lower rows right.
+        shift: (batch, 2) pixels down and to the right.
+        flip: (batch,) booleans, left to right.
+        image_size: height and width.
+
+    Returns:
+        (batch, 8) float32, see `warp`; exact for an identity, a flip and a shift by whole pixels.
+    """
+    angle, lean = np.radians(rotation), np.tan(np.radians(shear))
+    sine, cosine = np.sin(angle), np.cos(angle)
+    zero, one = np.zeros_like(angle), np.ones_like(angle)
+    # Inverses of the steps as matrices of the column vector (x, y), where y points down.
+    inverse_rotation = _matrices(cosine, -sine, sine, cosine) / scale[:, None, None]
+    inverse_shear = _matrices(one, -lean, zero, one)
+    inverse_flip = _matrices(np.where(flip, -1.0, 1.0), zero, zero, one)
+    matrix = inverse_flip @ inverse_shear @ inverse_rotation  # (batch, 2, 2)
+    centre = (np.array(image_size)[::-1] - 1) / 2
+    offset = centre - (matrix @ (centre + shift[:, ::-1])[..., None])[..., 0]  # (batch, 2)
+    coefficients = np.concatenate([matrix, offset[..., None]], axis=-1).reshape(-1, 6)  # (batch, 6)
+    return np.pad(coefficients, ((0, 0), (0, 2))).astype(np.float32)  # (batch, 8)
+
+
+def _matrices(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """(batch, 2, 2) matrices [[a, b], [c, d]]."""
+    return np.stack([np.stack([a, b], axis=-1), np.stack([c, d], axis=-1)], axis=-2)
+
+
+def warp(images, transforms, *, fill: str) -> tf.Tensor:
+    """Images resampled with bilinear interpolation.
+
+    Args:
+        images: (batch, height, width, channels) float32.
+        transforms: (batch, 8) float32 coefficients a0, a1, a2, b0, b1, b2, 0, 0: the pixel (x, y) of the
+            result is at (a0 x + a1 y + a2, b0 x + b1 y + b2) of the image.
+        fill: values outside the image: "zero", or "reflect" for its mirror image.
+
+    Returns:
+        The shape of `images`, float32.
+    """
+    if fill not in FILL_MODES:
+        raise ValueError(f"fill must be one of {', '.join(FILL_MODES)}, got {fill!r}")
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=transforms,
+        output_shape=tf.shape(images)[1:3],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode=FILL_MODES[fill],
+    )

@@ -1,77 +1,78 @@
-"""Image files, decoded with Pillow; what a file is called does not matter."""
+"""Image files: decoded with Pillow, whatever their name, and brought to one size."""
 
-import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.resize import fit_images
-from data.sources import printable
-from system.errors import DataError
+from data.sources import read_file
+from system.errors import DataError, reason
+from system.text import printable
 
 
 class InvalidImage(ValueError):
-    """Bytes that are no image; the message is the reason alone."""
+    """Bytes that are not a readable image; the message is the reason."""
 
 
 def read_image(path: Path | str, *, image_size: tuple[int, int], channels: int) -> np.ndarray:
-    """The image in a file as a model with `channels` sees it: (*image_size, channels) uint8.
+    """Image of a file as input of a model: (*image_size, channels) uint8.
 
     Raises:
-        DataError: if the file is missing or no image, or a file cannot give that many channels.
+        DataError: if the file is missing or not an image, or `channels` is neither 1 nor 3.
     """
     if channels not in (1, 3):
-        raise DataError(f"an image file gives 1 or 3 channels, but the model takes {channels}")
-    name = printable(str(path))
+        raise DataError(f"an image file has 1 or 3 channels, but the model takes {channels}")
     try:
-        with quiet():
-            image = decode_image(read_bytes(Path(path)), channels=channels)
-    except InvalidImage as reason:
-        raise DataError(f"{name}: {reason}; name an image file") from reason
+        with warnings.catch_warnings(action="ignore"):
+            image = decode_image(read_file(Path(path)), channels=channels)
+    except InvalidImage as error:
+        raise DataError(f"{printable(str(path))}: {error}; choose an image file") from error
     return fit_images([image], image_size)[0]
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {printable(str(path))}: {error.strerror}") from error
-
-
 def decode_image(raw: bytes, *, channels: int) -> np.ndarray:
-    """(height, width, channels) uint8 pixels, upright as EXIF says; of an animation, the first frame.
+    """(height, width, channels) uint8 pixels, rotated as EXIF says; the first frame of an animation.
 
-    What is transparent becomes white, and 16-bit grey becomes 8-bit grey.
+    Transparent pixels become white, and 16-bit grey becomes 8-bit grey.
 
     Args:
         channels: 1 for grey, 3 for RGB.
 
     Raises:
-        InvalidImage: if Pillow cannot read `raw`, or it has too many pixels or 32-bit ones.
+        InvalidImage: if Pillow cannot decode `raw`, or its pixels have 32 bits.
     """
-    from PIL import ImageOps
-
-    image = _open(raw)
     try:
-        pixels = np.asarray(_plain(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB"))
+        image = Image.open(io.BytesIO(raw))
+        if image.mode in ("I", "F"):
+            raise InvalidImage("an image with 32-bit pixels, whose range is unknown")
+        image = _eight_bits(ImageOps.exif_transpose(image))
+        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except InvalidImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise InvalidImage("not an image that Pillow can read") from error
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
     except Exception as error:
-        raise InvalidImage(f"a damaged image ({error})") from error
-    return pixels.reshape(*pixels.shape[:2], channels)
+        raise InvalidImage(f"a damaged image ({reason(error)})") from error
+    return pixels.reshape(*pixels.shape[:2], channels)  # (height, width, channels)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image without transparency and with 8 bits in each channel."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
 
 
 def has_colour(path: Path) -> bool:
-    """Whether a file is an image of more than one channel; reads no pixels."""
-    from PIL import Image
-
+    """Whether a file is an image of more than one channel; reads the header only."""
     try:
         with Image.open(path) as image:
             return not (image.mode in ("1", "L", "LA") or image.mode.startswith("I;16"))
@@ -79,35 +80,39 @@ def has_colour(path: Path) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps Pillow's warnings of large or odd files to itself, in all threads."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def fit_images(images: Sequence[np.ndarray], image_size: tuple[int, int]) -> np.ndarray:
+    """Images cropped about their middle to the aspect ratio of `image_size`, then resized.
+
+    Bilinear with antialiasing; an image of that size is unchanged.
+
+    Args:
+        images: (height, width, channels) uint8 each, of any sizes and one number of channels.
+        image_size: height and width in pixels.
+
+    Returns:
+        (len(images), *image_size, channels) uint8.
+    """
+    cropped = [_crop(image, image_size) for image in images]
+    if len({image.shape for image in cropped}) == 1:
+        return _resize(np.stack(cropped), image_size)
+    return np.concatenate([_resize(image[None], image_size) for image in cropped])
 
 
-def _open(raw: bytes):
-    from PIL import Image
-
-    try:
-        image = Image.open(io.BytesIO(raw))
-    except Image.DecompressionBombError as error:
-        raise InvalidImage(f"an image of more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels") from error
-    except Exception as error:
-        raise InvalidImage("not an image that Pillow can read") from error
-    if image.mode in ("I", "F"):
-        raise InvalidImage("an image with 32-bit pixels, whose range is unknown")
-    return image
+def _crop(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Largest part about the middle of `image` with the aspect ratio of `image_size`."""
+    height, width = image.shape[:2]
+    scale = min(height / image_size[0], width / image_size[1])
+    new_height = max(1, round(image_size[0] * scale))
+    new_width = max(1, round(image_size[1] * scale))
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    return image[top : top + new_height, left : left + new_width]  # (new_height, new_width, channels)
 
 
-def _plain(image):
-    """The image without transparency and with 8 bits a channel."""
-    from PIL import Image
-
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image
+def _resize(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """(batch, *image_size, channels) uint8."""
+    if images.shape[1:3] == tuple(image_size):
+        return images
+    # Always on the CPU, so that a file gives the same pixels on every machine.
+    with tf.device("/cpu:0"):
+        resized = tf.image.resize(images, image_size, method="bilinear", antialias=True)
+        return tf.cast(tf.round(resized), tf.uint8).numpy()

@@ -1,103 +1,105 @@
-"""Image folders as a source: one folder a class."""
+"""Image folders as a source: one folder for each class."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import groupby, product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from data.config import ImageFolderConfig
-from data.image_files import InvalidImage, decode_image, has_colour, quiet, read_bytes
-from data.image_store import Example, ImageSource, chunks
-from data.resize import fit_images
-from data.sources import printable
+from data.image_files import InvalidImage, decode_image, fit_images, has_colour
+from data.sources import Example, ImageSource, read_file
 from data.split import Split, hash_fraction
-from system.errors import DataError
+from system.errors import DataError, reason
+from system.files import walk_files
+from system.text import printable
 
-# Names of the folders of two splits; of several, the first of each.
+# Names of the folders of two splits; the first one that exists is used.
 TRAIN_FOLDERS = ("train", "training")
 HELD_OUT_FOLDERS = ("validation", "val", "valid", "dev", "eval", "test", "testing")
 FILES_AT_ONCE = 64
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """One file: `name` is its path relative to the folder that the user named."""
+class ImageFile(NamedTuple):
+    """One file: `name` is its path relative to the folder of the set."""
 
     name: str
     path: Path
     label: int
 
 
-def image_folder_source(config: ImageFolderConfig) -> ImageSource:
-    """The images below `config.path`, in the order of their classes and names.
+Splits = dict[Split, list[ImageFile]]
 
-    A class is a folder, and its images all files in it, at any depth; hidden files and folders do not count.
-    Where the path has one of `TRAIN_FOLDERS` and one of `HELD_OUT_FOLDERS`, these are the splits. Otherwise
-    files are held out whose names hash below `config.held_out`: a file keeps its side when others come or
-    go. Each class has the file with the lowest hash held out and the one with the highest trained on.
+
+def image_folder_source(config: ImageFolderConfig) -> ImageSource:
+    """Images below `config.path`, in the order of their classes and names.
+
+    A class is a folder, and its images are all files below it, except hidden files and folders. If the path
+    has one of `TRAIN_FOLDERS` and one of `HELD_OUT_FOLDERS`, these are the splits. Otherwise files whose name
+    hashes below `config.held_out` are held out, so that a file keeps its split when others come or go; each
+    class has at least one image in either split.
 
     Raises:
-        DataError: if there are no class folders, one only, an empty one, or different ones in the splits; if
-            a folder cannot be read, or `held_out` is set where the splits are given.
+        DataError: if a folder cannot be read, there are fewer than two class folders, one is empty, the
+            splits have different classes, or `held_out` is set although the splits exist.
     """
     root = Path(config.path).expanduser()
+    if not root.is_dir():
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"data.path={config.path} {problem}; choose a folder with one folder for each class")
     try:
-        classes, splits = _classes_and_splits(root, config)
+        classes, splits = _find_files(root, config)
+        stamps = {split: [_stamp(file) for file in files] for split, files in splits.items()}
     except OSError as error:
-        raise DataError(f"cannot read {printable(str(error.filename))}: {error.strerror}") from error
-    listed = [file for split in splits.values() for file in split]
+        raise DataError(f"cannot read {printable(str(error.filename))}: {reason(error)}") from error
 
     def examples(split: Split, skip: Callable[[str], None]) -> Iterator[Example]:
-        with quiet():
-            channels = 3 if any(has_colour(file.path) for file in listed) else 1
-        return _read(splits[split], config, channels=channels, skip=skip)
+        with warnings.catch_warnings(action="ignore"):
+            is_grey = not any(has_colour(file.path) for files in splits.values() for file in files)
+        return _read(splits[split], config.image_size, channels=1 if is_grey else 3, skip=skip)
 
     return ImageSource(
         name=printable(f"{config.source} {config.path}"),
-        identity=_identity(config, root, splits),
+        identity={"root": printable(str(root.absolute())), "files": stamps, "invalid": config.invalid},
         classes=classes,
         counts={split: len(files) for split, files in splits.items()},
         examples=examples,
         every_class=True,
+        invalid=config.invalid,
     )
 
 
-def _classes_and_splits(
-    root: Path, config: ImageFolderConfig
-) -> tuple[tuple[str, ...], dict[Split, list[ImageFile]]]:
-    if not root.is_dir():
-        state = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"data.path={config.path} {state}; name a folder with one folder a class")
+def _find_files(root: Path, config: ImageFolderConfig) -> tuple[tuple[str, ...], Splits]:
+    """Names of the classes, and the files of each split."""
     pairs = product(TRAIN_FOLDERS, HELD_OUT_FOLDERS)
-    given = next((pair for pair in pairs if all((root / name).is_dir() for name in pair)), None)
-    if given is None:
+    existing = next((pair for pair in pairs if all((root / name).is_dir() for name in pair)), None)
+    if existing is None:
         classes, files = _class_files(root, root)
         _check_for_splits(root, classes, files)
         return classes, _split_by_hash(files, held_out=config.held_out)
     if config.held_out != ImageFolderConfig.held_out:
         raise DataError(
-            f"data.held_out={config.held_out} has no effect: {printable(str(root))} is divided already, into "
-            f"{given[0]} and {given[1]}; leave it out"
+            f"data.held_out={config.held_out} has no effect: {printable(str(root))} is already split into "
+            f"{existing[0]} and {existing[1]}; omit it"
         )
-    return _given_splits(root, *given)
+    return _existing_splits(root, *existing)
 
 
-def _check_for_splits(root: Path, classes: tuple[str, ...], files: list[ImageFile]) -> None:
-    """Raises DataError if what was taken for classes seems to be splits: all hold the same folders alone."""
-    first, *others = (
-        {file.path.relative_to(root).parts[1:-1][:1] for file in group}  # () for an image right in the class
-        for _, group in groupby(files, key=lambda file: file.label)
-    )
-    if () not in first and len(first) > 1 and all(folders == first for folders in others):
-        inner = printable(", ".join(name for (name,) in sorted(first)))
+def _existing_splits(root: Path, train: str, held_out: str) -> tuple[tuple[str, ...], Splits]:
+    classes, train_files = _class_files(root / train, root)
+    other_classes, held_out_files = _class_files(root / held_out, root)
+    if classes != other_classes:
+        name = min(set(classes) ^ set(other_classes))
+        present, missing = (train, held_out) if name in classes else (held_out, train)
         raise DataError(
-            f"{printable(str(root))}: {', '.join(classes)} hold no images, but the same folders: {inner}; "
-            "these look like splits, so name them train and test, or else put images right into a class"
+            f"the classes of {printable(str(root))}/{train} and /{held_out} differ: "
+            f"{name} is in {present} and not in {missing}; both need the same folders"
         )
+    return classes, {"train": train_files, "validation": held_out_files}
 
 
 def _class_files(folder: Path, root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
@@ -113,49 +115,43 @@ def _class_files(folder: Path, root: Path) -> tuple[tuple[str, ...], list[ImageF
     if not classes:
         raise DataError(f"{where} has no class folders; put images in one folder a class: {where}/CLASS/*")
     if len(classes) == 1:
-        raise DataError(f"{where} has one class only, {classes[0]}; to tell classes apart it takes two")
+        raise DataError(
+            f"{where} has one class only, {classes[0]}; classification needs at least two classes"
+        )
     files = []
     for label, path in enumerate(folders):
-        found = [ImageFile(_name(file, root), file, label) for file in _visible_files(path)]
+        found = [
+            ImageFile(printable(file.relative_to(root).as_posix()), file, label)
+            for file in walk_files(path, is_excluded=lambda name: name.startswith("."))
+        ]
         if not found:
             raise DataError(f"the class folder {printable(str(path))} is empty; add images or remove it")
-        files += sorted(found, key=lambda file: file.name)
+        files += sorted(found)
     return classes, files
 
 
-def _visible_files(folder: Path) -> Iterator[Path]:
-    for directory, subdirectories, names in os.walk(folder, onerror=_raise):
-        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-        yield from (Path(directory, name) for name in names if not name.startswith("."))
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _name(path: Path, root: Path) -> str:
-    return printable(path.relative_to(root).as_posix())
-
-
-def _given_splits(
-    root: Path, train_folder: str, held_out_folder: str
-) -> tuple[tuple[str, ...], dict[Split, list[ImageFile]]]:
-    classes, train = _class_files(root / train_folder, root)
-    other_classes, validation = _class_files(root / held_out_folder, root)
-    if classes != other_classes:
-        name = min(set(classes) ^ set(other_classes))
-        folders = train_folder, held_out_folder
-        there, missing = folders if name in classes else folders[::-1]
+def _check_for_splits(root: Path, classes: tuple[str, ...], files: list[ImageFile]) -> None:
+    """Raises DataError if the classes seem to be splits: each contains the same folders and no image."""
+    subfolders = [set() for _ in classes]
+    for file in files:
+        subfolders[file.label].add(
+            file.path.relative_to(root).parts[1:-1][:1]
+        )  # () for an image of the class
+    if (
+        () not in subfolders[0]
+        and len(subfolders[0]) > 1
+        and all(each == subfolders[0] for each in subfolders)
+    ):
+        names = printable(", ".join(name for (name,) in sorted(subfolders[0])))
         raise DataError(
-            f"the classes of {printable(str(root))}/{train_folder} and /{held_out_folder} differ: "
-            f"{name} is in {there} and not in {missing}; both need the same folders"
+            f"{printable(str(root))}: {', '.join(classes)} contain no images, but the same folders: {names}; "
+            "if these are splits, rename them train and test, otherwise move images directly into a class"
         )
-    return classes, {"train": train, "validation": validation}
 
 
-def _split_by_hash(files: list[ImageFile], *, held_out: float) -> dict[Split, list[ImageFile]]:
-    """Files of one class are together in `files`, and stay in order."""
-    splits: dict[Split, list[ImageFile]] = {"train": [], "validation": []}
+def _split_by_hash(files: list[ImageFile], *, held_out: float) -> Splits:
+    """Divides each class, whose files are consecutive; keeps their order."""
+    splits: Splits = {"train": [], "validation": []}
     for _, group in groupby(files, key=lambda file: file.label):
         fractions = {file: hash_fraction(file.name) for file in group}
         ranked = sorted(fractions, key=fractions.get)
@@ -166,44 +162,36 @@ def _split_by_hash(files: list[ImageFile], *, held_out: float) -> dict[Split, li
     return splits
 
 
-def _identity(config: ImageFolderConfig, root: Path, splits: dict[Split, list[ImageFile]]) -> dict:
-    """JSON values that change whenever an image or its side may have changed."""
-    return {
-        "root": printable(str(root.absolute())),
-        "files": {split: [_stamp(file) for file in files] for split, files in splits.items()},
-        "invalid": config.invalid,
-    }
-
-
 def _stamp(file: ImageFile) -> tuple[str, int, int]:
-    try:
-        stat = file.path.stat()
-    except OSError as error:
-        raise DataError(f"cannot read {printable(str(file.path))}: {error.strerror}") from error
+    """Name, size and modification time."""
+    stat = file.path.stat()
     return file.name, stat.st_size, stat.st_mtime_ns
 
 
 def _read(
-    files: Iterable[ImageFile], config: ImageFolderConfig, *, channels: int, skip: Callable[[str], None]
+    files: list[ImageFile],
+    image_size: tuple[int, int] | None,
+    *,
+    channels: int,
+    skip: Callable[[str], None],
 ) -> Iterator[Example]:
-    def pixels(file: ImageFile) -> np.ndarray | InvalidImage:
+    """Decodes the files on all cores, in order."""
+
+    def decode(file: ImageFile) -> np.ndarray | InvalidImage:
         try:
-            image = decode_image(read_bytes(file.path), channels=channels)
-        except InvalidImage as reason:
-            return reason
-        # At once, so that no more than one large image a thread is in memory.
-        return image if config.image_size is None else fit_images([image], config.image_size)[0]
+            image = decode_image(read_file(file.path), channels=channels)
+        except InvalidImage as error:
+            return error
+        # Resized here, so that each thread holds at most one large image.
+        return image if image_size is None else fit_images([image], image_size)[0]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for some in chunks(files, FILES_AT_ONCE):
-            with quiet():
-                images = list(pool.map(pixels, some))
+        for start in range(0, len(files), FILES_AT_ONCE):
+            some = files[start : start + FILES_AT_ONCE]
+            with warnings.catch_warnings(action="ignore"):
+                images = list(pool.map(decode, some))
             for file, image in zip(some, images, strict=True):
-                if not isinstance(image, InvalidImage):
-                    yield Example(file.name, image, file.label)
-                elif config.invalid == "skip":
+                if isinstance(image, InvalidImage):
                     skip(f"{file.name}: {image}")
                 else:
-                    raise DataError(
-                        f"{file.name}: {image}; mend or remove the file, or set data.invalid=skip"
-                    )
+                    yield Example(file.name, image, file.label)

@@ -1,23 +1,48 @@
-"""Image sets for classification: one split to train on, one held out, and what normalises them."""
+"""Image sets for classification: a training and a held-out split, and the statistics that normalize them.
+
+A cache entry has, for each split, `SPLIT.images.bin` of raw uint8 pixels and `SPLIT.labels.bin` of
+little-endian int32, and `names.json` if images have names.
+"""
 
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from data.cache import SPLITS, build_folder, cache_folder, read_meta, write_meta
+from data.cache import cache_folder, load_or_build
 from data.config import DigitsConfig, ImageFolderConfig, TfdsImagesConfig
-from data.digits import load_digits
-from data.image_store import LABEL_DTYPE, ImageSource, ImageSplit, read_images, write_images
-from data.resize import fit_images
+from data.image_files import fit_images
+from data.image_folder import image_folder_source
+from data.progress import Progress, report_skipped
+from data.sources import Example, ImageSource
+from data.split import SPLITS, Split
+from data.tfds import tfds_images_source
+from system.errors import DataError
+from system.text import format_count
 
 ImagesConfig = DigitsConfig | TfdsImagesConfig | ImageFolderConfig
 Report = Callable[[str], None]
 
+LABEL_DTYPE = np.dtype("<i4")
+# A split up to this size is read into memory; a larger one is memory-mapped.
+MEMORY_LIMIT_BYTES = 2**30
+WRITTEN_AT_ONCE = 64
 SUMMED_AT_ONCE = 2**22
+# The digits are always divided in the same way.
+DIGITS_SPLIT_SEED, DIGITS_HELD_OUT = 0, 0.2
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Images (count, height, width, channels) uint8, labels (count,) int32, and the names of the images."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    names: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -25,12 +50,12 @@ class ImageSet:
     """Images of one set.
 
     Attributes:
-        train: the images to train on.
-        validation: the held-out images, of the same size and channels.
-        classes: the name of each class; labels count them from 0.
-        mean: (channels,) float32 of the training images, with values in [0, 1].
+        train: training images.
+        validation: held-out images of the same size and channels.
+        classes: names of the classes; labels are their indices.
+        mean: (channels,) float32 of the training images, with pixel values in [0, 1].
         deviation: (channels,) float32 standard deviation of the same.
-        fingerprint: SHA-256 over images, labels and class names; equal fingerprints mean equal sets.
+        fingerprint: SHA-256 over images, labels and class names.
         description: one line about the source and its size.
     """
 
@@ -44,106 +69,52 @@ class ImageSet:
 
 
 def load_images(config: ImagesConfig, *, report: Report = print) -> ImageSet:
-    """The images of `config`, from the cache on disk if none of them has changed since.
+    """Loads the images of `config` from the cache, which is built first if any of them has changed.
 
     Args:
         config: one of the image classes of `data.config`.
-        report: receives one-line messages: progress, and the files that were skipped.
+        report: receives one-line messages: progress and skipped files.
 
     Raises:
-        DataError: if the images cannot be found or read, do not make a set, or cannot be cached.
+        DataError: if the images cannot be found or read, are not a valid set, or cannot be cached.
     """
     match config:
         case DigitsConfig():
-            return _digits(config)
+            return _load_digits(config)
         case ImageFolderConfig():
-            from data.image_folder import image_folder_source
-
             source = image_folder_source(config)
         case TfdsImagesConfig():
-            from data.tfds_images import tfds_images_source
-
             source = tfds_images_source(config, report=report)
         case _:
             raise TypeError(f"config must be an image class of data.config, got {type(config).__name__}")
-    return _cached(source, config, report=report)
+    identity = source.identity | {"image_size": config.image_size, "classes": source.classes}
+    folder = cache_folder(config.cache_dir, config.source, identity)
+    meta = load_or_build(folder, lambda path: _write(source, path, config.image_size, report))
+    report_skipped(meta, "file", report)
+    return _image_set(source.name, _read_splits(folder, meta["shape"]), source.classes, meta)
 
 
-def _digits(config: DigitsConfig) -> ImageSet:
-    images, labels, indices = load_digits()
+def _load_digits(config: DigitsConfig) -> ImageSet:
+    """The 1,797 handwritten digits of scikit-learn; one fifth of each class is held out."""
+    from sklearn import datasets, model_selection
+
+    digits = datasets.load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # (1797, 8, 8, 1)
+    labels = digits.target.astype(np.int32)
+    indices = model_selection.train_test_split(
+        np.arange(len(labels)), test_size=DIGITS_HELD_OUT, stratify=labels, random_state=DIGITS_SPLIT_SEED
+    )
     if config.image_size is not None:
         images = fit_images(images, config.image_size)
-    splits = {split: ImageSplit(images[index], labels[index]) for split, index in indices.items()}
+    splits = {
+        split: ImageSplit(images[index], labels[index]) for split, index in zip(SPLITS, indices, strict=True)
+    }
     classes = tuple(str(digit) for digit in range(10))
     return _image_set(config.source, splits, classes, _facts(splits, classes))
 
 
-def _cached(source: ImageSource, config: ImagesConfig, *, report: Report) -> ImageSet:
-    identity = source.identity | {"image_size": config.image_size, "classes": source.classes}
-    folder = cache_folder(config.cache_dir, config.source, identity)
-    meta = read_meta(folder)
-    if meta is None:
-        report(f"reading {sum(source.counts.values()):,} images of {source.name}")
-        build_folder(folder, lambda path: _write(source, path, image_size=config.image_size, report=report))
-        meta = read_meta(folder)
-    for message in meta["skipped"]:
-        report(f"skipped {message}")
-    if meta["num_skipped"] > len(meta["skipped"]):
-        report(f"skipped {meta['num_skipped'] - len(meta['skipped']):,} more files")
-    return _image_set(source.name, _read(folder, meta), source.classes, meta)
-
-
-def _write(source: ImageSource, folder: Path, *, image_size: tuple[int, int] | None, report: Report) -> None:
-    written = write_images(source, folder, image_size=image_size, report=report)
-    write_meta(folder, written | _facts(_read(folder, written), source.classes))
-
-
-def _read(folder: Path, meta: dict) -> dict[str, ImageSplit]:
-    return {split: read_images(folder, split, meta["shape"]) for split in SPLITS}
-
-
-def _facts(splits: dict[str, ImageSplit], classes: tuple[str, ...]) -> dict:
-    """What is computed from all images, as JSON values."""
-    mean, deviation = channel_statistics(splits["train"].images)
-    return {
-        "mean": mean.tolist(),
-        "deviation": deviation.tolist(),
-        "fingerprint": _fingerprint(splits, classes),
-    }
-
-
-def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation by channel, (channels,) float32, of pixels as numbers in [0, 1].
-
-    A channel without variation has the deviation 1, by which it can be divided.
-
-    Args:
-        images: (count, height, width, channels) uint8, in memory or on disk.
-    """
-    channels = images.shape[-1]
-    pixels = images.reshape(-1, channels)
-    # Sums of integers are exact, in whatever pieces they are taken.
-    total = squares = np.zeros(channels, np.int64)
-    for start in range(0, len(pixels), SUMMED_AT_ONCE):
-        piece = pixels[start : start + SUMMED_AT_ONCE].astype(np.int64)
-        total = total + piece.sum(axis=0)
-        squares = squares + (piece**2).sum(axis=0)
-    mean = total / len(pixels)
-    deviation = np.sqrt(np.maximum(squares / len(pixels) - mean**2, 0)) / 255
-    return (mean / 255).astype(np.float32), np.where(deviation > 0, deviation, 1).astype(np.float32)
-
-
-def _fingerprint(splits: dict[str, ImageSplit], classes: tuple[str, ...]) -> str:
-    shapes = [splits[split].images.shape for split in SPLITS]
-    digest = hashlib.sha256(json.dumps([classes, shapes]).encode())
-    for split in SPLITS:
-        digest.update(np.ascontiguousarray(splits[split].images))
-        digest.update(splits[split].labels.astype(LABEL_DTYPE))
-    return digest.hexdigest()
-
-
-def _image_set(name: str, splits: dict[str, ImageSplit], classes: tuple[str, ...], facts: dict) -> ImageSet:
-    train, validation = splits["train"], splits["validation"]
+def _image_set(name: str, splits: dict[Split, ImageSplit], classes: tuple[str, ...], facts: dict) -> ImageSet:
+    train, validation = (splits[split] for split in SPLITS)
     shape = "x".join(map(str, train.images.shape[1:]))
     return ImageSet(
         train=train,
@@ -157,3 +128,107 @@ def _image_set(name: str, splits: dict[str, ImageSplit], classes: tuple[str, ...
             f"{len(validation.labels):,} held out"
         ),
     )
+
+
+def _write(source: ImageSource, folder: Path, image_size: tuple[int, int] | None, report: Report) -> dict:
+    """Writes both splits of `source` into `folder`; returns the facts for `meta.json`."""
+    total = sum(source.counts.values())
+    report(f"reading {format_count(total, 'image')} of {source.name}")
+    progress = Progress("read", total, "image", report=report, invalid=source.invalid)
+    shape, names = None, {}
+    for split in SPLITS:
+        labels, names[split] = [], []
+        examples = source.examples(split, progress.skip)
+        with open(folder / f"{split}.images.bin", "wb") as file:
+            while some := list(islice(examples, WRITTEN_AT_ONCE)):
+                if shape is None:
+                    height_width = image_size or some[0].image.shape[:2]
+                    shape = (*height_width, some[0].image.shape[-1])
+                _check_shapes(some, shape if image_size is None else shape[-1:], source.name)
+                file.write(fit_images([example.image for example in some], shape[:2]).tobytes())
+                labels += [example.label for example in some]
+                names[split] += [example.name for example in some if example.name is not None]
+                progress.advance(len(some))
+        np.array(labels, LABEL_DTYPE).tofile(folder / f"{split}.labels.bin")
+        _check_classes(source, split, labels, progress)
+    if names["train"]:
+        (folder / "names.json").write_text(json.dumps(names), "utf-8")
+    facts = _facts(_read_splits(folder, shape), source.classes)
+    return {"shape": shape} | progress.facts() | facts
+
+
+def _check_shapes(examples: list[Example], shape: tuple[int, ...], name: str) -> None:
+    """Raises DataError unless the last axes of all images have `shape`."""
+    for example in examples:
+        other = example.image.shape[-len(shape) :]
+        if other != shape:
+            one, other = ("x".join(map(str, each)) for each in (shape, other))
+            raise DataError(
+                f"{name}: images of several shapes, {one} and {other}; set data.image_size=[height,width], "
+                "and use images of one number of channels"
+            )
+
+
+def _check_classes(source: ImageSource, split: Split, labels: list[int], progress: Progress) -> None:
+    """Raises DataError if the split, or a class if `every_class`, has no image, or training has one class."""
+    use = "for training" if split == "train" else "for validation"
+    skipped = f" ({progress.num_skipped:,} skipped, first: {progress.skipped[0]})" if progress.skipped else ""
+    missing = sorted(set(range(len(source.classes))) - set(labels))
+    if not labels:
+        raise DataError(f"{source.name}: no image is left {use}{skipped}; add images")
+    if missing and source.every_class:
+        raise DataError(
+            f"{source.name}: class {source.classes[missing[0]]} has no image {use}{skipped}; add images to it"
+        )
+    if split == "train" and len(set(labels)) == 1:
+        raise DataError(
+            f"{source.name}: all training images are of one class, {source.classes[labels[0]]}; "
+            "classification needs at least two classes"
+        )
+
+
+def _read_splits(folder: Path, shape: tuple[int, ...]) -> dict[Split, ImageSplit]:
+    """Splits of a complete entry, in memory or memory-mapped; `shape` is (height, width, channels)."""
+    names_file = folder / "names.json"
+    names = json.loads(names_file.read_text("utf-8")) if names_file.exists() else {}
+    splits = {}
+    for split in SPLITS:
+        images = np.memmap(folder / f"{split}.images.bin", np.uint8, mode="r")
+        images = images.reshape(-1, *shape)  # (count, height, width, channels)
+        if images.nbytes <= MEMORY_LIMIT_BYTES:
+            images = np.array(images)
+        labels = np.fromfile(folder / f"{split}.labels.bin", LABEL_DTYPE).astype(np.int32)
+        splits[split] = ImageSplit(images, labels, names.get(split))
+    return splits
+
+
+def _facts(splits: dict[Split, ImageSplit], classes: tuple[str, ...]) -> dict:
+    """Statistics and fingerprint as JSON values."""
+    mean, deviation = channel_statistics(splits["train"].images)
+    shapes = [splits[split].images.shape for split in SPLITS]
+    digest = hashlib.sha256(json.dumps([classes, shapes]).encode())
+    for split in SPLITS:
+        digest.update(np.ascontiguousarray(splits[split].images))
+        digest.update(splits[split].labels.astype(LABEL_DTYPE))
+    return {"mean": mean.tolist(), "deviation": deviation.tolist(), "fingerprint": digest.hexdigest()}
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel, (channels,) float32, of pixel values in [0, 1].
+
+    The deviation of a constant channel is 1, so that images can be divided by it.
+
+    Args:
+        images: (count, height, width, channels) uint8, in memory or memory-mapped.
+    """
+    channels = images.shape[-1]
+    pixels = images.reshape(-1, channels)  # (count * height * width, channels)
+    # Integer sums are exact, whatever the size of the pieces.
+    total = squares = np.zeros(channels, np.int64)
+    for start in range(0, len(pixels), SUMMED_AT_ONCE):
+        piece = pixels[start : start + SUMMED_AT_ONCE].astype(np.int64)
+        total = total + piece.sum(axis=0)
+        squares = squares + (piece**2).sum(axis=0)
+    mean = total / len(pixels)
+    deviation = np.sqrt(np.maximum(squares / len(pixels) - mean**2, 0)) / 255
+    return (mean / 255).astype(np.float32), np.where(deviation > 0, deviation, 1).astype(np.float32)

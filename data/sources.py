@@ -1,16 +1,21 @@
-"""Where text comes from: named documents, as raw bytes, in a fixed order."""
+"""Sources of documents and images: what they provide, and the text that is read from files."""
 
 import glob
 import os
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 from data.config import PythonStdlibConfig, TextFilesConfig
-from system.errors import DataError
+from data.split import Split
+from system.errors import DataError, reason
+from system.files import walk_files
+from system.text import format_count, printable
 
 Documents = Iterator[tuple[str, bytes]]
 Invalid = Literal["skip", "error"]
@@ -31,16 +36,16 @@ STDLIB_EXCLUDED = (
 
 @dataclass(frozen=True)
 class Source:
-    """Documents of one corpus, readable again and again.
+    """Documents of one corpus.
 
     Attributes:
-        name: how messages call the source.
+        name: name of the source in messages.
         identity: JSON values that change whenever a document may have changed.
-        num_items: documents that `documents` and `validation_documents` offer together.
-        unit: what an item is called, in the singular.
-        documents: yields (relative name, raw bytes), always in the same order.
+        num_items: number of documents, held-out ones included.
+        unit: name of an item in the singular.
+        documents: yields (relative name, raw bytes), in the same order at every call.
         validation_documents: the same for a held-out split that the source itself defines.
-        invalid: whether a document that is not text is skipped or refused.
+        invalid: whether a document that is not text is skipped or raises.
     """
 
     name: str
@@ -52,6 +57,38 @@ class Source:
     invalid: Invalid = "skip"
 
 
+class Example(NamedTuple):
+    """One image, (height, width, channels) uint8, its class, and its name if it has one."""
+
+    name: str | None
+    image: np.ndarray
+    label: int
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Images of one set.
+
+    Attributes:
+        name: name of the source in messages.
+        identity: JSON values that change whenever an image may have changed.
+        classes: names of the classes.
+        counts: number of images by split, invalid ones included.
+        examples: yields the examples of a split, in the same order at every call; its second argument is
+            called with `name: reason` of each invalid image.
+        every_class: whether each class must have an image in each split.
+        invalid: whether an invalid image is skipped or raises.
+    """
+
+    name: str
+    identity: dict
+    classes: tuple[str, ...]
+    counts: dict[Split, int]
+    examples: Callable[[Split, Callable[[str], None]], Iterator[Example]]
+    every_class: bool
+    invalid: Invalid = "error"
+
+
 def python_stdlib_source(config: PythonStdlibConfig) -> Source:
     """The `*.py` files of the running Python's standard library, without its tests and tools.
 
@@ -59,7 +96,8 @@ def python_stdlib_source(config: PythonStdlibConfig) -> Source:
         DataError: if this Python has no source files on disk.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
-    paths = sorted(_python_files(root))
+    paths = walk_files(root, is_excluded=lambda name: any(fnmatch(name, each) for each in STDLIB_EXCLUDED))
+    paths = [path for path in paths if path.suffix == ".py"]
     if not paths:
         raise DataError(
             f"this Python has no standard library source in {root}; use data=text_files data.path=... instead"
@@ -68,40 +106,45 @@ def python_stdlib_source(config: PythonStdlibConfig) -> Source:
 
 
 def text_files_source(config: TextFilesConfig) -> Source:
-    """The user's files, sorted; empty files do not count.
+    """The user's files in sorted order, without empty ones.
 
     `config.path` is a file, a directory (all files below it) or a glob (`**` is any depth, `~` is the home
-    directory). Hidden files and folders are left out unless the glob names their dot. A document's name is
-    its path relative to the directory, or to the part of the glob before the first wildcard.
+    directory). Hidden files and folders are excluded unless the glob names their dot. The name of a document
+    is its path relative to the directory, or to the part of the glob before the first wildcard.
 
     Raises:
         DataError: if the path does not exist, matches no file, or matches empty files only.
     """
     root, pattern = _root_and_pattern(config.path)
     if not root.exists():
-        raise DataError(f"data.path={config.path}: {root.absolute()} does not exist; name files that do")
+        raise DataError(f"data.path={config.path}: {root.absolute()} does not exist; check the path")
     paths = sorted(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
     if not paths:
         raise DataError(
             f"data.path={config.path} matches no file in {root.absolute()}; "
-            "for files at any depth write a glob such as 'texts/**/*.txt'"
+            "for files at any depth use a glob such as 'texts/**/*.txt'"
         )
-    filled = [path for path in paths if path.stat().st_size]
-    if not filled:
+    non_empty = [path for path in paths if path.stat().st_size]
+    if not non_empty:
         raise DataError(
-            f"data.path={config.path} matches {len(paths):,} files, all empty; name files with text"
+            f"data.path={config.path} matches {format_count(len(paths), 'file')}, all empty; "
+            "choose files with text"
         )
-    return _file_source(f"{config.source} {config.path}", root, filled, invalid=config.invalid)
+    return _file_source(f"{config.source} {config.path}", root, non_empty, invalid=config.invalid)
 
 
-def _python_files(root: Path) -> Iterator[Path]:
-    for directory, subdirectories, names in os.walk(root):
-        subdirectories[:] = [name for name in subdirectories if not _is_excluded(name)]
-        yield from (Path(directory, name) for name in names if name.endswith(".py"))
+def read_file(path: Path) -> bytes:
+    """Content of a file.
 
-
-def _is_excluded(directory: str) -> bool:
-    return any(fnmatch(directory, pattern) for pattern in STDLIB_EXCLUDED)
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"cannot read {printable(str(path))}: {reason(error)}; change its permissions or remove it"
+        ) from error
 
 
 def _root_and_pattern(path: str) -> tuple[Path, str]:
@@ -117,33 +160,17 @@ def _root_and_pattern(path: str) -> tuple[Path, str]:
     return root, path
 
 
-def _file_source(name: str, root: Path, paths: Iterable[Path], *, invalid: Invalid) -> Source:
-    named = [(_relative_name(path, root), path) for path in paths]
-    stats = [(name, path.stat()) for name, path in named]
+def _file_source(name: str, root: Path, paths: list[Path], *, invalid: Invalid) -> Source:
+    names = [printable(path.relative_to(root).as_posix()) for path in paths]
+    stats = [path.stat() for path in paths]
     identity = {
         "root": printable(str(root.absolute())),
-        "files": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats],
+        "files": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)],
         "invalid": invalid,
     }
-    return Source(printable(name), identity, len(named), "file", lambda: _read_files(named), invalid=invalid)
 
+    def documents() -> Documents:
+        for name, path in zip(names, paths, strict=True):
+            yield name, read_file(path)
 
-def _read_files(named: list[tuple[str, Path]]) -> Documents:
-    for name, path in named:
-        try:
-            raw = path.read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"cannot read {printable(str(path))}: {error.strerror}; "
-                "change its permissions or leave it out of data.path"
-            ) from error
-        yield name, raw
-
-
-def _relative_name(path: Path, root: Path) -> str:
-    return printable(path.relative_to(root).as_posix())
-
-
-def printable(name: str) -> str:
-    """`name` with the bytes of a file name that are not UTF-8 written as escapes."""
-    return os.fsencode(name).decode("utf-8", errors="backslashreplace")
+    return Source(printable(name), identity, len(paths), "file", documents, invalid=invalid)

@@ -1,37 +1,29 @@
-"""A text corpus as two memory-mapped arrays of byte tokens: one to train on, one held out.
+"""A text corpus as two memory-mapped arrays of byte tokens: a training and a held-out split.
 
 Each split is stored as NUL document NUL document NUL ... NUL, so that a model sees where a document starts
-and where it ends. Exact duplicates are dropped, and text that is held out never repeats a training document.
+and ends. Exact duplicates are dropped, and held-out text never repeats a training document.
 """
 
-import time
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from data.cache import (
-    build_folder,
-    cache_folder,
-    fingerprint_of,
-    map_tokens,
-    read_meta,
-    split_writers,
-    write_meta,
-)
+from data.cache import cache_folder, hash_files, load_or_build
 from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
+from data.progress import Progress, report_skipped
 from data.sources import Documents, Source, python_stdlib_source, text_files_source
-from data.split import Duplicates, Split, held_out_share, split_by_name, split_by_tail
-from data.tokens import InvalidText, clean_text
+from data.split import SPLITS, Document, Split, held_out_bytes, split_by_name, split_by_tail
+from data.tfds import tfds_source
+from data.tokens import SEPARATOR, InvalidText, clean_text
 from system.errors import DataError
+from system.text import format_count
 
 TextConfig = PythonStdlibConfig | TextFilesConfig | TfdsTextConfig
 Report = Callable[[str], None]
-
-MAX_SKIPPED_NAMED = 20
-PROGRESS_EVERY_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -39,11 +31,11 @@ class TextCorpus:
     """Tokens of one corpus.
 
     Attributes:
-        train: (train length,) uint8 tokens, read from disk as they are used.
-        validation: (validation length,) uint8 tokens.
+        train: (train length,) uint8 tokens, memory-mapped.
+        validation: (validation length,) uint8 tokens, memory-mapped.
         train_documents: number of documents in `train`.
-        validation_documents: number of documents, or of their tails, in `validation`.
-        fingerprint: SHA-256 over the tokens of both splits; equal fingerprints mean equal text.
+        validation_documents: number of documents, or of tails of documents, in `validation`.
+        fingerprint: SHA-256 over the tokens of both splits.
         description: one line about the source and its size.
     """
 
@@ -56,48 +48,44 @@ class TextCorpus:
 
 
 def load_text(config: TextConfig, *, report: Report = print) -> TextCorpus:
-    """The corpus of `config`, from the cache on disk if none of its documents has changed since.
+    """Loads the corpus of `config` from the cache, which is built first if any document has changed.
 
     Args:
         config: one of the text classes of `data.config`.
-        report: receives one-line messages: progress, and the documents that were skipped.
+        report: receives one-line messages: progress and skipped documents.
 
     Raises:
         DataError: if the documents cannot be found or read, no text is left, or the cache cannot be written.
     """
     source = _source(config, report=report)
-    folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": _held_out(config)})
-    meta = read_meta(folder)
-    if meta is None:
-        report(f"tokenizing {_counted(source.num_items, source.unit)} of {source.name}")
-        build_folder(folder, lambda path: _tokenize(source, path, held_out=config.held_out, report=report))
-        meta = read_meta(folder)
-    for message in meta["skipped"]:
-        report(f"skipped {message}")
-    if meta["num_skipped"] > len(meta["skipped"]):
-        report(f"skipped {_counted(meta['num_skipped'] - len(meta['skipped']), f'more {source.unit}')}")
+    # A source with a validation split of its own does not depend on `held_out`.
+    held_out = config.held_out if source.validation_documents is None else None
+    folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": held_out})
+    meta = load_or_build(folder, lambda path: _tokenize(source, path, config.held_out, report))
+    report_skipped(meta, source.unit, report)
+    train, validation = (meta["splits"][split] for split in SPLITS)
     return TextCorpus(
-        train=map_tokens(folder, "train"),
-        validation=map_tokens(folder, "validation"),
-        train_documents=meta["splits"]["train"]["documents"],
-        validation_documents=meta["splits"]["validation"]["documents"],
+        train=np.memmap(folder / "train.bin", np.uint8, mode="r"),
+        validation=np.memmap(folder / "validation.bin", np.uint8, mode="r"),
+        train_documents=train["documents"],
+        validation_documents=validation["documents"],
         fingerprint=meta["fingerprint"],
         description=_description(source.name, meta),
     )
 
 
 def check_length(corpus: TextCorpus, context_length: int) -> None:
-    """Refuses a corpus that does not fill one window of `context_length` tokens and their successors.
+    """Checks that each split fills one window of `context_length` inputs and their targets.
 
     Raises:
         DataError: if either split is shorter than `context_length + 1` tokens.
     """
-    advice = {"train": "give more text", "validation": "give more text or raise data.held_out"}
+    advice = {"train": "add text", "validation": "add text or increase data.held_out"}
     for split, tokens in (("train", corpus.train), ("validation", corpus.validation)):
         if len(tokens) < context_length + 1:
             raise DataError(
                 f"the {split} split has {len(tokens):,} tokens but one window needs {context_length + 1:,} "
-                f"(context_length {context_length:,} + 1); {advice[split]}, or lower context_length"
+                f"(context_length {context_length:,} + 1); {advice[split]}, or decrease context_length"
             )
 
 
@@ -108,111 +96,111 @@ def _source(config: TextConfig, *, report: Report) -> Source:
         case TextFilesConfig():
             return text_files_source(config)
         case TfdsTextConfig():
-            from data.tfds_source import tfds_source
-
             return tfds_source(config, report=report)
         case _:
             raise TypeError(f"config must be a text class of data.config, got {type(config).__name__}")
 
 
-def _held_out(config: TextConfig) -> float | None:
-    """The fraction that decides the split; None where the source brings its own."""
-    return None if getattr(config, "validation_split", None) is not None else config.held_out
+class Duplicates:
+    """Recognises repeated documents by their SHA-256; stores 32 bytes for each."""
+
+    def __init__(self):
+        self.count = 0
+        self._digests: set[bytes] = set()
+
+    def is_new(self, content: bytes) -> bool:
+        """Whether `content` was not passed before; counts repetitions."""
+        digest = hashlib.sha256(content).digest()
+        if digest in self._digests:
+            self.count += 1
+            return False
+        self._digests.add(digest)
+        return True
 
 
-@dataclass
-class _Intake:
-    """Cleans raw documents and drops the unusable and the repeated ones."""
-
-    source: Source
-    report: Report
-    duplicates: Duplicates = field(default_factory=Duplicates)
-    skipped: list[str] = field(default_factory=list)
-    num_skipped: int = 0
-    _num_read: int = 0
-    _reported_at: float = field(default_factory=time.monotonic)
-
-    def documents(self, raw_documents: Documents) -> Iterator[tuple[str, bytes]]:
-        """(name, content) of each document that is text, is not empty and was not seen before."""
-        for name, raw in raw_documents:
-            self._count()
-            try:
-                content = clean_text(raw)
-            except InvalidText as reason:
-                self._skip(f"{name}: {reason}")
-                continue
-            if content and self.duplicates.is_new(content):
-                yield name, content
-
-    def _skip(self, message: str) -> None:
-        if self.source.invalid == "error":
-            raise DataError(f"{message}; mend the file, leave it out of data.path, or set data.invalid=skip")
-        self.num_skipped += 1
-        if len(self.skipped) < MAX_SKIPPED_NAMED:
-            self.skipped.append(message)
-
-    def _count(self) -> None:
-        self._num_read += 1
-        if time.monotonic() - self._reported_at >= PROGRESS_EVERY_SECONDS:
-            self._reported_at = time.monotonic()
-            self.report(
-                f"tokenized {self._num_read:,} of {_counted(self.source.num_items, self.source.unit)}"
-            )
+def _usable(documents: Documents, progress: Progress, duplicates: Duplicates) -> Iterator[Document]:
+    """Name and cleaned content of each document that is text, is not empty and does not repeat another."""
+    for name, raw in documents:
+        progress.advance()
+        try:
+            content = clean_text(raw)
+        except InvalidText as error:
+            progress.skip(f"{name}: {error}")
+            continue
+        if content and duplicates.is_new(content):
+            yield name, content
 
 
-def _tokenize(source: Source, folder: Path, *, held_out: float, report: Report) -> None:
-    """Writes both splits of `source` and their facts into `folder`."""
-    intake = _Intake(source, report)
-    rule, parts = _split(source, intake, held_out=held_out)
-    with split_writers(folder) as writers:
-        for split, content in parts:
-            writers[split].add(content)
-        splits = {split: writer.meta() for split, writer in writers.items()}
-    facts = {"rule": rule, "held_out": held_out, "duplicates": intake.duplicates.count}
-    facts |= {"num_skipped": intake.num_skipped, "skipped": intake.skipped}
-    _check_filled(source, splits, intake)
-    write_meta(folder, {"splits": splits, "fingerprint": fingerprint_of(splits), **facts})
-
-
-def _split(source: Source, intake: _Intake, *, held_out: float) -> tuple[str, Iterable[tuple[Split, bytes]]]:
-    """The rule that divides the documents, and (split, content) of each part."""
-    if source.validation_documents is not None:
-        train = (("train", content) for _, content in intake.documents(source.documents()))
-        validation = (
-            ("validation", content) for _, content in intake.documents(source.validation_documents())
-        )
-        return "source", chain(train, validation)
-    # How many documents are usable is known only after reading them: a first look, apart from the intake.
-    look = _Intake(source, intake.report).documents(source.documents())
-    share = held_out_share(look, held_out=held_out)
-    documents = intake.documents(source.documents())
-    if share is None:
-        return "tail", split_by_tail(documents, held_out=held_out)
-    return "name", split_by_name(documents, held_out=held_out, share=share)
-
-
-def _check_filled(source: Source, splits: dict[str, dict], intake: _Intake) -> None:
-    for split, use in (("train", "to train on"), ("validation", "to hold out")):
-        if not splits[split]["documents"]:
-            first = f" (first: {intake.skipped[0]})" if intake.skipped else ""
+def _tokenize(source: Source, folder: Path, held_out: float, report: Report) -> dict:
+    """Writes `train.bin` and `validation.bin` into `folder`; returns the facts for `meta.json`."""
+    report(f"tokenizing {format_count(source.num_items, source.unit)} of {source.name}")
+    progress = Progress("tokenized", source.num_items, source.unit, report=report, invalid=source.invalid)
+    duplicates = Duplicates()
+    rule, parts = _divide(source, held_out, progress, duplicates, report)
+    num_documents = _write_splits(parts, folder)
+    for split, use in (("train", "training"), ("validation", "validation")):
+        if not num_documents[split]:
+            first = f" (first: {progress.skipped[0]})" if progress.skipped else ""
             raise DataError(
-                f"{source.name}: no text is left {use}: of {_counted(source.num_items, source.unit)}, "
-                f"{intake.num_skipped:,} skipped{first}, {intake.duplicates.count:,} repeated; give more text"
+                f"{source.name}: no text is left for {use}: of "
+                f"{format_count(source.num_items, source.unit)}, {progress.num_skipped:,} skipped{first}, "
+                f"{duplicates.count:,} repeated; add text"
             )
+    hashes = hash_files(folder)
+    splits = {
+        split: {
+            "tokens": (folder / f"{split}.bin").stat().st_size,
+            "documents": num_documents[split],
+            "sha256": hashes[f"{split}.bin"],
+        }
+        for split in SPLITS
+    }
+    fingerprint = hashlib.sha256(" ".join(splits[split]["sha256"] for split in SPLITS).encode()).hexdigest()
+    facts = {"splits": splits, "fingerprint": fingerprint, "rule": rule, "held_out": held_out}
+    return facts | {"duplicates": duplicates.count} | progress.facts()
+
+
+def _divide(
+    source: Source, held_out: float, progress: Progress, duplicates: Duplicates, report: Report
+) -> tuple[str, Iterable[tuple[Split, bytes]]]:
+    """Rule that divides the documents ("source", "tail" or "name"), and (split, content) of each part."""
+    documents = _usable(source.documents(), progress, duplicates)
+    if source.validation_documents is not None:
+        validation = _usable(source.validation_documents(), progress, duplicates)
+        return "source", chain(
+            (("train", content) for _, content in documents),
+            (("validation", content) for _, content in validation),
+        )
+    # The rule depends on the number and sizes of the usable documents: read all of them twice.
+    first_pass = Progress("measured", source.num_items, source.unit, report=report, invalid=source.invalid)
+    max_bytes = held_out_bytes(_usable(source.documents(), first_pass, Duplicates()), held_out=held_out)
+    if max_bytes is None:
+        return "tail", split_by_tail(documents, held_out=held_out)
+    return "name", split_by_name(documents, held_out=held_out, max_bytes=max_bytes)
+
+
+def _write_splits(parts: Iterable[tuple[Split, bytes]], folder: Path) -> dict[Split, int]:
+    """Writes the documents with a separator before, between and after them; returns their numbers."""
+    separator = bytes([SEPARATOR])
+    num_documents = dict.fromkeys(SPLITS, 0)
+    with open(folder / "train.bin", "wb") as train, open(folder / "validation.bin", "wb") as validation:
+        files = {"train": train, "validation": validation}
+        for file in files.values():
+            file.write(separator)
+        for split, content in parts:
+            files[split].write(content + separator)
+            num_documents[split] += 1
+    return num_documents
 
 
 def _description(name: str, meta: dict) -> str:
-    train, validation = meta["splits"]["train"], meta["splits"]["validation"]
-    trained = f"{_counted(train['documents'], 'document')}, {_size(train)} for training"
+    train, validation = (meta["splits"][split] for split in SPLITS)
     if meta["rule"] == "tail":
         held_out = f"the last {100 * meta['held_out']:g} % of each, {_size(validation)},"
     else:
-        held_out = f"{_counted(validation['documents'], 'document')}, {_size(validation)}"
-    return f"{name}: {trained}; {held_out} held out"
-
-
-def _counted(number: int, unit: str) -> str:
-    return f"{number:,} {unit}{'' if number == 1 else 's'}"
+        held_out = f"{format_count(validation['documents'], 'document')}, {_size(validation)}"
+    train_documents = format_count(train["documents"], "document")
+    return f"{name}: {train_documents}, {_size(train)} for training; {held_out} held out"
 
 
 def _size(split: dict) -> str:

@@ -7,16 +7,13 @@ VOCAB_SIZE = 256
 
 
 class InvalidText(ValueError):
-    """Bytes that are not text; the message is the reason alone."""
+    """Bytes that are not text; the message is the reason."""
 
 
 def encode(text: str) -> np.ndarray:
     """UTF-8 bytes of `text` as (length,) uint8 tokens, without separators.
 
-    Bytes of a command line that are not UTF-8 (surrogate escapes in `sys.argv`) come out as they were typed.
-
-    Raises:
-        UnicodeEncodeError: if `text` has another lone surrogate.
+    Bytes of a command line that are not UTF-8 (surrogate escapes in `sys.argv`) are restored.
     """
     return np.frombuffer(text.encode("utf-8", errors="surrogateescape"), np.uint8).copy()
 
@@ -30,14 +27,14 @@ def decode(tokens) -> str:
     tokens = np.asarray(tokens)
     if tokens.size and (tokens.min() < 0 or tokens.max() >= VOCAB_SIZE):
         raise ValueError(
-            f"byte tokens lie in 0..{VOCAB_SIZE - 1}, got {tokens.min()}..{tokens.max()}. "
-            "The tokens come from a model with another vocabulary."
+            f"byte tokens must be in 0..{VOCAB_SIZE - 1}, got {tokens.min()}..{tokens.max()}. "
+            "Use a model with a byte vocabulary."
         )
     return tokens.astype(np.uint8).tobytes().decode("utf-8", errors="replace")
 
 
 def clean_text(raw: bytes) -> bytes:
-    r"""Bytes of one document as they are tokenized: \r\n and lone \r become \n.
+    r"""Bytes of one document ready to be tokens: \r\n and lone \r become \n.
 
     Raises:
         InvalidText: if `raw` is not UTF-8 or contains NUL, the separator.

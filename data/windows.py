@@ -1,4 +1,4 @@
-"""Held-out bytes as targets, each behind the same number of tokens: what an evaluation by window reads."""
+"""Held-out bytes as targets that all have the same number of tokens before them, for evaluation by window."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from system.errors import DataError
 
 @dataclass(frozen=True)
 class Targets:
-    """Bytes to predict, in blocks of up to `stride` consecutive ones of a document.
+    """Bytes to predict, in blocks of up to `stride` consecutive bytes of one document.
 
     Attributes:
-        tokens: (num_tokens,) integers that they are part of, in memory or on disk.
-        ends: (blocks,) index of the last target of each block.
-        counts: (blocks,) how many targets it has.
-        documents: (blocks,) number of its document.
-        stride: targets of a full block.
+        tokens: (num_tokens,) integers that contain the targets, in memory or memory-mapped.
+        ends: (blocks,) index in `tokens` of the last target of each block.
+        counts: (blocks,) number of targets in each block.
+        documents: (blocks,) number of the document of each block.
+        stride: number of targets in a full block.
     """
 
     tokens: np.ndarray
@@ -35,52 +35,51 @@ class Targets:
 def choose_targets(
     tokens: np.ndarray, *, window: int, stride: int, max_targets: int | None = None
 ) -> Targets:
-    """The targets that every window up to `window` can predict, in blocks of `stride`.
+    """Targets that every window up to `window` can predict, in blocks of `stride`.
 
-    They are the bytes of each document with at least `window` tokens of it before them, among which the
-    separator that it starts with counts. Which they are does not depend on the stride.
+    These are the bytes with at least `window` tokens of their document before them, counting its leading
+    separator. The choice does not depend on the stride.
 
     Args:
-        tokens: (num_tokens,) integers, documents between separators; the last one may lack its separator.
-        window: the longest window.
-        stride: at most the shortest window.
-        max_targets: with fewer targets than there are, whole blocks evenly spread over all of them; at least
-            `stride`.
+        tokens: (num_tokens,) integers, documents between separators; the last separator may be missing.
+        window: length of the longest window.
+        stride: at most the length of the shortest window.
+        max_targets: chooses fewer targets, in whole blocks that are evenly spread; at least `stride`.
 
     Raises:
         DataError: if no document is as long as `window`.
     """
-    bounds = np.flatnonzero(tokens == SEPARATOR)
-    starts, stops = bounds, np.append(bounds[1:], len(tokens))
+    starts = np.flatnonzero(tokens == SEPARATOR)
+    stops = np.append(starts[1:], len(tokens))
     longest = int(max(stops - starts, default=1)) - 1
     if longest < window:
         raise DataError(
             f"a window of {window:,} tokens is longer than any held-out document; the longest has "
-            f"{longest:,} bytes. Use shorter windows, or longer documents"
+            f"{longest:,} bytes. Use shorter windows or longer documents"
         )
     blocks = [
         (first, min(first + stride, stop) - 1, document)
         for document, (start, stop) in enumerate(zip(starts, stops, strict=True))
         for first in range(start + window, stop, stride)
     ]
-    firsts, ends, documents = np.array(blocks, np.int64).T
-    kept = np.arange(len(ends))
-    if max_targets is not None and max_targets // stride < len(kept):
-        kept = np.arange(max_targets // stride) * len(kept) // (max_targets // stride)
-    return Targets(tokens, ends[kept], (ends - firsts + 1)[kept], documents[kept], stride)
+    firsts, ends, documents = np.array(blocks, np.int64).T  # (blocks,) each
+    chosen = np.arange(len(ends))
+    if max_targets is not None and max_targets // stride < len(chosen):
+        chosen = np.arange(max_targets // stride) * len(chosen) // (max_targets // stride)
+    return Targets(tokens, ends[chosen], (ends - firsts + 1)[chosen], documents[chosen], stride)
 
 
 class WindowBatches(Sequence):
-    """A sequence of (inputs, targets), (batch_size, window) and (batch_size, stride) int32.
+    """Sequence of inputs (batch, window) int32 and targets (batch, stride) int32.
 
-    A row's inputs are the `window` tokens before its last target, so that a target is predicted from
-    `window - stride + 1` to `window` of them. Its targets stand at the end of the row; places before them,
-    and rows that fill up the last batch, have the target -1.
+    The inputs of a row are the `window` tokens before its last target, so that each target is predicted from
+    `window - stride + 1` to `window` tokens. The targets are at the end of their row; places before them, and
+    rows that fill up the last batch, have the target -1.
 
     Args:
-        targets: of `choose_targets` with this window or a longer one; row r is its block r.
-        window: tokens of input, at least the stride.
-        batch_size: rows.
+        targets: result of `choose_targets` for this window or a longer one; row r is its block r.
+        window: number of input tokens, at least the stride.
+        batch_size: number of rows.
     """
 
     def __init__(self, targets: Targets, *, window: int, batch_size: int):
@@ -98,9 +97,8 @@ class WindowBatches(Sequence):
         tokens, stride = self._targets.tokens, self._targets.stride
         inputs = np.full((self.batch_size, self.window), SEPARATOR, np.int32)
         targets = np.full((self.batch_size, stride), IGNORED_TARGET, np.int32)
-        for row, (end, count) in enumerate(
-            zip(self._targets.ends[blocks], self._targets.counts[blocks], strict=True)
-        ):
+        ends_and_counts = zip(self._targets.ends[blocks], self._targets.counts[blocks], strict=True)
+        for row, (end, count) in enumerate(ends_and_counts):
             inputs[row] = tokens[end - self.window : end]
             targets[row, stride - count :] = tokens[end - count + 1 : end + 1]
         return inputs, targets

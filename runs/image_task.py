@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from configs.schema import Config
 from configs.values import plain
-from data.image_batches import image_evaluation_batches, image_training_dataset, normalized
+from data.batches import ALL_ROWS
+from data.image_batches import image_evaluation_batches, image_training_dataset, normalize
 from data.images import ImageSet, load_images
-from data.order import ALL_ROWS
 from models.config import AxialViTConfig
 from runs.plots import Prediction, plot_confusion, plot_predictions
 from system.errors import DataError
@@ -104,7 +104,7 @@ class ImageTask:
         def sample() -> dict:
             images = self.images.validation.images[chosen]
             probabilities = tf.nn.softmax(
-                model(normalized(images, mean=self.mean, deviation=self.deviation))
+                model(normalize(images, mean=self.mean, deviation=self.deviation))
             ).numpy()
             examples = self._predictions(chosen, probabilities)
             with directory.optional(directory.predictions):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import keras
 
 from configs.schema import Config
-from data.order import ALL_ROWS
+from data.batches import ALL_ROWS
 from data.passkey import (
     check_room,
     fingerprint,

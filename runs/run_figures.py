@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import models.layers
-from data.image_batches import normalized
+from data.image_batches import normalize
 from data.tokens import encode
 from models.config import AxialViTConfig, TransformerLMConfig
 from runs.figure_style import COLORS, FAINT, SHARES, hide_ticks, new_figure
@@ -143,7 +143,7 @@ def resolution(run_directories: list[Path], *, image_sizes: list[tuple[int, int]
 def draw_prediction(axes: Axes, task: ImageTask, model: keras.Model, patch_size: int) -> None:
     """Draws the first held-out image, its patches, its class and the predicted class."""
     image = task.images.validation.images[:1]  # (1, height, width, channels)
-    logits = model(normalized(image, mean=task.mean, deviation=task.deviation))
+    logits = model(normalize(image, mean=task.mean, deviation=task.deviation))
     probabilities = tf.nn.softmax(logits[0]).numpy()
     height, width, channels = image.shape[1:]
     axes.imshow(image[0] if channels == 3 else image[0, ..., 0], cmap="gray", vmin=0, vmax=255)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import keras
 
 from configs.schema import Config
-from data.batches import evaluation_batches, training_dataset
-from data.order import ALL_ROWS
+from data.batches import ALL_ROWS, evaluation_batches, training_dataset
 from data.text import TextCorpus, check_length, load_text
 from data.tokens import SEPARATOR
 from models.sampling import Sampler, SamplingOptions

@@ -44,7 +44,7 @@ def classify(run_directory: Path, paths: list[Path], *, top: int) -> tuple[list[
     import numpy as np
     import tensorflow as tf
 
-    from data.image_batches import normalized
+    from data.image_batches import normalize
     from data.image_files import read_image
     from models.config import AxialViTConfig
     from runs.load import load_model
@@ -60,7 +60,7 @@ def classify(run_directory: Path, paths: list[Path], *, top: int) -> tuple[list[
             failures.append(str(error))
             continue
         (probabilities,) = tf.nn.softmax(
-            model(normalized(image[np.newaxis], mean=mean, deviation=deviation))
+            model(normalize(image[np.newaxis], mean=mean, deviation=deviation))
         ).numpy()
         order = np.argsort(-probabilities, kind="stable")[:top]
         guesses = [{"class": manifest["classes"][i], "probability": float(probabilities[i])} for i in order]

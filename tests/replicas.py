@@ -134,7 +134,7 @@ def make_batches(config, *, num_steps: int, rows: slice):
     from data.batches import evaluation_batches, training_dataset
     from data.config import AugmentConfig
     from data.image_batches import image_evaluation_batches, image_training_dataset
-    from data.image_store import ImageSplit
+    from data.images import ImageSplit
 
     draw = np.random.default_rng(5)
     training = {"start_step": 0, "num_steps": num_steps, "seed": 6}

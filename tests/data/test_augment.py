@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data.augment import affine_transforms, is_augmented, random_transforms, warp
 from data.config import DIGITS_AUGMENT, AugmentConfig
+from data.image_batches import affine_transforms, is_augmented, random_transforms, warp
 
 IMAGE_SIZE = (6, 9)
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, *IMAGE_SIZE, 2)).astype(np.float32)

@@ -5,8 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from data.batches import evaluation_batches, training_batch, training_dataset, windows_per_epoch
-from data.order import batch_items, epoch_order
+from data.batches import (
+    batch_items,
+    epoch_order,
+    evaluation_batches,
+    training_batch,
+    training_dataset,
+    windows_per_epoch,
+)
 
 # Each token is its own position, so that a window says where it was taken.
 TOKENS = np.arange(1_000, dtype=np.int64)

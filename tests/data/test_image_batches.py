@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 
-from data import image_store
-from data.augment import random_transforms, warp
+import data.images
+from data.batches import batch_items
 from data.config import PHOTOS_AUGMENT, AugmentConfig, ImageFolderConfig
-from data.image_batches import image_evaluation_batches, image_training_dataset, normalized
-from data.image_store import ImageSplit
-from data.images import load_images
-from data.order import batch_items
+from data.image_batches import (
+    image_evaluation_batches,
+    image_training_dataset,
+    normalize,
+    random_transforms,
+    warp,
+)
+from data.images import ImageSplit, load_images
 
 COUNT = 23
 IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 6, 5, 3), np.uint8)
@@ -48,7 +52,7 @@ def test_batches_follow_the_order_of_the_run():
 
 def test_training_and_evaluation_see_the_same_numbers():
     for images, labels in training(augment=AugmentConfig()):
-        np.testing.assert_array_equal(images, normalized(IMAGES[labels], **SCALES))
+        np.testing.assert_array_equal(images, normalize(IMAGES[labels], **SCALES))
 
 
 def test_moves_are_drawn_for_image_and_epoch_before_normalising():
@@ -152,7 +156,7 @@ def test_batches_from_disk_are_those_from_memory(tmp_path, monkeypatch):
         Image.fromarray(image).save(path)
     config = ImageFolderConfig(str(tmp_path / "photos"), image_size=(6, 5), cache_dir=str(tmp_path / "cache"))
     in_memory = load_images(config, report=lambda message: None)
-    monkeypatch.setattr(image_store, "MEMORY_LIMIT_BYTES", 0)
+    monkeypatch.setattr(data.images, "MEMORY_LIMIT_BYTES", 0)
     on_disk = load_images(config, report=lambda message: None)
     assert isinstance(on_disk.train.images, np.memmap)
     for split in ("train", "validation"):

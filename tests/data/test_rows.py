@@ -8,7 +8,7 @@ import pytest
 from data.batches import evaluation_batches, training_dataset
 from data.config import AugmentConfig
 from data.image_batches import image_evaluation_batches, image_training_dataset
-from data.image_store import ImageSplit
+from data.images import ImageSplit
 from data.passkey import passkey_evaluation_batches, passkey_training_dataset
 
 BATCH, NUM_STEPS = 6, 9

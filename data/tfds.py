@@ -1,0 +1,257 @@
+"""Sets of TensorFlow Datasets as sources of text and images, downloaded unless `data_dir` has them.
+
+`tensorflow_datasets` is imported in functions: its import is slow, and few runs need it.
+"""
+
+import contextlib
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+
+from data.config import TfdsImagesConfig, TfdsTextConfig
+from data.sources import Documents, Example, ImageSource, Source
+from data.split import Split
+from system.errors import DataError, reason
+from system.text import did_you_mean
+
+CATALOG = "https://www.tensorflow.org/datasets/catalog"
+# TFDS retries a connection 10 times, which takes minutes without a network.
+MAX_RETRIES = 3
+
+
+def tfds_source(config: TfdsTextConfig, *, report: Callable[[str], None]) -> Source:
+    """Text set `config.tfds_name`, one document for each example.
+
+    The name of a document is its split and its index in the stored order. If `config.validation_split` is
+    null, documents of the training split are held out by their names.
+
+    Raises:
+        DataError: if the set, its text key or a split is unknown, or the download fails.
+    """
+    builder = find_builder(config.tfds_name, data_dir=config.data_dir)
+    _check_key(builder, "text_key", config.text_key, _is_text)
+    prepare(builder, report=report)
+    train, validation = config.train_split, config.validation_split
+    counts = [count_examples(builder, train, option="data.train_split")]
+    if validation is not None:
+        counts.append(count_examples(builder, validation, option="data.validation_split"))
+
+    def documents(split: str) -> Documents:
+        for index, example in enumerate(read_examples(builder, split, keys=(config.text_key,))):
+            yield f"{split}/{index}", example[config.text_key]
+
+    return Source(
+        name=f"{config.source} {builder.info.full_name}",
+        identity=_identity(builder) | {"splits": [train, validation, counts], "text_key": config.text_key},
+        num_items=sum(counts),
+        unit="example",
+        documents=lambda: documents(train),
+        validation_documents=None if validation is None else lambda: documents(validation),
+    )
+
+
+def tfds_images_source(config: TfdsImagesConfig, *, report: Callable[[str], None]) -> ImageSource:
+    """Image classification set `config.tfds_name`.
+
+    Raises:
+        DataError: if the set, a key or a split is unknown, the splits overlap, an example has no label, there
+            are fewer than two classes, the images are not uint8, or the download fails.
+    """
+    builder = find_builder(config.tfds_name, data_dir=config.data_dir)
+    _check_key(builder, "image_key", config.image_key, _is_image)
+    _check_key(builder, "label_key", config.label_key, _is_label)
+    prepare(builder, report=report)
+    classes = _classes(builder, config.label_key)
+    splits: dict[Split, str] = {"train": config.train_split, "validation": config.validation_split}
+    counts = {
+        split: count_examples(builder, name, option=f"data.{split}_split") for split, name in splits.items()
+    }
+    check_apart(builder, config.train_split, config.validation_split)
+    keys = config.image_key, config.label_key
+
+    def examples(split: Split, skip: Callable[[str], None]) -> Iterator[Example]:
+        for index, example in enumerate(read_examples(builder, splits[split], keys=keys)):
+            image, label = (example[key] for key in keys)
+            if not 0 <= label < len(classes):
+                raise DataError(
+                    f"data.{split}_split={splits[split]} of {builder.info.full_name} has the label {label} "
+                    f"at example {index:,}, outside 0..{len(classes) - 1}; choose a split with labels"
+                )
+            yield Example(None, image, int(label))
+
+    return ImageSource(
+        name=f"{config.source} {builder.info.full_name}",
+        identity=_identity(builder) | {"splits": [*splits.values(), *counts.values()], "keys": list(keys)},
+        classes=classes,
+        counts=counts,
+        examples=examples,
+        every_class=False,
+    )
+
+
+def find_builder(name: str, *, data_dir: str | None):
+    """Builder of `name`, which is `dataset[/config][:version]`; downloads nothing.
+
+    Raises:
+        DataError: if there is no such set, config or version.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        with _quiet():
+            return tfds.builder(name, data_dir=data_dir and str(Path(data_dir).expanduser()))
+    except tfds.core.DatasetNotFoundError:
+        dataset = name.split("/")[0].split(":")[0]
+        suggestion = did_you_mean(dataset, tfds.list_builders(with_community_datasets=False))
+        raise DataError(
+            f"data.tfds_name={name}: there is no set {dataset!r}{suggestion or f'; see {CATALOG}'}"
+        ) from None
+    # A wrong version is an AssertionError, a wrong config or spelling a ValueError.
+    except (AssertionError, ValueError, ImportError) as error:
+        raise DataError(f"data.tfds_name={name} cannot be loaded: {_reason(error)}; see {CATALOG}") from error
+
+
+def prepare(builder, *, report: Callable[[str], None]) -> None:
+    """Downloads and prepares the set of `builder` unless its `data_dir` has it.
+
+    Raises:
+        DataError: if that fails: no network, no permission, a data set that needs a manual download.
+    """
+    from tensorflow_datasets.core.download import downloader
+
+    with _quiet():
+        if builder.is_prepared():
+            return
+    report(f"downloading {builder.info.full_name} into {builder.data_dir}")
+    downloader.MAX_RETRIES = MAX_RETRIES
+    try:
+        with _quiet():
+            builder.download_and_prepare()
+    # TFDS raises AssertionError, OSError, ValueError, ImportError and others, with no common class.
+    except Exception as error:
+        raise DataError(
+            f"{builder.info.full_name} could not be downloaded and prepared in {builder.data_dir}: "
+            f"{_reason(error)}. Check the network and the folder, or prepare the set on another machine, "
+            "copy it and set data.data_dir=... to its folder"
+        ) from error
+
+
+def count_examples(builder, split: str, *, option: str) -> int:
+    """Number of examples in `split`, which may be an expression: `train[:90%]`, `validation+test`.
+
+    Raises:
+        DataError: if `split`, the value of `option`, is unknown or empty.
+    """
+    known = ", ".join(builder.info.splits)
+    try:
+        count = builder.info.splits[split].num_examples
+    except (KeyError, ValueError):
+        raise DataError(
+            f"{option}={split} is not a split of {builder.info.full_name}; choose one of {known}, "
+            "or a part such as 'train[:90%]'"
+        ) from None
+    if not count:
+        raise DataError(
+            f"{option}={split} has no examples in {builder.info.full_name}; choose one of {known}"
+        )
+    return count
+
+
+def check_apart(builder, train: str, validation: str) -> None:
+    """Raises DataError if the two splits, which must be known, have an example in common."""
+    train_files, held_out_files = (
+        builder.info.splits[split].file_instructions for split in (train, validation)
+    )
+    for a, b in product(train_files, held_out_files):
+        if a.filename == b.filename and max(a.skip, b.skip) < min(a.skip + a.take, b.skip + b.take):
+            raise DataError(
+                f"data.train_split={train} and data.validation_split={validation} share examples of "
+                f"{builder.info.full_name}; choose disjoint splits such as train[:90%] and train[90%:]"
+            )
+
+
+def read_examples(builder, split: str, *, keys: tuple[str, ...]) -> Iterator[dict]:
+    """Examples of a prepared set in their stored order, each a dict of NumPy values with `keys`."""
+    import tensorflow_datasets as tfds
+
+    with _quiet():
+        dataset = builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            decoders=tfds.decode.PartialDecoding(dict.fromkeys(keys, True)),
+            # One file after the other: the order does not depend on the number of processors.
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        )
+    yield from dataset.as_numpy_iterator()
+
+
+def _identity(builder) -> dict:
+    """JSON values that change whenever the prepared set may have changed."""
+    info = builder.info
+    return {"set": info.full_name, "folder": str(builder.data_dir), "bytes": int(info.dataset_size)}
+
+
+def _check_key(builder, option: str, key: str, is_valid: Callable[[object], bool]) -> None:
+    """Raises DataError unless `is_valid` is true for the feature `key`, the value of `option`."""
+    keys = sorted(name for name, feature in builder.info.features.items() if is_valid(feature))
+    if key not in keys:
+        kind = {"text_key": "a text", "image_key": "a uint8 image", "label_key": "a class label"}[option]
+        advice = f"choose one of {', '.join(keys)}" if keys else "it has none; choose another data.tfds_name"
+        raise DataError(f"data.{option}={key} is not {kind} of {builder.info.full_name}; {advice}")
+
+
+def _is_text(feature) -> bool:
+    import tensorflow_datasets as tfds
+
+    # `Text` is a `Tensor`; features with an encoding of their own, such as images, are not.
+    if not isinstance(feature, tfds.features.Tensor):
+        return False
+    info = feature.get_tensor_info()
+    return info.shape == () and info.tf_dtype.name == "string"
+
+
+def _is_image(feature) -> bool:
+    import tensorflow_datasets as tfds
+
+    return isinstance(feature, tfds.features.Image) and feature.tf_dtype.name == "uint8"
+
+
+def _is_label(feature) -> bool:
+    import tensorflow_datasets as tfds
+
+    return isinstance(feature, tfds.features.ClassLabel)
+
+
+def _classes(builder, label_key: str) -> tuple[str, ...]:
+    """Names of the classes, which some sets know only when they are prepared."""
+    label = builder.info.features[label_key]
+    names = tuple(label.names) if label.num_classes else ()
+    if len(names) < 2:
+        raise DataError(
+            f"data.label_key={label_key} of {builder.info.full_name} has fewer than two classes; "
+            "choose another label_key or tfds_name"
+        )
+    return names
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences TFDS's prints and warnings, and its progress bars unless standard error is a terminal."""
+    import tensorflow_datasets as tfds
+
+    tfds.display_progress_bar(sys.stderr.isatty())
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _reason(error: BaseException) -> str:
+    """First line of the message, without the keyword arguments that TFDS puts before it."""
+    return reason(error).rpartition('}": ')[2][:300].rstrip(". :")

@@ -1,0 +1,308 @@
+"""Sets of TensorFlow Datasets: small sets defined here go through the real code, without a network."""
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from data.config import TfdsImagesConfig, TfdsTextConfig
+from data.images import load_images
+from data.text import load_text
+from system.errors import DataError
+
+POEMS = {
+    "train": [f"poem {index}: " + "la " * (index % 7 + 1) for index in range(180)],
+    "test": ["poem 3: la la la la ", "a poem of the test split", "another of them"],
+}
+CLASSES = ["circle", "square", "star"]
+
+
+class TinyPoems(tfds.core.GeneratorBasedBuilder):
+    """A text, a title, a class and two splits."""
+
+    VERSION = tfds.core.Version("1.2.0")
+
+    def _info(self):
+        features = {
+            "verse": tfds.features.Text(),
+            "title": tfds.features.Text(),
+            "mood": tfds.features.ClassLabel(names=["glad", "sad"]),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(poems) for split, poems in POEMS.items()}
+
+    def _generate_examples(self, poems):
+        for index, poem in enumerate(poems):
+            yield index, {"verse": poem, "title": f"title {index}", "mood": index % 2}
+
+
+class UnreachablePoems(TinyPoems):
+    """A set whose server does not listen."""
+
+    def _split_generators(self, dl_manager):
+        dl_manager.download("http://127.0.0.1:9/poems.txt")
+
+
+class BrokenPoems(TinyPoems):
+    """A set that fails while it is prepared."""
+
+    def _split_generators(self, dl_manager):
+        raise ConnectionError("the connection broke\nwith details on a second line")
+
+
+class DrawnFigures(tfds.core.GeneratorBasedBuilder):
+    """Images of one size, of several sizes, of four channels and of 16 bits."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(5, 7, 3)),
+            "photo": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
+            "layers": tfds.features.Image(shape=(5, 7, 4)),
+            "depth": tfds.features.Image(shape=(5, 7, 1), dtype=np.uint16),
+            "label": tfds.features.ClassLabel(names=CLASSES),
+            "number": tfds.features.ClassLabel(num_classes=4),
+            "only": tfds.features.ClassLabel(names=["shape"]),
+            "same": tfds.features.ClassLabel(names=CLASSES),
+            "title": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {
+            "train": self._generate_examples("train", 70),
+            "test": self._generate_examples("test", 9),
+            "unlabelled": self._generate_examples("test", 3, label=-1),
+        }
+
+    def _generate_examples(self, split, count, label=None):
+        for index in range(count):
+            example = {
+                "image": draw_image(index, split),
+                "photo": draw_image(index, split, height=5 + index % 2),
+                "layers": draw_image(index, split, channels=4),
+                "depth": np.zeros((5, 7, 1), np.uint16),
+                "label": index % 3 if label is None else label,
+                "number": index % 4,
+                "only": 0,
+                "same": 1,
+                "title": str(index),
+            }
+            yield index, example
+
+
+def draw_image(index: int, split: str, *, height: int = 5, channels: int = 3) -> np.ndarray:
+    """Pixels of the value 2 * index, plus 1 in the test split, with a white corner."""
+    image = np.full((height, 7, channels), 2 * index + (split == "test"), np.uint8)
+    image[0, 0] = 255
+    return image
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Folder in which the sets are prepared once for all tests."""
+    path = tmp_path_factory.mktemp("tfds")
+    for name in ("tiny_poems", "drawn_figures"):
+        tfds.builder(name, data_dir=str(path)).download_and_prepare()
+    return path
+
+
+@pytest.fixture
+def load_poems(data_dir, tmp_path):
+    def load(*, report=lambda message: None, **options):
+        folders = {"data_dir": str(data_dir), "cache_dir": str(tmp_path / "cache")}
+        options = {"tfds_name": "tiny_poems", "text_key": "verse"} | folders | options
+        return load_text(TfdsTextConfig(**options), report=report)
+
+    return load
+
+
+@pytest.fixture
+def load_figures(data_dir, tmp_path):
+    def load(*, report=lambda message: None, **options):
+        folders = {"data_dir": str(data_dir), "cache_dir": str(tmp_path / "cache")}
+        return load_images(
+            TfdsImagesConfig(**{"tfds_name": "drawn_figures"} | folders | options), report=report
+        )
+
+    return load
+
+
+def documents_of(tokens: np.ndarray) -> list[str]:
+    return tokens.tobytes().decode()[1:-1].split("\0")
+
+
+def values_of(split) -> list[int]:
+    """The pixel value of each image."""
+    return split.images[:, -1, -1, 0].tolist()
+
+
+def test_text_examples_are_documents_and_some_are_held_out(load_poems):
+    corpus = load_poems()
+    train, validation = documents_of(corpus.train), documents_of(corpus.validation)
+    assert sorted(train + validation) == sorted(POEMS["train"])
+    assert 1 <= len(validation) < 25  # 9 expected, standard deviation 3
+    assert corpus.description.startswith("tfds tiny_poems/1.2.0: ")
+
+
+def test_text_validation_split_excludes_training_documents(load_poems):
+    corpus = load_poems(validation_split="test")
+    assert sorted(documents_of(corpus.train)) == sorted(POEMS["train"])
+    assert sorted(documents_of(corpus.validation)) == sorted(POEMS["test"][1:])
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "counts"),
+    [("train[:50%]", "train[150:160]+train[170:]", (90, 20)), ("train[:150]", "train[120:]", (150, 30))],
+    ids=["disjoint", "overlapping"],
+)
+def test_text_splits_may_be_expressions_and_are_kept_apart(load_poems, train, validation, counts):
+    corpus = load_poems(train_split=train, validation_split=validation)
+    assert (corpus.train_documents, corpus.validation_documents) == counts
+    assert not set(documents_of(corpus.train)) & set(documents_of(corpus.validation))
+
+
+def test_text_key_selects_another_text(load_poems):
+    titles = load_poems(text_key="title")
+    assert sorted(documents_of(titles.train) + documents_of(titles.validation))[0] == "title 0"
+    assert titles.fingerprint != load_poems().fingerprint
+
+
+def test_second_load_reads_no_example_and_a_rebuilt_cache_is_identical(
+    load_poems, load_figures, tmp_path, monkeypatch
+):
+    poems, figures = load_poems(), load_figures()
+    cache_dir = str(tmp_path / "other")
+    assert load_poems(cache_dir=cache_dir).fingerprint == poems.fingerprint
+    assert load_figures(cache_dir=cache_dir).fingerprint == figures.fingerprint
+    for builder in (TinyPoems, DrawnFigures):
+        monkeypatch.setattr(builder, "as_dataset", lambda *args, **kwargs: pytest.fail("read again"))
+    assert load_poems().fingerprint == poems.fingerprint
+    np.testing.assert_array_equal(load_figures().train.images, figures.train.images)
+
+
+def test_download_is_reported_in_one_line_and_tfds_prints_nothing(load_poems, tmp_path, capfd):
+    messages = []
+    load_poems(data_dir=str(tmp_path / "new"), report=messages.append)
+    load_poems(data_dir=str(tmp_path / "new"), report=messages.append)
+    printed = capfd.readouterr()
+    assert [message.split(" into ")[0] for message in messages] == [
+        "downloading tiny_poems/1.2.0",
+        "tokenizing 180 examples of tfds tiny_poems/1.2.0",
+    ]
+    assert printed.out == ""
+    assert "Generating" not in printed.err  # title of the progress bars
+    assert "WARNING:absl" not in printed.err
+
+
+def test_images_have_their_labels_splits_and_class_names(load_figures):
+    messages = []
+    found = load_figures(report=messages.append)
+    assert messages == ["reading 79 images of tfds_images drawn_figures/1.0.0"]
+    assert found.classes == tuple(CLASSES)
+    assert sorted(values_of(found.train)) == list(range(0, 140, 2))
+    assert sorted(values_of(found.validation)) == list(range(1, 19, 2))
+    for split in (found.train, found.validation):
+        assert split.images.shape == (len(split.labels), 5, 7, 3)
+        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+        np.testing.assert_array_equal(split.labels, np.array(values_of(split)) // 2 % 3)
+        assert (split.images[:, 0, 0] == 255).all()
+        assert split.names is None
+    assert found.description == (
+        "tfds_images drawn_figures/1.0.0: 70 images of 5x7x3 in 3 classes for training; 9 held out"
+    )
+
+
+def test_image_options_select_keys_and_sizes_and_are_part_of_the_cache_key(load_figures):
+    default, layers = load_figures(), load_figures(image_key="layers")
+    numbers, photos = load_figures(label_key="number"), load_figures(image_key="photo", image_size=(4, 6))
+    assert layers.train.images.shape == (70, 5, 7, 4)
+    assert photos.train.images.shape == (70, 4, 6, 3)
+    assert sorted(values_of(photos.validation)) == list(range(1, 19, 2))
+    assert numbers.classes == ("0", "1", "2", "3")
+    np.testing.assert_array_equal(numbers.train.labels, np.array(values_of(numbers.train)) // 2 % 4)
+    assert len({found.fingerprint for found in (default, layers, numbers, photos)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "counts"),
+    [("train[:30]", "train[30:]+test", (30, 49)), ("train[:90%]", "train[90%:]", (63, 7))],
+)
+def test_image_splits_may_be_expressions(load_figures, train, validation, counts):
+    found = load_figures(train_split=train, validation_split=validation)
+    assert (len(found.train.labels), len(found.validation.labels)) == counts
+    assert not set(values_of(found.train)) & set(values_of(found.validation))
+
+
+def assert_one_line(load, options: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        load(**options)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tfds_name": "tiny_poem"}, r"no set 'tiny_poem'; did you mean 'tiny_poems'\?$"),
+        ({"tfds_name": "qqqqqqqq"}, r"no set 'qqqqqqqq'; see https://"),
+        ({"tfds_name": "imdb_reviews/plan_text"}, r"plan_text not found .* closely match: plain_text"),
+        ({"tfds_name": "tiny_poems:9.9.9"}, r"cannot be loaded at version 9\.9\.9, only: 1\.2\.0"),
+        ({"tfds_name": "Tiny Poems!"}, r"Tiny Poems! cannot be loaded: Parsing builder name string"),
+        ({"text_key": "text"}, r"data\.text_key=text is not a text .*choose one of title, verse$"),
+        ({"text_key": "mood"}, r"data\.text_key=mood .*choose one of title, verse$"),
+        ({"tfds_name": "mnist"}, r"not a text of mnist/.*; it has none; choose another"),
+        ({"train_split": "trian"}, r"data\.train_split=trian is not a split .*choose one of train, test"),
+        ({"train_split": "train[:x]"}, r"data\.train_split=train\[:x\] is not a split"),
+        ({"validation_split": "dev"}, r"data\.validation_split=dev is not a split"),
+        ({"train_split": "train[5:5]"}, r"data\.train_split=train\[5:5\] has no examples"),
+        ({"validation_split": "train"}, r"no text is left for validation: of 360 .* 0 skipped, 180 repeated"),
+        ({"tfds_name": "unreachable_poems"}, r"unreachable_poems/1\.2\.0 could not be .*host='127\.0\.0\.1'"),
+        (
+            {"tfds_name": "broken_poems"},
+            r"broken_poems/1\.2\.0 could not be .* in .*/tfds.*/broken_poems/1.2.0: the connection broke\. "
+            r"Check the network .* data\.data_dir=",
+        ),
+    ],
+    ids=str,
+)
+def test_text_mistake_raises_one_line(load_poems, options, message):
+    assert_one_line(load_poems, options, message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_key": "img"}, r"image_key=img is not a uint8 image .*choose one of image, layers, photo$"),
+        ({"image_key": "depth"}, r"image_key=depth is not a uint8 image .*choose one of image, layers"),
+        ({"label_key": "title"}, r"label_key=title is not a class label .*of label, number, only, same$"),
+        (
+            {"tfds_name": "tiny_poems"},
+            r"data\.image_key=image is not a uint8 image of .*; it has none; choose",
+        ),
+        (
+            {"label_key": "only"},
+            r"label_key=only of drawn_figures/1\.0\.0 has fewer than two classes; choose",
+        ),
+        ({"label_key": "same"}, r"training images are of one class, square; .*needs at least two classes"),
+        (
+            {"validation_split": "unlabelled"},
+            r"data\.validation_split=unlabelled .* has the label -1 at example 0, outside 0\.\.2; choose",
+        ),
+        ({"train_split": "trian"}, r"data\.train_split=trian is not a split .*of train, test, unlabelled"),
+        ({"validation_split": "dev"}, r"data\.validation_split=dev is not a split"),
+        ({"train_split": "train[5:5]"}, r"data\.train_split=train\[5:5\] has no examples"),
+        (
+            {"train_split": "train[:40]", "validation_split": "test+train[39:]"},
+            r"data\.train_split=train\[:40\] and data\.validation_split=test\+train\[39:\] share examples of "
+            r"drawn_figures/1\.0\.0; choose disjoint splits such as train\[:90%\] and train\[90%:\]$",
+        ),
+        ({"train_split": "all"}, r"train_split=all and data\.validation_split=test share examples"),
+        ({"image_key": "photo"}, r"images of several shapes, [56]x7x3 and [56]x7x3; set data\.image_size="),
+    ],
+    ids=str,
+)
+def test_image_mistake_raises_one_line(load_figures, options, message):
+    assert_one_line(load_figures, options, message)
