@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cache import cache_folder, load_or_build
 from data.config import DigitsConfig, ImageFolderConfig, TfdsImagesConfig
+from data.disk_cache import cache_folder, load_or_build
 from data.image_files import fit_images
 from data.image_folder import image_folder_source
 from data.progress import Progress, report_skipped

@@ -7,7 +7,7 @@ import keras
 
 from configs.schema import Config
 from data.batches import ALL_ROWS
-from data.passkey import (
+from data.passkeys import (
     check_room,
     fingerprint,
     held_out_text,

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from data.config import PasskeyConfig
-from data.passkey import check_room, held_out_passkeys
+from data.passkeys import check_room, held_out_passkeys
 from models.config import TransformerLMConfig
 from runs.load import load_model
 from runs.plots import plot_passkeys

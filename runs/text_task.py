@@ -10,7 +10,7 @@ import keras
 
 from configs.schema import Config
 from data.batches import ALL_ROWS, evaluation_batches, training_dataset
-from data.text import TextCorpus, check_length, load_text
+from data.corpus import TextCorpus, check_length, load_text
 from data.tokens import SEPARATOR
 from models.sampling import Sampler, SamplingOptions
 from runs.token_task import TokenTask, readable, samples_of

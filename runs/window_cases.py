@@ -9,7 +9,7 @@ import numpy as np
 
 from configs.schema import Config
 from data.config import PasskeyConfig
-from data.text import TextCorpus, load_text
+from data.corpus import TextCorpus, load_text
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from rope.config import RopeConfig, RopeScalingConfig

@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from data.windows import Targets, WindowBatches
+from data.window_batches import Targets, WindowBatches
 from models.chunked import CHUNK, is_chunked
 from models.transformer import TransformerLM
 from runs.window_cases import Case, evaluator_of

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from data.windows import Targets, WindowBatches, choose_targets
+from data.window_batches import Targets, WindowBatches, choose_targets
 from runs.plots import plot_windows
 from runs.window_cases import Case, Run, attention_block, check_run, evaluator_of, shared_text
 from runs.window_cost import batches_of, cost_of, work_of

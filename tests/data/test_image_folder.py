@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import cache, image_folder, images, progress
+from data import disk_cache, image_folder, images, progress
 from data.config import ImageFolderConfig
 from data.image_files import read_image
 from data.images import load_images
@@ -358,7 +358,7 @@ def test_a_crash_while_writing_leaves_nothing_behind(folder, monkeypatch):
     def crash(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache, "write_meta", crash)
+    monkeypatch.setattr(disk_cache, "write_meta", crash)
     with pytest.raises(KeyboardInterrupt):
         load(folder)
     assert list((folder.parent / "cache").iterdir()) == []
@@ -366,14 +366,14 @@ def test_a_crash_while_writing_leaves_nothing_behind(folder, monkeypatch):
 
 def test_a_writer_that_comes_second_finds_the_set_complete(folder, monkeypatch):
     nested = []
-    write_meta = cache.write_meta
+    write_meta = disk_cache.write_meta
 
     def load_meanwhile(*args):
-        monkeypatch.setattr(cache, "write_meta", write_meta)
+        monkeypatch.setattr(disk_cache, "write_meta", write_meta)
         nested.append(load(folder).fingerprint)
         write_meta(*args)
 
-    monkeypatch.setattr(cache, "write_meta", load_meanwhile)
+    monkeypatch.setattr(disk_cache, "write_meta", load_meanwhile)
     assert [load(folder).fingerprint] == nested
     assert len(list((folder.parent / "cache").iterdir())) == 1
 

@@ -9,7 +9,7 @@ from data.batches import evaluation_batches, training_dataset
 from data.config import AugmentConfig
 from data.image_batches import image_evaluation_batches, image_training_dataset
 from data.images import ImageSplit
-from data.passkey import passkey_evaluation_batches, passkey_training_dataset
+from data.passkeys import passkey_evaluation_batches, passkey_training_dataset
 
 BATCH, NUM_STEPS = 6, 9
 PARTS = [slice(0, 2), slice(2, 4), slice(4, 6)]

@@ -5,8 +5,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data.config import TfdsImagesConfig, TfdsTextConfig
+from data.corpus import load_text
 from data.images import load_images
-from data.text import load_text
 from system.errors import DataError
 
 POEMS = {

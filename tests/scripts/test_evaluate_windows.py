@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from configs.schema import Config
-from data.text import TextCorpus
+from data.corpus import TextCorpus
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from rope.config import RopeConfig, RopeScalingConfig

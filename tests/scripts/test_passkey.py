@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from configs.schema import Config, load_config
 from data.config import PasskeyConfig
-from data.passkey import training_passkeys
+from data.passkeys import training_passkeys
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from rope.config import RopeConfig

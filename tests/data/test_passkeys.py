@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.batches import IGNORED_TARGET
-from data.passkey import (
+from data.passkeys import (
     FILLER,
     QUESTION,
     STATEMENT,

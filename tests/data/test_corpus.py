@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import cache, progress
+from data import disk_cache, progress
 from data.config import PythonStdlibConfig, TextFilesConfig
-from data.text import check_length, load_text
+from data.corpus import check_length, load_text
 from system.errors import DataError
 
 
@@ -156,7 +156,7 @@ def test_a_crash_while_writing_leaves_nothing_behind(folder, monkeypatch):
     def crash(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache, "write_meta", crash)
+    monkeypatch.setattr(disk_cache, "write_meta", crash)
     with pytest.raises(KeyboardInterrupt):
         load(folder)
     assert list((folder.parent / "cache").iterdir()) == []
@@ -172,10 +172,10 @@ def test_of_two_writers_the_first_complete_one_stays(tmp_path):
     entry = tmp_path / "entry"
 
     def build_slowly(path):
-        cache.load_or_build(entry, lambda other_path: fill_entry(other_path, b"fast"))
+        disk_cache.load_or_build(entry, lambda other_path: fill_entry(other_path, b"fast"))
         return fill_entry(path, b"slow")
 
-    cache.load_or_build(entry, build_slowly)
+    disk_cache.load_or_build(entry, build_slowly)
     assert (entry / "train.bin").read_bytes() == b"fast"
     assert list(tmp_path.iterdir()) == [entry]
 
@@ -189,7 +189,7 @@ def test_writers_at_the_same_time_leave_one_complete_entry(tmp_path):
         return fill_entry(path, b"text")
 
     def write():
-        complete.append(cache.load_or_build(tmp_path / "entry", build) is not None)
+        complete.append(disk_cache.load_or_build(tmp_path / "entry", build) is not None)
 
     threads = [threading.Thread(target=write) for _ in range(4)]
     for thread in threads:
@@ -210,7 +210,7 @@ def test_a_full_disk_is_told_as_such(folder, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache, "write_meta", full)
+    monkeypatch.setattr(disk_cache, "write_meta", full)
     with pytest.raises(DataError, match=r"No space left on device; set data\.cache_dir="):
         load(folder)
 

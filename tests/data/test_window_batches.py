@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.windows import WindowBatches, choose_targets
+from data.window_batches import WindowBatches, choose_targets
 from system.errors import DataError
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cache import cache_folder, hash_files, load_or_build
 from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
+from data.disk_cache import cache_folder, hash_files, load_or_build
 from data.progress import Progress, report_skipped
 from data.sources import Documents, Source, python_stdlib_source, text_files_source
 from data.split import SPLITS, Document, Split, held_out_bytes, split_by_name, split_by_tail
