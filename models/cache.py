@@ -1,4 +1,7 @@
-"""The static cache of keys and values for decoding, as immutable tensors."""
+"""Static cache of keys and values for decoding, as immutable tensors.
+
+Shape words: batch, length, kv_heads, head_dim; capacity is the number of columns of the cache.
+"""
 
 from typing import NamedTuple
 
@@ -11,9 +14,9 @@ class LayerCache(NamedTuple):
     """Rotated keys and values of one layer.
 
     keys, values: (batch, kv_heads, capacity, head_dim); columns from `start` on are not yet written.
-    start: () int32, the number of columns written.
-    padding: (batch,) int32, the number of padding columns at the left of each row.
-    rotation: (batch, kv_heads, head_dim / 2) float32, the running sum of cumulative learned rotations; None
+    start: () int32, number of columns written.
+    padding: (batch,) int32, number of padding columns at the left of each row.
+    rotation: (batch, kv_heads, head_dim / 2) float32, running sum of cumulative learned rotations; None
         without them.
     """
 
@@ -24,7 +27,7 @@ class LayerCache(NamedTuple):
     rotation: tf.Tensor | None = None
 
     def write(self, keys: tf.Tensor, values: tf.Tensor) -> "LayerCache":
-        """The cache with (batch, kv_heads, length, head_dim) keys and values at columns `start` onwards."""
+        """Writes (batch, kv_heads, length, head_dim) keys and values to columns `start` onwards."""
         return self._replace(
             keys=_write_columns(self.keys, keys, self.start),
             values=_write_columns(self.values, values, self.start),
@@ -33,12 +36,12 @@ class LayerCache(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """What a decode knows of the tokens so far.
+    """Keys and values of all layers.
 
     keys, values: per layer, (batch, kv_heads, capacity, head_dim).
-    length: () int32, the number of columns written, padding included.
-    padding: (batch,) int32, the number of padding columns at the left of each row.
-    rotations: per layer, (batch, kv_heads, head_dim / 2) float32; none without cumulative rotations.
+    length: () int32, number of columns written, padding included.
+    padding: (batch,) int32, number of padding columns at the left of each row.
+    rotations: per layer, (batch, kv_heads, head_dim / 2) float32; empty without cumulative rotations.
     """
 
     keys: tuple[tf.Tensor, ...]
@@ -57,8 +60,8 @@ class Cache(NamedTuple):
 
 
 def _write_columns(store: tf.Tensor, columns: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-    # A scatter: XLA writes it in place where nothing else reads the store, and joins no slices of a size that
-    # it does not know.
+    # XLA performs a scatter in place, and needs no static slice sizes for it.
     batch, heads, length, _ = tf.unstack(tf.shape(columns))
-    places = tf.meshgrid(tf.range(batch), tf.range(heads), start + tf.range(length), indexing="ij")
-    return tf.tensor_scatter_nd_update(store, tf.stack(places, axis=-1), columns)
+    indices = tf.meshgrid(tf.range(batch), tf.range(heads), start + tf.range(length), indexing="ij")
+    indices = tf.stack(indices, axis=-1)  # (batch, kv_heads, length, 3)
+    return tf.tensor_scatter_nd_update(store, indices, columns)  # (batch, kv_heads, capacity, head_dim)

@@ -1,24 +1,28 @@
-"""Attention in chunks of queries: exact, in memory that grows with the length and not with its square."""
+"""Attention in chunks of queries: exact, with memory proportional to the length instead of its square.
+
+Shape words: batch, heads, kv_heads, length, head_dim; keys_length is the number of keys that a chunk reads,
+and group = heads / kv_heads the number of query heads that share a head of keys and values.
+"""
 
 import tensorflow as tf
 
 from models.positions import CausalMask
 from rope.private_tensorflow import in_xla
 
-# Queries of a chunk, at most: fewer save little memory, and small matmuls are slow.
+# Maximum number of queries in a chunk: smaller chunks save little memory, and small matmuls are slow.
 CHUNK = 512
-# Parts of the queries under a mask and XLA, each with the keys up to its end: 9/16 of all scores are made.
+# Number of spans under a mask and XLA, each with the keys up to its end: 9/16 of the scores are computed.
 SPANS = 8
-# Shorter attention is full under `auto`, longer is chunked.
+# `auto` chunks attention from this length on.
 AUTO_LENGTH = 2_048
 
 
 def is_chunked(kernel: str, length: int | None) -> bool:
-    """Whether attention among `length` tokens is to be chunked; None for a length that is not known yet.
+    """Whether attention over `length` tokens is computed in chunks; None for a length that is not yet known.
 
     Args:
-        kernel: `full`, `chunked` or `auto`, which chunks lengths from `AUTO_LENGTH` on, and unknown ones:
-            a length below `CHUNK` is one chunk.
+        kernel: `full`, `chunked`, or `auto`, which chunks lengths from `AUTO_LENGTH` on and unknown ones: a
+            length below `CHUNK` is one chunk.
     """
     if kernel == "auto":
         return length is None or length >= AUTO_LENGTH
@@ -30,183 +34,173 @@ def is_chunked(kernel: str, length: int | None) -> bool:
 def attend_in_chunks(
     queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, mask: CausalMask | None = None
 ) -> tf.Tensor:
-    """`attend`, of queries and keys of one length: a chunk of queries at a time sees its keys.
+    """`attend` for queries and keys of one length, in memory proportional to the length.
 
-    The backward pass makes the weights again (Rabe and Staats 2021, arXiv 2112.05682; the sum over the keys
-    in their gradient is that of FlashAttention, arXiv 2205.14135).
+    Attends one chunk of queries at a time, and recomputes the weights in the backward pass (Rabe and Staats
+    2021, arXiv 2112.05682).
 
     Args:
         queries: (batch, heads, length, head_dim).
         keys, values: (batch, kv_heads, length, head_dim); kv_heads divides heads.
-        mask: of which a chunk makes its part of the bias; no gradient flows to it.
+        mask: rule from which each chunk computes its rows of the bias; receives no gradient.
 
     Returns:
         (batch, heads, length, head_dim).
     """
-    # The keys carry the scale, as in `attend`.
-    keys *= tf.cast(keys.shape[-1] ** -0.5, keys.dtype)
+    keys *= tf.cast(keys.shape[-1] ** -0.5, keys.dtype)  # scaled keys, as in `attend`
     num_spans = SPANS if mask is not None and in_xla() else 1
-    return _attended(queries, keys, values, mask, chunk=CHUNK, num_spans=num_spans)
+    return _chunked_attention(queries, keys, values, mask, chunk=CHUNK, num_spans=num_spans)
 
 
-# A function of its own: the layers of a model share its graph, which takes seconds to make.
+# Not inlined: the layers of a model share one graph, which takes seconds to build.
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})
-def _attended(queries, keys, values, mask, *, chunk, num_spans):
+def _chunked_attention(queries, keys, values, mask, *, chunk, num_spans):
     @tf.custom_gradient
-    def attended(queries, keys, values):
-        layout = Chunks(queries, keys, mask, chunk=chunk, num_spans=num_spans)
-        chunks = layout.split(queries)
-        keys, values = layout.padded(keys), layout.padded(values)
-        parts = []
+    def attention(queries, keys, values):
+        chunked = _ChunkedAttention(queries, keys, values, mask, chunk=chunk, num_spans=num_spans)
+        spans = []
         for span in range(num_spans):
-            with tf.control_dependencies(parts):  # side by side they would need the memory of all
-                parts.append(_mixed(layout, span, chunks, keys, values))
-        mixed = tf.concat(parts, axis=0)
+            with tf.control_dependencies(spans):  # one after the other: in parallel all need memory at once
+                spans.append(chunked.attend_span(span))
+        output = tf.concat(spans, axis=0)  # (chunks, batch, kv_heads, group * rows, head_dim)
+        return chunked.merge(output), lambda d_output: chunked.gradients(output, d_output)
 
-        def gradients(upstream):
-            of_chunks, *rest = _gradients(layout, chunks, keys, values, mixed, layout.split(upstream))
-            return layout.merge(of_chunks), *(x[:, :, : layout.length] for x in rest)
-
-        return layout.merge(mixed), gradients
-
-    return attended(queries, keys, values)
+    return attention(queries, keys, values)
 
 
-class Chunks:
-    """How queries are cut: into spans, of as many chunks each, of as many rows each; the last are padded.
+class _ChunkedAttention:
+    """Attention over chunks of queries, grouped in spans; every chunk has `rows` queries, padded at the end.
 
-    A part of the queries is (chunks, batch, kv_heads, group * rows, head_dim): one matmul for a group.
-    Under a causal mask the keys are padded alike, and a chunk is given those up to its own end. XLA needs to
-    know their number while it compiles: with several spans, those up to the end of its span.
+    A tensor of queries is cut into (chunks, batch, kv_heads, group * rows, head_dim). Under a causal mask the
+    keys are padded too, and a chunk reads the keys up to its own end. XLA must know their number when it
+    compiles: there the queries are cut into several spans, and a chunk reads the keys up to the end of its
+    span.
     """
 
-    def __init__(
-        self, queries: tf.Tensor, keys: tf.Tensor, mask: CausalMask | None, *, chunk: int, num_spans: int
-    ):
+    def __init__(self, queries, keys, values, mask, *, chunk: int, num_spans: int):
         self.batch, self.heads, self.length, _ = tf.unstack(tf.shape(queries))
         self.kv_heads, self.head_dim = keys.shape[1], keys.shape[3]
-        self.mask = mask
         self.num_spans = num_spans
-        self.chunks_in_span = -(-self.length // (num_spans * chunk))
-        self.rows = -(-self.length // (num_spans * self.chunks_in_span))
-        self.padding = num_spans * self.chunks_in_span * self.rows - self.length
-        if mask is not None and mask.segment_ids is not None:
-            self.mask = mask._replace(segment_ids=tf.pad(mask.segment_ids, ((0, 0), (0, self.padding))))
+        self.chunks_per_span = -(-self.length // (num_spans * chunk))
+        self.num_chunks = num_spans * self.chunks_per_span
+        self.rows = -(-self.length // self.num_chunks)
+        padding = self.num_chunks * self.rows - self.length
+        self.padding = ((0, 0), (0, 0), (0, padding), (0, 0))
+        if mask is not None:
+            keys, values = tf.pad(keys, self.padding), tf.pad(values, self.padding)
+            if mask.segment_ids is not None:
+                mask = mask._replace(segment_ids=tf.pad(mask.segment_ids, self.padding[1:3]))
+        self.queries, self.keys, self.values, self.mask = self.split(queries), keys, values, mask
 
     def split(self, x: tf.Tensor) -> tf.Tensor:
-        """(batch, heads, length, head_dim) as chunks."""
-        x = tf.pad(x, ((0, 0), (0, 0), (0, self.padding), (0, 0)))
-        x = tf.reshape(x, (self.batch, self.kv_heads, -1, self._count, self.rows, self.head_dim))
-        x = tf.transpose(x, (3, 0, 1, 2, 4, 5))
-        return tf.reshape(x, (self._count, self.batch, self.kv_heads, -1, self.head_dim))
+        """(batch, heads, length, head_dim) to (chunks, batch, kv_heads, group * rows, head_dim)."""
+        x = tf.pad(x, self.padding)  # (batch, heads, chunks * rows, head_dim)
+        x = tf.reshape(x, (self.batch, self.kv_heads, -1, self.num_chunks, self.rows, self.head_dim))
+        x = tf.transpose(x, (3, 0, 1, 2, 4, 5))  # (chunks, batch, kv_heads, group, rows, head_dim)
+        return tf.reshape(x, (self.num_chunks, self.batch, self.kv_heads, -1, self.head_dim))
 
     def merge(self, x: tf.Tensor) -> tf.Tensor:
         """The inverse of `split`."""
-        x = tf.reshape(x, (self._count, self.batch, self.kv_heads, -1, self.rows, self.head_dim))
-        x = tf.transpose(x, (1, 2, 3, 0, 4, 5))
-        x = tf.reshape(x, (self.batch, self.heads, -1, self.head_dim))
+        x = tf.reshape(x, (self.num_chunks, self.batch, self.kv_heads, -1, self.rows, self.head_dim))
+        x = tf.transpose(x, (1, 2, 3, 0, 4, 5))  # (batch, kv_heads, group, chunks, rows, head_dim)
+        x = tf.reshape(
+            x, (self.batch, self.heads, -1, self.head_dim)
+        )  # (batch, heads, chunks * rows, head_dim)
         return x[:, :, : self.length]
 
-    def padded(self, x: tf.Tensor) -> tf.Tensor:
-        """Keys or values with columns that the mask hides, so that each chunk has as many of its own."""
-        return x if self.mask is None else tf.pad(x, ((0, 0), (0, 0), (0, self.padding), (0, 0)))
+    def attend_span(self, span: int) -> tf.Tensor:
+        """(chunks_per_span, batch, kv_heads, group * rows, head_dim) output of one span."""
 
-    def numbers(self, span: int) -> tf.Tensor:
-        """The numbers of the chunks of a span."""
-        return span * self.chunks_in_span + tf.range(self.chunks_in_span)
+        def attend_chunk(chunk):
+            keys, values = (self._visible(x, chunk, span) for x in (self.keys, self.values))
+            return tf.matmul(self._weights(chunk, keys), values)  # (batch, kv_heads, group * rows, head_dim)
 
-    def seen(self, number: tf.Tensor, span: int, x: tf.Tensor) -> tf.Tensor:
-        """The keys, or values, that a chunk is given."""
-        if self.mask is None:
-            return x
-        end = number + 1 if self.num_spans == 1 else (span + 1) * self.chunks_in_span
-        return x[:, :, : end * self.rows]
-
-    def weights(self, number: tf.Tensor, queries: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-        """(batch, kv_heads, group * rows, keys) shares of the keys in one chunk."""
-        scores = tf.matmul(queries, keys, transpose_b=True)
-        shape = tf.shape(scores)
-        if self.mask is not None:
-            scores = self._masked(number, tf.reshape(scores, (self.batch, self.heads, self.rows, shape[-1])))
-        return tf.reshape(tf.cast(tf.nn.softmax(scores), keys.dtype), shape)
-
-    @property
-    def _count(self):
-        return self.num_spans * self.chunks_in_span
-
-    def _masked(self, number, scores):
-        """(batch, heads, rows, keys) scores of a chunk with its bias."""
-        own = number * self.rows + tf.range(self.rows)
-        # Rows of the padding are like the last: what they see has no gradient.
-        rows = tf.minimum(own, self.length - 1)
-        if self.num_spans > 1 or not self.mask.hides_later_alone:
-            bias = self.mask.bias(rows, tf.range(tf.shape(scores)[-1]))
-            return tf.cast(scores, bias.dtype) + bias
-        # Hidden are some of the chunk's own columns, the last: only they are written, in place.
-        blocks = tf.reshape(scores, (-1, number + 1, self.rows))
-        count = tf.shape(blocks)[0]
-        bias = tf.tile(self.mask.bias(rows, own)[0, 0], (count // self.rows, 1))
-        places = tf.stack([tf.range(count), tf.fill([count], number)], axis=1)
-        return tf.reshape(tf.tensor_scatter_nd_add(blocks, places, bias), tf.shape(scores))
-
-
-def _mixed(layout, span, chunks, keys, values):
-    """The chunks of a span, attended."""
-
-    def of_chunk(number):
-        seen, of_seen = (layout.seen(number, span, x) for x in (keys, values))
-        return tf.matmul(layout.weights(number, chunks[number], seen), of_seen)
-
-    return tf.map_fn(
-        of_chunk,
-        layout.numbers(span),
-        fn_output_signature=tf.TensorSpec(chunks.shape[1:], chunks.dtype),
-        parallel_iterations=1,
-    )
-
-
-def _gradients(layout, chunks, keys, values, mixed, upstream):
-    """Of the chunks of queries, and of the scaled keys and the values, which are summed in float32."""
-    sums = [tf.zeros(tf.shape(x), tf.float32) for x in (keys, values)]
-    of_chunks = []
-    for span in range(layout.num_spans):
-        of_span, *sums = _span_gradients(layout, span, chunks, keys, values, mixed, upstream, sums)
-        of_chunks.append(of_span)
-    return tf.concat(of_chunks, axis=0), *(tf.cast(total, keys.dtype) for total in sums)
-
-
-def _span_gradients(layout, span, chunks, keys, values, mixed, upstream, sums):
-    numbers = layout.numbers(span)
-    # From the gradient of a row's weights comes off the sum of `weights * gradient`, which is that of
-    # `above * mixed`: as features of their own, the matmul sums and subtracts them.
-    wide_values = tf.concat([values, tf.ones_like(values)], axis=-1)
-
-    def of_chunk(index, of_chunks, of_keys, of_values):
-        number = numbers[index]
-        queries, above = chunks[number], upstream[number]
-        seen = layout.seen(number, span, keys)
-        weights = layout.weights(number, queries, seen)
-        wide = tf.concat([above, -above * mixed[number]], axis=-1)
-        of_scores = weights * tf.matmul(wide, layout.seen(number, span, wide_values), transpose_b=True)
-        return (
-            index + 1,
-            of_chunks.write(index, tf.matmul(of_scores, seen)),
-            _added(of_keys, tf.matmul(of_scores, queries, transpose_a=True)),
-            _added(of_values, tf.matmul(weights, above, transpose_a=True)),
+        return tf.map_fn(
+            attend_chunk,
+            self._chunks(span),
+            fn_output_signature=tf.TensorSpec(self.queries.shape[1:], self.queries.dtype),
+            parallel_iterations=1,
         )
 
-    of_chunks = tf.TensorArray(chunks.dtype, layout.chunks_in_span, element_shape=chunks.shape[1:])
-    _, of_chunks, *sums = tf.while_loop(
-        lambda index, *_: index < layout.chunks_in_span,
-        of_chunk,
-        (0, of_chunks, *sums),
-        parallel_iterations=1,
-    )
-    return of_chunks.stack(), *sums
+    def gradients(self, output: tf.Tensor, d_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Gradients of queries, scaled keys and values; those of keys and values are summed in float32."""
+        d_output, d_queries = self.split(d_output), []
+        sums = [tf.zeros(tf.shape(x), tf.float32) for x in (self.keys, self.values)]
+        for span in range(self.num_spans):
+            d_span, *sums = self._span_gradients(span, output, d_output, sums)
+            d_queries.append(d_span)
+        d_keys, d_values = (tf.cast(total, self.keys.dtype)[:, :, : self.length] for total in sums)
+        return self.merge(tf.concat(d_queries, axis=0)), d_keys, d_values
+
+    def _span_gradients(self, span, output, d_output, sums):
+        # dS = P * (dP - rowsum(dO * O)) as in `_softmax_gradient`. One matmul computes the difference:
+        # dP - rowsum(dO * O) = [dO, -dO * O] [V, 1]^T.
+        wide_values = tf.concat([self.values, tf.ones_like(self.values)], axis=-1)  # (..., 2 * head_dim)
+        chunks = self._chunks(span)
+
+        def add_chunk(index, d_queries, d_keys, d_values):
+            chunk = chunks[index]
+            keys, d_chunk = self._visible(self.keys, chunk, span), d_output[chunk]
+            weights = self._weights(chunk, keys)
+            wide = tf.concat(
+                [d_chunk, -d_chunk * output[chunk]], axis=-1
+            )  # (..., group * rows, 2 * head_dim)
+            d_scores = weights * tf.matmul(wide, self._visible(wide_values, chunk, span), transpose_b=True)
+            return (
+                index + 1,
+                d_queries.write(index, tf.matmul(d_scores, keys)),
+                _add_to_start(d_keys, tf.matmul(d_scores, self.queries[chunk], transpose_a=True)),
+                _add_to_start(d_values, tf.matmul(weights, d_chunk, transpose_a=True)),
+            )
+
+        shape = self.queries.shape[1:]
+        d_queries = tf.TensorArray(self.queries.dtype, self.chunks_per_span, element_shape=shape)
+        _, d_queries, *sums = tf.while_loop(
+            lambda index, *_: index < self.chunks_per_span,
+            add_chunk,
+            (0, d_queries, *sums),
+            parallel_iterations=1,
+        )
+        return d_queries.stack(), *sums
+
+    def _chunks(self, span: int) -> tf.Tensor:
+        """(chunks_per_span,) numbers of the chunks of a span."""
+        return span * self.chunks_per_span + tf.range(self.chunks_per_span)
+
+    def _visible(self, x: tf.Tensor, chunk: tf.Tensor, span: int) -> tf.Tensor:
+        """(batch, kv_heads, keys_length, features) keys or values that a chunk reads."""
+        if self.mask is None:
+            return x
+        end = chunk + 1 if self.num_spans == 1 else (span + 1) * self.chunks_per_span
+        return x[:, :, : end * self.rows]
+
+    def _weights(self, chunk: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
+        """(batch, kv_heads, group * rows, keys_length) attention weights of a chunk."""
+        scores = tf.matmul(self.queries[chunk], keys, transpose_b=True)
+        shape = tf.shape(scores)
+        if self.mask is not None:
+            scores = tf.reshape(scores, (self.batch, self.heads, self.rows, shape[-1]))
+            scores = self._masked(chunk, scores)  # (batch, heads, rows, keys_length)
+        return tf.reshape(tf.cast(tf.nn.softmax(scores), keys.dtype), shape)
+
+    def _masked(self, chunk, scores):
+        """The (batch, heads, rows, keys_length) scores of a chunk plus its bias."""
+        columns = chunk * self.rows + tf.range(self.rows)  # (rows,) of the chunk's queries
+        # Padding rows take the mask of the last row: their output is dropped and has no gradient.
+        rows = tf.minimum(columns, self.length - 1)
+        if self.num_spans > 1 or not self.mask.is_causal_only:
+            bias = self.mask.bias(rows, tf.range(tf.shape(scores)[-1]))
+            return tf.cast(scores, bias.dtype) + bias
+        # A causal mask hides only some of the last `rows` columns: update those, in place.
+        blocks = tf.reshape(scores, (-1, chunk + 1, self.rows))  # (batch * heads * rows, chunk + 1, rows)
+        count = tf.shape(blocks)[0]
+        bias = tf.tile(self.mask.bias(rows, columns)[0, 0], (count // self.rows, 1))  # (count, rows)
+        indices = tf.stack([tf.range(count), tf.fill([count], chunk)], axis=1)  # (count, 2)
+        return tf.reshape(tf.tensor_scatter_nd_add(blocks, indices, bias), tf.shape(scores))
 
 
-def _added(total, part):
-    """The total with a part added to its first columns."""
+def _add_to_start(total, part):
+    """(batch, kv_heads, length, head_dim) total with `part` added to its first columns."""
     end = tf.shape(part)[2]
-    new = tf.concat([total[:, :, :end] + tf.cast(part, total.dtype), total[:, :, end:]], axis=2)
-    return tf.ensure_shape(new, total.shape)
+    total_start = total[:, :, :end] + tf.cast(part, total.dtype)
+    return tf.ensure_shape(tf.concat([total_start, total[:, :, end:]], axis=2), total.shape)

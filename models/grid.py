@@ -1,4 +1,7 @@
-"""Positions of the patches of an image, in the rows and columns of a grid, as pure functions."""
+"""Patches of an image, and the positions of their grid.
+
+Shape words: batch, height, width, channels in pixels; rows, columns of patches; head_dim, dim.
+"""
 
 from collections.abc import Sequence
 
@@ -12,12 +15,12 @@ from rope.positions import size_of
 from rope.rotation import rotary_table, scaled_table
 
 
-def patches_of(images: tf.Tensor, size: int) -> tf.Tensor:
-    """(batch, height, width, channels) as (batch, rows, columns, size * size * channels)."""
+def extract_patches(images: tf.Tensor, size: int) -> tf.Tensor:
+    """(batch, height, width, channels) to (batch, rows, columns, size * size * channels)."""
     batch, rows, columns = tf.shape(images)[0], size_of(images, 1) // size, size_of(images, 2) // size
     channels = images.shape[-1]
     patches = tf.reshape(images, (batch, rows, size, columns, size, channels))
-    patches = tf.transpose(patches, (0, 1, 3, 2, 4, 5))
+    patches = tf.transpose(patches, (0, 1, 3, 2, 4, 5))  # (batch, rows, columns, size, size, channels)
     return tf.reshape(patches, (batch, rows, columns, size * size * channels))
 
 
@@ -28,10 +31,10 @@ def axial_table(
     *,
     coordinates: str,
 ) -> tf.Tensor:
-    """(rows * columns, head_dim / 2) table of a grid: half of the pairs follow its rows, half its columns.
+    """(rows * columns, head_dim / 2) table of a grid: half of the pairs encode the row, half the column.
 
     Args:
-        embeddings: of rows and of columns, in one layout.
+        embeddings: embedding of the rows and of the columns, in one layout.
         rows, columns: size of the grid.
         coordinates: `cells` or `unit`, see `rope.axial.axis_positions`.
     """
@@ -39,8 +42,9 @@ def axial_table(
     for embedding, size in zip(embeddings, (rows, columns), strict=True):
         angles.append(embedding.angles(axis_positions(size, coordinates=coordinates)))
         factors.append(np.full(embedding.dim // 2, embedding.attention_factor, np.float32))
-    factors = np.concatenate(factors)
-    return scaled_table(rotary_table(tf.reshape(grid_angles(angles), (-1, len(factors)))), factors)
+    factors = np.concatenate(factors)  # (head_dim / 2,)
+    angles = tf.reshape(grid_angles(angles), (-1, len(factors)))  # (rows * columns, head_dim / 2)
+    return scaled_table(rotary_table(angles), factors)
 
 
 def mixed_table(
@@ -50,40 +54,40 @@ def mixed_table(
     *,
     interpolate_factor: Sequence[float],
 ) -> tf.Tensor:
-    """(num_heads, rows * columns, head_dim / 2) table of a grid; the factors divide its rows and columns."""
-    positions = grid_positions(rows, columns)
+    """(num_heads, rows * columns, head_dim / 2) table of a grid; the factors divide rows and columns."""
+    positions = grid_positions(rows, columns)  # (rows * columns, 2)
     return embedding.table(positions / tf.constant(interpolate_factor, positions.dtype))
 
 
-def with_unrotated_first(table: tf.Tensor) -> tf.Tensor:
-    """The table of one token more, the first, which is not rotated."""
-    first = [[0, 0]] * (table.shape.rank - 2) + [[1, 0], [0, 0]]
-    return tf.pad(table, first, constant_values=tf.constant(1, table.dtype))
+def prepend_unrotated(table: tf.Tensor) -> tf.Tensor:
+    """(..., 1 + length, head_dim / 2) table whose first token is not rotated."""
+    padding = [[0, 0]] * (table.shape.rank - 2) + [[1, 0], [0, 0]]
+    return tf.pad(table, padding, constant_values=tf.constant(1, table.dtype))
 
 
 def sinusoidal_grid(rows: int | tf.Tensor, columns: int | tf.Tensor, dim: int) -> tf.Tensor:
     """(rows, columns, dim) float32: half of the features for the row, half for the column, as in MoCo v3."""
-    of_rows = sinusoidal_embedding(tf.range(rows), dim // 2)[:, tf.newaxis]
-    of_columns = sinusoidal_embedding(tf.range(columns), dim // 2)[tf.newaxis]
+    row_features = sinusoidal_embedding(tf.range(rows), dim // 2)[:, tf.newaxis]  # (rows, 1, dim / 2)
+    column_features = sinusoidal_embedding(tf.range(columns), dim // 2)[tf.newaxis]  # (1, columns, dim / 2)
     shape = (rows, columns, dim // 2)
-    return tf.concat([tf.broadcast_to(of_rows, shape), tf.broadcast_to(of_columns, shape)], axis=-1)
+    return tf.concat([tf.broadcast_to(x, shape) for x in (row_features, column_features)], axis=-1)
 
 
-def resampled_grid(embedding: tf.Tensor, rows: int | tf.Tensor, columns: int | tf.Tensor) -> tf.Tensor:
-    """(rows, columns, dim) float32: the embeddings of a grid, resampled to another by an antialiased cubic.
+def resample_grid(embedding: tf.Tensor, rows: int | tf.Tensor, columns: int | tf.Tensor) -> tf.Tensor:
+    """Resamples a grid of embeddings by an antialiased cubic, to (rows, columns, dim) float32.
 
-    As `tf.image.resize` does it, which XLA cannot compile.
+    Equal to `tf.image.resize`, which XLA cannot compile.
     """
-    along_rows = cubic_weights(rows, embedding.shape[0])
-    along_columns = cubic_weights(columns, embedding.shape[1])
-    return tf.einsum("ir,jc,rcd->ijd", along_rows, along_columns, embedding)
+    row_weights = cubic_weights(rows, embedding.shape[0])
+    column_weights = cubic_weights(columns, embedding.shape[1])
+    return tf.einsum("ir,jc,rcd->ijd", row_weights, column_weights, embedding)
 
 
 def cubic_weights(size: int | tf.Tensor, source: int) -> tf.Tensor:
     """(size, source) float32 weights that resample `source` points to `size`: Keys' cubic with a = -1/2."""
     ratio = source / tf.cast(size, tf.float32)
     centres = (tf.range(size, dtype=tf.float32) + 0.5) * ratio - 0.5
-    # With fewer points than the source has, the kernel is stretched to see all of those.
+    # When downsampling, the kernel is widened to cover all source points.
     distance = abs(centres[:, tf.newaxis] - tf.range(source, dtype=tf.float32)) / tf.maximum(ratio, 1.0)
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2

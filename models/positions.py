@@ -1,4 +1,8 @@
-"""Positions other than rotary ones, and the causal mask, as pure functions."""
+"""Sinusoidal positions, and attention biases: ALiBi and masks.
+
+Shape words: batch, heads, dim; length is the number of queries, keys_length the number of keys. Columns are
+the indices of tokens in a row of the batch, padding included.
+"""
 
 import math
 from typing import NamedTuple
@@ -10,26 +14,26 @@ MASKED = -1e9
 
 
 def sinusoidal_embedding(positions: tf.Tensor, dim: int) -> tf.Tensor:
-    """Sines and cosines of Vaswani et al. 2017, arXiv 1706.03762: sine at even features, cosine at odd ones.
+    """Sinusoidal positions (Vaswani et al. 2017, arXiv 1706.03762): sine at even features, cosine at odd.
 
     Args:
         positions: (..., length).
-        dim: features, even.
+        dim: number of features, even.
 
     Returns:
         (..., length, dim) float32.
     """
     frequencies = tf.constant(10_000.0 ** (-np.arange(0, dim, 2) / dim), tf.float32)
-    angles = tf.cast(positions, tf.float32)[..., tf.newaxis] * frequencies
-    pairs = tf.stack([tf.sin(angles), tf.cos(angles)], axis=-1)
+    angles = tf.cast(positions, tf.float32)[..., tf.newaxis] * frequencies  # (..., length, dim / 2)
+    pairs = tf.stack([tf.sin(angles), tf.cos(angles)], axis=-1)  # (..., length, dim / 2, 2)
     return tf.reshape(pairs, tf.concat([tf.shape(positions), [dim]], axis=0))
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:
-    """(num_heads,) slopes of ALiBi, Press et al. 2021, arXiv 2108.12409.
+    """(num_heads,) slopes of ALiBi (Press et al. 2021, arXiv 2108.12409).
 
-    A geometric sequence from 2^(-8/n) for a power of two n; for other counts, that of the next lower power
-    of two, continued by every other slope of the next higher one, as in the authors' code.
+    For a power of two n, the geometric sequence from 2^(-8/n). For other counts, the slopes of the next lower
+    power of two, followed by every other slope of the next higher one, as in the authors' code.
     """
     lower = 2 ** math.floor(math.log2(num_heads))
     slopes = 2.0 ** (-8.0 / lower * np.arange(1, lower + 1))
@@ -38,7 +42,7 @@ def alibi_slopes(num_heads: int) -> np.ndarray:
 
 
 def alibi_bias(query_columns: tf.Tensor, key_columns: tf.Tensor, num_heads: int) -> tf.Tensor:
-    """Bias against distance: (num_heads, length, keys_length) float32, from the (length,) column numbers."""
+    """(num_heads, length, keys_length) float32 bias, linear in the distance between query and key."""
     distance = tf.cast(query_columns[:, tf.newaxis] - key_columns[tf.newaxis, :], tf.float32)
     return -alibi_slopes(num_heads)[:, np.newaxis, np.newaxis] * distance
 
@@ -49,35 +53,36 @@ def causal_bias(
     """Bias that hides later columns, and the padding at the left of each row.
 
     Args:
-        query_columns, key_columns: (length,) and (keys_length,) column numbers.
-        padding: (batch,) padding columns of each row, or None for none.
-        dtype: of the result.
+        query_columns, key_columns: (length,) and (keys_length,) columns.
+        padding: (batch,) number of padding columns of each row, or None.
+        dtype: dtype of the result.
 
     Returns:
-        (batch or 1, 1, length, keys_length): 0 where a query may look, a large negative number elsewhere.
+        (batch or 1, 1, length, keys_length): 0 for visible keys, a large negative number for hidden ones.
     """
     visible = (key_columns[tf.newaxis, :] <= query_columns[:, tf.newaxis])[tf.newaxis, tf.newaxis]
     if padding is not None:
         visible &= (key_columns[tf.newaxis, :] >= padding[:, tf.newaxis])[:, tf.newaxis, tf.newaxis]
-    return tf.where(visible, tf.cast(0, dtype), tf.cast(MASKED, dtype))
+    return _bias(visible, dtype)
 
 
 def block_bias(query_columns: tf.Tensor, key_columns: tf.Tensor, block: int, dtype) -> tf.Tensor:
-    """Bias that hides what lies before the last block; with `causal_bias`, the blockwise causal attention of
-    Sun et al. 2022, arXiv 2212.10554.
+    """Bias that hides the columns before the previous block.
+
+    With `causal_bias` this is the blockwise causal attention of Sun et al. 2022, arXiv 2212.10554.
 
     Args:
-        query_columns, key_columns: (length,) and (keys_length,) column numbers.
-        block: columns of a block, at least 1; a query sees its own block and the one before it.
-        dtype: of the result.
+        query_columns, key_columns: (length,) and (keys_length,) columns.
+        block: columns in a block, at least 1; a query attends to its own block and the previous one.
+        dtype: dtype of the result.
 
     Returns:
-        (1, 1, length, keys_length): 0 where a query may look, a large negative number elsewhere.
+        (1, 1, length, keys_length): 0 for visible keys, a large negative number for hidden ones.
     """
     if block < 1:
-        raise ValueError(f"a block of attention must be at least 1 column, got {block}.")
+        raise ValueError(f"attention_block must be at least 1, got {block}.")
     is_near = key_columns[tf.newaxis, :] // block >= query_columns[:, tf.newaxis] // block - 1
-    return tf.where(is_near, tf.cast(0, dtype), tf.cast(MASKED, dtype))[tf.newaxis, tf.newaxis]
+    return _bias(is_near[tf.newaxis, tf.newaxis], dtype)
 
 
 def segment_bias(
@@ -87,21 +92,25 @@ def segment_bias(
 
     Args:
         segment_ids: (batch, columns) integers, equal within a document.
-        query_columns, key_columns: (length,) and (keys_length,) column numbers.
-        dtype: of the result.
+        query_columns, key_columns: (length,) and (keys_length,) columns.
+        dtype: dtype of the result.
     """
-    of_queries, of_keys = (tf.gather(segment_ids, at, axis=1) for at in (query_columns, key_columns))
-    is_same = of_queries[:, tf.newaxis, :, tf.newaxis] == of_keys[:, tf.newaxis, tf.newaxis, :]
-    return tf.where(is_same, tf.cast(0, dtype), tf.cast(MASKED, dtype))
+    query_ids = tf.gather(segment_ids, query_columns, axis=1)  # (batch, length)
+    key_ids = tf.gather(segment_ids, key_columns, axis=1)  # (batch, keys_length)
+    return _bias(query_ids[:, tf.newaxis, :, tf.newaxis] == key_ids[:, tf.newaxis, tf.newaxis, :], dtype)
+
+
+def _bias(visible: tf.Tensor, dtype) -> tf.Tensor:
+    return tf.where(visible, tf.cast(0, dtype), tf.cast(MASKED, dtype))
 
 
 class CausalMask(NamedTuple):
-    """The bias of a text as a rule, of which any rows and columns can be made.
+    """Rule that computes the attention bias between any columns.
 
-    dtype: of the bias; with ALiBi it is float32, in bfloat16 distances past 256 run together.
-    alibi_heads: query heads, for a bias against distance; None for none.
-    padding: (batch,) padding columns at the left of each row; None for none.
-    block: see `block_bias`; None for all columns.
+    dtype: dtype of the bias; float32 with ALiBi, since bfloat16 cannot tell distance 256 from 257.
+    alibi_heads: number of query heads, for an ALiBi bias; None for none.
+    padding: (batch,) number of padding columns at the left of each row; None for none.
+    block: see `block_bias`; None to attend to all earlier columns.
     segment_ids: (batch, columns), see `segment_bias`; None for one document a row.
     """
 
@@ -112,12 +121,11 @@ class CausalMask(NamedTuple):
     segment_ids: tf.Tensor | None = None
 
     @property
-    def hides_later_alone(self) -> bool:
-        """Whether each row sees all columns up to its own, and nothing tells them apart."""
+    def is_causal_only(self) -> bool:
         return all(part is None for part in self[1:])
 
     def bias(self, query_columns: tf.Tensor, key_columns: tf.Tensor) -> tf.Tensor:
-        """Broadcastable to (batch, heads, length, keys_length), from the numbers of the columns."""
+        """Bias broadcastable to (batch, heads, length, keys_length)."""
         dtype = self.dtype if self.alibi_heads is None else tf.float32
         bias = causal_bias(query_columns, key_columns, self.padding, dtype)
         if self.alibi_heads is not None:

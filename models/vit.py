@@ -1,28 +1,30 @@
-"""A small vision transformer whose attention knows rows and columns by rotation."""
+"""Vision transformer with rotary positions along rows and columns.
 
-from functools import partial
+Shape words: batch, height, width, channels in pixels; rows, columns of patches; dim, head_dim, num_classes;
+length = rows * columns, plus 1 with a class token.
+"""
 
 import keras
 import tensorflow as tf
 
+from models.attention import NORM_EPSILON, BlockOptions, projection
+from models.block import Block, dropout, fold_in, recompute
+from models.chunked import attend_in_chunks, is_chunked
 from models.config import AxialViTConfig
-from models.fused import RMSNorm
 from models.grid import (
     axial_table,
+    extract_patches,
     mixed_table,
-    patches_of,
-    resampled_grid,
+    prepend_unrotated,
+    resample_grid,
     sinusoidal_grid,
-    with_unrotated_first,
 )
-from models.layers import dropout, fold_in, projection, recomputed
-from models.vision_block import VisionBlock
+from models.kernels import RMSNorm, attend
 from rope.axial import MixedRotaryEmbedding
 from rope.embedding import RotaryEmbedding
 from rope.positions import size_of
 
-NORM_EPSILON = 1e-5
-# Of learned positions and the class token: near the size of the patches, as that of the sinusoids is.
+# Learned positions and the class token start near the size of the embedded patches, as sinusoids do.
 EMBEDDING_STDDEV = 0.5
 
 
@@ -32,19 +34,19 @@ class AxialViT(keras.Model):
     The blocks are those of the language model, without the causal mask.
 
     Args:
-        config: sizes and options, see `AxialViTConfig`; none may be open.
+        config: sizes and options, see `AxialViTConfig`; every size must be set.
         dtype: Keras dtype policy, `float32` or `mixed_bfloat16`.
 
     Call arguments:
         images: (batch, height, width, channels) float, of any size that the patch size divides.
-        training: whether to drop out.
-        seed: (2,) int32 that all dropout of this call is drawn from; needed if training with dropout.
+        training: whether to apply dropout.
+        seed: (2,) int32 seed of all dropout in this call; required when training with dropout.
 
     Returns:
         (batch, num_classes) logits, float32.
 
     Raises:
-        ValueError: if the config is open or contradicts itself, a seed is missing, or the images do not fit.
+        ValueError: if the config is incomplete or invalid, the seed is missing, or the images do not match.
 
     Example:
 
@@ -56,7 +58,7 @@ class AxialViT(keras.Model):
 
     def __init__(self, config: AxialViTConfig, *, dtype: str = "float32"):
         super().__init__(dtype=dtype, name="axial_vit")
-        check(config)
+        check_config(config)
         self.config = config
         policy = self.dtype_policy
         pixels = config.patch_size**2 * config.channels
@@ -69,25 +71,26 @@ class AxialViT(keras.Model):
             self.position_embedding = self._embedding("position_embedding", (rows * columns, config.dim))
         if config.pooling == "class_token":
             self.class_token = self._embedding("class_token", (config.dim,))
-        self.rotaries = self._rotaries()
-        # By the width: at 0.02, the language model's, small models learn digits worse.
-        stddev = config.dim**-0.5
+        self.rotaries = self._make_rotaries()
+        stddev = config.dim**-0.5  # at 0.02, as in the language model, small models learn digits worse
+        options = BlockOptions(
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_heads,
+            head_dim=config.head_dim,
+            mlp_dim=config.mlp_dim,
+            input_stddev=stddev,
+            output_stddev=stddev * (2 * config.num_layers) ** -0.5,
+            attention=config.attention,
+            layout=config.rope.layout,
+            qk_norm=config.qk_norm,
+            learned_rotations=config.learned_rotations,
+            num_unrotated=int(config.pooling == "class_token"),
+            dropout=config.dropout,
+        )
         self.blocks = [
-            VisionBlock(
-                attention=config.attention,
-                num_heads=config.num_heads,
-                head_dim=config.head_dim,
-                mlp_dim=config.mlp_dim,
-                qk_norm=config.qk_norm,
-                layout=config.rope.layout,
-                learned_rotations=config.learned_rotations,
-                num_unrotated=int(config.pooling == "class_token"),
-                norm_epsilon=NORM_EPSILON,
-                input_stddev=stddev,
-                output_stddev=stddev * (2 * config.num_layers) ** -0.5,
-                dropout_rate=config.dropout,
+            Block(
+                options,
                 drop_path_rate=config.drop_path * (index + 1) / config.num_layers,
-                attention_kernel=config.attention_kernel,
                 dtype=policy,
                 name=f"block_{index}",
             )
@@ -97,7 +100,7 @@ class AxialViT(keras.Model):
         self.head = keras.layers.Dense(
             config.num_classes, use_bias=False, kernel_initializer="zeros", dtype=policy, name="head"
         )
-        self.built = True  # as its layers are: one call makes the weights
+        self.built = True  # the layers build themselves in the call that creates the weights
         self(tf.zeros((1, *config.image_size, config.channels)))
 
     def call(self, images: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
@@ -107,19 +110,22 @@ class AxialViT(keras.Model):
         self._check_images(images.shape)
         seed = seed if training else None
         rows, columns = (size_of(images, axis) // config.patch_size for axis in (1, 2))
-        x = self.patch_embedding(patches_of(images, config.patch_size))  # (batch, rows, columns, dim)
-        x = self._with_positions(x, rows, columns)
+        x = self.patch_embedding(extract_patches(images, config.patch_size))  # (batch, rows, columns, dim)
+        x = self._add_positions(x, rows, columns)
         if config.attention == "full":
-            x = tf.reshape(x, (-1, rows * columns, config.dim))
+            x = tf.reshape(x, (-1, rows * columns, config.dim))  # (batch, length, dim)
         if self.class_token is not None:
-            first = tf.broadcast_to(tf.cast(self.class_token, x.dtype), (tf.shape(x)[0], 1, config.dim))
-            x = tf.concat([first, x], axis=1)
+            token = tf.broadcast_to(tf.cast(self.class_token, x.dtype), (tf.shape(x)[0], 1, config.dim))
+            x = tf.concat([token, x], axis=1)  # (batch, 1 + rows * columns, dim)
         x = dropout(x, config.dropout, fold_in(seed, len(self.blocks)))
-        tables = self._tables(rows, columns)
+        tables, kernels = self._tables(rows, columns), self._kernels(rows, columns)
         for index, block in enumerate(self.blocks):
-            run = partial(recomputed, block) if training and config.recompute_blocks else block
-            x = run(x, tables=tables[index], seed=fold_in(seed, index))
-        return tf.cast(self.head(self._pooled(self.norm(x))), tf.float32)
+            options = {"tables": tables[index], "kernels": kernels, "seed": fold_in(seed, index)}
+            if training and config.recompute_blocks:
+                x = recompute(block, x, **options)
+            else:
+                x, _ = block(x, **options)
+        return tf.cast(self.head(self._pool(self.norm(x))), tf.float32)  # (batch, num_classes)
 
     def resamples_positions(self, height: int, width: int) -> bool:
         """Whether images of that size have another grid than the learned positions."""
@@ -127,14 +133,14 @@ class AxialViT(keras.Model):
         return self.config.position == "learned" and grid != self.config.grid
 
     def _embedding(self, name, shape):
-        # Without autocast=False a mixed policy would resample in bfloat16.
+        # autocast would resample the positions in bfloat16 under a mixed policy.
         initializer = keras.initializers.RandomNormal(stddev=EMBEDDING_STDDEV)
         return self.add_weight(
             name=name, shape=shape, initializer=initializer, dtype="float32", autocast=False
         )
 
-    def _rotaries(self) -> list[keras.layers.Layer]:
-        """Embeddings of rows and of columns, or one for each block, or none."""
+    def _make_rotaries(self) -> list[keras.layers.Layer]:
+        """One embedding for rows and one for columns, or one for each block, or none."""
         config = self.config
         if config.position == "axial":
             names = "row_rotary", "column_rotary"
@@ -150,45 +156,57 @@ class AxialViT(keras.Model):
             ]
         return []
 
-    def _with_positions(self, x, rows, columns):
+    def _add_positions(self, x, rows, columns):
         if self.config.position == "learned":
             grid = tf.reshape(self.position_embedding, (*self.config.grid, self.config.dim))
             if x.shape[1:3] != self.config.grid:
-                grid = resampled_grid(grid, rows, columns)
+                grid = resample_grid(grid, rows, columns)  # (rows, columns, dim)
             return x + tf.cast(grid, x.dtype)
         if self.config.position == "sinusoidal":
             return x + tf.cast(sinusoidal_grid(rows, columns, self.config.dim), x.dtype)
         return x
 
-    def _tables(self, rows, columns) -> list[tuple[tf.Tensor | None, ...]]:
-        """For each block, the table of each of its attentions."""
-        # Within a row the angles of the rows are equal and cancel: those of row 0 serve every row.
+    def _kernels(self, rows, columns):
+        """The attention function of each attention layer of a block."""
+        if self.config.attention == "full":
+            lengths = [rows * columns + int(self.class_token is not None)]
+        else:
+            lengths = [columns, rows]  # within a row, then within a column
+        static = [length if isinstance(length, int) else None for length in lengths]
+        kernel = self.config.attention_kernel
+        return [attend_in_chunks if is_chunked(kernel, length) else attend for length in static]
+
+    def _tables(self, rows, columns) -> list[list[tuple[tf.Tensor, tf.Tensor] | None]]:
+        """For each block, the rotary tables of each of its attention layers."""
+        # Within a row all patches have the same row angle, which cancels: row 0's table serves every row.
         grids = [(rows, columns)] if self.config.attention == "full" else [(1, columns), (rows, 1)]
         if self.config.position == "axial":
-            return [tuple(self._axial_table(*grid) for grid in grids)] * len(self.blocks)
+            return [[self._axial_tables(*grid) for grid in grids]] * len(self.blocks)
         if self.config.position == "mixed":
-            return [tuple(self._mixed_table(mixed, *grid) for grid in grids) for mixed in self.rotaries]
-        return [(None,) * len(grids)] * len(self.blocks)
+            return [[self._mixed_tables(mixed, *grid) for grid in grids] for mixed in self.rotaries]
+        return [[None] * len(grids)] * len(self.blocks)
 
-    def _axial_table(self, rows, columns):
+    def _axial_tables(self, rows, columns):
         coordinates = "cells" if self.config.rope.counts_patches else "unit"
-        return self._for_tokens(axial_table(self.rotaries, rows, columns, coordinates=coordinates))
+        return self._pair(axial_table(self.rotaries, rows, columns, coordinates=coordinates))
 
-    def _mixed_table(self, mixed, rows, columns):
+    def _mixed_tables(self, mixed, rows, columns):
         factor = self.config.rope.interpolate_factor
-        return self._for_tokens(mixed_table(mixed, rows, columns, interpolate_factor=factor))
+        return self._pair(mixed_table(mixed, rows, columns, interpolate_factor=factor))
 
-    def _for_tokens(self, table):
-        return table if self.class_token is None else with_unrotated_first(table)
+    def _pair(self, table):
+        """The tables of queries and keys: both the given one, extended for a class token."""
+        table = table if self.class_token is None else prepend_unrotated(table)
+        return table, table
 
-    def _pooled(self, x):
-        """(batch, dim) of all tokens."""
+    def _pool(self, x):
+        """(batch, dim) class token, or mean over the patches."""
         if self.class_token is not None:
             return x[:, 0]
         return tf.reduce_mean(tf.cast(x, tf.float32), axis=range(1, x.shape.rank - 1))
 
     def _check_images(self, shape: tf.TensorShape) -> None:
-        """Inside a graph only the static shape is known."""
+        """Raises ValueError for a static shape that does not match the config."""
         config = self.config
         if shape.rank != 4:
             raise ValueError(f"images must be (batch, height, width, channels), got shape {shape}.")
@@ -201,11 +219,11 @@ class AxialViT(keras.Model):
             )
 
 
-def check(config: AxialViTConfig) -> None:
-    """Raises ValueError for a config that no model can be made of."""
+def check_config(config: AxialViTConfig) -> None:
+    """Raises ValueError for an incomplete or invalid config."""
     for key in ("image_size", "channels", "num_classes", "patch_size"):
         if getattr(config, key) is None:
-            raise ValueError(f"{key} is open: fill it in from the data with config.for_images().")
+            raise ValueError(f"{key} is not set: fill it in from the data with config.for_images().")
     parts = (config, config.rope, config.rope.scaling)
     problems = [f"{key} {message}" for part in parts for key, message in part.problems()]
     if problems:

@@ -1,0 +1,183 @@
+"""Attention layer of both models, with rotated queries and keys.
+
+Shape words: batch, length, heads, kv_heads, head_dim, dim; capacity is the number of columns of the cache.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from models.cache import LayerCache
+from models.kernels import RMSNorm
+from rope.positions import size_of
+from rope.rotation import rotary_table, rotate
+
+NORM_EPSILON = 1e-5
+# A rotary table for queries and one for keys, each broadcastable to (batch, heads, length, rotated pairs).
+Tables = tuple[tf.Tensor, tf.Tensor]
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """Options that all blocks of a model share.
+
+    num_heads, num_kv_heads: query heads, and heads of keys and values, each shared by a group of query heads.
+    head_dim: features of a head; dim = num_heads * head_dim.
+    mlp_dim: hidden features of the feed-forward layer.
+    input_stddev, output_stddev: standard deviation of the initial weights of the layers that read from the
+        residual stream, and of those that write to it.
+    attention: `full`, or `axial`: within the rows of a grid, then within its columns.
+    layout: pair layout of the rotation, `interleaved` or `half`.
+    qk_norm: RMS-normalise queries and keys, each with a learned scale, before they are rotated.
+    learned_rotations: `none`, `per_token` or `cumulative`, see `LearnedRotations`.
+    num_unrotated: number of leading tokens without learned rotations, such as a class token.
+    dropout: rate of dropout on each branch.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    input_stddev: float
+    output_stddev: float
+    attention: str = "full"
+    layout: str = "interleaved"
+    qk_norm: bool = False
+    learned_rotations: str = "none"
+    num_unrotated: int = 0
+    dropout: float = 0.0
+
+    @property
+    def dim(self) -> int:
+        return self.num_heads * self.head_dim
+
+
+class Attention(keras.layers.Layer):
+    """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) with rotated queries and keys.
+
+    Args:
+        options: see `BlockOptions`.
+
+    Call arguments:
+        x: (batch, length, dim).
+        tables, kernel: see `Block`.
+        cache: keys and values of the earlier tokens, or None.
+
+    Returns:
+        (batch, length, dim), and the cache with the keys and values of this call.
+    """
+
+    def __init__(self, options: BlockOptions, *, dtype, name: str):
+        super().__init__(dtype=dtype, name=name, autocast=False)
+        self.options = options
+        self.qkv = projection(
+            (options.num_heads + 2 * options.num_kv_heads) * options.head_dim,
+            stddev=options.input_stddev,
+            dtype=dtype,
+            name="qkv",
+        )
+        self.output_projection = projection(
+            options.dim, stddev=options.output_stddev, dtype=dtype, name="output"
+        )
+        self.query_norm = self.key_norm = self.rotations = None
+        if options.qk_norm:
+            self.query_norm = RMSNorm(epsilon=NORM_EPSILON, dtype=dtype, name="query_norm")
+            self.key_norm = RMSNorm(epsilon=NORM_EPSILON, dtype=dtype, name="key_norm")
+        if options.learned_rotations != "none":
+            self.rotations = LearnedRotations(options, name="learned_rotations")
+        self.built = True
+
+    def call(
+        self,
+        x: tf.Tensor,
+        *,
+        tables: Tables | None,
+        kernel: Callable[..., tf.Tensor],
+        cache: LayerCache | None = None,
+    ) -> tuple[tf.Tensor, LayerCache | None]:
+        heads, kv_heads, head_dim = self.options.num_heads, self.options.num_kv_heads, self.options.head_dim
+        batch, length = size_of(x, 0), size_of(x, 1)
+        qkv = tf.reshape(self.qkv(x), (batch, length, heads + 2 * kv_heads, head_dim))
+        qkv = tf.transpose(qkv, (0, 2, 1, 3))  # (batch, heads + 2 * kv_heads, length, head_dim)
+        queries, keys, values = tf.split(qkv, (heads, kv_heads, kv_heads), axis=1)
+        if self.query_norm is not None:
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
+        if self.rotations is not None:
+            angles, cache = self.rotations(x, cache=cache)  # (batch, kv_heads, length, head_dim / 2)
+            tables = self._compose(tables, angles)
+        if tables is not None:
+            query_table, key_table = tables
+            queries = rotate(queries, query_table, layout=self.options.layout)
+            keys = rotate(keys, key_table, layout=self.options.layout)
+        if cache is not None:
+            cache = cache.write(keys, values)
+            keys, values = cache.keys, cache.values  # (batch, kv_heads, capacity, head_dim)
+        mixed = tf.transpose(kernel(queries, keys, values), (0, 2, 1, 3))  # (batch, length, heads, head_dim)
+        mixed = tf.reshape(mixed, (batch, length, heads * head_dim))  # (batch, length, dim)
+        return self.output_projection(mixed), cache
+
+    def _compose(self, tables: Tables | None, angles: tf.Tensor) -> Tables:
+        """The tables followed by a rotation by learned angles."""
+        keys = rotary_table(angles)  # (batch, kv_heads, length, head_dim / 2)
+        group = self.options.num_heads // self.options.num_kv_heads
+        queries = tf.repeat(keys, group, axis=1)  # (batch, heads, length, head_dim / 2)
+        return (queries, keys) if tables is None else (tables[0] * queries, tables[1] * keys)
+
+
+class LearnedRotations(keras.layers.Layer):
+    """Rotation angles computed from the activations, in addition to or instead of those of the positions.
+
+    A dense layer with zero initial weights, so that a new model equals the one without it. Float32 under
+    every dtype policy. A group of query heads shares the angles of its keys. `cumulative` angles are summed
+    along the sequence, so that the layer learns a speed; padding adds nothing, and the cache holds the sum.
+
+    Args:
+        options: see `BlockOptions`.
+
+    Call arguments:
+        x: (batch, length, dim).
+        cache: cache of this attention layer, or None.
+
+    Returns:
+        (batch, kv_heads, length, head_dim / 2) radians, float32, and the cache with the updated sum.
+    """
+
+    def __init__(self, options: BlockOptions, *, name: str):
+        super().__init__(dtype="float32", name=name, autocast=False)
+        self.options = options
+        self.projection = keras.layers.Dense(
+            options.num_kv_heads * (options.head_dim // 2),
+            use_bias=False,
+            kernel_initializer="zeros",
+            dtype="float32",
+            name="projection",
+        )
+        self.built = True
+
+    def call(self, x: tf.Tensor, cache: LayerCache | None = None) -> tuple[tf.Tensor, LayerCache | None]:
+        batch, length = tf.unstack(tf.shape(x)[:2])
+        shape = batch, length, self.options.num_kv_heads, self.options.head_dim // 2
+        angles = tf.reshape(self.projection(x), shape)
+        angles = tf.transpose(angles, (0, 2, 1, 3))  # (batch, kv_heads, length, head_dim / 2)
+        if self.options.num_unrotated:
+            is_rotated = tf.range(length) >= self.options.num_unrotated
+            angles *= tf.cast(is_rotated, tf.float32)[:, tf.newaxis]
+        if self.options.learned_rotations == "per_token":
+            return angles, cache
+        if cache is None:
+            return tf.cumsum(angles, axis=2), None
+        columns = cache.start + tf.range(length)
+        is_real = columns[tf.newaxis, :] >= cache.padding[:, tf.newaxis]  # (batch, length)
+        angles *= tf.cast(is_real, tf.float32)[:, tf.newaxis, :, tf.newaxis]
+        sums = cache.rotation[:, :, tf.newaxis] + tf.cumsum(angles, axis=2)
+        return sums, cache._replace(rotation=sums[:, :, -1])
+
+
+def projection(features: int, *, stddev: float, dtype, name: str) -> keras.layers.Dense:
+    """A dense layer without bias and with normally distributed initial weights."""
+    initializer = keras.initializers.RandomNormal(stddev=stddev)
+    return keras.layers.Dense(
+        features, use_bias=False, kernel_initializer=initializer, dtype=dtype, name=name
+    )

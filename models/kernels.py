@@ -1,0 +1,184 @@
+"""Attention, SwiGLU and RMSNorm with hand-written gradients.
+
+In a graph each multiplication, cast and sum is a pass over memory of its own, and together they cost more
+than the matmuls of a small model. XLA compiles the backward pass of each kernel to a few loops. The forward
+pass stays plain TensorFlow: it is called with many shapes, and XLA compiles anew for each.
+
+Shape words: batch, heads, kv_heads, length, head_dim, dim; keys_length is the number of keys, and
+group = heads / kv_heads the number of query heads that share a head of keys and values.
+"""
+
+import functools
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from rope.positions import size_of
+
+
+def compile_in_graphs(function: Callable) -> Callable:
+    """Compiles `function` with XLA in graphs; eager calls, where each new shape would compile, stay plain."""
+    compiled = tf.function(function, jit_compile=True, reduce_retracing=True)
+
+    @functools.wraps(function)
+    def call(*args):
+        return (function if tf.executing_eagerly() else compiled)(*args)
+
+    return call
+
+
+def gated(gate: tf.Tensor, up: tf.Tensor) -> tf.Tensor:
+    """silu(gate) * up, for two tensors of one shape."""
+
+    @tf.custom_gradient
+    def product(gate, up):
+        return tf.nn.silu(gate) * up, lambda d_product: _gated_gradients(gate, up, d_product)
+
+    return product(gate, up)
+
+
+@compile_in_graphs
+def _gated_gradients(gate, up, d_product):
+    # s = sigmoid(gate):   d_gate = d_product * up * (s + gate * s * (1 - s)),   d_up = d_product * gate * s
+    dtype = gate.dtype
+    gate, up, d_product = (tf.cast(x, tf.float32) for x in (gate, up, d_product))
+    sigmoid = tf.sigmoid(gate)
+    activated = gate * sigmoid
+    slope = sigmoid + activated * (1 - sigmoid)
+    return tf.cast(d_product * up * slope, dtype), tf.cast(d_product * activated, dtype)
+
+
+class RMSNorm(keras.layers.Layer):
+    """`rms_normalize` with a learned scale, initially 1."""
+
+    def __init__(self, *, epsilon: float, dtype, name: str):
+        super().__init__(dtype=dtype, name=name)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(
+            shape=input_shape[-1:], initializer="ones", dtype="float32", autocast=False, name="scale"
+        )
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return rms_normalize(x, tf.convert_to_tensor(self.scale), self.epsilon)
+
+
+def rms_normalize(x: tf.Tensor, scale: tf.Tensor, epsilon: float) -> tf.Tensor:
+    """x / sqrt(mean(x^2) + epsilon) * scale over the last axis (Zhang and Sennrich 2019, arXiv 1910.07467).
+
+    Computed in float32 and cast last.
+
+    Args:
+        x: (..., dim).
+        scale: (dim,) float32.
+    """
+
+    @tf.custom_gradient
+    def normalize(x, scale):
+        wide = tf.cast(x, tf.float32)
+
+        def gradients(d_normed):
+            rows = (tf.reshape(part, (-1, scale.shape[0])) for part in (x, d_normed))  # (rows, dim) each
+            d_rows, d_scale = _rms_gradients(*rows, scale, epsilon)
+            return tf.reshape(d_rows, tf.shape(x)), d_scale
+
+        return tf.cast(wide * _inverse_rms(wide, epsilon) * scale, x.dtype), gradients
+
+    return normalize(x, scale)
+
+
+@compile_in_graphs
+def _rms_gradients(x, d_normed, scale, epsilon):
+    # r = 1 / rms(x), n = x * r, g = d_normed * scale:
+    # d_x = r * (g - n * mean(n * g)),   d_scale = sum(d_normed * n)
+    dtype = x.dtype
+    x, d_normed = tf.cast(x, tf.float32), tf.cast(d_normed, tf.float32)
+    inverse = _inverse_rms(x, epsilon)
+    normed, d_unscaled = x * inverse, d_normed * scale
+    row_means = tf.reduce_mean(normed * d_unscaled, axis=-1, keepdims=True)  # (rows, 1)
+    d_scale = tf.reduce_sum(d_normed * normed, axis=0)  # (dim,)
+    return tf.cast(inverse * (d_unscaled - normed * row_means), dtype), d_scale
+
+
+def _inverse_rms(x, epsilon):
+    return tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=-1, keepdims=True) + epsilon)  # (..., 1)
+
+
+def plain_attention(
+    queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Reference for `attend` and `attend_in_chunks`; the arguments are those of `attend`."""
+    group = queries.shape[1] // keys.shape[1]
+    keys, values = (
+        tf.repeat(x, group, axis=1) for x in (keys, values)
+    )  # (batch, heads, keys_length, head_dim)
+    scores = tf.matmul(queries, keys, transpose_b=True)  # (batch, heads, length, keys_length)
+    scores *= tf.cast(keys.shape[-1] ** -0.5, scores.dtype)
+    weights = tf.nn.softmax(scores if bias is None else scores + bias)
+    return tf.matmul(weights, values)  # (batch, heads, length, head_dim)
+
+
+def attend(
+    queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Softmax attention; consecutive query heads share a head of keys and values.
+
+    Args:
+        queries: (batch, heads, length, head_dim).
+        keys, values: (batch, kv_heads, keys_length, head_dim); kv_heads divides heads.
+        bias: added to the scores, broadcastable to (batch, heads, length, keys_length); receives no gradient.
+
+    Returns:
+        (batch, heads, length, head_dim).
+    """
+    batch, heads, length, head_dim = (size_of(queries, axis) for axis in range(4))
+    kv_heads, keys_length = keys.shape[1], size_of(keys, 2)
+    scale = tf.cast(keys.shape[-1] ** -0.5, keys.dtype)
+    if queries.shape[2] == 1:
+        queries *= scale  # one query is less to write than a whole cache of keys
+    else:
+        # The keys are scaled: with scaled queries or scores, TensorFlow 2.21 fuses the scale into a oneDNN
+        # kernel that is hundreds of times slower.
+        keys *= scale
+    # One matmul serves the queries of a group, and the keys are not repeated.
+    grouped = tf.reshape(
+        queries, (batch, kv_heads, -1, head_dim)
+    )  # (batch, kv_heads, group * length, head_dim)
+
+    @tf.custom_gradient
+    def attention(grouped, keys, values):
+        scores = tf.matmul(grouped, keys, transpose_b=True)  # (batch, kv_heads, group * length, keys_length)
+        if bias is not None:
+            scores = tf.reshape(
+                scores, (batch, heads, length, keys_length)
+            )  # (batch, heads, length, keys_length)
+            scores = tf.cast(scores, bias.dtype) + bias
+        # TensorFlow's softmax sums bfloat16 rows in float32.
+        weights = tf.cast(tf.nn.softmax(scores), values.dtype)
+        weights = tf.reshape(weights, (batch, kv_heads, -1, keys_length))  # as the first scores
+        output = tf.matmul(weights, values)  # (batch, kv_heads, group * length, head_dim)
+
+        def gradients(d_output):
+            # dV = P^T dO,   dP = dO V^T,   dQ = dS K,   dK = dS^T Q, with dS from `_softmax_gradient`
+            d_weights = tf.matmul(d_output, values, transpose_b=True)
+            d_scores = _softmax_gradient(weights, d_weights, output, d_output)
+            return (
+                tf.matmul(d_scores, keys),
+                tf.matmul(d_scores, grouped, transpose_a=True),
+                tf.matmul(weights, d_output, transpose_a=True),
+            )
+
+        return output, gradients
+
+    return tf.reshape(attention(grouped, keys, values), (batch, heads, length, head_dim))
+
+
+@compile_in_graphs
+def _softmax_gradient(weights, d_weights, output, d_output):
+    # dS = P * (dP - rowsum(dO * O))   (FlashAttention, Dao et al. 2022, arXiv 2205.14135, section 3.1)
+    output, d_output = tf.cast(output, tf.float32), tf.cast(d_output, tf.float32)
+    row_sums = tf.reduce_sum(output * d_output, axis=-1, keepdims=True)  # (..., group * length, 1)
+    d_scores = tf.cast(weights, tf.float32) * (tf.cast(d_weights, tf.float32) - row_sums)
+    return tf.cast(d_scores, weights.dtype)
