@@ -86,7 +86,13 @@ class Attention(keras.layers.Layer):
             self.query_norm = RMSNorm(epsilon=NORM_EPSILON, dtype=dtype, name="query_norm")
             self.key_norm = RMSNorm(epsilon=NORM_EPSILON, dtype=dtype, name="key_norm")
         if options.learned_rotations != "none":
-            self.rotations = LearnedRotations(options, name="learned_rotations")
+            self.rotations = LearnedRotations(
+                num_kv_heads=options.num_kv_heads,
+                head_dim=options.head_dim,
+                cumulative=options.learned_rotations == "cumulative",
+                num_unrotated=options.num_unrotated,
+                name="learned_rotations",
+            )
         self.built = True
 
     def call(
@@ -130,11 +136,14 @@ class LearnedRotations(keras.layers.Layer):
     """Rotation angles computed from the activations, in addition to or instead of those of the positions.
 
     A dense layer with zero initial weights, so that a new model equals the one without it. Float32 under
-    every dtype policy. A group of query heads shares the angles of its keys. `cumulative` angles are summed
-    along the sequence, so that the layer learns a speed; padding adds nothing, and the cache holds the sum.
+    every dtype policy.
 
     Args:
-        options: see `BlockOptions`.
+        num_kv_heads: heads of keys; a group of query heads shares the angles of its keys.
+        head_dim: features of a head, even.
+        cumulative: sum the angles along the sequence, so that the layer learns a speed; padding adds nothing,
+            and the cache holds the sum.
+        num_unrotated: number of leading tokens with angle 0, such as a class token.
 
     Call arguments:
         x: (batch, length, dim).
@@ -144,11 +153,14 @@ class LearnedRotations(keras.layers.Layer):
         (batch, kv_heads, length, head_dim / 2) radians, float32, and the cache with the updated sum.
     """
 
-    def __init__(self, options: BlockOptions, *, name: str):
+    def __init__(
+        self, *, num_kv_heads: int, head_dim: int, cumulative: bool, name: str, num_unrotated: int = 0
+    ):
         super().__init__(dtype="float32", name=name, autocast=False)
-        self.options = options
+        self.num_kv_heads, self.num_pairs, self.cumulative = num_kv_heads, head_dim // 2, cumulative
+        self.num_unrotated = num_unrotated
         self.projection = keras.layers.Dense(
-            options.num_kv_heads * (options.head_dim // 2),
+            num_kv_heads * self.num_pairs,
             use_bias=False,
             kernel_initializer="zeros",
             dtype="float32",
@@ -158,13 +170,12 @@ class LearnedRotations(keras.layers.Layer):
 
     def call(self, x: tf.Tensor, cache: LayerCache | None = None) -> tuple[tf.Tensor, LayerCache | None]:
         batch, length = tf.unstack(tf.shape(x)[:2])
-        shape = batch, length, self.options.num_kv_heads, self.options.head_dim // 2
-        angles = tf.reshape(self.projection(x), shape)
+        angles = tf.reshape(self.projection(x), (batch, length, self.num_kv_heads, self.num_pairs))
         angles = tf.transpose(angles, (0, 2, 1, 3))  # (batch, kv_heads, length, head_dim / 2)
-        if self.options.num_unrotated:
-            is_rotated = tf.range(length) >= self.options.num_unrotated
+        if self.num_unrotated:
+            is_rotated = tf.range(length) >= self.num_unrotated
             angles *= tf.cast(is_rotated, tf.float32)[:, tf.newaxis]
-        if self.options.learned_rotations == "per_token":
+        if not self.cumulative:
             return angles, cache
         if cache is None:
             return tf.cumsum(angles, axis=2), None

@@ -106,18 +106,23 @@ def _inverse_rms(x, epsilon):
     return tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=-1, keepdims=True) + epsilon)  # (..., 1)
 
 
+def attention_weights(queries: tf.Tensor, keys: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:
+    """(batch, heads, length, keys_length) float32 softmax weights; arguments as for `attend`."""
+    keys = tf.repeat(keys, queries.shape[1] // keys.shape[1], axis=1)  # (batch, heads, keys_length, head_dim)
+    queries, keys = tf.cast(queries, tf.float32), tf.cast(keys, tf.float32)
+    scores = tf.matmul(queries, keys, transpose_b=True) * keys.shape[-1] ** -0.5
+    return tf.nn.softmax(scores if bias is None else scores + tf.cast(bias, tf.float32))
+
+
 def plain_attention(
     queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Reference for `attend` and `attend_in_chunks`; the arguments are those of `attend`."""
-    group = queries.shape[1] // keys.shape[1]
-    keys, values = (
-        tf.repeat(x, group, axis=1) for x in (keys, values)
+    """Reference for `attend` and `attend_in_chunks`, with the arguments of `attend`; float32."""
+    weights = attention_weights(queries, keys, bias)
+    values = tf.repeat(
+        values, queries.shape[1] // keys.shape[1], axis=1
     )  # (batch, heads, keys_length, head_dim)
-    scores = tf.matmul(queries, keys, transpose_b=True)  # (batch, heads, length, keys_length)
-    scores *= tf.cast(keys.shape[-1] ** -0.5, scores.dtype)
-    weights = tf.nn.softmax(scores if bias is None else scores + bias)
-    return tf.matmul(weights, values)  # (batch, heads, length, head_dim)
+    return tf.matmul(weights, tf.cast(values, tf.float32))  # (batch, heads, length, head_dim)
 
 
 def attend(

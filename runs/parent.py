@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from configs.schema import Config, ConfigError, differing_keys, load_config, there_and_here
 from models.config import AxialViTConfig
-from models.grid import resampled_grid
+from models.grid import resample_grid
 from runs.load import make_model
 from system.errors import RunError
 from system.terminal import print_error
@@ -230,7 +230,7 @@ def restored(config: Config, parent: Config, model) -> dict:
     for variable in model.variables:
         value = values[variable.path]
         if "position_embedding" in variable.path:
-            grid = resampled_grid(tf.reshape(value, (*grid_of(parent), -1)), *grid_of(config))
+            grid = resample_grid(tf.reshape(value, (*grid_of(parent), -1)), *grid_of(config))
             value = tf.reshape(grid, variable.shape)
             print(f"unlike init_from: {variable.path} is resampled from {reach(parent)}")
         variable.assign(value)

@@ -12,9 +12,9 @@ import tensorflow as tf
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-import models.layers
 from data.image_batches import normalize
 from data.tokens import encode
+from models import kernels, transformer, vit
 from models.config import AxialViTConfig, TransformerLMConfig
 from runs.figure_style import COLORS, FAINT, SHARES, hide_ticks, new_figure
 from runs.image_task import ImageTask, load_image_task
@@ -85,25 +85,21 @@ def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]
 
 @contextlib.contextmanager
 def recorded_attention() -> Iterator[list[np.ndarray]]:
-    """Replaces `models.layers.attend` to collect the weights of each call; training never computes them."""
-    layers, attend = [], models.layers.attend
+    """Replaces `attend` in both models to collect the weights of each call; training never computes them."""
+    layers = []
 
     def recording_attend(queries, keys, values, bias=None):
-        layers.append(softmax_weights(queries, keys, bias).numpy())
-        return attend(queries, keys, values, bias)
+        layers.append(kernels.attention_weights(queries, keys, bias).numpy())
+        return kernels.attend(queries, keys, values, bias)
 
-    models.layers.attend = recording_attend
+    modules = transformer, vit
+    for module in modules:
+        module.attend = recording_attend
     try:
         yield layers
     finally:
-        models.layers.attend = attend
-
-
-def softmax_weights(queries: tf.Tensor, keys: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
-    """(batch, heads, length, keys_length) float32 weights; arguments as for `models.layers.attend`."""
-    keys = tf.repeat(tf.cast(keys, tf.float32), queries.shape[1] // keys.shape[1], axis=1)
-    scores = tf.matmul(tf.cast(queries, tf.float32), keys, transpose_b=True) * keys.shape[-1] ** -0.5
-    return tf.nn.softmax(scores if bias is None else scores + tf.cast(bias, tf.float32))
+        for module in modules:
+            module.attend = kernels.attend
 
 
 def resolution(run_directories: list[Path], *, image_sizes: list[tuple[int, int]] | None) -> Figure:

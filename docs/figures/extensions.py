@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from docs.figures.before_rotation import SENTENCE
-from models.rotations import LearnedRotations
+from models.attention import LearnedRotations
 from rope.axial import MixedRotaryEmbedding, grid_positions
 from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import models.chunked
 from models.chunked import AUTO_LENGTH, attend_in_chunks, is_chunked
-from models.layers import attend
+from models.kernels import attend
 from models.positions import CausalMask
 
 BATCH, HEADS, HEAD_DIM = 2, 6, 8

@@ -5,11 +5,11 @@ import tensorflow as tf
 from models.grid import (
     axial_table,
     cubic_weights,
+    extract_patches,
     mixed_table,
-    patches_of,
-    resampled_grid,
+    prepend_unrotated,
+    resample_grid,
     sinusoidal_grid,
-    with_unrotated_first,
 )
 from rope.axial import MixedRotaryEmbedding
 from rope.embedding import RotaryEmbedding
@@ -30,7 +30,7 @@ def table_of(kind, rows, columns, *, factor=(1.0, 1.0), layout="interleaved"):
 
 def test_patches_are_squares_in_the_order_of_the_rows():
     images = normal(2, 6, 10, 3)
-    patches = patches_of(tf.constant(images), 2).numpy()
+    patches = extract_patches(tf.constant(images), 2).numpy()
     assert patches.shape == (2, 3, 5, 12)
     for row, column in np.ndindex(3, 5):
         square = images[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
@@ -106,7 +106,7 @@ def test_interpolation_acts_on_its_own_axis(kind):
 
 def test_the_first_token_is_not_rotated():
     x = normal(2, 3, 16, 16)
-    rotated = rotate(x, with_unrotated_first(table_of("mixed", 3, 5)))
+    rotated = rotate(x, prepend_unrotated(table_of("mixed", 3, 5)))
     np.testing.assert_array_equal(rotated[:, :, 0], x[:, :, 0])
     expected = rotate(x[:, :, 1:], table_of("mixed", 3, 5))
     np.testing.assert_array_equal(rotated[:, :, 1:], expected)
@@ -123,11 +123,11 @@ def test_sinusoids_tell_the_row_by_one_half_and_the_column_by_the_other():
 def test_a_learned_grid_is_resampled_as_images_are(rows, columns):
     embedding = normal(4, 6, 8)
     expected = tf.image.resize(embedding, (rows, columns), method="bicubic", antialias=True)
-    ours = resampled_grid(tf.constant(embedding), rows, columns)
+    ours = resample_grid(tf.constant(embedding), rows, columns)
     np.testing.assert_allclose(ours, expected, atol=1e-5)  # float32
 
 
 def test_a_grid_resampled_to_its_own_size_is_itself():
     np.testing.assert_array_equal(cubic_weights(7, 7), np.eye(7))
     embedding = tf.constant(normal(4, 6, 8))
-    np.testing.assert_array_equal(resampled_grid(embedding, 4, 6), embedding)
+    np.testing.assert_array_equal(resample_grid(embedding, 4, 6), embedding)

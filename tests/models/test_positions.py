@@ -85,5 +85,5 @@ def test_block_bias_shows_the_block_of_a_query_and_the_one_before(block, dtype):
 
 
 def test_a_block_without_columns_is_refused():
-    with pytest.raises(ValueError, match="at least 1 column, got 0"):
+    with pytest.raises(ValueError, match="attention_block must be at least 1, got 0"):
         block_bias(tf.range(3), tf.range(3), 0, tf.float32)

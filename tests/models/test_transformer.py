@@ -182,7 +182,7 @@ def test_inference_drops_nothing(model_of, tokens):
 
 
 def test_each_place_of_each_layer_drops_other_features(monkeypatch, model_of, tokens):
-    import models.layers
+    import models.block
     import models.transformer
 
     seeds, rates = [], []
@@ -193,7 +193,7 @@ def test_each_place_of_each_layer_drops_other_features(monkeypatch, model_of, to
         rates.append(rate)
         return x
 
-    monkeypatch.setattr(models.layers, "dropout", recording)
+    monkeypatch.setattr(models.block, "dropout", recording)
     monkeypatch.setattr(models.transformer, "dropout", recording)
     model(tokens, training=True, seed=SEED)
     assert len(seeds) == len(set(seeds)) == 5  # the embedding, and attention and MLP of two layers
@@ -271,7 +271,7 @@ def test_the_initial_weights_of_a_block_have_the_standard_deviation_that_is_set(
     sizes = {"dim": 48, "num_layers": 2, "num_heads": 3, "num_kv_heads": 3, "mlp_dim": 80}
     block = TransformerLM(TransformerLMConfig(**sizes, initial_stddev=stddev)).blocks[1]
     # 2,304 draws or more: their deviation is within 5 %.
-    for layer in (block.attention.qkv, block.mlp.gate_and_up):
+    for layer in (block.attentions[0].qkv, block.mlp.gate_and_up):
         assert layer.kernel.numpy().std() == pytest.approx(stddev, rel=0.05)
-    for layer in (block.attention.output_projection, block.mlp.down):
+    for layer in (block.attentions[0].output_projection, block.mlp.down):
         assert layer.kernel.numpy().std() == pytest.approx(stddev / 2, rel=0.05)  # 4 are added up

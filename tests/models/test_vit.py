@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import models.layers
-import models.vision_block
+import models.attention
+import models.block
 import models.vit
 from models.config import AxialViTConfig
 from models.vit import AxialViT
@@ -212,7 +212,7 @@ def test_angles_are_float32_under_bfloat16(monkeypatch, rope):
     config = AxialViTConfig(patch_size=1, num_layers=1, rope=AxialRopeConfig(**rope))
     model = AxialViT(config.for_images(2, 300, 1, 2), dtype="mixed_bfloat16")
     tables = []
-    monkeypatch.setattr(models.layers, "rotate", lambda x, table, *, layout: tables.append(table) or x)
+    monkeypatch.setattr(models.attention, "rotate", lambda x, table, *, layout: tables.append(table) or x)
     model(tf.zeros((1, 2, 300, 1)))
     angles = np.outer(np.arange(300), 10.0 ** (-np.arange(4) / 4))
     found = np.reshape(tables[0], (2, 300, 8))[1, :, 4:]
@@ -220,13 +220,13 @@ def test_angles_are_float32_under_bfloat16(monkeypatch, rope):
 
 
 def test_learned_positions_are_resampled_in_float32_under_bfloat16(monkeypatch):
-    dtypes, resampled = [], models.vit.resampled_grid
+    dtypes, resampled = [], models.vit.resample_grid
 
     def recording(embedding, rows, columns):
         dtypes.append(tf.convert_to_tensor(embedding).dtype)
         return resampled(embedding, rows, columns)
 
-    monkeypatch.setattr(models.vit, "resampled_grid", recording)
+    monkeypatch.setattr(models.vit, "resample_grid", recording)
     model_of("learned", dtype="mixed_bfloat16")(images_of(8, 4))
     assert dtypes == [tf.float32]
 
@@ -412,8 +412,8 @@ def test_each_place_of_each_layer_draws_for_itself(monkeypatch):
 
     for module, name in (
         (models.vit, "dropout"),
-        (models.vision_block, "dropout"),
-        (models.vision_block, "drop_path"),
+        (models.block, "dropout"),
+        (models.block, "drop_path"),
     ):
         monkeypatch.setattr(module, name, recording)
     model(images_of(), training=True, seed=SEED)
@@ -437,8 +437,8 @@ def test_images_that_do_not_fit_are_refused(shape, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"channels": None}, "channels is open: fill it in from the data with config.for_images"),
-        ({"patch_size": None}, "patch_size is open"),
+        ({"channels": None}, "channels is not set: fill it in from the data with config.for_images"),
+        ({"patch_size": None}, "patch_size is not set"),
         ({"patch_size": 4}, "patch_size must divide both sides of the images, got 4 for 6x10"),
         ({"dim": 18}, "dim / num_heads must be a multiple of 4"),
         (rope(max_freq=3.0), "max_freq has no effect with freqs_for 'lang'"),

@@ -123,7 +123,7 @@ def test_differences_are_to_the_first_row(eagerly):
 def test_a_model_without_attention_has_one_loss_for_all_windows(eagerly):
     run = run_of()
     for block in run.model.blocks:
-        kernel = block.attention.output_projection.kernel
+        kernel = block.attentions[0].output_projection.kernel
         kernel.assign(tf.zeros_like(kernel))
     rows = evaluate_windows([run], [3, 8, 21], **OPTIONS)
     losses = [row["nats_per_token"] for row in rows]

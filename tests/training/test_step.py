@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from models.block import dropout
 from models.config import TransformerLMConfig
-from models.layers import dropout
 from models.transformer import TransformerLM
 from training.config import OptimizerConfig
 from training.losses import summed_cross_entropy

@@ -1,0 +1,185 @@
+"""The transformer block: attention layer, dropout, and the routes of full and axial attention."""
+
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models.attention
+from models.attention import Attention, BlockOptions
+from models.block import (
+    Block,
+    attend_within_columns,
+    attend_within_rows,
+    drop_path,
+    dropout,
+    fold_in,
+)
+from models.kernels import attend
+from rope.embedding import RotaryEmbedding
+
+SEED = tf.constant([3, 4], tf.int32)
+SIZES = {"num_heads": 6, "num_kv_heads": 3, "head_dim": 4, "mlp_dim": 20}
+STDDEVS = {"input_stddev": 0.5, "output_stddev": 0.5}
+
+
+def normal(*shape, seed=0):
+    return tf.constant(np.random.default_rng(seed).normal(size=shape), tf.float32)
+
+
+def attention_of(**options):
+    options = BlockOptions(**(SIZES | STDDEVS | {"layout": "half"} | options))
+    return Attention(options, dtype="float32", name="attention")
+
+
+def vision_block(attention, **options):
+    sizes = {"num_heads": 2, "num_kv_heads": 2, "head_dim": 4, "mlp_dim": 12}
+    return Block(
+        BlockOptions(attention=attention, **sizes, **STDDEVS), dtype="float32", name="block", **options
+    )
+
+
+def apply(block, x, **options):
+    """The output of a block without rotary positions."""
+    count = len(block.attentions)
+    return block(x, tables=[None] * count, kernels=[attend] * count, **options)[0]
+
+
+def test_qk_norm_makes_scores_independent_of_the_scale_of_the_kernel():
+    x, tables = normal(2, 5, 24), RotaryEmbedding(4, layout="half").tables(tf.range(5))
+    for qk_norm in (True, False):
+        layer = attention_of(qk_norm=qk_norm)
+        before, _ = layer(x, tables=tables, kernel=attend)
+        layer.qkv.kernel.assign(50 * layer.qkv.kernel)
+        after, _ = layer(x, tables=tables, kernel=attend)
+        # Values are not normalised: they grow by 50, and the attention weights stay.
+        is_equal = np.allclose(after / 50, before, rtol=1e-3, atol=1e-4)  # float32; epsilon of the norm
+        assert is_equal == qk_norm
+
+
+def test_qk_norm_has_separate_scales_for_queries_and_keys():
+    layer = attention_of(qk_norm=True)
+    layer(tf.zeros((1, 2, 24)), tables=None, kernel=attend)
+    scales = {weight.path: tuple(weight.shape) for weight in layer.weights if "norm" in weight.path}
+    assert scales == {"attention/query_norm/scale": (4,), "attention/key_norm/scale": (4,)}
+
+
+def test_rotary_table_reaches_the_rotation_in_complex64_under_bfloat16(monkeypatch):
+    dtypes = set()
+
+    def recording_rotate(x, table, *, layout):
+        dtypes.add((x.dtype.name, table.dtype.name))
+        return x
+
+    monkeypatch.setattr(models.attention, "rotate", recording_rotate)
+    options = BlockOptions(**SIZES, **STDDEVS, qk_norm=True)
+    block = Block(options, dtype=keras.DTypePolicy("mixed_bfloat16"), name="block")
+    tables = RotaryEmbedding(4).tables(tf.range(5))
+    kernel = partial(attend, bias=tf.zeros((1, 1, 5, 5), tf.bfloat16))
+    block(tf.zeros((2, 5, 24), tf.bfloat16), tables=[tables], kernels=[kernel])
+    assert dtypes == {("bfloat16", "complex64")}
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+@pytest.mark.parametrize("rate", [0.01, 0.5])
+def test_dropout_drops_at_its_rate_and_preserves_the_mean(rate, dtype):
+    x = tf.ones((200, 1_000), dtype)
+    dropped = tf.cast(dropout(x, rate, SEED), tf.float32).numpy()
+    deviation = np.sqrt(rate * (1 - rate) / dropped.size)
+    assert abs(np.mean(dropped == 0) - rate) < 5 * deviation
+    kept = dropped[dropped != 0]
+    np.testing.assert_allclose(kept, 1 / (1 - rate), rtol=1e-6 if dtype == tf.float32 else 2**-7)
+    # Features are dropped independently: neither whole columns nor whole rows.
+    assert 0 < np.mean(dropped == 0, axis=0).std() < 0.1
+    assert 0 < np.mean(dropped == 0, axis=1).std() < 0.1
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_drop_path_drops_whole_examples_and_preserves_the_mean(rate, dtype):
+    x = tf.ones((10_000, 3, 5), dtype)
+    dropped = tf.cast(drop_path(x, rate, SEED), tf.float32).numpy()
+    assert np.all(dropped == dropped[:, :1, :1])
+    kept = dropped[:, 0, 0] != 0
+    assert abs(np.mean(~kept) - rate) < 5 * np.sqrt(rate * (1 - rate) / 10_000)
+    np.testing.assert_allclose(dropped[kept], 1 / (1 - rate), rtol=1e-6 if dtype == tf.float32 else 2**-7)
+
+
+def test_dropout_depends_on_its_seed_alone_eagerly_in_a_graph_and_under_xla():
+    x = tf.ones((300, 100))
+    expected = dropout(x, 0.3, SEED)
+    in_graph = tf.function(lambda x, seed: dropout(x, 0.3, seed))
+    np.testing.assert_allclose(in_graph(x, SEED), expected, rtol=1e-6)  # the same mask; float32
+    # XLA draws other numbers than the eager kernels.
+    in_xla = tf.function(lambda x, seed: dropout(x, 0.3, seed), jit_compile=True)
+    for function in (partial(dropout, rate=0.3), in_graph, in_xla):
+        first = function(x, seed=SEED)
+        np.testing.assert_array_equal(function(x, seed=SEED), first)
+        assert np.any(function(x, seed=SEED + 1) != first)
+        assert abs(np.mean(first == 0) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 30_000)
+
+
+@pytest.mark.parametrize("function", [dropout, drop_path])
+def test_dropout_without_a_seed_or_a_rate_is_the_identity(function):
+    x = normal(3, 5)
+    assert function(x, 0.3, None) is x
+    assert function(x, 0.0, SEED) is x
+
+
+def test_folded_seeds_are_distinct():
+    seeds = {tuple(fold_in(seed, part).numpy()) for seed in (SEED, SEED + 1) for part in range(10)}
+    assert len(seeds) == 20
+    assert fold_in(None, 3) is None
+
+
+def changed_by(function, x, row, column):
+    """(rows, columns): the patches whose output changes with one patch of the input."""
+    other = x.numpy()
+    other[:, row, column] += 1
+    return np.any(function(x).numpy() != function(tf.constant(other)).numpy(), axis=(0, -1))
+
+
+def test_axial_attention_is_limited_to_a_row_or_a_column():
+    x, attention = normal(2, 3, 5, 8), vision_block("axial").attentions[0]
+    within_row, within_column = np.zeros((3, 5), bool), np.zeros((3, 5), bool)
+    within_row[1], within_column[:, 3] = True, True
+    for function, expected in ((attend_within_rows, within_row), (attend_within_columns, within_column)):
+        changed = changed_by(lambda x, f=function: f(attention, x, tables=None, kernel=attend), x, 1, 3)
+        np.testing.assert_array_equal(changed, expected)
+
+
+def test_an_axial_block_attends_within_rows_and_then_within_columns():
+    x, block = normal(2, 3, 5, 8), vision_block("axial")
+    assert changed_by(partial(apply, block), x, 1, 3).all()
+    row_attention, column_attention = block.attentions
+    assert (row_attention.name, column_attention.name) == ("row_attention", "column_attention")
+    row_attention.output_projection.kernel.assign(tf.zeros((8, 8)))
+    changed = changed_by(partial(apply, block), x, 1, 3)
+    np.testing.assert_array_equal(changed, np.arange(5)[np.newaxis] == np.full((3, 1), 3))
+
+
+def test_an_unknown_attention_is_an_error():
+    with pytest.raises(ValueError, match="attention must be one of full, axial; got 'rows'"):
+        vision_block("rows")
+
+
+@pytest.mark.parametrize("attention", ["full", "axial"])
+def test_drop_path_adds_each_branch_of_an_example_whole_or_not_at_all(attention):
+    """The later branches are zero, so an example is its input with or without the first branch."""
+    x = normal(*((400, 15, 8) if attention == "full" else (400, 3, 5, 8)))
+    plain, dropping = vision_block(attention), vision_block(attention, drop_path_rate=0.5)
+    apply(plain, x), apply(dropping, x)
+    for block in (plain, dropping):
+        block.mlp.down.kernel.assign(tf.zeros((12, 8)))
+        for later in block.attentions[1:]:
+            later.output_projection.kernel.assign(tf.zeros((8, 8)))
+    dropping.set_weights(plain.get_weights())
+    branch = (apply(plain, x) - x).numpy().reshape(400, -1)
+    added = (apply(dropping, x, seed=SEED) - x).numpy().reshape(400, -1)
+    factor = np.sum(added * branch, axis=1) / np.sum(branch**2, axis=1)
+    kept = factor > 1
+    assert 140 < kept.sum() < 260  # binomial: 200 expected, standard deviation 10
+    np.testing.assert_allclose(added[kept], 2 * branch[kept], atol=1e-5)  # float32
+    assert not added[~kept].any()
