@@ -49,7 +49,7 @@ def finish(directory, task: Task, model: keras.Model, row: dict) -> None:
     print(f"{row[task.unit]:,} {task.unit} in {format_duration(row['elapsed_seconds'])}: {verdict}")
     shown, next_command = task.show(directory, row)
     written = [directory.loss_plot, directory.summary, *shown]
-    print(f"wrote {', '.join(str(path) for path in written if path not in directory.given_up)}")
+    print(f"wrote {', '.join(str(path) for path in written if path not in directory.unwritable)}")
     print(f"next: {next_command}")
 
 

@@ -1,23 +1,24 @@
-"""Two runs compared by all that does not depend on the clock."""
+"""Comparison of two runs by everything that does not depend on the clock."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from training.checkpoints import TENSORS, complete_checkpoints
 from training.manifest import directory_name
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """What differs between two finished runs of one config, a line each: bit for bit, and in number."""
+    """Differences between two finished runs of one config, a line each; values are compared bit for bit."""
     problems = []
     for name, read in READERS.items():
         one, other = read(first), read(second)
         for key in sorted(one.keys() | other.keys(), key=str):
             if key not in one or key not in other:
-                problems.append(f"{name}: {key} is in one alone")
+                problems.append(f"{name}: {key} is in one run only")
             elif not same(one[key], other[key]):
                 problems.append(f"{name}: {key} differs")
     return problems
@@ -30,7 +31,7 @@ def same(one: object, other: object) -> bool:
 
 
 def tensors_of(run: Path, *, step: int | None = None) -> dict[str, np.ndarray]:
-    """All that the latest checkpoint holds, or that of a step: weights, optimizer slots, the iteration."""
+    """Weights and optimizer variables in the latest checkpoint, or in that of a step."""
     paths = complete_checkpoints(run / "checkpoints")
     path = paths[-1] if step is None else run / "checkpoints" / directory_name(step)
     reader = tf.train.load_checkpoint(str(path / TENSORS))
@@ -38,26 +39,24 @@ def tensors_of(run: Path, *, step: int | None = None) -> dict[str, np.ndarray]:
 
 
 def rows_of(run: Path) -> list[dict]:
-    """Rows of metrics.jsonl, without what depends on the clock."""
+    """Rows of metrics.jsonl, without timings."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [without_timing(json.loads(line)) for line in lines]
 
 
-def events_of(run: Path) -> dict[tuple, list]:
-    """Values by step and name that TensorBoard shows, in the order in which they were written."""
-    events: dict[tuple, list] = {}
-    for path in sorted((run / "tensorboard").iterdir()):
-        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-            event = tf.compat.v1.Event.FromString(record)
-            for value in event.summary.value:
-                if not is_timing(value.tag):
-                    number = tf.make_ndarray(value.tensor)[()]
-                    events.setdefault((event.step, value.tag), []).append(number)
-    return events
+def events_of(run: Path) -> dict[tuple, set]:
+    """Distinct values by step and name, as the reader of TensorBoard shows them."""
+    reader = EventAccumulator(str(run / "tensorboard"), size_guidance={"tensors": 0})
+    reader.Reload()
+    values: dict[tuple, set] = {}
+    for name in reader.Tags()["tensors"]:
+        for event in reader.Tensors(name) if not is_timing(name) else ():
+            values.setdefault((event.step, name), set()).add(tf.make_ndarray(event.tensor_proto)[()])
+    return values
 
 
 def summary_of(run: Path) -> dict:
-    """All of summary.json but the name."""
+    """Keys of summary.json, without the name and timings."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     return without_timing({key: value for key, value in summary.items() if key != "name"})
 

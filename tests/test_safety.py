@@ -55,17 +55,6 @@ def test_a_manifest_says_what_was_seen_and_on_what(trained_run):
     assert "log_every" not in manifest["config"]
 
 
-def test_a_run_of_format_1_goes_on(trained_run, workplace):
-    """It records neither hashes nor tensors, config and environment."""
-    run, path = cut_back(trained_run, "format-1")
-    manifest = json.loads((path / "manifest.json").read_text())
-    kept = {key: manifest[key] for key in ("step", "data_fingerprint", "elapsed_seconds")}
-    (path / "manifest.json").write_text(json.dumps({"format": 1, **kept}))
-    (path / "manifest.sha256").unlink()
-    assert workplace.train(f"name={run.name}") == 0
-    assert_ends_as(run, trained_run)
-
-
 def test_a_checkpoint_of_another_config_than_the_recorded_one_is_refused(refused, trained_run):
     run, _ = cut_back(trained_run, "edited")
     config = (run / "config.yaml").read_text()
@@ -145,7 +134,7 @@ def test_bad_steps_in_a_row_take_a_run_back_and_nothing_bad_is_on_disk(poisoned,
         assert image_workplace.train("name=back", "checkpoint_every=2", "max_bad_steps=3") == 1
         (line,) = (text for text in capsys.readouterr().err.splitlines() if text.startswith("diverged"))
         assert line.startswith(
-            "diverged: step 10: loss nan, gradient norm nan; 3 steps in a row without finite ones. "
+            "diverged: step 10: loss nan, gradient norm nan; 3 steps in a row without finite values. "
             "The run is back at its checkpoint of step 6. Try the same command with name=another init_from="
         )
         run = image_workplace.outputs / "back"
@@ -227,7 +216,7 @@ def test_pictures_that_cannot_be_drawn_do_not_stop_a_run(image_workplace, monkey
     output = capsys.readouterr()
     run = image_workplace.outputs / "undrawn"
     assert output.err.splitlines() == [
-        f"note: cannot write {run / name} (No space left on device); the run goes on."
+        f"note: cannot write {run / name} (No space left on device); the run continues without it."
         for name in ("tensorboard", "predictions.png", "loss.png")
     ]
     assert f"wrote {run / 'summary.json'}, {run / 'confusion.png'}\n" in output.out

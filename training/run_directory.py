@@ -1,4 +1,4 @@
-"""The directory of a run: where its files are, and that one process at a time writes to it."""
+"""Directory of a run: its files, and the lock that lets one process write to it."""
 
 import contextlib
 import errno
@@ -16,14 +16,13 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class RunDirectory:
-    """`outputs/<name>`; self-sufficient: `scripts.generate` and `scripts.evaluate` need only its path.
+    """`outputs/<name>`, locked inside its context; the lock of a dead process is free.
 
-    Use it as a context: it is locked inside, and the lock of a process that has died is free. A run that
-    fails before it has recorded its config leaves nothing behind.
+    A run that fails before its config is recorded leaves nothing behind.
 
     Raises:
-        RunError: if it cannot be made, or another process is using it; and in place of an `OSError` of what
-            is done inside, if it is about writing here.
+        RunError: if it cannot be created or another process is using it; also in place of an `OSError` inside
+            the context that is about writing here.
     """
 
     def __init__(self, path: Path | str):
@@ -37,68 +36,68 @@ class RunDirectory:
         self.confusion = self.path / "confusion.png"
         self.loss_plot = self.path / "loss.png"
         self.summary = self.path / "summary.json"
-        self.given_up: set[Path] = set()  # what is optional and cannot be written
+        self.unwritable: set[Path] = set()  # optional files that could not be written
         self._lock = FileLock(self.path / ".lock", timeout=0)
 
     def __enter__(self) -> "RunDirectory":
-        self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        self._created = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for path in self._made:
+            for path in self._created:
                 sync(path.parent)
             self._lock.acquire()
-            self._locked = os.stat(self._lock.lock_file)
+            self._lock_status = os.stat(self._lock.lock_file)
         except Timeout as error:
             raise RunError(
-                f"{self.path} is in use by another process. Wait for it, or use name= for a run beside it."
+                f"{self.path} is in use by another process. Wait for it, or start another run: name=NEW."
             ) from error
         except OSError as error:
-            self._remove_what_was_made()
-            raise self._cannot_write(error) from error
+            self._remove_created()
+            raise self._write_error(error) from error
         return self
 
     def __exit__(self, kind, error: BaseException | None, traceback) -> None:
-        if self._is_owned() and not (self.config.exists() or self.checkpoints.exists()):  # it never began
+        if self._is_owned() and not (self.config.exists() or self.checkpoints.exists()):
             Path(self._lock.lock_file).unlink(missing_ok=True)
-            self._remove_what_was_made()
+            self._remove_created()
         self._lock.release()
-        if isinstance(error, OSError) and self._is_about_writing_here(error):
-            raise self._cannot_write(error) from error
+        if isinstance(error, OSError) and self._is_write_error(error):
+            raise self._write_error(error) from error
 
     def check_owned(self) -> None:
-        """Raises RunError if the directory that was locked is no longer the one at its path."""
+        """Raises RunError if the directory at this path is not the locked one."""
         if not self._is_owned():
             raise RunError(
-                f"{self.path} was removed or replaced while this run was writing to it. Nothing more is "
-                "written; the same command begins anew."
+                f"{self.path} was removed or replaced while this run was writing to it. The run has stopped; "
+                "the same command starts a new one."
             )
 
     @contextlib.contextmanager
     def optional(self, path: Path) -> Iterator[None]:
-        """Inside, what cannot be written to a path of this directory is told once and then passed over."""
+        """Context for writing an optional file: the first error is printed, and none is raised."""
         try:
             yield
         except Exception as error:
-            if path not in self.given_up:
-                self.given_up.add(path)
-                print_note(f"cannot write {path} ({reason(error)}); the run goes on.")
+            if path not in self.unwritable:
+                self.unwritable.add(path)
+                print_note(f"cannot write {path} ({reason(error)}); the run continues without it.")
 
     def _is_owned(self) -> bool:
         try:
-            return os.path.samestat(os.stat(self._lock.lock_file), self._locked)
+            return os.path.samestat(os.stat(self._lock.lock_file), self._lock_status)
         except OSError:
             return False
 
-    def _remove_what_was_made(self) -> None:
-        with contextlib.suppress(OSError):  # not empty, or never made
-            for path in self._made:
+    def _remove_created(self) -> None:
+        with contextlib.suppress(OSError):  # not empty, or never created
+            for path in self._created:
                 path.rmdir()
 
-    def _is_about_writing_here(self, error: OSError) -> bool:
-        # A write, unlike an open, does not say to which file.
+    def _is_write_error(self, error: OSError) -> bool:
+        # Unlike an open, a write does not say to which file.
         return error.errno in DISK_ERRORS or (
             error.filename is not None and self.path in Path(str(error.filename)).parents
         )
 
-    def _cannot_write(self, error: OSError) -> RunError:
+    def _write_error(self, error: OSError) -> RunError:
         return RunError(f"cannot write to {self.path} ({reason(error)}). Use output_dir= for another place.")

@@ -1,31 +1,33 @@
-"""What a run tells: a line on the terminal, metrics.jsonl, TensorBoard, samples.txt."""
+"""Log of a run: terminal, metrics.jsonl, TensorBoard, samples.txt."""
 
 import json
 import sys
+import time
 from contextlib import nullcontext
+from pathlib import Path
 
+import tensorflow as tf
 from tqdm import tqdm
 
 from system.files import sync, write_text
 from system.terminal import print_line
 from system.text import format_duration
-from training.events import Events
 from training.run_directory import RunDirectory
 
 
 class RunLog:
-    """The log of one run, continued at a step; a context, which closes it.
+    """Log of a run, continued after `start_step`; a context manager.
 
-    metrics.jsonl holds one row a step; rows past `start_step`, which a resumed run will write again, are
-    dropped. On a terminal, progress is a live line; elsewhere, plain lines.
+    metrics.jsonl holds one row a step. Rows after `start_step` are dropped, since a resumed run writes them
+    again. Progress is a live line on a terminal, and plain lines elsewhere.
 
     Args:
         directory: of the run.
-        start_step: steps already done.
+        start_step: number of steps already done.
         num_steps: of the whole run.
-        unit: what is counted, `tokens` or `images`.
-        units_per_step: of it, in a batch.
-        elapsed_seconds: that the steps already done have taken.
+        unit: `tokens` or `images`.
+        units_per_step: number of them in a batch.
+        elapsed_seconds: training time of the steps already done.
     """
 
     def __init__(
@@ -48,8 +50,9 @@ class RunLog:
         self.elapsed_seconds = elapsed_seconds
         self.rate = self.rows[-1].get(self.rate_name, 0) if self.rows else 0
         self._steps_timed, self._seconds_timed, self._is_compiled = 0, 0.0, False
-        self._events = Events(directory, start_step=start_step)
-        self._bar = None
+        self._bar = self._events = None
+        with directory.optional(directory.tensorboard):
+            self._events = make_event_writer(directory.tensorboard, start_step)
         if sys.stderr.isatty():
             self._bar = tqdm(total=num_steps, initial=start_step, unit="step", dynamic_ncols=True)
 
@@ -59,27 +62,29 @@ class RunLog:
     def __exit__(self, kind=None, *_) -> None:
         if self._bar is not None:
             self._bar.close()
-        self._events.close()
+        if self._events is not None:
+            with self.directory.optional(self.directory.tensorboard):
+                self._events.close()
         if kind is None:
-            self.sync()  # what is written next may say that the run is complete
+            self.sync()  # the summary, which is written next, says that the run is complete
 
     def step_took(self, seconds: float, loss: float) -> None:
-        """Counts one step; evaluation, samples and checkpoints are not part of its time."""
+        """Counts one step; its time excludes evaluation, samples and checkpoints."""
         self.elapsed_seconds += seconds
         if self._is_compiled:
             self._steps_timed += 1
             self._seconds_timed += seconds
             self.rate = round(self._steps_timed * self.units_per_step / self._seconds_timed)
-        self._is_compiled = True  # in the first step of this process
+        self._is_compiled = True  # by the first step of this process
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.3f}, {self.rate:,} {self.unit}/s", refresh=False)
             self._bar.update()
 
     def write(self, step: int, metrics: dict) -> None:
-        """Logs numbers of one step, and at times a `sample` of text; they join the step's row if it has one.
+        """Logs metrics of a step, and a `sample` of text if there is one; adds to the row of the step.
 
         Raises:
-            RunError: if the directory is not that of this run any more.
+            RunError: if the directory has been replaced.
             OSError: if a row cannot be written.
         """
         self.directory.check_owned()
@@ -97,30 +102,31 @@ class RunLog:
             self.rows.append(row)
             with open(self.directory.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        self._events.write(step, {**metrics, self.rate_name: self.rate})
+        self._write_events(step, {**metrics, self.rate_name: self.rate})
         if "sample" in metrics:
             self._write_samples()
-        self._tell(row)
+        self._print(row)
 
     def sync(self) -> None:
-        """Waits until the rows and the events are on disk."""
+        """Waits until the rows and events are on disk."""
         if self.directory.metrics.exists():
             sync(self.directory.metrics)
-        self._events.sync()
+        with self.directory.optional(self.directory.tensorboard):
+            for path in self.directory.tensorboard.glob("events.*"):
+                sync(path)
 
     def say(self, text: str) -> None:
-        """Prints a line, without breaking the live one."""
+        """Prints a line above the live one."""
         with nullcontext() if self._bar is None else self._bar.external_write_mode():
             print_line(text)
 
-    def _tell(self, row: dict) -> None:
-        is_notable = "validation_loss" in row or "sample" in row
-        if self._bar is None or is_notable:
-            self.say(self._line(row))
+    def _print(self, row: dict) -> None:
+        if self._bar is None or "validation_loss" in row or "sample" in row:
+            self.say(self._format(row))
         if "sample" in row:
             self.say(f"--- sample at step {row['step']} ---\n{row['sample']}\n---")
 
-    def _line(self, row: dict) -> str:
+    def _format(self, row: dict) -> str:
         parts = [f"step {row['step']:,}/{self.num_steps:,}"]
         if "loss" in row:
             parts.append(f"loss {row['loss']:.4f}")
@@ -135,25 +141,49 @@ class RunLog:
         return "  ".join(parts)
 
     def _write_rows(self) -> None:
-        text = "".join(json.dumps(row) + "\n" for row in self.rows)
-        write_text(self.directory.metrics, text)
+        write_text(self.directory.metrics, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def _write_samples(self) -> None:
         samples = [f"--- step {row['step']} ---\n{row['sample']}\n" for row in self.rows if "sample" in row]
         if samples or self.directory.samples.exists():
             write_text(self.directory.samples, "\n".join(samples))
 
+    def _write_events(self, step: int, values: dict) -> None:
+        if self.directory.tensorboard in self.directory.unwritable:
+            return
+        with self.directory.optional(self.directory.tensorboard), self._events.as_default(step):
+            for name, value in values.items():
+                if name == "sample":
+                    tf.summary.text(name, f"```\n{value}\n```")
+                else:
+                    tf.summary.scalar(name, value)
+            self._events.flush()
+
+
+def make_event_writer(directory: Path, start_step: int) -> tf.summary.SummaryWriter:
+    """Writer of TensorBoard events whose reader drops earlier events of later steps than `start_step`.
+
+    The reader does so at a SessionLog.START, which TensorFlow 2 does not write. It is in a file of its own,
+    whose name sorts before that of the writer's file.
+    """
+    directory.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(directory / f"events.out.tfevents.{int(time.time())}")) as file:
+        file.write(tf.compat.v1.Event(file_version="brain.Event:2").SerializeToString())
+        session = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+        file.write(tf.compat.v1.Event(step=start_step + 1, session_log=session).SerializeToString())
+    return tf.summary.create_file_writer(str(directory))
+
 
 def read_rows(directory: RunDirectory) -> list[dict]:
-    """Rows of metrics.jsonl; a line that is none, such as one that a crash cut short, is left out."""
+    """Rows of metrics.jsonl, without damaged lines such as one that a crash cut short."""
     try:
         lines = directory.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    return [row for row in map(parsed_row, lines) if row is not None]
+    return [row for row in map(parse_row, lines) if row is not None]
 
 
-def parsed_row(line: str) -> dict | None:
+def parse_row(line: str) -> dict | None:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

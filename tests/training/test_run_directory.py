@@ -22,7 +22,7 @@ with RunDirectory(sys.argv[1]) as directory:
 """
 
 
-def test_a_directory_in_use_is_refused_until_its_process_is_dead(tmp_path):
+def test_a_directory_in_use_is_refused_until_its_process_has_ended(tmp_path):
     path = tmp_path / "run"
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -38,20 +38,20 @@ def test_a_directory_in_use_is_refused_until_its_process_is_dead(tmp_path):
         pass
 
 
-def test_it_is_free_after_use(tmp_path):
+def test_the_lock_is_released_after_use(tmp_path):
     for _ in range(2):
         with RunDirectory(tmp_path / "run") as directory:
             directory.config.touch()
     assert directory.config.exists()
 
 
-def test_a_run_that_never_began_leaves_nothing_behind(tmp_path):
+def test_a_run_that_fails_before_its_config_is_recorded_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError), RunDirectory(tmp_path / "outputs" / "run"):
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_never_began_leaves_what_was_there(tmp_path):
+def test_a_run_that_fails_before_its_config_is_recorded_keeps_existing_files(tmp_path):
     outputs = tmp_path / "outputs"
     (outputs / "run").mkdir(parents=True)
     (outputs / "run" / "notes.txt").write_text("mine")
@@ -64,15 +64,15 @@ def test_a_run_that_never_began_leaves_what_was_there(tmp_path):
     assert list(outputs.iterdir()) == [outputs / "run"]
 
 
-def test_a_run_that_began_stays_when_it_fails(tmp_path):
+def test_a_run_that_fails_later_keeps_its_directory(tmp_path):
     with pytest.raises(ZeroDivisionError), RunDirectory(tmp_path / "run") as directory:
         directory.config.touch()
         raise ZeroDivisionError
     assert directory.config.exists()
 
 
-def test_the_name_of_a_new_directory_is_on_disk_before_anything_is_in_it(tmp_path, monkeypatch):
-    """Where a power cut takes it, the same command would begin anew beside lost checkpoints."""
+def test_the_parents_of_a_new_directory_are_synced(tmp_path, monkeypatch):
+    """A power cut must not remove a directory that has checkpoints."""
     synced = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
     with RunDirectory(tmp_path / "outputs" / "run"):
@@ -80,7 +80,7 @@ def test_the_name_of_a_new_directory_is_on_disk_before_anything_is_in_it(tmp_pat
 
 
 @pytest.mark.parametrize("below", ["file", "file/run"])
-def test_a_place_that_cannot_be_written_is_named(tmp_path, below):
+def test_an_unwritable_place_is_named(tmp_path, below):
     (tmp_path / "file").write_text("a regular file")
     with pytest.raises(RunError) as caught, RunDirectory(tmp_path / below):
         pass
@@ -88,8 +88,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, below):
     assert (tmp_path / "file").read_text() == "a regular file"
 
 
-def test_no_permission_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch):
-    """Root may write anywhere, so the lock says that it may not."""
+def test_missing_permission_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
+    """Raised by the lock, since root may write anywhere."""
     directory = RunDirectory(tmp_path / "outputs" / "run")
 
     def refuse():
@@ -102,7 +102,7 @@ def test_no_permission_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", None])
-def test_a_full_disk_is_told_in_a_line(tmp_path, name):
+def test_a_full_disk_is_reported_in_one_line(tmp_path, name):
     error = OSError(errno.ENOSPC, "No space left on device", name and str(tmp_path / "run" / name))
     refused = pytest.raises(RunError, match=r"cannot write to .*run \(No space left")
     with refused, RunDirectory(tmp_path / "run") as directory:
@@ -110,14 +110,14 @@ def test_a_full_disk_is_told_in_a_line(tmp_path, name):
         raise error
 
 
-def test_another_error_inside_is_not_taken_for_one_of_the_directory(tmp_path):
+def test_other_errors_inside_are_not_changed(tmp_path):
     with pytest.raises(FileNotFoundError), RunDirectory(tmp_path / "run"):
         (tmp_path / "elsewhere").read_text()
 
 
 @pytest.mark.parametrize("is_replaced", [True, False])
-def test_a_directory_that_was_removed_meanwhile_is_no_longer_ours(tmp_path, is_replaced):
-    """Whoever has made it anew holds another lock."""
+def test_a_removed_or_replaced_directory_is_not_owned(tmp_path, is_replaced):
+    """A new directory at the path has another lock."""
     path = tmp_path / "run"
     with RunDirectory(path) as directory:
         directory.config.touch()
@@ -131,18 +131,18 @@ def test_a_directory_that_was_removed_meanwhile_is_no_longer_ours(tmp_path, is_r
     assert (path / ".lock").exists() == is_replaced
 
 
-def test_what_is_optional_is_told_once_and_passed_over(tmp_path, capsys):
+def test_errors_of_optional_files_are_reported_once(tmp_path, capsys):
     with RunDirectory(tmp_path / "run") as directory:
         for _ in range(2):
             with directory.optional(directory.loss_plot):
                 raise OSError(errno.ENOSPC, "No space left on device")
     assert capsys.readouterr().err == (
-        f"note: cannot write {directory.loss_plot} (No space left on device); the run goes on.\n"
+        f"note: cannot write {directory.loss_plot} (No space left on device); the run continues without it.\n"
     )
-    assert directory.given_up == {directory.loss_plot}
+    assert directory.unwritable == {directory.loss_plot}
 
 
-def test_to_be_optional_is_not_to_be_unstoppable(tmp_path):
+def test_ctrl_c_passes_through_optional(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt), directory.optional(directory.loss_plot):
         raise KeyboardInterrupt
