@@ -24,8 +24,12 @@ from runs.load import Task, load_task
 from runs.parent import RECORDED, filled, scaled_from, weights_of_parent, with_values_of_parent
 from system.errors import RunError
 from system.terminal import print_error
-from training.environment import changes, environment
-from training.hardware import resolve_compile, resolve_precision
+from training.hardware import (
+    describe_environment,
+    environment_changes,
+    resolve_compile,
+    resolve_precision,
+)
 from training.replicas import Replicas
 from training.run_directory import RunDirectory
 
@@ -122,8 +126,8 @@ def check_config(place: Path, recorded: dict, config: Config) -> None:
 
 def tell_of_another_environment(manifest: dict) -> None:
     """A note, if the bits of this run may depend on where it goes on."""
-    now = environment()
-    if changed := changes(manifest.get("environment", now), now):
+    now = describe_environment()
+    if changed := environment_changes(manifest.get("environment", now), now):
         print_error(f"note: the last bits may differ from those of a run that stayed in one place: {changed}")
 
 

@@ -12,10 +12,9 @@ from runs.report import description, finish
 from runs.resolve import load_together, settle_together, start_together
 from runs.save import going_back, make_save
 from training.checkpoints import Checkpoints
-from training.divergence import BadSteps
 from training.evaluation import make_evaluator
 from training.hardware import make_deterministic
-from training.loop import train
+from training.loop import BadSteps, train
 from training.optimizer import make_optimizer
 from training.run_directory import RunDirectory
 from training.run_log import RunLog

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.schema import Config, deciding_keys
 from system.errors import DivergedError
-from training.environment import environment
+from training.hardware import describe_environment
 
 
 def make_save(task, config: Config, checkpoints, log, *, replicas: int) -> Callable[[int, dict], None]:
@@ -18,7 +18,7 @@ def make_save(task, config: Config, checkpoints, log, *, replicas: int) -> Calla
         **task.facts,
         "config": keys,
         "config_sha256": hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest(),
-        "environment": environment(),
+        "environment": describe_environment(),
         "replicas": replicas,
     }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from system.command import run_command
 from system.terminal import print_line
-from training.signals import SIGNALS, hang_up
+from training.signals import SIGNALS, hangup_signals
 
 PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
 # Seconds in which the others tell by themselves that one has ended, and then those in which they obey.
@@ -99,7 +99,7 @@ def forwarded(workers: list[subprocess.Popen]):
         for worker in workers:
             worker.send_signal(number)
 
-    previous = {number: signal.signal(number, forward) for number in (*SIGNALS, *hang_up())}
+    previous = {number: signal.signal(number, forward) for number in (*SIGNALS, *hangup_signals())}
     try:
         yield
     finally:

@@ -1,19 +1,26 @@
-"""What this machine has: what `precision=auto` and `compile=auto` stand for on it, and its memory."""
+"""Hardware and software of this machine: precision, compile mode, memory, environment of a run."""
 
+import os
+import platform
 from pathlib import Path
 
+import keras
+import numpy as np
 import psutil
 import tensorflow as tf
 
 from system.machine import processor_flags
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+# Prefixes of processor flags that decide which CPU kernels run.
+KERNEL_FLAGS = ("amx", "avx", "f16c", "fma", "sse")
+ENVIRONMENT_VARIABLES = ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "TF_XLA_FLAGS", "XLA_FLAGS")
 
 
 def resolve_precision(precision: str) -> tuple[str, str]:
-    """`float32` or `mixed_bfloat16`, and the reason, in words.
+    """`float32` or `mixed_bfloat16`, and the reason.
 
-    `auto` is decided by what the processor says it has, never by a timing, so that a resume decides alike.
+    `auto` depends on the features of the hardware, never on a timing, so that a resumed run decides alike.
     """
     if precision != "auto":
         return precision, "as set"
@@ -29,24 +36,65 @@ def resolve_precision(precision: str) -> tuple[str, str]:
 
 
 def resolve_compile(compile_mode: str) -> tuple[str, str]:
-    """`graph` or `xla`, and the reason, in words."""
+    """`graph` or `xla`, and the reason."""
     if compile_mode != "auto":
         return compile_mode, "as set"
     if tf.config.list_physical_devices("GPU"):
         return "xla", "a GPU"
-    return "graph", "oneDNN's matmuls are the faster ones on a CPU"
+    return "graph", "oneDNN's matmuls are faster on a CPU"
 
 
 def make_deterministic() -> None:
-    """From here on, an operation gives the same bits each time on the same device, or raises."""
+    """Makes each operation give the same bits each time on the same device, or raise."""
     tf.config.experimental.enable_op_determinism()
 
 
 def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes of main memory that this process can still take, within the limit of a container."""
+    """Bytes of main memory that this process can still allocate, within the limit of a container."""
     free = psutil.virtual_memory().available
     try:
         limit = int((cgroup / "memory.max").read_text())
     except (OSError, ValueError):  # no container, or no limit
         return free
     return max(0, min(free, limit - psutil.Process().memory_info().rss))
+
+
+def describe_environment() -> dict:
+    """JSON values that decide the bits of a result on a CPU: versions, processor flags, threads."""
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "processor": platform.machine(),
+        "processor_flags": sorted(flag for flag in processor_flags() if flag.startswith(KERNEL_FLAGS)),
+        "threads": num_threads(),
+        "gpus": [details.get("device_name", "GPU") for details in gpus],
+        **{name: os.environ[name] for name in ENVIRONMENT_VARIABLES if name in os.environ},
+    }
+
+
+def num_threads() -> int:
+    """Number of intra-op threads."""
+    threads = tf.config.threading.get_intra_op_parallelism_threads()
+    if threads or not hasattr(os, "sched_getaffinity"):
+        return threads or os.cpu_count()
+    return len(os.sched_getaffinity(0))
+
+
+def environment_changes(recorded: dict, current: dict) -> str:
+    """Differences between two environments, such as `threads 2, now 1`; empty if there are none."""
+    changes = []
+    for name in recorded | current:
+        before, now = recorded.get(name), current.get(name)
+        if before == now:
+            continue
+        if isinstance(before, list) and isinstance(now, list):
+            removed, added = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+            parts = (("without", removed), ("with", added))
+            text = " and ".join(f"{word} {', '.join(items)}" for word, items in parts if items)
+            changes.append(f"{name} now {text}")
+        else:
+            changes.append(f"{name} {before}, now {now}")
+    return "; ".join(changes)

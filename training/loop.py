@@ -1,15 +1,45 @@
-"""The training loop, one for both tasks."""
+"""Training loop of all tasks."""
 
 import time
 from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
+from system.errors import DivergedError
 from training.config import TrainingConfig
-from training.divergence import BadSteps
 from training.run_log import RunLog
 from training.signals import StopRequest
 from training.step import StepResult
+
+
+class BadSteps:
+    """Number of steps whose loss or gradient was not finite.
+
+    A checkpoint records `counts`, so that a resumed run stops at the same step as an uninterrupted one.
+
+    Args:
+        max_in_a_row: number of bad steps in a row that ends the run.
+        counts: of the checkpoint.
+    """
+
+    def __init__(self, max_in_a_row: int, counts: dict[str, int] | None = None):
+        self.max_in_a_row = max_in_a_row
+        self.counts = {"in_a_row": 0, "in_all": 0} | (counts or {})
+
+    def count(self, done: int, *, loss: float, norm: float, finite: bool) -> None:
+        """Counts the last one of `done` steps.
+
+        Raises:
+            DivergedError: after `max_in_a_row` bad steps in a row.
+        """
+        in_a_row = 0 if finite else self.counts["in_a_row"] + 1
+        self.counts = {"in_a_row": in_a_row, "in_all": self.counts["in_all"] + (not finite)}
+        if in_a_row >= self.max_in_a_row:
+            raise DivergedError(
+                f"step {done:,}: loss {loss}, gradient norm {norm}; {in_a_row} steps in a row without "
+                "finite values",
+                good_step=done - in_a_row,
+            )
 
 
 def train(
@@ -25,25 +55,21 @@ def train(
     save: Callable[[int, dict], None],
     agree: Callable[[int], int] = int,
 ) -> tuple[int, int]:
-    """Runs the steps that are left; at which step it ended, and the exit code if it was asked to stop, or 0.
-
-    Ctrl-C, SIGTERM, SIGHUP or the end of `max_minutes` ends the step, saves, and returns.
+    """Runs the steps after `start_step`; Ctrl-C, SIGTERM, SIGHUP or `max_minutes` stop it after a saved step.
 
     Args:
         train_step: from `make_train_step`.
         batches: `(inputs, targets)` of step `start_step` and on.
-        config: number of steps and what happens how often.
-        start_step: steps already done.
-        bad_steps: counted in them.
-        log: told of every step.
-        validate: what is measured on a part of the held-out data, by name.
-        sample: shows what the model makes; what of it is to be logged, by name.
+        validate: returns metrics on a part of the held-out data.
+        sample: shows a sample of the model; returns what is to be logged.
         save: writes the checkpoint of a step, with facts for its manifest.
-        agree: the largest of the exit codes of all processes of the run.
+        agree: largest of the exit codes of all workers.
+
+    Returns:
+        Number of steps done in the whole run, and the exit code of a stopped run, or 0.
 
     Raises:
-        DivergedError: after too many steps in a row that were skipped, or if `save` finds weights that are
-            not finite.
+        DivergedError: after too many bad steps in a row, or if `save` finds weights that are not finite.
     """
     done, save_is_due = start_step, False
     with StopRequest(config.max_minutes) as stop:
@@ -53,27 +79,31 @@ def train(
             loss, norm, finite = float(result.loss), float(result.gradient_norm), bool(result.finite)
             log.step_took(time.perf_counter() - started, loss)
             done = step + 1
+            bad_steps.count(done, loss=loss, norm=norm, finite=finite)
             metrics = {}
-            bad_steps.count(not finite)
             if not finite:
-                bad_steps.check(done, loss=loss, norm=norm)
                 log.say(f"step {done:,}: loss {loss}, gradient norm {norm}; skipped")
-                metrics |= {"skipped_steps": bad_steps.in_all}
+                metrics |= {"skipped_steps": bad_steps.counts["in_all"]}
             elif done % config.log_every == 0 or done in (1, config.num_steps):
                 metrics |= {"loss": loss, "gradient_norm": norm, "learning_rate": float(result.learning_rate)}
-            if done % config.eval_every == 0 and done < config.num_steps:
+            if is_due(done, config.eval_every, config):
                 metrics |= validate()
-            if config.sample_every and done % config.sample_every == 0 and done < config.num_steps:
+            if is_due(done, config.sample_every, config):
                 metrics |= sample()
             if metrics:
                 log.write(done, metrics)
             stop_code = agree(stop.code)
             save_is_due |= done % config.checkpoint_every == 0
-            # Amid bad steps it waits: the run may have to go back to before them.
+            # During bad steps a save waits: the run may have to go back to before them.
             if (save_is_due and finite) or done == config.num_steps or stop_code:
-                measured = {key: metrics[key] for key in ("validation_loss",) if key in metrics}
-                save(done, {**measured, "bad_steps": bad_steps.facts})
+                facts = {key: metrics[key] for key in ("validation_loss",) if key in metrics}
+                save(done, {**facts, "bad_steps": bad_steps.counts})
                 save_is_due = False
             if stop_code:
                 break
         return done, agree(stop.code) if done > start_step else 0
+
+
+def is_due(done: int, every: int | None, config: TrainingConfig) -> bool:
+    """Whether something is done after this step; the last step is left to the end of the run."""
+    return bool(every) and done % every == 0 and done < config.num_steps

@@ -1,4 +1,4 @@
-"""Stopping a run between two steps: when a signal asks for it, or when its time is over."""
+"""Stopping a run between two steps, at a signal or after a time limit."""
 
 import contextlib
 import math
@@ -8,21 +8,19 @@ import threading
 import time
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Signals within it, less than a hand needs, are one request: `timeout` sends one to a process and one to its
-# group.
+# Signals within this time are one request: `timeout` sends one to the process and one to its group.
 REQUEST_SECONDS = 0.1
-OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: the same command may go on later
+OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed later
 
 
 class StopRequest:
-    """Inside this context, the first Ctrl-C or SIGTERM only sets `code`; a second one ends the process.
+    """Context in which the first Ctrl-C or SIGTERM sets `code` and a second one ends the process.
 
-    The first is answered and the second acts at once, also in the midst of a step or of its compilation,
-    where Python's own handlers have to wait. SIGHUP sets `code` too, but never ends the process: a terminal
-    that closes may send several.
+    A thread answers the signals, also during a step or its compilation, when Python's handlers have to wait.
+    SIGHUP sets `code` too but never ends the process, since a closing terminal may send several.
 
     Args:
-        max_minutes: after which `code` is set; None for no limit.
+        max_minutes: time after which `code` is set; None for no limit.
     """
 
     def __init__(self, max_minutes: float | None = None):
@@ -31,44 +29,44 @@ class StopRequest:
 
     @property
     def code(self) -> int:
-        """The exit code to stop with: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 75 out of time;
-        0 to go on.
-        """
+        """Exit code: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, 75 out of time, otherwise 0."""
         return self._code or (OUT_OF_TIME if time.monotonic() >= self._deadline else 0)
 
     def __enter__(self) -> "StopRequest":
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        self._wakeup = signal.set_wakeup_fd(self._writer)
-        self._handlers = {number: signal.signal(number, self._note) for number in (*SIGNALS, *hang_up())}
+        self._previous_writer = signal.set_wakeup_fd(self._writer)
+        self._previous_handlers = {
+            number: signal.signal(number, self._set_code) for number in (*SIGNALS, *hangup_signals())
+        }
         threading.Thread(target=self._listen, args=(self._reader,), daemon=True).start()
         return self
 
     def __exit__(self, *_) -> None:
-        for number, handler in self._handlers.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(self._wakeup)
+        signal.set_wakeup_fd(self._previous_writer)
         os.close(self._writer)  # ends the thread
 
-    def _note(self, number, frame) -> None:
+    def _set_code(self, number, frame) -> None:
         self._code = self._code or 128 + number
 
     @staticmethod
     def _listen(reader: int) -> None:
-        """Answers signals, each of which comes as a byte, as soon as they come."""
-        asked = None  # when, first
+        """Answers each signal, which arrives as a byte, at once."""
+        first_time = None
         while number := os.read(reader, 1):
             if number[0] not in SIGNALS:
                 continue
-            if asked is None:
-                asked = time.monotonic()
-                with contextlib.suppress(OSError):  # its reader may have got the same Ctrl-C
+            if first_time is None:
+                first_time = time.monotonic()
+                with contextlib.suppress(OSError):  # a closed pipe
                     os.write(2, b"\nstopping after this step; once more to stop at once\n")
-            elif time.monotonic() > asked + REQUEST_SECONDS:
+            elif time.monotonic() > first_time + REQUEST_SECONDS:
                 os._exit(128 + number[0])
         os.close(reader)
 
 
-def hang_up() -> list[int]:
-    """SIGHUP; nothing where this process was started to ignore it, as by nohup."""
+def hangup_signals() -> list[int]:
+    """SIGHUP, unless this process was started to ignore it, as by nohup."""
     return [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]

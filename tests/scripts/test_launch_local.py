@@ -47,7 +47,9 @@ def test_one_that_is_killed_counts_as_a_shell_counts_it():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_for_the_workers(number, capfd, monkeypatch):
     """They end as they like; the launcher waits for them."""
-    monkeypatch.setattr(launch_local, "hang_up", lambda: [signal.SIGHUP])  # also where tests run under nohup
+    monkeypatch.setattr(
+        launch_local, "hangup_signals", lambda: [signal.SIGHUP]
+    )  # also where tests run under nohup
     code = (
         "import signal\n"
         f"signal.signal({number:d}, lambda *_: sys.exit(130))\n"

@@ -39,7 +39,7 @@ def machine(monkeypatch):
         (set(), (12, 0), "mixed_bfloat16", "xla"),
     ],
 )
-def test_auto_is_decided_by_what_the_machine_has(machine, flags, capability, precision, compile_mode):
+def test_auto_depends_on_the_hardware(machine, flags, capability, precision, compile_mode):
     machine(flags=flags, capability=capability)
     assert resolve_precision("auto")[0] == precision
     assert resolve_compile("auto")[0] == compile_mode
@@ -53,24 +53,24 @@ def test_the_reason_names_the_instructions(machine):
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("compile_mode", ["graph", "xla"])
 @pytest.mark.parametrize("flags", [set(), {"amx_bf16"}])
-def test_what_is_asked_for_wins(machine, precision, compile_mode, flags):
+def test_an_explicit_choice_is_kept(machine, precision, compile_mode, flags):
     machine(flags=flags)
     assert resolve_precision(precision) == (precision, "as set")
     assert resolve_compile(compile_mode) == (compile_mode, "as set")
 
 
-def test_flags_are_read_from_what_linux_reports(tmp_path):
+def test_processor_flags_are_read_from_cpuinfo(tmp_path):
     path = tmp_path / "cpuinfo"
     path.write_text("model name\t: flags of a CPU\nflags\t\t: fpu avx2 amx_bf16\nvmx flags\t: vnmi\n")
     assert processor_flags(path) == {"fpu", "avx2", "amx_bf16"}
     assert processor_flags(tmp_path / "missing") == set()
 
 
-def test_available_memory_is_within_the_limit_of_a_container(tmp_path):
+def test_available_memory_respects_the_limit_of_a_container(tmp_path):
     free = available_memory(tmp_path)
     assert free > 2**20
     (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory(tmp_path) == pytest.approx(free, rel=0.2)  # of a machine at work
+    assert available_memory(tmp_path) == pytest.approx(free, rel=0.2)  # other processes allocate too
     in_use = psutil.Process().memory_info().rss
     (tmp_path / "memory.max").write_text(f"{in_use + 3 * 2**20}\n")
     assert 0 <= available_memory(tmp_path) <= 4 * 2**20
@@ -78,7 +78,7 @@ def test_available_memory_is_within_the_limit_of_a_container(tmp_path):
     assert available_memory(tmp_path) == 0
 
 
-def test_deterministic_operations_raise_where_they_would_draw_at_random():
+def test_deterministic_mode_refuses_unseeded_draws():
     code = """
 import tensorflow as tf
 from training.hardware import make_deterministic

@@ -1,4 +1,4 @@
-"""The loop, with a step that only counts."""
+"""Training loop, with a fake step."""
 
 import os
 import signal
@@ -9,13 +9,12 @@ import tensorflow as tf
 
 from system.errors import DivergedError
 from training.config import TrainingConfig
-from training.divergence import BadSteps
-from training.loop import train
+from training.loop import BadSteps, train
 from training.step import StepResult
 
 
 class Run:
-    """Records what the loop does; `at_step` and `at_save` map a number to what happens there."""
+    """Records calls of the loop; `at_step` and `at_save` map a step to a function called there."""
 
     def __init__(self, **config):
         cadences = dict.fromkeys(("log_every", "eval_every", "sample_every", "checkpoint_every"), 1000)
@@ -23,7 +22,7 @@ class Run:
         self.at_step, self.at_save = {}, {}
         self.not_finite = set()
         self.steps, self.rows, self.saved, self.num_timed = [], {}, [], 0
-        self.facts, self.said = {}, []
+        self.facts, self.lines = {}, []
 
     def train_step(self, step, inputs, targets):
         number = int(step)
@@ -48,15 +47,15 @@ class Run:
         self.at_save.get(step, lambda: None)()
 
     def say(self, text):
-        self.said.append(text)
+        self.lines.append(text)
 
-    def go(self, *, start_step=0, counted=None, agree=int):
+    def train(self, *, start_step=0, counts=None, agree=int):
         return train(
             self.train_step,
             [(f"inputs {step}", f"targets {step}") for step in range(start_step, self.config.num_steps)],
             config=self.config,
             start_step=start_step,
-            bad_steps=BadSteps(self.config.max_bad_steps, counted),
+            bad_steps=BadSteps(self.config.max_bad_steps, counts),
             log=self,
             validate=lambda: {"validation_loss": 3.5},
             sample=lambda: {"sample": "text"},
@@ -68,13 +67,13 @@ class Run:
         return [step for step, metrics in self.rows.items() if name in metrics]
 
 
-def test_each_thing_happens_at_its_own_cadence():
+def test_logging_evaluation_samples_and_saves_have_their_own_intervals():
     run = Run(num_steps=24, log_every=5, eval_every=8, sample_every=12, checkpoint_every=10)
-    assert run.go() == (24, 0)
+    assert run.train() == (24, 0)
     assert run.steps == list(range(24))
     assert run.num_timed == 24
     assert run.steps_with("loss") == [1, 5, 10, 15, 20, 24]
-    assert run.steps_with("validation_loss") == [8, 16]  # the whole split comes after the last step
+    assert run.steps_with("validation_loss") == [8, 16]  # the last step is evaluated on all data
     assert run.steps_with("sample") == [12]
     assert run.saved == [10, 20, 24]
     assert run.rows[5] == {"loss": 1.0, "gradient_norm": 1.5, "learning_rate": 0.25}
@@ -83,35 +82,35 @@ def test_each_thing_happens_at_its_own_cadence():
 
 def test_a_checkpoint_records_the_validation_loss_of_its_step():
     run = Run(eval_every=4, checkpoint_every=2)
-    run.go()
+    run.train()
     measured = {step: facts.get("validation_loss") for step, facts in run.facts.items()}
     assert measured == {2: None, 4: 3.5, 6: None, 8: 3.5, 10: None}
 
 
-def test_a_resumed_run_does_what_is_left_at_the_same_steps():
+def test_a_resumed_run_does_the_same_at_the_same_steps():
     whole = Run(log_every=3, eval_every=4, checkpoint_every=5)
-    whole.go()
+    whole.train()
     rest = Run(log_every=3, eval_every=4, checkpoint_every=5)
-    assert rest.go(start_step=5) == (10, 0)
+    assert rest.train(start_step=5) == (10, 0)
     assert rest.steps == [5, 6, 7, 8, 9]
     assert rest.rows == {step: metrics for step, metrics in whole.rows.items() if step > 5}
     assert rest.saved == [10]
 
 
-def test_a_run_that_is_done_does_nothing():
+def test_a_completed_run_does_nothing():
     run = Run()
-    assert run.go(start_step=10) == (10, 0)
+    assert run.train(start_step=10) == (10, 0)
     assert (run.steps, run.rows, run.saved) == ([], {}, [])
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted():
     run = Run(checkpoint_every=1, log_every=1, eval_every=4, max_bad_steps=2)
     run.not_finite = {3, 6}
-    assert run.go() == (10, 0)
+    assert run.train() == (10, 0)
     assert run.rows[4] == {"skipped_steps": 1, "validation_loss": 3.5}
     assert run.rows[7] == {"skipped_steps": 2}
     assert run.steps_with("loss") == [1, 2, 3, 5, 6, 8, 9, 10]
-    assert run.said == [
+    assert run.lines == [
         "step 4: loss nan, gradient norm 1.5; skipped",
         "step 7: loss nan, gradient norm 1.5; skipped",
     ]
@@ -125,22 +124,22 @@ def test_too_many_bad_steps_in_a_row_end_a_run():
     with pytest.raises(
         DivergedError, match=r"step 9: loss nan, gradient norm 1.5; 3 steps in a row"
     ) as caught:
-        run.go()
+        run.train()
     assert caught.value.good_step == 6
-    assert run.saved == [3, 6]  # that of step 2 and of step 4 waited for a good one
+    assert run.saved == [3, 6]  # the saves of steps 2 and 4 waited for a good step
     assert run.steps[-1] == 8
 
 
-def test_a_run_that_was_stopped_amid_bad_steps_counts_on():
+def test_a_run_stopped_during_bad_steps_continues_to_count():
     run = Run(max_bad_steps=4)
     run.not_finite = {3, 5, 6, 7, 8}
     run.at_step[6] = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    assert run.go() == (7, 143)
+    assert run.train() == (7, 143)
     assert run.facts[7] == {"bad_steps": {"in_a_row": 2, "in_all": 3}}
     rest = Run(max_bad_steps=4)
     rest.not_finite = run.not_finite
     with pytest.raises(DivergedError, match=r"step 9: .* 4 steps in a row") as caught:
-        rest.go(start_step=7, counted=run.facts[7]["bad_steps"])
+        rest.train(start_step=7, counts=run.facts[7]["bad_steps"])
     assert caught.value.good_step == 5
 
 
@@ -149,48 +148,48 @@ def test_a_run_that_was_stopped_amid_bad_steps_counts_on():
 def test_a_signal_ends_the_step_and_saves(number, code, step, saved):
     run = Run(checkpoint_every=5)
     run.at_step[step] = lambda: os.kill(os.getpid(), number)
-    assert run.go() == (step + 1, code)
+    assert run.train() == (step + 1, code)
     assert run.saved == saved
     assert run.steps[-1] == step
 
 
-def test_a_run_stops_where_another_of_its_processes_is_asked_to():
+def test_a_run_stops_when_another_worker_is_stopped():
     codes = iter([0, 0, 143, 143])
     run = Run()
-    assert run.go(agree=lambda code: max(code, next(codes))) == (3, 143)
+    assert run.train(agree=lambda code: max(code, next(codes))) == (3, 143)
     assert run.saved == [3]
 
 
-def test_a_signal_in_the_last_step_is_heard():
+def test_a_signal_in_the_last_step_sets_the_exit_code():
     run = Run()
     run.at_step[9] = lambda: os.kill(os.getpid(), signal.SIGINT)
-    assert run.go() == (10, 130)
+    assert run.train() == (10, 130)
     assert run.saved == [10]
 
 
 def test_a_signal_while_saving_ends_the_next_step():
     run = Run(checkpoint_every=5)
     run.at_save[5] = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    assert run.go() == (6, 143)
+    assert run.train() == (6, 143)
     assert run.saved == [5, 6]
 
 
-def test_a_signal_while_saving_the_last_step_is_heard():
+def test_a_signal_while_saving_the_last_step_sets_the_exit_code():
     run = Run()
     run.at_save[10] = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    assert run.go() == (10, 143)
+    assert run.train() == (10, 143)
 
 
 def test_a_run_out_of_time_saves_and_stops():
     run = Run(max_minutes=0.1 / 60)
     run.at_step[3] = lambda: time.sleep(0.11)
-    assert run.go() == (4, 75)
+    assert run.train() == (4, 75)
     assert run.saved == [4]
 
 
-def test_however_little_time_there_is_a_step_is_done_and_the_end_is_reached():
+def test_a_run_out_of_time_does_at_least_one_step():
     run = Run(num_steps=2, max_minutes=1e-9)
-    assert run.go() == (1, 75)
-    assert run.go(start_step=1) == (2, 75)
-    assert run.go(start_step=2) == (2, 0)  # what is left is to measure the end
+    assert run.train() == (1, 75)
+    assert run.train(start_step=1) == (2, 75)
+    assert run.train(start_step=2) == (2, 0)
     assert run.saved == [1, 2]

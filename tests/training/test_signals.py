@@ -12,7 +12,7 @@ from training.signals import StopRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER = "stopping after this step; once more to stop at once"
-# Native code that no signal interrupts, as in a step.
+# Native code that signals do not interrupt, like a step.
 BUSY = """
 import hashlib, signal, sys
 import training.signals
@@ -50,7 +50,7 @@ def wait_until(is_so):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_first_signal_is_noted_and_answered(number, code, capfd):
+def test_the_first_signal_sets_the_code_and_is_answered(number, code, capfd):
     answers = ""
 
     def is_answered():
@@ -67,7 +67,7 @@ def test_the_first_signal_is_noted_and_answered(number, code, capfd):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_acts_at_once_even_in_native_code(number):
+def test_a_second_signal_ends_the_process_even_in_native_code(number):
     with busy() as process:
         try:
             assert process.stdout.readline() == "busy\n"
@@ -82,7 +82,7 @@ def test_a_second_signal_acts_at_once_even_in_native_code(number):
 
 
 def test_two_signals_at_once_are_one_request():
-    """As `timeout` sends them: to the process, and to its group."""
+    """`timeout` sends one to the process and one to its group."""
     with busy(request_seconds=300) as process:
         try:
             assert process.stdout.readline() == "busy\n"
@@ -95,7 +95,7 @@ def test_two_signals_at_once_are_one_request():
             process.kill()
 
 
-def test_all_that_a_terminal_sends_when_it_closes_is_one_request():
+def test_repeated_hangups_do_not_end_the_process():
     with busy() as process, StopRequest() as stop:
         try:
             assert process.stdout.readline() == "busy\n"
@@ -103,7 +103,7 @@ def test_all_that_a_terminal_sends_when_it_closes_is_one_request():
                 process.send_signal(signal.SIGHUP)
                 os.kill(os.getpid(), signal.SIGHUP)
             assert stop.code == 129
-            process.send_signal(signal.SIGTERM)  # what it answers, it has come to behind the others
+            process.send_signal(signal.SIGTERM)  # its answer shows that the hangups were handled
             assert process.stderr.readline() == "\n"
             assert process.stderr.readline() == f"{ANSWER}\n"
             assert process.poll() is None
@@ -111,7 +111,7 @@ def test_all_that_a_terminal_sends_when_it_closes_is_one_request():
             process.kill()
 
 
-def test_under_nohup_a_terminal_may_close():
+def test_hangups_are_ignored_under_nohup():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
@@ -119,7 +119,7 @@ def test_under_nohup_a_terminal_may_close():
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_other_signals_do_not_count():
+def test_other_signals_are_ignored():
     handler = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
         with StopRequest() as stop:
@@ -131,14 +131,14 @@ def test_other_signals_do_not_count():
         signal.signal(signal.SIGUSR1, handler)
 
 
-def test_time_is_over_after_so_many_minutes():
+def test_the_code_is_set_after_max_minutes():
     stop = StopRequest(max_minutes=0.05 / 60)
     assert stop.code == 0
     time.sleep(0.06)
     assert stop.code == 75
 
 
-def test_outside_all_is_as_it_was():
+def test_handlers_are_restored_at_exit():
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     threads = threading.active_count()
