@@ -1,4 +1,4 @@
-"""Tries several workers on one machine.
+"""Runs several workers of train.py on this machine, to try multi-worker training.
 
 python -m scripts.launch_local --workers 2 -- experiment=lm distribute=multi_worker
 """
@@ -20,24 +20,22 @@ from system.terminal import print_line
 from training.signals import SIGNALS, hangup_signals
 
 PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
-# Seconds in which the others tell by themselves that one has ended, and then those in which they obey.
+# After a failure, seconds for the other workers to end by themselves, and to end after a signal.
 PATIENCE, GRACE = 30, 10
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
-    return launch([sys.executable, str(PROGRAM), *options.overrides], num_workers=options.workers)
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.launch_local",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workers", type=positive, default=2, help="processes to start; 2 when not given")
-    parser.add_argument("overrides", nargs="*", help="after --: what train.py is given")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--workers", type=positive, default=2, help="number of processes (default %(default)s)"
+    )
+    parser.add_argument("overrides", nargs="*", help="arguments of train.py, after --")
+    options = parser.parse_args(arguments)
+    return launch([sys.executable, str(PROGRAM), *options.overrides], num_workers=options.workers)
 
 
 def positive(text: str) -> int:
@@ -48,24 +46,27 @@ def positive(text: str) -> int:
 
 
 def launch(command: list[str], *, num_workers: int) -> int:
-    """Runs the command once a worker, each line behind its number; the first exit code that is not 0.
+    """Runs `command` once for each worker and prints their output, each line with the worker's number.
 
-    When one fails, so do the others: what has not ended by itself is ended.
+    When a worker fails, the others are ended, if they do not end by themselves.
+
+    Returns:
+        The first exit code that is not 0, or 0.
     """
     addresses = free_addresses(num_workers)
     workers = [start(command, addresses, index) for index in range(num_workers)]
     readers = [threading.Thread(target=relay, args=(worker, index)) for index, worker in enumerate(workers)]
     for reader in readers:
         reader.start()
-    with forwarded(workers):
-        code = first_failure(workers)
+    with forwarding_signals(workers):
+        code = wait(workers)
     for reader in readers:
         reader.join()
     return code
 
 
 def free_addresses(count: int) -> list[str]:
-    """Ports of this machine that nobody listens at."""
+    """Unused ports of this machine, as host:port."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -82,7 +83,7 @@ def start(command: list[str], addresses: list[str], index: int) -> subprocess.Po
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # Ctrl-C reaches them once, through this process
+        start_new_session=True,  # so that Ctrl-C reaches the workers once, from this process
     )
 
 
@@ -92,8 +93,8 @@ def relay(worker: subprocess.Popen, index: int) -> None:
 
 
 @contextlib.contextmanager
-def forwarded(workers: list[subprocess.Popen]):
-    """Inside it, Ctrl-C, SIGTERM and SIGHUP are for the workers, which save and end."""
+def forwarding_signals(workers: list[subprocess.Popen]):
+    """Context in which Ctrl-C, SIGTERM and SIGHUP are sent on to the workers, which save and end."""
 
     def forward(number, frame):
         for worker in workers:
@@ -107,26 +108,25 @@ def forwarded(workers: list[subprocess.Popen]):
             signal.signal(number, handler)
 
 
-def first_failure(workers: list[subprocess.Popen]) -> int:
-    """Waits for all; the exit code of the first that ends with another than 0, or 0."""
+def wait(workers: list[subprocess.Popen]) -> int:
+    """Waits for all workers, and ends them after a failure; returns its exit code, or 0."""
     while not (failed := [worker for worker in workers if worker.poll()]):
         if all(worker.poll() == 0 for worker in workers):
             return 0
         time.sleep(0.1)
     for end, seconds in (
-        (None, PATIENCE),
+        (lambda worker: None, PATIENCE),
         (subprocess.Popen.terminate, GRACE),
         (subprocess.Popen.kill, GRACE),
     ):
         deadline = time.monotonic() + seconds
         for worker in workers:
-            if end is not None and worker.poll() is None:
-                end(worker)
+            end(worker)  # does nothing to a worker that has ended
         for worker in workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.wait(max(0.0, deadline - time.monotonic()))
     code = failed[0].returncode
-    return 128 - code if code < 0 else code  # a signal, as a shell counts it
+    return 128 - code if code < 0 else code  # a shell reports signal n as 128 + n
 
 
 if __name__ == "__main__":

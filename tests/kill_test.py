@@ -1,9 +1,9 @@
-"""Kills training runs at random moments and compares how they end: `python -m tests.kill_test --kills 50`.
+"""Kills training runs at random moments and compares their results: `python -m tests.kill_test --kills 50`.
 
 A tiny language model with dropout and accumulation, and a tiny vision transformer with augmentation, are each
-trained twice: once without a break, and once killed again and again (SIGKILL), while saving, while training
-and while starting, and started again each time. Weights, optimizer state, metrics, TensorBoard's events and
-the summary must be the same in the end, bit for bit.
+trained twice: once without interruption, and once killed (SIGKILL) and resumed repeatedly, while saving,
+while training and while starting. Weights, optimizer variables, metrics, TensorBoard's curves and the summary
+must be equal at the end, bit for bit.
 """
 
 import argparse
@@ -51,57 +51,51 @@ TASKS = {
 }
 CHECKPOINT_EVERY = 4
 CHECKPOINTS_PER_KILL = 4
-# How long after the moment that was waited for, at most: into a save, into later steps, into a start.
+# Maximum seconds between the event that is waited for and the kill.
 DELAYS = {"while saving": 0.01, "while training": 0.1, "while starting": 3.0}
-PATIENCE = 300.0
+TIMEOUT_SECONDS = 300.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = parse(arguments)
-    place = Path(tempfile.mkdtemp(prefix="torture-"))
+    parser = argparse.ArgumentParser(prog="python -m tests.kill_test", description=__doc__)
+    parser.add_argument(
+        "--kills", type=int, default=50, metavar="N", help="kills of each task (default %(default)s)"
+    )
+    parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=sorted(TASKS))
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default %(default)s)")
+    options = parser.parse_args(arguments)
+    directory = Path(tempfile.mkdtemp(prefix="kill-test-"))
     failed = 0
     for task in options.tasks:
-        problems = torture(task, place, kills=options.kills, generator=random.Random(options.seed))
-        print(*(f"{task}: {problem}" for problem in problems), sep="\n", end="\n" * bool(problems))
-        print(f"{task}: {'not the same' if problems else 'all equal, bit for bit'}", flush=True)
+        problems = compare_killed(task, directory, kills=options.kills, generator=random.Random(options.seed))
+        for problem in problems:
+            print(f"{task}: {problem}")
+        print(f"{task}: {'different' if problems else 'all equal, bit for bit'}", flush=True)
         failed += bool(problems)
     if failed:
-        print(f"the runs are in {place}")
+        print(f"the runs are in {directory}")
         return 1
-    shutil.rmtree(place)
+    shutil.rmtree(directory)
     return 0
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.kill_test", description=__doc__)
-    parser.add_argument(
-        "--kills", type=int, default=50, metavar="N", help="of each task (default %(default)s)"
-    )
-    parser.add_argument(
-        "--tasks", nargs="+", choices=sorted(TASKS), default=sorted(TASKS), help="(default all)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default %(default)s)")
-    return parser.parse_args(arguments)
-
-
-def torture(task: str, place: Path, *, kills: int, generator: random.Random) -> list[str]:
-    """How the killed run of a task differs from the other one."""
+def compare_killed(task: str, directory: Path, *, kills: int, generator: random.Random) -> list[str]:
+    """Differences between a killed and an uninterrupted run of a task."""
     import_tensorflow()
     from tests.comparison import differences
 
     num_steps = CHECKPOINT_EVERY * CHECKPOINTS_PER_KILL * (kills + 1)
-    places = [f"output_dir={place}", f"data.cache_dir={place / 'cache'}"]
-    rhythm = [f"num_steps={num_steps}", f"checkpoint_every={CHECKPOINT_EVERY}"]
-    command = train_command(*TASKS[task], *(places if task == "lm" else places[:1]), *rhythm)
-    print(f"{task}: {num_steps} steps without a break", flush=True)
+    cache = [f"data.cache_dir={directory / 'cache'}"] if task == "lm" else []
+    steps = [f"num_steps={num_steps}", f"checkpoint_every={CHECKPOINT_EVERY}"]
+    command = train_command(*TASKS[task], f"output_dir={directory}", *cache, *steps)
+    print(f"{task}: {num_steps} steps without interruption", flush=True)
     finish([*command, f"name={task}-whole"])
-    run = place / f"{task}-killed"
-    told = kill_often(
-        [*command, f"name={run.name}"], run, kills=kills, num_steps=num_steps, generator=generator
-    )
-    print(f"{task}: killed " + ", ".join(f"{number} times {when}" for when, number in told.items()))
-    finish([*command, f"name={run.name}"])
-    return differences(place / f"{task}-whole", run)
+    run = directory / f"{task}-killed"
+    resume = [*command, f"name={run.name}"]
+    moments = kill_often(resume, run, kills=kills, num_steps=num_steps, generator=generator)
+    print(f"{task}: killed " + ", ".join(f"{count} times {moment}" for moment, count in moments.items()))
+    finish(resume)
+    return differences(directory / f"{task}-whole", run)
 
 
 def train_command(*overrides: str) -> list[str]:
@@ -122,56 +116,57 @@ def kill_often(
     num_steps: int,
     generator: random.Random,
     checkpoint_every: int = CHECKPOINT_EVERY,
-    kinds: Sequence[str] = tuple(DELAYS),
+    moments: Sequence[str] = tuple(DELAYS),
 ) -> Counter:
-    """Starts a command and kills it, again and again, before it reaches `num_steps`.
+    """Starts a command and kills it, repeatedly, before it reaches `num_steps`.
 
     Args:
-        run: directory of the run of the command.
+        run: run directory of the command.
         checkpoint_every: of the command, in steps.
-        kinds: of moments to choose from.
+        moments: moments to choose from.
 
     Returns:
-        How many of the kills came when; "while saving" means that a half-written checkpoint was left behind.
+        Number of kills by moment; "while saving" means that the kill left a partial checkpoint.
     """
-    moments = Counter()
+    counts = Counter()
     for kills_left in range(kills, 0, -1):
         done = latest_step(run)
         room = (num_steps - done) // checkpoint_every - kills_left
-        when = generator.choice(kinds) if room > 0 else "while starting"
+        moment = generator.choice(moments) if room > 0 else "while starting"
         target = done + checkpoint_every * generator.randint(1, max(1, 2 * room // kills_left))
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            if when != "while starting":
-                wait_for(run / "checkpoints" / directory_name(target), process, half=when == "while saving")
-            time.sleep(generator.uniform(0, DELAYS[when]))
+            if moment != "while starting":
+                path = run / "checkpoints" / directory_name(target)
+                wait_for(path, process, or_partial=moment == "while saving")
+            time.sleep(generator.uniform(0, DELAYS[moment]))
             process.kill()
             errors = process.stderr.read().decode()
         if process.returncode > 0:
             raise RunError(f"exit code {process.returncode} of {' '.join(command)}: {errors.strip()}")
         if process.returncode == 0:
-            when = "too late"
+            moment = "too late"
         elif any((run / "checkpoints").glob("*.partial")):
-            when = "while saving"
-        elif when == "while saving":
-            when = "while training"
-        moments[when] += 1
-    return moments
+            moment = "while saving"
+        elif moment == "while saving":
+            moment = "while training"
+        counts[moment] += 1
+    return counts
 
 
 def latest_step(run: Path) -> int:
-    """Of its checkpoints; 0 if it has none."""
+    """Step of the latest checkpoint; 0 if there is none."""
     names = [path.name for path in (run / "checkpoints").glob("step-????????")]
     return max((int(name.removeprefix("step-")) for name in names), default=0)
 
 
-def wait_for(checkpoint: Path, process: subprocess.Popen, *, half: bool) -> None:
-    """Until a checkpoint is there, or half of it; or the process has ended."""
-    aside = checkpoint.with_name(f"{checkpoint.name}.partial")
-    deadline = time.monotonic() + PATIENCE
-    while process.poll() is None and not (checkpoint.exists() or (half and aside.exists())):
+def wait_for(checkpoint: Path, process: subprocess.Popen, *, or_partial: bool) -> None:
+    """Waits until a checkpoint, or a part of it, exists or the process has ended."""
+    partial = checkpoint.with_name(f"{checkpoint.name}.partial")
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while process.poll() is None and not (checkpoint.exists() or (or_partial and partial.exists())):
         if time.monotonic() > deadline:
             process.kill()
-            raise RunError(f"{checkpoint} did not appear within {PATIENCE:.0f} seconds")
+            raise RunError(f"{checkpoint} did not appear within {TIMEOUT_SECONDS:.0f} seconds")
         time.sleep(0.0005)
 
 

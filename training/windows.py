@@ -1,4 +1,4 @@
-"""Losses of single targets, and their mean over documents, which are not of one kind."""
+"""Losses of single targets in windows of text, and their mean over documents."""
 
 import math
 from typing import Protocol
@@ -15,17 +15,18 @@ class WindowEvaluator(Protocol):
 
 
 def make_window_evaluator(model: keras.Model, *, compile_mode: str) -> WindowEvaluator:
-    """A function from inputs (batch, window) and targets (batch, stride) to losses in nats.
+    """Function from inputs (batch, window) and targets (batch, stride) to losses (batch, stride) in nats.
 
-    The targets follow the last inputs of their row. The losses are (batch, stride) float32, 0 where a target
-    is negative. `attention_block` is that of `TransformerLM`, which `model` must be.
+    The targets follow the last `stride` inputs of their row; the loss of a masked (negative) target is 0.
+    `model` is a `TransformerLM`, whose documentation describes `attention_block`.
     """
 
     @tf.function(jit_compile=compile_mode == "xla")
     def losses(inputs, targets, attention_block):
-        logits = model(inputs, attention_block=attention_block, last=targets.shape[1])
-        of_targets = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(targets, 0), logits)
-        return tf.where(targets >= 0, of_targets, 0.0)
+        stride = targets.shape[1]
+        logits = model(inputs, attention_block=attention_block, last=stride)  # (batch, stride, classes)
+        values = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(targets, 0), logits)
+        return tf.where(targets >= 0, values, 0.0)  # (batch, stride)
 
     def evaluate(inputs, targets, *, attention_block=None):
         return losses(tf.constant(inputs), tf.constant(targets), attention_block).numpy()
@@ -36,12 +37,13 @@ def make_window_evaluator(model: keras.Model, *, compile_mode: str) -> WindowEva
 def mean_over_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     """Mean over the targets of all documents, and its standard error with documents as the sampling unit.
 
-    The targets of a document are alike, so that they are no sample of their own. The mean is a ratio of two
-    sums over documents; its error is that of the linearised ratio (Cochran 1977, Sampling Techniques, 2.11).
+    The targets of one document are correlated, so that they are not independent samples. The mean is a ratio
+    of two sums over documents; its error is that of the linearised ratio (Cochran 1977, Sampling Techniques,
+    2.11).
 
     Args:
-        sums: (documents,) sum over the targets of each.
-        counts: (documents,) how many targets each has.
+        sums: (documents,) sum over the targets of each document.
+        counts: (documents,) number of targets of each document.
 
     Returns:
         The mean, and its standard error: NaN for a single document.
@@ -49,6 +51,6 @@ def mean_over_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[float, fl
     mean = sums.sum() / counts.sum()
     if len(sums) < 2:
         return float(mean), math.nan
-    residuals = sums - mean * counts
+    residuals = sums - mean * counts  # (documents,)
     scale = len(sums) / (len(sums) - 1) / counts.sum() ** 2
     return float(mean), math.sqrt(scale * (residuals**2).sum())

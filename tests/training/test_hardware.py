@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from training import hardware
-from training.hardware import available_memory, processor_flags, resolve_compile, resolve_precision
+from training.hardware import available_memory, resolve_compile, resolve_precision
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,13 +57,6 @@ def test_an_explicit_choice_is_kept(machine, precision, compile_mode, flags):
     machine(flags=flags)
     assert resolve_precision(precision) == (precision, "as set")
     assert resolve_compile(compile_mode) == (compile_mode, "as set")
-
-
-def test_processor_flags_are_read_from_cpuinfo(tmp_path):
-    path = tmp_path / "cpuinfo"
-    path.write_text("model name\t: flags of a CPU\nflags\t\t: fpu avx2 amx_bf16\nvmx flags\t: vnmi\n")
-    assert processor_flags(path) == {"fpu", "avx2", "amx_bf16"}
-    assert processor_flags(tmp_path / "missing") == set()
 
 
 def test_available_memory_respects_the_limit_of_a_container(tmp_path):
