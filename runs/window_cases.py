@@ -16,7 +16,7 @@ from rope.config import RopeConfig, RopeScalingConfig
 from runs.load import load_model, tell_of_other_data
 from system.errors import RunError
 from system.terminal import print_error
-from training.windows import WindowEvaluator, make_window_evaluator
+from training.window_losses import WindowEvaluator, make_window_evaluator
 
 
 @dataclass(frozen=True, eq=False)

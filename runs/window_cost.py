@@ -14,7 +14,7 @@ from runs.window_cases import Case, evaluator_of
 from system.errors import RunError
 from system.text import format_duration
 from training.hardware import available_memory
-from training.windows import WindowEvaluator
+from training.window_losses import WindowEvaluator
 
 # Measured peaks on a CPU are 3 (bfloat16) to 9 bytes (float32 under XLA, ALiBi) for each score and each bias.
 BYTES_PER_SCORE = 9

@@ -18,7 +18,7 @@ from runs.window_cases import Case, Run, attention_block, check_run, evaluator_o
 from runs.window_cost import batches_of, cost_of, work_of
 from system.errors import RunError, reason
 from system.terminal import print_error
-from training.windows import mean_over_documents
+from training.window_losses import mean_over_documents
 
 TABLE_COLUMNS = (
     "run",
