@@ -1,7 +1,9 @@
-"""Rotation by tables of angles, under the names and with the arguments of rotary-embedding-torch.
+"""Rotation by a table of angles, with the names and arguments of rotary-embedding-torch.
 
-A table of angles, `freqs` there, is (..., length, dim): the angle of each pair, doubled to one of each
-feature. `rope.rotation` is the faster route for a model, which shares cosines and sines between its layers.
+`freqs` there is a table of angles, (..., length, dim), with the angle of each pair at both of its features.
+Models use `rope.rotation`, which computes cosines and sines once for all layers.
+
+Shape words: length; features, those of a head; dim, the rotated ones; pairs, dim / 2.
 """
 
 from collections.abc import Sequence
@@ -13,12 +15,12 @@ from rope.rotation import HALF_PRECISION, check_layout, doubled
 
 
 def rotate_half(x: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
-    """A quarter turn of each pair of features, (a, b) to (-b, a); (..., dim)."""
+    """Rotates each pair of features by 90 degrees, (a, b) to (-b, a); (..., dim)."""
     check_layout(layout)
     x = tf.convert_to_tensor(x)
     check_pairs("x", x)
     if layout == "half":
-        first, second = tf.split(x, 2, axis=-1)
+        first, second = tf.split(x, 2, axis=-1)  # (..., dim / 2) each
         return tf.concat([-second, first], axis=-1)
     return tf.reshape(tf.stack([-x[..., 1::2], x[..., ::2]], axis=-1), tf.shape(x))
 
@@ -38,36 +40,25 @@ def apply_rotary_emb(
     Multiplies in float32 and casts last, whatever the dtype of `t`.
 
     Args:
-        freqs: (..., length, dim) table of angles, as `RotaryEmbedding(...)(positions)` gives it; broadcasts
-            against `t`. A 2-D table belongs to axis `seq_dim` of `t`.
+        freqs: (..., length, dim) angles from `RotaryEmbedding(...)(positions)`; broadcasts against `t`. A 2-D
+            table belongs to axis `seq_dim` of `t`.
         t: (..., length, features) queries or keys.
         start_index: first feature to rotate.
         scale: multiplies the rotated features; a number, or (length, dim), aligned like a 2-D table.
-        seq_dim: axis of `t` that is the sequence: -2, or -3 for (batch, length, heads, features).
-        freqs_seq_dim: axis of `freqs` that is the sequence. If given, or if `freqs` is 2-D, only the last
-            `length` rows of `freqs` are read, and there must be as many: queries are aligned to the right of
-            their keys.
-        layout: which features are a pair, `interleaved` or `half`.
+        seq_dim: sequence axis of `t`: -2, or -3 for (batch, length, heads, features).
+        freqs_seq_dim: sequence axis of `freqs`. If given, or if `freqs` is 2-D, only the last `length` rows
+            are used: queries are at the end of their keys.
+        layout: `interleaved` or `half`.
 
     Returns:
         The rotated tensor, with the shape and dtype of `t`.
 
     Raises:
-        TypeError: if `freqs` are bfloat16 or float16, which hold no angles.
-        ValueError: if the rotated features are not all in `t`, or the rows of `freqs` do not match `t`.
+        TypeError: if `freqs` are bfloat16 or float16.
+        ValueError: if `t` lacks features to rotate, or `freqs` or `scale` do not match `t`.
     """
     freqs, t = tf.convert_to_tensor(freqs), tf.convert_to_tensor(t)
-    if freqs.dtype in HALF_PRECISION:
-        raise TypeError(
-            f"angles must be float32, got {freqs.dtype.name}. A Keras layer that is given them under a "
-            "mixed policy needs autocast=False."
-        )
-    if freqs.shape.rank < 2:
-        raise ValueError(
-            f"angles must be (..., length, dim), got shape {freqs.shape}. "
-            "For one position, add an axis of 1 before the last."
-        )
-    check_pairs("the table of angles", freqs)
+    check_angles(freqs)
     dim, features = freqs.shape[-1], t.shape[-1]
     if start_index < 0 or start_index + dim > features:
         raise ValueError(
@@ -76,20 +67,17 @@ def apply_rotary_emb(
         )
     axis = sequence_axis(t, seq_dim)
     freqs, scale = tf.cast(freqs, tf.float32), tf.convert_to_tensor(scale, tf.float32)
-    if freqs_seq_dim is not None:
-        freqs_axis = sequence_axis(freqs, freqs_seq_dim, name="freqs_seq_dim")
+    if freqs_seq_dim is not None or freqs.shape.rank == 2:
+        freqs_axis = sequence_axis(freqs, freqs_seq_dim or 0, name="freqs_seq_dim")
         freqs = last_rows("table", freqs, t, axis, freqs_axis)
-    elif freqs.shape.rank == 2:
-        freqs = last_rows("table", freqs, t, axis, 0)
-    if freqs.shape.rank == 2:
-        freqs = beside_sequence(freqs, t, axis)
+    freqs = align_rows(freqs, t, axis)
     if scale.shape.rank == 2:
-        scale = beside_sequence(last_rows("scale", scale, t, axis, 0), t, axis)
-    rotated = tf.cast(t[..., start_index : start_index + dim], tf.float32)
-    check_broadcast(freqs, rotated)
-    rotated = (rotated * tf.cos(freqs) + rotate_half(rotated, layout=layout) * tf.sin(freqs)) * scale
-    pieces = [t[..., :start_index], tf.cast(rotated, t.dtype), t[..., start_index + dim :]]
-    return tf.concat([piece for piece in pieces if piece.shape[-1]], axis=-1)
+        scale = align_rows(last_rows("scale", scale, t, axis, 0), t, axis)
+    x = tf.cast(t[..., start_index : start_index + dim], tf.float32)  # (..., length, dim)
+    check_broadcast(freqs, x)
+    x = (x * tf.cos(freqs) + rotate_half(x, layout=layout) * tf.sin(freqs)) * scale
+    pieces = [t[..., :start_index], tf.cast(x, t.dtype), t[..., start_index + dim :]]
+    return tf.concat([piece for piece in pieces if piece.shape[-1]], axis=-1)  # (..., length, features)
 
 
 def apply_learned_rotations(
@@ -100,40 +88,40 @@ def apply_learned_rotations(
     *,
     layout: str = "interleaved",
 ) -> tf.Tensor:
-    """Rotates the features of `t` from `start_index` on by angles that a model has predicted.
+    """Rotates the features of `t` from `start_index` by angles that a layer has predicted.
 
     Args:
-        rotations: (..., length, pairs) angle of each pair, in radians, any float dtype; one row for each
-            token.
-        t: (..., length, features), with at least 2 * pairs features from `start_index` on.
+        rotations: (..., length, pairs) angles in radians, any float dtype.
+        t: (..., length, features), with at least 2 * pairs features from `start_index`.
         start_index: first feature to rotate.
-        freq_ranges: (ranges,) factors; then each rotation turns `ranges` consecutive pairs, by itself times
-            each factor.
-        layout: which features are a pair, `interleaved` or `half`.
+        freq_ranges: (ranges,) factors; each rotation then applies to `ranges` consecutive pairs, multiplied
+            by one factor for each.
+        layout: `interleaved` or `half`.
 
     Returns:
         The rotated tensor, with the shape and dtype of `t`.
 
     Raises:
-        ValueError: if there are more rotations than pairs of features, or more or fewer rows than tokens.
+        ValueError: if there are more rotations than pairs of features, or not one row per token.
     """
     rotations, t = tf.cast(rotations, tf.float32), tf.convert_to_tensor(t)
-    # A 2-D table may have rows for keys before the queries; rotations belong to their tokens.
+    # A 2-D table of angles may have rows for earlier keys; predicted rotations have one row per token.
     if rotations.shape.rank == 2 and not rotations.shape[:1].is_compatible_with(t.shape[-2:-1]):
         raise ValueError(
             f"rotations must have a row for each of the {t.shape[-2]} tokens of t, "
-            f"got {rotations.shape[0]}. Pass those of these tokens alone."
+            f"got {rotations.shape[0]}. Pass only the rows of these tokens."
         )
     if freq_ranges is not None:
-        freq_ranges = tf.reshape(tf.cast(freq_ranges, tf.float32), [-1])
-        ranged = rotations[..., tf.newaxis] * freq_ranges
-        pairs = rotations.shape[-1] * freq_ranges.shape[-1]
-        rotations = tf.reshape(ranged, tf.concat([tf.shape(rotations)[:-1], [pairs]], axis=0))
+        factors = tf.reshape(tf.cast(freq_ranges, tf.float32), [-1])  # (ranges,)
+        pairs = rotations.shape[-1] * factors.shape[-1]
+        shape = tf.concat([tf.shape(rotations)[:-1], [pairs]], axis=0)
+        rotations = rotations[..., tf.newaxis] * factors  # (..., length, rotations, ranges)
+        rotations = tf.reshape(rotations, shape)  # (..., length, pairs)
     return apply_rotary_emb(doubled(rotations, layout=layout), t, start_index, layout=layout)
 
 
 def broadcat(tensors: Sequence[tf.Tensor], dim: int = -1) -> tf.Tensor:
-    """Concatenates along `dim`, after broadcasting the other axes that are 1.
+    """Broadcasts the axes other than `dim`, then concatenates along `dim`.
 
     Raises:
         ValueError: if the tensors differ in rank, or in another axis that is not 1.
@@ -167,39 +155,48 @@ def check_pairs(name: str, x: tf.Tensor) -> None:
         raise ValueError(f"the last axis of {name} must be even to form rotation pairs, got shape {x.shape}.")
 
 
-def last_rows(name: str, freqs: tf.Tensor, t: tf.Tensor, axis: int, freqs_axis: int) -> tf.Tensor:
-    """As many of the last entries of `freqs_axis` as `t` has on `axis`."""
-    rows, length = size_of(freqs, freqs_axis), size_of(t, axis)
-    start = None
-    if isinstance(rows, int) and isinstance(length, int):
-        if rows < length:
-            raise ValueError(
-                f"{name} of shape {freqs.shape} does not match the features to rotate, {t.shape}: "
-                f"it needs a row for each of the {length} positions, got {rows}. "
-                "seq_dim says which axis is the sequence."
-            )
+def check_angles(freqs: tf.Tensor) -> None:
+    if freqs.dtype in HALF_PRECISION:
+        raise TypeError(
+            f"angles must be float32, got {freqs.dtype.name}. Under a mixed policy, a Keras layer that takes "
+            "angles as an input needs autocast=False."
+        )
+    if freqs.shape.rank < 2:
+        raise ValueError(
+            f"angles must be (..., length, dim), got shape {freqs.shape}. "
+            "For one position, add an axis of 1 before the last."
+        )
+    check_pairs("the table of angles", freqs)
+
+
+def last_rows(name: str, table: tf.Tensor, t: tf.Tensor, axis: int, table_axis: int) -> tf.Tensor:
+    """Last entries along `table_axis`, as many as `t` has along `axis`."""
+    rows, length = size_of(table, table_axis), size_of(t, axis)
+    if not (isinstance(rows, int) and isinstance(length, int)):
+        start = tf.maximum(rows - length, 0)
+    elif rows >= length:
         start = rows - length
-    index = [slice(None)] * freqs.shape.rank
-    index[freqs_axis] = slice(tf.maximum(rows - length, 0) if start is None else start, None)
-    return freqs[tuple(index)]
+    else:
+        raise ValueError(
+            f"{name} of shape {table.shape} does not match the features to rotate, {t.shape}: it needs a row "
+            f"for each of the {length} positions, got {rows}. seq_dim must be the sequence axis."
+        )
+    return table[(*[slice(None)] * table_axis, slice(start, None))]
 
 
-def beside_sequence(rows: tf.Tensor, t: tf.Tensor, axis: int) -> tf.Tensor:
-    """(length, dim), with axes of 1 so that `length` falls on `axis` of `t`."""
-    for _ in range(t.shape.rank - 2 - axis):
-        rows = tf.expand_dims(rows, -2)
-    return rows
+def align_rows(table: tf.Tensor, t: tf.Tensor, axis: int) -> tf.Tensor:
+    """A (length, dim) table with axes of 1 that place `length` on `axis` of `t`; others are unchanged."""
+    if table.shape.rank != 2:
+        return table
+    return table[(slice(None), *[tf.newaxis] * (t.shape.rank - 2 - axis))]  # (length, 1, ..., dim)
 
 
 def check_broadcast(freqs: tf.Tensor, x: tf.Tensor) -> None:
     """Raises ValueError if `freqs` cannot be broadcast to the shape of `x`, as far as it is known."""
-    rank = x.shape.rank
-    fits = freqs.shape.rank <= rank and all(
-        of_freqs in (1, None) or of_x is None or of_freqs == of_x
-        for of_freqs, of_x in zip(reversed(freqs.shape), reversed(x.shape), strict=False)
-    )
-    if not fits:
+    sizes = zip(reversed(freqs.shape), reversed(x.shape), strict=False)
+    fits = all(have in (1, None) or want in (None, have) for have, want in sizes)
+    if freqs.shape.rank > x.shape.rank or not fits:
         raise ValueError(
             f"angles of shape {freqs.shape} do not match the features to rotate, {x.shape}. "
-            "Each axis must be equal or 1; seq_dim says which axis is the sequence."
+            "Each axis must be equal or 1; seq_dim must be the sequence axis."
         )

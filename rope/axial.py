@@ -1,4 +1,8 @@
-"""Rotary embeddings over several axes: rows and columns of an image, frames of a video."""
+"""Rotary embeddings over several axes: rows and columns of an image, frames of a video.
+
+Shape words: cells, all positions of a grid; axes, the coordinates of each; pairs, those that rotate with one
+axis; dim, the features of a head.
+"""
 
 import math
 from collections.abc import Sequence
@@ -8,13 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from rope.frequencies import language_frequencies
-from rope.rotation import (
-    check_layout,
-    doubled,
-    rotary_angles,
-    rotary_table,
-    rotate,
-)
+from rope.rotation import check_layout, doubled, rotary_angles, rotary_table, rotate
 
 COORDINATES = ("cells", "unit")
 
@@ -26,8 +24,8 @@ def axis_positions(
 
     Args:
         size: cells of the axis.
-        coordinates: `cells` counts 0, 1, 2, ...; `unit` spreads from -1 to 1, both included.
-        offset: added, in those coordinates; an integer or float32.
+        coordinates: `cells` counts 0, 1, 2, ...; `unit` is equally spaced from -1 to 1, both included.
+        offset: added to the positions; an integer or float32.
 
     Raises:
         ValueError: if `coordinates` is unknown.
@@ -43,13 +41,13 @@ def axis_positions(
 def axial_angles(
     positions: Sequence[tf.Tensor], frequencies: tf.Tensor, *, axis_order: Sequence[int] | None = None
 ) -> tf.Tensor:
-    """Angles on a grid: a block of pairs for each axis, that turns with the position along that axis.
+    """Angles on a grid, with one block of pairs for each axis.
 
     Args:
-        positions: (size,) positions of each axis of the grid.
-        frequencies: (pairs,) radians per unit, of each axis.
-        axis_order: axis that each block of pairs follows; (0, 1, ...) when not given: for images rows, then
-            columns. RoPE-ViT has columns first, (1, 0).
+        positions: (size,) positions along each axis of the grid.
+        frequencies: (pairs,) radians per unit, shared by the axes.
+        axis_order: axis of each block of pairs; (0, 1, ...) when not given, which is rows, then columns, in
+            images. RoPE-ViT has columns first, (1, 0).
 
     Returns:
         (size of axis 0, size of axis 1, ..., axes * pairs) radians, float32.
@@ -61,14 +59,14 @@ def axial_angles(
 
 
 def grid_angles(angles: Sequence[tf.Tensor], *, axis_order: Sequence[int] | None = None) -> tf.Tensor:
-    """Angles on a grid, from those along each axis, which may have frequencies of their own.
+    """Angles on a grid, from the angles along each axis, which may have frequencies of its own.
 
     Args:
-        angles: (size, pairs) radians of each axis, float32.
+        angles: (size, pairs) radians along each axis, float32.
         axis_order: as for `axial_angles`.
 
     Returns:
-        (size of axis 0, size of axis 1, ..., pairs of all axes) radians, float32.
+        (size of axis 0, size of axis 1, ..., sum of pairs) radians, float32.
 
     Raises:
         ValueError: if `axis_order` does not name each axis once.
@@ -80,14 +78,15 @@ def grid_angles(angles: Sequence[tf.Tensor], *, axis_order: Sequence[int] | None
     sizes = [tf.shape(axis)[0] for axis in angles]
     blocks = []
     for axis in order:
-        along, pairs = [-1 if other == axis else 1 for other in range(axes)], angles[axis].shape[-1]
-        block = tf.reshape(angles[axis], (*along, pairs))
+        pairs = angles[axis].shape[-1]
+        shape = [-1 if other == axis else 1 for other in range(axes)]
+        block = tf.reshape(angles[axis], (*shape, pairs))  # (1, ..., size, ..., 1, pairs)
         blocks.append(tf.broadcast_to(block, (*sizes, pairs)))
     return tf.concat(blocks, axis=-1)
 
 
 def grid_positions(*dims: int, axis_order: Sequence[int] | None = None) -> tf.Tensor:
-    """(cells, axes) float32 coordinates, in cells, of a flattened grid, last axis fastest.
+    """(cells, axes) float32 coordinates of a flattened grid, last axis fastest.
 
     Coordinate 0 is the row of an image, 1 the column; `axis_order` (1, 0) swaps them.
     """
@@ -97,16 +96,16 @@ def grid_positions(*dims: int, axis_order: Sequence[int] | None = None) -> tf.Te
 
 
 def mixed_frequencies(num_heads: int, dim: int, *, theta: float = 10.0, turns: np.ndarray) -> np.ndarray:
-    """RoPE-ViT's initial 2-D frequencies (Heo et al. 2024, arXiv 2403.13298), in radians per cell.
+    """Initial 2-D frequencies of RoPE-ViT (Heo et al. 2024, arXiv 2403.13298), in radians per cell.
 
     Args:
-        num_heads: heads, each with frequencies of its own.
+        num_heads: number of heads, each with frequencies of its own.
         dim: features of a head, a multiple of 4.
-        theta: rotation base of their magnitudes theta^(-4i / dim).
-        turns: (num_heads,) angle, in radians, by which the axes of each head are turned; 0 is axial.
+        theta: rotation base of the magnitudes theta^(-4i / dim).
+        turns: (num_heads,) radians by which the axes of each head are turned; 0 is axial.
 
     Returns:
-        (2, num_heads, dim / 2) float64: along the first and the second coordinate.
+        (2, num_heads, dim / 2) float64, along the first and the second coordinate.
 
     Raises:
         ValueError: if `dim` is not a positive multiple of 4, or `num_heads` is below 1.
@@ -114,14 +113,10 @@ def mixed_frequencies(num_heads: int, dim: int, *, theta: float = 10.0, turns: n
     check_num_heads(num_heads)
     if dim < 4 or dim % 4:
         raise ValueError(f"dim must be a positive multiple of 4 for 2-D frequencies, got {dim}.")
-    magnitudes = language_frequencies(dim // 2, theta=theta)
-    turns = np.asarray(turns, np.float64).reshape(num_heads, 1)
-    return np.stack(
-        [
-            np.concatenate([magnitudes * function(turns), magnitudes * function(turns + np.pi / 2)], axis=-1)
-            for function in (np.cos, np.sin)
-        ]
-    )
+    magnitudes = np.tile(language_frequencies(dim // 2, theta=theta), 2)  # (dim / 2,)
+    turns = np.asarray(turns, np.float64)[:, np.newaxis]  # (num_heads, 1)
+    directions = np.repeat(np.concatenate([turns, turns + np.pi / 2], axis=-1), dim // 4, axis=-1)
+    return np.stack([magnitudes * np.cos(directions), magnitudes * np.sin(directions)])
 
 
 def check_num_heads(num_heads: int) -> None:
@@ -131,21 +126,21 @@ def check_num_heads(num_heads: int) -> None:
 
 @keras.saving.register_keras_serializable(package="rope")
 class MixedRotaryEmbedding(keras.layers.Layer):
-    """Learned 2-D frequencies per head, in which rows and columns mix (RoPE-ViT, arXiv 2403.13298).
+    """Learned 2-D frequencies of each head, mixing rows and columns (RoPE-ViT, arXiv 2403.13298).
 
-    One for each attention layer. The frequencies are a float32 weight under every dtype policy; weight decay
-    would pull positions together, so leave it out of that.
+    Make one for each attention layer. The frequencies are a float32 weight under every dtype policy. Exclude
+    it from weight decay, which would move positions together.
 
     Args:
         num_heads: heads of the attention layer.
         dim: features of a head, a multiple of 4.
         theta: rotation base of the initial magnitudes.
         layout: `interleaved` or `half`, see `rope.rotation`.
-        turn_axes: turn the axes of each head at random at the start; otherwise they start axial.
-        seed: of the random turns.
+        turn_axes: initialize each head with its axes turned by a random angle, instead of axial.
+        seed: seed of the random angles.
 
     Call arguments:
-        positions: (..., 2) coordinates in cells, as `grid_positions` gives them.
+        positions: (..., 2) coordinates in cells, such as from `grid_positions`.
 
     Returns:
         (num_heads, ..., dim) table of angles for `apply_rotary_emb`, float32.
@@ -196,11 +191,11 @@ class MixedRotaryEmbedding(keras.layers.Layer):
         positions = tf.convert_to_tensor(positions)
         if positions.shape[-1] != 2:
             raise ValueError(f"positions must have 2 coordinates, got shape {positions.shape}.")
-        # A sum of products, not a matrix product: that may run in TF32 on a GPU.
-        along_axes = [
-            rotary_angles(positions[..., axis], tf.reshape(self.frequencies[axis], [-1])) for axis in range(2)
-        ]
-        return tf.stack(tf.split(tf.add_n(along_axes), self.num_heads, axis=-1))
+        frequencies = tf.reshape(self.frequencies, (2, -1))  # (2, num_heads * dim / 2)
+        # A sum of products, because a matrix product may run in TF32 on a GPU.
+        angles = rotary_angles(positions[..., 0], frequencies[0])  # (..., num_heads * dim / 2)
+        angles += rotary_angles(positions[..., 1], frequencies[1])
+        return tf.stack(tf.split(angles, self.num_heads, axis=-1))
 
     def table(self, positions: tf.Tensor) -> tf.Tensor:
         """(num_heads, ..., dim / 2) table for `rotate`."""

@@ -1,6 +1,11 @@
-"""The rotary embedding as one stateless object."""
+"""The rotary embedding as one stateless Keras layer.
+
+Shape words: batch, heads, length; head_dim, the features of a head; dim, the rotated ones; `...`, batch and
+heads.
+"""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,54 +15,47 @@ from rope import xpos
 from rope.axial import axial_angles, axis_positions
 from rope.options import DEFAULTS, resolve
 from rope.positions import align_positions, align_scale, sequence_axis, shifted, size_of
-from rope.rotation import (
-    check_layout,
-    doubled,
-    rotary_angles,
-    rotary_table,
-    rotate,
-    scaled_table,
-)
+from rope.rotation import check_layout, doubled, rotary_angles, rotary_table, rotate, scaled_table
 
 
 @keras.saving.register_keras_serializable(package="rope")
 class RotaryEmbedding(keras.layers.Layer):
     """Rotary position embedding (Su et al. 2021, arXiv 2104.09864) with explicit positions.
 
-    Holds no cache: a table is a pure function of the positions. Angles, sines and products are float32
-    under every dtype policy.
+    Keeps no cache: a table is a pure function of the positions. Angles, sines and products are float32 under
+    every dtype policy.
 
     Args:
         dim: number of rotated features, even: the size of a head, or less for partial rotation.
         freqs_for: `lang` (tokens), `pixel` (coordinates in [-1, 1]) or `constant` (all 1).
-        custom_freqs: (dim / 2,) frequencies instead of those.
+        custom_freqs: (dim / 2,) frequencies that replace those of `freqs_for`.
         theta: rotation base of `lang`.
         theta_rescale_factor: NTK-aware scaling of `lang`; at least 1.
-        max_freq, pixel_spacing: of `pixel`, see `rope.frequencies.pixel_frequencies`.
-        num_freqs: of `constant`; must be dim / 2.
-        learned_freq: make the frequencies a float32 weight that starts at the given ones. It is kept
+        max_freq, pixel_spacing: for `pixel`, see `rope.frequencies.pixel_frequencies`.
+        num_freqs: for `constant`; must be dim / 2.
+        learned_freq: makes the frequencies a float32 weight, initialized at the given ones and stored
             unscaled, so that trained frequencies can be scaled for a longer context.
         layout: `interleaved` or `half`, see `rope.rotation`.
-        interpolate_factor: divides the positions, so that a context that many times longer spans the
-            angles seen in training (Chen et al. 2023, arXiv 2306.15595); at least 1.
-        scaling: a Hugging Face `rope_scaling` dict, see `rope.scaling`. `rope_theta` in it stands for
-            `theta`, and `partial_rotary_factor` rotates that share of `dim`.
-        target_length: the length whose frequencies are used, for scalings that depend on one.
-        use_xpos: let scores decay with distance, see `rope.xpos`; for causal attention.
-        xpos_scale_base: tokens of that decay.
-        xpos_max_length: positions must be below it. It may change between training and use. Inside a
-            `tf.function`, a dynamic offset is not checked against it, nor are positions of unknown value.
-        seq_before_head_dim: the sequence is axis -3, as in (batch, length, heads, dim), not -2.
+        interpolate_factor: divides the positions, so that a longer context spans the angles seen in training
+            (Chen et al. 2023, arXiv 2306.15595); at least 1.
+        scaling: a Hugging Face `rope_scaling` dict, see `rope.scaling`. Its `rope_theta` replaces `theta`,
+            and its `partial_rotary_factor` rotates that share of `dim`.
+        target_length: sequence length for scalings that depend on one.
+        use_xpos: makes scores decay with distance, see `rope.xpos`; for causal attention.
+        xpos_scale_base: tokens over which a score decays by zeta.
+        xpos_max_length: exclusive upper limit of the positions, which may differ between training and
+            inference. Inside a `tf.function`, positions of unknown value are not checked against it.
+        seq_before_head_dim: the sequence axis is -3, as in (batch, length, heads, dim), instead of -2.
 
     Call arguments:
         t: (..., length) positions, integer or float32. (float64 becomes float32.)
-        cache_key: accepted for compatibility; there is no cache that it could be the key of.
+        cache_key: ignored, accepted for compatibility: there is no cache.
         seq_len: the length of `t`, checked.
         offset: added to the positions.
 
     Returns:
-        (..., length, dim) table of angles in radians for `apply_rotary_emb`, float32: the angle of each pair
-        for both of its features.
+        (..., length, dim) angles in radians for `apply_rotary_emb`, float32, with the angle of each pair at
+        both of its features.
 
     Raises:
         TypeError: if `scaling` is not a dict.
@@ -85,7 +83,7 @@ class RotaryEmbedding(keras.layers.Layer):
         learned_freq: bool = False,
         layout: str = "interleaved",
         interpolate_factor: float = 1.0,
-        scaling: Mapping[str, object] | None = None,
+        scaling: Mapping[str, Any] | None = None,
         target_length: int | None = None,
         use_xpos: bool = False,
         xpos_scale_base: float = DEFAULTS["xpos_scale_base"],
@@ -93,12 +91,14 @@ class RotaryEmbedding(keras.layers.Layer):
         seq_before_head_dim: bool = False,
         name: str | None = None,
     ):
-        # Without autocast=False a mixed policy hands over positions in bfloat16.
+        # Without autocast=False, a mixed policy would cast positions to bfloat16.
         super().__init__(name=name, autocast=False, trainable=learned_freq)
+        if custom_freqs is not None:
+            custom_freqs = np.asarray(custom_freqs, np.float64).tolist()
         self._config = {
             "dim": dim,
             "freqs_for": freqs_for,
-            "custom_freqs": None if custom_freqs is None else np.asarray(custom_freqs, np.float64).tolist(),
+            "custom_freqs": custom_freqs,
             "theta": theta,
             "theta_rescale_factor": theta_rescale_factor,
             "max_freq": max_freq,
@@ -123,16 +123,17 @@ class RotaryEmbedding(keras.layers.Layer):
         self.learned_freq, self.use_xpos = learned_freq, use_xpos
         self.xpos_scale_base, self.xpos_max_length = xpos_scale_base, xpos_max_length
         self.default_seq_dim = -3 if seq_before_head_dim else -2
-        self._weight = None
-        if learned_freq:
-            self._weight = self.add_weight(
-                name="frequencies",
-                shape=self._resolved.initial.shape,
-                dtype="float32",
-                initializer=lambda shape, dtype: tf.constant(self._resolved.initial, dtype),
-                autocast=False,
-            )
+        self._weight = self._add_frequencies() if learned_freq else None
         self.built = True
+
+    def _add_frequencies(self) -> Any:
+        return self.add_weight(
+            name="frequencies",
+            shape=self._resolved.initial.shape,
+            dtype="float32",
+            initializer=lambda shape, dtype: tf.constant(self._resolved.initial, dtype),
+            autocast=False,
+        )
 
     @property
     def frequencies(self) -> np.ndarray | tf.Tensor:
@@ -142,7 +143,7 @@ class RotaryEmbedding(keras.layers.Layer):
         return tf.convert_to_tensor(self._weight) * tf.constant(self._resolved.ratios, tf.float32)
 
     @property
-    def _xpos_range(self) -> dict:
+    def _xpos_range(self) -> dict[str, float]:
         return {"scale_base": self.xpos_scale_base, "interpolate_factor": self.interpolate_factor}
 
     def call(
@@ -152,22 +153,25 @@ class RotaryEmbedding(keras.layers.Layer):
         seq_len: int | None = None,
         offset: float | tf.Tensor = 0,
     ) -> tf.Tensor:
-        self._check_angles_suffice("A table of angles")
+        self._check_has_only_angles()
         if seq_len is not None and t.shape[-1] not in (None, seq_len):
             raise ValueError(f"seq_len must be the number of positions {t.shape[-1]}, got {seq_len}.")
         return doubled(self.angles(shifted(t, offset)), layout=self.layout)
 
     def angles(self, positions: tf.Tensor) -> tf.Tensor:
-        """(..., length, dim / 2) angles in radians, float32, of (..., length) positions."""
+        """(..., length, dim / 2) angles in radians, float32, at (..., length) positions."""
         return rotary_angles(positions, self.frequencies)
 
     def tables(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Tables for `rotate` of queries and of keys, to be shared by the layers of a model.
+        """Two tables for `rotate`, for queries and for keys, that the layers of a model can share.
 
-        They hold the attention factor of the scaling, and xPos; without xPos they are one object twice.
+        They include the attention factor of the scaling, and xPos. Without xPos both are the same object.
 
         Args:
-            positions: (..., length), with an axis for the heads where they differ by row.
+            positions: (..., length), with an axis for the heads if they differ by row.
+
+        Returns:
+            Tables of shape (..., length, dim / 2), complex64.
         """
         table = self._table_without_xpos(self.angles(positions))
         if not self.use_xpos:
@@ -176,7 +180,7 @@ class RotaryEmbedding(keras.layers.Layer):
         return scaled_table(table, scales), scaled_table(table, 1 / scales)
 
     def table(self, positions: tf.Tensor) -> tf.Tensor:
-        """(..., length, dim / 2) table for `rotate`, the same for queries and keys; see `tables` for xPos."""
+        """(..., length, dim / 2) table for `rotate` of queries and keys without xPos."""
         if self.use_xpos:
             raise ValueError(
                 "xPos scales queries and keys differently, got one table for both. Use tables()."
@@ -184,7 +188,7 @@ class RotaryEmbedding(keras.layers.Layer):
         return self.tables(positions)[0]
 
     def rotate(self, x: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
-        """Rotates (..., length, head_dim) queries or keys by a table of this embedding."""
+        """Rotates (..., length, head_dim) queries or keys by a table from this embedding."""
         (x,) = concrete(x)
         return rotate(x, table, layout=self.layout)
 
@@ -200,13 +204,12 @@ class RotaryEmbedding(keras.layers.Layer):
         """Rotates queries or keys by their positions.
 
         Args:
-            x: (..., length, head_dim); the features after the first dim pass through.
-            seq_dim: axis of the sequence; -2, or -3 with `seq_before_head_dim`, when not given.
+            x: (..., length, head_dim); only the first dim features are rotated.
+            seq_dim: sequence axis; -2, or -3 with `seq_before_head_dim`, when not given.
             offset: added to the positions: the number of tokens already in a cache.
-            scale: multiplies the rotated features; with xPos it stands for its scales. A number, or what
-                `get_scale` gives for `positions` of one of the shapes below: (length, dim),
-                (batch, length, dim), or all axes of `x`.
-            positions: (length,), (batch, length), or all axes of `x` but the last; 0, 1, 2, ... when not
+            scale: multiplies the rotated features, and replaces the scales of xPos. A number, (length, dim),
+                (batch, length, dim), or every axis of `x`, such as from `get_scale(positions)`.
+            positions: (length,), (batch, length), or every axis of `x` but the last; 0, 1, 2, ... when not
                 given.
 
         Returns:
@@ -223,7 +226,7 @@ class RotaryEmbedding(keras.layers.Layer):
         if scale is None:
             return self.rotate(x, table)
         scale = align_scale(scale, x, self._axis(x, seq_dim), self.dim)
-        scaled = self.rotate(tf.cast(x[..., : self.dim], tf.float32), table) * scale
+        scaled = self.rotate(tf.cast(x[..., : self.dim], tf.float32), table) * scale  # (..., length, dim)
         return tf.concat([tf.cast(scaled, x.dtype), x[..., self.dim :]], axis=-1)
 
     def rotate_queries_and_keys(
@@ -236,14 +239,14 @@ class RotaryEmbedding(keras.layers.Layer):
         positions: tf.Tensor | None = None,
         key_positions: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Rotates queries and keys, with xPos where it is used.
+        """Rotates queries and keys, with xPos if the embedding uses it.
 
         Args:
-            q, k: (..., length, head_dim) queries and keys; the heads may differ in number.
+            q, k: (..., length, head_dim) queries and keys, which may differ in heads and length.
             seq_dim: as for `rotate_queries_or_keys`.
             offset: added to all positions: the number of tokens already in a cache.
-            positions: of the queries, as for `rotate_queries_or_keys`.
-            key_positions: of the keys; those of the queries when not given.
+            positions: positions of the queries, as for `rotate_queries_or_keys`.
+            key_positions: positions of the keys; those of the queries when not given.
 
         Returns:
             Rotated queries and keys, with their shapes and dtypes.
@@ -252,9 +255,9 @@ class RotaryEmbedding(keras.layers.Layer):
         if positions is None:
             positions = tf.range(size_of(q, self._axis(q, seq_dim)))
         query_positions = self._positions(q, seq_dim, offset, positions)
-        key_positions = self._positions(
-            k, seq_dim, offset, positions if key_positions is None else key_positions
-        )
+        if key_positions is None:
+            key_positions = positions
+        key_positions = self._positions(k, seq_dim, offset, key_positions)
         for x in (q, k):
             self.check_compute_dtype(x.dtype)
         query_table, _ = self.tables(query_positions)
@@ -264,12 +267,12 @@ class RotaryEmbedding(keras.layers.Layer):
     def rotate_queries_with_cached_keys(
         self, q: tf.Tensor, k: tf.Tensor, seq_dim: int | None = None, offset: int | tf.Tensor = 0
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Rotates the last queries of a sequence, and all its keys, which are at 0, 1, 2, ...
+        """Rotates all keys of a sequence, at 0, 1, 2, ..., and its last queries.
 
         Args:
-            q, k: (..., length, head_dim) queries and keys, of which the queries are no longer.
+            q, k: (..., length, head_dim) queries and keys; at least as many keys as queries.
             seq_dim: as for `rotate_queries_or_keys`.
-            offset: added to the positions of the queries alone.
+            offset: added only to the positions of the queries.
 
         Returns:
             Rotated queries and keys, with their shapes and dtypes.
@@ -279,7 +282,7 @@ class RotaryEmbedding(keras.layers.Layer):
         length, keys_length = size_of(q, axes[0]), size_of(k, axes[1])
         if isinstance(length, int) and isinstance(keys_length, int) and length > keys_length:
             raise ValueError(
-                f"the keys must hold those of all queries, got {length} queries and {keys_length} keys. "
+                f"queries need a key each, got {length} queries and {keys_length} keys. "
                 "Append the new keys to the cache first."
             )
         key_positions = tf.range(keys_length)
@@ -287,13 +290,13 @@ class RotaryEmbedding(keras.layers.Layer):
         return self.rotate_queries_and_keys(q, k, seq_dim, positions=positions, key_positions=key_positions)
 
     def get_seq_pos(self, seq_len: int | tf.Tensor, *, offset: int | tf.Tensor = 0) -> tf.Tensor:
-        """(seq_len,) positions from `offset` on; `interpolate_factor` divides them later, in the angles."""
+        """(seq_len,) positions from `offset`; `interpolate_factor` divides them later, in the angles."""
         return tf.range(seq_len) + offset
 
     def get_scale(self, t: tf.Tensor) -> tf.Tensor:
-        """(..., length, dim) scales of xPos for queries at (..., length) positions; 1 / scales for keys."""
+        """(..., length, dim) scales of xPos for queries at (..., length) positions; keys use the inverse."""
         if not self.use_xpos:
-            raise ValueError("get_scale needs use_xpos=True, got False: there is nothing to scale.")
+            raise ValueError("get_scale needs use_xpos=True, got False.")
         return doubled(self._pair_scales(tf.convert_to_tensor(t)), layout=self.layout)
 
     def axial_angles(
@@ -308,9 +311,9 @@ class RotaryEmbedding(keras.layers.Layer):
         Args:
             dims: size of each axis: rows and columns of an image.
             offsets: added to the coordinates of each axis.
-            coordinates: `cells` (0, 1, 2, ...) or `unit` (-1 to 1); `unit` for `pixel`, else `cells`, when
-                not given.
-            axis_order: axis that each block of features follows, see `rope.axial.axial_angles`.
+            coordinates: `cells` (0, 1, 2, ...) or `unit` (-1 to 1). When not given, `unit` for `pixel`
+                frequencies and `cells` for others.
+            axis_order: axis of each block of pairs, see `rope.axial.axial_angles`.
 
         Returns:
             (*dims, len(dims) * dim / 2) radians, float32.
@@ -334,9 +337,9 @@ class RotaryEmbedding(keras.layers.Layer):
         coordinates: str | None = None,
         axis_order: Sequence[int] | None = None,
     ) -> tf.Tensor:
-        """(*dims, len(dims) * dim) table of angles for `apply_rotary_emb`; arguments as `axial_angles`."""
+        """(*dims, len(dims) * dim) angles for `apply_rotary_emb`; arguments as for `axial_angles`."""
         self._check_grid_allowed()
-        self._check_angles_suffice("A table of angles")
+        self._check_has_only_angles()
         angles = self.axial_angles(*dims, offsets=offsets, coordinates=coordinates, axis_order=axis_order)
         return doubled(angles, layout=self.layout)
 
@@ -347,12 +350,12 @@ class RotaryEmbedding(keras.layers.Layer):
         coordinates: str | None = None,
         axis_order: Sequence[int] | None = None,
     ) -> tf.Tensor:
-        """(*dims, len(dims) * dim / 2) table for `rotate`; arguments as `axial_angles`."""
+        """(*dims, len(dims) * dim / 2) table for `rotate`; arguments as for `axial_angles`."""
         angles = self.axial_angles(*dims, offsets=offsets, coordinates=coordinates, axis_order=axis_order)
         return self._table_without_xpos(angles)
 
     def check_compute_dtype(self, dtype: tf.DType | str) -> None:
-        """Raises ValueError if `dtype` has too small a range for xPos up to its maximum length."""
+        """Raises ValueError if the range of `dtype` is too small for xPos up to its maximum length."""
         if self.use_xpos:
             xpos.check_compute_dtype(dtype, self.xpos_max_length, **self._xpos_range)
 
@@ -371,8 +374,10 @@ class RotaryEmbedding(keras.layers.Layer):
     def _axis(self, x: tf.Tensor, seq_dim: int | None) -> int:
         return sequence_axis(x, self.default_seq_dim if seq_dim is None else seq_dim)
 
-    def _positions(self, x, seq_dim, offset, positions) -> tf.Tensor:
-        """Positions with the axes of `x` but the last."""
+    def _positions(
+        self, x: tf.Tensor, seq_dim: int | None, offset: int | tf.Tensor, positions: tf.Tensor | None
+    ) -> tf.Tensor:
+        """Positions with every axis of `x` but the last."""
         axis = self._axis(x, seq_dim)
         if positions is None:
             positions = tf.range(size_of(x, axis))
@@ -381,25 +386,25 @@ class RotaryEmbedding(keras.layers.Layer):
     def _check_grid_allowed(self) -> None:
         if self.use_xpos:
             raise ValueError(
-                "xPos decays along one causal axis, got a grid. Make the embedding with use_xpos=False."
+                "xPos decays along one causal axis, got a grid. Create the embedding with use_xpos=False."
             )
 
-    def _check_angles_suffice(self, what: str) -> None:
-        """Raises ValueError if this embedding also scales, which angles cannot say."""
+    def _check_has_only_angles(self) -> None:
+        """Raises ValueError if this embedding also has scales, which a table of angles would lose."""
         if self.use_xpos:
             raise ValueError(
-                f"{what} cannot hold the scales of xPos. Use rotate_queries_and_keys or tables(), "
+                "a table of angles cannot hold the scales of xPos. Use rotate_queries_and_keys or tables(), "
                 "or angles() and get_scale()."
             )
         if self.attention_factor != 1:
             raise ValueError(
-                f"{what} cannot hold the attention factor {self.attention_factor:.4g} of the scaling. "
-                "Use a rotate_ method, tables() or axial_table(), or put attention_factor=1.0 in the scaling."
+                f"a table of angles cannot hold the attention factor {self.attention_factor:.4g} of its "
+                "scaling. Use a rotate_ method, tables() or axial_table(), or attention_factor=1.0 there."
             )
 
 
 def concrete(*tensors: tf.Tensor) -> list[tf.Tensor]:
-    """Arrays as tensors; raises TypeError for the symbolic ones of a Functional model."""
+    """Converts arrays to tensors; raises TypeError for symbolic tensors of a Functional model."""
     if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
         raise TypeError(
             "a method of a layer was called on a symbolic KerasTensor: Keras would not track the layer's "

@@ -1,4 +1,4 @@
-"""Frequencies of the rotated pairs, in NumPy float64; TensorFlow starts at the angles."""
+"""Frequencies of the rotated pairs before scaling, in NumPy float64."""
 
 import math
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ def language_frequencies(
     Args:
         dim: number of rotated features, even.
         theta: rotation base; the longest wavelength is just under 2 pi theta tokens.
-        theta_rescale_factor: s of NTK-aware scaling (bloc97 2023): theta becomes theta s^(dim / (dim - 2)),
-            which keeps the first frequency and divides the last by s.
+        theta_rescale_factor: factor s of NTK-aware scaling (bloc97 2023), which keeps the first frequency and
+            divides the last by s: theta becomes theta s^(dim / (dim - 2)).
 
     Returns:
-        (dim / 2,) radians per token, float64, from 1 downwards.
+        (dim / 2,) radians per token, float64, decreasing from 1.
 
     Raises:
         ValueError: if `dim` is not a positive even number, `theta` is not above 1, or
-            `theta_rescale_factor` is below 1 or cannot be reached with a single pair.
+            `theta_rescale_factor` is below 1, or not 1 with a single pair.
     """
     check_dim(dim)
     if not theta > 1:
@@ -34,15 +34,15 @@ def language_frequencies(
 
 
 def rescaled_theta(theta: float, dim: int, factor: float) -> float:
-    """The rotation base of NTK-aware scaling by `factor`: theta factor^(dim / (dim - 2))."""
+    """Rotation base of NTK-aware scaling by `factor`: theta factor^(dim / (dim - 2))."""
     if not factor >= 1:
         raise ValueError(f"theta_rescale_factor must be >= 1, got {factor}.")
     if factor == 1:
         return theta
     if dim == 2:
         raise ValueError(
-            f"NTK-aware scaling keeps the first frequency and divides the last by its factor {factor}: "
-            "with dim 2 they are the same. Use interpolate_factor, or dim >= 4."
+            f"theta_rescale_factor must be 1 with dim 2, got {factor}: NTK-aware scaling keeps "
+            "the first frequency and divides the last. Use interpolate_factor, or a dim of at least 4."
         )
     try:
         rescaled = float(theta * factor ** (dim / (dim - 2)))
@@ -50,7 +50,7 @@ def rescaled_theta(theta: float, dim: int, factor: float) -> float:
         rescaled = math.inf
     if rescaled == math.inf:
         raise ValueError(
-            f"NTK-aware scaling must keep theta in the range of float64, got theta {theta}, "
+            f"theta_rescale_factor must keep theta in the range of float64, got theta {theta}, "
             f"factor {factor} and dim {dim}. Use a smaller factor."
         )
     return rescaled
@@ -65,7 +65,7 @@ def pixel_frequencies(dim: int, *, max_freq: float = 10.0, spacing: str = "linea
         spacing: `linear` (rotary-embedding-torch) or `log` (rotary-embedding-tensorflow, timm).
 
     Returns:
-        (dim / 2,) radians per unit, float64, from pi upwards.
+        (dim / 2,) radians per unit, float64, increasing from pi.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -81,15 +81,15 @@ def pixel_frequencies(dim: int, *, max_freq: float = 10.0, spacing: str = "linea
 
 
 def constant_frequencies(num_freqs: int = 1) -> np.ndarray:
-    """(num_freqs,) ones, float64: for positions that are angles already, or a start for learned ones."""
+    """(num_freqs,) ones, float64, for positions that are angles, or as a start for learned frequencies."""
     if num_freqs < 1:
         raise ValueError(f"num_freqs must be >= 1, got {num_freqs}.")
     return np.ones(num_freqs)
 
 
-def custom_frequencies(frequencies: Sequence[float]) -> np.ndarray:
-    """(dim / 2,) float64 of given numbers; raises ValueError unless they are a vector of finite ones."""
-    frequencies = np.array(frequencies, dtype=np.float64)
+def custom_frequencies(values: Sequence[float]) -> np.ndarray:
+    """(dim / 2,) float64; raises ValueError unless `values` is a vector of finite numbers."""
+    frequencies = np.array(values, dtype=np.float64)
     if frequencies.ndim != 1 or not frequencies.size or not np.isfinite(frequencies).all():
         raise ValueError(
             "custom_freqs must be a vector of finite numbers, one for each pair; "
@@ -99,9 +99,9 @@ def custom_frequencies(frequencies: Sequence[float]) -> np.ndarray:
 
 
 def rotary_dim(head_dim: int, fraction: float) -> int:
-    """Rotated features of a partly rotated head (GPT-NeoX, GPT-J, Phi): int(fraction head_dim).
+    """Number of rotated features in a partial rotation (GPT-NeoX, GPT-J, Phi): int(fraction head_dim).
 
-    The frequencies of such a partial rotation are those of a head of that smaller size.
+    The frequencies are those of a head with that many features.
 
     Raises:
         ValueError: if `fraction` is not in (0, 1] or the result is not a positive even number.

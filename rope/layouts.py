@@ -1,7 +1,7 @@
-"""Weights of one pair layout as those of the other.
+"""Conversion of weights between the two pair layouts.
 
-A checkpoint of queries and keys is trained in one layout. Rotated in the other, it pairs the wrong features
-and is wrong without a sign. Reordering the features of each head makes it right: the scores are the same.
+Query and key weights trained in one layout give wrong scores in the other, without an error. Reordering the
+features of each head makes the scores equal.
 """
 
 import numpy as np
@@ -13,9 +13,9 @@ from rope.rotation import check_layout
 def layout_permutation(
     head_dim: int, *, source: str, target: str, rotary_dim: int | None = None
 ) -> np.ndarray:
-    """(head_dim,) index into the features of a head in layout `source`, for each feature in layout `target`.
+    """(head_dim,) indices of the features in layout `source` that form a head in layout `target`.
 
-    With partial rotation only the first `rotary_dim` features move.
+    With partial rotation, only the first `rotary_dim` features move.
 
     Raises:
         ValueError: if a layout is unknown or `rotary_dim` is not even and within the head.
@@ -42,9 +42,9 @@ def convert_layout(
     rotary_dim: int | None = None,
     num_heads: int | None = None,
 ) -> tf.Tensor | np.ndarray:
-    """Reorders the weights that make queries or keys, from one pair layout to the other.
+    """Reorders the weights of queries or keys from one pair layout to the other.
 
-    Do the same to the queries' and the keys' weights, never to values or the output projection.
+    Convert the weights of both queries and keys, but not those of values or of the output projection.
 
     Args:
         weights: a kernel (in, heads * head_dim) or (in, heads, head_dim), a bias (heads * head_dim,) or
@@ -52,12 +52,12 @@ def convert_layout(
         head_dim: features of a head.
         source: layout of `weights`.
         target: layout of the result.
-        rotary_dim: with partial rotation, the features of a head that are rotated; all when not given.
-        num_heads: convert only so many heads, the first; all when not given. For a fused kernel of queries,
-            keys and values it is the number of query and key heads.
+        rotary_dim: rotated features of a head in a partial rotation; all when not given.
+        num_heads: number of leading heads to convert; all when not given. For a fused kernel of queries, keys
+            and values, give the number of query and key heads.
 
     Returns:
-        The reordered weights, NumPy if they were.
+        The reordered weights, a NumPy array if `weights` is one.
 
     Raises:
         ValueError: if the last axis is not a number of heads, or an argument is out of its range.
@@ -74,7 +74,7 @@ def convert_layout(
         raise ValueError(f"num_heads must be in [1, {heads}] for {features} features, got {num_heads}.")
     permutation = layout_permutation(head_dim, source=source, target=target, rotary_dim=rotary_dim)
     index = np.arange(features)
-    converted = head_dim * np.arange(num_heads)[:, np.newaxis] + permutation
+    converted = head_dim * np.arange(num_heads)[:, np.newaxis] + permutation  # (num_heads, head_dim)
     index[: num_heads * head_dim] = converted.reshape(-1)
     if isinstance(weights, np.ndarray):
         return weights[..., index]

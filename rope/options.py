@@ -1,8 +1,8 @@
-"""What the arguments of a `RotaryEmbedding` mean together: its frequencies, in NumPy float64."""
+"""Validates the arguments of `RotaryEmbedding` and computes its frequencies, in NumPy float64."""
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from rope.scaling import check_mapping, scale, scaling_type
 from rope.schemes import Scaled
 
 FREQUENCIES = ("lang", "pixel", "constant")
-# Options that only some frequencies, or only xPos, read: refused elsewhere unless left at these.
-DEFAULTS = {
+# Options that only some kinds of frequencies, or only xPos, read. Other values are an error elsewhere.
+DEFAULTS: dict[str, Any] = {
     "theta": 10_000.0,
     "theta_rescale_factor": 1.0,
     "max_freq": 10.0,
@@ -27,7 +27,7 @@ DEFAULTS = {
     "xpos_scale_base": 512.0,
     "xpos_max_length": 4_096,
 }
-READ_BY = {
+READ_BY: dict[str, tuple[str, ...]] = {
     "lang": ("theta", "theta_rescale_factor"),
     "pixel": ("max_freq", "pixel_spacing"),
     "constant": ("num_freqs",),
@@ -39,7 +39,7 @@ XPOS_MAX_SPAN = 128
 
 
 class Resolved(NamedTuple):
-    """The frequencies that options give.
+    """Frequencies computed from the options.
 
     `initial` and `scaled` are (dim / 2,) radians per position, before and after scaling; `ratios` is their
     quotient.
@@ -54,26 +54,27 @@ class Resolved(NamedTuple):
     interpolate_factor: float
 
 
-def resolve(options: Mapping[str, object]) -> Resolved:
-    """Frequencies of the options of a `RotaryEmbedding`.
+def resolve(options: Mapping[str, Any]) -> Resolved:
+    """Computes the frequencies from the arguments of a `RotaryEmbedding`.
 
     Raises:
         TypeError: if `scaling` is not a mapping.
-        ValueError: if one is out of its range, contradicts another, or would have no effect.
+        ValueError: if an option is out of its range, contradicts another, or would have no effect.
     """
     check_options(options)
     scaling = dict(options["scaling"] or NO_SCALING)
-    theta = shared_theta(scaling, options["theta"])
-    dim = shared_dim(scaling, options["dim"])
+    theta, dim = pop_theta(scaling, options["theta"]), options["dim"]
+    if scaling_type(scaling) != "proportional":  # which reads partial_rotary_factor itself
+        fraction = scaling.pop("partial_rotary_factor", None)
+        dim = dim if fraction is None else rotary_dim(dim, fraction)
     initial = initial_frequencies(options, dim, theta)
     scaled = scaled_frequencies(initial, options, scaling, theta)
-    # The ratio of a pair that does not turn is found at one that hardly does.
+    # The ratio of a pair of frequency 0 is computed at a frequency close to 0.
     nonzero = np.where(initial == 0, 1e-30, initial)
     ratios = scaled_frequencies(nonzero, options, scaling, theta).frequencies / nonzero
-    # Linear scaling is interpolation by another name, for the distances of xPos as well.
-    interpolate_factor = (
-        scaling["factor"] if scaling_type(scaling) == "linear" else options["interpolate_factor"]
-    )
+    # Linear scaling is interpolation under another name, and so divides the distances of xPos too.
+    is_linear = scaling_type(scaling) == "linear"
+    interpolate_factor = scaling["factor"] if is_linear else options["interpolate_factor"]
     if options["use_xpos"]:
         check_xpos_maximum(
             options["xpos_max_length"],
@@ -91,17 +92,17 @@ def resolve(options: Mapping[str, object]) -> Resolved:
     )
 
 
-def check_options(options: Mapping[str, object]) -> None:
-    """Raises ValueError for options that contradict each other or that nothing would read."""
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for options that contradict each other or have no effect."""
     if options["scaling"] is not None:
         check_mapping(options["scaling"])
     freqs_for, kind = options["freqs_for"], kind_of(options)
     if freqs_for not in FREQUENCIES:
         raise ValueError(f"freqs_for must be one of {', '.join(FREQUENCIES)}; got {freqs_for!r}.")
     if kind == "custom" and freqs_for != "lang":
-        raise ValueError(f"custom_freqs replace the frequencies of freqs_for, got {freqs_for!r} as well.")
+        raise ValueError(f"custom_freqs replaces freqs_for, got freqs_for={freqs_for!r} as well.")
     if options["use_xpos"] and freqs_for != "lang":
-        raise ValueError(f"xPos decays over tokens, got freqs_for={freqs_for!r}. Use 'lang'.")
+        raise ValueError(f"use_xpos needs freqs_for='lang', as xPos decays over tokens; got {freqs_for!r}.")
     read = READ_BY[kind] + (("xpos_scale_base", "xpos_max_length") if options["use_xpos"] else ())
     for key, default in DEFAULTS.items():
         if options[key] != default and key not in read:
@@ -111,13 +112,11 @@ def check_options(options: Mapping[str, object]) -> None:
         if not options[key] >= 1:
             raise ValueError(f"{key} must be >= 1, got {options[key]}.")
         if options[key] != 1 and options["scaling"] is not None:
-            raise ValueError(
-                f"{key} is a scaling of its own, got {options[key]} beside scaling. Use one of them."
-            )
+            raise ValueError(f"{key} cannot be combined with scaling, got {options[key]}. Use one of them.")
 
 
 def check_xpos_maximum(max_length: int, *, scale_base: float, interpolate_factor: float = 1.0) -> None:
-    """Raises ValueError if float32 cannot hold the scales of xPos at `max_length` positions."""
+    """Raises ValueError if float32 cannot represent the scales of xPos for `max_length` positions."""
     if not 0 < scale_base < math.inf:
         raise ValueError(f"xpos_scale_base must be > 0 and finite, got {scale_base}.")
     limit = math.floor(min(XPOS_MAX_SPAN * scale_base * interpolate_factor, 2**62))
@@ -128,30 +127,22 @@ def check_xpos_maximum(max_length: int, *, scale_base: float, interpolate_factor
         )
 
 
-def kind_of(options: Mapping[str, object]) -> str:
+def kind_of(options: Mapping[str, Any]) -> str:
     return options["freqs_for"] if options["custom_freqs"] is None else "custom"
 
 
-def shared_theta(scaling: dict[str, object], theta: float) -> float:
-    """Takes `rope_theta` out of a scaling; it must not contradict `theta`."""
-    given = scaling.pop("rope_theta", None)
-    if given is None or given == theta:
+def pop_theta(scaling: dict[str, Any], theta: float) -> float:
+    """Removes `rope_theta` from a scaling and returns the rotation base; both may not be set."""
+    rope_theta = scaling.pop("rope_theta", None)
+    if rope_theta is None or rope_theta == theta:
         return theta
     if theta != DEFAULTS["theta"]:
-        raise ValueError(f"theta is {theta}, but the scaling's rope_theta {given}. Give one of them.")
-    return given
+        raise ValueError(f"theta is {theta}, but the scaling's rope_theta {rope_theta}. Give one of them.")
+    return rope_theta
 
 
-def shared_dim(scaling: dict[str, object], dim: int) -> int:
-    """Rotated features; takes `partial_rotary_factor` out of a scaling that does not read it."""
-    if scaling_type(scaling) == "proportional":
-        return dim
-    fraction = scaling.pop("partial_rotary_factor", None)
-    return dim if fraction is None else rotary_dim(dim, fraction)
-
-
-def initial_frequencies(options: Mapping[str, object], dim: int, theta: float) -> np.ndarray:
-    """(dim / 2,) before any scaling."""
+def initial_frequencies(options: Mapping[str, Any], dim: int, theta: float) -> np.ndarray:
+    """(dim / 2,) frequencies before scaling."""
     kind = kind_of(options)
     if kind == "lang":
         return language_frequencies(dim, theta=theta)
@@ -170,7 +161,7 @@ def initial_frequencies(options: Mapping[str, object], dim: int, theta: float) -
 
 
 def scaled_frequencies(
-    frequencies: np.ndarray, options: Mapping[str, object], scaling: Mapping[str, object], theta: float
+    frequencies: np.ndarray, options: Mapping[str, Any], scaling: Mapping[str, Any], theta: float
 ) -> Scaled:
     if options["theta_rescale_factor"] != 1:
         scaling = {"rope_type": "ntk", "factor": options["theta_rescale_factor"]}

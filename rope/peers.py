@@ -1,4 +1,6 @@
-"""Names of other packages that are not those of this one."""
+"""Layers with the names and arguments of other packages."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -8,7 +10,7 @@ from rope.embedding import RotaryEmbedding
 
 @keras.saving.register_keras_serializable(package="rope")
 class RoPE(keras.layers.Layer):
-    """`RoPE` of rope_tensorflow: plain rotation of one tensor, xPos for a pair of queries and keys.
+    """`RoPE` of rope_tensorflow: rotates one tensor without xPos, a pair of queries and keys with xPos.
 
     Args:
         dim: number of rotated features, even; the others pass through.
@@ -40,27 +42,27 @@ class RoPE(keras.layers.Layer):
         name: str | None = None,
     ):
         super().__init__(name=name, autocast=False, trainable=False)
-        shared = {
+        shared: dict[str, Any] = {
             "dim": dim,
             "theta": theta,
             "interpolate_factor": interpolate_factor,
             "theta_rescale_factor": theta_rescale_factor,
         }
-        xpos = {"xpos_scale_base": xpos_scale_base, "xpos_max_length": xpos_max_length}
+        xpos: dict[str, Any] = {"xpos_scale_base": xpos_scale_base, "xpos_max_length": xpos_max_length}
         self._config = {**shared, **xpos}
         self.plain = RotaryEmbedding(**shared)
-        self.extrapolating = RotaryEmbedding(**shared, **xpos, use_xpos=True)
+        self.with_xpos = RotaryEmbedding(**shared, **xpos, use_xpos=True)
         self.built = True
 
     def call(self, x: tf.Tensor | list[tf.Tensor]) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         return self.rotate(x)
 
     def rotate(self, x: tf.Tensor | list[tf.Tensor]) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
-        """Rotates `x` at the positions 0, 1, 2, ... along axis -2; `[queries, keys]` with xPos."""
+        """Rotates `x` at positions 0, 1, 2, ... along axis -2; `[queries, keys]` with xPos."""
         if not isinstance(x, list | tuple):
             return self.plain.rotate_queries_or_keys(x)
         queries, keys = x
-        return self.extrapolating.rotate_queries_and_keys(queries, keys)
+        return self.with_xpos.rotate_queries_and_keys(queries, keys)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {"name": self.name, **self._config}

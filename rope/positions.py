@@ -1,4 +1,7 @@
-"""Positions of tokens, where they are not simply 0, 1, 2, ..."""
+"""Positions of tokens in padded, packed and cached sequences, and their alignment with the axes of a tensor.
+
+Shape words: batch, heads, length, head_dim.
+"""
 
 import tensorflow as tf
 
@@ -8,22 +11,22 @@ WIDE_INTEGERS = (tf.int64, tf.uint32, tf.uint64)
 def positions_from_padding(
     padding: tf.Tensor, length: int | tf.Tensor, *, start: int | tf.Tensor = 0
 ) -> tf.Tensor:
-    """Position of each token in left-padded rows: the first real token of a row is at 0.
+    """Positions in left-padded rows, where the first real token of a row is at 0.
 
     Args:
         padding: (batch,) number of padding tokens at the left of each row.
-        length: number of columns to describe.
-        start: column of the first one, in a cached decode.
+        length: number of columns.
+        start: first column, in a cached decode.
 
     Returns:
-        (batch, length) int32; 0 for the padding itself.
+        (batch, length) int32; 0 for the padding.
     """
-    columns = start + tf.range(length)
+    columns = start + tf.range(length)  # (length,)
     return tf.maximum(columns[tf.newaxis, :] - tf.cast(padding, tf.int32)[:, tf.newaxis], 0)
 
 
 def positions_from_mask(mask: tf.Tensor) -> tf.Tensor:
-    """Position of each token among the real ones of its row, wherever the padding is.
+    """Positions among the real tokens of each row, with padding anywhere.
 
     Args:
         mask: (..., length), true or 1 at real tokens.
@@ -35,43 +38,47 @@ def positions_from_mask(mask: tf.Tensor) -> tf.Tensor:
 
 
 def positions_from_segments(segment_ids: tf.Tensor) -> tf.Tensor:
-    """Position of each token in its own document, where a row packs several.
+    """Positions in rows that pack several documents; each document starts at 0.
 
-    Attention must be kept inside a document as well; that is the model's mask.
+    The attention mask must separate the documents as well.
 
     Args:
         segment_ids: (batch, length) integers; a document is a run of equal ids.
 
     Returns:
-        (batch, length) int32, from 0 at the start of each document.
+        (batch, length) int32.
+
+    Raises:
+        ValueError: if `segment_ids` are not of rank 2.
     """
     segment_ids = tf.convert_to_tensor(segment_ids)
     if segment_ids.shape.rank != 2:
         raise ValueError(f"segment_ids must be (batch, length), got shape {segment_ids.shape}.")
     batch, length = tf.unstack(tf.shape(segment_ids))
-    starts = tf.cast(segment_ids[:, 1:] != segment_ids[:, :-1], tf.int32)
-    runs = tf.concat([tf.zeros((batch, tf.minimum(length, 1)), tf.int32), tf.cumsum(starts, axis=1)], axis=1)
+    starts = tf.cast(segment_ids[:, 1:] != segment_ids[:, :-1], tf.int32)  # (batch, length - 1)
+    first = tf.zeros((batch, tf.minimum(length, 1)), tf.int32)
+    runs = tf.concat([first, tf.cumsum(starts, axis=1)], axis=1)  # (batch, length)
     runs += tf.range(batch)[:, tf.newaxis] * length
     columns = tf.broadcast_to(tf.range(length), (batch, length))
-    first_columns = tf.math.unsorted_segment_min(columns, runs, batch * length)
+    first_columns = tf.math.unsorted_segment_min(columns, runs, batch * length)  # (batch * length,)
     return columns - tf.gather(first_columns, runs)
 
 
 def positions_from_cache(cached: int | tf.Tensor, length: int | tf.Tensor) -> tf.Tensor:
-    """Positions of the tokens that follow those in a cache.
+    """Positions of the tokens after those in a cache.
 
     Args:
-        cached: number of tokens in the cache, or (batch,) of them.
-        length: number of tokens that follow.
+        cached: number of tokens in the cache, or (batch,) numbers.
+        length: number of new tokens.
 
     Returns:
-        (length,) int32, or (batch, length) where the numbers differ by row.
+        (length,) int32, or (batch, length) if `cached` differs by row.
     """
     return tf.cast(cached, tf.int32)[..., tf.newaxis] + tf.range(length)
 
 
 def sequence_axis(x: tf.Tensor, seq_dim: int, *, name: str = "seq_dim") -> int:
-    """`seq_dim` counted from the left; raises ValueError if it is the feature axis or none."""
+    """`seq_dim` counted from the left; raises ValueError unless it is an axis before the features."""
     rank = x.shape.rank
     axis = seq_dim + rank if seq_dim < 0 else seq_dim
     if not 0 <= axis < rank - 1:
@@ -80,17 +87,17 @@ def sequence_axis(x: tf.Tensor, seq_dim: int, *, name: str = "seq_dim") -> int:
 
 
 def size_of(x: tf.Tensor, axis: int) -> int | tf.Tensor:
-    """Size of an axis, as a tensor only where it is not known."""
+    """Size of an axis: an integer, or a tensor if the static shape does not contain it."""
     return tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
 
 
 def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor:
-    """Positions with the axes of `x` but the last, of size 1 where they do not differ.
+    """Positions with every axis of `x` but the last, of size 1 where they do not vary.
 
     Args:
-        positions: (length,), (batch, length), or all axes of `x` but the last, where each is equal or 1.
+        positions: (length,), (batch, length), or every axis of `x` but the last, each equal or 1.
         x: queries or keys; the first axis is the batch.
-        axis: which axis of `x` is the sequence.
+        axis: sequence axis of `x`.
 
     Raises:
         ValueError: if the positions have another rank, or do not match `x`.
@@ -106,13 +113,12 @@ def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor:
 
 
 def align_scale(scale: float | tf.Tensor, x: tf.Tensor, axis: int, dim: int) -> tf.Tensor:
-    """A scale with the axes of `x`, of size 1 where it does not differ; float32.
+    """A float32 scale with every axis of `x`, of size 1 where it does not vary.
 
     Args:
-        scale: a number, or (length, dim), (batch, length, dim), or with all axes of `x`: for each shape of
-            positions that `align_positions` takes, those of its features. The last axis may be 1.
+        scale: a number, or positions as in `align_positions` with a last axis of `dim` or 1.
         x: queries or keys; the first axis is the batch.
-        axis: which axis of `x` is the sequence.
+        axis: sequence axis of `x`.
         dim: rotated features.
 
     Raises:
@@ -132,37 +138,36 @@ def align_scale(scale: float | tf.Tensor, x: tf.Tensor, axis: int, dim: int) -> 
 
 
 def aligned_or_none(positions: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor | None:
-    """What `align_positions` gives, or None where it raises."""
+    """Result of `align_positions`, or None if the positions do not match."""
     rank, axes = positions.shape.rank, x.shape.rank - 1
+    after = [tf.newaxis] * (axes - 1 - axis)
     if rank == axes:
         aligned = positions
     elif rank == 1:
-        aligned = positions[(..., *[tf.newaxis] * (axes - 1 - axis))]
+        aligned = positions[(..., *after)]
     elif rank == 2 and axis > 0:
-        between, after = [tf.newaxis] * (axis - 1), [tf.newaxis] * (axes - 1 - axis)
-        aligned = positions[(slice(None), *between, slice(None), *after)]
+        aligned = positions[(slice(None), *[tf.newaxis] * (axis - 1), slice(None), *after)]
     else:
         return None
+    # Compared from the right: `aligned` may lack leading axes, which broadcast.
+    sizes = zip(range(axes - 1, -1, -1), reversed(aligned.shape), reversed(x.shape[:-1]), strict=False)
     fits = all(
-        have == want or None in (have, want) or (have == 1 and index != axis)
-        for index, have, want in zip(
-            range(axes - 1, -1, -1), reversed(aligned.shape), reversed(x.shape[:-1]), strict=False
-        )
+        have == want or None in (have, want) or (have == 1 and index != axis) for index, have, want in sizes
     )
     return aligned if fits else None
 
 
 def shifted(positions: tf.Tensor, offset: float | tf.Tensor) -> tf.Tensor:
-    """Positions plus one offset; integers as long as both are, of at least 32 bits."""
+    """Positions plus one offset; integers of at least 32 bits if both are integers."""
     positions, offset = tf.convert_to_tensor(positions), tf.convert_to_tensor(offset)
     if offset.shape.rank:
         raise ValueError(
             f"offset must be a scalar, got shape {offset.shape}. "
-            "Where it differs by row, use positions=positions_from_cache(offset, length)."
+            "If it differs by row, use positions=positions_from_cache(offset, length)."
         )
     if positions.dtype.is_integer:
-        # Narrow integers would wrap: 250 + 10 is 4 in uint8.
-        wide = positions.dtype in WIDE_INTEGERS or offset.dtype in WIDE_INTEGERS
-        integer = tf.int64 if wide else tf.int32
+        # Narrow integers would overflow: 250 + 10 is 4 in uint8.
+        is_wide = positions.dtype in WIDE_INTEGERS or offset.dtype in WIDE_INTEGERS
+        integer = tf.int64 if is_wide else tf.int32
         positions = tf.cast(positions, tf.float32 if offset.dtype.is_floating else integer)
     return positions + tf.cast(offset, positions.dtype)

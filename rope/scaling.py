@@ -1,23 +1,24 @@
 """Scalings by name, from the `rope_scaling` dict of a Hugging Face `config.json`.
 
-Nothing in such a dict is ignored: a key that is unknown, or that its scheme does not read, is an error.
+Every key of the dict has an effect: an unknown key, or one that its scheme does not read, is an error.
 """
 
 import difflib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from rope import schemes
 from rope.schemes import Scaled
 
-# Parameters of a scheme that are not keys of the dict: the embedding supplies them.
+# Parameters of a scheme that come from the embedding and are no keys of the dict.
 SUPPLIED = ("frequencies", "theta", "target_length")
 WHY_NEEDED = {
-    "theta": "Its formula holds for language frequencies (freqs_for='lang') alone.",
-    "target_length": "Its frequencies depend on the length of the sequence; give the longest you will use.",
+    "theta": "Its formula holds only for language frequencies (freqs_for='lang').",
+    "target_length": "Its frequencies depend on the sequence length; give the longest that you will use.",
 }
 ALIASES = {"su": "longrope"}
 SCALINGS: dict[str, Callable[..., Scaled]] = {
@@ -34,7 +35,7 @@ SCALINGS: dict[str, Callable[..., Scaled]] = {
 
 def scale(
     frequencies: np.ndarray,
-    scaling: Mapping[str, object],
+    scaling: Mapping[str, Any],
     *,
     theta: float | None = None,
     target_length: int | None = None,
@@ -44,9 +45,9 @@ def scale(
     Args:
         frequencies: (dim / 2,) radians per token, float64, unscaled.
         scaling: `rope_type` (or `type`), a name in `SCALINGS`, and the keys of that scheme. Keys that are
-            None count as not given.
-        theta: rotation base of the frequencies; None when they have none, which some schemes need.
-        target_length: length of sequence to fix the regime for, where it depends on one.
+            None count as absent.
+        theta: rotation base of the frequencies, or None if they have none; some schemes need it.
+        target_length: sequence length of the regime, for schemes that depend on one.
 
     Returns:
         The scaled frequencies, float64, and the attention factor.
@@ -57,8 +58,7 @@ def scale(
     """
     check_mapping(scaling)
     name, options = parsed(scaling)
-    supplied = {"theta": theta, "target_length": target_length}
-    for key, value in supplied.items():
+    for key, value in {"theta": theta, "target_length": target_length}.items():
         if key in parameters(name):
             if value is None:
                 raise ValueError(f"scaling {name} needs {key}, got none. {WHY_NEEDED[key]}")
@@ -77,33 +77,35 @@ def scale(
 def check_mapping(scaling: object) -> None:
     if not isinstance(scaling, Mapping):
         raise TypeError(
-            f"scaling must be a dict, as a config.json has for rope_scaling, got {scaling!r}. "
+            f"scaling must be a dict, such as rope_scaling in a config.json, got {scaling!r}. "
             "Put the name in it as rope_type."
         )
 
 
-def parsed(scaling: Mapping[str, object]) -> tuple[str, dict[str, object]]:
-    """Name and options of a `rope_scaling` dict, its keys checked."""
-    given = {key: value for key, value in scaling.items() if value is not None}
-    name = scaling_type(given)
-    options = {key: value for key, value in given.items() if key not in ("rope_type", "type")}
+def parsed(scaling: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and options of a `rope_scaling` dict, with its keys checked."""
+    name = scaling_type(scaling)
+    options = {key: value for key, value in scaling.items() if key not in ("rope_type", "type")}
+    options = {key: value for key, value in options.items() if value is not None}
     required, optional = keys_of(name)
     for key in options:
         if key not in (*required, *optional):
             readers = [other for other in SCALINGS if key in sum(keys_of(other), ())]
-            where = (
+            hint = (
                 f"it belongs to {', '.join(readers)}" if readers else did_you_mean(key, required + optional)
             )
-            raise ValueError(f"scaling {name} does not read the key {key!r}; {where}")
+            raise ValueError(f"scaling {name} does not read the key {key!r}; {hint}")
     missing = [key for key in required if key not in options]
     if missing:
         raise ValueError(
             f"scaling {name} needs {', '.join(required)}; missing: {', '.join(missing)}. Add it to the dict."
         )
-    return name, {key: checked(key, value) for key, value in options.items()}
+    for key, value in options.items():
+        check_value(key, value)
+    return name, options
 
 
-def scaling_type(scaling: Mapping[str, object]) -> str:
+def scaling_type(scaling: Mapping[str, Any]) -> str:
     """Name in `SCALINGS` of a `rope_scaling` dict."""
     names = {scaling[key] for key in ("rope_type", "type") if scaling.get(key) is not None}
     if len(names) != 1:
@@ -118,7 +120,7 @@ def scaling_type(scaling: Mapping[str, object]) -> str:
     return name
 
 
-def with_original_length(scaling: Mapping[str, object], length: int) -> dict[str, object]:
+def with_original_length(scaling: Mapping[str, Any], length: int) -> dict[str, Any]:
     """`scaling`, with `length` as its original_max_position_embeddings if it reads that key and lacks it."""
     key = "original_max_position_embeddings"
     if key not in parameters(scaling_type(scaling)) or scaling.get(key) is not None:
@@ -127,7 +129,7 @@ def with_original_length(scaling: Mapping[str, object], length: int) -> dict[str
 
 
 def keys_of(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Keys that a scheme must be given, and those it may be given."""
+    """Required and optional keys of a scheme."""
     keys = {key: value for key, value in parameters(name).items() if key not in SUPPLIED}
     required = tuple(key for key, value in keys.items() if value.default is inspect.Parameter.empty)
     return required, tuple(key for key in keys if key not in required)
@@ -137,30 +139,27 @@ def parameters(name: str) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(SCALINGS[name]).parameters
 
 
-def checked(key: str, value: object) -> object:
-    """`value`, if it is of the kind that `key` wants."""
+def check_value(key: str, value: object) -> None:
+    """Raises ValueError if `value` is not of the type that `key` needs."""
     if key == "truncate":
-        kind, fits = "true or false", isinstance(value, bool)
+        expected, is_valid = "true or false", isinstance(value, bool)
     elif key in ("short_factor", "long_factor"):
-        kind, fits = (
-            "a list of numbers",
-            isinstance(value, Sequence | np.ndarray) and all(map(is_number, value)),
-        )
+        expected = "a list of numbers"
+        is_valid = isinstance(value, Sequence | np.ndarray) and all(map(is_number, value))
     else:
-        kind, fits = "a number", is_number(value)
-    if not fits:
-        raise ValueError(f"scaling {key} must be {kind}, got {value!r}.")
-    return value
+        expected, is_valid = "a number", is_number(value)
+    if not is_valid:
+        raise ValueError(f"scaling {key} must be {expected}, got {value!r}.")
 
 
-def is_number(value: object) -> bool:
-    """Whether a value is a finite number that float64 can hold."""
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max
+def is_number(value: Any) -> bool:
+    """Whether a value is a number within the range of float64."""
+    is_numeric = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return is_numeric and bool(abs(value) <= sys.float_info.max)
 
 
 def did_you_mean(word: object, known: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(str(word), known, n=1)
     if not known:
         return "it takes none"
+    matches = difflib.get_close_matches(str(word), known, n=1)
     return f"did you mean {matches[0]!r}?" if matches else f"choose from {', '.join(known)}"

@@ -1,12 +1,11 @@
-"""The formulas that stretch rotary embeddings to longer contexts than they were trained on.
+"""Scalings of the frequencies for contexts longer than the trained one, in NumPy float64.
 
-Each scheme is a pure function of frequencies, in NumPy float64: it returns the scaled frequencies and the
-attention factor, by which cosines and sines are multiplied. Its keyword arguments are the keys that the
-`rope_scaling` dict of a Hugging Face `config.json` may hold for it, read by `rope.scaling`; only `theta` and
-`target_length` come from the embedding.
+Each scheme is a pure function that returns the scaled frequencies and the attention factor, which multiplies
+cosines and sines. Its keyword arguments are the keys of the `rope_scaling` dict of a Hugging Face
+`config.json`, parsed by `rope.scaling`; only `theta` and `target_length` come from the embedding.
 
-A scheme whose frequencies depend on the length of the sequence takes it as `target_length`, fixed when the
-embedding is made. Were it the length of a call, the keys in a cache would keep the angles of another regime.
+Schemes that depend on the sequence length take a fixed `target_length`. With the length of each call, cached
+keys would keep angles of another regime.
 """
 
 import math
@@ -19,7 +18,7 @@ from rope.frequencies import rescaled_theta
 
 
 class Scaled(NamedTuple):
-    """Frequencies (dim / 2,) in radians per token, float64, and the factor on cosines and sines."""
+    """Scaled frequencies, (dim / 2,) radians per token in float64, and the factor on cosines and sines."""
 
     frequencies: np.ndarray
     attention_factor: float = 1.0
@@ -31,13 +30,13 @@ def default(frequencies: np.ndarray) -> Scaled:
 
 
 def linear(frequencies: np.ndarray, *, factor: float) -> Scaled:
-    """Positional interpolation (Chen et al. 2023, arXiv 2306.15595): every frequency divided by `factor`."""
+    """Positional interpolation (Chen et al. 2023, arXiv 2306.15595): divides every frequency by `factor`."""
     at_least_one("factor", factor)
     return Scaled(frequencies / factor)
 
 
 def ntk(frequencies: np.ndarray, *, theta: float, factor: float) -> Scaled:
-    """NTK-aware scaling (bloc97 2023): the first frequency stays, the last is divided by `factor`."""
+    """NTK-aware scaling (bloc97 2023): keeps the first frequency and divides the last by `factor`."""
     at_least_one("factor", factor)
     return Scaled(rebased(frequencies, theta, factor))
 
@@ -50,11 +49,11 @@ def dynamic(
     factor: float,
     original_max_position_embeddings: int,
 ) -> Scaled:
-    """Dynamic NTK (emozilla 2023) at a sequence length of `target_length`; up to the original, no scaling."""
+    """Dynamic NTK (emozilla 2023) for sequences of `target_length`; no scaling up to the original length."""
     at_least_one("factor", factor)
     positive("original_max_position_embeddings", original_max_position_embeddings)
     positive("target_length", target_length)
-    stretch = max(target_length, original_max_position_embeddings) / original_max_position_embeddings
+    stretch = max(target_length / original_max_position_embeddings, 1)
     return Scaled(rebased(frequencies, theta, factor * stretch - (factor - 1)))
 
 
@@ -73,8 +72,8 @@ def yarn(
 ) -> Scaled:
     """YaRN (Peng et al. 2023, arXiv 2309.00071), with the ramp of its code: linear in the index of the pair.
 
-    Pairs that turn more than `beta_fast` times within the original length stay, those that turn less than
-    `beta_slow` times are divided by `factor`. `mscale` and `mscale_all_dim` are DeepSeek's; both or neither.
+    Keeps pairs that turn more than `beta_fast` times within the original length, and divides those that turn
+    less than `beta_slow` times by `factor`. `mscale` and `mscale_all_dim` are DeepSeek's: both or neither.
     """
     at_least_one("factor", factor)
     positive("original_max_position_embeddings", original_max_position_embeddings)
@@ -83,35 +82,40 @@ def yarn(
         raise ValueError(f"scaling beta_fast must be above beta_slow {beta_slow}, got {beta_fast}.")
     dim = 2 * len(frequencies)
 
-    def index_of(turns):
-        """Index of the pair that makes so many turns within the original length."""
+    def pair_index(turns: float) -> float:
+        """Fractional index of the pair that makes `turns` turns within the original length."""
         wavelength = original_max_position_embeddings / turns
         return dim * math.log(wavelength / (2 * math.pi)) / (2 * math.log(theta))
 
-    low, high = index_of(beta_fast), index_of(beta_slow)
+    low, high = pair_index(beta_fast), pair_index(beta_slow)
     if truncate:
         low, high = math.floor(low), math.ceil(high)
     low = max(low, 0)
-    # Never below `low`, or the ramp would be inverted: for original lengths under 7, and for enormous ones.
+    # For original lengths below 7 and for very large ones, high < low would invert the ramp.
     high = max(min(high, dim - 1), low)
     if low == high:
         high += 0.001
-    ramp = np.clip((np.arange(dim // 2) - low) / (high - low), 0, 1)
-    if attention_factor is not None:
+    ramp = np.clip((np.arange(dim // 2) - low) / (high - low), 0, 1)  # (dim / 2,)
+    if attention_factor is None:
+        attention_factor = yarn_attention_factor(factor, mscale, mscale_all_dim)
+    else:
         unread_beside("attention_factor", mscale=mscale, mscale_all_dim=mscale_all_dim)
         positive("attention_factor", attention_factor)
-    elif (mscale is None) != (mscale_all_dim is None):
+    return Scaled(frequencies / factor * ramp + frequencies * (1 - ramp), attention_factor)
+
+
+def yarn_attention_factor(factor: float, mscale: float | None, mscale_all_dim: float | None) -> float:
+    """0.1 ln(factor) + 1, or the quotient of 0.1 mscale ln(factor) + 1 for both values of mscale."""
+    if mscale is None and mscale_all_dim is None:
+        return 0.1 * math.log(factor) + 1.0
+    if mscale is None or mscale_all_dim is None:
         raise ValueError(
             f"scaling mscale and mscale_all_dim go together, got {mscale} and {mscale_all_dim}. "
             "Give both, or neither."
         )
-    elif mscale is not None:
-        positive("mscale", mscale)
-        positive("mscale_all_dim", mscale_all_dim)
-        attention_factor = yarn_mscale(factor, mscale) / yarn_mscale(factor, mscale_all_dim)
-    else:
-        attention_factor = yarn_mscale(factor)
-    return Scaled(frequencies / factor * ramp + frequencies * (1 - ramp), attention_factor)
+    positive("mscale", mscale)
+    positive("mscale_all_dim", mscale_all_dim)
+    return (0.1 * mscale * math.log(factor) + 1.0) / (0.1 * mscale_all_dim * math.log(factor) + 1.0)
 
 
 def llama3(
@@ -122,7 +126,7 @@ def llama3(
     high_freq_factor: float,
     original_max_position_embeddings: int,
 ) -> Scaled:
-    """Llama 3.1 (arXiv 2407.21783): long wavelengths divided by `factor`, short ones kept, a blend."""
+    """Llama 3.1 (arXiv 2407.21783): divides low frequencies by `factor`, keeps high ones, blends between."""
     at_least_one("factor", factor)
     positive("original_max_position_embeddings", original_max_position_embeddings)
     positive("low_freq_factor", low_freq_factor)
@@ -131,7 +135,7 @@ def llama3(
             f"scaling high_freq_factor must be above low_freq_factor {low_freq_factor}, "
             f"got {high_freq_factor}."
         )
-    turns = original_max_position_embeddings * frequencies / (2 * np.pi)
+    turns = original_max_position_embeddings * frequencies / (2 * np.pi)  # (dim / 2,)
     keep = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0, 1)
     return Scaled((1 - keep) * frequencies / factor + keep * frequencies)
 
@@ -147,15 +151,15 @@ def longrope(
     max_position_embeddings: int | None = None,
     attention_factor: float | None = None,
 ) -> Scaled:
-    """LongRoPE (Ding et al. 2024, arXiv 2402.13753): each pair divided by a factor of its own.
+    """LongRoPE (Ding et al. 2024, arXiv 2402.13753): divides each pair by a factor of its own.
 
-    `short_factor` up to the original length, `long_factor` for a longer `target_length`. The attention factor
-    is given, or follows from `factor` or from `max_position_embeddings` over the original length.
+    `short_factor` holds up to the original length, `long_factor` for a longer `target_length`. The attention
+    factor is given, or follows from `factor`, or from `max_position_embeddings` over the original length.
     """
     positive("original_max_position_embeddings", original_max_position_embeddings)
     positive("target_length", target_length)
-    divisors = {"short_factor": short_factor, "long_factor": long_factor}
-    for key, values in divisors.items():
+    divisors = {}
+    for key, values in (("short_factor", short_factor), ("long_factor", long_factor)):
         divisors[key] = np.array(values, dtype=np.float64)
         if divisors[key].shape != frequencies.shape or not (divisors[key] > 0).all():
             raise ValueError(
@@ -166,50 +170,53 @@ def longrope(
         unread_beside("attention_factor", factor=factor, max_position_embeddings=max_position_embeddings)
         positive("attention_factor", attention_factor)
     else:
-        if factor is not None:
-            unread_beside("factor", max_position_embeddings=max_position_embeddings)
-        elif max_position_embeddings is not None:
-            factor = max_position_embeddings / original_max_position_embeddings
-        else:
-            raise ValueError(
-                "scaling longrope needs factor, max_position_embeddings or attention_factor, got none. "
-                "max_position_embeddings stands beside rope_scaling in a config.json."
-            )
-        positive("factor", factor)
-        if not original_max_position_embeddings > 1:
-            raise ValueError(
-                "scaling original_max_position_embeddings must be above 1, as the attention factor "
-                f"divides by its logarithm, got {original_max_position_embeddings}. "
-                "Correct it, or give attention_factor."
-            )
-        logs = math.log(max(factor, 1)) / math.log(original_max_position_embeddings)
-        attention_factor = math.sqrt(1 + logs)
+        attention_factor = longrope_attention_factor(
+            factor, max_position_embeddings, original_max_position_embeddings
+        )
     regime = "long_factor" if target_length > original_max_position_embeddings else "short_factor"
     return Scaled(frequencies / divisors[regime], attention_factor)
 
 
-def proportional(frequencies: np.ndarray, *, partial_rotary_factor: float, factor: float = 1.0) -> Scaled:
-    """p-RoPE (Barbero et al. 2024, arXiv 2410.06205): only the fastest share of the pairs turns.
+def longrope_attention_factor(
+    factor: float | None, max_position_embeddings: int | None, original: int
+) -> float:
+    """sqrt(1 + ln(factor) / ln(original)), for a factor of at least 1."""
+    if factor is not None:
+        unread_beside("factor", max_position_embeddings=max_position_embeddings)
+    elif max_position_embeddings is not None:
+        factor = max_position_embeddings / original
+    else:
+        raise ValueError(
+            "scaling longrope needs factor, max_position_embeddings or attention_factor, got none. "
+            "max_position_embeddings stands beside rope_scaling in a config.json."
+        )
+    positive("factor", factor)
+    if not original > 1:
+        raise ValueError(
+            "scaling original_max_position_embeddings must be above 1, as the attention factor divides "
+            f"by its logarithm, got {original}. Correct it, or give attention_factor."
+        )
+    return math.sqrt(1 + math.log(max(factor, 1)) / math.log(original))
 
-    Unlike a partial rotation, it keeps the frequencies of the whole head, and the pairs that do not turn lie
-    where the layout puts the last ones. `factor` divides the frequencies.
+
+def proportional(frequencies: np.ndarray, *, partial_rotary_factor: float, factor: float = 1.0) -> Scaled:
+    """p-RoPE (Barbero et al. 2024, arXiv 2410.06205): rotates only the fastest share of the pairs.
+
+    Unlike partial rotation, it keeps the frequencies of the whole head, and the unrotated pairs are the last
+    ones in either layout. `factor` divides the frequencies.
     """
     at_least_one("factor", factor)
     if not 0 < partial_rotary_factor <= 1:
         raise ValueError(f"scaling partial_rotary_factor must be in (0, 1], got {partial_rotary_factor}.")
-    turning = np.arange(len(frequencies)) < int(partial_rotary_factor * len(frequencies))
-    return Scaled(np.where(turning, frequencies / factor, 0.0))
+    is_rotated = np.arange(len(frequencies)) < int(partial_rotary_factor * len(frequencies))
+    return Scaled(np.where(is_rotated, frequencies / factor, 0.0))
 
 
 def rebased(frequencies: np.ndarray, theta: float, factor: float) -> np.ndarray:
-    """Language frequencies of `theta`, as those of its NTK-aware rescaling."""
+    """Language frequencies of base `theta`, converted to the base of NTK-aware scaling by `factor`."""
     dim = 2 * len(frequencies)
     ratio = rescaled_theta(theta, dim, factor) / theta
     return frequencies * ratio ** (-np.arange(0, dim, 2) / dim)
-
-
-def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
-    return 0.1 * mscale * math.log(factor) + 1.0
 
 
 def at_least_one(key: str, value: float) -> None:
@@ -223,9 +230,7 @@ def positive(key: str, value: float) -> None:
 
 
 def unread_beside(key: str, **others: object) -> None:
-    """Raises if one of `others` is given, which has no effect once `key` is."""
-    given = [name for name, value in others.items() if value is not None]
-    if given:
-        raise ValueError(
-            f"scaling {key} replaces what {', '.join(given)} would say, got both. Leave one of them out."
-        )
+    """Raises ValueError for any of `others` that is set and would have no effect next to `key`."""
+    unread = [name for name, value in others.items() if value is not None]
+    if unread:
+        raise ValueError(f"scaling {key} replaces {', '.join(unread)}, got both. Leave one of them out.")

@@ -1,10 +1,10 @@
 """xPos: a decay over distance on top of the rotation (Sun et al. 2022, arXiv 2212.10554).
 
-Queries are multiplied by zeta^((position - centre) / scale_base) and keys by its inverse, so that a score
-decays by zeta^(distance / scale_base) in each pair, and the centre cancels. It is one constant of the
-embedding: a centre that follows the length of a call would give queries and cached keys different ones.
+Queries are multiplied by zeta^((position - centre) / scale_base) and keys by its inverse, so that the score
+of each pair decays by zeta^(distance / scale_base). The centre cancels, if it is the same for queries and
+keys: a constant of the embedding, not the middle of each call.
 
-For keys after their query the factor grows beyond 1: xPos is for causal attention.
+For keys after their query the factor exceeds 1, so xPos is for causal attention.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ MAX_SPAN_FLOAT16 = 8
 
 
 def xpos_decays(dim: int) -> np.ndarray:
-    """(dim / 2,) zeta of each pair: (2i / dim + 0.4) / 1.4, float64."""
+    """(dim / 2,) zeta of each pair, float64: (2i / dim + 0.4) / 1.4."""
     return (np.arange(0, dim, 2) / dim + GAMMA) / (1 + GAMMA)
 
 
@@ -31,7 +31,7 @@ def xpos_scales(
         positions: (..., length) positions in tokens.
         dim: rotated features.
         scale_base: tokens over which a score decays by zeta.
-        centre: position whose scale is 1.
+        centre: position with scale 1.
         interpolate_factor: divides the distances, as it divides the positions of the rotation.
 
     Returns:
@@ -42,15 +42,15 @@ def xpos_scales(
     """
     positions = tf.convert_to_tensor(positions)
     check_positions_dtype(positions)
-    powers = (tf.cast(positions, tf.float32) - centre) / (interpolate_factor * scale_base)
-    logs = tf.constant(np.log(xpos_decays(dim)), tf.float32)
-    return tf.exp(powers[..., tf.newaxis] * logs)
+    powers = (tf.cast(positions, tf.float32) - centre) / (interpolate_factor * scale_base)  # (..., length)
+    logs = tf.constant(np.log(xpos_decays(dim)), tf.float32)  # (dim / 2,)
+    return tf.exp(powers[..., tf.newaxis] * logs)  # (..., length, dim / 2)
 
 
 def check_compute_dtype(
-    dtype: tf.DType, max_length: int, *, scale_base: float, interpolate_factor: float = 1.0
+    dtype: tf.DType | str, max_length: int, *, scale_base: float, interpolate_factor: float = 1.0
 ) -> None:
-    """Raises ValueError if `dtype` is float16, which has too small a range for `max_length` positions."""
+    """Raises ValueError if `dtype` is float16 and its range too small for `max_length` positions."""
     limit = int(MAX_SPAN_FLOAT16 * scale_base * interpolate_factor)
     if tf.as_dtype(dtype) == tf.float16 and max_length > limit:
         raise ValueError(
@@ -60,9 +60,9 @@ def check_compute_dtype(
 
 
 def check_positions(positions: tf.Tensor, max_length: int) -> None:
-    """Raises ValueError if positions that are known on the host are not in [0, max_length).
+    """Raises ValueError if positions are outside [0, max_length), as far as they are known.
 
-    Inside a `tf.function` only their number may be known; then that is checked.
+    Inside a `tf.function` only their number may be known; then it is checked.
     """
     known = tf.get_static_value(positions)
     if known is not None and known.size:

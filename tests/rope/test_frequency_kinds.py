@@ -56,7 +56,7 @@ def test_the_rotated_part_of_a_head_is_rounded_down_and_even():
         ({"dim": 8, "custom_freqs": [1.0, 2.0]}, "custom_freqs must give dim / 2 frequencies"),
         ({"dim": 2, "custom_freqs": [float("nan")]}, "vector of finite numbers"),
         ({"dim": 8, "custom_freqs": [[1.0, 2.0], [3.0, 4.0]]}, r"vector of finite .* got shape \(2, 2\)"),
-        ({"dim": 4, "custom_freqs": [1.0, 2.0], "freqs_for": "pixel"}, "custom_freqs replace"),
+        ({"dim": 4, "custom_freqs": [1.0, 2.0], "freqs_for": "pixel"}, "custom_freqs replaces freqs_for"),
         ({"dim": 8, "freqs_for": "pixel", "max_freq": 1.0}, "max_freq must be >= 2"),
         (
             {"dim": 8, "freqs_for": "pixel", "pixel_spacing": "cubic"},

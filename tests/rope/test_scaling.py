@@ -208,7 +208,7 @@ def test_the_original_length_can_be_filled_in_where_it_is_read_and_missing():
         (
             YARN | {"mscale": 1.0, "mscale_all_dim": 1.0, "attention_factor": 1.0},
             None,
-            "replaces what mscale",
+            "replaces mscale, mscale_all_dim, got both",
         ),
         (
             YARN | {"original_max_position_embeddings": 0},
@@ -220,7 +220,7 @@ def test_the_original_length_can_be_filled_in_where_it_is_read_and_missing():
         (LONGROPE, None, "longrope needs target_length"),
         (LONGROPE | {"long_factor": [1.0, 2.0]}, 10, "long_factor must hold 4 positive numbers"),
         (LONGROPE | {"long_factor": 2.0}, 10, "long_factor must be a list of numbers"),
-        (LONGROPE | {"factor": 32.0}, 10, "factor replaces what max_position_embeddings"),
+        (LONGROPE | {"factor": 32.0}, 10, "factor replaces max_position_embeddings"),
         (
             LONGROPE | {"original_max_position_embeddings": 1},
             10,
@@ -249,8 +249,11 @@ def test_a_scaling_that_is_only_a_name_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"interpolate_factor": 2.0, "scaling": YARN}, "interpolate_factor is a scaling of its own"),
-        ({"theta_rescale_factor": 2.0, "scaling": YARN}, "theta_rescale_factor is a scaling of its own"),
+        ({"interpolate_factor": 2.0, "scaling": YARN}, "interpolate_factor cannot be combined with scaling"),
+        (
+            {"theta_rescale_factor": 2.0, "scaling": YARN},
+            "theta_rescale_factor cannot be combined with scaling",
+        ),
         (
             {"theta": 500.0, "scaling": YARN | {"rope_theta": 1e6}},
             "theta is 500.0, but the scaling's rope_theta",
@@ -267,7 +270,7 @@ def test_options_beside_a_scaling_that_contradict_it_are_refused(arguments, mess
 
 
 def test_ntk_with_a_single_pair_is_refused_unless_it_changes_nothing():
-    with pytest.raises(ValueError, match="with dim 2 they are the same"):
+    with pytest.raises(ValueError, match="must be 1 with dim 2"):
         RotaryEmbedding(2, theta_rescale_factor=2.0)
     with pytest.raises(ValueError, match="theta_rescale_factor must be >= 1"):
         RotaryEmbedding(8, theta_rescale_factor=0.5)

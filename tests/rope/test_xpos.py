@@ -152,7 +152,7 @@ def test_positions_beyond_the_maximum_are_refused_in_eager_mode_and_by_static_sh
         ({"xpos_max_length": 0}, "xpos_max_length must be in"),
         ({"xpos_scale_base": 16.0}, "xpos_max_length must be in"),
         ({"xpos_scale_base": 0.0}, "xpos_scale_base must be > 0"),
-        ({"freqs_for": "pixel"}, "xPos decays over tokens"),
+        ({"freqs_for": "pixel"}, "use_xpos needs freqs_for=.lang."),
     ],
 )
 def test_what_float32_cannot_hold_is_refused(arguments, message):
