@@ -1,10 +1,11 @@
 """Batches as pure functions of (seed, index), and the `tf.data` pipeline that calls them.
 
-The position of a run in its data is one integer, the index of its next batch. `training_batch` computes any
-batch of a token array; `data.passkey` and `data.image_batches` have the same function for their tasks.
+The position of a run in its data is one integer, the index of its next batch. `training_batch` computes batch
+`index` of a token array, `training_passkeys` that of generated texts and `training_images` that of images.
 
 Shapes:
-    rows: examples of a batch that this process reads; `batch_size` unless several processes share it.
+    rows: number of examples that this process reads: `batch_size`, or fewer if the argument `rows` is a slice
+        because several processes share the batch.
     length: tokens of a window.
 """
 
@@ -50,10 +51,6 @@ def batch_items(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Items of batch `index`, drawn without replacement within an epoch; a batch may span epochs.
 
-    Args:
-        index: 0 for the first batch of a run.
-        rows: slice of the batch to return.
-
     Returns:
         (rows,) int64 items, and the (rows,) int64 epoch of each.
     """
@@ -96,7 +93,6 @@ def training_batch(
     Args:
         tokens: (num_tokens,) integers, in memory or memory-mapped.
         index: 0 for the first batch of a run.
-        rows: slice of the batch to return.
 
     Returns:
         Inputs and targets, (rows, length) int32 each; a target is the token after its input.
@@ -121,43 +117,23 @@ def _phase(num_phases: int, *, seed: int, epoch: int) -> int:
     return int(random_generator(seed, epoch, stream=PHASE_STREAM).integers(num_phases))
 
 
-def training_dataset(
-    tokens: np.ndarray,
-    *,
-    start_step: int,
-    num_steps: int,
-    batch_size: int,
-    length: int,
-    seed: int,
-    rows: slice = ALL_ROWS,
-) -> tf.data.Dataset:
-    """Dataset of `training_batch(tokens, i, ...)` for `start_step <= i < num_steps`.
-
-    Yields inputs and targets, (rows, length) int32 each. A run that stopped after step k resumes with
-    `start_step=k`.
-    """
-
-    def batch(index: int) -> tuple[np.ndarray, np.ndarray]:
-        return training_batch(tokens, index, batch_size=batch_size, length=length, seed=seed, rows=rows)
-
-    spec = tf.TensorSpec((number_of_rows(batch_size, rows), length), tf.int32)
-    return batch_dataset(batch, (spec, spec), start_step=start_step, num_steps=num_steps)
-
-
 def batch_dataset(
-    batch: Callable[[int], tuple[np.ndarray, ...]],
-    specs: Sequence[tf.TensorSpec],
-    *,
-    start_step: int,
-    num_steps: int,
+    batch: Callable[[int], tuple[np.ndarray, ...]], *, start_step: int, num_steps: int
 ) -> tf.data.Dataset:
-    """Dataset of the arrays `batch(i)` for `start_step <= i < num_steps`, which have the given `specs`."""
+    """Dataset of the arrays `batch(i)` for `start_step <= i < num_steps`.
+
+    A run that stopped after step k resumes with `start_step=k`.
+
+    Args:
+        batch: pure function of the index, such as `training_batch` with its other arguments bound; its arrays
+            have the same shapes and dtypes for every index.
+    """
+    specs = [tf.TensorSpec(array.shape, array.dtype) for array in batch(start_step)]
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        arrays = tf.numpy_function(lambda index: batch(int(index)), [index], [spec.dtype for spec in specs])
-        for array, spec in zip(arrays, specs, strict=True):
-            array.set_shape(spec.shape)
-        return tuple(arrays)
+        dtypes = [spec.dtype for spec in specs]
+        arrays = tf.numpy_function(lambda index: batch(int(index)), [index], dtypes)
+        return tuple(tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, specs, strict=True))
 
     return tf.data.Dataset.range(start_step, num_steps).map(load).prefetch(tf.data.AUTOTUNE)
 
@@ -169,7 +145,6 @@ class EvaluationBatches(Sequence):
         num_items: items 0..num_items - 1 are visited once each.
         load: returns the batch of up to `rows` items, filled up with rows whose targets do not count.
         max_batches: evaluates on fewer batches, with the items evenly spread.
-        rows: slice of each batch to return.
     """
 
     def __init__(
@@ -215,7 +190,6 @@ def evaluation_batches(
     Args:
         tokens: (num_tokens,) integers, in memory or memory-mapped; at least 2.
         max_batches: evaluates on fewer batches, with the windows evenly spread.
-        rows: slice of each batch to return.
 
     Raises:
         ValueError: if there is no target.

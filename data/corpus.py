@@ -80,12 +80,14 @@ def check_length(corpus: TextCorpus, context_length: int) -> None:
     Raises:
         DataError: if either split is shorter than `context_length + 1` tokens.
     """
-    advice = {"train": "add text", "validation": "add text or increase data.held_out"}
-    for split, tokens in (("train", corpus.train), ("validation", corpus.validation)):
+    for split, tokens, advice in (
+        ("train", corpus.train, "add text"),
+        ("validation", corpus.validation, "add text, increase data.held_out"),
+    ):
         if len(tokens) < context_length + 1:
             raise DataError(
                 f"the {split} split has {len(tokens):,} tokens but one window needs {context_length + 1:,} "
-                f"(context_length {context_length:,} + 1); {advice[split]}, or decrease context_length"
+                f"(context_length {context_length:,} + 1); {advice} or decrease context_length"
             )
 
 
@@ -101,25 +103,11 @@ def _source(config: TextConfig, *, report: Report) -> Source:
             raise TypeError(f"config must be a text class of data.config, got {type(config).__name__}")
 
 
-class Duplicates:
-    """Recognises repeated documents by their SHA-256; stores 32 bytes for each."""
+def _usable(documents: Documents, progress: Progress, digests: set[bytes]) -> Iterator[Document]:
+    """Name and cleaned content of each document that is text, is not empty and does not repeat another.
 
-    def __init__(self):
-        self.count = 0
-        self._digests: set[bytes] = set()
-
-    def is_new(self, content: bytes) -> bool:
-        """Whether `content` was not passed before; counts repetitions."""
-        digest = hashlib.sha256(content).digest()
-        if digest in self._digests:
-            self.count += 1
-            return False
-        self._digests.add(digest)
-        return True
-
-
-def _usable(documents: Documents, progress: Progress, duplicates: Duplicates) -> Iterator[Document]:
-    """Name and cleaned content of each document that is text, is not empty and does not repeat another."""
+    `digests` are the SHA-256 of the contents so far.
+    """
     for name, raw in documents:
         progress.advance()
         try:
@@ -127,7 +115,11 @@ def _usable(documents: Documents, progress: Progress, duplicates: Duplicates) ->
         except InvalidText as error:
             progress.skip(f"{name}: {error}")
             continue
-        if content and duplicates.is_new(content):
+        digest = hashlib.sha256(content).digest()
+        if digest in digests:
+            progress.num_repeated += 1
+        elif content:
+            digests.add(digest)
             yield name, content
 
 
@@ -135,8 +127,7 @@ def _tokenize(source: Source, folder: Path, held_out: float, report: Report) -> 
     """Writes `train.bin` and `validation.bin` into `folder`; returns the facts for `meta.json`."""
     report(f"tokenizing {format_count(source.num_items, source.unit)} of {source.name}")
     progress = Progress("tokenized", source.num_items, source.unit, report=report, invalid=source.invalid)
-    duplicates = Duplicates()
-    rule, parts = _divide(source, held_out, progress, duplicates, report)
+    rule, parts = _divide(source, held_out, progress, report)
     num_documents = _write_splits(parts, folder)
     for split, use in (("train", "training"), ("validation", "validation")):
         if not num_documents[split]:
@@ -144,7 +135,7 @@ def _tokenize(source: Source, folder: Path, held_out: float, report: Report) -> 
             raise DataError(
                 f"{source.name}: no text is left for {use}: of "
                 f"{format_count(source.num_items, source.unit)}, {progress.num_skipped:,} skipped{first}, "
-                f"{duplicates.count:,} repeated; add text"
+                f"{progress.num_repeated:,} repeated; add text"
             )
     hashes = hash_files(folder)
     splits = {
@@ -157,23 +148,24 @@ def _tokenize(source: Source, folder: Path, held_out: float, report: Report) -> 
     }
     fingerprint = hashlib.sha256(" ".join(splits[split]["sha256"] for split in SPLITS).encode()).hexdigest()
     facts = {"splits": splits, "fingerprint": fingerprint, "rule": rule, "held_out": held_out}
-    return facts | {"duplicates": duplicates.count} | progress.facts()
+    return facts | {"duplicates": progress.num_repeated} | progress.facts()
 
 
 def _divide(
-    source: Source, held_out: float, progress: Progress, duplicates: Duplicates, report: Report
+    source: Source, held_out: float, progress: Progress, report: Report
 ) -> tuple[str, Iterable[tuple[Split, bytes]]]:
     """Rule that divides the documents ("source", "tail" or "name"), and (split, content) of each part."""
-    documents = _usable(source.documents(), progress, duplicates)
+    digests: set[bytes] = set()
+    documents = _usable(source.documents(), progress, digests)
     if source.validation_documents is not None:
-        validation = _usable(source.validation_documents(), progress, duplicates)
+        validation = _usable(source.validation_documents(), progress, digests)
         return "source", chain(
             (("train", content) for _, content in documents),
             (("validation", content) for _, content in validation),
         )
     # The rule depends on the number and sizes of the usable documents: read all of them twice.
     first_pass = Progress("measured", source.num_items, source.unit, report=report, invalid=source.invalid)
-    max_bytes = held_out_bytes(_usable(source.documents(), first_pass, Duplicates()), held_out=held_out)
+    max_bytes = held_out_bytes(_usable(source.documents(), first_pass, set()), held_out=held_out)
     if max_bytes is None:
         return "tail", split_by_tail(documents, held_out=held_out)
     return "name", split_by_name(documents, held_out=held_out, max_bytes=max_bytes)

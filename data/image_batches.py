@@ -3,10 +3,12 @@
 The augmentation is one projective warp of each image, drawn from (seed, image, epoch).
 
 Shapes:
-    rows: images of a batch that this process reads; `batch_size` unless several processes share it.
+    rows: number of images that this process reads: `batch_size`, or fewer if the argument `rows` is a slice
+        because several processes share the batch.
+    mean, deviation: (channels,) float32 statistics of the training pixels, with values in [0, 1].
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import tensorflow as tf
@@ -46,7 +48,6 @@ def training_images(
         split: images and labels, in memory or memory-mapped.
         index: 0 for the first batch of a run.
         augment: ranges of the random transforms.
-        rows: slice of the batch to return.
 
     Returns:
         Images (rows, height, width, channels) uint8, labels (rows,) int32, and the transform of each image,
@@ -77,34 +78,20 @@ def image_training_dataset(
 ) -> tf.data.Dataset:
     """Dataset of `training_images(split, i, ...)`, warped and normalized, for `start_step <= i < num_steps`.
 
-    Yields images (rows, height, width, channels) float32 and labels (rows,) int32. A run that stopped after
-    step k resumes with `start_step=k`.
-
-    Args:
-        mean: (channels,) float32 of pixel values in [0, 1].
-        deviation: (channels,) float32 standard deviation of the same.
-        rows: slice of each batch to return.
+    Yields images (rows, height, width, channels) float32 and labels (rows,) int32.
     """
-    height, width, channels = split.images.shape[1:]
-    num_rows = number_of_rows(batch_size, rows)
-    specs = (
-        tf.TensorSpec((num_rows, height, width, channels), tf.uint8),
-        tf.TensorSpec((num_rows,), tf.int32),
-        tf.TensorSpec((num_rows, 8), tf.float32),
-    )
     # (width, channels): TensorFlow takes three times as long to broadcast (channels,).
+    width = split.images.shape[2]
     scale, offset = (np.tile(values, (width, 1)) for values in _normalization(mean, deviation))
 
-    def batch(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return training_images(split, index, batch_size=batch_size, seed=seed, augment=augment, rows=rows)
-
     def transform(images, labels, transforms):
-        images = tf.cast(images, tf.float32)
+        shape, images = images.shape, tf.cast(images, tf.float32)
         if is_augmented(augment):
             images = warp(images, transforms, fill=augment.fill)
-        return tf.ensure_shape(images * scale + offset, specs[0].shape), labels
+        return tf.ensure_shape(images * scale + offset, shape), labels
 
-    dataset = batch_dataset(batch, specs, start_step=start_step, num_steps=num_steps)
+    batch = partial(training_images, split, batch_size=batch_size, seed=seed, augment=augment, rows=rows)
+    dataset = batch_dataset(batch, start_step=start_step, num_steps=num_steps)
     return dataset.map(transform, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
@@ -120,12 +107,8 @@ def image_evaluation_batches(
     """Every image exactly once, in stored order.
 
     A batch is images (rows, height, width, channels) float32 and labels (rows,) int32. The last one is filled
-    up with black images of the label -1, which do not count.
-
-    Args:
-        mean: (channels,) float32 as in training; likewise `deviation`.
-        max_batches: evaluates on fewer batches, with the images evenly spread.
-        rows: slice of each batch to return.
+    up with black images of the label -1, which do not count. With `max_batches`, fewer images that are evenly
+    spread.
     """
     num_rows = number_of_rows(batch_size, rows)
 

@@ -16,7 +16,7 @@ from data.sources import Example, ImageSource, read_file
 from data.split import Split, hash_fraction
 from system.errors import DataError, reason
 from system.files import walk_files
-from system.text import printable
+from system.text import format_count, printable
 
 # Names of the folders of two splits; the first one that exists is used.
 TRAIN_FOLDERS = ("train", "training")
@@ -53,7 +53,7 @@ def image_folder_source(config: ImageFolderConfig) -> ImageSource:
         raise DataError(f"data.path={config.path} {problem}; choose a folder with one folder for each class")
     try:
         classes, splits = _find_files(root, config)
-        stamps = {split: [_stamp(file) for file in files] for split, files in splits.items()}
+        stats = {split: [(file.name, file.path.stat()) for file in files] for split, files in splits.items()}
     except OSError as error:
         raise DataError(f"cannot read {printable(str(error.filename))}: {reason(error)}") from error
 
@@ -64,7 +64,14 @@ def image_folder_source(config: ImageFolderConfig) -> ImageSource:
 
     return ImageSource(
         name=printable(f"{config.source} {config.path}"),
-        identity={"root": printable(str(root.absolute())), "files": stamps, "invalid": config.invalid},
+        identity={
+            "root": printable(str(root.absolute())),
+            "files": {
+                split: [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
+                for split, files in stats.items()
+            },
+            "invalid": config.invalid,
+        },
         classes=classes,
         counts={split: len(files) for split, files in splits.items()},
         examples=examples,
@@ -86,10 +93,7 @@ def _find_files(root: Path, config: ImageFolderConfig) -> tuple[tuple[str, ...],
             f"data.held_out={config.held_out} has no effect: {printable(str(root))} is already split into "
             f"{existing[0]} and {existing[1]}; omit it"
         )
-    return _existing_splits(root, *existing)
-
-
-def _existing_splits(root: Path, train: str, held_out: str) -> tuple[tuple[str, ...], Splits]:
+    train, held_out = existing
     classes, train_files = _class_files(root / train, root)
     other_classes, held_out_files = _class_files(root / held_out, root)
     if classes != other_classes:
@@ -107,16 +111,11 @@ def _class_files(folder: Path, root: Path) -> tuple[tuple[str, ...], list[ImageF
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     classes = tuple(printable(path.name) for path in folders)
     where = printable(str(folder))
-    if len(classes) == 1 and classes[0] in TRAIN_FOLDERS:
+    if len(classes) < 2:
+        names = f" ({classes[0]})" if classes else ""
         raise DataError(
-            f"{where} has the folder {classes[0]}, but none of {', '.join(HELD_OUT_FOLDERS)} beside it; add "
-            f"one, or set data.path={where}/{classes[0]} to hold out a part of it"
-        )
-    if not classes:
-        raise DataError(f"{where} has no class folders; put images in one folder a class: {where}/CLASS/*")
-    if len(classes) == 1:
-        raise DataError(
-            f"{where} has one class only, {classes[0]}; classification needs at least two classes"
+            f"{where} has {format_count(len(classes), 'class folder')}{names}; classification needs at least "
+            f"two: {where}/CLASS/*, or {where}/train/CLASS/* and {where}/test/CLASS/*"
         )
     files = []
     for label, path in enumerate(folders):
@@ -162,18 +161,8 @@ def _split_by_hash(files: list[ImageFile], *, held_out: float) -> Splits:
     return splits
 
 
-def _stamp(file: ImageFile) -> tuple[str, int, int]:
-    """Name, size and modification time."""
-    stat = file.path.stat()
-    return file.name, stat.st_size, stat.st_mtime_ns
-
-
 def _read(
-    files: list[ImageFile],
-    image_size: tuple[int, int] | None,
-    *,
-    channels: int,
-    skip: Callable[[str], None],
+    files: list[ImageFile], image_size: tuple[int, int] | None, *, channels: int, skip: Callable[[str], None]
 ) -> Iterator[Example]:
     """Decodes the files on all cores, in order."""
 

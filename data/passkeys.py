@@ -9,7 +9,6 @@ The digits of a key are distinct: a model copies the key by finding the last dig
 import hashlib
 
 import numpy as np
-import tensorflow as tf
 
 from data.batches import (
     ALL_ROWS,
@@ -17,7 +16,6 @@ from data.batches import (
     IGNORED_TARGET,
     PASSKEY_STREAM,
     EvaluationBatches,
-    batch_dataset,
     number_of_rows,
     random_generator,
 )
@@ -109,23 +107,12 @@ def held_out_passkeys(
 
 
 def training_passkeys(
-    index: int,
-    *,
-    batch_size: int,
-    length: int,
-    digits: int,
-    texts: int,
-    seed: int,
-    rows: slice = ALL_ROWS,
+    index: int, *, batch_size: int, length: int, digits: int, texts: int, seed: int, rows: slice = ALL_ROWS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Batch `index` of an endless run; each row holds 1 to `texts` texts.
 
     Several short texts in a row hold more answers at shorter distances, without which a model takes much
     longer to begin to copy.
-
-    Args:
-        index: 0 for the first batch of a run.
-        rows: slice of the batch to return.
 
     Returns:
         Inputs and targets, (rows, length) int32 each; only the digits of the answers are targets.
@@ -136,28 +123,6 @@ def training_passkeys(
         sizes = _text_sizes(draw, length=length, digits=digits, texts=texts)
         packed.append([passkey_text(draw, size=size, digits=digits) for size in sizes])
     return _inputs_and_targets(packed, digits=digits)
-
-
-def passkey_training_dataset(
-    *,
-    start_step: int,
-    num_steps: int,
-    batch_size: int,
-    length: int,
-    digits: int,
-    texts: int,
-    seed: int,
-    rows: slice = ALL_ROWS,
-) -> tf.data.Dataset:
-    """Dataset of `training_passkeys(i, ...)` for `start_step <= i < num_steps`."""
-
-    def batch(index: int) -> tuple[np.ndarray, np.ndarray]:
-        return training_passkeys(
-            index, batch_size=batch_size, length=length, digits=digits, texts=texts, seed=seed, rows=rows
-        )
-
-    spec = tf.TensorSpec((number_of_rows(batch_size, rows), length), tf.int32)
-    return batch_dataset(batch, (spec, spec), start_step=start_step, num_steps=num_steps)
 
 
 def passkey_evaluation_batches(
@@ -171,9 +136,7 @@ def passkey_evaluation_batches(
 ) -> EvaluationBatches:
     """The first `num_examples` held-out texts, one in each row; rows that fill up a batch have no targets.
 
-    Args:
-        max_batches: evaluates on fewer batches, with the texts evenly spread.
-        rows: slice of each batch to return.
+    With `max_batches`, fewer texts that are evenly spread.
     """
     shape = number_of_rows(batch_size, rows), length
 

@@ -11,7 +11,12 @@ MAX_SKIPPED_NAMED = 20
 
 
 class Progress:
-    """Counts the items that are read and skipped; reports rate and remaining time every 10 seconds.
+    """Counts items and reports rate and remaining time every 10 seconds.
+
+    Attributes:
+        num_repeated: number of duplicates, counted by the caller.
+        num_skipped: number of invalid items.
+        skipped: `name: reason` of the first of them.
 
     Args:
         verb: past tense of what is done to an item, such as `read`.
@@ -24,7 +29,7 @@ class Progress:
     def __init__(
         self, verb: str, total: int, unit: str, *, report: Callable[[str], None], invalid: str = "skip"
     ):
-        self.num_skipped = 0
+        self.num_repeated = self.num_skipped = 0
         self.skipped: list[str] = []
         self._verb, self._total, self._unit = verb, total, unit
         self._report, self._invalid = report, invalid

@@ -21,16 +21,8 @@ Documents = Iterator[tuple[str, bytes]]
 Invalid = Literal["skip", "error"]
 
 STDLIB_EXCLUDED = (
-    "tests",
-    "test",
-    "idlelib",
-    "lib2to3",
-    "turtledemo",
-    "ensurepip",
-    "site-packages",
-    "dist-packages",
-    "lib-dynload",
-    "config-*",
+    *("test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip"),
+    *("site-packages", "dist-packages", "lib-dynload", "config-*"),
 )
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
+import tensorflow as tf
+
 from data.config import TfdsImagesConfig, TfdsTextConfig
 from data.sources import Documents, Example, ImageSource, Source
 from data.split import Split
@@ -32,7 +34,7 @@ def tfds_source(config: TfdsTextConfig, *, report: Callable[[str], None]) -> Sou
         DataError: if the set, its text key or a split is unknown, or the download fails.
     """
     builder = find_builder(config.tfds_name, data_dir=config.data_dir)
-    _check_key(builder, "text_key", config.text_key, _is_text)
+    _check_key(builder, "text_key", config.text_key)
     prepare(builder, report=report)
     train, validation = config.train_split, config.validation_split
     counts = [count_examples(builder, train, option="data.train_split")]
@@ -61,8 +63,8 @@ def tfds_images_source(config: TfdsImagesConfig, *, report: Callable[[str], None
             are fewer than two classes, the images are not uint8, or the download fails.
     """
     builder = find_builder(config.tfds_name, data_dir=config.data_dir)
-    _check_key(builder, "image_key", config.image_key, _is_image)
-    _check_key(builder, "label_key", config.label_key, _is_label)
+    _check_key(builder, "image_key", config.image_key)
+    _check_key(builder, "label_key", config.label_key)
     prepare(builder, report=report)
     classes = _classes(builder, config.label_key)
     splits: dict[Split, str] = {"train": config.train_split, "validation": config.validation_split}
@@ -145,17 +147,14 @@ def count_examples(builder, split: str, *, option: str) -> int:
     Raises:
         DataError: if `split`, the value of `option`, is unknown or empty.
     """
-    known = ", ".join(builder.info.splits)
     try:
         count = builder.info.splits[split].num_examples
     except (KeyError, ValueError):
-        raise DataError(
-            f"{option}={split} is not a split of {builder.info.full_name}; choose one of {known}, "
-            "or a part such as 'train[:90%]'"
-        ) from None
+        count = 0
     if not count:
         raise DataError(
-            f"{option}={split} has no examples in {builder.info.full_name}; choose one of {known}"
+            f"{option}={split} is not a split of {builder.info.full_name} with examples; choose one of "
+            f"{', '.join(builder.info.splits)}, or a part such as 'train[:90%]'"
         )
     return count
 
@@ -194,35 +193,22 @@ def _identity(builder) -> dict:
     return {"set": info.full_name, "folder": str(builder.data_dir), "bytes": int(info.dataset_size)}
 
 
-def _check_key(builder, option: str, key: str, is_valid: Callable[[object], bool]) -> None:
-    """Raises DataError unless `is_valid` is true for the feature `key`, the value of `option`."""
+def _check_key(builder, option: str, key: str) -> None:
+    """Raises DataError unless the feature `key`, the value of `option`, has the type for it."""
+    import tensorflow_datasets as tfds
+
+    kind, is_valid = {
+        "text_key": ("a text", lambda feature: feature.tf_dtype == tf.string and feature.shape == ()),
+        "image_key": (
+            "a uint8 image",
+            lambda feature: feature.tf_dtype == tf.uint8 and len(feature.shape) == 3,
+        ),
+        "label_key": ("a class label", lambda feature: isinstance(feature, tfds.features.ClassLabel)),
+    }[option]
     keys = sorted(name for name, feature in builder.info.features.items() if is_valid(feature))
     if key not in keys:
-        kind = {"text_key": "a text", "image_key": "a uint8 image", "label_key": "a class label"}[option]
         advice = f"choose one of {', '.join(keys)}" if keys else "it has none; choose another data.tfds_name"
         raise DataError(f"data.{option}={key} is not {kind} of {builder.info.full_name}; {advice}")
-
-
-def _is_text(feature) -> bool:
-    import tensorflow_datasets as tfds
-
-    # `Text` is a `Tensor`; features with an encoding of their own, such as images, are not.
-    if not isinstance(feature, tfds.features.Tensor):
-        return False
-    info = feature.get_tensor_info()
-    return info.shape == () and info.tf_dtype.name == "string"
-
-
-def _is_image(feature) -> bool:
-    import tensorflow_datasets as tfds
-
-    return isinstance(feature, tfds.features.Image) and feature.tf_dtype.name == "uint8"
-
-
-def _is_label(feature) -> bool:
-    import tensorflow_datasets as tfds
-
-    return isinstance(feature, tfds.features.ClassLabel)
 
 
 def _classes(builder, label_key: str) -> tuple[str, ...]:

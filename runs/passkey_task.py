@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 
 from configs.schema import Config
-from data.batches import ALL_ROWS
+from data.batches import ALL_ROWS, batch_dataset
 from data.passkeys import (
     check_room,
     fingerprint,
     held_out_text,
     passkey_evaluation_batches,
-    passkey_training_dataset,
+    training_passkeys,
 )
 from data.tokens import SEPARATOR, encode
 from models.sampling import Sampler, SamplingOptions
@@ -49,15 +50,15 @@ class PasskeyTask(TokenTask):
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
         """The batches that are left, or of each the rows that are wanted."""
         config = self.config
-        return passkey_training_dataset(
-            start_step=start_step,
-            num_steps=config.num_steps,
+        batch = partial(
+            training_passkeys,
             batch_size=config.batch_size,
-            texts=self.config.data.texts,
+            texts=config.data.texts,
             seed=config.seed,
             rows=rows,
             **self.shape,
         )
+        return batch_dataset(batch, start_step=start_step, num_steps=config.num_steps)
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
         """All held-out texts, or an even choice of them."""

@@ -5,11 +5,12 @@ import math
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import keras
 
 from configs.schema import Config
-from data.batches import ALL_ROWS, evaluation_batches, training_dataset
+from data.batches import ALL_ROWS, batch_dataset, evaluation_batches, training_batch
 from data.corpus import TextCorpus, check_length, load_text
 from data.tokens import SEPARATOR
 from models.sampling import Sampler, SamplingOptions
@@ -44,14 +45,8 @@ class TextTask(TokenTask):
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
         """The batches that are left, or of each the rows that are wanted."""
         config = self.config
-        return training_dataset(
-            self.corpus.train,
-            start_step=start_step,
-            num_steps=config.num_steps,
-            seed=config.seed,
-            rows=rows,
-            **self.shape,
-        )
+        batch = partial(training_batch, self.corpus.train, seed=config.seed, rows=rows, **self.shape)
+        return batch_dataset(batch, start_step=start_step, num_steps=config.num_steps)
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
         """All held-out text, or an even choice of it."""

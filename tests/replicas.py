@@ -3,6 +3,7 @@
 python -m tests.replicas FILE KEY=VALUE ...
 """
 
+import functools
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -131,17 +132,18 @@ def make_model(config, precision):
 
 def make_batches(config, *, num_steps: int, rows: slice):
     """Training batches, and held-out ones of 21 rows in all, so that the last is partly filled."""
-    from data.batches import evaluation_batches, training_dataset
+    from data.batches import batch_dataset, evaluation_batches, training_batch
     from data.config import AugmentConfig
     from data.image_batches import image_evaluation_batches, image_training_dataset
     from data.images import ImageSplit
 
     draw = np.random.default_rng(5)
-    training = {"start_step": 0, "num_steps": num_steps, "seed": 6}
+    steps = {"start_step": 0, "num_steps": num_steps}
     if isinstance(config, TransformerLMConfig):
         tokens, held_out = (draw.integers(20, size=size).astype(np.uint8) for size in (300, 21 * LENGTH - 2))
         shape = {"batch_size": BATCH, "length": LENGTH, "rows": rows}
-        return training_dataset(tokens, **training, **shape), evaluation_batches(held_out, **shape)
+        batch = functools.partial(training_batch, tokens, seed=6, **shape)
+        return batch_dataset(batch, **steps), evaluation_batches(held_out, **shape)
     splits = [
         ImageSplit(
             draw.integers(256, size=(count, *config.image_size, config.channels)).astype(np.uint8),
@@ -152,7 +154,7 @@ def make_batches(config, *, num_steps: int, rows: slice):
     shape = {"batch_size": BATCH, "mean": np.full(3, 0.5), "deviation": np.full(3, 0.3), "rows": rows}
     augment = AugmentConfig(rotation=20.0)
     return (
-        image_training_dataset(splits[0], augment=augment, **training, **shape),
+        image_training_dataset(splits[0], augment=augment, seed=6, **steps, **shape),
         image_evaluation_batches(splits[1], **shape),
     )
 

@@ -111,6 +111,7 @@ def test_file_names_are_unique():
     names = [path.name for path in SOURCES if path.name not in SHARED_NAMES]
     assert {name for name in names if names.count(name) > 1} <= {
         "positions.py",
+        "windows.py",
     }
 
 

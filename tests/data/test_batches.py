@@ -1,31 +1,34 @@
-"""Training and evaluation batches."""
+"""Training and evaluation batches of tokens, and the rows that each of several processes reads."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
 
 from data.batches import (
+    batch_dataset,
     batch_items,
     epoch_order,
     evaluation_batches,
     training_batch,
-    training_dataset,
     windows_per_epoch,
 )
+from data.config import AugmentConfig
+from data.image_batches import image_evaluation_batches, image_training_dataset
+from data.images import ImageSplit
+from data.passkeys import passkey_evaluation_batches, training_passkeys
 
-# Each token is its own position, so that a window says where it was taken.
+# Each token is its own position, so that a window shows its start.
 TOKENS = np.arange(1_000, dtype=np.int64)
 
 
-def starts(
-    index: int, *, batch_size: int, length: int, seed: int = 7, tokens: np.ndarray = TOKENS
-) -> np.ndarray:
+def starts(index, *, batch_size, length, seed=7, tokens=TOKENS) -> np.ndarray:
     return training_batch(tokens, index, batch_size=batch_size, length=length, seed=seed)[0][:, 0]
 
 
 @pytest.mark.parametrize(("batch_size", "length"), [(3, 8), (5, 2), (2, 13)])
-def test_targets_are_the_tokens_after_the_inputs(batch_size, length):
+def test_training_targets_are_the_tokens_after_the_inputs(batch_size, length):
     inputs, targets = training_batch(TOKENS, 4, batch_size=batch_size, length=length, seed=1)
     assert inputs.shape == targets.shape == (batch_size, length)
     assert inputs.dtype == targets.dtype == np.int32
@@ -33,26 +36,27 @@ def test_targets_are_the_tokens_after_the_inputs(batch_size, length):
     np.testing.assert_array_equal(targets, inputs + 1)
 
 
-def test_batch_depends_on_seed_and_index_alone():
+def test_training_batch_depends_on_seed_and_index_alone():
     first = starts(5, batch_size=3, length=8)
-    for other in range(200):  # other epochs push the cached ones out
+    for other in range(200):  # other epochs replace the cached ones
         starts(other, batch_size=3, length=8, seed=other)
     np.testing.assert_array_equal(starts(5, batch_size=3, length=8), first)
     assert (starts(5, batch_size=3, length=8, seed=8) != first).any()
     assert (starts(6, batch_size=3, length=8) != first).any()
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8, 50])
-def test_order_of_windows_does_not_depend_on_the_batch_size(batch_size):
+def test_order_of_windows_does_not_depend_on_the_batch_size():
     one_by_one = [starts(index, batch_size=1, length=13)[0] for index in range(200)]
-    batches = [starts(index, batch_size=batch_size, length=13) for index in range(200 // batch_size)]
-    np.testing.assert_array_equal(np.concatenate(batches), one_by_one[: batch_size * (200 // batch_size)])
+    for batch_size in (3, 8, 50):
+        batches = [starts(index, batch_size=batch_size, length=13) for index in range(200 // batch_size)]
+        expected = one_by_one[: batch_size * (200 // batch_size)]
+        np.testing.assert_array_equal(np.concatenate(batches), expected)
 
 
 @pytest.mark.parametrize(
     ("num_tokens", "length"), [(1_000, 13), (104, 13), (105, 8), (27, 13), (9, 8), (15, 8)]
 )
-def test_an_epoch_visits_every_window_once_from_a_phase_of_its_own(num_tokens, length):
+def test_epoch_visits_every_window_once_from_its_own_phase(num_tokens, length):
     tokens = TOKENS[:num_tokens]
     size = windows_per_epoch(num_tokens, length)
     phases = set()
@@ -65,11 +69,10 @@ def test_an_epoch_visits_every_window_once_from_a_phase_of_its_own(num_tokens, l
     assert len(phases) > 1 or num_tokens == length + 1
 
 
-def test_every_token_is_a_target_sooner_or_later():
+def test_every_token_becomes_a_training_target():
     tokens = TOKENS[:61]
     batches = [training_batch(tokens, index, batch_size=6, length=8, seed=3) for index in range(200)]
-    targets = np.unique([target for _, target in batches])
-    np.testing.assert_array_equal(targets, tokens[1:])
+    np.testing.assert_array_equal(np.unique([target for _, target in batches]), tokens[1:])
 
 
 def test_orders_of_two_epochs_differ():
@@ -77,39 +80,30 @@ def test_orders_of_two_epochs_differ():
     assert not epoch_order(50, seed=1, epoch=0).flags.writeable
 
 
-def test_a_batch_straddles_epochs():
+def test_batch_may_span_epochs():
     items, epochs = batch_items(1, batch_size=5, num_items=7, seed=2)
     np.testing.assert_array_equal(epochs, [0, 0, 1, 1, 1])
     expected = [*epoch_order(7, seed=2, epoch=0)[5:], *epoch_order(7, seed=2, epoch=1)[:3]]
     np.testing.assert_array_equal(items, expected)
-
-
-def test_a_batch_may_be_larger_than_an_epoch():
     items, epochs = batch_items(0, batch_size=8, num_items=3, seed=2)
     np.testing.assert_array_equal(epochs, [0, 0, 0, 1, 1, 1, 2, 2])
     np.testing.assert_array_equal(np.sort(items[:3]), [0, 1, 2])
 
 
-def test_too_few_tokens_for_a_window_are_refused():
+def test_too_few_tokens_for_a_window_raise():
     with pytest.raises(ValueError, match="length 8 needs 9 tokens, got 8"):
         training_batch(TOKENS[:8], 0, batch_size=2, length=8, seed=0)
 
 
-def test_the_dataset_resumes_where_a_run_stopped():
-    options = {"num_steps": 11, "batch_size": 3, "length": 8, "seed": 7}
-    whole = list(training_dataset(TOKENS, start_step=0, **options).as_numpy_iterator())
-    rest = list(training_dataset(TOKENS, start_step=6, **options).as_numpy_iterator())
+def test_dataset_resumes_at_any_step_with_static_shapes():
+    batch = partial(training_batch, TOKENS, batch_size=3, length=8, seed=7)
+    dataset = batch_dataset(batch, start_step=0, num_steps=11)
+    assert [(spec.shape, spec.dtype.name) for spec in dataset.element_spec] == [((3, 8), "int32")] * 2
+    whole = list(dataset.as_numpy_iterator())
+    rest = list(batch_dataset(batch, start_step=6, num_steps=11).as_numpy_iterator())
     assert (len(whole), len(rest)) == (11, 5)
-    for resumed, straight in zip(rest, whole[6:], strict=True):
-        np.testing.assert_array_equal(resumed, straight)
-    np.testing.assert_array_equal(whole[4], training_batch(TOKENS, 4, batch_size=3, length=8, seed=7))
-
-
-def test_the_dataset_has_static_shapes():
-    dataset = training_dataset(TOKENS, start_step=0, num_steps=2, batch_size=3, length=8, seed=0)
-    for spec in dataset.element_spec:
-        assert spec.shape == (3, 8)
-        assert spec.dtype.name == "int32"
+    np.testing.assert_array_equal(rest, whole[6:])
+    np.testing.assert_array_equal(whole[4], batch(4))
 
 
 @pytest.mark.parametrize("num_tokens", [2, 8, 9, 10, 24, 25, 26, 100])
@@ -136,25 +130,61 @@ def test_evaluation_batches_can_be_counted_indexed_and_read_again():
         batches[42]
 
 
-@pytest.mark.parametrize("max_batches", [1, 4, 13])
-def test_a_part_of_the_evaluation_is_spread_over_the_tokens(max_batches):
+@pytest.mark.parametrize("max_batches", [1, 4, 13, 42, 1_000])
+def test_fewer_evaluation_batches_are_spread_over_the_tokens(max_batches):
     batches = evaluation_batches(TOKENS, batch_size=3, length=8, max_batches=max_batches)
-    assert len(batches) == max_batches
-    rows = np.concatenate([inputs[:, 0] for inputs, _ in batches])
+    assert len(batches) == min(max_batches, 42)
+    rows = np.concatenate([inputs[:, 0] for inputs, _ in batches])[:125]
     gaps = np.diff([*rows, len(TOKENS)])
     assert rows[0] == 0
     assert gaps.min() >= 8
     assert gaps.max() - gaps.min() <= 16
 
 
-@pytest.mark.parametrize("max_batches", [42, 43, 1_000])
-def test_more_batches_than_there_are_means_all(max_batches):
-    part = evaluation_batches(TOKENS, batch_size=3, length=8, max_batches=max_batches)
-    whole = evaluation_batches(TOKENS, batch_size=3, length=8)
-    for left, right in itertools.zip_longest(part, whole):
-        np.testing.assert_array_equal(left, right)
-
-
-def test_an_evaluation_without_a_target_is_refused():
+def test_evaluation_without_a_target_raises():
     with pytest.raises(ValueError, match=r"2 tokens.* got 1"):
         evaluation_batches(TOKENS[:1], batch_size=3, length=8)
+
+
+BATCH = 6
+PARTS = [slice(0, 2), slice(2, 4), slice(4, 6)]
+RANDOM = np.random.default_rng(1)
+BYTES = RANDOM.integers(0, 256, 200).astype(np.uint8)
+IMAGES = ImageSplit(RANDOM.integers(0, 256, (13, 6, 5, 3)).astype(np.uint8), np.arange(13, dtype=np.int32))
+MOMENTS = {"mean": np.full(3, 0.4), "deviation": np.full(3, 0.3)}
+STEPS = {"start_step": 0, "num_steps": 9}
+TRAINING = {"batch_size": BATCH, "seed": 2}
+AUGMENT = AugmentConfig(rotation=20.0, flip=True)
+# The last batch of each evaluation has so few items that one of the parts has none.
+SOURCES = {
+    "text": lambda **rows: batch_dataset(
+        partial(training_batch, BYTES, length=8, **TRAINING, **rows), **STEPS
+    ),
+    "passkeys": lambda **rows: batch_dataset(
+        partial(training_passkeys, length=60, digits=2, texts=2, **TRAINING, **rows), **STEPS
+    ),
+    "images": lambda **rows: image_training_dataset(
+        IMAGES, augment=AUGMENT, **TRAINING, **STEPS, **MOMENTS, **rows
+    ),
+    "held-out text": lambda **rows: evaluation_batches(BYTES[:120], batch_size=BATCH, length=8, **rows),
+    "some held-out text": lambda **rows: evaluation_batches(
+        BYTES, batch_size=BATCH, length=8, max_batches=2, **rows
+    ),
+    "held-out passkeys": lambda **rows: passkey_evaluation_batches(
+        8, batch_size=BATCH, length=60, digits=2, **rows
+    ),
+    "held-out images": lambda **rows: image_evaluation_batches(IMAGES, batch_size=BATCH, **MOMENTS, **rows),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_rows_of_several_processes_make_up_the_batch(source):
+    whole = SOURCES[source]()
+    parts = [SOURCES[source](rows=rows) for rows in PARTS]
+    assert {len(each) for each in (whole, *parts)} == {len(whole)}
+    for batch, *part_batches in zip(whole, *parts, strict=True):
+        for index, value in enumerate(batch):
+            pieces = [np.asarray(part[index]) for part in part_batches]
+            assert [len(piece) for piece in pieces] == [2, 2, 2]
+            assert not all((a == b).all() for a, b in itertools.combinations(pieces, 2))
+            np.testing.assert_array_equal(np.concatenate(pieces), value)

@@ -242,11 +242,6 @@ def without_folders(folder):
     folder.mkdir()
 
 
-def without_test(folder):
-    (folder / "dog").rename(folder / "train")
-    shutil.rmtree(folder / "cat")
-
-
 def one_image(folder):
     write(folder / "bird" / "1.png", 5)
 
@@ -256,13 +251,12 @@ def one_image(folder):
     [
         (shutil.rmtree, r"data\.path=.* does not exist; choose a folder with one folder for each class"),
         (lambda folder: (shutil.rmtree(folder), folder.write_text("x")), r"data\.path=.* is not a folder"),
-        (without_folders, r"no class folders; put images in one folder a class: .*/photos/CLASS/\*"),
-        (without_dogs, r"has one class only, cat; classification needs at least two classes"),
-        (empty, r"the class folder .*/photos/bird is empty; add images or remove it"),
         (
-            without_test,
-            r"has the folder train, but none of validation, .*, testing beside .*data\.path=.*photos/train",
+            without_folders,
+            r"photos has 0 class folders; .* at least two: .*/photos/CLASS/\*, or .*/photos/train",
         ),
+        (without_dogs, r"photos has 1 class folder \(cat\); classification needs at least two"),
+        (empty, r"the class folder .*/photos/bird is empty; add images or remove it"),
         (one_image, r"class bird has no image for validation; add images to it"),
     ],
 )

@@ -1,11 +1,12 @@
 """Generated passkey texts: what they hold, where, and of what they are a function."""
 
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 
-from data.batches import IGNORED_TARGET
+from data.batches import IGNORED_TARGET, batch_dataset
 from data.passkeys import (
     FILLER,
     QUESTION,
@@ -17,7 +18,6 @@ from data.passkeys import (
     held_out_text,
     passkey_evaluation_batches,
     passkey_text,
-    passkey_training_dataset,
     smallest_text,
     training_passkeys,
 )
@@ -154,9 +154,10 @@ def test_held_out_texts_are_not_those_of_training():
     assert not trained & held_out
 
 
-def test_the_dataset_goes_on_from_a_step():
-    whole = list(passkey_training_dataset(start_step=0, num_steps=4, **TRAINING))
-    rest = list(passkey_training_dataset(start_step=2, num_steps=4, **TRAINING))
+def test_dataset_resumes_at_any_step():
+    batch = partial(training_passkeys, **TRAINING)
+    whole = list(batch_dataset(batch, start_step=0, num_steps=4))
+    rest = list(batch_dataset(batch, start_step=2, num_steps=4))
     assert [inputs.shape for inputs, _ in whole] == [(3, 200)] * 4
     for expected, found in zip(whole[2:], rest, strict=True):
         np.testing.assert_array_equal(expected, found)
