@@ -17,11 +17,11 @@ def main(arguments: list[str]) -> None:
     folder = parser.parse_args(arguments).folder
     import_tensorflow()
 
-    from docs.figures import before_rotation, extensions, rotation
+    from docs.figures import before_rotation, extensions, rotary
     from runs.figure_style import draw
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, function in (before_rotation.FIGURES | rotation.FIGURES | extensions.FIGURES).items():
+    for name, function in (before_rotation.FIGURES | rotary.FIGURES | extensions.FIGURES).items():
         path = folder / f"{name}.png"
         draw(function, path)
         print(f"wrote {path}")
