@@ -22,7 +22,6 @@ from tests.run_helpers import (
     refusal,
     rewrite_manifest,
 )
-from training import hardware
 from training.run_log import RunLog
 
 
@@ -126,7 +125,7 @@ def test_consecutive_bad_steps_return_to_a_finite_checkpoint(poisoned, image_wor
 
 def test_deterministic_is_enabled_before_the_seed_is_set(workplace, monkeypatch):
     calls = []
-    monkeypatch.setattr(hardware, "make_deterministic", lambda: calls.append("deterministic"))
+    monkeypatch.setattr("runs.run.make_deterministic", lambda: calls.append("deterministic"))
     monkeypatch.setattr(keras.utils, "set_random_seed", calls.append)
     changes = ("name=deterministic", "deterministic=true", "num_steps=1", WITHOUT_SAMPLES)
     assert workplace.train(*changes) == 0
