@@ -63,7 +63,7 @@ class Checkpoints:
         check_finite(step, self.variables)
         path = self.directory / directory_name(step)
         try:
-            self._remove_partial()
+            remove_partial(self.directory)
             self._write(path, {"step": step, **facts})
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(partial(path), ignore_errors=True)
@@ -77,11 +77,6 @@ class Checkpoints:
             for superseded in self._superseded(step):
                 remove(superseded)
         return path
-
-    def _remove_partial(self) -> None:
-        """Removes directories that a crash left half-written or half-removed."""
-        for path in self.directory.glob(f"*{PARTIAL}"):
-            shutil.rmtree(path)
 
     def _write(self, path: Path, facts: dict) -> None:
         temporary = partial(path)
@@ -117,7 +112,7 @@ class Checkpoints:
         Raises:
             RunError: if there are checkpoints and all are damaged, or the latest does not fit.
         """
-        self._remove_partial()
+        remove_partial(self.directory)
         paths = complete_checkpoints(self.directory)
         if not paths:
             return None
@@ -211,51 +206,34 @@ def complete_checkpoints(directory: Path) -> list[Path]:
 
 
 def restore(path: Path, manifest: dict, variables: dict[str, keras.Variable], *, prefix: str = "") -> None:
-    """Assigns the tensors of a checkpoint whose names begin with `prefix`.
+    """Assigns the tensors of a verified checkpoint whose names begin with `prefix`.
 
     They must be exactly `variables`; otherwise nothing is assigned.
 
     Raises:
         RunError: naming tensors that are missing, unexpected or of another dtype or shape.
     """
+    found = {name: spec for name, spec in manifest["tensors"].items() if name.startswith(prefix)}
     expected = specs(variables)
-    check_tensors(path, manifest["tensors"], expected, prefix=prefix)
-    try:
-        reader = tf.train.load_checkpoint(str(path / TENSORS))
-        dtypes, shapes = reader.get_variable_to_dtype_map(), reader.get_variable_to_shape_map()
-    # TensorFlow raises errors of many classes.
-    except Exception as error:
-        raise RunError(f"{path}: {TENSORS} cannot be read ({reason(error)})") from error
-    check_tensors(path, {name: spec(dtypes[name], shapes[name]) for name in shapes}, expected, prefix=prefix)
-    values = {name: reader.get_tensor(name) for name in variables}
-    for name, variable in variables.items():
-        variable.assign(values[name])
-
-
-def check_tensors(path: Path, found: dict[str, str], expected: dict[str, str], *, prefix: str) -> None:
-    """Compares the specs of tensors whose names begin with `prefix`."""
-    found = {name: value for name, value in found.items() if name.startswith(prefix)}
     problems = [
-        *(f"{name} is missing" for name in sorted(expected.keys() - found.keys())),
-        *(f"{name} is unexpected" for name in sorted(found.keys() - expected.keys())),
-        *(
-            f"{name} is {found[name]}, expected {expected[name]}"
-            for name in sorted(expected.keys() & found.keys())
-            if found[name] != expected[name]
-        ),
+        f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}"
+        for name in sorted(found.keys() | expected.keys())
+        if found.get(name) != expected.get(name)
     ]
     if problems:
         more = f"; and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
         raise RunError(f"{path} does not fit: {'; '.join(problems[:MAX_PROBLEMS])}{more}")
+    reader = tf.train.load_checkpoint(str(path / TENSORS))
+    for name, variable in variables.items():
+        variable.assign(reader.get_tensor(name))
 
 
 def specs(variables: dict[str, keras.Variable]) -> dict[str, str]:
     """Dtype and shape by name, such as `float32[7,6]`."""
-    return {name: spec(variable.dtype, variable.shape) for name, variable in variables.items()}
-
-
-def spec(dtype, shape) -> str:
-    return f"{tf.as_dtype(dtype).name}[{','.join(map(str, shape))}]"
+    return {
+        name: f"{tf.as_dtype(variable.dtype).name}[{','.join(map(str, variable.shape))}]"
+        for name, variable in variables.items()
+    }
 
 
 def named_variables(prefix: str, owner) -> dict[str, keras.Variable]:
@@ -292,3 +270,9 @@ def remove(checkpoint: Path) -> None:
     renamed = partial(checkpoint.with_name(f"{checkpoint.name}.old"))
     os.replace(checkpoint, renamed)
     shutil.rmtree(renamed)
+
+
+def remove_partial(directory: Path) -> None:
+    """Removes checkpoints that a crash left half-written or half-removed."""
+    for path in directory.glob(f"*{PARTIAL}"):
+        shutil.rmtree(path)

@@ -25,23 +25,11 @@ LOST_PEER = (
 
 
 class MultiDevice(Replicas):
-    """Replicas on several devices of one host, or of several.
+    """Replicas on several devices of this host; a batch is divided among them into equal parts, in order."""
 
-    A batch is divided into equal parts, in order, among the workers, and the part of a worker among its
-    replicas. Worker 0, the chief, alone reads and writes the run directory; no file system need be shared.
-
-    Args:
-        strategy: `tf.distribute` strategy.
-        cluster: the workers, if there are several processes.
-    """
-
-    def __init__(self, strategy: tf.distribute.Strategy, cluster: Cluster | None = None):
-        self.strategy, self.cluster = strategy, cluster
+    def __init__(self, strategy: tf.distribute.Strategy):
+        self.strategy = strategy
         self.num_replicas = strategy.num_replicas_in_sync
-        self.num_workers = 1 if cluster is None else len(cluster)
-        self.worker = 0 if cluster is None else cluster.own
-        self.is_chief = self.worker == 0
-        self.num_local_replicas = self.num_replicas // self.num_workers
 
     def scope(self) -> contextlib.AbstractContextManager:
         return self.strategy.scope()
@@ -56,10 +44,6 @@ class MultiDevice(Replicas):
                 f"batch_size {batch_size} must be divisible by {self.num_replicas} replicas times "
                 f"accumulation_steps {accumulation_steps}: use {sizes}"
             )
-
-    def rows(self, batch_size: int) -> slice:
-        share = batch_size // self.num_workers
-        return slice(self.worker * share, (self.worker + 1) * share)
 
     def compile(self, function: Callable) -> Callable:
         """Graph function that calls `function(*rows, **shared)` on every replica.
@@ -79,17 +63,39 @@ class MultiDevice(Replicas):
             )
 
         def distribute(rows):
-            parts = tf.split(rows, self.num_local_replicas)
+            parts = tf.split(rows, self.num_replicas // self.num_workers)
             return self._values(lambda local_replica: parts[local_replica])
 
         return lambda *rows, **shared: call_on_replicas(tuple(map(distribute, rows)), shared)
+
+    def _values(self, value_of: Callable[[int], tf.Tensor]):
+        """One value for each replica of this worker, given its index among them."""
+        first = self.worker * (self.num_replicas // self.num_workers)
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: value_of(context.replica_id_in_sync_group - first)
+        )
+
+
+class MultiWorker(MultiDevice):
+    """Replicas in several processes, usually on several hosts.
+
+    A batch is divided into equal parts, in order, among the workers. Worker 0, the chief, alone reads and
+    writes the run directory; no file system need be shared.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, cluster: Cluster):
+        super().__init__(strategy)
+        self.cluster, self.num_workers, self.worker = cluster, len(cluster), cluster.own
+        self.is_chief = self.worker == 0
+
+    def rows(self, batch_size: int) -> slice:
+        share = batch_size // self.num_workers
+        return slice(self.worker * share, (self.worker + 1) * share)
 
     def on_chief(self, make):
         return make() if self.is_chief else Silent()
 
     def from_chief(self, make, *, encode=lambda value: value, decode=lambda value: value):
-        if self.num_workers == 1:
-            return make()
         message, failure = {}, None
         if self.is_chief:
             try:
@@ -104,8 +110,6 @@ class MultiDevice(Replicas):
         return decode(message["value"])
 
     def check_same(self, facts: dict[str, object]) -> None:
-        if self.num_workers == 1:
-            return
         chief, *others = map(json.loads, self._gather(json.dumps(facts).encode()))
         for number, other in enumerate(others, start=1):
             differing = [key for key in chief | other if chief.get(key) != other.get(key)]
@@ -117,15 +121,11 @@ class MultiDevice(Replicas):
                 )
 
     def copy_from_chief(self, variables: list[keras.Variable]) -> None:
-        if self.num_workers == 1:
-            return
         for variable in variables:
             value = variable.numpy() if self.is_chief else np.zeros(variable.shape, variable.dtype)
             variable.assign(self._sum(value))
 
     def largest(self, number: int) -> int:
-        if self.num_workers == 1:
-            return number
         numbers = np.zeros(self.num_workers, np.int32)
         numbers[self.worker] = number
         return int(self._sum(numbers).max())
@@ -135,8 +135,6 @@ class MultiDevice(Replicas):
         try:
             yield
         except LOST_PEER as error:
-            if self.num_workers == 1:
-                raise
             lost = self.cluster.named_in(str(error))
             names = ", ".join(map(self.cluster.name, lost)) or "a worker"
             raise LostWorkerError(
@@ -160,35 +158,19 @@ class MultiDevice(Replicas):
         values = self._values(lambda local_replica: tf.constant(zeros if local_replica else value))
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, values, axis=None).numpy()
 
-    def _values(self, value_of: Callable[[int], tf.Tensor]):
-        """One value for each local replica, given its index among them."""
-        first = self.worker * self.num_local_replicas
-        return self.strategy.experimental_distribute_values_from_function(
-            lambda context: value_of(context.replica_id_in_sync_group - first)
-        )
-
 
 class Silent:
     """Stand-in for the log, the save function and the sampler on workers other than the chief."""
 
-    elapsed_seconds = 0.0
-
     def __call__(self, *args, **kwargs) -> dict:
         return {}
+
+    step_took = write = say = __call__
 
     def __enter__(self) -> "Silent":
         return self
 
     def __exit__(self, *_) -> None:
-        pass
-
-    def step_took(self, seconds: float, loss: float) -> None:
-        pass
-
-    def write(self, step: int, metrics: dict) -> None:
-        pass
-
-    def say(self, text: str) -> None:
         pass
 
 
@@ -201,7 +183,7 @@ def make_replicas(config: DistributeConfig, cluster: Cluster | None) -> MultiDev
         RunError: if a device does not exist.
     """
     if config.strategy == "multi_worker":
-        return MultiDevice(tf.distribute.MultiWorkerMirroredStrategy(), cluster)
+        return MultiWorker(tf.distribute.MultiWorkerMirroredStrategy(), cluster)
     if config.strategy == "mirrored":
         return MultiDevice(tf.distribute.MirroredStrategy(device_names(config.devices)))
     raise ValueError(f"distribute.strategy must be mirrored or multi_worker, got {config.strategy!r}")

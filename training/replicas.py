@@ -13,8 +13,8 @@ T = TypeVar("T")
 class Replicas:
     """The single replica of a run on one device.
 
-    `training.multi_device.MultiDevice` has the same methods for several devices and hosts: each replica holds
-    all weights and processes an equal part of each batch; the chief alone reads and writes the run directory.
+    `training.multi_device` has subclasses for several devices and hosts: each replica holds all weights and
+    processes an equal part of each batch; the chief alone reads and writes the run directory.
 
     Attributes:
         strategy: `tf.distribute` strategy, or None.

@@ -1,9 +1,9 @@
 """Log of a run: terminal, metrics.jsonl, TensorBoard, samples.txt."""
 
+import contextlib
 import json
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
 import tensorflow as tf
@@ -117,7 +117,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Prints a line above the live one."""
-        with nullcontext() if self._bar is None else self._bar.external_write_mode():
+        with contextlib.nullcontext() if self._bar is None else self._bar.external_write_mode():
             print_line(text)
 
     def _print(self, row: dict) -> None:
@@ -176,16 +176,9 @@ def make_event_writer(directory: Path, start_step: int) -> tf.summary.SummaryWri
 
 def read_rows(directory: RunDirectory) -> list[dict]:
     """Rows of metrics.jsonl, without damaged lines such as one that a crash cut short."""
-    try:
-        lines = directory.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-    return [row for row in map(parse_row, lines) if row is not None]
-
-
-def parse_row(line: str) -> dict | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    rows = []
+    if directory.metrics.exists():
+        for line in directory.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return rows

@@ -135,8 +135,8 @@ def test_checkpoints_from_before_skipped_steps_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("saved", "built", "problem"),
     [
-        ({"num_layers": 2}, {}, "model/stack/dense_1/kernel is unexpected"),
-        ({}, {"num_layers": 2}, "model/stack/dense_1/kernel is missing"),
+        ({"num_layers": 2}, {}, "model/stack/dense_1/kernel is float32[6,6], expected no such tensor"),
+        ({}, {"num_layers": 2}, "model/stack/dense_1/kernel is missing, expected float32[6,6]"),
         ({"dim": 4}, {"dim": 8}, f"{EMBEDDING} is float32[7,4], expected float32[7,8]"),
         ({"dim": 4}, {"dim": 8}, "dense_0/kernel is float32[4,4], expected float32[8,8]; "),
     ],

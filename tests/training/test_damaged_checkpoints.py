@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 
 import numpy as np
 import pytest
@@ -97,16 +96,6 @@ def test_the_tensors_in_the_manifest_are_compared_before_any_is_read(run, monkey
     rewrite_manifest(path, {"tensors": tensors | {EMBEDDING: "float32[7000000000,6]"}})
     monkeypatch.setattr(tf.train, "load_checkpoint", None)
     with pytest.raises(RunError, match=r"embeddings is float32\[7000000000,6\], expected"):
-        run.checkpoints.restore_latest()
-
-
-def test_tensors_that_differ_from_the_manifest_are_refused(run, tmp_path):
-    path = run.save(1)
-    other = Run(tmp_path / "other", dim=4).save(1)
-    for file in other.glob("tensors*"):
-        shutil.copy(file, path)
-    rewrite_manifest(path, {})  # with the SHA-256 of the other files
-    with pytest.raises(RunError, match=r"float32\[7,4\], expected float32\[7,6\]"):
         run.checkpoints.restore_latest()
 
 

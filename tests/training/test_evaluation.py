@@ -1,3 +1,5 @@
+"""Evaluation over batches with different numbers of targets."""
+
 import keras
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ VOCAB = 5
 
 
 class Table(keras.Model):
-    """Logits that depend on the token alone."""
+    """Logits that depend on the token only."""
 
     def __init__(self, logits):
         super().__init__()
@@ -26,7 +28,7 @@ def logits():
 
 
 def masked_batches(counts):
-    """Batches of 2 x 3 with so many targets each; the others are -1."""
+    """Batches of 2 x 3 with these numbers of targets; the other targets are masked."""
     generator = np.random.default_rng(1)
     for count in counts:
         inputs, targets = generator.integers(VOCAB, size=(2, 2, 3), dtype=np.int32)
@@ -35,7 +37,7 @@ def masked_batches(counts):
 
 
 @pytest.mark.parametrize("compile_mode", ["graph", "xla"])
-def test_the_mean_is_over_targets_of_all_batches(logits, compile_mode):
+def test_means_are_over_the_targets_of_all_batches(logits, compile_mode):
     batches = list(masked_batches([6, 1, 0, 4]))
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     losses = [
@@ -51,19 +53,19 @@ def test_the_mean_is_over_targets_of_all_batches(logits, compile_mode):
     assert abs(mean_of_means - np.mean(losses)) > 0.01
 
 
-def test_it_can_be_used_again(logits):
+def test_an_evaluator_can_be_called_again(logits):
     evaluate = make_evaluator(Table(logits), summed_loss, compile_mode="graph")
     batches = list(masked_batches([6, 1]))
     assert evaluate(batches) == evaluate(batches) != evaluate(batches[:1])
 
 
-def test_no_target_at_all_is_an_error(logits):
+def test_batches_without_targets_are_an_error(logits):
     with pytest.raises(ValueError, match="contain no targets"):
         make_evaluator(Table(logits), summed_loss, compile_mode="graph")(masked_batches([0, 0]))
 
 
 @pytest.mark.parametrize("compile_mode", ["graph", "xla"])
-def test_accuracy_counts_targets_among_the_likeliest_classes(compile_mode):
+def test_accuracy_counts_targets_among_the_top_classes(compile_mode):
     logits = np.random.default_rng(0).normal(size=(7, 7))
     inputs = np.array([[0, 1, 2, 3], [4, 5, 6, 0]], np.int32)
     targets = np.array([[2, 0, -1, 3], [6, 1, -1, 5]], np.int32)
@@ -79,8 +81,8 @@ def test_accuracy_counts_targets_among_the_likeliest_classes(compile_mode):
     assert 0 < means["accuracy"] < means["top_5_accuracy"] < 1
 
 
-def test_logits_that_are_all_equal_are_not_all_right():
+def test_equal_logits_are_not_all_correct():
     evaluate = make_evaluator(Table(np.zeros((3, 4))), summed_loss_and_accuracy, compile_mode="graph")
     means = evaluate([(np.array([[0, 1, 2, 0]], np.int32), np.array([[0, 1, 2, 3]], np.int32))])
     assert means["accuracy"] == 0.25
-    assert "top_5_accuracy" not in means  # of 4 classes
+    assert "top_5_accuracy" not in means  # four classes

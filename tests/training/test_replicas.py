@@ -13,7 +13,7 @@ import tensorflow as tf
 from system.errors import RunError
 from tests.replicas import BATCH, IMAGES, TEXT, Case, communicate, gather_rows, train
 from training.cluster import Cluster
-from training.multi_device import MultiDevice, device_names
+from training.multi_device import MultiDevice, MultiWorker, device_names
 from training.replicas import ONE_DEVICE
 
 CASES = {
@@ -48,7 +48,7 @@ def test_replicas_receive_the_rows_of_a_batch_in_order(two_replicas):
     assert gather_rows(two_replicas) == list(range(1, 1 + BATCH))
 
 
-class Worker(MultiDevice):
+class Worker(MultiWorker):
     """A worker that is a thread; the threads add up arrays that they share."""
 
     def __init__(self, worker, shared):

@@ -10,8 +10,8 @@ from training.window_losses import make_window_evaluator, mean_over_documents
 SIZES = {"vocab_size": 19, "dim": 8, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "mlp_dim": 12}
 
 
-def made_losses(documents, seed=0):
-    """Sums and counts of documents that differ in length and in level."""
+def make_losses(documents, seed=0):
+    """Sums and counts of documents that differ in length and mean loss."""
     draw = np.random.default_rng(seed)
     counts = draw.integers(5, 60, documents)
     levels = 2 + draw.normal(size=documents)
@@ -24,21 +24,20 @@ def test_the_mean_is_over_targets():
     assert mean == pytest.approx(3.2)
 
 
-def test_the_standard_error_is_that_of_a_mean_where_documents_are_of_one_length():
+def test_the_standard_error_for_documents_of_one_length_is_that_of_a_mean():
     sums = np.array([10.0, 14.0, 9.0, 19.0, 3.0])
     _, error = mean_over_documents(sums, np.full(5, 4.0))
     assert error == pytest.approx(np.std(sums / 4, ddof=1) / math.sqrt(5))
 
 
-def test_the_standard_error_is_that_of_a_bootstrap_over_documents():
-    sums, counts = made_losses(200)
+def test_the_standard_error_matches_a_bootstrap_over_documents():
+    sums, counts = make_losses(200)
     draws = np.random.default_rng(1).integers(200, size=(4_000, 200))
     means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
     _, error = mean_over_documents(sums, counts)
-    assert error == pytest.approx(
-        means.std(), rel=0.06
-    )  # 1 / sqrt(2 * 4,000) is 1.1 %; the rest is order 1/200
-    assert error > 2 * math.sqrt(1 / counts.sum())  # targets as the unit would be far too sure
+    # The bootstrap has an error of 1 / sqrt(2 * 4,000), 1.1 %; the linearisation one of order 1/200.
+    assert error == pytest.approx(means.std(), rel=0.06)
+    assert error > 2 * math.sqrt(1 / counts.sum())  # far more than with targets as the sampling unit
 
 
 def test_a_single_document_has_no_standard_error():
@@ -57,7 +56,7 @@ def model():
 
 
 @pytest.mark.parametrize("compile_mode", ["graph", "xla"])
-def test_each_loss_is_that_of_its_target_alone(model, compile_mode):
+def test_each_loss_is_that_of_one_target(model, compile_mode):
     draw = np.random.default_rng(0)
     inputs = draw.integers(19, size=(3, 7)).astype(np.int32)
     targets = draw.integers(19, size=(3, 4)).astype(np.int32)
@@ -72,7 +71,7 @@ def test_each_loss_is_that_of_its_target_alone(model, compile_mode):
         assert losses[row, column] == pytest.approx(expected, abs=2e-5)  # float32
 
 
-def test_blockwise_attention_reaches_the_model(model):
+def test_attention_block_is_passed_to_the_model(model):
     inputs = np.random.default_rng(0).integers(19, size=(2, 9)).astype(np.int32)
     evaluate = make_window_evaluator(model, compile_mode="graph")
     full, blockwise, wide = (evaluate(inputs, inputs[:, :2], attention_block=block) for block in (None, 2, 9))
