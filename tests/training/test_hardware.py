@@ -71,6 +71,7 @@ def test_available_memory_respects_the_limit_of_a_container(tmp_path):
     assert available_memory(tmp_path) == 0
 
 
+@pytest.mark.slow
 def test_deterministic_mode_refuses_unseeded_draws():
     code = """
 import tensorflow as tf

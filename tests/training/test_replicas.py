@@ -11,7 +11,9 @@ import pytest
 import tensorflow as tf
 
 from system.errors import RunError
+from tests.comparison import rows_of
 from tests.replicas import BATCH, IMAGES, TEXT, Case, communicate, gather_rows, train
+from tests.run_helpers import WITHOUT_SAMPLES
 from training.cluster import Cluster
 from training.multi_device import MultiDevice, MultiWorker, device_names
 from training.replicas import ONE_DEVICE
@@ -123,3 +125,15 @@ def test_devices_are_all_gpus_or_those_named(monkeypatch, gpus):
             device_names(None)
     with pytest.raises(RunError, match=r"GPU:3 not found; available: (GPU:0, GPU:1|no GPU)$"):
         device_names(("GPU:1", "GPU:3") if gpus else ("GPU:3",))
+
+
+def test_a_run_on_two_replicas_resumes_on_one_device(workplace):
+    options = ("num_steps=2", "log_every=1", "model.dropout=0.0", WITHOUT_SAMPLES)
+    two_cpus = ("distribute=mirrored", "distribute.devices=[CPU:0,CPU:1]")
+    assert workplace.train(*options, "name=replicas", *two_cpus, "max_minutes=1e-9") == 75  # after one step
+    assert workplace.train(*options, "name=replicas") == 0
+    assert workplace.train(*options, "name=one-device") == 0
+    rows, expected = (rows_of(workplace.outputs / name) for name in ("replicas", "one-device"))
+    assert len(rows) == len(expected) == 2
+    for row, other in zip(rows, expected, strict=True):
+        assert row == pytest.approx(other, rel=1e-5)

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from models.layers import dropout
 
+from models.block import dropout
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from training.config import OptimizerConfig
