@@ -170,15 +170,8 @@ class MixedRotaryEmbedding(keras.layers.Layer):
         super().__init__(name=name, autocast=False)
         check_layout(layout)
         check_num_heads(num_heads)
-        self.num_heads, self.dim, self.layout = num_heads, dim, layout
-        self._config = {
-            "num_heads": num_heads,
-            "dim": dim,
-            "theta": theta,
-            "layout": layout,
-            "turn_axes": turn_axes,
-            "seed": seed,
-        }
+        self.num_heads, self.dim, self.theta = num_heads, dim, theta
+        self.layout, self.turn_axes, self.seed = layout, turn_axes, seed
         turns = np.random.default_rng(seed).uniform(0, 2 * math.pi, num_heads) * turn_axes
         initial = mixed_frequencies(num_heads, dim, theta=theta, turns=turns)
         self.frequencies = self.add_weight(
@@ -213,4 +206,12 @@ class MixedRotaryEmbedding(keras.layers.Layer):
         return rotate(x, table, layout=self.layout)
 
     def get_config(self) -> dict:
-        return {"name": self.name, **self._config}
+        return {
+            "name": self.name,
+            "num_heads": self.num_heads,
+            "dim": self.dim,
+            "theta": self.theta,
+            "layout": self.layout,
+            "turn_axes": self.turn_axes,
+            "seed": self.seed,
+        }

@@ -1,4 +1,4 @@
-"""Image classification as a task of the loop: images, what is measured, and what a run shows of itself."""
+"""Image classification: images as the data of a run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,17 +14,19 @@ from data.image_batches import image_evaluation_batches, image_training_dataset,
 from data.images import ImageSet, load_images
 from models.config import AxialViTConfig
 from runs.plots import Prediction, plot_confusion, plot_predictions
+from runs.task import Outcome
 from system.errors import DataError
 from training.losses import summed_loss_and_accuracy
+from training.run_directory import RunDirectory
 
 NUM_EXAMPLES, NUM_MISTAKES = 16, 16
 
 
 @dataclass(frozen=True)
 class ImageTask:
-    """A set of images under a config; `load_image_task` makes it.
+    """Images of a vision transformer; see `runs.task.Task`.
 
-    `mean` and `deviation` are those of each channel, (channels,), that images are normalised with.
+    `mean` and `deviation` are (channels,) float32, by which images are normalized.
     """
 
     config: Config
@@ -33,9 +35,12 @@ class ImageTask:
     deviation: np.ndarray
 
     unit = "images"
-    data_word = "images"
-    samples_at_end = False  # `finish` draws more
+    samples_at_end = False
     measure = staticmethod(summed_loss_and_accuracy)
+
+    @property
+    def units_per_step(self) -> int:
+        return self.config.batch_size
 
     @property
     def description(self) -> str:
@@ -43,7 +48,6 @@ class ImageTask:
 
     @property
     def facts(self) -> dict:
-        """What a checkpoint records of the data."""
         return {
             "data_fingerprint": self.images.fingerprint,
             "classes": list(self.images.classes),
@@ -51,35 +55,13 @@ class ImageTask:
             "deviation": self.deviation.tolist(),
         }
 
-    @property
-    def units_per_step(self) -> int:
-        return self.config.batch_size
-
-    def describe_model(self) -> list[str]:
-        """What of the model tells runs apart, in words."""
-        model = self.config.model
-        height, width = model.image_size
-        rows, columns = height // model.patch_size, width // model.patch_size
-        return [
-            f"images {height}x{width}x{model.channels} in {rows}x{columns} patches of "
-            f"{model.patch_size}x{model.patch_size} pixels",
-            f"position {model.position}",
-            f"{model.attention} attention",
-        ]
-
-    def describe_batch(self) -> str:
-        """What a step is trained on, in words."""
-        return f"{self.config.batch_size} images"
-
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
-        """The batches that are left, or of each the rows that are wanted."""
-        config = self.config
         return image_training_dataset(
             self.images.train,
             start_step=start_step,
-            num_steps=config.num_steps,
-            batch_size=config.batch_size,
-            seed=config.seed,
+            num_steps=self.config.num_steps,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
             augment=self.config.data.augment,
             mean=self.mean,
             deviation=self.deviation,
@@ -87,7 +69,6 @@ class ImageTask:
         )
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
-        """All held-out images, or an even choice of them."""
         return image_evaluation_batches(
             self.images.validation,
             batch_size=self.config.batch_size,
@@ -97,24 +78,34 @@ class ImageTask:
             rows=rows,
         )
 
-    def sampler(self, directory, model: keras.Model) -> Callable[[], dict]:
-        """A function that draws a few held-out images and what the model takes them for."""
-        chosen = self._examples
+    def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
+        """Function that draws a few held-out images with their predicted classes."""
 
         def sample() -> dict:
-            images = self.images.validation.images[chosen]
-            probabilities = tf.nn.softmax(
-                model(normalize(images, mean=self.mean, deviation=self.deviation))
-            ).numpy()
-            examples = self._predictions(chosen, probabilities)
+            images = self.images.validation.images[self.examples]
+            probabilities = tf.nn.softmax(model(self.normalize(images))).numpy()
+            predictions = self.predictions(self.examples, probabilities)
             with directory.optional(directory.predictions):
-                plot_predictions(directory.predictions, {"held-out images": examples})
+                plot_predictions(directory.predictions, {"held-out images": predictions})
             return {}
 
         return sample
 
+    def describe_model(self) -> list[str]:
+        model = self.config.model
+        height, width = model.image_size
+        rows, columns = model.grid
+        return [
+            f"images {height}x{width}x{model.channels} in {rows}x{columns} patches of "
+            f"{model.patch_size}x{model.patch_size} pixels",
+            f"position {model.position}",
+            f"{model.attention} attention",
+        ]
+
+    def describe_batch(self) -> str:
+        return f"{self.config.batch_size} images"
+
     def results(self, means: dict[str, float]) -> dict:
-        """One row of a table of runs, from the means over all held-out images."""
         height, width = self.images.validation.images.shape[1:3]
         return {
             "image_size": f"{height}x{width}",
@@ -124,50 +115,70 @@ class ImageTask:
         }
 
     def verdict(self, row: dict) -> str:
-        """How good the model is, in words."""
         return f"accuracy {row['accuracy']:.2%} held out, loss {row['validation_loss']:.4f}"
 
-    def finish(self, directory, model: keras.Model, row: dict) -> dict:
-        """Draws what the model gets right and wrong; what the summary says beside the measures."""
-        probabilities = self._probabilities(model)
+    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> Outcome:
+        """Draws the confusion matrix, some predictions and the most confident mistakes."""
+        probabilities = self.probabilities(model)
         labels, predicted = self.images.validation.labels, probabilities.argmax(axis=1)
         confusion = np.zeros((len(self.images.classes),) * 2, np.int64)
         np.add.at(confusion, (labels, predicted), 1)
-        with directory.optional(directory.confusion):
-            plot_confusion(directory.confusion, confusion, self.images.classes)
-        examples = self._examples
         wrong = np.flatnonzero(predicted != labels)
         worst = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:NUM_MISTAKES]
-        mistakes = self._predictions(worst, probabilities[worst])
-        with directory.optional(directory.predictions):
-            plot_predictions(
-                directory.predictions,
-                {
-                    "held-out images": self._predictions(examples, probabilities[examples]),
-                    "most confident mistakes": mistakes,
-                },
-            )
-        return {
-            "classes": list(self.images.classes),
-            "confusion_matrix": confusion.tolist(),
-            "mistakes": [self._described(*mistake) for mistake in zip(worst, mistakes, strict=True)],
+        mistakes = self.predictions(worst, probabilities[worst])
+        groups = {
+            "held-out images": self.predictions(self.examples, probabilities[self.examples]),
+            "most confident mistakes": mistakes,
         }
+        with directory.optional(directory.confusion):
+            plot_confusion(directory.confusion, confusion, self.images.classes)
+        with directory.optional(directory.predictions):
+            plot_predictions(directory.predictions, groups)
+        return Outcome(
+            summary={
+                "classes": list(self.images.classes),
+                "confusion_matrix": confusion.tolist(),
+                "mistakes": [
+                    self.describe_mistake(*mistake) for mistake in zip(worst, mistakes, strict=True)
+                ],
+            },
+            files=[directory.predictions, directory.confusion],
+            next_command=f"python -m scripts.evaluate {directory.path} --image-size {self.other_sizes()}",
+        )
 
-    def show(self, directory, row: dict) -> tuple[list, str]:
-        """The files that show what the model makes, and the command to try next."""
+    def other_sizes(self) -> str:
+        """The image size and larger ones that the patch size divides, such as `8x8 16x16`."""
         model = self.config.model
         sizes = [tuple(side * factor // 2 for side in model.image_size) for factor in (2, 3, 4)]
-        divided = [f"{h}x{w}" for h, w in sizes if h % model.patch_size == w % model.patch_size == 0]
-        command = f"python -m scripts.evaluate {directory.path} --image-size {' '.join(divided)}"
-        return [directory.predictions, directory.confusion], command
+        return " ".join(f"{h}x{w}" for h, w in sizes if h % model.patch_size == w % model.patch_size == 0)
 
     @property
-    def _examples(self) -> np.ndarray:
-        """Indices of some held-out images, evenly spread."""
+    def examples(self) -> np.ndarray:
+        """Indices of some held-out images, evenly spaced."""
         return np.unique(np.arange(NUM_EXAMPLES) * len(self.images.validation.labels) // NUM_EXAMPLES)
 
-    def _described(self, index: int, prediction: Prediction) -> dict:
-        """A held-out image and what it was taken for, as JSON values."""
+    def normalize(self, images: np.ndarray) -> np.ndarray:
+        return normalize(images, mean=self.mean, deviation=self.deviation)
+
+    def probabilities(self, model: keras.Model) -> np.ndarray:
+        """(held-out images, classes) float32."""
+
+        @tf.function(jit_compile=self.config.compile == "xla")
+        def predict(images):
+            return tf.nn.softmax(model(images))
+
+        batches = [predict(images).numpy() for images, _ in self.evaluation_batches()]
+        return np.concatenate(batches)[: len(self.images.validation.labels)]
+
+    def predictions(self, indices: np.ndarray, probabilities: np.ndarray) -> list[Prediction]:
+        split, classes = self.images.validation, self.images.classes
+        return [
+            Prediction(split.images[index], classes[split.labels[index]], classes[row.argmax()], row.max())
+            for index, row in zip(indices, probabilities, strict=True)
+        ]
+
+    def describe_mistake(self, index: int, prediction: Prediction) -> dict:
+        """JSON values of a misclassified held-out image."""
         names = self.images.validation.names
         return {
             **({} if names is None else {"file": names[index]}),
@@ -177,36 +188,15 @@ class ImageTask:
             "probability": float(prediction.probability),
         }
 
-    def _probabilities(self, model: keras.Model) -> np.ndarray:
-        """(held-out images, classes) float32."""
-
-        @tf.function(jit_compile=self.config.compile == "xla")
-        def probabilities(images):
-            return tf.nn.softmax(model(images))
-
-        batches = [probabilities(images).numpy() for images, _ in self.evaluation_batches()]
-        return np.concatenate(batches)[: len(self.images.validation.labels)]
-
-    def _predictions(self, indices: np.ndarray, probabilities: np.ndarray) -> list[Prediction]:
-        split, classes = self.images.validation, self.images.classes
-        return [
-            Prediction(split.images[index], classes[split.labels[index]], classes[row.argmax()], row.max())
-            for index, row in zip(indices, probabilities, strict=True)
-        ]
-
 
 def load_image_task(
-    config: Config,
-    *,
-    report: Callable[[str], None] = print,
-    recorded: bool = False,
-    facts: dict | None = None,
+    config: Config, *, report: Callable[[str], None], recorded: bool = False, facts: dict | None = None
 ) -> ImageTask:
-    """The images of a config; `facts` of a checkpoint tell their classes and how they are normalised.
+    """Loads the images of a config and fills in what they determine; arguments as in `runs.load.load_task`.
 
     Raises:
-        DataError: if there are no such images, they are not what the model takes, or no more those of the
-            run that has `recorded` this config.
+        DataError: if there are no such images, they do not fit the model, or they differ from those of the
+            run that recorded this config.
     """
     images = load_images(config.data, report=report)
     height, width, channels = images.train.images.shape[1:]
@@ -217,32 +207,25 @@ def load_image_task(
             height=height, width=width, channels=channels, num_classes=len(images.classes)
         )
     except ValueError as error:
-        raise DataError(f"the images of {config.data.source} do not suit the model: {error}") from error
-    return ImageTask(replace(config, model=model), images, *normalisation(images, facts))
+        raise DataError(f"the images of {config.data.source} do not fit the model: {error}") from error
+    mean, deviation = images.mean, images.deviation
+    if facts is not None:
+        mean, deviation = (np.array(facts[key], np.float32) for key in ("mean", "deviation"))
+    return ImageTask(replace(config, model=model), images, mean, deviation)
 
 
 def check_unchanged(model: AxialViTConfig, images: ImageSet, facts: dict | None) -> None:
-    """Raises DataError naming what of the images is not as in the run that has recorded the model."""
+    """Raises DataError naming a property of the images that differs from the recorded model or facts."""
     height, width, channels = images.train.images.shape[1:]
-    was = {key: getattr(model, key) for key in ("image_size", "channels", "num_classes")}
-    now = {"image_size": (height, width), "channels": channels, "num_classes": len(images.classes)}
+    old = {key: getattr(model, key) for key in ("image_size", "channels", "num_classes")}
+    new = {"image_size": (height, width), "channels": channels, "num_classes": len(images.classes)}
     if facts is not None:
-        was |= {f"class {index}": name for index, name in enumerate(facts["classes"])}
-        now |= {f"class {index}": name for index, name in enumerate(images.classes)}
-    changes = [
-        f"{key} was {plain(was[key])}, now it is {plain(now.get(key))}"
-        for key in was
-        if was[key] != now.get(key)
-    ]
+        old |= {f"class {index}": name for index, name in enumerate(facts["classes"])}
+        new |= {f"class {index}": name for index, name in enumerate(images.classes)}
+    changes = [key for key in old if old[key] != new.get(key)]
     if changes:
+        key = changes[0]
         raise DataError(
-            f"the data have changed since the run began: {changes[0]}. "
-            "Use name= for a run on the data of today."
+            f"the data have changed since this run began: {key} was {plain(old[key])}, "
+            f"now it is {plain(new.get(key))}. To use the current data, start a new run: name=NEW"
         )
-
-
-def normalisation(images: ImageSet, facts: dict | None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each channel: those that a checkpoint records, or the images' own."""
-    if facts is None:
-        return images.mean, images.deviation
-    return np.array(facts["mean"], np.float32), np.array(facts["deviation"], np.float32)

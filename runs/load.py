@@ -1,4 +1,4 @@
-"""The task and the model of a config, and a trained model from its run directory."""
+"""Data and model of a config, and trained models from their run directories."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,33 +11,33 @@ from data.tokens import SEPARATOR
 from models.config import AxialViTConfig
 from models.transformer import TransformerLM
 from models.vit import AxialViT
-from runs.image_task import ImageTask, load_image_task
-from runs.passkey_task import PasskeyTask, load_passkey_task
-from runs.text_task import TextTask, load_text_task
+from runs.image_task import load_image_task
+from runs.passkey_task import load_passkey_task
+from runs.task import Task
+from runs.text_task import load_text_task
 from system.errors import RunError
-from system.terminal import print_error
+from system.terminal import print_error, print_line, print_note
 from training.checkpoints import restore_weights
-from training.manifest import MANIFEST
-
-Task = TextTask | PasskeyTask | ImageTask
+from training.hardware import initialize_devices
 
 
 def load_task(
     config: Config,
     *,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] = print_line,
     recorded: bool = False,
     facts: dict | None = None,
 ) -> Task:
-    """The data of a config and what to do with it; its `config` holds what the model takes from the data.
+    """Loads the data of a config.
 
     Args:
+        config: config of the run.
         report: receives one-line messages.
-        recorded: whether the config is that of a run that has begun, whose data are not to change.
-        facts: of the checkpoint of a trained model, which is to see images as in its training.
+        recorded: whether the config is that of an existing run, whose data must not change.
+        facts: facts in the checkpoint of a trained model; images are normalized as in its training.
 
     Raises:
-        DataError: if there are no such data, or they do not fit the model.
+        DataError: if the data cannot be read or do not fit the model.
     """
     if isinstance(config.data, IMAGE_CONFIGS):
         return load_image_task(config, report=report, recorded=recorded, facts=facts)
@@ -47,54 +47,54 @@ def load_task(
 
 
 def make_model(config: Config) -> keras.Model:
-    """The model of a config, with its initial weights."""
-    dtype = config.precision
+    """Model of a config, with initial weights."""
     if isinstance(config.model, AxialViTConfig):
-        return AxialViT(config.model, dtype=dtype)
+        return AxialViT(config.model, dtype=config.precision)
     separator = SEPARATOR if config.data.reset_positions else None
-    return TransformerLM(config.model, dtype=dtype, document_separator=separator)
+    return TransformerLM(config.model, dtype=config.precision, document_separator=separator)
 
 
 def load_model(run_directory: Path, *, of: type | None = None) -> tuple[keras.Model, Config, dict]:
-    """The model with the weights of its latest checkpoint, the run's config, and the checkpoint's manifest.
+    """Loads the latest checkpoint of a run.
 
     Args:
-        run_directory: of the run.
-        of: class of the model's config, where a script is for one kind of model.
+        run_directory: directory of the run.
+        of: required class of the model's config, for a command that serves one kind of model.
+
+    Returns:
+        The model, the run's config, and the checkpoint's manifest.
 
     Raises:
-        RunError: if it is not a run directory, has no checkpoint that fits, or another kind of model.
+        RunError: if it is not a run directory, has no checkpoint that fits, or has another kind of model.
         ConfigError: if its config cannot be read.
     """
-    if not (run_directory / "config.yaml").is_file():
-        raise RunError(
-            f"{run_directory} is not a run directory: it has no config.yaml. Train one: python train.py"
-        )
-    config = load_config(run_directory / "config.yaml")
+    initialize_devices()
+    config = load_run_config(run_directory)
     if of is not None and not isinstance(config.model, of):
         raise RunError(
             f"{run_directory} is a run of model.architecture {config.model.architecture}, "
-            f"this needs {of.architecture}"
+            f"this command needs {of.architecture}"
         )
     model = make_model(config)
-    manifest = restore_weights(run_directory, model, report=print_error)
-    if isinstance(config.model, AxialViTConfig):
-        check_facts_of_images(run_directory, config.model, manifest)
-    return model, config, manifest
+    return model, config, restore_weights(run_directory, model, report=print_error)
 
 
-def check_facts_of_images(run_directory: Path, model: AxialViTConfig, manifest: dict) -> None:
-    """Raises RunError if a checkpoint does not record the classes and the normalisation of its images."""
-    wanted = {"classes": model.num_classes, "mean": model.channels, "deviation": model.channels}
-    for key, count in wanted.items():
-        if (found := len(manifest.get(key, []))) != count:
-            raise RunError(
-                f"{run_directory}: the checkpoint of step {manifest['step']:,} is damaged: its {MANIFEST} "
-                f"has {found} values of {key}, expected {count}"
-            )
+def load_run_config(run_directory: Path) -> Config:
+    """Config of a run.
+
+    Raises:
+        RunError: if it is not a run directory.
+        ConfigError: if its config cannot be read.
+    """
+    path = run_directory / "config.yaml"
+    if not path.is_file():
+        raise RunError(
+            f"{run_directory} is not a run directory: it has no config.yaml. Train one: python train.py"
+        )
+    return load_config(path)
 
 
-def tell_of_other_data(path: Path, config: Config, manifest: dict, *, fingerprint: str) -> None:
-    """A note, if the data are not those that a run was trained on."""
+def note_other_data(path: Path, config: Config, manifest: dict, *, fingerprint: str) -> None:
+    """Prints a note if the data differ from those that a run was trained on."""
     if fingerprint != manifest["data_fingerprint"]:
-        print_error(f"note: {path} was trained on other data than this machine's {config.data.source}.")
+        print_note(f"{path} was trained on data that differ from {config.data.source} on this machine.")

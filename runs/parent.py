@@ -1,19 +1,20 @@
-"""What a run takes from the run that `init_from` names, and what it may have otherwise."""
+"""The run that `init_from` names: what a new run takes from it, and what may differ."""
 
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
-from configs.schema import Config, ConfigError, differing_keys, load_config, there_and_here
+from configs.schema import Config, differing_keys, there_and_here
 from models.config import AxialViTConfig
 from models.grid import resample_grid
-from runs.load import make_model
-from system.errors import RunError
-from system.terminal import print_error
-from training.checkpoints import restore_weights
+from runs.load import load_run_config, make_model
+from system.errors import ConfigError, RunError
+from system.terminal import print_line, print_note
+from training.checkpoints import read_latest_manifest, restore_weights
 
-# Keys of the model that a child may set otherwise, and why some others may not change.
+# Keys of the model that a child may change, and why some others may not change.
 FREE = (
     "context_length",
     "model.image_size",
@@ -27,49 +28,48 @@ FREE = (
     "model.rope.scaling.",
 )
 REASONS = {
-    "model.rope.xpos": "the weights have learned with the decay of xPos, or without it",
-    "model.rope.xpos_scale_base": "the weights have learned with this decay",
+    "model.rope.xpos": "the weights were trained with, or without, the decay of xPos",
+    "model.rope.xpos_scale_base": "the weights were trained with this decay",
 }
-# Keys of a config that are null until the parent is read.
-RECORDED = ("init_from_step", "init_from_data")
 
 
-def parent_config(config: Config) -> Config:
-    """The config of the run that `init_from` names."""
-    path = Path(config.init_from) / "config.yaml"
-    if not path.is_file():
-        raise RunError(
-            f"init_from={config.init_from} is not a run directory: it has no config.yaml. "
-            "Train one: python train.py"
-        )
-    return load_config(path)
-
-
-def with_values_of_parent(config: Config) -> Config:
-    """With the values of the parent that are left open and that a child has in common with it.
+def fill_from_parent(config: Config) -> Config:
+    """Fills in the open values that a new run takes from its parent, and records the parent's checkpoint.
 
     Raises:
-        ConfigError: if the parent is another kind of model.
+        ConfigError: if the parent has another kind of model.
+        RunError: if the parent has no readable checkpoint.
     """
-    parent = parent_config(config)
+    config = inherit(config, load_run_config(Path(config.init_from)))
+    _, manifest = read_latest_manifest(Path(config.init_from), step=config.init_from_step)
+    fingerprint = config.init_from_data or manifest["data_fingerprint"]
+    return replace(config, init_from_step=manifest["step"], init_from_data=fingerprint)
+
+
+def inherit(config: Config, parent: Config) -> Config:
+    """Fills in the patch size, and the context or grid from which the scaling starts.
+
+    Raises:
+        ConfigError: if the parent has another kind of model.
+    """
     if type(config.model) is not type(parent.model):
         raise ConfigError(
             f"init_from={config.init_from} is a run of model.architecture {parent.model.architecture}, "
             f"not {config.model.architecture}"
         )
     if isinstance(config.model, AxialViTConfig):
-        config = replace(config, model=filled(config.model, parent.model, ("patch_size",)))
-        return scaled_from(config, length=trained_grid(parent.model))
-    return scaled_from(config, length=trained_length(parent))
+        config = replace(config, model=fill_missing(config.model, parent.model, ("patch_size",)))
+        return fill_original_length(config, trained_grid(parent.model))
+    return fill_original_length(config, trained_length(parent))
 
 
-def filled(config, other, names: tuple[str, ...]):
-    """A dataclass with the other's value of each of these fields that is null."""
+def fill_missing(config, other, names: tuple[str, ...]):
+    """Copy of a dataclass in which null fields have the values of `other`."""
     return replace(config, **{name: getattr(other, name) for name in names if getattr(config, name) is None})
 
 
-def scaled_from(config: Config, *, length: int | tuple[int, ...] | None) -> Config:
-    """With `length` as the context or grid that the scaling starts from, if it reads one and has none."""
+def fill_original_length(config: Config, length: int | tuple[int, ...] | None) -> Config:
+    """Fills in the context, or the grid, from which the scaling starts, if the scaling reads it."""
     scaling = config.model.rope.scaling
     is_open = scaling.original_max_position_embeddings is None
     if config.init_from is None or not (is_open and scaling.reads("original_max_position_embeddings")):
@@ -78,123 +78,105 @@ def scaled_from(config: Config, *, length: int | tuple[int, ...] | None) -> Conf
     return replace(config, model=replace(config.model, rope=rope))
 
 
-def weights_of_parent(config: Config, model) -> Config:
-    """Restores the weights of `init_from`; the config, with the parent's step and the hash of its data.
+def check_parent(config: Config) -> None:
+    """Checks that the weights of `init_from` fit, and prints which options of the model differ.
 
     Raises:
-        ConfigError: naming each field of the model that differs and may not.
-        RunError: if there are no such weights, or they are not those that the run has recorded.
+        ConfigError: naming each option of the model that differs and may not.
     """
-    parent = parent_config(config)
-    check_fields(config, parent)
+    parent = load_run_config(Path(config.init_from))
+    check_options(config, parent)
     check_positions(config, parent)
     if not isinstance(config.model, AxialViTConfig):
         check_factor(config, parent)
-    manifest = restored(config, parent, model)
-    facts = (manifest["step"], manifest["data_fingerprint"])
-    for name, fact in zip(RECORDED, facts, strict=True):
-        if getattr(config, name) not in (None, fact):
-            raise RunError(
-                f"init_from={config.init_from} has changed since: {name} is {getattr(config, name)}, "
-                f"now it is {fact}. Use name= for another run."
-            )
-    return replace(config, **dict(zip(RECORDED, facts, strict=True)))
 
 
-def check_fields(config: Config, parent: Config) -> None:
-    """Prints the fields that differ and may; raises ConfigError for those that may not."""
-    differing = []
-    for difference in differing_keys(parent, config):
-        key, words = difference[0], there_and_here(difference)
+def check_options(config: Config, parent: Config) -> None:
+    problems = []
+    for key, old, new in differing_keys(parent, config):
         if not key.startswith(("model.", "context_length")):
             continue
+        words = there_and_here((key, old, new))
         if key.startswith(FREE):
-            print(f"unlike init_from: {words}")
+            print_line(f"unlike init_from: {words}")
         else:
-            differing.append(words + (f" ({REASONS[key]})" if key in REASONS else ""))
-    if differing:
+            problems.append(words + (f" ({REASONS[key]})" if key in REASONS else ""))
+    if problems:
         raise ConfigError(
-            f"the weights of init_from={config.init_from} are of another model: {'; '.join(differing)}"
+            f"the weights of init_from={config.init_from} are of another model: {'; '.join(problems)}"
         )
 
 
 def check_positions(config: Config, parent: Config) -> None:
-    """Raises ConfigError where absolute positions do not reach as far as the new context."""
+    """Raises ConfigError if absolute positions do not cover the new context or grid."""
     position = config.model.position
     if config.resample_positions and position != "learned":
         raise ConfigError(f"resample_positions has no effect with model.position={position}")
     if position == "learned" and not config.resample_positions and grid_of(config) != grid_of(parent):
         raise ConfigError(
-            f"model.position=learned has weights for {reach(parent)} in init_from={config.init_from}, not "
-            f"for {reach(config)}: set resample_positions=true to stretch them, or use rotary positions"
+            f"model.position=learned has weights for {describe_extent(parent)} in "
+            f"init_from={config.init_from}, not for {describe_extent(config)}: set resample_positions=true "
+            "to resample them, or use rotary positions"
         )
     old, new = parent.context_length, config.context_length
     if position == "sinusoidal" and new and new > old:
         raise ConfigError(
-            f"model.position=sinusoidal cannot be extended from {old} to {new}: the positions past {old} "
-            "are new to the weights, and there is nothing to interpolate; use rotary positions"
+            f"model.position=sinusoidal cannot be extended from {old} to {new}: the weights were not trained "
+            f"at positions after {old}; use rotary positions"
         )
 
 
-def reach(config: Config) -> str:
-    """How far the positions of a model reach, in words."""
+def describe_extent(config: Config) -> str:
+    """Range of the positions of a model."""
     if config.context_length:
         return f"{config.context_length} tokens"
     return "images of " + "x".join(map(str, config.model.image_size))
 
 
 def check_factor(config: Config, parent: Config) -> None:
-    """Raises ConfigError if the context is scaled by less than that of the parent; warns of new positions."""
+    """Raises ConfigError if the factor is below the parent's; notes positions beyond the trained ones."""
     key, factor = scaling_factor(config)
     old_key, old_factor = scaling_factor(parent)
     if factor < old_factor:
         raise ConfigError(
-            f"{key} counts from the context before any scaling: {old_key} is {old_factor:g} in "
-            f"init_from={config.init_from}, got {factor:g}. {how_to_go_on(config, parent)}"
+            f"{key} is relative to the context before any scaling: {old_key} is {old_factor:g} in "
+            f"init_from={config.init_from}, got {factor:g}. {advise_factor(config, parent)}"
         )
     trained = trained_length(parent)
     if config.model.position == "rotary" and config.context_length > trained * factor:
-        print_error(
-            f"note: context_length {config.context_length:,} is longer than the trained {trained:,} times "
-            f"the factor {factor:g}; positions past {trained * factor:,.0f} are new to the weights."
+        print_note(
+            f"context_length {config.context_length:,} is longer than the trained {trained:,} times the "
+            f"factor {factor:g}; the weights were not trained at positions after {trained * factor:,.0f}."
         )
 
 
-def how_to_go_on(config: Config, parent: Config) -> str:
-    """What to set for the scaling of the parent."""
+def advise_factor(config: Config, parent: Config) -> str:
+    """Overrides that keep the scaling of the parent."""
     scaling = parent.model.rope.scaling
     if scaling.reads("target_length"):
         target = scaling.target_length or parent.context_length
         return (
-            f"To go on as it is, set model.rope.scaling as in {config.init_from}/config.yaml, with "
+            f"To keep the scaling, set model.rope.scaling as in {config.init_from}/config.yaml, with "
             f"target_length={target}."
         )
-    key, factor = given_factor(parent)
+    key, factor = explicit_factor(parent)
     kind = "" if scaling.type == "none" else f"model.rope.scaling.type={scaling.type} "
-    return f"To go on as it is, set {kind}{key}={factor:g}; for twice its context {key}={2 * factor:g}."
+    return f"To keep the scaling, set {kind}{key}={factor:g}; for twice the context {key}={2 * factor:g}."
 
 
 def scaling_factor(config: Config) -> tuple[str, float]:
-    """What makes the context longer, in words, and how many times."""
-    length = stretched_length(config)
-    if length is None:
-        return given_factor(config)
-    return "the stretch of model.rope.scaling", max(1.0, length / trained_length(config))
-
-
-def stretched_length(config: Config) -> int | None:
-    """The length to which a scaling stretches the context, if that is not by a factor that is given."""
+    """Key of the option that extends the context, and its factor."""
     scaling = config.model.rope.scaling
     target = scaling.target_length or config.context_length
-    if scaling.type == "dynamic":
-        return target
     if scaling.type == "longrope" and scaling.factor is None:
-        return scaling.max_position_embeddings or target
-    return None
+        target = scaling.max_position_embeddings or target
+    elif scaling.type != "dynamic":
+        return explicit_factor(config)
+    return "the target length of model.rope.scaling", max(1.0, target / trained_length(config))
 
 
-def given_factor(config: Config) -> tuple[str, float]:
-    """The key that is set, and its value."""
+def explicit_factor(config: Config) -> tuple[str, float]:
+    """The factor that the config sets, and its key."""
     rope = config.model.rope
     for key, value in (
         ("model.rope.scaling.factor", rope.scaling.factor),
@@ -206,37 +188,47 @@ def given_factor(config: Config) -> tuple[str, float]:
 
 
 def trained_length(config: Config) -> int:
-    """Tokens of context that the weights of a run began with, before any scaling."""
-    _, factor = given_factor(config)
-    given = config.model.rope.scaling.original_max_position_embeddings
-    return given or max(1, round(config.context_length / factor))
+    """Context length before any scaling, in tokens."""
+    _, factor = explicit_factor(config)
+    original = config.model.rope.scaling.original_max_position_embeddings
+    return original or max(1, round(config.context_length / factor))
 
 
 def trained_grid(model: AxialViTConfig) -> tuple[int, ...]:
-    """Rows and columns of patches that the weights of a model began with, before any scaling."""
+    """Rows and columns of patches before any scaling."""
     scaling = model.rope.scaling
     factors = scaling.factor or model.rope.interpolate_factor
-    divided = zip(model.grid, factors, strict=True)
-    return scaling.original_max_position_embeddings or tuple(max(1, round(a / b)) for a, b in divided)
+    sizes = zip(model.grid, factors, strict=True)
+    return scaling.original_max_position_embeddings or tuple(max(1, round(a / b)) for a, b in sizes)
 
 
-def restored(config: Config, parent: Config, model) -> dict:
-    """Restores the parent's weights into the model; the manifest."""
-    if not config.resample_positions or grid_of(config) == grid_of(parent):
-        return restore_weights(Path(config.init_from), model, step=config.init_from_step)
-    old = make_model(parent)
-    manifest = restore_weights(Path(config.init_from), old, step=config.init_from_step)
+def load_parent_weights(config: Config, model: keras.Model) -> None:
+    """Assigns the weights of `init_from`; learned positions are resampled where `resample_positions` is set.
+
+    Raises:
+        RunError: if the parent has no such checkpoint, or was trained on other data than recorded.
+    """
+    path, parent = Path(config.init_from), load_run_config(Path(config.init_from))
+    resamples = config.resample_positions and grid_of(config) != grid_of(parent)
+    old = make_model(parent) if resamples else model
+    fingerprint = restore_weights(path, old, step=config.init_from_step)["data_fingerprint"]
+    if fingerprint != config.init_from_data:
+        raise RunError(
+            f"init_from={config.init_from} has changed: init_from_data is {config.init_from_data}, "
+            f"now it is {fingerprint}. Use name= for another run."
+        )
+    if not resamples:
+        return
     values = {variable.path: variable.value for variable in old.variables}
     for variable in model.variables:
         value = values[variable.path]
         if "position_embedding" in variable.path:
-            grid = resample_grid(tf.reshape(value, (*grid_of(parent), -1)), *grid_of(config))
-            value = tf.reshape(grid, variable.shape)
-            print(f"unlike init_from: {variable.path} is resampled from {reach(parent)}")
+            grid = tf.reshape(value, (*grid_of(parent), -1))  # (rows, columns, dim)
+            value = tf.reshape(resample_grid(grid, *grid_of(config)), variable.shape)
+            print_line(f"unlike init_from: {variable.path} is resampled from {describe_extent(parent)}")
         variable.assign(value)
-    return manifest
 
 
 def grid_of(config: Config) -> tuple[int, int]:
-    """Rows and columns of the positions that a model knows; text is one row."""
+    """Rows and columns of the model's positions; a text is one row."""
     return (1, config.context_length) if config.context_length else config.model.grid

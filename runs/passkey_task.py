@@ -1,4 +1,4 @@
-"""Passkey retrieval as a task of the loop: generated texts, how many keys are found, and a few questions."""
+"""Passkey retrieval: generated texts that ask for a number stated earlier."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,18 +17,27 @@ from data.passkeys import (
 )
 from data.tokens import SEPARATOR, encode
 from models.sampling import Sampler, SamplingOptions
-from runs.token_task import TokenTask, readable, samples_of
+from runs.task import Outcome
+from runs.text_task import describe_language_model, readable
 from training.losses import summed_loss_and_answers
+from training.run_directory import RunDirectory
 
-NUM_SHOWN, SHOWN_LENGTH = 3, 60
+NUM_SAMPLES, SAMPLE_LENGTH = 3, 60
 
 
 @dataclass(frozen=True)
-class PasskeyTask(TokenTask):
-    """Generated texts under a config; `load_passkey_task` makes it."""
+class PasskeyTask:
+    """Generated texts of a passkey run; see `runs.task.Task`."""
 
-    data_word = "passkeys"
+    config: Config
+
+    unit = "tokens"
+    samples_at_end = True
     measure = staticmethod(summed_loss_and_answers)
+
+    @property
+    def units_per_step(self) -> int:
+        return self.config.batch_size * self.config.context_length
 
     @property
     def description(self) -> str:
@@ -40,53 +49,53 @@ class PasskeyTask(TokenTask):
 
     @property
     def facts(self) -> dict:
-        """What a checkpoint records of the data."""
-        return {"data_fingerprint": fingerprint(**self.shape)}
+        return {"data_fingerprint": fingerprint(**self.sizes)}
 
     @property
-    def shape(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, int]:
         return {"length": self.config.context_length, "digits": self.config.data.digits}
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
-        """The batches that are left, or of each the rows that are wanted."""
-        config = self.config
         batch = partial(
             training_passkeys,
-            batch_size=config.batch_size,
-            texts=config.data.texts,
-            seed=config.seed,
+            batch_size=self.config.batch_size,
+            texts=self.config.data.texts,
+            seed=self.config.seed,
             rows=rows,
-            **self.shape,
+            **self.sizes,
         )
-        return batch_dataset(batch, start_step=start_step, num_steps=config.num_steps)
+        return batch_dataset(batch, start_step=start_step, num_steps=self.config.num_steps)
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
-        """All held-out texts, or an even choice of them."""
         return passkey_evaluation_batches(
             self.config.data.held_out_examples,
             batch_size=self.config.batch_size,
             max_batches=max_batches,
             rows=rows,
-            **self.shape,
+            **self.sizes,
         )
 
-    def sampler(self, directory, model: keras.Model) -> Callable[[], dict]:
-        """A function that puts a few held-out questions to the model."""
+    def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
+        """Function that asks the model for the keys of a few held-out texts."""
         sampler, digits = Sampler(model), self.config.data.digits
-        texts = [held_out_text(index, **self.shape) for index in range(NUM_SHOWN)]
+        texts = [held_out_text(index, **self.sizes) for index in range(NUM_SAMPLES)]
         questions, keys = [text[:-digits] for text in texts], [text[-digits:] for text in texts]
         prompts = [[SEPARATOR, *encode(question).tolist()] for question in questions]
-        greedy = SamplingOptions(temperature=0)
 
         def sample() -> dict:
-            columns = zip(*sampler.generate(prompts, digits, greedy), strict=True)
+            columns = zip(*sampler.generate(prompts, digits, SamplingOptions(temperature=0)), strict=True)
             answers = [readable(column) for column in columns]
-            return {"sample": "\n".join(map(shown, questions, answers, keys))}
+            return {"sample": "\n".join(map(format_answer, questions, answers, keys))}
 
         return sample
 
+    def describe_model(self) -> list[str]:
+        return describe_language_model(self.config.model)
+
+    def describe_batch(self) -> str:
+        return f"{self.config.batch_size} x {self.config.context_length} tokens"
+
     def results(self, means: dict[str, float]) -> dict:
-        """One row of a table of runs, from the means over all held-out texts."""
         return {
             "context_length": self.config.context_length,
             "digits": self.config.data.digits,
@@ -96,24 +105,22 @@ class PasskeyTask(TokenTask):
         }
 
     def verdict(self, row: dict) -> str:
-        """How good the model is, in words."""
         return f"{row['accuracy']:.1%} of held-out keys found, loss {row['validation_loss']:.4f} per digit"
 
-    def finish(self, directory, model: keras.Model, row: dict) -> dict:
-        """What the summary says beside the measures."""
-        return {"digits": self.config.data.digits}
-
-    def show(self, directory, row: dict) -> tuple[list, str]:
-        """The files that show what the model makes, and the command to try next."""
-        return samples_of(directory, row), f"python -m scripts.passkey {directory.path}"
+    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> Outcome:
+        return Outcome(
+            summary={"digits": self.config.data.digits},
+            files=[directory.samples] if "sample" in row else [],
+            next_command=f"python -m scripts.passkey {directory.path}",
+        )
 
 
 def load_passkey_task(config: Config) -> PasskeyTask:
-    """Raises DataError if the context does not hold a key and its question."""
+    """Raises DataError if the context is too short for a key and its question."""
     check_room(length=config.context_length, digits=config.data.digits)
     return PasskeyTask(config)
 
 
-def shown(question: str, answer: str, key: str) -> str:
-    """The end of a text with its question, the model's answer, and whether it is the key."""
-    return f"...{question[-SHOWN_LENGTH:]}{answer} ({'right' if answer == key else f'it is {key}'})"
+def format_answer(question: str, answer: str, key: str) -> str:
+    """End of the question, the model's answer, and whether it is the key."""
+    return f"...{question[-SAMPLE_LENGTH:]}{answer} ({'right' if answer == key else f'it is {key}'})"

@@ -8,7 +8,7 @@ from tqdm import tqdm
 from configs.schema import Config
 from models.config import AxialViTConfig
 from runs.image_task import ImageTask, load_image_task
-from runs.load import load_model, tell_of_other_data
+from runs.load import load_model, note_other_data
 from runs.plots import plot_image_sizes
 from system.errors import RunError
 from system.terminal import print_error
@@ -37,7 +37,7 @@ def accuracy_by_size(run_directories: list[Path], sizes: list[Size]) -> list[dic
                 )
             task = load_image_task(resized(config, size), report=print_error, recorded=True, facts=manifest)
             if size == config.model.image_size:
-                tell_of_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
+                note_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
             means = evaluate(tqdm(task.evaluation_batches(), desc=f"{path} {words(size)}", disable=None))
             rows.append({"run": str(path), "step": manifest["step"], **task.results(means)})
     return rows

@@ -1,9 +1,9 @@
-"""Language modelling as a task of the loop: text, what is measured on it, and what a run shows of itself."""
+"""Language modelling: text as the data of a run."""
 
 import itertools
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,22 +12,30 @@ import keras
 from configs.schema import Config
 from data.batches import ALL_ROWS, batch_dataset, evaluation_batches, training_batch
 from data.corpus import TextCorpus, check_length, load_text
-from data.tokens import SEPARATOR
+from data.tokens import SEPARATOR, VOCAB_SIZE, decode
+from models.config import TransformerLMConfig
 from models.sampling import Sampler, SamplingOptions
-from runs.token_task import TokenTask, readable, samples_of
+from runs.task import Outcome
 from training.losses import summed_loss
+from training.run_directory import RunDirectory
 
 SAMPLE_PROMPT_LENGTH, SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 32, 200, 0.8
 
 
 @dataclass(frozen=True)
-class TextTask(TokenTask):
-    """A corpus under a config; `load_text_task` makes it."""
+class TextTask:
+    """Corpus of a language model; see `runs.task.Task`."""
 
+    config: Config
     corpus: TextCorpus
 
-    data_word = "text"
+    unit = "tokens"
+    samples_at_end = True
     measure = staticmethod(summed_loss)
+
+    @property
+    def units_per_step(self) -> int:
+        return self.config.batch_size * self.config.context_length
 
     @property
     def description(self) -> str:
@@ -35,30 +43,39 @@ class TextTask(TokenTask):
 
     @property
     def facts(self) -> dict:
-        """What a checkpoint records of the data."""
         return {"data_fingerprint": self.corpus.fingerprint}
 
-    @property
-    def shape(self) -> dict[str, int]:
-        return {"batch_size": self.config.batch_size, "length": self.config.context_length}
-
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
-        """The batches that are left, or of each the rows that are wanted."""
-        config = self.config
-        batch = partial(training_batch, self.corpus.train, seed=config.seed, rows=rows, **self.shape)
-        return batch_dataset(batch, start_step=start_step, num_steps=config.num_steps)
+        batch = partial(
+            training_batch,
+            self.corpus.train,
+            batch_size=self.config.batch_size,
+            length=self.config.context_length,
+            seed=self.config.seed,
+            rows=rows,
+        )
+        return batch_dataset(batch, start_step=start_step, num_steps=self.config.num_steps)
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
-        """All held-out text, or an even choice of it."""
-        return evaluation_batches(self.corpus.validation, **self.shape, max_batches=max_batches, rows=rows)
+        return evaluation_batches(
+            self.corpus.validation,
+            batch_size=self.config.batch_size,
+            length=self.config.context_length,
+            max_batches=max_batches,
+            rows=rows,
+        )
 
-    def sampler(self, directory, model: keras.Model) -> Callable[[], dict]:
-        """A function that lets the model go on from a held-out beginning."""
-        sampler, seed = Sampler(model), self.config.seed
-        return lambda: {"sample": sample_text(sampler, self.corpus.validation, seed=seed)}
+    def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
+        sampler = Sampler(model)
+        return lambda: {"sample": sample_text(sampler, self.corpus.validation, seed=self.config.seed)}
+
+    def describe_model(self) -> list[str]:
+        return describe_language_model(self.config.model)
+
+    def describe_batch(self) -> str:
+        return f"{self.config.batch_size} x {self.config.context_length} tokens"
 
     def results(self, means: dict[str, float]) -> dict:
-        """One row of a table of runs, from the means over all held-out text."""
         loss = means["validation_loss"]
         return {
             "context_length": self.config.context_length,
@@ -69,31 +86,58 @@ class TextTask(TokenTask):
         }
 
     def verdict(self, row: dict) -> str:
-        """How good the model is, in words."""
         loss = row["validation_loss"]
         return f"held-out loss {loss:.4f} nats per token, {loss / math.log(2):.4f} bits per byte"
 
-    def finish(self, directory, model: keras.Model, row: dict) -> dict:
-        """What the summary says beside the measures."""
-        return {"bits_per_byte": row["validation_loss"] / math.log(2)}
-
-    def show(self, directory, row: dict) -> tuple[list, str]:
-        """The files that show what the model makes, and the command to try next."""
+    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> Outcome:
         prompt = shlex.quote(next(iter(row.get("sample", "").split()), "The"))
-        return samples_of(directory, row), f"python -m scripts.generate {directory.path} --prompt {prompt}"
+        return Outcome(
+            summary={"bits_per_byte": row["validation_loss"] / math.log(2)},
+            files=[directory.samples] if "sample" in row else [],
+            next_command=f"python -m scripts.generate {directory.path} --prompt {prompt}",
+        )
 
 
-def load_text_task(config: Config, *, report: Callable[[str], None] = print) -> TextTask:
-    """Raises DataError if there is no such text, or less of it than one window."""
+def load_text_task(config: Config, *, report: Callable[[str], None]) -> TextTask:
+    """Raises DataError if the text cannot be read or is shorter than one window."""
     corpus = load_text(config.data, report=report)
     check_length(corpus, config.context_length)
     return TextTask(config, corpus)
 
 
+def describe_language_model(model: TransformerLMConfig) -> list[str]:
+    """Context, positions and their options."""
+    details = [f"context {model.context_length}", f"position {model.position}"]
+    if model.position != "rotary":
+        return details
+    rope = model.rope
+    details += [f"theta {rope.theta:g}", rope.layout, f"interpolate_factor {rope.interpolate_factor:g}"]
+    if rope.scaling.type != "none":
+        details.append(f"{rope.scaling.type} scaling {rope.scaling.given()}")
+    if rope.xpos:
+        details.append("xPos")
+    if rope.learned_freq:
+        details.append("learned frequencies")
+    if rope.rotary_fraction != 1:
+        details.append(f"rotary_fraction {rope.rotary_fraction:g}")
+    return details
+
+
 def sample_text(sampler: Sampler, tokens, *, seed: int) -> str:
-    """A held-out beginning, continued by the model."""
+    """The beginning of the held-out text, continued by the model."""
     beginning = tokens[1 : 1 + min(SAMPLE_PROMPT_LENGTH, sampler.capacity)].tolist()
     prompt = list(itertools.takewhile(lambda token: token != SEPARATOR, beginning))
     options = SamplingOptions(temperature=SAMPLE_TEMPERATURE, seed=seed, stop_token=SEPARATOR)
     steps = sampler.generate([prompt], SAMPLE_LENGTH, options)
     return readable([*prompt, *(token for (token,) in steps)])
+
+
+def readable(tokens: Iterable[int]) -> str:
+    """Text of the tokens that are bytes, with control characters replaced.
+
+    An untrained model generates any byte, and one with a larger vocabulary other tokens too.
+    """
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
+        for char in decode([int(token) for token in tokens if 0 <= token < VOCAB_SIZE])
+    )

@@ -13,7 +13,7 @@ from data.corpus import TextCorpus, load_text
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from rope.config import RopeConfig, RopeScalingConfig
-from runs.load import load_model, tell_of_other_data
+from runs.load import load_model, note_other_data
 from system.errors import RunError
 from system.terminal import print_error
 from training.window_losses import WindowEvaluator, make_window_evaluator
@@ -68,7 +68,7 @@ def load_run(path: Path) -> Run:
             f"Measure how many keys it finds: python -m scripts.passkey {path}"
         )
     corpus = load_text(config.data, report=print_error)
-    tell_of_other_data(path, config, manifest, fingerprint=corpus.fingerprint)
+    note_other_data(path, config, manifest, fingerprint=corpus.fingerprint)
     return Run(path, model, config, manifest, corpus)
 
 

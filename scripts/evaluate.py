@@ -91,13 +91,13 @@ def evaluate_run(path: Path) -> dict:
     """What is measured of a run on its own held-out split."""
     from tqdm import tqdm
 
-    from runs.load import load_model, load_task, tell_of_other_data
+    from runs.load import load_model, load_task, note_other_data
     from system.terminal import print_error
     from training.evaluation import make_evaluator
 
     model, config, manifest = load_model(path)
     task = load_task(config, report=print_error, recorded=True, facts=manifest)
-    tell_of_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
+    note_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
     evaluate = make_evaluator(model, task.measure, compile_mode=config.compile)
     means = evaluate(tqdm(task.evaluation_batches(), desc=str(path), disable=None))
     return {

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import sys
 from collections.abc import Iterator
 
 
@@ -13,6 +14,9 @@ def quiet_imports() -> Iterator[None]:
     The import creates about 400,000 objects. Without a pause of the garbage collector and `gc.freeze`,
     traversing them costs a second here and two at exit.
     """
+    if "keras" in sys.modules:  # a second gc.freeze would keep the garbage of everything in between
+        yield
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     was_enabled = gc.isenabled()
     gc.disable()

@@ -15,7 +15,7 @@ import numpy as np
 from configs.schema import compose, parse_config
 from models.config import AxialViTConfig, TransformerLMConfig
 from rope.config import RopeConfig
-from runs.devices import find_devices
+from runs.devices import find_replicas
 
 BATCH, LENGTH = 8, 6
 TEXT = TransformerLMConfig(
@@ -211,7 +211,7 @@ def error_message(function) -> str:
 
 def main(file: str, *overrides: str) -> None:
     config = parse_config(compose(list(overrides)))
-    replicas = find_devices(config)
+    replicas = find_replicas(config)
     import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")  # it takes the functions of all cases for one that is retraced

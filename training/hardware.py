@@ -10,6 +10,7 @@ import psutil
 import tensorflow as tf
 
 from system.machine import processor_flags
+from system.startup import silenced_standard_error
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 # Prefixes of processor flags that decide which CPU kernels run.
@@ -42,6 +43,12 @@ def resolve_compile(compile_mode: str) -> tuple[str, str]:
     if tf.config.list_physical_devices("GPU"):
         return "xla", "a GPU"
     return "graph", "oneDNN's matmuls are faster on a CPU"
+
+
+def initialize_devices() -> None:
+    """Initializes TensorFlow's devices without the messages that no log level turns off."""
+    with silenced_standard_error():
+        tf.config.list_logical_devices()
 
 
 def make_deterministic() -> None:

@@ -96,10 +96,11 @@ class MultiWorker(MultiDevice):
         return make() if self.is_chief else Silent()
 
     def from_chief(self, make, *, encode=lambda value: value, decode=lambda value: value):
-        message, failure = {}, None
+        value, message, failure = None, {}, None
         if self.is_chief:
             try:
-                message = {"value": encode(make())}
+                value = make()
+                message = {"value": encode(value)}
             except Exception as error:
                 message, failure = {"error": f"{type(error).__name__}: {error}"}, error
         message = json.loads(self._gather(json.dumps(message).encode())[0])
@@ -107,7 +108,7 @@ class MultiWorker(MultiDevice):
             raise failure
         if "error" in message:
             raise RunError(f"{self.cluster.name(0)} has failed: {message['error'].splitlines()[0]}")
-        return decode(message["value"])
+        return value if self.is_chief else decode(message["value"])
 
     def check_same(self, facts: dict[str, object]) -> None:
         chief, *others = map(json.loads, self._gather(json.dumps(facts).encode()))

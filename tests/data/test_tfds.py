@@ -284,7 +284,7 @@ def test_text_mistake_raises_one_line(load_poems, options, message):
         ),
         (
             {"label_key": "only"},
-            r"training images are of one class, shape; .*needs at least two classes",
+            r"label_key=only of drawn_figures/1\.0\.0 has fewer than two classes; choose",
         ),
         ({"label_key": "same"}, r"training images are of one class, square; .*needs at least two classes"),
         (

@@ -28,6 +28,12 @@ def test_rotate_half_turns_each_pair_by_a_quarter():
     np.testing.assert_array_equal(rotate_half(x, layout="half"), [-3, -4, 1, 2])
 
 
+def test_doubling_repeats_the_number_of_a_pair_where_its_features_are():
+    pairs = tf.constant([1.0, 2.0])
+    np.testing.assert_array_equal(doubled(pairs), [1, 1, 2, 2])
+    np.testing.assert_array_equal(doubled(pairs, layout="half"), [1, 2, 1, 2])
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_doubled_table_rotates_like_complex_numbers(layout):
     t = normal(2, 3, 5, 8)
@@ -100,7 +106,7 @@ def test_the_named_axis_of_a_table_is_cut_to_its_last_rows():
 
 
 def test_the_sequence_may_stand_before_the_heads():
-    # 5 heads and a length of 5: shapes do not reveal a wrong axis.
+    """With 5 heads and a length of 5 the wrong axis would pass every check of shapes."""
     t = normal(2, 5, 5, 8)
     expected = turned(t.swapaxes(1, 2), angles_of(range(5), language(8))).swapaxes(1, 2)
     np.testing.assert_allclose(apply_rotary_emb(table_of(5, 8), t, seq_dim=-3), expected, atol=2e-6)

@@ -1,4 +1,4 @@
-"""What a run on images says of its images, and of images that are no more those that it began with."""
+"""The summary of an image run, and images that have changed since its start."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ def test_the_summary_lists_the_most_confident_mistakes(made, named):
     split = task.images.validation
     names = [f"digits/{index}.png" for index in range(len(split.labels))] if named else None
     task = replace(task, images=replace(task.images, validation=replace(split, names=names)))
-    mistakes = task.finish(RunDirectory(path), model, {})["mistakes"]
+    mistakes = task.finish(RunDirectory(path), model, {}).summary["mistakes"]
 
     logits = model((np.float32(split.images) / 255 - task.mean) / task.deviation).numpy().astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -47,12 +47,13 @@ def test_the_summary_lists_the_most_confident_mistakes(made, named):
         ({"num_classes": 7}, "num_classes was 7, now it is 10"),
     ],
 )
-def test_images_that_have_changed_since_the_run_began_are_told(made, recorded, change):
+def test_images_that_have_changed_since_the_run_began_are_refused(made, recorded, change):
     config = replace(made[1].config, model=replace(made[1].config.model, **recorded))
     with pytest.raises(DataError) as caught:
-        load_image_task(config, recorded=True)
+        load_image_task(config, report=print, recorded=True)
     assert str(caught.value) == (
-        f"the data have changed since the run began: {change}. Use name= for a run on the data of today."
+        f"the data have changed since this run began: {change}. "
+        "To use the current data, start a new run: name=NEW"
     )
     with pytest.raises(DataError, match="Leave it null, or change one"):
-        load_image_task(config)
+        load_image_task(config, report=print)

@@ -1,4 +1,4 @@
-"""What a run may have otherwise than the run that its weights are from, and what it takes from it."""
+"""The parent of a run: which options may differ, and which values and weights are inherited."""
 
 import json
 import shutil
@@ -17,11 +17,11 @@ from models.vit import AxialViT
 from rope.config import AxialRopeConfig, AxialScalingConfig, RopeConfig, RopeScalingConfig
 from runs.parent import (
     check_factor,
-    check_fields,
+    check_options,
     check_positions,
-    restored,
+    inherit,
+    load_parent_weights,
     trained_length,
-    with_values_of_parent,
 )
 from tests.comparison import tensors_of
 from tests.run_helpers import WITHOUT_SAMPLES, copy_of, refusal
@@ -56,12 +56,6 @@ def yarn(factor, **options):
     return {"type": "yarn", "factor": factor, **options}
 
 
-def saved(config, path):
-    """The directory of a run that has recorded this config; it says nothing of a parent."""
-    save_config(replace(config, init_from=None), path / "config.yaml")
-    return str(path)
-
-
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -69,12 +63,12 @@ def saved(config, path):
             text_run(16),
             text_run(16, xpos=True),
             "model.rope.xpos is false there, true here "
-            "(the weights have learned with the decay of xPos, or without it)",
+            "(the weights were trained with, or without, the decay of xPos)",
         ),
         (
             text_run(16, xpos=True),
             text_run(16, xpos=True, xpos_scale_base=64.0),
-            "model.rope.xpos_scale_base is 512.0 there, 64.0 here (the weights have learned with this decay)",
+            "model.rope.xpos_scale_base is 512.0 there, 64.0 here (the weights were trained with this decay)",
         ),
         (
             image_run(),
@@ -84,14 +78,14 @@ def saved(config, path):
         (image_run(), image_run(patch_size=4), "model.patch_size is 2 there, 4 here"),
     ],
 )
-def test_fields_that_the_weights_depend_on_are_named(old, new, message):
+def test_options_that_the_weights_depend_on_are_refused_by_name(old, new, message):
     with pytest.raises(ConfigError) as error:
-        check_fields(new, old)
+        check_options(new, old)
     assert str(error.value) == f"the weights of init_from={PARENT} are of another model: {message}"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "lines"),
     [
         (
             text_run(16),
@@ -121,10 +115,10 @@ def test_fields_that_the_weights_depend_on_are_named(old, new, message):
         ),
     ],
 )
-def test_fields_that_may_change_are_told(old, new, told, capsys):
-    check_fields(new, old)
+def test_options_that_may_change_are_printed(old, new, lines, capsys):
+    check_options(new, old)
     output = capsys.readouterr().out
-    assert all(words in output for words in told)
+    assert all(words in output for words in lines)
     assert all(line.startswith("unlike init_from: ") for line in output.splitlines())
 
 
@@ -143,12 +137,13 @@ def test_fields_that_may_change_are_told(old, new, told, capsys):
         (text_run(32, scaling=yarn(2.0)), "model.rope.scaling.factor", "model.rope.scaling.type=yarn "),
     ],
 )
-def test_a_factor_below_that_of_the_parent_is_refused_naming_both(old, old_key, kind, new, key):
+def test_a_factor_below_the_parents_is_refused(old, old_key, kind, new, key):
     with pytest.raises(ConfigError) as error:
         check_factor(new, old)
     assert str(error.value) == (
-        f"{key} counts from the context before any scaling: {old_key} is 2 in init_from={PARENT}, got 1.5. "
-        f"To go on as it is, set {kind}{old_key}=2; for twice its context {old_key}=4."
+        f"{key} is relative to the context before any scaling: {old_key} is 2 in "
+        f"init_from={PARENT}, got 1.5. "
+        f"To keep the scaling, set {kind}{old_key}=2; for twice the context {old_key}=4."
     )
 
 
@@ -162,12 +157,12 @@ def longrope(**options):
 
 
 @pytest.mark.parametrize("old", [text_run(64, scaling=dynamic()), text_run(64, scaling=longrope(factor=4.0))])
-def test_a_context_below_that_of_a_parent_with_a_target_length_is_refused(old):
+def test_a_context_below_the_parents_target_length_is_refused(old):
     with pytest.raises(ConfigError) as error:
         check_factor(text_run(64), old)
     assert "is 4 in init_from=outputs/parent, got 1." in str(error.value)
     assert str(error.value).endswith(
-        "To go on as it is, set model.rope.scaling as in outputs/parent/config.yaml, with target_length=64."
+        "To keep the scaling, set model.rope.scaling as in outputs/parent/config.yaml, with target_length=64."
     )
 
 
@@ -184,7 +179,7 @@ def test_a_context_below_that_of_a_parent_with_a_target_length_is_refused(old):
 @pytest.mark.parametrize(
     "old", [text_run(16), text_run(64, scaling=dynamic()), text_run(64, scaling=yarn(4.0))]
 )
-def test_a_scaling_that_names_a_length_stretches_as_far(old, scaling, capsys):
+def test_a_scaling_with_a_target_length_reaches_that_length(old, scaling, capsys):
     check_factor(text_run(64, scaling=scaling), old)
     assert capsys.readouterr().err == ""
 
@@ -199,13 +194,13 @@ def test_a_scaling_that_names_a_length_stretches_as_far(old, scaling, capsys):
         text_run(64, scaling=longrope(factor=4.0, original_max_position_embeddings=None)),
     ],
 )
-def test_the_trained_length_is_that_which_the_model_starts_from(parent):
+def test_the_trained_length_is_the_context_before_scaling(parent):
     assert trained_length(parent) == 16
     scaling = parent.model.rotary_options()["scaling"]
     assert scaling is None or scaling["original_max_position_embeddings"] == 16
 
 
-def test_a_factor_is_absolute_and_one_that_reaches_the_context_is_quiet(capsys):
+def test_a_factor_that_reaches_the_context_prints_no_note(capsys):
     """16 tokens, then 32 by a factor of 2: 64 by one of 4."""
     check_factor(text_run(64, interpolate_factor=4.0), text_run(32, interpolate_factor=2.0))
     assert capsys.readouterr().err == ""
@@ -221,11 +216,11 @@ def test_a_factor_is_absolute_and_one_that_reaches_the_context_is_quiet(capsys):
         (text_run(16), {"scaling": longrope(max_position_embeddings=32)}),
     ],
 )
-def test_a_context_longer_than_trained_times_the_factor_is_told_naming_both(old, rope, capsys):
+def test_a_context_longer_than_trained_times_the_factor_is_noted(old, rope, capsys):
     check_factor(text_run(64, **rope), old)
     assert capsys.readouterr().err == (
         "note: context_length 64 is longer than the trained 16 times the factor 2; "
-        "positions past 32 are new to the weights.\n"
+        "the weights were not trained at positions after 32.\n"
     )
 
 
@@ -238,10 +233,9 @@ def test_a_context_longer_than_trained_times_the_factor_is_told_naming_both(old,
         text_run(24, scaling=yarn(2.0, original_max_position_embeddings=16)),
     ],
 )
-def test_a_scaling_starts_from_the_context_before_any_scaling(parent, tmp_path):
-    config = replace(text_run(64, scaling=yarn(4.0)), init_from=saved(parent, tmp_path))
-    settled = with_values_of_parent(config)
-    assert settled.model.rope.scaling.original_max_position_embeddings == 16
+def test_a_scaling_starts_from_the_context_before_any_scaling(parent):
+    resolved = inherit(text_run(64, scaling=yarn(4.0)), parent)
+    assert resolved.model.rope.scaling.original_max_position_embeddings == 16
 
 
 def axial(**scaling):
@@ -257,39 +251,37 @@ def axial(**scaling):
         (image_run(rope=axial(factor=(2.0, 1.0), original_max_position_embeddings=(3, 5))), (3, 5)),
     ],
 )
-def test_a_scaling_of_images_starts_from_the_grid_before_any_scaling(parent, original, tmp_path):
+def test_a_scaling_of_images_starts_from_the_grid_before_any_scaling(parent, original):
     child = image_run(image_size=(16, 36), rope=axial(factor=(2.0, 3.0)))
-    settled = with_values_of_parent(replace(child, init_from=saved(parent, tmp_path))).model
-    assert settled.rope.scaling.original_max_position_embeddings == original
-    lengths = [options["scaling"]["original_max_position_embeddings"] for options in settled.rotary_options()]
+    resolved = inherit(child, parent).model
+    assert resolved.rope.scaling.original_max_position_embeddings == original
+    lengths = [
+        options["scaling"]["original_max_position_embeddings"] for options in resolved.rotary_options()
+    ]
     assert lengths == list(original)
 
 
-def test_a_scaling_of_images_keeps_the_grid_that_it_is_given(tmp_path):
+def test_a_scaling_of_images_keeps_an_explicit_grid():
     child = image_run(rope=axial(factor=(2.0, 3.0), original_max_position_embeddings=(2, 9)))
-    config = replace(child, init_from=saved(image_run(), tmp_path))
-    assert with_values_of_parent(config) == config
+    assert inherit(child, image_run()) == child
 
 
-def test_a_scaling_keeps_the_context_that_it_is_given(tmp_path):
-    scaling = yarn(4.0, original_max_position_embeddings=20)
-    config = replace(text_run(64, scaling=scaling), init_from=saved(text_run(16), tmp_path))
-    assert with_values_of_parent(config) == config
+def test_a_scaling_keeps_an_explicit_original_context():
+    child = text_run(64, scaling=yarn(4.0, original_max_position_embeddings=20))
+    assert inherit(child, text_run(16)) == child
 
 
-def test_a_vision_transformer_takes_the_patch_size_of_its_parent(tmp_path):
-    open_run = replace(image_run(image_size=None, patch_size=None), init_from=saved(image_run(), tmp_path))
-    settled = with_values_of_parent(open_run)
-    assert (settled.model.patch_size, settled.model.image_size) == (2, None)
+def test_a_vision_transformer_inherits_the_patch_size():
+    resolved = inherit(image_run(image_size=None, patch_size=None), image_run())
+    assert (resolved.model.patch_size, resolved.model.image_size) == (2, None)
 
 
 @pytest.mark.parametrize(("old", "new"), [(text_run(16), image_run()), (image_run(), text_run(16))])
-def test_a_parent_of_another_architecture_is_refused(old, new, tmp_path):
-    path = saved(old, tmp_path)
+def test_a_parent_of_another_architecture_is_refused(old, new):
     with pytest.raises(ConfigError) as error:
-        with_values_of_parent(replace(new, init_from=path))
+        inherit(new, old)
     assert str(error.value) == (
-        f"init_from={path} is a run of model.architecture {old.model.architecture}, "
+        f"init_from={PARENT} is a run of model.architecture {old.model.architecture}, "
         f"not {new.model.architecture}"
     )
 
@@ -328,16 +320,18 @@ def test_resampling_needs_learned_positions():
 
 
 @pytest.mark.parametrize("image_size", [(12, 8), (10, 16), (8, 12)])
-def test_learned_positions_are_resampled_and_all_else_is_as_in_the_parent(image_size, tmp_path):
+def test_learned_positions_are_resampled_and_other_weights_copied(image_size, tmp_path):
     """A grid of 4 x 6 has as many positions as one of 6 x 4."""
     parent = replace(image_run(position="learned"), precision="float32")
     old = AxialViT(parent.model)
     checkpoints = Checkpoints(tmp_path / "checkpoints", old, keras.optimizers.SGD(), keep=1)
-    checkpoints.save(5, {"data_fingerprint": ""})
+    checkpoints.save(5, {"data_fingerprint": "0a"})
+    save_config(replace(parent, init_from=None), tmp_path / "config.yaml")
     config = image_run(position="learned", image_size=image_size)
-    config = replace(config, init_from=str(tmp_path), resample_positions=True)
+    config = replace(config, init_from=str(tmp_path), init_from_step=5, init_from_data="0a")
+    config = replace(config, resample_positions=True)
     model = AxialViT(config.model)
-    assert restored(config, parent, model)["step"] == 5
+    load_parent_weights(config, model)
     rows, columns = (side // 2 for side in image_size)
     grid = tf.image.resize(
         tf.reshape(old.position_embedding, (4, 6, 8)), (rows, columns), method="bicubic", antialias=True
@@ -360,9 +354,7 @@ def child_of(parent, name, *changes):
     return [f"name={name}", f"init_from={parent}", *cadence, *changes]
 
 
-def test_a_child_records_its_parent_and_needs_it_no_more_once_it_has_a_checkpoint(
-    trained_run, workplace, refused
-):
+def test_a_child_records_its_parent_and_resumes_without_it(trained_run, workplace, refused):
     """A crash before the first checkpoint leaves the record alone."""
     parent = copy_of(trained_run, "a-parent")
     command = child_of(parent, "a-child", "context_length=32", "model.rope.interpolate_factor=2")
@@ -382,7 +374,7 @@ def test_a_child_records_its_parent_and_needs_it_no_more_once_it_has_a_checkpoin
     assert line == (f"{parent} has no checkpoint of step 30; available steps: 20")
 
 
-def test_a_child_may_begin_with_an_earlier_checkpoint(trained_run, workplace, refused):
+def test_a_child_can_start_from_an_earlier_checkpoint(trained_run, workplace, refused):
     still = ("optimizer.learning_rate=1e-30", "optimizer.weight_decay=0")
     command = child_of(trained_run, "earlier", "init_from_step=20", *still)
     assert workplace.train(*command) == 0
@@ -397,16 +389,14 @@ def test_a_child_may_begin_with_an_earlier_checkpoint(trained_run, workplace, re
     assert line == f"{trained_run} has no checkpoint of step 25; available steps: 20, 30"
 
 
-def test_learned_positions_of_a_text_are_stretched_over_a_longer_context_when_asked(
-    workplace, refused, capsys
-):
+def test_learned_positions_of_a_text_are_resampled_on_request(workplace, refused, capsys):
     assert workplace.train("name=learned", "model.position=learned", "num_steps=1", WITHOUT_SAMPLES) == 0
     parent = workplace.outputs / "learned"
     command = child_of(parent, "stretched", "model.position=learned", "context_length=24")
     (line,) = refused(*command, label="config error")
     assert line == (
         f"model.position=learned has weights for 16 tokens in init_from={parent}, not for 24 tokens: "
-        "set resample_positions=true to stretch them, or use rotary positions"
+        "set resample_positions=true to resample them, or use rotary positions"
     )
     still = ("resample_positions=true", "optimizer.learning_rate=1e-30", "optimizer.weight_decay=0")
     assert workplace.train(*command, *still) == 0

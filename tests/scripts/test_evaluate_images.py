@@ -177,8 +177,8 @@ def test_other_classes_than_those_of_the_training_are_refused(options, tmp_path,
     code, output, errors = evaluate(capsys, run, *options)
     assert (code, output) == (2, "")
     assert errors == [
-        "error: the data have changed since the run began: class 8 was a, now it is 8. "
-        "Use name= for a run on the data of today."
+        "error: the data have changed since this run began: class 8 was a, now it is 8. "
+        "To use the current data, start a new run: name=NEW"
     ]
 
 

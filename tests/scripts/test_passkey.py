@@ -17,9 +17,9 @@ from models.transformer import TransformerLM
 from rope.config import RopeConfig
 from runs import retrieval
 from runs.load import make_model
-from runs.passkey_task import shown
+from runs.passkey_task import format_answer
 from runs.retrieval import publish, retrieve, table_rows
-from runs.token_task import readable
+from runs.text_task import readable
 from runs.window_cases import Run, config_of
 from scripts.evaluate import main as evaluate_main
 from scripts.passkey import main, parse
@@ -228,7 +228,7 @@ def test_training_tells_how_many_keys_are_found_and_shows_some(passkey_run, caps
 
 @pytest.mark.parametrize(("answer", "verdict"), [("12", "(right)"), ("21", "(it is 12)")])
 def test_a_shown_answer_is_compared_with_the_key(answer, verdict):
-    assert shown("The key: ", answer, "12") == f"...The key: {answer} {verdict}"
+    assert format_answer("The key: ", answer, "12") == f"...The key: {answer} {verdict}"
 
 
 def test_tokens_that_are_no_bytes_are_not_shown():

@@ -1,4 +1,4 @@
-"""Attention biases (causal mask, ALiBi, documents), and sinusoidal positions.
+"""Sinusoidal positions, and attention biases: ALiBi and masks.
 
 Shape words: batch, heads, dim; length is the number of queries, keys_length the number of keys. Columns are
 the indices of tokens in a row of the batch, padding included.

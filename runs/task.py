@@ -1,0 +1,70 @@
+"""The interface between a kind of data and the training loop."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import keras
+
+from configs.schema import Config
+from training.evaluation import Measure
+from training.run_directory import RunDirectory
+
+
+class Outcome(NamedTuple):
+    """What a finished run shows.
+
+    summary: values for summary.json.
+    files: files that show what the model does.
+    next_command: command to try next.
+    """
+
+    summary: dict
+    files: list[Path]
+    next_command: str
+
+
+class Task(Protocol):
+    """Data of a run, and everything that depends on the kind of data: text, passkeys or images.
+
+    Attributes:
+        config: the run's config, with the values that come from the data filled in.
+        unit: unit of the training data, `tokens` or `images`.
+        units_per_step: number of units in a batch.
+        description: one line about the data.
+        facts: what a checkpoint records of the data: `data_fingerprint`, and what inference needs.
+        samples_at_end: whether the sampler is called for the last row too; images draw theirs in `finish`.
+        measure: sums over the targets of a batch, from `training.losses`.
+    """
+
+    config: Config
+    unit: str
+    units_per_step: int
+    description: str
+    facts: dict
+    samples_at_end: bool
+    measure: Measure
+
+    def training_batches(self, start_step: int, rows: slice) -> Iterable:
+        """Batches of the steps from `start_step` on; of each batch, the given rows."""
+
+    def evaluation_batches(self, max_batches: int | None, rows: slice) -> Iterable:
+        """All held-out data, or an even choice of `max_batches` batches."""
+
+    def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
+        """Function that shows what the model does and returns values to log by name."""
+
+    def describe_model(self) -> list[str]:
+        """Properties of the model in which runs of this task differ."""
+
+    def describe_batch(self) -> str:
+        """Contents of a training batch, such as `8 x 256 tokens`."""
+
+    def results(self, means: dict[str, float]) -> dict:
+        """Row of a table of runs, from the means over all held-out data."""
+
+    def verdict(self, row: dict) -> str:
+        """Quality of the model in one phrase, from the last row of metrics.jsonl."""
+
+    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> Outcome:
+        """Writes the pictures of a finished run; `row` is the last row of metrics.jsonl."""
