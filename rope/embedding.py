@@ -254,14 +254,12 @@ class RotaryEmbedding(keras.layers.Layer):
         q, k = concrete(q, k)
         if positions is None:
             positions = tf.range(size_of(q, self._axis(q, seq_dim)))
-        query_positions = self._positions(q, seq_dim, offset, positions)
         if key_positions is None:
             key_positions = positions
-        key_positions = self._positions(k, seq_dim, offset, key_positions)
         for x in (q, k):
             self.check_compute_dtype(x.dtype)
-        query_table, _ = self.tables(query_positions)
-        _, key_table = self.tables(key_positions)
+        query_table, _ = self.tables(self._positions(q, seq_dim, offset, positions))
+        _, key_table = self.tables(self._positions(k, seq_dim, offset, key_positions))
         return self.rotate(q, query_table), self.rotate(k, key_table)
 
     def rotate_queries_with_cached_keys(
@@ -278,8 +276,8 @@ class RotaryEmbedding(keras.layers.Layer):
             Rotated queries and keys, with their shapes and dtypes.
         """
         q, k = concrete(q, k)
-        axes = self._axis(q, seq_dim), self._axis(k, seq_dim)
-        length, keys_length = size_of(q, axes[0]), size_of(k, axes[1])
+        length = size_of(q, self._axis(q, seq_dim))
+        keys_length = size_of(k, self._axis(k, seq_dim))
         if isinstance(length, int) and isinstance(keys_length, int) and length > keys_length:
             raise ValueError(
                 f"queries need a key each, got {length} queries and {keys_length} keys. "
@@ -318,7 +316,10 @@ class RotaryEmbedding(keras.layers.Layer):
         Returns:
             (*dims, len(dims) * dim / 2) radians, float32.
         """
-        self._check_grid_allowed()
+        if self.use_xpos:
+            raise ValueError(
+                "xPos decays along one causal axis, got a grid. Create the embedding with use_xpos=False."
+            )
         offsets = (0,) * len(dims) if offsets is None else offsets
         if not dims or len(offsets) != len(dims):
             raise ValueError(f"a grid needs one offset for each axis, got {len(offsets)} for sizes {dims}.")
@@ -338,9 +339,8 @@ class RotaryEmbedding(keras.layers.Layer):
         axis_order: Sequence[int] | None = None,
     ) -> tf.Tensor:
         """(*dims, len(dims) * dim) angles for `apply_rotary_emb`; arguments as for `axial_angles`."""
-        self._check_grid_allowed()
-        self._check_has_only_angles()
         angles = self.axial_angles(*dims, offsets=offsets, coordinates=coordinates, axis_order=axis_order)
+        self._check_has_only_angles()
         return doubled(angles, layout=self.layout)
 
     def axial_table(
@@ -382,12 +382,6 @@ class RotaryEmbedding(keras.layers.Layer):
         if positions is None:
             positions = tf.range(size_of(x, axis))
         return shifted(align_positions(positions, x, axis), offset)
-
-    def _check_grid_allowed(self) -> None:
-        if self.use_xpos:
-            raise ValueError(
-                "xPos decays along one causal axis, got a grid. Create the embedding with use_xpos=False."
-            )
 
     def _check_has_only_angles(self) -> None:
         """Raises ValueError if this embedding also has scales, which a table of angles would lose."""
