@@ -4,7 +4,6 @@ Shape words: cells, all positions of a grid; axes, the coordinates of each; pair
 axis; dim, the features of a head.
 """
 
-import math
 from collections.abc import Sequence
 
 import keras
@@ -170,9 +169,18 @@ class MixedRotaryEmbedding(keras.layers.Layer):
         super().__init__(name=name, autocast=False)
         check_layout(layout)
         check_num_heads(num_heads)
-        self.num_heads, self.dim, self.theta = num_heads, dim, theta
-        self.layout, self.turn_axes, self.seed = layout, turn_axes, seed
-        turns = np.random.default_rng(seed).uniform(0, 2 * math.pi, num_heads) * turn_axes
+        self.num_heads, self.dim, self.layout = num_heads, dim, layout
+        self._config = {
+            "num_heads": num_heads,
+            "dim": dim,
+            "theta": theta,
+            "layout": layout,
+            "turn_axes": turn_axes,
+            "seed": seed,
+        }
+        turns = np.zeros(num_heads)
+        if turn_axes:
+            turns = np.random.default_rng(seed).uniform(0, 2 * np.pi, num_heads)
         initial = mixed_frequencies(num_heads, dim, theta=theta, turns=turns)
         self.frequencies = self.add_weight(
             name="frequencies",
@@ -206,12 +214,4 @@ class MixedRotaryEmbedding(keras.layers.Layer):
         return rotate(x, table, layout=self.layout)
 
     def get_config(self) -> dict:
-        return {
-            "name": self.name,
-            "num_heads": self.num_heads,
-            "dim": self.dim,
-            "theta": self.theta,
-            "layout": self.layout,
-            "turn_axes": self.turn_axes,
-            "seed": self.seed,
-        }
+        return {"name": self.name, **self._config}

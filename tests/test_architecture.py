@@ -78,9 +78,17 @@ def reachable_from(path):
     return reached
 
 
+class RuntimeCode(ast.NodeTransformer):
+    """Removes the imports that only type checkers see."""
+
+    def visit_If(self, node):
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+
 def imported_names(path):
-    """Imported modules, and names imported from modules, which may be modules too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Modules imported at runtime, and names imported from modules, which may be modules too."""
+    tree = RuntimeCode().visit(ast.parse(path.read_text(encoding="utf-8")))
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""Rotary embeddings in NumPy float64 and complex numbers, written apart from the package."""
+"""Rotary embeddings in NumPy float64 and complex numbers, independent of the package."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ SCHEMES = {
 
 
 def turned(x, angles, layout="interleaved"):
-    """(..., features) with the first 2 * pairs features turned by (..., pairs) angles."""
+    """(..., features) with the first 2 * pairs features rotated by (..., pairs) angles."""
     x, pairs = np.asarray(x, np.float64), angles.shape[-1]
     head, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
     if layout == "interleaved":
@@ -40,12 +40,26 @@ def turned(x, angles, layout="interleaved"):
     return np.concatenate([head, np.broadcast_to(rest, (*head.shape[:-1], rest.shape[-1]))], axis=-1)
 
 
+def doubled(per_pair, layout="interleaved"):
+    """(..., pairs) values as (..., 2 * pairs), at both features of each pair."""
+    if layout == "half":
+        return np.concatenate([per_pair, per_pair], axis=-1)
+    return np.repeat(per_pair, 2, axis=-1)
+
+
 def language(dim, theta=10_000.0):
     return np.array([1 / theta ** (2 * i / dim) for i in range(dim // 2)])
 
 
 def angles_of(positions, frequencies):
     return np.multiply.outer(np.asarray(positions, np.float64), np.asarray(frequencies, np.float64))
+
+
+def grid(*angles):
+    """(*sizes, sum of pairs) angles of a grid: one block of (size, pairs) angles for each axis."""
+    sizes = tuple(len(block) for block in angles)
+    cells = [np.concatenate([angles[axis][i] for axis, i in enumerate(cell)]) for cell in np.ndindex(sizes)]
+    return np.reshape(cells, (*sizes, -1))
 
 
 def normal(*shape, seed=0):

@@ -22,16 +22,10 @@ def table_of(length, dim, layout="interleaved"):
     return doubled(rotary_angles(tf.range(length), language(dim)), layout=layout)
 
 
-def test_rotate_half_turns_each_pair_by_a_quarter():
+def test_rotate_half_rotates_each_pair_by_90_degrees():
     x = tf.constant([1.0, 2, 3, 4])
     np.testing.assert_array_equal(rotate_half(x), [-2, 1, -4, 3])
     np.testing.assert_array_equal(rotate_half(x, layout="half"), [-3, -4, 1, 2])
-
-
-def test_doubling_repeats_the_number_of_a_pair_where_its_features_are():
-    pairs = tf.constant([1.0, 2.0])
-    np.testing.assert_array_equal(doubled(pairs), [1, 1, 2, 2])
-    np.testing.assert_array_equal(doubled(pairs, layout="half"), [1, 2, 1, 2])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -75,7 +69,7 @@ def test_a_table_wider_than_the_head_is_refused():
         rotate(normal(5, 6), rotary_table(rotary_angles(tf.range(5), language(8))))
 
 
-def test_scale_multiplies_the_rotated_features_alone():
+def test_scale_multiplies_only_the_rotated_features():
     t = normal(3, 5, 12)
     plain, scaled = apply_rotary_emb(table_of(5, 6), t), apply_rotary_emb(table_of(5, 6), t, scale=3.0)
     np.testing.assert_allclose(scaled[..., :6], 3 * plain[..., :6], rtol=1e-6)
@@ -97,7 +91,7 @@ def test_the_batch_axis_of_a_three_dimensional_table_is_not_cut(batch):
     np.testing.assert_allclose(apply_rotary_emb(freqs, t), expected, atol=2e-5)  # float32 near 80 rad
 
 
-def test_the_named_axis_of_a_table_is_cut_to_its_last_rows():
+def test_freqs_seq_dim_selects_the_last_rows_of_that_axis():
     t = normal(3, 2, 5, 8)
     freqs = table_of(7, 8)[tf.newaxis, tf.newaxis]
     expected = turned(t, angles_of(range(2, 7), language(8)))
@@ -105,8 +99,8 @@ def test_the_named_axis_of_a_table_is_cut_to_its_last_rows():
         np.testing.assert_allclose(apply_rotary_emb(freqs, t, freqs_seq_dim=axis), expected, atol=2e-6)
 
 
-def test_the_sequence_may_stand_before_the_heads():
-    """With 5 heads and a length of 5 the wrong axis would pass every check of shapes."""
+def test_the_sequence_axis_may_precede_the_heads():
+    # 5 heads and a length of 5: shapes do not reveal a wrong axis.
     t = normal(2, 5, 5, 8)
     expected = turned(t.swapaxes(1, 2), angles_of(range(5), language(8))).swapaxes(1, 2)
     np.testing.assert_allclose(apply_rotary_emb(table_of(5, 8), t, seq_dim=-3), expected, atol=2e-6)
@@ -114,14 +108,14 @@ def test_the_sequence_may_stand_before_the_heads():
 
 
 @pytest.mark.parametrize("freqs_seq_dim", [0, -2])
-def test_a_two_dimensional_table_whose_axis_is_named_turns_the_same_axis(freqs_seq_dim):
+def test_freqs_seq_dim_does_not_change_a_two_dimensional_table(freqs_seq_dim):
     t = normal(2, 5, 5, 8)
     named = apply_rotary_emb(table_of(7, 8), t, seq_dim=-3, freqs_seq_dim=freqs_seq_dim)
     np.testing.assert_array_equal(named, apply_rotary_emb(table_of(7, 8), t, seq_dim=-3))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_quarter_turn_of_an_odd_number_of_features_is_refused(layout):
+def test_rotate_half_refuses_an_odd_number_of_features(layout):
     with pytest.raises(ValueError, match=r"last axis of x must be even .* got shape \(5, 7\)"):
         rotate_half(normal(5, 7), layout=layout)
 
@@ -178,20 +172,20 @@ def test_angles_in_half_precision_are_refused():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_learned_rotations_turn_consecutive_pairs(layout):
+def test_learned_rotations_rotate_consecutive_pairs(layout):
     t, rotations = normal(2, 5, 8), normal(2, 5, 3, seed=1)
     expected = turned(t, np.float64(rotations), layout)
     np.testing.assert_allclose(apply_learned_rotations(rotations, t, layout=layout), expected, atol=2e-6)
 
 
-def test_learned_rotations_may_start_further_on():
+def test_learned_rotations_may_start_at_a_later_feature():
     t, rotations = normal(2, 5, 8), normal(2, 5, 2, seed=1)
     rotated = apply_learned_rotations(rotations, t, start_index=3)
     np.testing.assert_allclose(rotated[..., 3:], turned(t[..., 3:], np.float64(rotations)), atol=2e-6)
     np.testing.assert_array_equal(rotated[..., :3], t[..., :3])
 
 
-def test_learned_rotations_spread_over_frequency_ranges():
+def test_frequency_ranges_multiply_learned_rotations():
     t, rotations = normal(2, 5, 12), normal(2, 5, 2, seed=1)
     ranges = np.array([1.0, 0.1, 0.01])
     angles = np.stack([rotations[..., r] * f for r in range(2) for f in ranges], axis=-1)
@@ -199,7 +193,7 @@ def test_learned_rotations_spread_over_frequency_ranges():
     np.testing.assert_allclose(rotated, turned(t, angles), atol=2e-6)
 
 
-def test_learned_rotations_of_a_half_precision_layer_are_read_as_they_are():
+def test_learned_rotations_in_half_precision_are_converted_to_float32():
     t, rotations = normal(2, 5, 8), tf.cast(normal(2, 5, 4, seed=1), tf.bfloat16)
     expected = turned(t, np.float64(tf.cast(rotations, tf.float64)))
     np.testing.assert_allclose(apply_learned_rotations(rotations, t), expected, atol=2e-6)
@@ -212,7 +206,7 @@ def test_more_learned_rotations_than_pairs_are_refused():
         apply_learned_rotations(tf.zeros((2, 5, 4)), tf.zeros((2, 5, 8)), start_index=2)
 
 
-def test_broadcat_broadcasts_ones_and_concatenates_what_may_differ():
+def test_broadcat_broadcasts_axes_of_size_one_and_concatenates_dim():
     first, second = normal(1, 3, 1, 4), normal(1, 1, 5, 2)
     joined = broadcat((first, second))
     assert joined.shape == (1, 3, 5, 6)
@@ -237,6 +231,6 @@ def test_broadcat_serves_unknown_sizes():
         (((2, 4), (2, 4)), 2, "got dim 2"),
     ],
 )
-def test_broadcat_refuses_what_it_cannot_join(shapes, dim, message):
+def test_broadcat_refuses_incompatible_tensors(shapes, dim, message):
     with pytest.raises(ValueError, match=message):
         broadcat([tf.zeros(shape) for shape in shapes], dim=dim)

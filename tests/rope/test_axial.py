@@ -3,26 +3,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import rope
-from rope import MixedRotaryEmbedding, RotaryEmbedding, apply_rotary_emb, grid_positions, mixed_frequencies
-from tests.rope.reference import angles_of, language, normal, turned
-
-
-def grid_angles(*positions, frequencies):
-    """Angles of every cell, by a loop over the cells: a block of pairs for each axis."""
-    shape = tuple(len(axis) for axis in positions)
-    pairs = len(frequencies)
-    angles = np.empty((*shape, len(positions) * pairs))
-    for cell in np.ndindex(*shape):
-        for axis, index in enumerate(cell):
-            angles[(*cell, slice(axis * pairs, (axis + 1) * pairs))] = positions[axis][index] * frequencies
-    return angles
+from rope import (
+    MixedRotaryEmbedding,
+    RotaryEmbedding,
+    apply_rotary_emb,
+    grid_angles,
+    grid_positions,
+    mixed_frequencies,
+)
+from tests.rope.reference import angles_of, grid, language, normal, turned
 
 
 @pytest.mark.parametrize("dims", [(7,), (3, 5), (2, 3, 5)])
 def test_each_axis_has_a_block_of_features(dims):
     rotary, t = RotaryEmbedding(8), normal(2, *dims, 8 * len(dims))
-    expected = turned(t, grid_angles(*map(np.arange, dims), frequencies=language(8)))
+    expected = turned(t, grid(*[angles_of(range(size), language(8)) for size in dims]))
     np.testing.assert_allclose(apply_rotary_emb(rotary.get_axial_freqs(*dims), t), expected, atol=2e-6)
 
 
@@ -30,24 +25,25 @@ def test_pixels_lie_between_minus_one_and_one():
     rotary, t = RotaryEmbedding(8, freqs_for="pixel"), normal(3, 5, 16)
     frequencies = np.pi * np.linspace(1, 5, 4)
     axes = np.linspace(-1, 1, 3), np.linspace(-1, 1, 5)
-    expected = turned(t, grid_angles(*axes, frequencies=frequencies))
+    expected = turned(t, grid(*[angles_of(axis, frequencies) for axis in axes]))
     np.testing.assert_allclose(apply_rotary_emb(rotary.get_axial_freqs(3, 5), t), expected, atol=1e-5)
 
 
 def test_coordinates_can_be_chosen():
     lang = RotaryEmbedding(8).axial_angles(3, 5, coordinates="unit")
-    expected = grid_angles(np.linspace(-1, 1, 3), np.linspace(-1, 1, 5), frequencies=language(8))
+    expected = grid(*[angles_of(np.linspace(-1, 1, size), language(8)) for size in (3, 5)])
     np.testing.assert_allclose(lang, expected, atol=1e-6)
 
 
 def test_offsets_move_each_axis():
-    """rotary-embedding-torch returns the cached rows of offset 0 in its axial mode."""
+    # rotary-embedding-torch returns the cached rows of offset 0 in its axial mode.
     rotary = RotaryEmbedding(8)
     rotary.get_axial_freqs(9, 9)
     whole, part = rotary.axial_angles(9, 9), rotary.axial_angles(3, 5, offsets=(6, 2))
     np.testing.assert_array_equal(part, whole[6:, 2:7])
     pixel = RotaryEmbedding(8, freqs_for="pixel")
-    expected = grid_angles(np.linspace(-1, 1, 3) + 0.5, np.linspace(-1, 1, 5), frequencies=pixel.frequencies)
+    axes = np.linspace(-1, 1, 3) + 0.5, np.linspace(-1, 1, 5)
+    expected = grid(*[angles_of(axis, pixel.frequencies) for axis in axes])
     np.testing.assert_allclose(pixel.axial_angles(3, 5, offsets=(0.5, 0)), expected, atol=1e-5)
 
 
@@ -61,15 +57,12 @@ def test_a_grid_is_not_its_transpose():
 
 def test_each_axis_may_have_frequencies_of_its_own():
     rows, columns = angles_of(range(3), [1.0, 0.5]), angles_of(range(5), [0.7, 0.2, 0.1])
-    grid = rope.grid_angles([tf.constant(rows, tf.float32), tf.constant(columns, tf.float32)]).numpy()
-    assert grid.shape == (3, 5, 5)
-    for row, column in np.ndindex(3, 5):
-        expected = np.concatenate([rows[row], columns[column]])
-        np.testing.assert_allclose(grid[row, column], expected, atol=1e-6)
+    actual = grid_angles([tf.constant(rows, tf.float32), tf.constant(columns, tf.float32)])
+    np.testing.assert_allclose(actual, grid(rows, columns), atol=1e-6)
 
 
 def test_columns_first_is_the_order_of_rope_vit():
-    """There x = index % width turns the first block, and theta is 100."""
+    # In RoPE-ViT, x = index % width rotates the first block, and theta is 100.
     rotary = RotaryEmbedding(8, theta=100.0)
     np.testing.assert_allclose(rotary.frequencies, [1, 0.31622777, 0.1, 0.03162278], rtol=1e-6)
     flat = np.reshape(rotary.axial_angles(3, 5, axis_order=(1, 0)), (15, 8))
@@ -81,7 +74,7 @@ def test_columns_first_is_the_order_of_rope_vit():
 
 
 @pytest.mark.parametrize("move", [(1, 0), (0, 1), (2, 3)])
-def test_moving_two_points_together_leaves_their_score(move):
+def test_moving_two_points_together_does_not_change_their_score(move):
     freqs = RotaryEmbedding(8).get_axial_freqs(9, 9)
     q, k = normal(16, seed=1), normal(16, seed=2)
 
@@ -101,12 +94,12 @@ def test_interpolation_divides_each_axis():
     np.testing.assert_allclose(fine[::2, ::2], RotaryEmbedding(8).axial_angles(3, 5), atol=1e-6)
 
 
-def test_yarn_scales_each_axis_and_its_attention_factor_is_kept():
+def test_yarn_scales_each_axis_and_applies_its_attention_factor():
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
     rotary, x = RotaryEmbedding(16, theta=100.0, scaling=scaling), normal(3, 5, 32)
     ratios = rotary.frequencies / language(16, 100.0)
     assert ratios[0] == 1 and ratios[-1] == pytest.approx(0.25)
-    angles = grid_angles(np.arange(3), np.arange(5), frequencies=rotary.frequencies)
+    angles = grid(*[angles_of(range(size), rotary.frequencies) for size in (3, 5)])
     expected = turned(x, angles) * 1.13862944
     np.testing.assert_allclose(rotary.rotate(x, rotary.axial_table(3, 5)), expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"cannot hold the attention factor 1\.139"):
@@ -115,7 +108,7 @@ def test_yarn_scales_each_axis_and_its_attention_factor_is_kept():
 
 def test_the_half_layout_pairs_across_all_axes():
     rotary, x = RotaryEmbedding(8, layout="half"), normal(3, 5, 16)
-    angles = grid_angles(np.arange(3), np.arange(5), frequencies=language(8))
+    angles = grid(*[angles_of(range(size), language(8)) for size in (3, 5)])
     expected = turned(x, angles, "half")
     np.testing.assert_allclose(rotary.rotate(x, rotary.axial_table(3, 5)), expected, atol=2e-6)
     actual = apply_rotary_emb(rotary.get_axial_freqs(3, 5), x, layout="half")
@@ -144,7 +137,7 @@ def test_a_grid_of_unknown_size_is_traced_once():
         ((3, 5), {"coordinates": "pixels"}, "coordinates must be one of cells, unit"),
     ],
 )
-def test_a_grid_that_cannot_be_meant_is_refused(dims, arguments, message):
+def test_wrong_arguments_of_a_grid_are_refused(dims, arguments, message):
     with pytest.raises(ValueError, match=message):
         RotaryEmbedding(8).axial_angles(*dims, **arguments)
 
@@ -177,14 +170,14 @@ def test_mixed_angles_are_sums_over_both_coordinates_for_each_head():
     np.testing.assert_allclose(apply_rotary_emb(mixed(positions), x), expected, atol=5e-6)
 
 
-def test_each_head_turns_its_axes_by_itself_and_by_its_seed():
+def test_each_head_has_its_own_axes_and_depends_on_the_seed():
     first, again, other = (MixedRotaryEmbedding(3, 8, seed=seed).frequencies.numpy() for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.01
     assert np.abs(first[:, 0] - first[:, 1]).max() > 0.01
 
 
-def test_mixed_frequencies_learn_and_survive_a_policy_and_a_file(tmp_path):
+def test_mixed_frequencies_train_in_float32_and_are_restored_from_a_file(tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         inputs = keras.Input((None, 2))

@@ -17,7 +17,7 @@ def policy(request):
 
 
 @pytest.mark.parametrize("options", SCHEMES.values(), ids=SCHEMES.keys())
-def test_the_config_makes_the_same_layer_again(options):
+def test_the_config_restores_the_layer(options):
     first = RotaryEmbedding(8, layout="half", seq_before_head_dim=True, name="mine", **options)
     config = json.loads(json.dumps(first.get_config()))
     again = RotaryEmbedding.from_config(config)
@@ -40,7 +40,7 @@ def functional(**options):
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_a_functional_model_survives_a_file(tmp_path, learned):
+def test_a_functional_model_is_restored_from_a_file(tmp_path, learned):
     model, positions = functional(learned_freq=learned, layout="half", theta=500.0), np.array([[0, 5, 300]])
     if learned:
         model.trainable_weights[0].assign([0.5, 0.4, 0.3, 0.2])
@@ -66,7 +66,7 @@ class SelfAttention(keras.layers.Layer):
         return tf.matmul(tf.nn.softmax(tf.matmul(q, k, transpose_b=True)), x)
 
 
-def test_a_layer_that_rotates_in_its_call_trains_and_survives_a_file(tmp_path):
+def test_a_layer_that_rotates_in_its_call_trains_and_is_restored_from_a_file(tmp_path):
     inputs = keras.Input((None, 8))
     model = keras.Model(inputs, SelfAttention()(inputs))
     x = normal(4, 5, 8)
@@ -78,7 +78,7 @@ def test_a_layer_that_rotates_in_its_call_trains_and_survives_a_file(tmp_path):
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(x), model(x))
 
 
-def test_rope_is_a_layer_as_well(tmp_path):
+def test_rope_works_in_a_functional_model(tmp_path):
     inputs = keras.Input((None, 12))
     model = keras.Model(inputs, RoPE(8, interpolate_factor=2.0)(inputs))
     x = normal(2, 5, 12)
@@ -89,7 +89,7 @@ def test_rope_is_a_layer_as_well(tmp_path):
 
 
 def test_positions_and_frequencies_stay_float32_under_a_mixed_policy(policy):
-    """257.0 is no bfloat16, and 2049.0 no float16: autocast would round them before the layer sees them."""
+    # 257.0 is not a bfloat16, and 2049.0 not a float16: autocast would round them.
     positions = tf.constant([257.0, 2_049.0])
     rotary = RotaryEmbedding(8, learned_freq=True)
     angles = rotary(positions)
@@ -100,12 +100,18 @@ def test_positions_and_frequencies_stay_float32_under_a_mixed_policy(policy):
 
 def test_learned_frequencies_stay_float32_inside_a_half_precision_layer(policy):
     layer = SelfAttention()
-    seen = []
-    layer.rotary.rotate_queries_and_keys = lambda q, k: (seen.append(layer.rotary.frequencies), (q, k))[1]
+    recorded = []
+
+    def record(q, k):
+        recorded.append(layer.rotary.frequencies)
+        return q, k
+
+    layer.rotary.rotate_queries_and_keys = record
     layer(normal(2, 5, 8))
-    assert seen[0].dtype == tf.float32
-    np.testing.assert_array_equal(seen[0], layer.rotary.trainable_weights[0])
-    assert (tf.cast(tf.cast(seen[0], tf.bfloat16), tf.float32) != seen[0]).numpy().any()
+    (frequencies,) = recorded
+    assert frequencies.dtype == tf.float32
+    np.testing.assert_array_equal(frequencies, layer.rotary.trainable_weights[0])
+    assert (tf.cast(tf.cast(frequencies, tf.bfloat16), tf.float32) != frequencies).numpy().any()
 
 
 def test_a_method_on_a_symbolic_tensor_is_refused():

@@ -45,15 +45,15 @@ def test_scores_agree_after_the_conversion(rotary_dim):
 
 
 @pytest.mark.parametrize("shape", [(5, 24), (24,), (8,), (5, 3, 8), (3, 8)])
-def test_there_and_back_is_the_identity(shape):
+def test_converting_twice_is_the_identity(shape):
     weights = normal(*shape)
-    there = convert_layout(weights, head_dim=8, source="half", target="interleaved", rotary_dim=6)
-    back = convert_layout(there, head_dim=8, source="interleaved", target="half", rotary_dim=6)
-    np.testing.assert_array_equal(back, weights)
-    assert (there != weights).any()
+    converted = convert_layout(weights, head_dim=8, source="half", target="interleaved", rotary_dim=6)
+    restored = convert_layout(converted, head_dim=8, source="interleaved", target="half", rotary_dim=6)
+    np.testing.assert_array_equal(restored, weights)
+    assert (converted != weights).any()
 
 
-def test_the_values_of_a_fused_kernel_stay():
+def test_the_values_of_a_fused_kernel_do_not_change():
     fused = normal(5, (3 + 2 + 2) * 8)
     converted = convert_layout(fused, head_dim=8, source="interleaved", target="half", num_heads=5)
     np.testing.assert_array_equal(converted[:, 40:], fused[:, 40:])

@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rope.positions import positions_from_padding, shifted
+from rope import (
+    RotaryEmbedding,
+    positions_from_cache,
+    positions_from_mask,
+    positions_from_padding,
+    positions_from_segments,
+)
+from rope.positions import shifted
+from tests.rope.reference import normal
 
 
 def test_the_first_real_token_of_a_padded_row_is_at_0():
@@ -11,21 +19,68 @@ def test_the_first_real_token_of_a_padded_row_is_at_0():
     np.testing.assert_array_equal(positions, [[0, 1, 2, 3, 4], [0, 0, 0, 1, 2], [0, 0, 0, 0, 0]])
 
 
-def test_positions_go_on_where_a_cached_decode_stands():
+def test_positions_of_a_chunk_continue_those_of_the_cache():
     whole = positions_from_padding(tf.constant([0, 2]), 7)
     chunk = positions_from_padding(tf.constant([0, 2]), tf.constant(3), start=tf.constant(4))
     np.testing.assert_array_equal(chunk, whole[:, 4:7])
 
 
 @pytest.mark.parametrize("padding", [[1, 3], np.array([1, 3]), tf.constant([1, 3], tf.int64)])
-def test_padding_may_be_counted_in_any_integers(padding):
+def test_padding_counts_may_be_any_integers(padding):
     np.testing.assert_array_equal(positions_from_padding(padding, 4), [[0, 0, 1, 2], [0, 0, 0, 0]])
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64])
-def test_narrow_integers_do_not_wrap_at_their_offset(dtype):
+def test_narrow_integers_do_not_overflow_with_an_offset(dtype):
     np.testing.assert_array_equal(shifted(np.array([0, 100], dtype), 40_000), [40_000, 40_100])
 
 
-def test_an_offset_beyond_32_bits_is_kept():
+def test_an_offset_beyond_32_bits_stays_exact():
     np.testing.assert_array_equal(shifted(tf.range(2), np.int64(2**40)), [2**40, 2**40 + 1])
+
+
+def test_left_padded_rows_score_like_unpadded_ones():
+    rotary, x, padding = RotaryEmbedding(8), normal(2, 5, 8), np.array([2, 0])
+    mask = np.arange(7) >= padding[:, None] + np.array([[0], [2]])
+    padded = np.zeros((2, 7, 8), np.float32)
+    padded[0, 2:], padded[1, 2:] = x[0], x[1]
+    positions = positions_from_padding(tf.constant([2, 2]), 7)
+    np.testing.assert_array_equal(positions, positions_from_mask(mask))
+    rotated = rotary.rotate_queries_or_keys(padded, positions=positions)
+    np.testing.assert_allclose(rotated[:, 2:], rotary.rotate_queries_or_keys(x), rtol=1e-6, atol=1e-6)
+
+
+def test_masked_positions_count_real_tokens_wherever_the_padding_is():
+    mask = [[0, 0, 1, 1, 1], [1, 1, 0, 1, 0]]
+    np.testing.assert_array_equal(positions_from_mask(mask), [[0, 0, 0, 1, 2], [0, 1, 1, 2, 2]])
+    np.testing.assert_array_equal(positions_from_mask(np.array(mask, bool)), positions_from_mask(mask))
+
+
+def test_packed_documents_are_rotated_like_separate_ones():
+    rotary = RotaryEmbedding(8)
+    documents = [normal(size, 8, seed=size) for size in (4, 1, 3, 5)]
+    packed = np.stack([np.concatenate(documents[:3]), np.concatenate([documents[3], documents[2]])])
+    segments = [[7, 7, 7, 7, 2, 7, 7, 7], [1, 1, 1, 1, 1, 2, 2, 2]]
+    positions = positions_from_segments(segments)
+    np.testing.assert_array_equal(positions, [[0, 1, 2, 3, 0, 0, 1, 2], [0, 1, 2, 3, 4, 0, 1, 2]])
+    rotated = rotary.rotate_queries_or_keys(packed, positions=positions)
+    for row, start, document in ((0, 0, 0), (0, 4, 1), (0, 5, 2), (1, 0, 3), (1, 5, 2)):
+        alone = rotary.rotate_queries_or_keys(documents[document])
+        np.testing.assert_allclose(rotated[row, start : start + len(alone)], alone, atol=1e-6)
+
+
+def test_segments_of_unknown_shape_run_in_a_graph_and_under_xla():
+    segments = tf.constant([[3, 3, 1], [2, 5, 5]])
+    spec = tf.TensorSpec((None, None), tf.int32)
+    for compiled in (
+        tf.function(positions_from_segments, input_signature=[spec]),
+        tf.function(positions_from_segments, jit_compile=True),
+    ):
+        np.testing.assert_array_equal(compiled(segments), [[0, 1, 0], [0, 0, 1]])
+    with pytest.raises(ValueError, match="segment_ids must be"):
+        positions_from_segments([1, 1, 2])
+
+
+def test_positions_continue_after_a_cache():
+    np.testing.assert_array_equal(positions_from_cache(4, 3), [4, 5, 6])
+    np.testing.assert_array_equal(positions_from_cache(tf.constant([4, 0]), 2), [[4, 5], [0, 1]])

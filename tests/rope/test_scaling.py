@@ -86,7 +86,7 @@ def test_yarn_ramp_lies_between_the_published_indices(dim, original, low, high):
 
 @pytest.mark.parametrize("original", [2, 5, 64, 200, 256, 512, 10**13])
 def test_yarn_ramp_never_rises_with_the_index(original):
-    """An inverted ramp, a bug of several libraries, would keep slow pairs and divide fast ones."""
+    # An inverted ramp, a bug of several libraries, would keep slow pairs and divide fast ones.
     ratios = scaled(YARN | {"original_max_position_embeddings": original}, dim=64)[0] / language(64)
     assert (np.diff(ratios) <= 1e-12).all()
     assert ratios.min() > 0.25 - 1e-12 and ratios.max() < 1 + 1e-12
@@ -143,8 +143,8 @@ def test_longrope_attention_factor_from_factor_or_as_given():
     by_factor = scaled(scaling | {"factor": 32.0}, dim=8, target_length=10)
     assert by_factor.attention_factor == pytest.approx(1.19024, abs=5e-6)
     assert scaled(scaling | {"factor": 1.0}, dim=8, target_length=10).attention_factor == 1
-    given = scaled(scaling | {"attention_factor": 1.25}, dim=8, target_length=10)
-    assert given.attention_factor == 1.25
+    explicit = scaled(scaling | {"attention_factor": 1.25}, dim=8, target_length=10)
+    assert explicit.attention_factor == 1.25
 
 
 def test_proportional_keeps_the_exponents_of_the_whole_head():
@@ -234,7 +234,7 @@ def test_the_original_length_can_be_filled_in_where_it_is_read_and_missing():
         ({"rope_type": "default", "factor": 2.0}, None, "default does not read the key 'factor'"),
     ],
 )
-def test_a_scaling_that_cannot_be_meant_is_refused(scaling, target_length, message):
+def test_a_wrong_scaling_is_refused(scaling, target_length, message):
     with pytest.raises(ValueError, match=message):
         scaled(scaling, dim=8, target_length=target_length)
 

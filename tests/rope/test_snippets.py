@@ -1,4 +1,4 @@
-"""The README snippets of the packages whose names this one keeps; only their imports differ."""
+"""README snippets of the packages whose names `rope` keeps; only the imports differ."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras import layers
 
 from rope import RoPE, RotaryEmbedding, apply_learned_rotations, apply_rotary_emb, broadcat
-from tests.rope.reference import angles_of, language, turned
+from tests.rope.reference import angles_of, grid, language, turned
 
 # float32 angles up to 1,024 rad are off by up to 2^-14 rad, times features of up to 5.
 AT_1024 = {"atol": 5e-4}
@@ -21,20 +21,9 @@ def pixels(size, *, max_freq=10, pairs=16):
     return angles_of(np.linspace(-1, 1, size), np.pi * np.linspace(1, max_freq / 2, pairs))
 
 
-def grid(*angles):
-    """Blocks of (size, pairs) angles, one for each axis, over the grid."""
-    sizes = [len(block) for block in angles]
-    blocks = []
-    for axis, block in enumerate(angles):
-        shape = [1] * len(sizes) + [block.shape[-1]]
-        shape[axis] = sizes[axis]
-        blocks.append(np.broadcast_to(block.reshape(shape), (*sizes, block.shape[-1])))
-    return np.concatenate(blocks, axis=-1)
-
-
-def check(rotated, given, angles, **tolerance):
-    assert rotated.shape == given.shape
-    np.testing.assert_allclose(rotated, turned(given, angles), **tolerance)
+def check(rotated, original, angles, **tolerance):
+    assert rotated.shape == original.shape
+    np.testing.assert_allclose(rotated, turned(original, angles), **tolerance)
 
 
 def test_rotary_embedding_tensorflow_text():
@@ -42,12 +31,12 @@ def test_rotary_embedding_tensorflow_text():
     freqs = pos_emb(tf.range(1024), cache_key=1024)
     q = tf.random.normal((1, 1024, 64))
     k = tf.random.normal((1, 1024, 64))
-    given = q, k
+    original = q, k
     freqs = freqs[None, ...]
     q = apply_rotary_emb(freqs, q)
     k = apply_rotary_emb(freqs, k)
 
-    for rotated, x in zip((q, k), given, strict=True):
+    for rotated, x in zip((q, k), original, strict=True):
         check(rotated, x, angles_of(range(1024), language(32)), **AT_1024)
 
 
@@ -55,20 +44,20 @@ def test_rotary_embedding_tensorflow_images():
     pos_emb = RotaryEmbedding(dim=32, freqs_for="pixel")
     q = tf.random.normal((1, 256, 256, 64))
     k = tf.random.normal((1, 256, 256, 64))
-    given = q, k
+    original = q, k
     freqs_h = pos_emb(tf.linspace(-1, 1, num=256), cache_key=256)
     freqs_w = pos_emb(tf.linspace(-1, 1, num=256), cache_key=256)
     freqs = broadcat((freqs_h[None, :, None, :], freqs_w[None, None, :, :]), dim=-1)
     q = apply_rotary_emb(freqs, q)
     k = apply_rotary_emb(freqs, k)
 
-    for rotated, x in zip((q, k), given, strict=True):
+    for rotated, x in zip((q, k), original, strict=True):
         check(rotated, x, grid(pixels(256), pixels(256)), atol=5e-5)
 
 
 def test_rotary_embedding_tensorflow_learned_rotations():
     x = tf.random.normal((1, 1024, 512))
-    given = x
+    original = x
     rots1 = layers.Dense(128)(x)
     rots2 = layers.Dense(128)(x)
     x = apply_learned_rotations(rots1, x, start_index=0)
@@ -78,19 +67,19 @@ def test_rotary_embedding_tensorflow_learned_rotations():
     x = apply_learned_rotations(rots, x)
 
     angles = np.concatenate([rots1, rots2], axis=-1).astype(np.float64)
-    check(both, given, angles, atol=1e-5)
-    check(x, given, 2 * angles, atol=2e-5)
+    check(both, original, angles, atol=1e-5)
+    check(x, original, 2 * angles, atol=2e-5)
 
 
 def test_rotary_embedding_torch_text():
     rotary_emb = RotaryEmbedding(dim=32)
     q = tf.random.normal((1, 8, 1024, 64))
     k = tf.random.normal((1, 8, 1024, 64))
-    given = q, k
+    original = q, k
     q = rotary_emb.rotate_queries_or_keys(q)
     k = rotary_emb.rotate_queries_or_keys(k)
 
-    for rotated, x in zip((q, k), given, strict=True):
+    for rotated, x in zip((q, k), original, strict=True):
         check(rotated, x, angles_of(range(1024), language(32)), **AT_1024)
 
 
@@ -98,27 +87,27 @@ def test_rotary_embedding_torch_cached_keys():
     rotary_emb = RotaryEmbedding(dim=32)
     q = tf.random.normal((1, 8, 1, 64))
     k = tf.random.normal((1, 8, 1024, 64))
-    given = q, k
+    original = q, k
     q, k = rotary_emb.rotate_queries_with_cached_keys(q, k)
     cached = q
     q = rotary_emb.rotate_queries_or_keys(q, offset=k.shape[-2] - q.shape[-2])
 
-    check(cached, given[0], angles_of([1023], language(32)), **AT_1024)
-    check(k, given[1], angles_of(range(1024), language(32)), **AT_1024)
-    check(q, given[0], 2 * angles_of([1023], language(32)), **AT_1024)
+    check(cached, original[0], angles_of([1023], language(32)), **AT_1024)
+    check(k, original[1], angles_of(range(1024), language(32)), **AT_1024)
+    check(q, original[0], 2 * angles_of([1023], language(32)), **AT_1024)
 
 
 def test_rotary_embedding_torch_axial():
     pos_emb = RotaryEmbedding(dim=16, freqs_for="pixel", max_freq=256)
     q = tf.random.normal((1, 8, 64, 32, 64))
     k = tf.random.normal((1, 8, 64, 32, 64))
-    given = q, k
+    original = q, k
     freqs = pos_emb.get_axial_freqs(8, 64, 32)
     q = apply_rotary_emb(freqs, q)
     k = apply_rotary_emb(freqs, k)
 
     angles = grid(*[pixels(size, max_freq=256, pairs=8) for size in (8, 64, 32)])
-    for rotated, x in zip((q, k), given, strict=True):
+    for rotated, x in zip((q, k), original, strict=True):
         check(rotated, x, angles, **AT_1024)
 
 
@@ -126,7 +115,7 @@ def test_rotary_embedding_torch_images():
     pos_emb = RotaryEmbedding(dim=32, freqs_for="pixel", max_freq=256)
     q = tf.random.normal((1, 256, 256, 64))
     k = tf.random.normal((1, 256, 256, 64))
-    given = q, k
+    original = q, k
     freqs_h = pos_emb(tf.linspace(-1.0, 1.0, 256), cache_key=256)
     freqs_w = pos_emb(tf.linspace(-1.0, 1.0, 256), cache_key=256)
     freqs = broadcat((freqs_h[:, None, :], freqs_w[None, :, :]), dim=-1)
@@ -134,7 +123,7 @@ def test_rotary_embedding_torch_images():
     k = apply_rotary_emb(freqs, k)
 
     angles = grid(pixels(256, max_freq=256), pixels(256, max_freq=256))
-    for rotated, x in zip((q, k), given, strict=True):
+    for rotated, x in zip((q, k), original, strict=True):
         check(rotated, x, angles, **AT_1024)
 
 
@@ -143,9 +132,9 @@ def xpos_scales(length, *, dim=32, centre=2_048):
     return np.repeat(zeta ** ((np.arange(length)[:, None] - centre) / 512), 2, axis=-1)
 
 
-def check_xpos(q, k, given, length):
+def check_xpos(q, k, original, length):
     angles, scales = angles_of(range(length), language(32)), xpos_scales(length)
-    for rotated, x, scale in zip((q, k), given, (scales, 1 / scales), strict=True):
+    for rotated, x, scale in zip((q, k), original, (scales, 1 / scales), strict=True):
         expected = turned(x, angles)
         expected[..., :32] *= scale
         np.testing.assert_allclose(rotated, expected, rtol=1e-3, atol=1e-2)  # scales of up to 150
@@ -155,10 +144,10 @@ def test_rotary_embedding_torch_xpos():
     rotary_emb = RotaryEmbedding(dim=32, use_xpos=True)
     q = tf.random.normal((1, 8, 1024, 64))
     k = tf.random.normal((1, 8, 1024, 64))
-    given = q, k
+    original = q, k
     q, k = rotary_emb.rotate_queries_and_keys(q, k)
 
-    check_xpos(q, k, given, 1024)
+    check_xpos(q, k, original, 1024)
 
 
 def test_rotary_embedding_torch_interpolation():
@@ -175,15 +164,15 @@ def test_rope_tensorflow():
     rotary_emb = RoPE(dim=32)
     q = tf.random.normal([1, 128, 64])
     k = tf.random.normal([1, 128, 64])
-    given = q, k
+    original = q, k
     q = rotary_emb.rotate(q)
     k = rotary_emb.rotate(k)
     plain = q, k
     q, k = rotary_emb.rotate([q, k])
 
-    for rotated, x in zip(plain, given, strict=True):
+    for rotated, x in zip(plain, original, strict=True):
         check(rotated, x, angles_of(range(128), language(32)), atol=1e-4)
     check_xpos(q, k, plain, 128)
 
     rotary_emb = RoPE(dim=32, interpolate_factor=2.0)
-    check(rotary_emb.rotate(given[0]), given[0], angles_of(np.arange(128) / 2, language(32)), atol=1e-4)
+    check(rotary_emb.rotate(original[0]), original[0], angles_of(np.arange(128) / 2, language(32)), atol=1e-4)
