@@ -274,19 +274,11 @@ def test_mirrored_without_a_gpu_is_refused_with_advice(workplace, capsys):
     ]
 
 
-@pytest.mark.parametrize(
-    ("cluster", "problem"),
-    [
-        ({"chief": ["a:1", "b:1"]}, "TF_CONFIG has 2 chiefs, expected one: a:1, b:1"),
-        ({"worker": ["a"]}, 'TF_CONFIG cluster.worker must be a list of host:port, got ["a"]'),
-    ],
-)
-def test_an_invalid_tf_config_is_refused_before_the_run_starts(
-    workplace, capsys, monkeypatch, cluster, problem
-):
-    task = {"type": "chief", "index": 0}
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
-    assert refusal(workplace, capsys, "name=none", "distribute=multi_worker") == [problem]
+def test_an_invalid_tf_config_is_refused_before_the_run_starts(workplace, capsys, monkeypatch):
+    config = {"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    (line,) = refusal(workplace, capsys, "name=none", "distribute=multi_worker")
+    assert line == 'TF_CONFIG cluster.worker must be a list of host:port, got ["a"]'
 
 
 def test_a_port_in_use_is_refused_before_the_run_starts(workplace, capsys, monkeypatch):

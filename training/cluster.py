@@ -62,46 +62,25 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
         config = json.loads(text)
     except ValueError as error:
         raise RunError(f"TF_CONFIG is not JSON ({reason(error)}); expected {EXAMPLE}") from error
-    tasks = parse_tasks(section(config, "cluster"))
-    task = section(config, "task")
-    kind, index = task.get("type"), task.get("index")
-    count = sum(kind == task[0] for task in tasks)
-    if not count:
-        kinds = ", ".join(dict.fromkeys(task[0] for task in tasks))
-        raise RunError(f"TF_CONFIG task.type must be one of {kinds}, got {json.dumps(kind)}")
-    number = int(index) if isinstance(index, str) and index.isdigit() else index
-    if type(number) is not int or not 0 <= number < count:
-        raise RunError(f"TF_CONFIG task.index must be 0 to {count - 1}, got {json.dumps(index)}")
-    return Cluster(tasks, [task[:2] for task in tasks].index((kind, number)))
-
-
-def parse_tasks(jobs: dict) -> tuple[tuple[str, int, str], ...]:
-    """(type, index, address) of each process, the chief first."""
-    if unknown := sorted(jobs.keys() - set(JOBS)):
-        raise RunError(f"TF_CONFIG has jobs {', '.join(unknown)}; only chief and worker are supported")
+    jobs, task = (config.get(key) if isinstance(config, dict) else None for key in ("cluster", "task"))
+    if not isinstance(jobs, dict) or not isinstance(task, dict) or not jobs.keys() <= set(JOBS):
+        raise RunError(
+            f"TF_CONFIG needs a cluster of workers, with or without a chief, and a task: {EXAMPLE}"
+        )
     for job, addresses in jobs.items():
-        if not isinstance(addresses, list) or not addresses or not all(map(is_address, addresses)):
+        if not isinstance(addresses, list) or not all(ADDRESS.fullmatch(str(each)) for each in addresses):
             raise RunError(
                 f"TF_CONFIG cluster.{job} must be a list of host:port, got {json.dumps(addresses)}"
             )
-    if len(chiefs := jobs.get("chief", [])) > 1:
-        raise RunError(f"TF_CONFIG has {len(chiefs)} chiefs, expected one: {', '.join(chiefs)}")
     tasks = tuple((job, index, address) for job in JOBS for index, address in enumerate(jobs.get(job, [])))
     addresses = [address for _, _, address in tasks]
-    if repeated := sorted({address for address in addresses if addresses.count(address) > 1}):
-        raise RunError(f"TF_CONFIG repeats {', '.join(repeated)}: each process needs its own address")
-    return tasks
-
-
-def section(config: object, key: str) -> dict:
-    value = config.get(key) if isinstance(config, dict) else None
-    if not isinstance(value, dict) or not value:
-        raise RunError(f"TF_CONFIG has no {key!r}; expected {EXAMPLE}")
-    return value
-
-
-def is_address(value: object) -> bool:
-    return isinstance(value, str) and ADDRESS.fullmatch(value) is not None
+    if len(set(addresses)) < len(addresses):
+        raise RunError(f"TF_CONFIG gives two processes the same address: {', '.join(addresses)}")
+    names = [f"{job} {index}" for job, index, _ in tasks]
+    own = f"{task.get('type')} {task.get('index')}"
+    if own not in names:
+        raise RunError(f"TF_CONFIG task must be one of {', '.join(names)}, got {own}")
+    return Cluster(tasks, names.index(own))
 
 
 def meet(cluster: Cluster, report: Callable[[str], None] = print) -> None:

@@ -60,26 +60,15 @@ def test_processes_are_found_in_an_error_message():
     [
         ("", "distribute=multi_worker needs TF_CONFIG"),
         ('{"cluster": ', "TF_CONFIG is not JSON (Expecting value: line 1 column 13 (char 12)); expected {"),
-        ("[1]", "TF_CONFIG has no 'cluster'; expected {"),
-        ('{"task": {"type": "worker", "index": 0}}', "TF_CONFIG has no 'cluster'; expected {"),
-        ('{"cluster": {"worker": ["a:1"]}}', "TF_CONFIG has no 'task'; expected {"),
-        (tf_config(worker=["a:1"], ps=["b:1"]), "TF_CONFIG has jobs ps; only chief and worker are supported"),
+        ("[1]", "TF_CONFIG needs a cluster of workers, with or without a chief, and a task: {"),
+        ('{"cluster": {"worker": ["a:1"]}}', "TF_CONFIG needs a cluster of workers"),
+        (tf_config(worker=["a:1"], ps=["b:1"]), "TF_CONFIG needs a cluster of workers"),
         (tf_config(worker=["a"]), 'TF_CONFIG cluster.worker must be a list of host:port, got ["a"]'),
         (tf_config(worker="a:1"), 'TF_CONFIG cluster.worker must be a list of host:port, got "a:1"'),
-        (tf_config(worker=[]), "TF_CONFIG cluster.worker must be a list of host:port, got []"),
-        (
-            tf_config(worker=["c:1"], chief=["a:1", "b:1"]),
-            "TF_CONFIG has 2 chiefs, expected one: a:1, b:1",
-        ),
-        (
-            tf_config(worker=["a:1", "b:1"], chief=["a:1"]),
-            "TF_CONFIG repeats a:1: each process needs its own address",
-        ),
-        (tf_config(kind="chief"), 'TF_CONFIG task.type must be one of worker, got "chief"'),
-        (tf_config(2), "TF_CONFIG task.index must be 0 to 1, got 2"),
-        (tf_config(-1), "TF_CONFIG task.index must be 0 to 1, got -1"),
-        (tf_config(True), "TF_CONFIG task.index must be 0 to 1, got true"),
-        (tf_config("x"), 'TF_CONFIG task.index must be 0 to 1, got "x"'),
+        (tf_config(worker=["a:1", "b:1"], chief=["a:1"]), "TF_CONFIG gives two processes the same address: "),
+        (tf_config(kind="chief"), "TF_CONFIG task must be one of worker 0, worker 1, got chief 0"),
+        (tf_config(2), "TF_CONFIG task must be one of worker 0, worker 1, got worker 2"),
+        (tf_config("x"), "TF_CONFIG task must be one of worker 0, worker 1, got worker x"),
     ],
 )
 def test_an_invalid_tf_config_is_reported_in_one_line(text, problem):
