@@ -36,7 +36,7 @@ def train_run(config: Config) -> int:
             save_config(run.config, directory.config)
             print_line(f"{describe(run, model)}\n{manifest['origin']}")
         if replicas.any(is_complete(run, manifest["step"])):
-            print_line(f"This run is complete. Its summary: {directory.summary}")
+            replicas.on_chief(lambda: print_line(f"This run is complete. Its summary: {directory.summary}"))
             return 0
         return train_and_evaluate(run, model, optimizer, checkpoints, manifest)
 

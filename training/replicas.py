@@ -51,8 +51,8 @@ class Replicas:
         """Calls `make` on the chief and returns its value on every worker.
 
         Args:
-            encode: from the value to one that JSON can hold.
-            decode: inverse of `encode`.
+            encode: from the value to one that JSON can hold, which is sent to the other workers.
+            decode: from that to the value on the other workers.
 
         Raises:
             RunError: on the other workers, if `make` raised an exception on the chief.

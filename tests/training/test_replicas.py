@@ -86,8 +86,8 @@ def test_workers_exchange_values(monkeypatch):
         thread.start()
     for thread in threads:
         thread.join()
+    assert [result["from chief"] for result in results] == [("ä", 0), ["ä", 0, "decoded"]]
     for result in results:
-        assert result["from chief"] == ["ä", 0, "decoded"]
         assert result["on chief"]
         assert (result["any of none"], result["any of the last"], result["largest"]) == (False, True, 131)
         assert result["different data"].startswith(
