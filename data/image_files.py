@@ -47,17 +47,15 @@ def decode_image(raw: bytes, *, channels: int) -> np.ndarray:
     """
     try:
         image = Image.open(io.BytesIO(raw))
-        if image.mode in ("I", "F"):
-            raise InvalidImage("an image with 32-bit pixels, whose range is unknown")
-        image = _eight_bits(ImageOps.exif_transpose(image))
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except InvalidImage:
-        raise
+        upright = _eight_bits(ImageOps.exif_transpose(image))
+        pixels = np.asarray(upright.convert("L" if channels == 1 else "RGB"))
     except UnidentifiedImageError as error:
         raise InvalidImage("not an image that Pillow can read") from error
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
     except Exception as error:
-        raise InvalidImage(f"a damaged image ({reason(error)})") from error
+        raise InvalidImage(f"cannot be decoded ({reason(error)})") from error
+    if image.mode in ("I", "F"):
+        raise InvalidImage("has 32-bit pixels, whose range is unknown")
     return pixels.reshape(*pixels.shape[:2], channels)  # (height, width, channels)
 
 

@@ -130,21 +130,17 @@ def _class_files(folder: Path, root: Path) -> tuple[tuple[str, ...], list[ImageF
 
 
 def _check_for_splits(root: Path, classes: tuple[str, ...], files: list[ImageFile]) -> None:
-    """Raises DataError if the classes seem to be splits: each contains the same folders and no image."""
-    subfolders = [set() for _ in classes]
+    """Raises DataError if the classes seem to be splits: each contains no image and the same folders."""
+    subfolders: list[set[str | None]] = [set() for _ in classes]
     for file in files:
-        subfolders[file.label].add(
-            file.path.relative_to(root).parts[1:-1][:1]
-        )  # () for an image of the class
-    if (
-        () not in subfolders[0]
-        and len(subfolders[0]) > 1
-        and all(each == subfolders[0] for each in subfolders)
-    ):
-        names = printable(", ".join(name for (name,) in sorted(subfolders[0])))
+        _, *folders, _ = file.name.split("/")
+        subfolders[file.label].add(folders[0] if folders else None)
+    first = subfolders[0]
+    if None not in first and len(first) > 1 and all(each == first for each in subfolders):
         raise DataError(
-            f"{printable(str(root))}: {', '.join(classes)} contain no images, but the same folders: {names}; "
-            "if these are splits, rename them train and test, otherwise move images directly into a class"
+            f"{printable(str(root))}: {', '.join(classes)} contain no images, but the same folders: "
+            f"{', '.join(sorted(first))}; if these are splits, rename them train and test, otherwise move "
+            "images directly into a class"
         )
 
 

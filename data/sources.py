@@ -134,9 +134,7 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(
-            f"cannot read {printable(str(path))}: {reason(error)}; change its permissions or remove it"
-        ) from error
+        raise DataError(f"cannot read {printable(str(path))}: {reason(error)}") from error
 
 
 def _root_and_pattern(path: str) -> tuple[Path, str]:

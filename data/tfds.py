@@ -59,14 +59,14 @@ def tfds_images_source(config: TfdsImagesConfig, *, report: Callable[[str], None
     """Image classification set `config.tfds_name`.
 
     Raises:
-        DataError: if the set, a key or a split is unknown, the splits overlap, an example has no label, there
-            are fewer than two classes, the images are not uint8, or the download fails.
+        DataError: if the set, a key or a split is unknown, the splits overlap, an example has no label, or
+            the download fails.
     """
     builder = find_builder(config.tfds_name, data_dir=config.data_dir)
     _check_key(builder, "image_key", config.image_key)
     _check_key(builder, "label_key", config.label_key)
     prepare(builder, report=report)
-    classes = _classes(builder, config.label_key)
+    classes = tuple(builder.info.features[config.label_key].names)
     splits: dict[Split, str] = {"train": config.train_split, "validation": config.validation_split}
     counts = {
         split: count_examples(builder, name, option=f"data.{split}_split") for split, name in splits.items()
@@ -161,10 +161,8 @@ def count_examples(builder, split: str, *, option: str) -> int:
 
 def check_apart(builder, train: str, validation: str) -> None:
     """Raises DataError if the two splits, which must be known, have an example in common."""
-    train_files, held_out_files = (
-        builder.info.splits[split].file_instructions for split in (train, validation)
-    )
-    for a, b in product(train_files, held_out_files):
+    files = (builder.info.splits[split].file_instructions for split in (train, validation))
+    for a, b in product(*files):
         if a.filename == b.filename and max(a.skip, b.skip) < min(a.skip + a.take, b.skip + b.take):
             raise DataError(
                 f"data.train_split={train} and data.validation_split={validation} share examples of "
@@ -209,18 +207,6 @@ def _check_key(builder, option: str, key: str) -> None:
     if key not in keys:
         advice = f"choose one of {', '.join(keys)}" if keys else "it has none; choose another data.tfds_name"
         raise DataError(f"data.{option}={key} is not {kind} of {builder.info.full_name}; {advice}")
-
-
-def _classes(builder, label_key: str) -> tuple[str, ...]:
-    """Names of the classes, which some sets know only when they are prepared."""
-    label = builder.info.features[label_key]
-    names = tuple(label.names) if label.num_classes else ()
-    if len(names) < 2:
-        raise DataError(
-            f"data.label_key={label_key} of {builder.info.full_name} has fewer than two classes; "
-            "choose another label_key or tfds_name"
-        )
-    return names
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ def documents_of(tokens: np.ndarray) -> list[bytes]:
 
 @pytest.fixture
 def folder(tmp_path):
-    """200 documents of different lengths, no two equal."""
+    """200 distinct documents of different lengths."""
     folder = tmp_path / "texts"
     folder.mkdir()
     for index in range(200):
@@ -43,17 +43,22 @@ def messages_of(folder, **options) -> list[str]:
     return messages
 
 
-def test_every_document_is_on_one_side(folder):
+def test_every_document_is_in_one_split(folder):
     corpus = load(folder)
     train, validation = documents_of(corpus.train), documents_of(corpus.validation)
     assert corpus.train.dtype == corpus.validation.dtype == np.uint8
     assert sorted(train + validation) == sorted(path.read_bytes() for path in folder.iterdir())
     assert (len(train), len(validation)) == (corpus.train_documents, corpus.validation_documents)
     assert 20 < len(validation) < 60  # 40 expected, standard deviation 6
+    sizes = (
+        f"{len(docs)} documents, {len(tokens) / 1e3:.1f} kB"
+        for docs, tokens in ((train, corpus.train), (validation, corpus.validation))
+    )
+    assert corpus.description == "text_files {}: {} for training; {} held out".format(folder, *sizes)
 
 
 def test_held_out_text_never_repeats_training_text(folder):
-    for index in range(100):  # a copy under a name that may hash to the other side
+    for index in range(100):  # a copy under a name that may hash to the other split
         (folder / f"copy {index}.txt").write_bytes((folder / f"{index:03}.txt").read_bytes())
         (folder / f"crlf {index}.txt").write_bytes(b"a\r\nb" if index % 2 else b"a\nb")
     corpus = load(folder)
@@ -61,7 +66,7 @@ def test_held_out_text_never_repeats_training_text(folder):
     assert len(documents) == len(set(documents)) == 201
 
 
-def test_of_one_file_the_tail_is_held_out(tmp_path):
+def test_one_file_is_split_by_its_tail(tmp_path):
     path = tmp_path / "one.txt"
     path.write_bytes(b"0123456789\r\n" * 10)
     corpus = load(path, held_out=0.1)
@@ -72,27 +77,18 @@ def test_of_one_file_the_tail_is_held_out(tmp_path):
     )
 
 
-def test_the_description_counts_documents_and_bytes(folder):
-    corpus = load(folder)
-    sides = (corpus.train_documents, corpus.train), (corpus.validation_documents, corpus.validation)
-    train, validation = (f"{count} documents, {len(tokens) / 1e3:.1f} kB" for count, tokens in sides)
-    assert corpus.description == f"text_files {folder}: {train} for training; {validation} held out"
-
-
-def test_the_fingerprint_is_that_of_the_text_wherever_it_lies(folder, tmp_path):
+def test_fingerprint_depends_on_the_text_alone(folder, tmp_path):
     first = load(folder)
     moved = folder.rename(tmp_path / "moved")
     second = load(moved, cache_dir=str(tmp_path / "other cache"))
     assert first.fingerprint == second.fingerprint
-    sides = " ".join(
-        hashlib.sha256(tokens.tobytes()).hexdigest() for tokens in (first.train, first.validation)
-    )
-    assert first.fingerprint == hashlib.sha256(sides.encode()).hexdigest()
+    hashes = [hashlib.sha256(tokens.tobytes()).hexdigest() for tokens in (first.train, first.validation)]
+    assert first.fingerprint == hashlib.sha256(" ".join(hashes).encode()).hexdigest()
     (moved / "007.txt").write_text("another text")
     assert load(moved).fingerprint != first.fingerprint
 
 
-def test_a_second_load_reads_no_document(folder, monkeypatch):
+def test_second_load_reads_no_document(folder, monkeypatch):
     first = load(folder)
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read again"))
     second = load(folder)
@@ -101,40 +97,36 @@ def test_a_second_load_reads_no_document(folder, monkeypatch):
     assert (first.fingerprint, first.description) == (second.fingerprint, second.description)
 
 
-@pytest.mark.parametrize("change", ["content", "new file", "removed file", "held_out", "invalid"])
-def test_a_change_builds_the_cache_again(folder, change):
+@pytest.mark.parametrize("change", ["size", "time", "new file", "removed file", "held_out", "invalid"])
+def test_change_rebuilds_the_cache(folder, change):
     load(folder)
     assert messages_of(folder) == []
     options = {"held_out": {"held_out": 0.3}, "invalid": {"invalid": "error"}}.get(change, {})
-    if change == "content":
-        (folder / "003.txt").write_text("changed text of another size")
+    path = folder / "003.txt"
+    if change == "size":
+        path.write_text("changed text of another size")
+    if change == "time":
+        stamp = path.stat().st_mtime_ns + 1_000
+        path.write_bytes(path.read_bytes().upper())
+        os.utime(path, ns=(stamp, stamp))
     if change == "new file":
         (folder / "new.txt").write_text("new")
     if change == "removed file":
-        (folder / "003.txt").unlink()
+        path.unlink()
     assert messages_of(folder, **options)[0].startswith("tokenizing ")
-
-
-def test_a_file_edited_without_a_change_of_size_is_read_again(folder):
-    before = load(folder).fingerprint
-    path = folder / "003.txt"
-    stamp = path.stat().st_mtime_ns + 1_000
-    path.write_bytes(path.read_bytes().upper())
-    os.utime(path, ns=(stamp, stamp))
-    assert load(folder).fingerprint != before
 
 
 @pytest.mark.parametrize(
     "damage", ["truncated", "one bit", "missing file", "broken meta", "empty meta", "other facts"]
 )
-def test_a_damaged_cache_is_built_again(folder, damage):
-    whole = load(folder)
-    expected = whole.train.tobytes()
-    entry = Path(whole.train.filename).parent
+def test_damaged_cache_is_rebuilt(folder, damage):
+    corpus = load(folder)
+    expected = corpus.train.tobytes()
+    entry = Path(corpus.train.filename).parent
     if damage == "truncated":
         os.truncate(entry / "train.bin", 100)
     if damage == "one bit":
-        content = bytearray(whole.train)
+        content = bytearray(corpus.train)
         content[len(content) // 2] ^= 1
         (entry / "train.bin").write_bytes(content)
     if damage == "missing file":
@@ -145,77 +137,79 @@ def test_a_damaged_cache_is_built_again(folder, damage):
         (entry / "meta.json").write_text("[]")
     if damage == "other facts":
         meta = (entry / "meta.json").read_text()
-        (entry / "meta.json").write_text(meta.replace(whole.fingerprint, "0" * 64))
+        (entry / "meta.json").write_text(meta.replace(corpus.fingerprint, "0" * 64))
     again = load(folder)
-    assert again.fingerprint == whole.fingerprint
+    assert again.fingerprint == corpus.fingerprint
     assert again.train.tobytes() == expected
     assert [path.name for path in entry.parent.iterdir()] == [entry.name]
 
 
-def test_a_crash_while_writing_leaves_nothing_behind(folder, monkeypatch):
-    def crash(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(disk_cache, "write_meta", crash)
-    with pytest.raises(KeyboardInterrupt):
-        load(folder)
-    assert list((folder.parent / "cache").iterdir()) == []
-
-
-def fill_entry(path: Path, content: bytes) -> dict:
+def write_entry(path: Path, content: bytes) -> dict:
     """Writes the file of a cache entry."""
     (path / "train.bin").write_bytes(content)
     return {}
 
 
-def test_of_two_writers_the_first_complete_one_stays(tmp_path):
+def test_first_complete_entry_of_two_writers_stays(tmp_path):
     entry = tmp_path / "entry"
 
     def build_slowly(path):
-        disk_cache.load_or_build(entry, lambda other_path: fill_entry(other_path, b"fast"))
-        return fill_entry(path, b"slow")
+        disk_cache.load_or_build(entry, lambda other_path: write_entry(other_path, b"fast"))
+        return write_entry(path, b"slow")
 
     disk_cache.load_or_build(entry, build_slowly)
     assert (entry / "train.bin").read_bytes() == b"fast"
     assert list(tmp_path.iterdir()) == [entry]
 
 
-def test_writers_at_the_same_time_leave_one_complete_entry(tmp_path):
+def test_concurrent_writers_leave_one_complete_entry(tmp_path):
     barrier = threading.Barrier(4, timeout=30)
-    complete = []
+    results = []
 
     def build(path):
         barrier.wait()
-        return fill_entry(path, b"text")
+        return write_entry(path, b"text")
 
     def write():
-        complete.append(disk_cache.load_or_build(tmp_path / "entry", build) is not None)
+        results.append(disk_cache.load_or_build(tmp_path / "entry", build))
 
     threads = [threading.Thread(target=write) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert complete == [True] * 4
+    assert len(results) == 4
+    assert all(results)
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]
 
 
-def test_a_cache_that_cannot_be_written_is_named(folder):
+def test_crash_or_full_disk_leaves_no_entry(folder, monkeypatch):
+    for error, expected in (
+        (KeyboardInterrupt(), pytest.raises(KeyboardInterrupt)),
+        (
+            OSError(28, "No space left on device"),
+            pytest.raises(
+                DataError, match=r"cannot write the cache .*No space left on device; set data\.cache_dir="
+            ),
+        ),
+    ):
+
+        def fail(*args, error=error):
+            raise error
+
+        monkeypatch.setattr(disk_cache, "write_meta", fail)
+        with expected:
+            load(folder)
+        assert list((folder.parent / "cache").iterdir()) == []
+
+
+def test_cache_that_cannot_be_written_is_named(folder):
     (folder.parent / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write the cache in .*/file/cache: .*data\.cache_dir="):
         load(folder, cache_dir=str(folder.parent / "file" / "cache"))
 
 
-def test_a_full_disk_is_told_as_such(folder, monkeypatch):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(disk_cache, "write_meta", full)
-    with pytest.raises(DataError, match=r"No space left on device; set data\.cache_dir="):
-        load(folder)
-
-
-def test_the_cache_lies_in_the_users_cache_folder(folder, monkeypatch, tmp_path):
+def test_default_cache_is_in_the_cache_folder_of_the_user(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     inside_xdg = Path(load(folder, cache_dir=None).train.filename)
     assert inside_xdg.is_relative_to(tmp_path / "xdg" / "rope-transformers-tf")
@@ -226,19 +220,16 @@ def test_the_cache_lies_in_the_users_cache_folder(folder, monkeypatch, tmp_path)
     assert json.loads((inside_home.parent / "meta.json").read_text())["fingerprint"]
 
 
-def test_files_that_are_no_text_are_skipped_and_named_at_every_load(folder):
+def test_invalid_files_are_skipped_and_named_at_every_load(folder, monkeypatch):
     (folder / "latin.txt").write_bytes(b"caf\xe9")
     (folder / "nul.txt").write_bytes(b"a\0b")
-    expected = ["skipped latin.txt: not UTF-8 at byte 3", "skipped nul.txt: contains NUL at byte 1"]
-    assert messages_of(folder) == ["tokenizing 202 files of text_files " + str(folder), *expected]
-    assert messages_of(folder) == expected
-    documents = b"".join(documents_of(load(folder).train) + documents_of(load(folder).validation))
-    assert b"caf" not in documents
-
-
-def test_a_long_list_of_skipped_files_is_cut(folder):
-    for index in range(23):
-        (folder / f"bad {index:02}.txt").write_bytes(b"\xff%d" % index)
+    skipped = ["skipped latin.txt: not UTF-8 at byte 3", "skipped nul.txt: contains NUL at byte 1"]
+    assert messages_of(folder) == ["tokenizing 202 files of text_files " + str(folder), *skipped]
+    assert messages_of(folder) == skipped
+    documents = documents_of(load(folder).train) + documents_of(load(folder).validation)
+    assert b"caf" not in b"".join(documents)
+    for index in range(21):
+        (folder / f"a {index:02}.txt").write_bytes(b"\xff%d" % index)
     messages = messages_of(folder)[1:]
     assert len(messages) == 21
     assert messages[-1] == "skipped 3 more files"
@@ -247,42 +238,42 @@ def test_a_long_list_of_skipped_files_is_cut(folder):
 @pytest.mark.parametrize(
     ("raw", "reason"), [(b"caf\xe9", "not UTF-8 at byte 3"), (b"a\0b", "contains NUL at byte 1")]
 )
-def test_files_that_are_no_text_are_refused_on_request(folder, raw, reason):
+def test_invalid_files_raise_on_request(folder, raw, reason):
     (folder / "bad.txt").write_bytes(raw)
-    with pytest.raises(DataError, match=rf"^bad\.txt: {reason}; .*data\.invalid=skip$"):
+    with pytest.raises(DataError, match=rf"^bad\.txt: {reason}; fix or remove .*data\.invalid=skip$"):
         load(folder, invalid="error")
 
 
-def test_a_corpus_of_which_nothing_is_left_is_refused(tmp_path):
+def test_corpus_without_valid_text_raises(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(
-        DataError, match=r"no text is left for training: of 1 file, 1 skipped \(first: a\.txt: not"
-    ):
+    message = r"no text is left for training: of 1 file, 1 skipped \(first: a\.txt: not"
+    with pytest.raises(DataError, match=message):
         load(tmp_path / "a.txt")
 
 
-def test_progress_of_a_long_corpus_is_told(folder, monkeypatch):
+def test_progress_reports_the_rate_and_the_remaining_time(folder, monkeypatch):
     monkeypatch.setattr(progress, "REPORT_EVERY_SECONDS", 0)
-    assert any(line.startswith("tokenized 200 of 200 files, ") for line in messages_of(folder))
+    last = messages_of(folder)[-1]
+    assert last.startswith("tokenized 200 of 200 files, ")
+    assert last.endswith(" per second, 0:00 left")
 
 
-def test_a_corpus_shorter_than_a_window_is_refused(tmp_path):
+def test_corpus_shorter_than_a_window_raises(tmp_path):
     (tmp_path / "a.txt").write_text("x" * 100)
     corpus = load(tmp_path / "a.txt", held_out=0.1)
     assert (len(corpus.train), len(corpus.validation)) == (92, 12)
     check_length(corpus, 11)
-    with pytest.raises(
-        DataError, match=r"validation split has 12 tokens but one window needs 13 .*data\.held_out"
-    ):
+    message = r"validation split has 12 tokens but one window needs 13 .*data\.held_out"
+    with pytest.raises(DataError, match=message):
         check_length(corpus, 12)
     with pytest.raises(DataError, match=r"train split has 92 tokens but one window needs 1,001"):
         check_length(corpus, 1_000)
 
 
-def test_the_standard_library_is_a_corpus_of_python(tmp_path):
+def test_standard_library_is_a_corpus_of_python(tmp_path):
     corpus = load_text(PythonStdlibConfig(cache_dir=str(tmp_path)), report=lambda message: None)
-    documents = documents_of(corpus.train) + documents_of(corpus.validation)
-    assert Path(json.__file__).read_bytes() in documents
+    train, validation = documents_of(corpus.train), documents_of(corpus.validation)
+    assert Path(json.__file__).read_bytes() in train + validation
     assert 5e6 < len(corpus.train) < 5e7
-    assert 0.005 < corpus.validation_documents / len(documents) < 0.15
-    assert not set(documents_of(corpus.train)) & set(documents_of(corpus.validation))
+    assert 0.005 < len(validation) / len(train + validation) < 0.15
+    assert not set(train) & set(validation)

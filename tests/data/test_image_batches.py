@@ -1,40 +1,38 @@
-"""Batches of images to train and to evaluate on."""
+"""Batches of images, and the random transforms of the training images."""
 
 import numpy as np
 import pytest
+from PIL import Image
 
-import data.images
+from data import images as images_module
 from data.batches import batch_items
-from data.config import PHOTOS_AUGMENT, AugmentConfig, ImageFolderConfig
+from data.config import DIGITS_AUGMENT, PHOTOS_AUGMENT, AugmentConfig, ImageFolderConfig
 from data.image_batches import (
+    affine_transforms,
     image_evaluation_batches,
     image_training_dataset,
+    is_augmented,
     normalize,
     random_transforms,
     warp,
 )
 from data.images import ImageSplit, load_images
 
+RANDOM = np.random.default_rng(0)
 COUNT = 23
-IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, 6, 5, 3), np.uint8)
-# Each label is its image's own index, so that a batch says what is in it.
+IMAGES = RANDOM.integers(0, 256, (COUNT, 6, 5, 3), np.uint8)
+# The label of each image is its index, so that a batch shows which images it has.
 SPLIT = ImageSplit(IMAGES, np.arange(COUNT, dtype=np.int32))
 MEAN = np.array([0.2, 0.4, 0.5], np.float32)
 DEVIATION = np.array([0.3, 0.25, 0.5], np.float32)
-SCALES = {"mean": MEAN, "deviation": DEVIATION}
-MOVES = AugmentConfig(rotation=20.0, scale=0.2, shear=10.0, shift=0.2, flip=True)
+MOMENTS = {"mean": MEAN, "deviation": DEVIATION}
+ALL_OPTIONS = AugmentConfig(rotation=20.0, scale=0.2, shear=10.0, shift=0.2, flip=True)
+NO_OPTIONS = AugmentConfig()
 
 
-def training(split=SPLIT, *, steps=12, start_step=0, batch_size=4, seed=1, augment=MOVES, **scales):
-    dataset = image_training_dataset(
-        split,
-        start_step=start_step,
-        num_steps=steps,
-        batch_size=batch_size,
-        seed=seed,
-        augment=augment,
-        **(SCALES | scales),
-    )
+def training(split=SPLIT, *, steps=12, start_step=0, batch_size=4, seed=1, augment=ALL_OPTIONS):
+    options = {"batch_size": batch_size, "seed": seed, "augment": augment, **MOMENTS}
+    dataset = image_training_dataset(split, start_step=start_step, num_steps=steps, **options)
     return list(dataset.as_numpy_iterator())
 
 
@@ -42,84 +40,72 @@ def standardized(images: np.ndarray) -> np.ndarray:
     return (images / 255.0 - MEAN) / DEVIATION
 
 
-def test_batches_follow_the_order_of_the_run():
-    for index, (images, labels) in enumerate(training(augment=AugmentConfig())):
+def test_training_batches_follow_the_order_of_the_run():
+    for index, (images, labels) in enumerate(training(augment=NO_OPTIONS)):
         items, _ = batch_items(index, batch_size=4, num_items=COUNT, seed=1)
         np.testing.assert_array_equal(labels, items)
-        # float32 numbers up to 3, from one product and one sum.
+        # float32 values up to 3, from one product and one sum.
         np.testing.assert_allclose(images, standardized(IMAGES[items]), atol=1e-6)
+        np.testing.assert_array_equal(images, normalize(IMAGES[labels], **MOMENTS))  # as in evaluation
 
 
-def test_training_and_evaluation_see_the_same_numbers():
-    for images, labels in training(augment=AugmentConfig()):
-        np.testing.assert_array_equal(images, normalize(IMAGES[labels], **SCALES))
-
-
-def test_moves_are_drawn_for_image_and_epoch_before_normalising():
+def test_transforms_depend_on_image_and_epoch_and_precede_normalization():
     for index, (images, _) in enumerate(training()):
         items, epochs = batch_items(index, batch_size=4, num_items=COUNT, seed=1)
-        transforms = random_transforms(MOVES, items, epochs, seed=1, num_items=COUNT, image_size=(6, 5))
+        transforms = random_transforms(ALL_OPTIONS, items, epochs, seed=1, num_items=COUNT, image_size=(6, 5))
         moved = warp(IMAGES[items].astype(np.float32), transforms, fill="zero").numpy()
         np.testing.assert_allclose(images, standardized(moved), atol=1e-6)
 
 
-def test_a_resumed_run_sees_the_same_batches():
+def test_resumed_run_has_the_same_batches():
     whole, rest = training(steps=15), training(steps=15, start_step=6)
     assert (len(whole), len(rest)) == (15, 9)
-    for straight, resumed in zip(whole[6:], rest, strict=True):
-        np.testing.assert_array_equal(straight[0], resumed[0])
-        np.testing.assert_array_equal(straight[1], resumed[1])
+    for expected, resumed in zip(whole[6:], rest, strict=True):
+        np.testing.assert_array_equal(expected[0], resumed[0])
+        np.testing.assert_array_equal(expected[1], resumed[1])
 
 
-def seen_in_order(batch_size: int, count: int, **options) -> tuple[np.ndarray, np.ndarray]:
+def in_order(batch_size: int, count: int, **options) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` images of a run and their labels."""
     batches = training(steps=count // batch_size, batch_size=batch_size, **options)
     return tuple(np.concatenate(part) for part in zip(*batches, strict=True))
 
 
-def test_an_image_moves_alike_whatever_the_batch_size():
-    expected = seen_in_order(1, 60)
-    for batch_size in (4, 30):  # 30: more than an epoch
-        np.testing.assert_array_equal(seen_in_order(batch_size, 60)[1], expected[1])
-        np.testing.assert_array_equal(seen_in_order(batch_size, 60)[0], expected[0])
+def test_transform_of_an_image_does_not_depend_on_the_batch_size():
+    expected_images, expected_labels = in_order(1, 60)
+    for batch_size in (4, 30):  # 30 is more than an epoch
+        images, labels = in_order(batch_size, 60)
+        np.testing.assert_array_equal(labels, expected_labels)
+        np.testing.assert_array_equal(images, expected_images)
 
 
-def test_an_epoch_shows_each_image_once_and_the_next_one_moves_it_anew():
-    images, labels = seen_in_order(1, 2 * COUNT)
+def test_each_epoch_has_every_image_once_with_another_transform():
+    images, labels = in_order(1, 2 * COUNT)
     first, second = labels[:COUNT].argsort(), COUNT + labels[COUNT:].argsort()
     np.testing.assert_array_equal(labels[first], range(COUNT))
     np.testing.assert_array_equal(labels[second], range(COUNT))
     assert all((images[one] != images[other]).any() for one, other in zip(first, second, strict=True))
 
 
-def test_another_seed_is_another_order_and_other_moves():
-    images, labels = seen_in_order(1, COUNT)
-    other_images, other_labels = seen_in_order(1, COUNT, seed=2)
+def test_another_seed_gives_another_order_and_other_transforms():
+    images, labels = in_order(1, COUNT)
+    other_images, other_labels = in_order(1, COUNT, seed=2)
     assert (labels != other_labels).any()
     assert (images[labels.argsort()] != other_images[other_labels.argsort()]).any(axis=(1, 2, 3)).all()
 
 
-def test_the_dataset_has_static_shapes():
-    dataset = image_training_dataset(
-        SPLIT, start_step=0, num_steps=2, batch_size=4, seed=0, augment=MOVES, **SCALES
-    )
-    images, labels = dataset.element_spec
+def test_dataset_has_static_shapes():
+    options = {"batch_size": 4, "seed": 0, "augment": ALL_OPTIONS, **MOMENTS}
+    images, labels = image_training_dataset(SPLIT, start_step=0, num_steps=2, **options).element_spec
     assert (images.shape, images.dtype.name) == ((4, 6, 5, 3), "float32")
     assert (labels.shape, labels.dtype.name) == ((4,), "int32")
 
 
-def test_the_fill_of_the_config_comes_in():
-    bright = ImageSplit(np.full((COUNT, 6, 5, 3), 255, np.uint8), SPLIT.labels)
-    for fill, is_even in (("zero", False), ("reflect", True)):
-        augment = AugmentConfig(shift=0.5, fill=fill)
-        images = np.concatenate([images for images, _ in training(bright, augment=augment)])
-        assert (np.ptp(images[..., 0]) == 0) == is_even
-
-
 @pytest.mark.parametrize(("count", "batch_size"), [(23, 4), (24, 4), (3, 8), (8, 8)])
-def test_evaluation_sees_every_image_once(count, batch_size):
+def test_evaluation_has_every_image_once(count, batch_size):
     split = ImageSplit(IMAGES[np.arange(count) % COUNT], np.arange(count, dtype=np.int32))
-    seen = []
-    batches = image_evaluation_batches(split, batch_size=batch_size, **SCALES)
+    found = []
+    batches = image_evaluation_batches(split, batch_size=batch_size, **MOMENTS)
     for images, labels in batches:
         assert (images.shape, images.dtype) == ((batch_size, 6, 5, 3), np.float32)
         assert (labels.shape, labels.dtype) == ((batch_size,), np.int32)
@@ -127,16 +113,14 @@ def test_evaluation_sees_every_image_once(count, batch_size):
         np.testing.assert_allclose(images[counted], standardized(split.images[labels[counted]]), atol=1e-6)
         np.testing.assert_allclose(images[~counted], standardized(np.zeros_like(images[~counted])), atol=1e-6)
         assert (labels[~counted] == -1).all()
-        seen.extend(labels[counted])
-    assert seen == list(range(count))
+        found.extend(labels[counted])
+    assert found == list(range(count))
     assert len(batches) == len(list(batches)) == -(-count // batch_size)
-    with pytest.raises(IndexError):
-        batches[len(batches)]
 
 
 @pytest.mark.parametrize("max_batches", [1, 3, 5, 6, 100])
-def test_a_part_of_the_evaluation_is_spread_over_the_images(max_batches):
-    batches = image_evaluation_batches(SPLIT, batch_size=4, **SCALES, max_batches=max_batches)
+def test_fewer_evaluation_batches_are_spread_over_the_images(max_batches):
+    batches = image_evaluation_batches(SPLIT, batch_size=4, **MOMENTS, max_batches=max_batches)
     assert len(batches) == min(max_batches, 6)
     labels = np.concatenate([labels for _, labels in batches])
     counted = labels[labels >= 0]
@@ -147,28 +131,220 @@ def test_a_part_of_the_evaluation_is_spread_over_the_images(max_batches):
     assert gaps.max() - gaps.min() <= 1
 
 
-def test_batches_from_disk_are_those_from_memory(tmp_path, monkeypatch):
-    from PIL import Image
-
+def test_memory_mapped_images_give_the_same_batches(tmp_path, monkeypatch):
     for index, image in enumerate(IMAGES):
         path = tmp_path / "photos" / "ab"[index % 2] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     config = ImageFolderConfig(str(tmp_path / "photos"), image_size=(6, 5), cache_dir=str(tmp_path / "cache"))
     in_memory = load_images(config, report=lambda message: None)
-    monkeypatch.setattr(data.images, "MEMORY_LIMIT_BYTES", 0)
+    monkeypatch.setattr(images_module, "MEMORY_LIMIT_BYTES", 0)
     on_disk = load_images(config, report=lambda message: None)
     assert isinstance(on_disk.train.images, np.memmap)
-    for split in ("train", "validation"):
-        left, right = getattr(in_memory, split), getattr(on_disk, split)
-        streams = zip(
-            training(left, augment=PHOTOS_AUGMENT), training(right, augment=PHOTOS_AUGMENT), strict=True
-        )
-        evaluations = zip(
-            image_evaluation_batches(left, batch_size=4, **SCALES),
-            image_evaluation_batches(right, batch_size=4, **SCALES),
-            strict=True,
-        )
-        for one, other in [*streams, *evaluations]:
-            np.testing.assert_array_equal(one[0], other[0])
-            np.testing.assert_array_equal(one[1], other[1])
+    one, other = (
+        [
+            *training(found.train, augment=PHOTOS_AUGMENT),
+            *image_evaluation_batches(found.validation, batch_size=4, **MOMENTS),
+        ]
+        for found in (in_memory, on_disk)
+    )
+    for left, right in zip(one, other, strict=True):
+        np.testing.assert_array_equal(left[0], right[0])
+        np.testing.assert_array_equal(left[1], right[1])
+
+
+IMAGE_SIZE = (6, 9)
+PIXELS = RANDOM.integers(0, 256, (3, *IMAGE_SIZE, 2)).astype(np.float32)
+
+
+def transform(
+    images=PIXELS, *, rotation=0.0, scale=1.0, shear=0.0, shift=(0.0, 0.0), flip=False, fill="zero"
+) -> np.ndarray:
+    """The images after one transform."""
+    count = len(images)
+    transforms = affine_transforms(
+        rotation=np.full(count, rotation),
+        scale=np.full(count, scale),
+        shear=np.full(count, shear),
+        shift=np.tile(shift, (count, 1)),
+        flip=np.full(count, flip),
+        image_size=images.shape[1:3],
+    )
+    return warp(images, transforms, fill=fill).numpy()
+
+
+def reference(image: np.ndarray, forward: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
+    """The image interpolated pixel by pixel; `forward` maps (row, column) about the centre."""
+    height, width = image.shape[:2]
+    centre = np.array([(height - 1) / 2, (width - 1) / 2])
+    result = np.zeros_like(image)
+    for row, column in np.ndindex(height, width):
+        y, x = np.linalg.solve(forward, np.array([row, column]) - centre - shift) + centre
+        for near_y in (np.floor(y), np.floor(y) + 1):
+            for near_x in (np.floor(x), np.floor(x) + 1):
+                if 0 <= near_y < height and 0 <= near_x < width:
+                    weight = (1 - abs(y - near_y)) * (1 - abs(x - near_x))
+                    result[row, column] += weight * image[int(near_y), int(near_x)]
+    return result
+
+
+@pytest.mark.parametrize("fill", ["zero", "reflect"])
+def test_identity_and_flip_are_exact(fill):
+    np.testing.assert_array_equal(transform(fill=fill), PIXELS)
+    np.testing.assert_array_equal(transform(flip=True, fill=fill), PIXELS[:, :, ::-1])
+
+
+@pytest.mark.parametrize(("down", "right"), [(2, 0), (0, 3), (-1, 4), (5, -8), (6, 0)])
+def test_shift_by_whole_pixels_is_exact(down, right):
+    padded = np.pad(PIXELS, ((0, 0), (9, 9), (9, 9), (0, 0)))
+    expected = padded[:, 9 - down : 15 - down, 9 - right : 18 - right]
+    np.testing.assert_array_equal(transform(shift=(down, right)), expected)
+
+
+def test_reflect_fills_with_the_mirror_image():
+    padded = np.pad(PIXELS, ((0, 0), (3, 3), (3, 3), (0, 0)), mode="symmetric")
+    np.testing.assert_array_equal(transform(shift=(2, -3), fill="reflect"), padded[:, 1:7, 6:15])
+
+
+@pytest.mark.parametrize(("quarters", "size"), [(1, 5), (3, 6), (2, 4)])
+def test_positive_rotation_is_counter_clockwise_about_the_centre(quarters, size):
+    square = PIXELS[:, :size, :size]
+    # The sine of a multiple of 90 degrees is off by 1e-16, the position of a pixel by 1e-6, times 255.
+    expected = np.rot90(square, quarters, axes=(1, 2))
+    np.testing.assert_allclose(transform(square, rotation=90 * quarters), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rotation": 30.0},
+        {"rotation": -17.0, "shift": (0.5, -1.25)},
+        {"scale": 1.3},
+        {"scale": 0.7, "shift": (1.5, 0.0)},
+        {"shear": 20.0},
+        {"flip": True, "shear": -10.0, "rotation": 25.0, "scale": 0.9, "shift": (0.25, 2.0)},
+    ],
+)
+def test_transforms_equal_the_reference(options):
+    chosen = {"rotation": 0.0, "scale": 1.0, "shear": 0.0, "shift": (0.0, 0.0), "flip": False} | options
+    angle = np.radians(chosen["rotation"])
+    # Matrices of (row, column): rotation moves what is right of the centre up, shear moves lower rows right.
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    shear = np.array([[1, 0], [np.tan(np.radians(chosen["shear"])), 1]])
+    flip = np.diag([1, -1 if chosen["flip"] else 1])
+    forward = rotation @ (chosen["scale"] * np.eye(2)) @ shear @ flip
+    expected = [reference(image, forward, chosen["shift"]) for image in PIXELS]
+    # float32 positions of a pixel are off by 1e-6, times differences of 255 between neighbours.
+    np.testing.assert_allclose(transform(**options), expected, atol=2e-3)
+
+
+def test_each_image_of_a_batch_has_its_own_transform():
+    transforms = affine_transforms(
+        rotation=np.zeros(3),
+        scale=np.ones(3),
+        shear=np.zeros(3),
+        shift=np.array([[0, 0], [1, 0], [0, -2]]),
+        flip=np.array([False, False, True]),
+        image_size=IMAGE_SIZE,
+    )
+    moved = warp(PIXELS, transforms, fill="zero").numpy()
+    np.testing.assert_array_equal(moved[0], PIXELS[0])
+    np.testing.assert_array_equal(moved[1, 1:], PIXELS[1, :-1])
+    np.testing.assert_array_equal(moved[2, :, :-2], PIXELS[2, :, ::-1][:, 2:])
+
+
+def test_unknown_fill_raises():
+    with pytest.raises(ValueError, match="zero, reflect, got 'white'"):
+        transform(fill="white")
+
+
+def drawn(config, items, epochs=0, *, seed=3, num_items=1_000, image_size=(10, 20)) -> np.ndarray:
+    """Random transforms of the items."""
+    items = np.array(items)
+    epochs = np.broadcast_to(epochs, items.shape)
+    return random_transforms(config, items, epochs, seed=seed, num_items=num_items, image_size=image_size)
+
+
+def test_random_transform_depends_on_seed_image_and_epoch_alone():
+    alone = drawn(ALL_OPTIONS, [7], 2)[0]
+    np.testing.assert_array_equal(drawn(ALL_OPTIONS, [5, 900, 7, 8], [2, 1, 2, 0])[2], alone)
+    np.testing.assert_array_equal(drawn(ALL_OPTIONS, [7], 2, num_items=8)[0], alone)
+    assert (drawn(ALL_OPTIONS, [8], 2)[0] != alone).any()
+    assert (drawn(ALL_OPTIONS, [7], 3)[0] != alone).any()
+    assert (drawn(ALL_OPTIONS, [7], 2, seed=4)[0] != alone).any()
+
+
+def test_default_options_are_the_identity():
+    assert not is_augmented(NO_OPTIONS)
+    identity = [1, 0, 0, 0, 1, 0, 0, 0]
+    np.testing.assert_array_equal(drawn(NO_OPTIONS, range(50)), np.tile(identity, (50, 1)))
+
+
+@pytest.mark.parametrize("option", ["rotation", "scale", "shear", "shift", "flip"])
+def test_each_option_has_its_range_and_leaves_the_others(option):
+    config = AugmentConfig(**{option: {"flip": True, "rotation": 20.0, "shear": 10.0}.get(option, 0.2)})
+    assert is_augmented(config)
+    a, b, x, c, d, y, *perspective = drawn(config, range(1_000)).T
+    assert not np.any(perspective)
+    angle = np.degrees(np.arctan2(c, d))
+    factor = np.sqrt(np.abs(a * d - b * c))
+    lean = np.degrees(np.arctan(-b))
+    values, lowest, highest = {
+        "rotation": (angle, -20, 20),
+        "scale": (1 / factor, 0.8, 1.2),
+        "shear": (lean, -10, 10),
+        "shift": (-x, -4, 4),
+        "flip": (a, -1, 1),
+    }[option]
+    # 1,000 uniform draws leave more than 2 % at an end in one of e**20 tests.
+    slack = 0.02 * (highest - lowest)
+    assert lowest - 1e-4 <= values.min() <= lowest + slack
+    assert highest - slack <= values.max() <= highest + 1e-4
+    if option == "shift":
+        assert (-y.max(), -y.min()) == (-2, 2)
+    if option == "flip":
+        assert 0.4 < np.mean(a < 0) < 0.6  # 0.5, standard deviation 0.016
+    if option in ("scale", "shift", "flip"):
+        np.testing.assert_allclose(angle, 0, atol=1e-4)
+    if option in ("rotation", "shear", "shift", "flip"):
+        np.testing.assert_allclose(factor, 1, atol=1e-5)
+
+
+def test_an_option_does_not_change_the_draws_of_another():
+    rotated = drawn(AugmentConfig(rotation=20.0), range(50))
+    flipped = drawn(AugmentConfig(rotation=20.0, flip=True), range(50))
+    assert (flipped[:, 0] < 0).any()
+    np.testing.assert_allclose(np.abs(flipped[:, [0, 1, 3, 4]]), np.abs(rotated[:, [0, 1, 3, 4]]))
+
+
+def test_shift_is_in_whole_pixels_if_alone_and_above_one_pixel():
+    alone = drawn(AugmentConfig(shift=0.1, flip=True), range(50))
+    np.testing.assert_array_equal(alone, np.rint(alone))
+    with_rotation = drawn(AugmentConfig(shift=0.1, rotation=1e-6), range(50))
+    assert (np.abs(with_rotation[:, 2] - np.rint(with_rotation[:, 2])) > 0.1).any()
+    # 0.6 of 10 rows and 1.2 of 20 columns.
+    _, _, right, _, _, down, *_ = drawn(AugmentConfig(shift=0.06), range(1_000)).T
+    assert -0.6 <= down.min() < -0.5 < 0.5 < down.max() <= 0.6
+    assert set(right) == {-1, 0, 1}
+
+
+@pytest.mark.parametrize("option", ["rotation", "scale", "shear", "shift"])
+def test_fill_without_a_transform_that_needs_it_raises(option):
+    ((key, message),) = AugmentConfig(fill="reflect", flip=True).problems()
+    assert (key, message.split(":")[0]) == ("fill", "reflect has no effect")
+    assert not list(AugmentConfig(fill="reflect", **{option: 0.1}).problems())
+    assert not list(AugmentConfig(flip=True).problems())
+
+
+def test_fill_of_the_config_is_used_in_training():
+    white = ImageSplit(np.full((COUNT, 6, 5, 3), 255, np.uint8), SPLIT.labels)
+    for fill, is_uniform in (("zero", False), ("reflect", True)):
+        augment = AugmentConfig(shift=0.5, fill=fill)
+        images = np.concatenate([images for images, _ in training(white, augment=augment)])
+        assert (np.ptp(images[..., 0]) == 0) == is_uniform
+
+
+def test_digits_are_never_flipped():
+    determinants = [a * d - b * c for a, b, _, c, d, *_ in drawn(DIGITS_AUGMENT, range(1_000))]
+    assert min(determinants) > 0
+    assert is_augmented(DIGITS_AUGMENT)

@@ -13,52 +13,48 @@ RANDOM = np.random.default_rng(0)
 COLOUR = RANDOM.integers(0, 256, (5, 7, 3), np.uint8)
 
 
-def encoded(image: Image.Image | np.ndarray, form: str = "PNG", **options) -> bytes:
+def encode(image: Image.Image | np.ndarray, form: str = "PNG", **options) -> bytes:
     file = io.BytesIO()
     (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(file, form, **options)
     return file.getvalue()
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "WEBP"])
-def test_a_lossless_file_gives_its_pixels(form):
-    pixels = decode_image(encoded(COLOUR, form, lossless=True), channels=3)
+def test_lossless_file_gives_its_pixels(form):
+    pixels = decode_image(encode(COLOUR, form, lossless=True), channels=3)
     np.testing.assert_array_equal(pixels, COLOUR)
     assert pixels.dtype == np.uint8
 
 
-def test_grey_and_colour_become_what_is_asked_for():
+def test_grey_and_colour_are_converted_to_the_channels():
     grey = COLOUR[..., 0]
-    np.testing.assert_array_equal(decode_image(encoded(grey), channels=1), grey[..., None])
-    np.testing.assert_array_equal(decode_image(encoded(grey), channels=3), np.stack([grey] * 3, axis=-1))
+    np.testing.assert_array_equal(decode_image(encode(grey), channels=1), grey[..., None])
+    np.testing.assert_array_equal(decode_image(encode(grey), channels=3), np.stack([grey] * 3, axis=-1))
     luma = COLOUR @ [0.299, 0.587, 0.114]  # ITU-R 601, as Pillow documents
-    np.testing.assert_allclose(decode_image(encoded(COLOUR), channels=1)[..., 0], luma, atol=1)
+    np.testing.assert_allclose(decode_image(encode(COLOUR), channels=1)[..., 0], luma, atol=1)
+    deep = np.array([[0, 257, 25_700], [32_896, 65_278, 65_535]], np.uint16)
+    eight_bits = [[0, 1, 100], [128, 254, 255]]
+    np.testing.assert_array_equal(decode_image(encode(deep), channels=1)[..., 0], eight_bits)
 
 
-def test_a_photo_stands_upright():
+def test_photo_is_rotated_as_exif_says():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: a viewer turns the image clockwise
-    upright = decode_image(encoded(COLOUR, exif=exif), channels=3)
+    upright = decode_image(encode(COLOUR, exif=exif), channels=3)
     np.testing.assert_array_equal(upright, np.rot90(COLOUR, -1))
 
 
-def test_what_is_transparent_becomes_white():
+def test_transparent_pixels_become_white():
     alpha = np.zeros((5, 7, 1), np.uint8)
     alpha[1:3] = 255
-    pixels = decode_image(encoded(np.concatenate([COLOUR, alpha], axis=-1)), channels=3)
+    pixels = decode_image(encode(np.concatenate([COLOUR, alpha], axis=-1)), channels=3)
     np.testing.assert_array_equal(pixels[1:3], COLOUR[1:3])
     assert (pixels[3:] == 255).all()
 
 
-def test_16_bit_grey_keeps_its_shades():
-    deep = np.array([[0, 257, 25_700], [32_896, 65_278, 65_535]], np.uint16)
-    np.testing.assert_array_equal(
-        decode_image(encoded(deep), channels=1)[..., 0], [[0, 1, 100], [128, 254, 255]]
-    )
-
-
-def test_of_an_animation_the_first_frame_counts():
+def test_animation_gives_its_first_frame():
     frames = [Image.fromarray(np.full((4, 6), value, np.uint8)) for value in (10, 200)]
-    animation = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    animation = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert (decode_image(animation, channels=1) == 10).all()
 
 
@@ -67,78 +63,74 @@ def test_of_an_animation_the_first_frame_counts():
     [
         (b"", "not an image that Pillow can read"),
         (b"some text", "not an image that Pillow can read"),
-        (encoded(RANDOM.integers(0, 256, (50, 50, 3), np.uint8))[:4_000], r"a damaged image \(.*truncated"),
-        (encoded(np.zeros((5, 7), np.float32), "TIFF"), "32-bit pixels"),
+        (encode(RANDOM.integers(0, 256, (50, 50, 3), np.uint8))[:4_000], r"cannot be decoded \(.*truncated"),
+        (encode(np.zeros((5, 7), np.float32), "TIFF"), "32-bit pixels"),
     ],
 )
-def test_what_is_no_image_is_refused(raw, reason):
+def test_invalid_image_raises(raw, reason):
     with pytest.raises(InvalidImage, match=reason):
         decode_image(raw, channels=3)
 
 
-def test_a_decompression_bomb_is_refused(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17)  # Pillow warns above it, and refuses twice as many
-    with pytest.raises(InvalidImage, match=r"a damaged image .*limit of 34 pixels"):
-        decode_image(encoded(COLOUR), channels=3)
-
-
-def test_an_image_of_the_size_stays_as_it_is():
-    images = RANDOM.integers(0, 256, (3, 5, 7, 2), np.uint8)
-    np.testing.assert_array_equal(fit_images(images, (5, 7)), images)
+def test_decompression_bomb_raises(monkeypatch):
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 17
+    )  # Pillow warns above it, and raises above twice as many
+    with pytest.raises(InvalidImage, match=r"cannot be decoded .*limit of 34 pixels"):
+        decode_image(encode(COLOUR), channels=3)
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 29), (29, 10), (7, 10), (10, 9)])
-def test_an_image_fills_the_size_and_loses_what_is_over_at_both_sides(height, width):
-    """Rows and columns that say where they were: they keep their place about the middle."""
+def test_image_fills_the_size_and_is_cropped_about_its_middle(height, width):
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-    image = np.stack([8 * rows, 8 * columns], axis=-1).astype(np.uint8)
+    image = np.stack([8 * rows, 8 * columns], axis=-1).astype(np.uint8)  # pixels that are their positions
     scale = min(height / 5, width / 4)
     (fitted,) = fit_images([image], (5, 4)).astype(float) / 8
     middle = (height - 1) / 2, (width - 1) / 2
     expected_rows = middle[0] + scale * (np.arange(5) - 2)
     expected_columns = middle[1] + scale * (np.arange(4) - 1.5)
-    # A cut in whole pixels moves the middle by up to one half; antialiasing pulls the outermost inwards.
+    # A crop in whole pixels moves the middle by up to one half; antialiasing pulls the outermost inwards.
     np.testing.assert_allclose(fitted[1:-1, 0, 0], expected_rows[1:-1], atol=0.8)
     np.testing.assert_allclose(fitted[0, 1:-1, 1], expected_columns[1:-1], atol=0.8)
 
 
-def test_a_thin_strip_is_no_trouble():
+def test_thin_strip_is_cropped_to_one_pixel():
     strip = np.zeros((1, 3_001, 3), np.uint8)
     strip[:, 1_500] = 200
     fitted = fit_images([strip], (8, 8))
     assert fitted.shape == (1, 8, 8, 3)
-    assert (fitted == 200).all()  # one pixel of the middle fills the size
+    assert (fitted == 200).all()
 
 
-def test_a_smaller_image_is_its_average():
+def test_smaller_image_is_an_average():
     board = np.zeros((20, 20, 1), np.uint8)
     board[::2, ::2] = board[1::2, 1::2] = 100
     fitted = fit_images([board], (4, 4))
-    np.testing.assert_allclose(fitted[0, 1:3, 1:3], 50, atol=1)  # without antialiasing it would be 0 or 100
+    np.testing.assert_allclose(fitted[0, 1:3, 1:3], 50, atol=1)  # without antialiasing 0 or 100
 
 
-def test_images_together_are_what_they_are_alone():
+def test_images_are_resized_independently_and_unchanged_at_their_size():
     images = [RANDOM.integers(0, 256, (9, 12, 3), np.uint8) for _ in range(3)]
     alone = np.concatenate([fit_images([image], (5, 5)) for image in images])
     np.testing.assert_array_equal(fit_images(images, (5, 5)), alone)
     other = RANDOM.integers(0, 256, (6, 6, 3), np.uint8)
     np.testing.assert_array_equal(fit_images([*images, other], (5, 5))[:3], alone)
+    np.testing.assert_array_equal(fit_images(images, (9, 12)), images)
 
 
-def test_a_file_is_read_as_a_model_sees_it(tmp_path):
+def test_read_image_gives_the_input_of_a_model(tmp_path):
     path = tmp_path / "photo.of.something"
-    path.write_bytes(encoded(COLOUR))
+    path.write_bytes(encode(COLOUR))
     np.testing.assert_array_equal(read_image(path, image_size=(5, 7), channels=3), COLOUR)
     assert read_image(str(path), image_size=(4, 3), channels=1).shape == (4, 3, 1)
 
 
-def test_what_cannot_be_read_is_told_in_a_line(tmp_path):
+def test_file_that_cannot_be_read_raises_one_line(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(
-        DataError, match=r"notes\.txt: not an image that Pillow can read; choose an image file$"
+    for name, channels, message in (
+        ("notes.txt", 3, r"notes\.txt: not an image that Pillow can read; choose an image file$"),
+        ("missing.png", 3, r"cannot read .*missing\.png: No such file"),
+        ("notes.txt", 4, "1 or 3 channels, but the model takes 4"),
     ):
-        read_image(tmp_path / "notes.txt", image_size=(8, 8), channels=3)
-    with pytest.raises(DataError, match=r"cannot read .*missing\.png: No such file"):
-        read_image(tmp_path / "missing.png", image_size=(8, 8), channels=3)
-    with pytest.raises(DataError, match="1 or 3 channels, but the model takes 4"):
-        read_image(tmp_path / "notes.txt", image_size=(8, 8), channels=4)
+        with pytest.raises(DataError, match=message):
+            read_image(tmp_path / name, image_size=(8, 8), channels=channels)

@@ -1,4 +1,4 @@
-"""The digits, and what every image set knows about itself."""
+"""The digits, and the statistics and fingerprint of an image set."""
 
 import hashlib
 import json
@@ -30,28 +30,27 @@ def test_digits_are_those_of_scikit_learn(found):
     assert found.description == "digits: 1,437 images of 8x8x1 in 10 classes for training; 360 held out"
 
 
-def test_digits_are_divided_once_and_for_all_and_each_class_alike(found):
+def test_one_fifth_of_each_digit_is_held_out(found):
     train, validation = found.train.labels, found.validation.labels
-    assert len(train) + len(validation) == 1_797
     shares = np.bincount(validation) / np.bincount([*train, *validation])
-    np.testing.assert_allclose(shares, 0.2, atol=0.01)  # one image of 180 or so
-    # Published results are on these held-out images.
+    np.testing.assert_allclose(shares, 0.2, atol=0.01)  # one image of about 180
+    # Published results are measured on these images.
     pixels = np.rint(datasets.load_digits().images[[1496, 188, 705, 820, 413]] * (255 / 16))
     np.testing.assert_array_equal(found.validation.images[:5, ..., 0], pixels)
 
 
-def test_digits_come_in_other_sizes():
+def test_digits_can_be_resized(found):
     resized = load_images(DigitsConfig(image_size=(12, 16)))
     assert resized.train.images.shape == (1_437, 12, 16, 1)
-    assert resized.fingerprint != load_images(DigitsConfig()).fingerprint
+    assert resized.fingerprint != found.fingerprint
 
 
-def test_digits_are_moved_a_little_and_never_flipped_by_default():
+def test_digits_are_augmented_without_flips_by_default():
     augment = DigitsConfig().augment
     assert augment == AugmentConfig(rotation=10.0, scale=0.1, shear=10.0, shift=0.1, flip=False, fill="zero")
 
 
-def test_the_mean_and_deviation_are_those_of_the_training_images_alone(found):
+def test_statistics_are_those_of_the_training_images_alone(found):
     values = found.train.images.astype(np.float64) / 255
     np.testing.assert_allclose(found.mean, values.mean(axis=(0, 1, 2)), rtol=1e-6)  # float32
     np.testing.assert_allclose(found.deviation, values.std(axis=(0, 1, 2)), rtol=1e-6)
@@ -59,7 +58,7 @@ def test_the_mean_and_deviation_are_those_of_the_training_images_alone(found):
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 2**22])
-def test_statistics_are_taken_by_channel_in_pieces_of_any_size(monkeypatch, at_once):
+def test_statistics_do_not_depend_on_the_size_of_the_pieces(monkeypatch, at_once):
     monkeypatch.setattr(images, "SUMMED_AT_ONCE", at_once)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), np.uint8) // np.array([1, 2, 3, 4])
     mean, deviation = channel_statistics(pixels.astype(np.uint8))
@@ -67,12 +66,12 @@ def test_statistics_are_taken_by_channel_in_pieces_of_any_size(monkeypatch, at_o
     np.testing.assert_allclose(deviation, (pixels / 255).std(axis=(0, 1, 2)), rtol=1e-6)
 
 
-def test_a_channel_without_variation_can_be_divided_by():
+def test_deviation_of_a_constant_channel_is_one():
     mean, deviation = channel_statistics(np.full((2, 3, 5, 1), 51, np.uint8))
     np.testing.assert_allclose((mean[0], deviation[0]), (0.2, 1))
 
 
-def test_the_fingerprint_covers_images_labels_and_class_names(found):
+def test_fingerprint_covers_images_labels_and_class_names(found):
     digest = hashlib.sha256(json.dumps([found.classes, [[1_437, 8, 8, 1], [360, 8, 8, 1]]]).encode())
     for split in (found.train, found.validation):
         digest.update(split.images.tobytes() + split.labels.astype("<i4").tobytes())
@@ -81,19 +80,19 @@ def test_the_fingerprint_covers_images_labels_and_class_names(found):
 
 @pytest.mark.parametrize("config", [DigitsConfig, TfdsImagesConfig, ImageFolderConfig])
 @pytest.mark.parametrize("image_size", [(8,), (8, 8, 3), (0, 8), (8, -1)])
-def test_an_image_size_is_two_positive_numbers(config, image_size):
+def test_image_size_must_be_two_positive_numbers(config, image_size):
     required = {DigitsConfig: (), TfdsImagesConfig: ("mnist",), ImageFolderConfig: ("photos",)}[config]
     assert list(config(*required, image_size=(5, 8)).problems()) == []
     problems = list(config(*required, image_size=image_size).problems())
     assert problems == [("image_size", f"must be [height,width], both >= 1, got {list(image_size)}")]
 
 
-def test_the_training_split_cannot_be_held_out():
+def test_training_split_cannot_be_held_out():
     assert list(TfdsImagesConfig("mnist", train_split="test").problems()) == [
         ("validation_split", "must differ from train_split, got 'test' for both")
     ]
 
 
-def test_another_config_is_refused():
+def test_unknown_config_raises():
     with pytest.raises(TypeError, match=r"must be an image class .*, got str"):
         load_images("digits")

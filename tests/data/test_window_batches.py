@@ -7,8 +7,8 @@ from data.window_batches import WindowBatches, choose_targets
 from system.errors import DataError
 
 
-def text_of(*lengths):
-    """Documents of these lengths between separators; bytes are numbered through, from 1."""
+def make_tokens(*lengths):
+    """Documents of these lengths between separators; their bytes are numbered from 1."""
     numbers = iter(range(1, 10_000))
     tokens = [0]
     for length in lengths:
@@ -16,14 +16,13 @@ def text_of(*lengths):
     return np.array(tokens, np.int64)
 
 
-LENGTHS = 11, 3, 8, 7, 29
-TOKENS = text_of(*LENGTHS)
-# Of the documents of at least 8 bytes: the bytes with 8 tokens of the document before them.
+TOKENS = make_tokens(11, 3, 8, 7, 29)
+# In documents of at least 8 bytes: the bytes with 8 tokens of the document before them.
 EXPECTED = [*range(8, 12), 22, *range(37, 59)]
 
 
 def rows_of(*, window, stride, batch_size=3, longest=8, **options):
-    """(inputs, targets) of every row, with the fill of the last batch left out."""
+    """(inputs, targets) of every row, without those that fill up the last batch."""
     chosen = choose_targets(TOKENS, window=longest, stride=stride, **options)
     batches = WindowBatches(chosen, window=window, batch_size=batch_size)
     rows = [row for inputs, targets in batches for row in zip(inputs, targets, strict=True)]
@@ -43,7 +42,7 @@ def test_targets_are_the_same_for_every_stride_and_window(stride):
 
 @pytest.mark.parametrize("window", [5, 8])
 @pytest.mark.parametrize("stride", [1, 3, 5])
-def test_a_target_follows_its_inputs_which_are_of_its_document(window, stride):
+def test_target_follows_its_inputs_which_are_of_its_document(window, stride):
     contexts = []
     for inputs, targets in rows_of(window=window, stride=stride):
         (end,) = np.flatnonzero(targets[-1] == TOKENS)
@@ -51,48 +50,44 @@ def test_a_target_follows_its_inputs_which_are_of_its_document(window, stride):
         counted = targets[targets >= 0]
         np.testing.assert_array_equal(counted, TOKENS[end + 1 - len(counted) : end + 1])
         assert (targets[: stride - len(counted)] == -1).all()
-        # A separator can only be the one that the document starts with.
-        assert 0 not in inputs[1:]
+        assert 0 not in inputs[1:]  # the first may be the separator before the document
         contexts += [window - back for back in range(len(counted))]
     assert min(contexts) == window - stride + 1
     assert max(contexts) == window
 
 
-def test_blocks_carry_the_number_of_their_document():
+def test_blocks_have_the_number_of_their_document():
     chosen = choose_targets(TOKENS, window=8, stride=3)
     sums = np.bincount(chosen.documents, weights=chosen.counts)
     np.testing.assert_array_equal(sums, [4, 0, 1, 0, 22, *[0] * (len(sums) - 5)])
 
 
 def test_fewer_targets_are_whole_blocks_spread_over_all():
-    whole = [tuple(targets) for _, targets in rows_of(window=8, stride=2)]
+    blocks = [tuple(targets) for _, targets in rows_of(window=8, stride=2)]
     few = [tuple(targets) for _, targets in rows_of(window=8, stride=2, max_targets=11)]
     assert len(few) == 5  # 11 // 2
-    places = [whole.index(block) for block in few]
-    assert set(np.diff(places)) <= {2, 3}  # 14 blocks over 5
-    assert targets_of(rows_of(window=5, stride=2, max_targets=11)) == [
-        t for block in few for t in block if t > 0
-    ]
+    places = [blocks.index(block) for block in few]
+    assert set(np.diff(places)) <= {2, 3}  # 14 blocks / 5
+    shorter = targets_of(rows_of(window=5, stride=2, max_targets=11))
+    assert shorter == [target for block in few for target in block if target > 0]
     assert targets_of(rows_of(window=8, stride=2, max_targets=1_000)) == EXPECTED
 
 
-def test_a_document_may_lack_its_last_separator():
+def test_last_separator_may_be_missing():
     chosen = choose_targets(TOKENS[:-1], window=8, stride=3)
     assert chosen.ends[-1] == len(TOKENS) - 2
 
 
-def test_a_window_longer_than_any_document_is_refused():
+def test_window_longer_than_any_document_raises():
     assert len(choose_targets(TOKENS, window=29, stride=4)) == 1
     with pytest.raises(DataError, match=r"window of 30 tokens is longer .* the longest has 29 bytes"):
         choose_targets(TOKENS, window=30, stride=4)
 
 
-def test_a_window_shorter_than_the_stride_is_refused():
+def test_window_shorter_than_the_stride_and_index_out_of_range_raise():
+    chosen = choose_targets(TOKENS, window=8, stride=4)
     with pytest.raises(ValueError, match="hold the stride of 4 targets, got 3"):
-        WindowBatches(choose_targets(TOKENS, window=8, stride=4), window=3, batch_size=2)
-
-
-def test_a_batch_beyond_the_last_is_an_index_error():
-    batches = WindowBatches(choose_targets(TOKENS, window=8, stride=4), window=8, batch_size=3)
+        WindowBatches(chosen, window=3, batch_size=2)
+    batches = WindowBatches(chosen, window=8, batch_size=3)
     with pytest.raises(IndexError):
         batches[len(batches)]
