@@ -110,7 +110,7 @@ def test_a_file_that_is_no_image_is_named_and_the_others_are_answered(run, digit
     code, output, errors = predict(capsys, run[0], text, digits[1][0], missing, digits[1][2], "--json")
     assert code == 2
     assert errors == [
-        f"error: {text}: not an image that Pillow can read; name an image file",
+        f"error: {text}: not an image that Pillow can read; choose an image file",
         f"error: cannot read {missing}: No such file or directory",
     ]
     predictions = json.loads(output)
