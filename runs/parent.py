@@ -139,8 +139,8 @@ def check_factor(config: Config, parent: Config) -> None:
     old_key, old_factor = scaling_factor(parent)
     if factor < old_factor:
         raise ConfigError(
-            f"{key} is relative to the context before any scaling: {old_key} is {old_factor:g} in "
-            f"init_from={config.init_from}, got {factor:g}. {advise_factor(config, parent)}"
+            f"{key} is relative to the context before any scaling and must be at least the {old_factor:g} "
+            f"of init_from={config.init_from} ({old_key}), got {factor:g}. Leave it out to keep the parent's"
         )
     trained = trained_length(parent)
     if config.model.position == "rotary" and config.context_length > trained * factor:
@@ -148,20 +148,6 @@ def check_factor(config: Config, parent: Config) -> None:
             f"context_length {config.context_length:,} is longer than the trained {trained:,} times the "
             f"factor {factor:g}; the weights were not trained at positions after {trained * factor:,.0f}."
         )
-
-
-def advise_factor(config: Config, parent: Config) -> str:
-    """Overrides that keep the scaling of the parent."""
-    scaling = parent.model.rope.scaling
-    if scaling.reads("target_length"):
-        target = scaling.target_length or parent.context_length
-        return (
-            f"To keep the scaling, set model.rope.scaling as in {config.init_from}/config.yaml, with "
-            f"target_length={target}."
-        )
-    key, factor = explicit_factor(parent)
-    kind = "" if scaling.type == "none" else f"model.rope.scaling.type={scaling.type} "
-    return f"To keep the scaling, set {kind}{key}={factor:g}; for twice the context {key}={2 * factor:g}."
 
 
 def scaling_factor(config: Config) -> tuple[str, float]:
