@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from models.positions import sinusoidal_embedding
+from models.bias import sinusoidal_embedding
 from rope.axial import MixedRotaryEmbedding, axis_positions, grid_angles, grid_positions
 from rope.embedding import RotaryEmbedding
 from rope.positions import size_of

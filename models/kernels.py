@@ -2,7 +2,7 @@
 
 In a graph each multiplication, cast and sum is a pass over memory of its own, and together they cost more
 than the matmuls of a small model. XLA compiles the backward pass of each kernel to a few loops. The forward
-pass stays plain TensorFlow: it is called with many shapes, and XLA compiles anew for each.
+pass stays plain TensorFlow: it is called with many shapes, and XLA compiles once for each.
 
 Shape words: batch, heads, kv_heads, length, head_dim, dim; keys_length is the number of keys, and
 group = heads / kv_heads the number of query heads that share a head of keys and values.

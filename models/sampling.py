@@ -1,4 +1,7 @@
-"""Sampling from a language model with its cache."""
+"""Sampling from a language model with a cache of keys and values.
+
+Shape words: batch, length, vocab_size; count is the number of tokens that one call generates.
+"""
 
 import hashlib
 import math
@@ -13,25 +16,25 @@ from models.cache import Cache
 from models.transformer import TransformerLM
 
 FINISHED = -1
-# Tokens that one call of the compiled loop makes at most, so that a text can be shown while it grows.
-CHUNK = 16
-# The columns of a cache are a multiple of this, or the whole context: all are read for each token.
+# Maximum number of tokens that one call of the compiled loop generates, so that text can be streamed.
+TOKENS_PER_CALL = 16
+# A cache has a multiple of this many columns, or the whole context: every token reads all of them.
 CACHE_COLUMNS = 256
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How the next token is chosen.
+    """Options for the choice of the next token.
 
-    temperature: divides the logits; 0 takes the likeliest token (greedy).
-    top_k: only the k likeliest tokens; None for all.
-    top_p: of those, only the likeliest that together reach this probability (Holtzman et al. 2019,
+    temperature: divides the logits; 0 takes the most likely token (greedy).
+    top_k: number of most likely tokens to choose from; None for all.
+    top_p: choose among the most likely tokens that together reach this probability (Holtzman et al. 2019,
         arXiv 1904.09751); None for all.
-    seed: of the noise. A row's noise is keyed by (seed, prompt, token index), so that it is the same
-        whatever else is in the batch.
-    overflow: what a row does with one token more than the context holds: `slide` goes on from its last
-        `context_length // 2` tokens, at least one; `stop` ends it.
-    stop_token: ends a row, and is not part of it; None for none.
+    seed: seed of the noise. The noise of a row is keyed by (seed, prompt, token index) and does not depend on
+        the rest of the batch.
+    overflow: `slide` continues a row that exceeds the context from its last `context_length // 2` tokens, at
+        least one; `stop` ends it.
+    stop_token: token that ends a row, and is not part of it; None for none.
     """
 
     temperature: float = 1.0
@@ -55,7 +58,7 @@ class SamplingOptions:
 
 
 class Row:
-    """One sequence of a batch: its tokens, and from where on the model sees them."""
+    """One sequence of a batch: its tokens, and the start of the window that the model reads."""
 
     def __init__(self, prompt: Sequence[int], seed: int):
         self.tokens = [int(token) for token in prompt]
@@ -70,37 +73,47 @@ class Row:
         return self.tokens[self.window_start :]
 
     def noise(self, size: int, ahead: int = 0) -> np.ndarray:
-        """(size,) Gumbel noise of the next token, or of one further ahead."""
+        """(size,) Gumbel noise for the next token, or for the token `ahead` positions after it."""
         index = len(self.tokens) - self.prompt_length + ahead
         generator = np.random.Generator(np.random.Philox(key=self.noise_key, counter=[0, 0, 0, index]))
         return generator.gumbel(size=size)
 
+    def append(self, token: int, *, capacity: int, overflow: str) -> None:
+        """Adds a token; a window longer than `capacity` slides or ends the row."""
+        if self.finished or token == FINISHED:
+            self.finished = True
+            return
+        self.tokens.append(token)
+        if len(self.window) > capacity:
+            if overflow == "stop":
+                self.finished = True
+            else:
+                self.window_start = len(self.tokens) - max(1, capacity // 2)
+
 
 class Sampler:
-    """Generates from a model; keeps its two compiled functions between calls.
+    """Generates text from a model; keeps its two compiled functions between calls.
 
-    A prompt is read in one pass. Then a loop compiled by XLA, once for each number of rows, makes `CHUNK`
-    tokens a call. All is float32: one token at a time, the time goes into reading the weights, and a model
-    of another compute dtype would cast each of them at each token.
+    The prompt is read in one pass. A loop compiled by XLA, once for each batch size, then generates up to
+    `TOKENS_PER_CALL` tokens a call. The computation is float32: with one token at a time, reading the weights
+    takes most of the time, and another compute dtype would cast each weight at each token.
 
     Args:
-        model: a `TransformerLM`; what its weights are when `generate` begins is what counts.
+        model: a `TransformerLM`; each call of `generate` reads its current weights.
     """
 
     def __init__(self, model: TransformerLM):
         self.model = model
         self.capacity = model.config.context_length
-        self._float32 = model
-        if model.compute_dtype != "float32":
-            self._float32 = type(model)(model.config)
-        cache = self._float32.cache_spec(None)
+        self._float32 = model if model.compute_dtype == "float32" else type(model)(model.config)
+        cache, choice = self._float32.cache_spec(None), Choice.spec()
         tokens, finished = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None,), tf.bool)
-        noise, choice = tf.TensorSpec((None, None, None), tf.float64), Choice.spec()
+        noise = tf.TensorSpec((None, None, None), tf.float64)
         self._prefill = tf.function(
             self._first_tokens, input_signature=[tokens, cache, finished, noise, choice]
         )
-        count = tf.TensorSpec((), tf.int32)
-        last, noise = tf.TensorSpec((None, 1), tf.int32), tf.TensorSpec((CHUNK, None, None), tf.float64)
+        last, count = tf.TensorSpec((None, 1), tf.int32), tf.TensorSpec((), tf.int32)
+        noise = tf.TensorSpec((TOKENS_PER_CALL, None, None), tf.float64)
         self._continue = tf.function(
             self._next_tokens,
             input_signature=[last, cache, finished, noise, choice, count],
@@ -114,7 +127,7 @@ class Sampler:
 
         Args:
             prompts: token sequences, each of 1 to `context_length` tokens; lengths may differ.
-            num_tokens: how many to add to each.
+            num_tokens: number of tokens to add to each.
             options: see `SamplingOptions`.
 
         Yields:
@@ -131,6 +144,7 @@ class Sampler:
     def _check(self, rows: list[Row]) -> None:
         if not rows:
             raise ValueError("there is no prompt; give at least one.")
+        vocab_size = self.model.config.vocab_size
         for row in rows:
             if not row.tokens:
                 raise ValueError("a prompt is empty; give at least one token.")
@@ -138,39 +152,38 @@ class Sampler:
                 raise ValueError(
                     f"a prompt has {len(row.tokens)} tokens, the context holds {self.capacity}; shorten it."
                 )
-            if not all(0 <= token < self.model.config.vocab_size for token in row.tokens):
-                raise ValueError(
-                    f"a prompt has a token outside the vocabulary of {self.model.config.vocab_size}."
-                )
+            if not all(0 <= token < vocab_size for token in row.tokens):
+                raise ValueError(f"a prompt has a token outside the vocabulary of {vocab_size}.")
 
     def _generate(self, rows, num_tokens, options):
         if self._float32 is not self.model:
             for ours, theirs in zip(self._float32.weights, self.model.weights, strict=True):
                 ours.assign(theirs)
-        choice, made, cache = Choice.of(options, self.model.config.vocab_size), 0, None
-        while made < num_tokens and not all(row.finished for row in rows):
+        choice, cache = Choice.from_options(options, self.model.config.vocab_size), None
+        num_generated = 0
+        while num_generated < num_tokens and not all(row.finished for row in rows):
             finished = tf.constant([row.finished for row in rows])
             if cache is None or int(cache.length) == self.capacity:
-                windows, cache = self._windows(rows, num_tokens - made)
+                windows, cache = self._pad_windows(rows, num_tokens - num_generated)
                 noise = self._noise(rows, 1, options)
                 tokens, cache = self._prefill(windows, cache, finished, noise, choice)
             else:
                 last = tf.constant([[0 if row.finished else row.tokens[-1]] for row in rows], tf.int32)
-                noise = self._noise(rows, CHUNK, options)
-                count = min(CHUNK, num_tokens - made, self.capacity - int(cache.length))
+                noise = self._noise(rows, TOKENS_PER_CALL, options)
+                count = min(TOKENS_PER_CALL, num_tokens - num_generated, self.capacity - int(cache.length))
                 tokens, count, cache = self._continue(
                     last, cache, finished, noise, choice, tf.constant(count)
                 )
-                tokens = tokens[:count]
+                tokens = tokens[:count]  # (count, batch)
             for step in tokens.numpy():
                 for row, token in zip(rows, step, strict=True):
-                    self._append(row, int(token), options)
-                made += 1
+                    row.append(int(token), capacity=self.capacity, overflow=options.overflow)
+                num_generated += 1
                 yield step
 
-    def _windows(self, rows: list[Row], num_tokens: int) -> tuple[tf.Tensor, Cache]:
-        """What the context holds of the rows, padded on the left, and an empty cache with room for more."""
-        # A finished row is never read again: one token keeps its place.
+    def _pad_windows(self, rows: list[Row], num_tokens: int) -> tuple[tf.Tensor, Cache]:
+        """(batch, length) windows, padded on the left, and an empty cache with room for more tokens."""
+        # The output of a finished row is ignored: one token fills its place.
         windows = [row.window[-1:] if row.finished else row.window for row in rows]
         width = max(map(len, windows))
         padding = np.array([width - len(window) for window in windows], np.int32)
@@ -180,40 +193,29 @@ class Sampler:
         return tf.constant(tokens), cache
 
     def _noise(self, rows: list[Row], count: int, options: SamplingOptions) -> tf.Tensor:
-        """(count, batch, vocab_size) Gumbel noise of the next tokens; zeros of size 1 for greedy choices."""
+        """(count, batch, vocab_size) Gumbel noise; zeros (count, batch, 1) for greedy choices."""
         if options.temperature == 0:
             return tf.zeros((count, len(rows), 1), tf.float64)
         size = self.model.config.vocab_size
         return tf.constant([[row.noise(size, ahead) for row in rows] for ahead in range(count)], tf.float64)
 
-    def _append(self, row: Row, token: int, options: SamplingOptions) -> None:
-        if row.finished or token == FINISHED:
-            row.finished = True
-            return
-        row.tokens.append(token)
-        if len(row.window) > self.capacity:
-            if options.overflow == "stop":
-                row.finished = True
-            else:
-                row.window_start = len(row.tokens) - max(1, self.capacity // 2)
-
     def _first_tokens(self, windows, cache, finished, noise, choice):
         tokens, _, cache = self._step(windows, cache, finished, noise[0], choice)
-        return tokens[tf.newaxis], cache
+        return tokens[tf.newaxis], cache  # (1, batch)
 
     def _next_tokens(self, last, cache, finished, noise, choice, count):
-        """(CHUNK, batch) tokens, and how many are made: `count`, or fewer if all rows are finished."""
+        """(TOKENS_PER_CALL, batch) tokens, and how many are set: `count`, or fewer if all rows finish."""
         tokens = tf.fill(tf.shape(noise)[:2], FINISHED)
         index = 0
         while index < count and not tf.reduce_all(finished):
             chosen, finished, cache = self._step(last, cache, finished, noise[index], choice)
             tokens = tf.tensor_scatter_nd_update(tokens, [[index]], chosen[tf.newaxis])
-            last = tf.ensure_shape(tf.maximum(chosen, 0)[:, tf.newaxis], (None, 1))
+            last = tf.ensure_shape(tf.maximum(chosen, 0)[:, tf.newaxis], (None, 1))  # (batch, 1)
             index += 1
         return tokens, index, cache
 
     def _step(self, tokens, cache, finished, noise, choice):
-        """The tokens that follow (batch, length) `tokens`, which rows are finished, and the cache."""
+        """(batch,) tokens after the (batch, length) `tokens`, the (batch,) finished rows, and the cache."""
         logits, cache = self._float32.decode(tokens, cache)
         chosen = choose(logits[:, -1], choice, noise)
         finished |= chosen == choice.stop_token
@@ -221,7 +223,7 @@ class Sampler:
 
 
 class Choice(NamedTuple):
-    """`SamplingOptions` as tensors: one trace serves all. The greedy choice is the best of one."""
+    """`SamplingOptions` as tensors, so that one trace serves all; greedy is top_k = 1."""
 
     temperature: tf.Tensor
     top_k: tf.Tensor
@@ -229,7 +231,7 @@ class Choice(NamedTuple):
     stop_token: tf.Tensor
 
     @classmethod
-    def of(cls, options: SamplingOptions, vocab_size: int) -> "Choice":
+    def from_options(cls, options: SamplingOptions, vocab_size: int) -> "Choice":
         is_greedy = options.temperature == 0
         top_k = 1 if is_greedy else min(options.top_k or vocab_size, vocab_size)
         return cls(
@@ -245,21 +247,21 @@ class Choice(NamedTuple):
 
 
 def choose(logits: tf.Tensor, choice: Choice, noise: tf.Tensor) -> tf.Tensor:
-    """The next token of each row, (batch,) int32.
+    """Chooses the next token of each row, (batch,) int32.
 
     Args:
         logits: (batch, vocab_size) float32.
-        choice: temperature, top_k and top_p are read.
-        noise: (batch, vocab_size) standard Gumbel noise, which makes the largest sum a sample of the softmax;
-            (batch, 1) for none.
+        choice: temperature, top_k and top_p; the stop token is not read.
+        noise: (batch, vocab_size) standard Gumbel noise: the largest sum of logit and noise is a sample of
+            the softmax. (batch, 1) for greedy choices.
     """
     logits = tf.cast(logits, tf.float64) / choice.temperature
-    # Of equal logits the first comes first. All are ranked, as XLA needs to know how many.
-    ranked, order = tf.math.top_k(logits, k=tf.shape(logits)[-1])
+    # `top_k` takes the first of equal logits. All tokens are ranked, since XLA needs a static number.
+    ranked, order = tf.math.top_k(logits, k=tf.shape(logits)[-1])  # (batch, vocab_size) each
     ranked = tf.where(tf.range(tf.shape(logits)[-1]) < choice.top_k, ranked, -np.inf)
     probabilities = tf.exp(ranked - ranked[:, :1])
-    before = tf.cumsum(probabilities, axis=-1, exclusive=True)
-    is_kept = before < choice.top_p * tf.reduce_sum(probabilities, axis=-1, keepdims=True)
-    of_order = tf.gather(tf.broadcast_to(noise, tf.shape(logits)), order, batch_dims=1)
-    best = tf.argmax(tf.where(is_kept, ranked + of_order, -np.inf), axis=-1, output_type=tf.int32)
-    return tf.gather(order, best, batch_dims=1)
+    previous = tf.cumsum(probabilities, axis=-1, exclusive=True)
+    is_candidate = previous < choice.top_p * tf.reduce_sum(probabilities, axis=-1, keepdims=True)
+    noise = tf.gather(tf.broadcast_to(noise, tf.shape(logits)), order, batch_dims=1)
+    best = tf.argmax(tf.where(is_candidate, ranked + noise, -np.inf), axis=-1, output_type=tf.int32)
+    return tf.gather(order, best, batch_dims=1)  # (batch,)

@@ -9,12 +9,12 @@ import keras
 import tensorflow as tf
 
 from models.attention import NORM_EPSILON, BlockOptions
+from models.bias import CausalMask, sinusoidal_embedding
 from models.block import Block, dropout, fold_in, recompute
 from models.cache import Cache
 from models.chunked import attend_in_chunks, is_chunked
 from models.config import TransformerLMConfig
 from models.kernels import RMSNorm, attend
-from models.positions import CausalMask, sinusoidal_embedding
 from rope.embedding import RotaryEmbedding
 from rope.positions import positions_from_padding, positions_from_segments
 

@@ -1,4 +1,4 @@
-"""A tiny run of train.py of each task, which tests of the command line share."""
+"""Tiny runs of train.py on text and on images, shared by the tests of the command line."""
 
 import os
 import random
@@ -54,36 +54,36 @@ TINY_IMAGES = (
 
 
 class Workplace:
-    """A directory for runs, and the command line of a tiny one, which takes a second to compile."""
+    """A directory for runs, and the command line of a tiny run."""
 
     def __init__(self, path: Path, *defaults: str):
         self.outputs = path / "outputs"
         self.defaults = (*defaults, f"output_dir={self.outputs}")
 
     def arguments(self, *changes: str) -> list[str]:
-        """The tiny run with other values; `~key` leaves one out."""
+        """Command line of the tiny run with other values; `~key` removes one."""
         flags = [change for change in changes if change.startswith("-")]
         changed = {change.lstrip("~").partition("=")[0] for change in changes}
         defaults = [word for word in self.defaults if word.partition("=")[0] not in changed]
         return [*flags, *defaults, *(change for change in changes if change[0] not in "~-")]
 
     def train(self, *changes: str) -> int:
-        """The exit code of train.py, in this process."""
+        """Exit code of train.py, run in this process."""
         import train
         from system.command import run_command
 
-        kept, variable = sys.argv, os.environ.pop("HYDRA_FULL_ERROR", None)
+        argv, variable = sys.argv, os.environ.pop("HYDRA_FULL_ERROR", None)
         try:
             sys.argv = ["train.py"]
             return run_command(lambda: train.main(self.arguments(*changes)))
         finally:
-            sys.argv = kept
+            sys.argv = argv
             if variable is not None:
                 os.environ["HYDRA_FULL_ERROR"] = variable
 
 
 class TextWorkplace(Workplace):
-    """A workplace with a text to train on."""
+    """A workplace with a text file as training data."""
 
     def __init__(self, path: Path):
         self.text = path / "text.txt"
@@ -99,7 +99,7 @@ def workplace(tmp_path_factory) -> TextWorkplace:
 
 @pytest.fixture(scope="session")
 def trained_run(workplace) -> Path:
-    """The directory of a finished run on a text, 30 steps long; tests leave it as it is."""
+    """Directory of a finished text run of 30 steps; tests must not change it."""
     assert workplace.train("name=whole") == 0
     return workplace.outputs / "whole"
 
@@ -111,6 +111,6 @@ def image_workplace(tmp_path_factory) -> Workplace:
 
 @pytest.fixture(scope="session")
 def trained_images(image_workplace) -> Path:
-    """The directory of a finished run on digits, 12 steps long; tests leave it as it is."""
+    """Directory of a finished run on digits of 12 steps; tests must not change it."""
     assert image_workplace.train("name=whole") == 0
     return image_workplace.outputs / "whole"

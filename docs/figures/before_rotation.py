@@ -5,7 +5,7 @@ import tensorflow as tf
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from models.positions import alibi_bias, alibi_slopes, sinusoidal_embedding
+from models.bias import alibi_bias, alibi_slopes, sinusoidal_embedding
 from rope.embedding import RotaryEmbedding
 from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, new_figure
 

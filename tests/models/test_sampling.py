@@ -69,7 +69,7 @@ def test_a_cache_has_room_for_what_is_asked_for_alone(sampler, monkeypatch, prom
     expected = generated(sampler, prompt, num_tokens, WARM)
     monkeypatch.setattr(sampling, "CACHE_COLUMNS", 4)
     assert generated(sampler, prompt, num_tokens, WARM) == expected
-    _, cache = sampler._windows([Row(prompt, seed=0)], num_tokens)
+    _, cache = sampler._pad_windows([Row(prompt, seed=0)], num_tokens)
     assert cache.capacity == columns
 
 
@@ -115,7 +115,7 @@ def chosen(logits, options, noise=None):
     """The token of one row."""
     logits = np.array([logits], np.float32)
     noise = np.zeros((1, 1)) if noise is None else np.array([noise])
-    return int(choose(logits, Choice.of(options, logits.size), noise)[0])
+    return int(choose(logits, Choice.from_options(options, logits.size), noise)[0])
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
@@ -123,7 +123,7 @@ def test_draws_follow_the_softmax_at_the_temperature(temperature):
     logits, draws = np.array([1.0, -0.5, 0.3, 2.0, -2.0], np.float32), 8_000
     options = SamplingOptions(temperature=temperature)
     noise = [Row([3], seed).noise(5, ahead) for seed in range(draws // 100) for ahead in range(100)]
-    tokens = choose(np.tile(logits, (draws, 1)), Choice.of(options, 5), np.array(noise))
+    tokens = choose(np.tile(logits, (draws, 1)), Choice.from_options(options, 5), np.array(noise))
     counts = np.bincount(tokens, minlength=5)
     expected = draws * np.exp(logits / temperature) / np.sum(np.exp(logits / temperature))
     chi_square = np.sum((counts - expected) ** 2 / expected)

@@ -1,4 +1,4 @@
-"""Sinusoidal positions, and attention biases: ALiBi and masks.
+"""Attention biases (causal mask, ALiBi, documents), and sinusoidal positions.
 
 Shape words: batch, heads, dim; length is the number of queries, keys_length the number of keys. Columns are
 the indices of tokens in a row of the batch, padding included.

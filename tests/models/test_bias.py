@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.positions import alibi_bias, alibi_slopes, block_bias, causal_bias, sinusoidal_embedding
+from models.bias import alibi_bias, alibi_slopes, block_bias, causal_bias, sinusoidal_embedding
 
 
 def test_sinusoidal_embedding_is_that_of_the_paper():
