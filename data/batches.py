@@ -1,4 +1,4 @@
-"""Batches as pure functions of (seed, index), and the `tf.data` pipeline that calls them.
+"""Batches as pure functions of (seed, index), and the `tf.data` dataset that calls them.
 
 The position of a run in its data is one integer, the index of its next batch. `training_batch` computes batch
 `index` of a token array, `training_passkeys` that of generated texts and `training_images` that of images.
@@ -17,12 +17,10 @@ import tensorflow as tf
 
 from data.tokens import SEPARATOR
 
-# Targets that do not count in the loss.
-IGNORED_TARGET = -1
-
-# Slice of the rows of a batch that a process reads.
+IGNORED_TARGET = -1  # does not count in the loss
 ALL_ROWS = slice(None)
 
+# Streams of random numbers, independent of each other.
 PERMUTATION_STREAM = 0
 PHASE_STREAM = 1
 AUGMENT_STREAM = 2
@@ -31,7 +29,7 @@ HELD_OUT_PASSKEY_STREAM = 4
 
 
 def random_generator(seed: int, number: int, *, stream: int) -> np.random.Generator:
-    """Random numbers of one epoch or item; streams are independent of each other."""
+    """Random numbers of the epoch or item `number`."""
     return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, 0, 0, stream]))
 
 
@@ -39,7 +37,7 @@ def random_generator(seed: int, number: int, *, stream: int) -> np.random.Genera
 @lru_cache(maxsize=2)
 def epoch_order(num_items: int, *, seed: int, epoch: int) -> np.ndarray:
     """(num_items,) the items 0..num_items - 1 in the order of one epoch; read-only."""
-    dtype = np.int32 if num_items <= np.iinfo(np.int32).max else np.int64
+    dtype = np.int32 if num_items <= np.iinfo(np.int32).max else np.int64  # half the memory
     generator = random_generator(seed, epoch, stream=PERMUTATION_STREAM)
     order = generator.permutation(np.arange(num_items, dtype=dtype))
     order.flags.writeable = False
@@ -69,16 +67,7 @@ def number_of_rows(batch_size: int, rows: slice) -> int:
 
 
 def windows_per_epoch(num_tokens: int, length: int) -> int:
-    """Number of windows in every epoch: as many as fit after any phase.
-
-    Raises:
-        ValueError: if a window of `length + 1` tokens does not fit.
-    """
-    if num_tokens < length + 1:
-        raise ValueError(
-            f"a window of length {length} needs {length + 1} tokens, got {num_tokens}. "
-            "Pass more tokens or decrease the length."
-        )
+    """Number of windows in every epoch: as many as fit after any phase."""
     return max(1, (num_tokens - length) // length)
 
 
@@ -91,14 +80,11 @@ def training_batch(
     in a random order. Phase and order depend on (seed, epoch).
 
     Args:
-        tokens: (num_tokens,) integers, in memory or memory-mapped.
+        tokens: (num_tokens,) integers, in memory or memory-mapped; at least `length + 1`.
         index: 0 for the first batch of a run.
 
     Returns:
         Inputs and targets, (rows, length) int32 each; a target is the token after its input.
-
-    Raises:
-        ValueError: if `tokens` is shorter than `length + 1`.
     """
     num_windows = windows_per_epoch(len(tokens), length)
     windows, epochs = batch_items(index, batch_size=batch_size, num_items=num_windows, seed=seed, rows=rows)
@@ -128,12 +114,12 @@ def batch_dataset(
         batch: pure function of the index, such as `training_batch` with its other arguments bound; its arrays
             have the same shapes and dtypes for every index.
     """
-    specs = [tf.TensorSpec(array.shape, array.dtype) for array in batch(start_step)]
+    first = batch(start_step)
+    dtypes = [tf.as_dtype(array.dtype) for array in first]
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        dtypes = [spec.dtype for spec in specs]
         arrays = tf.numpy_function(lambda index: batch(int(index)), [index], dtypes)
-        return tuple(tf.ensure_shape(array, spec.shape) for array, spec in zip(arrays, specs, strict=True))
+        return tuple(tf.ensure_shape(array, like.shape) for array, like in zip(arrays, first, strict=True))
 
     return tf.data.Dataset.range(start_step, num_steps).map(load).prefetch(tf.data.AUTOTUNE)
 
@@ -190,14 +176,7 @@ def evaluation_batches(
     Args:
         tokens: (num_tokens,) integers, in memory or memory-mapped; at least 2.
         max_batches: evaluates on fewer batches, with the windows evenly spread.
-
-    Raises:
-        ValueError: if there is no target.
     """
-    if len(tokens) < 2:
-        raise ValueError(
-            f"an evaluation needs at least 2 tokens, one input and its target, got {len(tokens)}."
-        )
     shape = number_of_rows(batch_size, rows), length
 
     def load(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -24,11 +24,10 @@ def cache_folder(cache_dir: str | None, source: str, identity: dict) -> Path:
     The default `cache_dir` is `rope-transformers-tf` in `$XDG_CACHE_HOME`, or in `~/.cache`.
     """
     canonical = json.dumps([FORMAT_VERSION, source, identity], sort_keys=True)
-    key = f"{source}-{hashlib.sha256(canonical.encode()).hexdigest()[:24]}"
-    if cache_dir is not None:
-        return Path(cache_dir).expanduser().absolute() / key
-    parent = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(parent).expanduser() / "rope-transformers-tf" / key
+    if cache_dir is None:
+        cache_dir = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "rope-transformers-tf")
+    key = hashlib.sha256(canonical.encode()).hexdigest()[:24]
+    return Path(cache_dir).expanduser().absolute() / f"{source}-{key}"
 
 
 def load_or_build(folder: Path, build: Callable[[Path], dict]) -> dict:

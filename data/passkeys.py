@@ -81,7 +81,7 @@ def check_room(*, length: int, digits: int) -> None:
 
 
 def held_out_text(index: int, *, length: int, digits: int, depth: float | None = None) -> str:
-    """Held-out text `index`, of `length` bytes."""
+    """Held-out text `index` of `length` bytes."""
     draw = random_generator(HELD_OUT_SEED, index, stream=HELD_OUT_PASSKEY_STREAM)
     return passkey_text(draw, size=length, digits=digits, depth=depth)
 

@@ -13,13 +13,11 @@ MAX_SKIPPED_NAMED = 20
 class Progress:
     """Counts items and reports rate and remaining time every 10 seconds.
 
-    Attributes:
-        num_repeated: number of duplicates, counted by the caller.
-        num_skipped: number of invalid items.
-        skipped: `name: reason` of the first of them.
+    Attributes: `num_skipped` counts the invalid items, `skipped` has the messages of the first 20, and
+    `num_repeated` counts duplicates, which the caller increments.
 
     Args:
-        verb: past tense of what is done to an item, such as `read`.
+        verb: past tense of the action, such as `read`.
         total: number of items.
         unit: name of an item in the singular.
         report: receives one-line messages.
