@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from benchmarks.harness import FAILED, Contender, Cost, costs
 from benchmarks.plan import WORKLOADS, Workload
-from runs.arguments import tokens
+from runs.arguments import positive_integer
 from system.command import run_command
 from system.machine import describe_machine
 from system.text import format_table
@@ -54,7 +54,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("what", choices=WORKLOADS)
-    parser.add_argument("--repeats", type=tokens, default=5, help="rounds (default %(default)s)")
+    parser.add_argument("--repeats", type=positive_integer, default=5, help="rounds (default %(default)s)")
     parser.add_argument(
         "--only",
         nargs="+",

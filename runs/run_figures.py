@@ -16,10 +16,10 @@ from data.image_batches import normalize
 from data.tokens import encode
 from models import kernels, transformer, vit
 from models.config import AxialViTConfig, TransformerLMConfig
+from runs.evaluate import evaluate_image_sizes, format_size, resized
 from runs.figure_style import COLORS, FAINT, SHARES, hide_ticks, new_figure
 from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model
-from runs.resolution import accuracy_by_size, resized, words
 from system.errors import RunError
 from system.terminal import print_error
 
@@ -118,17 +118,17 @@ def resolution(run_directories: list[Path], *, image_sizes: list[tuple[int, int]
         image_sizes = [tuple(side * halves // 2 for side in trained) for halves in (2, 3, 4)]
         image_sizes = [size for size in image_sizes if not any(side % patch_size for side in size)]
     sizes = sorted(set(image_sizes), key=math.prod)
-    rows = accuracy_by_size(run_directories, sizes)
+    rows = evaluate_image_sizes(run_directories, sizes)
     figure = new_figure(max(7, 1.9 * len(sizes)), 5.2, "The same weights at other image sizes")
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.25])
     for axes, size in zip(top.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
         task = load_image_task(resized(config, size), report=print_error, recorded=True, facts=manifest)
         draw_prediction(axes, task, model, patch_size)
-        axes.set_xlabel(f"{words(size)} pixels" + (", as trained" if size == trained else ""))
+        axes.set_xlabel(f"{format_size(size)} pixels" + (", as trained" if size == trained else ""))
     axes = bottom.subplots()
     for path in dict.fromkeys(row["run"] for row in rows):
         axes.plot([row["accuracy"] for row in rows if row["run"] == path], marker="o", label=path)
-    axes.set_xticks(range(len(sizes)), map(words, sizes))
+    axes.set_xticks(range(len(sizes)), map(format_size, sizes))
     axes.set(xlabel="image size, pixels", ylabel="held-out accuracy", ylim=(0, 1.05))
     axes.axhline(1 / config.model.num_classes, color=FAINT, linestyle="--", linewidth=1, label="guessing")
     axes.grid()

@@ -1,7 +1,7 @@
-"""Measures trained models on all their held-out data: `python -m scripts.evaluate outputs/lm`.
+"""Evaluates trained models on all their held-out data: `python -m scripts.evaluate outputs/lm`.
 
-With --windows 128 256 512, of language models: on the same held-out bytes behind that many tokens of context
-each. With --image-size 8 12 16, of vision transformers: on images of these sizes.
+Language models with --windows 128 256 512: loss of the same held-out bytes, predicted from that many tokens
+of context. Vision transformers with --image-size 8 12 16: accuracy on images of these sizes.
 """
 
 import argparse
@@ -9,24 +9,31 @@ import json
 import sys
 from pathlib import Path
 
-from runs.arguments import add_window_options, settle_window_options
-from runs.devices import import_tensorflow
+from runs.arguments import (
+    add_zero_shot_option,
+    default_picture,
+    image_size,
+    output_path,
+    picture_path,
+    positive_integer,
+    reporting_file,
+)
 from system.command import run_command
+from system.startup import quiet_imports
 from system.text import format_table
+
+# Takes about a minute and a half on two cores for five windows from 128 to 2,048 and the default model.
+DEFAULT_TARGETS = 20_000
 
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     if options.windows:
-        return measure_windows(options)
-    import_tensorflow()
-    if options.image_size:
-        results, written = evaluate_sizes(options.run_directories, options.image_size)
+        evaluate_windows(options)
+    elif options.image_size:
+        evaluate_image_sizes(options)
     else:
-        results, written = [evaluate_run(path) for path in options.run_directories], []
-    print(json.dumps(results, indent=1) if options.json else tables(results))
-    for path in written:
-        print(f"wrote {path}", file=sys.stderr)
+        evaluate_runs(options)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -38,82 +45,125 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=image_size,
         nargs="+",
         metavar="SIZE",
-        help="of vision transformers: accuracy at these sizes, N or HEIGHTxWIDTH, and resolution.png; images "
-        "are resized to fill the size, and the middle is cut out of another shape",
+        help="vision transformers: evaluate at these sizes, N or HEIGHTxWIDTH, and draw resolution.png; "
+        "images are resized, and those of another shape are cropped to their centre",
     )
     add_window_options(parser)
     options = parser.parse_args(arguments)
     if options.windows and options.image_size:
         parser.error(
-            "--windows is for language models, --image-size for vision transformers: give one of them"
+            "--windows is for language models, --image-size for vision transformers: use one of them"
         )
-    settle_window_options(parser, options)
+    check_window_options(parser, options)
     return options
 
 
-def measure_windows(options: argparse.Namespace) -> None:
-    """Loss by window of context, as a table or JSON, a CSV file if asked for, and a picture."""
-    import_tensorflow()
+def add_window_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("loss by window of context (language models)")
+    group.add_argument(
+        "--windows",
+        type=positive_integer,
+        nargs="+",
+        help="context lengths in tokens, such as 128 256 512; the column `difference` is the loss minus that "
+        "of the first row, on the same bytes",
+    )
+    group.add_argument(
+        "--stride",
+        type=positive_integer,
+        help="targets that one forward pass predicts: each has WINDOW - STRIDE + 1 to WINDOW tokens of "
+        "context (default half the smallest window)",
+    )
+    group.add_argument(
+        "--targets",
+        type=positive_integer,
+        help=f"approximate number of bytes to predict (default {DEFAULT_TARGETS:,})",
+    )
+    add_zero_shot_option(group)
+    group.add_argument(
+        "--attention",
+        choices=("full", "blockwise-causal"),
+        help="blockwise-causal (arXiv 2212.10554): a token attends to its block of half the trained length "
+        "and to the block before it (default full)",
+    )
+    group.add_argument("--csv", type=output_path, metavar="FILE", help="also write the rows to this file")
+    group.add_argument(
+        "--plot",
+        type=picture_path,
+        metavar="FILE",
+        help="picture of the losses (default context.png in the run directory, or in the current directory "
+        "for several runs)",
+    )
 
-    from runs.window_cases import load_run
-    from runs.windows import TABLE_COLUMNS, evaluate_windows, write_files
+
+def check_window_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Fills in the defaults; ends with an error of the parser if options contradict each other."""
+    if options.windows is None:
+        for name in ("stride", "targets", "zero_shot", "attention", "csv", "plot"):
+            if getattr(options, name) is not None:
+                parser.error(f"--{name.replace('_', '-')} has no effect without --windows")
+        return
+    options.windows = sorted(set(options.windows))
+    smallest = options.windows[0]
+    options.stride = options.stride or max(1, smallest // 2)
+    if options.stride > smallest:
+        parser.error(f"--stride must be at most the smallest window {smallest}, got {options.stride}")
+    options.targets = options.targets or max(DEFAULT_TARGETS, options.stride)
+    if options.targets < options.stride:
+        parser.error(f"--targets must be at least the stride {options.stride}, got {options.targets}")
+
+
+def evaluate_runs(options: argparse.Namespace) -> None:
+    with quiet_imports():
+        from runs.evaluate import evaluate_run
+
+    results = [evaluate_run(path) for path in options.run_directories]
+    print(json.dumps(results, indent=1) if options.json else format_tables(results))
+
+
+def evaluate_image_sizes(options: argparse.Namespace) -> None:
+    with quiet_imports():
+        from runs.evaluate import evaluate_image_sizes, plot_rows
+
+    rows = evaluate_image_sizes(options.run_directories, options.image_size)
+    print(json.dumps(rows, indent=1) if options.json else format_table(rows))
+    picture = default_picture(options.run_directories, "resolution.png")
+    with reporting_file(picture):
+        plot_rows(rows, picture)
+
+
+def evaluate_windows(options: argparse.Namespace) -> None:
+    with quiet_imports():
+        from runs.evaluate_windows import (
+            evaluate_windows,
+            load_run_with_text,
+            plot_rows,
+            table_rows,
+            write_csv,
+        )
 
     rows = evaluate_windows(
-        [load_run(path) for path in options.run_directories],
+        [load_run_with_text(path) for path in options.run_directories],
         options.windows,
         stride=options.stride,
         max_targets=options.targets,
-        scalings=options.zero_shot,
-        attention=options.attention,
+        scalings=options.zero_shot or [],
+        attention=options.attention or "full",
     )
-    shown = [{name: row[name] for name in TABLE_COLUMNS} for row in rows]
-    print(json.dumps(rows, indent=1) if options.json else format_table(shown))
-    write_files(rows, csv_path=options.csv, plot_path=options.plot)
+    print(json.dumps(rows, indent=1) if options.json else format_table(table_rows(rows)))
+    if options.csv is not None:
+        with reporting_file(options.csv):
+            write_csv(rows, options.csv)
+    picture = options.plot or default_picture(options.run_directories, "context.png")
+    with reporting_file(picture):
+        plot_rows(rows, picture)
 
 
-def image_size(text: str) -> tuple[int, int]:
-    """`8` or `8x12`."""
-    sides = tuple(int(side) if side.isdecimal() else 0 for side in text.split("x"))
-    if len(sides) > 2 or min(sides) < 1:
-        raise argparse.ArgumentTypeError(f"must be pixels, such as 16 or 16x24, got {text!r}")
-    return sides[0], sides[-1]
-
-
-def evaluate_sizes(paths: list[Path], sizes: list[tuple[int, int]]) -> tuple[list[dict], list[Path]]:
-    """The rows of the table, and the picture of them."""
-    from runs.resolution import accuracy_by_size, plot
-
-    rows = accuracy_by_size(paths, sizes)
-    return rows, [plot(rows, paths)]
-
-
-def evaluate_run(path: Path) -> dict:
-    """What is measured of a run on its own held-out split."""
-    from tqdm import tqdm
-
-    from runs.load import load_model, load_task, note_other_data
-    from system.terminal import print_error
-    from training.evaluation import make_evaluator
-
-    model, config, manifest = load_model(path)
-    task = load_task(config, report=print_error, recorded=True, facts=manifest)
-    note_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
-    evaluate = make_evaluator(model, task.measure, compile_mode=config.compile)
-    means = evaluate(tqdm(task.evaluation_batches(), desc=str(path), disable=None))
-    return {
-        "run": str(path),
-        "step": manifest["step"],
-        "parameters": model.count_params(),
-        **task.results(means),
-    }
-
-
-def tables(results: list[dict]) -> str:
-    """One table for the runs of each task."""
-    by_columns: dict[tuple, list[dict]] = {}
+def format_tables(results: list[dict]) -> str:
+    """One table for the runs of each task, which have the same columns."""
+    tables: dict[tuple, list[dict]] = {}
     for result in results:
-        by_columns.setdefault(tuple(result), []).append(result)
-    return "\n\n".join(map(format_table, by_columns.values()))
+        tables.setdefault(tuple(result), []).append(result)
+    return "\n\n".join(map(format_table, tables.values()))
 
 
 if __name__ == "__main__":

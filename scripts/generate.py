@@ -1,26 +1,31 @@
-"""Writes text with a trained language model: `python -m scripts.generate outputs/lm --prompt "def "`."""
+"""Generates text with a trained language model: `python -m scripts.generate outputs/lm --prompt "def "`."""
 
 import argparse
 import codecs
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from data.tokens import VOCAB_SIZE
-from runs.devices import import_tensorflow
+from data.tokens import SEPARATOR, VOCAB_SIZE, encode
+from runs.arguments import positive_integer
 from system.command import run_command
+from system.errors import RunError
+from system.startup import quiet_imports
+from system.terminal import print_error, print_note
+
+OVERFLOW_NOTES = {
+    "slide": "generation continues from the second half of the context",
+    "stop": "the text ends there",
+}
 
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
-    import_tensorflow()
-
-    from data.tokens import SEPARATOR, encode
-    from models.config import TransformerLMConfig
-    from models.sampling import Sampler, SamplingOptions
-    from runs.load import load_model
-    from system.errors import RunError
+    with quiet_imports():
+        from models.config import TransformerLMConfig
+        from models.sampling import Sampler, SamplingOptions
+        from runs.load import load_model
 
     prompts = [encode(prompt) for prompt in options.prompt]
     model, config, _ = load_model(options.run_directory, of=TransformerLMConfig)
@@ -37,88 +42,85 @@ def main(arguments: list[str]) -> None:
     except ValueError as error:
         raise RunError(str(error)) from error
     warn_of_overflow(prompts, options, config.context_length)
-    started, made = time.perf_counter(), []
-    steps = kept(steps, made)
-    if len(prompts) == 1:
-        stream(prompts[0], steps)
-    else:
-        print_all(prompts, list(steps))
-    tell_speed(made, time.perf_counter() - started)
+    print_texts(prompts, steps)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.generate", description=__doc__)
-    parser.add_argument("run_directory", type=Path, help="of a trained language model: outputs/lm")
+    parser.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
     parser.add_argument(
-        "--prompt", action="append", required=True, help="text to continue; more than one makes a batch"
+        "--prompt", action="append", required=True, help="text to continue; several of them form a batch"
     )
-    parser.add_argument("--length", type=positive, default=400, help="bytes to add (default %(default)s)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy (default %(default)s)")
-    parser.add_argument("--top-k", type=int, help="choose among the k likeliest bytes only")
     parser.add_argument(
-        "--top-p", type=float, help="choose among the likeliest bytes that reach this probability"
+        "--length", type=positive_integer, default=400, help="bytes to generate (default %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="0 for greedy decoding (default %(default)s)"
+    )
+    parser.add_argument("--top-k", type=int, help="sample only from the k most probable bytes")
+    parser.add_argument(
+        "--top-p", type=float, help="sample only from the most probable bytes that reach this probability"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default %(default)s)")
     parser.add_argument(
         "--overflow",
         choices=("slide", "stop"),
         default="slide",
-        help="when the context is full: continue from its later half, or stop (default %(default)s)",
+        help="when the context is full, continue from its second half, or stop (default %(default)s)",
     )
     return parser.parse_args(arguments)
 
 
-def positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
-
-
-def warn_of_overflow(prompts, options, context_length: int) -> None:
+def warn_of_overflow(
+    prompts: Sequence[Sequence[int]], options: argparse.Namespace, context_length: int
+) -> None:
     longest = max(map(len, prompts))
-    if longest + options.length <= context_length:
-        return
-    what = {
-        "slide": "past it, the text goes on from the later half of the context",
-        "stop": "the text ends there",
-    }[options.overflow]
-    print(
-        f"note: {longest} bytes of prompt and {options.length} more exceed the context of {context_length}; "
-        f"{what}.",
-        file=sys.stderr,
-    )
+    if longest + options.length > context_length:
+        print_note(
+            f"{longest} bytes of prompt and {options.length} more exceed the context of {context_length}; "
+            f"{OVERFLOW_NOTES[options.overflow]}."
+        )
 
 
-def kept(steps, made: list) -> Iterator:
-    """Passes the steps on, and keeps them in `made`."""
-    for step in steps:
-        made.append(step)
-        yield step
+def print_texts(prompts: Sequence[Sequence[int]], steps: Iterator[Sequence[int]]) -> None:
+    """Prints a single text while it is generated, or several when all are complete; then the speed.
+
+    Args:
+        prompts: tokens of each prompt.
+        steps: (prompts,) tokens of each step; -1 in a row that has ended.
+    """
+    started, columns = time.perf_counter(), []
+    if len(prompts) == 1:
+        print_stream(prompts[0], record(steps, columns))
+    else:
+        columns += steps
+        for row, prompt in enumerate(prompts):
+            text = bytes(prompt) + to_bytes(column[row] for column in columns)
+            print(f"--- {row + 1} ---\n{text.decode(errors='replace')}")
+    elapsed_seconds = time.perf_counter() - started
+    count = sum(int(token) >= 0 for column in columns for token in column)
+    speed = f"{count / elapsed_seconds:.0f} bytes/s"
+    print_error(f"{count} bytes in {elapsed_seconds:.1f} s, {speed}, including compilation.")
 
 
-def tell_speed(made, elapsed_seconds: float) -> None:
-    count = sum(int(token) >= 0 for step in made for token in step)
-    pace = f"{count / elapsed_seconds:.0f} a second"
-    print(f"{count} bytes in {elapsed_seconds:.1f} s, {pace}; compiling included.", file=sys.stderr)
-
-
-def stream(prompt, steps) -> None:
-    """Prints one text as it is made; a character when its last byte is there."""
+def print_stream(prompt: Sequence[int], steps: Iterable[Sequence[int]]) -> None:
+    """Prints each character as soon as its last byte is generated."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     print(decoder.decode(bytes(prompt)), end="", flush=True)
     for (token,) in steps:
-        print(decoder.decode(as_bytes([token])), end="", flush=True)
+        print(decoder.decode(to_bytes([token])), end="", flush=True)
     print(decoder.decode(b"", final=True), flush=True)
 
 
-def print_all(prompts, steps) -> None:
-    for row, prompt in enumerate(prompts):
-        text = bytes(prompt) + as_bytes(step[row] for step in steps)
-        print(f"--- {row + 1} ---\n{text.decode(errors='replace')}")
+def record(steps: Iterable[Sequence[int]], columns: list[Sequence[int]]) -> Iterator[Sequence[int]]:
+    """Yields the steps and appends them to `columns`."""
+    for step in steps:
+        columns.append(step)
+        yield step
 
 
-def as_bytes(tokens) -> bytes:
-    """Without what is no byte: the end of a row, and the tokens of a larger vocabulary."""
+def to_bytes(tokens: Iterable[int]) -> bytes:
+    """Bytes without the end of a row, -1, and the tokens of a larger vocabulary."""
     return bytes(int(token) for token in tokens if 0 <= token < VOCAB_SIZE)
 
 

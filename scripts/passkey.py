@@ -1,8 +1,8 @@
-"""Measures passkey retrieval by length of context and depth: `python -m scripts.passkey outputs/passkey`.
+"""Measures passkey retrieval by context length and depth: `python -m scripts.passkey outputs/passkey`.
 
-With --zero-shot linear,ntk,yarn,dynamic: under these scalings too. A text states a key and asks for it at its
-end. A run that finds fewer than nine keys of ten at the length that it was trained at has not learned the
-task: its numbers are printed, but no heat map is drawn.
+A text states a key and asks for it at its end. With --zero-shot linear,ntk,yarn,dynamic, the weights are also
+measured under these rotary scalings. Runs that find nine keys of ten at their trained length are drawn as a
+heat map; the results of others are only printed.
 """
 
 import argparse
@@ -10,31 +10,30 @@ import json
 import sys
 from pathlib import Path
 
-from runs.arguments import add_zero_shot_option, tokens
-from runs.devices import import_tensorflow
+from runs.arguments import add_zero_shot_option, default_picture, positive_integer
 from system.command import run_command
+from system.startup import quiet_imports
+from system.text import format_table
 
-PICTURE = "passkey.png"
 MAX_DEPTHS = 101
 
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
-    import_tensorflow()
-
-    from runs.retrieval import load_runs, publish, retrieve, table_rows
-    from system.text import format_table
+    with quiet_imports():
+        from runs.evaluate_passkey import evaluate_passkeys, plot_rows, table_rows
+        from runs.extended_context import load_run
 
     paths = list(dict.fromkeys(options.run_directories))
-    rows = retrieve(
-        load_runs(paths),
+    rows = evaluate_passkeys(
+        [load_run(path) for path in paths],
         options.lengths,
-        depths=options.depths,
+        num_depths=options.depths,
         examples=options.examples,
         scalings=options.zero_shot or [],
     )
     print(json.dumps(rows, indent=1) if options.json else format_table(table_rows(rows)))
-    publish(rows, (paths[0] if len(paths) == 1 else Path()) / PICTURE)
+    plot_rows(rows, default_picture(paths, "passkey.png"))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -42,16 +41,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("run_directories", type=Path, nargs="+", metavar="run_directory")
     parser.add_argument(
         "--lengths",
-        type=tokens,
+        type=positive_integer,
         nargs="+",
         default=[256, 512, 1024],
-        help="of context, in tokens, beside the trained length of each run (default 256 512 1024)",
+        help="context lengths in tokens, besides the trained length of each run (default 256 512 1024)",
     )
     parser.add_argument(
-        "--depths", type=tokens, default=11, help="of the key, from 0%% to 100%% (default %(default)s)"
+        "--depths",
+        type=positive_integer,
+        default=11,
+        help="number of depths of the key, from 0%% to 100%% of the text (default %(default)s)",
     )
     parser.add_argument(
-        "--examples", type=tokens, default=100, help="texts for each length and depth (default %(default)s)"
+        "--examples",
+        type=positive_integer,
+        default=100,
+        help="texts for each length and depth (default %(default)s)",
     )
     add_zero_shot_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

@@ -1,6 +1,6 @@
 """Classifies image files with a vision transformer: `python -m scripts.predict outputs/vit IMAGE...`.
 
-An image is resized to fill the size of the training; where it has another shape, its middle is cut out.
+Images are resized to the training size, and those of another shape are cropped to their centre.
 """
 
 import argparse
@@ -8,14 +8,18 @@ import json
 import sys
 from pathlib import Path
 
-from runs.devices import import_tensorflow
+from runs.arguments import positive_integer
 from system.command import USER_ERROR, run_command
+from system.startup import quiet_imports
+from system.terminal import print_error
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    import_tensorflow()
-    predictions, failures = classify(options.run_directory, options.images, top=options.top)
+    with quiet_imports():
+        from runs.predict import classify_files
+
+    predictions, failures = classify_files(options.run_directory, options.images, top=options.top)
     if options.json:
         print(json.dumps(predictions, indent=1))
     else:
@@ -23,49 +27,19 @@ def main(arguments: list[str]) -> int:
             guesses = [f"{guess['class']} {guess['probability']:.1%}" for guess in prediction["guesses"]]
             print(f"{prediction['image']}: {', '.join(guesses)}")
     for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
+        print_error(f"error: {failure}")
     return USER_ERROR if failures else 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.predict", description=__doc__)
-    parser.add_argument("run_directory", type=Path, help="of a trained vision transformer: outputs/vit")
-    parser.add_argument("images", type=Path, nargs="+", metavar="image", help="file, in any common format")
-    parser.add_argument("--top", type=int, default=3, help="classes to name (default %(default)s)")
+    parser.add_argument("run_directory", type=Path, help="run of a vision transformer, such as outputs/vit")
+    parser.add_argument("images", type=Path, nargs="+", metavar="image", help="file that Pillow can read")
+    parser.add_argument(
+        "--top", type=positive_integer, default=3, help="number of classes to print (default %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
-    options = parser.parse_args(arguments)
-    if options.top < 1:
-        parser.error(f"--top must be at least 1, got {options.top}")
-    return options
-
-
-def classify(run_directory: Path, paths: list[Path], *, top: int) -> tuple[list[dict], list[str]]:
-    """What each file most likely shows, resized to fill the size of the training; and which are no images."""
-    import numpy as np
-    import tensorflow as tf
-
-    from data.image_batches import normalize
-    from data.image_files import read_image
-    from models.config import AxialViTConfig
-    from runs.load import load_model
-    from system.errors import DataError
-
-    model, config, manifest = load_model(run_directory, of=AxialViTConfig)
-    mean, deviation = (np.array(manifest[key], np.float32) for key in ("mean", "deviation"))
-    predictions, failures = [], []
-    for path in paths:
-        try:
-            image = read_image(path, image_size=config.model.image_size, channels=config.model.channels)
-        except DataError as error:
-            failures.append(str(error))
-            continue
-        (probabilities,) = tf.nn.softmax(
-            model(normalize(image[np.newaxis], mean=mean, deviation=deviation))
-        ).numpy()
-        order = np.argsort(-probabilities, kind="stable")[:top]
-        guesses = [{"class": manifest["classes"][i], "probability": float(probabilities[i])} for i in order]
-        predictions.append({"image": str(path), "guesses": guesses})
-    return predictions, failures
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from runs.devices import import_tensorflow
-from scripts.evaluate import image_size
+from runs.arguments import image_size
 from system.command import run_command
+from system.startup import quiet_imports
 
 FOLDER = Path("outputs/figures")
 PROMPT = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self."
@@ -18,10 +18,9 @@ PROMPT = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n     
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
-    import_tensorflow()
-
-    from runs.figure_style import draw
-    from runs.run_figures import attention, resolution
+    with quiet_imports():
+        from runs.figure_style import draw
+        from runs.run_figures import attention, resolution
 
     path = options.output / f"{options.figure}.png"
     options.output.mkdir(parents=True, exist_ok=True)

@@ -1,21 +1,23 @@
+"""The evaluation command on trained runs, and the list of the commands."""
+
 import json
 import math
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from scripts.evaluate import main
-from system.command import run_command
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
-def evaluate(*arguments):
-    return run_command(lambda: main([str(argument) for argument in arguments]))
-
-
-def test_the_loss_is_that_of_the_summary(trained_run, capsys):
-    assert evaluate(trained_run, "--json") == 0
-    output = capsys.readouterr()
-    (result,) = json.loads(output.out)
+def test_evaluate_gives_the_loss_of_the_summary(trained_run, run):
+    code, output, errors = run(main, trained_run, "--json")
+    assert (code, errors) == (0, [])
+    (result,) = json.loads(output)
     summary = json.loads((trained_run / "summary.json").read_text())
     assert result["run"] == str(trained_run)
     assert (result["step"], result["context_length"]) == (30, 16)
@@ -23,34 +25,49 @@ def test_the_loss_is_that_of_the_summary(trained_run, capsys):
     assert result["nats_per_token"] == pytest.approx(summary["validation_loss"], abs=1e-6)
     assert result["bits_per_byte"] == pytest.approx(summary["bits_per_byte"], abs=1e-6)
     assert result["perplexity"] == pytest.approx(math.exp(summary["validation_loss"]), rel=1e-6)
-    assert output.err == ""
 
 
-def test_runs_are_the_rows_of_a_table(trained_run, capsys):
-    assert evaluate(trained_run, trained_run) == 0
-    headers, *rows = capsys.readouterr().out.splitlines()
+def test_evaluate_prints_one_table_for_each_task(trained_run, trained_images, run):
+    _, output, _ = run(main, trained_run, trained_images, trained_run)
+    text, images = output.split("\n\n")
+    headers, *rows = text.splitlines()
     assert headers.split()[:2] == ["run", "step"]
-    assert len(rows) == 2
-    assert rows[0].split()[0] == str(trained_run)
+    assert [row.split()[0] for row in rows] == [str(trained_run)] * 2
     summary = json.loads((trained_run / "summary.json").read_text())
     assert f"{summary['validation_loss']:.4f}" in rows[0].split()
+    headers, row = images.splitlines()
+    assert headers.split()[-2:] == ["5", "accuracy"]
+    assert row.split()[0] == str(trained_images)
 
 
-def test_another_text_than_that_of_the_run_is_said(trained_run, workplace, capsys):
+def test_evaluate_notes_text_that_has_changed(trained_run, workplace, run):
     content, times = workplace.text.read_bytes(), workplace.text.stat()
     try:
         workplace.text.write_bytes(content + b"one more line\n")
-        assert evaluate(trained_run, "--json") == 0
+        code, output, errors = run(main, trained_run, "--json")
     finally:
         workplace.text.write_bytes(content)
         os.utime(workplace.text, ns=(times.st_atime_ns, times.st_mtime_ns))
-    output = capsys.readouterr()
-    assert json.loads(output.out)[0]["step"] == 30
-    assert f"note: {trained_run} was trained on other data" in output.err
+    assert (code, json.loads(output)[0]["step"]) == (0, 30)
+    assert any(f"{trained_run} was trained on data that differ" in line for line in errors)
 
 
-def test_what_is_no_run_is_refused(tmp_path, capsys):
-    assert evaluate(tmp_path) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.startswith(f"error: {tmp_path} is not a run directory")
+def test_evaluate_refuses_a_directory_that_is_not_a_run(tmp_path, run):
+    code, output, (error,) = run(main, tmp_path)
+    assert (code, output) == (2, "")
+    assert error.startswith(f"error: {tmp_path} is not a run directory")
+
+
+def test_the_scripts_package_lists_its_commands():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "scripts"],
+        cwd=SCRIPTS.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "tensorflow" not in done.stderr
+    names = [line.split()[2] for line in done.stdout.splitlines()]
+    assert names == sorted(
+        f"scripts.{path.stem}" for path in SCRIPTS.glob("*.py") if not path.stem.startswith("_")
+    )

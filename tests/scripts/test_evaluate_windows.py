@@ -1,4 +1,4 @@
-"""Loss by window of context: what is compared, its numbers, and its command line."""
+"""Loss by window of context: its values and its command."""
 
 import csv
 import functools
@@ -17,12 +17,10 @@ from data.corpus import TextCorpus
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from rope.config import RopeConfig, RopeScalingConfig
-from runs import window_cases as context_cases
-from runs import window_cost as context_cost
-from runs.window_cases import Case, Run, lengthened_config, model_of
-from runs.windows import evaluate_windows
+from runs import extended_context
+from runs.evaluate_windows import evaluate_windows
+from runs.extended_context import Case, Run, choose_batch_size, make_case_model, row_memory
 from scripts.evaluate import main
-from system.command import run_command
 from system.errors import RunError
 
 MODEL = TransformerLMConfig(context_length=8, dim=16, num_layers=1, num_heads=2, num_kv_heads=1, mlp_dim=20)
@@ -36,14 +34,6 @@ def corpus_of(lengths=LENGTHS, fingerprint="a"):
     parts = [np.append(draw.integers(97, 105, length), 0) for length in lengths]
     tokens = np.concatenate([[0], *parts]).astype(np.uint8)
     return TextCorpus(tokens, tokens, len(lengths), len(lengths), fingerprint, "made")
-
-
-@pytest.fixture
-def eagerly():
-    """A tiny model is evaluated sooner than it is traced."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 def run_of(*, rope=None, **model):
@@ -64,7 +54,7 @@ def run_of(*, rope=None, **model):
 
 @functools.cache
 def plain_run():
-    """The run without options, which tests leave as it is."""
+    """Run without options; tests leave it unchanged."""
     return run_of()
 
 
@@ -73,26 +63,26 @@ def losses_of(rows, scaling="none"):
 
 
 def losses_one_by_one(model, tokens, *, window, stride, longest, block=None):
-    """(document, loss) of each target, from a plain reading of what a window is."""
+    """(document, loss) of each target, in a plain loop over the definition of a window."""
     contexts = []
     for document, (start, stop) in enumerate(itertools.pairwise(np.flatnonzero(tokens == 0))):
         eligible = range(start + longest, stop)
         for number, target in enumerate(eligible):
-            of_block = eligible[number - number % stride :][:stride]
-            contexts.append((document, tokens[target], tokens[of_block[-1] - window : target]))
+            block_targets = eligible[number - number % stride :][:stride]
+            contexts.append((document, tokens[target], tokens[block_targets[-1] - window : target]))
             assert 0 not in contexts[-1][2][1:]
-    found = []
+    losses = []
     for length in {len(context) for _, _, context in contexts}:
         alike = [of_target for of_target in contexts if len(of_target[2]) == length]
         inputs = np.stack([context for _, _, context in alike]).astype(np.int32)
         logits = model(inputs, attention_block=block).numpy()[:, -1].astype(float)
         for (document, target, _), row in zip(alike, logits, strict=True):
-            found.append((document, row.max() + np.log(np.exp(row - row.max()).sum()) - row[target]))
-    return found
+            losses.append((document, row.max() + np.log(np.exp(row - row.max()).sum()) - row[target]))
+    return losses
 
 
 @pytest.mark.parametrize(("attention", "block"), [("full", None), ("blockwise-causal", 4)])
-def test_losses_are_those_of_targets_predicted_one_by_one(eagerly, attention, block):
+def test_losses_equal_those_of_targets_predicted_one_by_one(eagerly, attention, block):
     run = plain_run()
     small = replace(run, config=replace(run.config, batch_size=13))
     rows = evaluate_windows([small], [5, 34], **OPTIONS | {"attention": attention, "stride": 4})
@@ -112,7 +102,7 @@ def test_losses_are_those_of_targets_predicted_one_by_one(eagerly, attention, bl
         assert row["standard_error"] == pytest.approx(error, rel=1e-3)
 
 
-def test_differences_are_to_the_first_row(eagerly):
+def test_differences_refer_to_the_first_row(eagerly):
     rows = evaluate_windows([plain_run()], [5, 9, 20], **OPTIONS)
     assert (rows[0]["difference"], rows[0]["difference_error"]) == (0, 0)
     for row in rows[1:]:
@@ -120,7 +110,7 @@ def test_differences_are_to_the_first_row(eagerly):
         assert row["difference_error"] > 0
 
 
-def test_a_model_without_attention_has_one_loss_for_all_windows(eagerly):
+def test_a_model_without_attention_has_the_same_loss_in_all_windows(eagerly):
     run = run_of()
     for block in run.model.blocks:
         kernel = block.attentions[0].output_projection.kernel
@@ -145,7 +135,7 @@ def test_a_model_without_attention_has_one_loss_for_all_windows(eagerly):
         ("dynamic", {"theta_rescale_factor": 7.0}),
     ],
 )
-def test_zero_shot_is_the_model_with_that_scaling(eagerly, scaling, rope):
+def test_zero_shot_equals_a_model_configured_with_the_scaling(eagerly, scaling, rope):
     base = run_of(rope={"learned_freq": True}) if "learned_freq" in rope else plain_run()
     zero_shot = evaluate_windows([base], [6, 24], **OPTIONS | {"scalings": [scaling]})
     configured = evaluate_windows([run_of(rope=rope)], [24], **OPTIONS)
@@ -157,78 +147,49 @@ def test_zero_shot_is_the_model_with_that_scaling(eagerly, scaling, rope):
 
 
 @pytest.mark.parametrize("scaling", [{}, {"type": "dynamic", "factor": 2.0}, {"type": "yarn", "factor": 2.0}])
-def test_xpos_beyond_its_context_is_the_same_model(eagerly, scaling):
+def test_xpos_beyond_its_context_is_the_same_model_with_its_scaling(eagerly, scaling):
     rope = {"xpos": True, "xpos_scale_base": 16.0, "scaling": RopeScalingConfig(**scaling)}
     run = run_of(rope=rope, context_length=12)
-    longer = model_of(Case(run, "none", 30))
+    longer = make_case_model(Case(run, "none", 30))
     assert longer.config.context_length == 30
+    assert longer.config.rotary_options() == run.model.config.rotary_options() | {"xpos_max_length": 30}
     tokens = run.corpus.validation[None, :12].astype(np.int32)
     # The centre of its scales moves, and cancels: float32.
     np.testing.assert_allclose(longer(tokens), run.model(tokens), rtol=1e-4, atol=1e-4)
-    assert longer(tf.zeros((1, 30), tf.int32)).shape == (1, 30, 256)
     rows = evaluate_windows([run], [9, 30], **OPTIONS)
     assert all(math.isfinite(row["nats_per_token"]) for row in rows)
 
 
-def test_a_lengthened_config_keeps_the_lengths_of_its_scaling():
-    rope = RopeConfig(scaling=RopeScalingConfig(type="dynamic", factor=2.0))
-    config = replace(MODEL, rope=rope)
-    longer = lengthened_config(config, length=40)
-    assert longer.rotary_options() == config.rotary_options()
-    assert lengthened_config(MODEL, length=40) == replace(MODEL, context_length=40)
-
-
-def test_documents_packed_in_a_row_stay_apart_under_a_scaling():
+def test_a_scaled_model_keeps_the_document_separator():
     run = plain_run()
     packed = replace(run, model=TransformerLM(run.model.config, document_separator=0))
-    assert model_of(Case(packed, "ntk", 24)).document_separator == 0
+    assert make_case_model(Case(packed, "ntk", 24)).document_separator == 0
 
 
-def test_a_longer_window_warns_of_extrapolation(eagerly, capsys):
+def test_only_windows_beyond_the_trained_length_warn_of_extrapolation(eagerly, capsys):
     evaluate_windows([plain_run()], [5, 8, 9, 20], **OPTIONS)
-    errors = capsys.readouterr().err
-    assert (
-        "warning: made was trained on a context of 8 tokens; without a scaling the windows 9, 20 are"
-        in errors
-    )
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert "made was trained on a context of 8 tokens; without a scaling the windows 9, 20 are" in warning
     evaluate_windows([plain_run()], [5, 8], **OPTIONS)
-    assert "warning" not in capsys.readouterr().err
+    assert capsys.readouterr().err == ""
 
 
-def test_time_and_memory_are_estimated_before(eagerly, capsys):
-    evaluate_windows([plain_run()], [5, 8], **OPTIONS)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("this takes about 0:0")
-    assert line.endswith(" GB of memory")
-
-
-def test_windows_that_memory_does_not_hold_are_refused(eagerly, monkeypatch):
-    monkeypatch.setattr(context_cost, "available_memory", lambda: 60_000)
+def test_windows_that_do_not_fit_in_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(extended_context, "available_memory", lambda: 60_000)
     with pytest.raises(RunError, match=r"a window of 30 may need 0.0 GB .* free. Leave it out"):
         evaluate_windows([plain_run()], [5, 30], **OPTIONS)
 
 
-def test_little_memory_makes_smaller_batches_with_the_same_losses(eagerly, monkeypatch):
-    expected = losses_of(evaluate_windows([plain_run()], [2, 5], **OPTIONS | {"stride": 2}))
-    model = plain_run().model
-    enough = context_cost.memory_of_batch(model, window=5, batch_size=2)
-    monkeypatch.setattr(context_cost, "available_memory", lambda: enough)
-    assert context_cost.fitting_batch_size(model, window=5, tokens=24, memory=enough) == 2
-    assert context_cost.fitting_batch_size(model, window=5, tokens=24, memory=math.inf) == 4
-    found = losses_of(evaluate_windows([plain_run()], [2, 5], **OPTIONS | {"stride": 2}))
-    assert found == pytest.approx(expected, abs=1e-6)  # float32
+def test_less_memory_gives_smaller_batches_with_the_same_losses(eagerly, monkeypatch):
+    run, options = plain_run(), OPTIONS | {"stride": 2}
+    expected = losses_of(evaluate_windows([run], [2, 5], **options))
+    assert choose_batch_size(Case(run, "none", 5)) == 160  # 100 rows of 8 tokens
+    monkeypatch.setattr(extended_context, "available_memory", lambda: 2 * row_memory(run.model, 5))
+    assert choose_batch_size(Case(run, "none", 5)) == 2
+    assert losses_of(evaluate_windows([run], [2, 5], **options)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_device_without_room_is_told_in_a_line(eagerly, monkeypatch):
-    def fail(*_):
-        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nmore")
-
-    monkeypatch.setattr(context_cases, "make_window_evaluator", lambda *_, **__: fail)
-    with pytest.raises(RunError, match=r"do not fit in memory \(OOM when allocating\). Use shorter ones"):
-        evaluate_windows([replace(plain_run())], [5], **OPTIONS)
-
-
-def test_runs_on_different_text_are_not_compared(eagerly):
+def test_runs_on_different_text_are_not_compared():
     one = replace(plain_run(), path=Path("one"))
     runs = [one, replace(one, path=Path("two"), corpus=corpus_of(fingerprint="b"))]
     with pytest.raises(RunError, match="one and two hold out different text"):
@@ -267,30 +228,27 @@ def test_runs_on_different_text_are_not_compared(eagerly):
         (
             {"dim": 4},
             {"scalings": ["ntk"]},
-            "made cannot be evaluated at 20 under ntk scaling: rope cannot be used: NTK-aware scaling keeps",
+            "made cannot be evaluated at 20 under ntk scaling: NTK-aware scaling keeps",
         ),
         (
             {"rope": {"xpos": True, "xpos_scale_base": 0.1}},
             {},
-            r"made cannot be evaluated at 20: rope cannot be used: xpos_max_length must be in \[1, 12\]",
+            r"made cannot be evaluated at 20: xpos_max_length must be in \[1, 12\]",
         ),
     ],
 )
-def test_what_cannot_be_evaluated_is_told(eagerly, model, options, message):
+def test_runs_that_cannot_be_evaluated_are_refused(model, options, message):
     with pytest.raises(RunError, match=message):
         evaluate_windows([run_of(**model)], [5, 20], **OPTIONS | options)
 
 
-def evaluate(*arguments):
-    return run_command(lambda: main([str(argument) for argument in arguments]))
-
-
-def test_the_command_prints_json_and_writes_csv_and_picture(trained_run, tmp_path, capsys):
+def test_the_command_prints_json_and_writes_csv_and_picture(trained_run, tmp_path, run):
     files = "--csv", tmp_path / "rows.csv", "--plot", tmp_path / "windows.png"
-    windows = "--windows", "20", "10"
-    assert evaluate(trained_run, *windows, "--zero-shot", "yarn", "--json", *files) == 0
-    output = capsys.readouterr()
-    rows = json.loads(output.out)
+    code, output, errors = run(
+        main, trained_run, "--windows", 20, 10, "--zero-shot", "yarn", "--json", *files
+    )
+    assert (code, errors[-2:]) == (0, [f"wrote {file}" for file in files[1::2]])
+    rows = json.loads(output)
     assert [(row["zero_shot"], row["window"]) for row in rows] == [
         (scaling, window) for scaling in ("none", "yarn") for window in (10, 20)
     ]
@@ -298,20 +256,18 @@ def test_the_command_prints_json_and_writes_csv_and_picture(trained_run, tmp_pat
     assert {(row["step"], row["stride"], row["context_length"]) for row in rows} == {(30, 5, 16)}
     assert {row["standard_error"] for row in rows} == {None}  # one document
     with open(tmp_path / "rows.csv", newline="") as file:
-        read = list(csv.DictReader(file))
-    assert [float(row["nats_per_token"]) for row in read] == [row["nats_per_token"] for row in rows]
+        lines = list(csv.DictReader(file))
+    assert [float(line["nats_per_token"]) for line in lines] == [row["nats_per_token"] for row in rows]
     assert (tmp_path / "windows.png").read_bytes().startswith(b"\x89PNG")
-    assert f"wrote {tmp_path / 'windows.png'}" in output.err
-    assert "this takes about 0:" in output.err
 
 
-def test_the_command_prints_a_table_with_the_picture_in_the_run(trained_run, capsys):
+def test_the_command_prints_a_table_with_the_picture_in_the_run(trained_run, run):
     try:
-        assert evaluate(trained_run, "--windows", "8", "16", "--targets", "30", "--stride", "7") == 0
+        _, output, _ = run(main, trained_run, "--windows", 8, 16, "--targets", 30, "--stride", 7)
         assert (trained_run / "context.png").exists()
     finally:
         (trained_run / "context.png").unlink(missing_ok=True)
-    headers, *rows = capsys.readouterr().out.splitlines()
+    headers, *rows = output.splitlines()
     assert headers.split()[:4] == ["run", "zero", "shot", "window"]
     assert [row.split()[:3] for row in rows] == [
         [str(trained_run), "none", "8"],
@@ -320,10 +276,16 @@ def test_the_command_prints_a_table_with_the_picture_in_the_run(trained_run, cap
     assert rows[0].split()[-2:] == ["28", "1"]  # 4 blocks of 7, one document
 
 
-def test_several_runs_have_their_picture_here(trained_run, tmp_path, monkeypatch):
+def test_several_runs_have_their_picture_in_the_current_directory(trained_run, tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
-    assert evaluate(trained_run, trained_run, "--windows", "8", "--targets", "10") == 0
+    (tmp_path / "rows.csv").mkdir()
+    options = "--windows", 8, "--targets", 10
+    assert run(main, trained_run, trained_run, *options)[0] == 0
     assert (tmp_path / "context.png").exists()
+    code, output, errors = run(main, trained_run, *options, "--csv", "rows.csv")
+    assert code == 2
+    assert "nats per token" in output
+    assert errors[-1] == "error: cannot write rows.csv (Is a directory)"
 
 
 @pytest.mark.parametrize(
@@ -352,29 +314,13 @@ def test_several_runs_have_their_picture_here(trained_run, tmp_path, monkeypatch
         ("--zero-shot yarn", "--zero-shot has no effect without --windows"),
     ],
 )
-def test_options_of_the_wrong_form_are_refused(arguments, message, capsys):
-    with pytest.raises(SystemExit) as ended:
-        evaluate("anywhere", *arguments.split())
-    assert ended.value.code == 2
+def test_invalid_options_are_refused(arguments, message, run, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(main, "anywhere", *arguments.split())
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_window_longer_than_any_document_is_refused(trained_run, capsys):
-    assert evaluate(trained_run, "--windows", "8", "5000") == 2
-    *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: a window of 5,000 tokens is longer than any held-out document")
-
-
-def test_a_file_that_cannot_be_written_is_told_after_the_table(trained_run, tmp_path, capsys):
-    (tmp_path / "rows.csv").mkdir()
-    assert evaluate(trained_run, "--windows", "8", "--targets", "8", "--csv", tmp_path / "rows.csv") == 2
-    output = capsys.readouterr()
-    assert "nats per token" in output.out
-    assert output.err.splitlines()[-1] == f"error: cannot write {tmp_path / 'rows.csv'} (Is a directory)"
-
-
-def test_the_help_says_what_the_difference_is_to(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    help_text = " ".join(capsys.readouterr().out.split())
-    assert "the column `difference` is to the loss of the first row, on the same bytes" in help_text
+def test_a_window_longer_than_every_document_is_refused(trained_run, run):
+    code, _, errors = run(main, trained_run, "--windows", 8, 5000)
+    assert code == 2
+    assert errors[-1].startswith("error: a window of 5,000 tokens is longer than any held-out document")

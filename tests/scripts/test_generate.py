@@ -9,12 +9,11 @@ from configs.schema import parse_config, save_config
 from data.tokens import SEPARATOR
 from models.sampling import Sampler, SamplingOptions
 from models.transformer import TransformerLM
-from scripts.generate import main, print_all, stream
-from system.command import run_command
+from scripts.generate import main, print_stream, print_texts
 from training.checkpoints import Checkpoints
 
 CONTEXT = 24
-SPEED = r"(\d+) bytes in \d+\.\d s, \d+ a second; compiling included\.\n"
+SPEED = r"(\d+) bytes in \d+\.\d s, \d+ bytes/s, including compilation\."
 CONFIG = {
     "name": "tiny",
     "context_length": CONTEXT,
@@ -35,7 +34,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def run_directory(model, tmp_path_factory):
-    """What train.py leaves, with random weights."""
+    """A run directory with random weights."""
     directory = tmp_path_factory.mktemp("outputs") / "tiny"
     directory.mkdir()
     save_config(parse_config(CONFIG), directory / "config.yaml")
@@ -45,16 +44,9 @@ def run_directory(model, tmp_path_factory):
     return directory
 
 
-def run(capsys, *arguments):
-    """Exit code, standard output and standard error of the command."""
-    code = run_command(lambda: main([str(argument) for argument in arguments]))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
 @pytest.fixture(scope="module")
 def continued(model):
-    """`continued(prompt, length, **options)`: the text that the command is to print."""
+    """`continued(prompt, length, **options)`: the expected output of the command."""
     sampler = Sampler(model)
 
     def continued(prompt, length, **options):
@@ -66,78 +58,77 @@ def continued(model):
     return continued
 
 
-def test_a_prompt_is_printed_and_continued_by_the_trained_model(capsys, run_directory, continued):
-    code, out, err = run(capsys, run_directory, "--prompt", "def née", "--length", 12)
+def test_a_prompt_is_printed_and_continued_by_the_model(run, run_directory, continued):
+    code, out, (speed,) = run(main, run_directory, "--prompt", "def née", "--length", 12)
     assert (code, out) == (0, continued("def née", 12))
-    assert re.fullmatch(SPEED, err)[1] == "12"
+    assert re.fullmatch(SPEED, speed)[1] == "12"
 
 
-def test_each_option_reaches_the_sampling(capsys, run_directory, continued):
+def test_each_sampling_option_has_an_effect(run, run_directory, continued):
     options = {"temperature": 2.0, "top_k": 50, "top_p": 0.7, "seed": 3}
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    _, out, _ = run(capsys, run_directory, "--prompt", "ab", "--length", 22, *arguments)
+    _, out, _ = run(main, run_directory, "--prompt", "ab", "--length", 22, *arguments)
     assert out == continued("ab", 22, **options)
-    for name in options:  # each of them decides
+    for name in options:
         assert out != continued("ab", 22, **{key: options[key] for key in options if key != name})
 
 
-def test_several_prompts_are_continued_as_alone(capsys, run_directory, continued):
+def test_several_prompts_are_continued_like_single_ones(run, run_directory, continued):
     a, b = "def ", "a longer one"
-    _, out, _ = run(capsys, run_directory, "--prompt", a, "--prompt", b, "--length", 9)
+    _, out, _ = run(main, run_directory, "--prompt", a, "--prompt", b, "--length", 9)
     assert out == f"--- 1 ---\n{continued(a, 9)}--- 2 ---\n{continued(b, 9)}"
 
 
 @pytest.mark.parametrize(
     ("overflow", "added", "what"),
     [
-        ("slide", 30, "past it, the text goes on from the later half of the context"),
+        ("slide", 30, "generation continues from the second half of the context"),
         ("stop", CONTEXT + 1 - 4, "the text ends there"),
     ],
 )
-def test_a_text_longer_than_the_context_is_announced(capsys, run_directory, continued, overflow, added, what):
-    code, out, err = run(
-        capsys, run_directory, "--prompt", "def ", "--length", 30, "--temperature", 0, "--overflow", overflow
+def test_a_text_longer_than_the_context_is_noted(run, run_directory, continued, overflow, added, what):
+    code, out, (note, speed) = run(
+        main, run_directory, "--prompt", "def ", "--length", 30, "--temperature", 0, "--overflow", overflow
     )
     assert (code, out) == (0, continued("def ", added, temperature=0))
-    note = f"note: 4 bytes of prompt and 30 more exceed the context of {CONTEXT}; {what}.\n"
-    assert err.startswith(note)
-    assert re.fullmatch(SPEED, err.removeprefix(note))[1] == str(added)
+    assert note == f"note: 4 bytes of prompt and 30 more exceed the context of {CONTEXT}; {what}."
+    assert re.fullmatch(SPEED, speed)[1] == str(added)
 
 
-def test_characters_are_streamed_whole_and_at_once(capsys):
-    text, seen = "é→🙂x", []
+def test_characters_are_printed_when_their_last_byte_is_generated(capsys):
+    text, printed = "é→🙂x", []
 
     def steps():
         for byte in text.encode():
-            seen.append(capsys.readouterr().out)
+            printed.append(capsys.readouterr().out)
             yield np.array([byte])
 
-    stream(np.frombuffer(b"ab", np.uint8), steps())
-    seen.append(capsys.readouterr().out)
-    assert seen == ["ab", "", "é", "", "", "→", "", "", "", "🙂", "x\n"]
+    print_stream(np.frombuffer(b"ab", np.uint8), steps())
+    printed.append(capsys.readouterr().out)
+    assert printed == ["ab", "", "é", "", "", "→", "", "", "", "🙂", "x\n"]
 
 
 def test_a_character_begun_by_the_prompt_is_completed(capsys):
-    stream(b"ab\xe2\x86", [np.array([0x92]), np.array([ord("c")])])
+    print_stream(b"ab\xe2\x86", [np.array([0x92]), np.array([ord("c")])])
     assert capsys.readouterr().out == "ab→c\n"
 
 
-def test_bytes_that_are_no_text_are_replaced(capsys):
-    stream(b"\xffa", [np.array([0xFF]), np.array([ord("b")]), np.array([0xE2])])
+def test_bytes_that_are_not_text_are_replaced(capsys):
+    print_stream(b"\xffa", [np.array([0xFF]), np.array([ord("b")]), np.array([0xE2])])
     assert capsys.readouterr().out == "\ufffda\ufffdb\ufffd\n"
 
 
-def test_tokens_that_are_no_bytes_are_left_out(capsys):
-    # 256 and above: of a model with a larger vocabulary; -1: of a row that has ended.
+def test_tokens_that_are_not_bytes_are_left_out(capsys):
+    # 256 and above: a model with a larger vocabulary; -1: a row that has ended.
     steps = [np.array(step) for step in ([ord("c"), 300], [256, ord("d")], [-1, ord("e")])]
-    stream(b"ab", [step[:1] for step in steps])
+    print_stream(b"ab", [step[:1] for step in steps])
     assert capsys.readouterr().out == "abc\n"
-    print_all([b"ab", b"AB"], steps)
+    print_texts([b"ab", b"AB"], iter(steps))
     assert capsys.readouterr().out == "--- 1 ---\nabc\n--- 2 ---\nABde\n"
 
 
-def test_a_prompt_that_is_not_utf_8_is_continued(capsys, run_directory):
-    code, out, _ = run(capsys, run_directory, "--prompt", "a\udcff", "--length", 3)
+def test_a_prompt_that_is_not_utf_8_is_continued(run, run_directory):
+    code, out, _ = run(main, run_directory, "--prompt", "a\udcff", "--length", 3)
     assert code == 0
     assert out.startswith("a\ufffd")
 
@@ -155,26 +146,22 @@ def test_a_prompt_that_is_not_utf_8_is_continued(capsys, run_directory):
         (["--prompt", "a", "--top-k", "0"], "top_k must be >= 1, got 0."),
     ],
 )
-def test_a_wrong_input_is_told_in_one_line(capsys, run_directory, arguments, problem):
-    assert run(capsys, run_directory, *arguments) == (2, "", f"error: {problem}\n")
+def test_invalid_input_is_reported_in_one_line(run, run_directory, arguments, problem):
+    assert run(main, run_directory, *arguments) == (2, "", [f"error: {problem}"])
 
 
 @pytest.mark.parametrize("length", ["0", "-3", "many"])
-def test_a_wrong_length_is_told(capsys, run_directory, length):
-    with pytest.raises(SystemExit) as exited:
+def test_an_invalid_length_is_refused(capsys, run_directory, length):
+    with pytest.raises(SystemExit, match="2"):
         main([str(run_directory), "--prompt", "a", "--length", length])
-    assert exited.value.code == 2
     assert "argument --length" in capsys.readouterr().err
 
 
-def test_a_directory_without_a_run_is_told(capsys, tmp_path):
-    code, out, err = run(capsys, tmp_path / "nothing", "--prompt", "a")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert f"error: {tmp_path / 'nothing'} is not a run directory" in err
-
-
-def test_a_run_without_a_checkpoint_is_told(capsys, run_directory, tmp_path):
+def test_a_directory_without_a_run_or_a_checkpoint_is_refused(run, run_directory, tmp_path):
+    code, out, (error,) = run(main, tmp_path / "nothing", "--prompt", "a")
+    assert (code, out) == (2, "")
+    assert error.startswith(f"error: {tmp_path / 'nothing'} is not a run directory")
     shutil.copy(run_directory / "config.yaml", tmp_path)
-    code, out, err = run(capsys, tmp_path, "--prompt", "a")
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert f"error: {tmp_path} has no checkpoint" in err
+    code, out, (error,) = run(main, tmp_path, "--prompt", "a")
+    assert (code, out) == (2, "")
+    assert error.startswith(f"error: {tmp_path} has no checkpoint")

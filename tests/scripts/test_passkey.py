@@ -1,4 +1,4 @@
-"""Passkey retrieval: training on it, what is measured of a run, and when a heat map is drawn."""
+"""Passkey retrieval: training on it, the accuracy of a run, and its heat map."""
 
 import json
 import re
@@ -15,15 +15,14 @@ from data.passkeys import training_passkeys
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from rope.config import RopeConfig
-from runs import retrieval
+from runs import evaluate_passkey
+from runs.evaluate_passkey import evaluate_passkeys, plot_rows, table_rows
+from runs.extended_context import Run, config_of
 from runs.load import make_model
 from runs.passkey_task import format_answer
-from runs.retrieval import publish, retrieve, table_rows
 from runs.text_task import readable
-from runs.window_cases import Run, config_of
-from scripts.evaluate import main as evaluate_main
+from scripts.evaluate import main as evaluate
 from scripts.passkey import main, parse
-from system.command import run_command
 from system.errors import RunError
 
 PASSKEYS = (
@@ -39,6 +38,7 @@ PASSKEYS = (
     "sample_every=4",
     "checkpoint_every=4",
 )
+SIZES = {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "mlp_dim": 8}
 
 
 @pytest.fixture(scope="module")
@@ -48,19 +48,8 @@ def passkey_run(workplace):
     return workplace.outputs / "passkey"
 
 
-@pytest.fixture
-def eagerly():
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-def passkey(*arguments):
-    return run_command(lambda: main([str(argument) for argument in arguments]))
-
-
 class Reader:
-    """In place of a model: finds every key but those in the second half of a text, where a digit is wrong."""
+    """Stands in for a model: finds the keys in the first half of a text; elsewhere one digit is wrong."""
 
     document_separator = None
 
@@ -70,24 +59,32 @@ class Reader:
     def __call__(self, inputs, *, last):
         logits = np.zeros((*inputs.shape, 256), np.float32)
         for row, tokens in enumerate(inputs.numpy()):
-            found = re.search(rb"The key: (\d+)\. ", bytes(tokens.astype(np.uint8)))
-            answer = bytearray(found[1])
-            if found.start() > len(tokens) / 2:
+            match = re.search(rb"The key: (\d+)\. ", bytes(tokens.astype(np.uint8)))
+            answer = bytearray(match[1])
+            if match.start() > len(tokens) / 2:
                 answer[1] ^= 1
             logits[row, np.arange(-last, 0), list(answer)] = 1
         return tf.constant(logits[:, -last:])
 
 
-def reading_run(name="reader", *, context_length=150, digits=3):
-    config = TransformerLMConfig(context_length=context_length)
-    data = PasskeyConfig(digits=digits)
-    training = {"batch_size": 3, "precision": "float32", "compile": "graph"}
-    settled = Config(context_length=context_length, model=config, data=data, **training)
-    return Run(Path(name), Reader(config), settled, {"step": 9})
+def make_run(name="reader", *, model=None, digits=3, **config):
+    """Run whose model is `model`, or a `Reader` with this model config."""
+    model = model or Reader(TransformerLMConfig(**config))
+    run_config = Config(
+        context_length=model.config.context_length,
+        model=model.config,
+        data=PasskeyConfig(digits=digits),
+        batch_size=3,
+        precision="float32",
+        compile="graph",
+    )
+    return Run(Path(name), model, run_config, {"step": 9})
 
 
-def test_every_length_and_depth_has_a_row_with_the_keys_found_there(eagerly):
-    rows = retrieve([reading_run()], [100, 190], depths=5, examples=4, scalings=[])
+def test_each_length_and_depth_has_a_row_with_its_accuracy(eagerly):
+    rows = evaluate_passkeys(
+        [make_run(context_length=150)], [100, 190], num_depths=5, examples=4, scalings=[]
+    )
     assert [(row["length"], row["depth"]) for row in rows] == [
         (length, depth) for length in (100, 150, 190) for depth in (0, 0.25, 0.5, 0.75, 1)
     ]
@@ -97,29 +94,28 @@ def test_every_length_and_depth_has_a_row_with_the_keys_found_there(eagerly):
     assert [row["accuracy"] for row in rows if row["length"] == 190] == [1, 1, 1, 0, 0]
 
 
-def test_several_runs_are_measured_each_at_its_own_length_too(eagerly):
-    runs = [reading_run("one"), reading_run("two", context_length=210)]
-    rows = retrieve(runs, [120], depths=2, examples=1, scalings=[])
+def test_each_run_is_also_measured_at_its_trained_length(eagerly):
+    runs = [make_run("one", context_length=150), make_run("two", context_length=210)]
+    rows = evaluate_passkeys(runs, [120], num_depths=2, examples=1, scalings=[])
     assert [(row["run"], row["length"]) for row in rows[::2]] == [
         ("one", 120), ("one", 150), ("two", 120), ("two", 210),
     ]  # fmt: skip
 
 
-def test_a_scaling_is_that_of_a_model_which_has_it_beyond_its_trained_length(monkeypatch):
-    """What reads the keys is left out: it is told the config of the model of each case."""
-    measured = []
+def test_a_scaling_applies_beyond_the_trained_length(monkeypatch):
+    configs = []
 
-    def keys_found(case, depths, *, examples, batch_size, progress):
-        measured.append(config_of(case))
+    def find_keys(case, depths, *, examples, batch_size, progress):
+        configs.append(config_of(case))
         return np.full((len(depths), examples), case.is_scaled)
 
-    monkeypatch.setattr(retrieval, "keys_found", keys_found)
-    run = reading_run(context_length=100)
-    rows = retrieve([run], [80, 200], depths=2, examples=3, scalings=["yarn", "dynamic"])
-    plain, scaled = measured[0].rope.scaling, [config.rope.scaling for config in measured[3:]]
-    assert [config.context_length for config in measured] == [100, 100, 100, 200, 200]
-    assert (plain.type, [scaling.type for scaling in scaled]) == ("none", ["yarn", "dynamic"])
-    assert (scaled[0].factor, scaled[1].target_length) == (2, 200)
+    monkeypatch.setattr(evaluate_passkey, "find_keys", find_keys)
+    run = make_run(context_length=100)
+    rows = evaluate_passkeys([run], [80, 200], num_depths=2, examples=3, scalings=["yarn", "dynamic"])
+    assert [config.context_length for config in configs] == [100, 100, 100, 200, 200]
+    unscaled, _, _, yarn, dynamic = (config.rope.scaling for config in configs)
+    assert (unscaled.type, yarn.type, dynamic.type) == ("none", "yarn", "dynamic")
+    assert (yarn.factor, dynamic.target_length) == (2, 200)
     assert [(row["zero_shot"], row["length"], row["factor"], row["accuracy"]) for row in rows[::2]] == [
         *[("none", 80, 1, 0), ("none", 100, 1, 0), ("none", 200, 1, 0)],
         *[("yarn", 80, 1, 0), ("yarn", 100, 1, 0), ("yarn", 200, 2, 1)],
@@ -128,96 +124,98 @@ def test_a_scaling_is_that_of_a_model_which_has_it_beyond_its_trained_length(mon
 
 
 @pytest.mark.parametrize(
-    ("options", "lengths", "message"),
+    ("config", "lengths", "scalings", "message"),
     [
-        ({"position": "alibi"}, [200], "--zero-shot scales rotary positions, reader has position=alibi"),
+        (
+            {"position": "alibi"},
+            [200],
+            ["yarn"],
+            "--zero-shot scales rotary positions, reader has position=alibi",
+        ),
         (
             {"rope": RopeConfig(interpolate_factor=2.0)},
             [200],
-            "--zero-shot starts from a model without a scaling, but reader was trained with "
-            "model.rope.interpolate_factor=2.0",
+            ["yarn"],
+            "but reader was trained with model.rope.interpolate_factor=2.0",
         ),
-        ({}, [80], "--zero-shot has no effect on reader: no window is longer than its context of 100"),
+        (
+            {},
+            [80],
+            ["yarn"],
+            "--zero-shot has no effect on reader: no window is longer than its context of 100",
+        ),
+        ({"position": "learned"}, [200], [], "a window of 200 cannot be evaluated: the learned positions"),
     ],
 )
-def test_a_scaling_that_cannot_be_or_has_no_effect_is_refused(options, lengths, message):
-    run = reading_run(context_length=100)
-    run = replace(run, model=Reader(replace(run.model.config, **options)))
+def test_runs_that_cannot_be_evaluated_are_refused(config, lengths, scalings, message):
+    run = make_run(context_length=100, **config)
     with pytest.raises(RunError, match=message):
-        retrieve([run], lengths, depths=2, examples=1, scalings=["yarn"])
+        evaluate_passkeys([run], lengths, num_depths=2, examples=1, scalings=scalings)
 
 
-def test_a_length_that_does_not_fit_in_memory_is_told(monkeypatch):
-    def keys_found(*_, **__):
-        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating\nmore")
-
-    monkeypatch.setattr(retrieval, "keys_found", keys_found)
-    with pytest.raises(RunError, match=r"do not fit in memory \(OOM when allocating\)\. Use shorter ones$"):
-        retrieve([reading_run()], [100], depths=2, examples=1, scalings=[])
+@pytest.mark.parametrize("options", [{"rope": RopeConfig(xpos=True)}, {"position": "alibi"}])
+def test_other_positions_are_evaluated_beyond_their_context(eagerly, options):
+    model = TransformerLM(TransformerLMConfig(context_length=60, **SIZES, **options))
+    rows = evaluate_passkeys([make_run(model=model)], [100], num_depths=2, examples=2, scalings=[])
+    assert [row["length"] for row in rows] == [60, 60, 100, 100]
 
 
-def rows_of(accuracies, *, run="run", trained=64, scaling="none"):
-    """Of accuracies by length and depth."""
+def test_a_run_on_text_is_asked_for_keys_of_the_default_length(eagerly):
+    run = make_run(context_length=80)
+    run = replace(run, config=Config(context_length=80, model=run.model.config, compile="graph"))
+    rows = evaluate_passkeys([run], [90], num_depths=2, examples=3, scalings=[])
+    assert {row["digits"] for row in rows} == {5}
+
+
+def make_rows(accuracies, *, run="run", trained=64, scaling="none"):
+    """Rows from accuracies by length and depth."""
     facts = {"run": run, "context_length": trained, "zero_shot": scaling}
     return [
         facts | {"length": length, "depth": depth, "accuracy": accuracy}
-        for length, of_length in accuracies.items()
-        for depth, accuracy in zip((0.0, 1.0), of_length, strict=True)
+        for length, by_depth in accuracies.items()
+        for depth, accuracy in zip((0.0, 1.0), by_depth, strict=True)
     ]
 
 
-def test_a_table_has_a_row_for_each_length_and_a_column_for_each_depth():
-    first, second = table_rows(rows_of({64: (1.0, 0.9), 128: (0.25, 0.0)}))
+def test_the_table_has_a_row_for_each_length_and_a_column_for_each_depth():
+    first, second = table_rows(make_rows({64: (1.0, 0.9), 128: (0.25, 0.0)}))
     facts = {"run": "run", "context_length": 64, "zero_shot": "none", "length": 64}
     assert first == facts | {"0%": "100%", "100%": "90%", "all": "95.0%"}
     assert (second["length"], second["0%"], second["all"]) == (128, "25%", "12.5%")
 
 
-def test_a_run_that_finds_nine_keys_of_ten_where_it_was_trained_has_a_heat_map(tmp_path, capsys):
-    publish(rows_of({32: (0.0, 0.0), 64: (1.0, 0.8), 128: (0.0, 0.0)}), tmp_path / "passkey.png")
+def test_a_run_that_finds_nine_keys_of_ten_at_its_trained_length_has_a_heat_map(tmp_path, capsys):
+    plot_rows(make_rows({32: (0.0, 0.0), 64: (1.0, 0.8), 128: (0.0, 0.0)}), tmp_path / "passkey.png")
     assert (tmp_path / "passkey.png").read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().err == f"wrote {tmp_path / 'passkey.png'}\n"
 
 
-def test_a_run_that_finds_fewer_has_none_and_keeps_no_older_one(tmp_path, capsys):
+def test_a_run_that_finds_fewer_has_none_and_an_older_one_is_removed(tmp_path, capsys):
     (tmp_path / "passkey.png").write_text("older")
-    publish(rows_of({32: (1.0, 1.0), 64: (1.0, 0.79)}), tmp_path / "passkey.png")
+    plot_rows(make_rows({32: (1.0, 1.0), 64: (1.0, 0.79)}), tmp_path / "passkey.png")
     assert not (tmp_path / "passkey.png").exists()
-    line, removed = capsys.readouterr().err.splitlines()
+    note, removed = capsys.readouterr().err.splitlines()
     assert removed.startswith(f"removed {tmp_path / 'passkey.png'}")
-    assert line.startswith(
-        "run has not learned the task at its trained length 64: it finds 89.5% of the keys"
+    assert note.startswith(
+        "run has not learned the task at its trained length 64: it finds 89.5% of the keys there, below 90%"
     )
 
 
-def test_runs_that_have_learned_have_a_panel_each(tmp_path, capsys, monkeypatch):
+def test_only_runs_that_have_learned_the_task_are_drawn_with_a_panel_for_each_scaling(
+    tmp_path, monkeypatch, capsys
+):
     drawn = []
-    monkeypatch.setattr(retrieval, "plot_passkeys", lambda panels, path: drawn.append(panels))
-    rows = rows_of({64: (1.0, 0.9), 128: (0.5, 0.25)}, run="one")
-    rows += rows_of({64: (0.0, 0.0), 128: (0.0, 0.0)}, run="two")
-    rows += rows_of({64: (0.2, 0.3), 128: (0.9, 1.0)}, run="three", trained=128)
-    publish(rows, tmp_path / "passkey.png")
-    ((one, three),) = drawn
-    assert (one["label"], three["label"]) == ("one, trained at 64", "three, trained at 128")
-    assert (one["lengths"], one["depths"]) == ([64, 128], [0, 1])
-    np.testing.assert_array_equal(one["accuracies"], [[1.0, 0.5], [0.9, 0.25]])
-    assert "two has not learned the task" in capsys.readouterr().err
-
-
-def test_each_scaling_of_a_run_has_a_row_of_each_length_and_a_panel(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(retrieval, "plot_passkeys", lambda panels, path: drawn.extend(panels))
-    rows = rows_of({64: (1.0, 0.9), 128: (0.5, 0.25)})
-    rows += rows_of({64: (1.0, 0.9), 128: (0.75, 0.0)}, scaling="yarn")
-    assert [(row["zero_shot"], row["length"], row["0%"]) for row in table_rows(rows)] == [
-        ("none", 64, "100%"), ("none", 128, "50%"), ("yarn", 64, "100%"), ("yarn", 128, "75%"),
-    ]  # fmt: skip
-    publish(rows, tmp_path / "passkey.png")
+    monkeypatch.setattr(evaluate_passkey, "plot_passkeys", lambda panels, path: drawn.extend(panels))
+    rows = make_rows({64: (0.5, 0.5)}, run="unlearned")
+    rows += make_rows({64: (1.0, 0.9), 128: (0.5, 0.25)})
+    rows += make_rows({64: (1.0, 0.9), 128: (0.75, 0.0)}, scaling="yarn")
+    plot_rows(rows, tmp_path / "passkey.png")
     assert [panel["label"] for panel in drawn] == ["run, trained at 64", "run, trained at 64, yarn"]
     np.testing.assert_array_equal(drawn[1]["accuracies"], [[1.0, 0.75], [0.9, 0.0]])
+    assert "unlearned has not learned the task" in capsys.readouterr().err
 
 
-def test_training_tells_how_many_keys_are_found_and_shows_some(passkey_run, capsys):
+def test_training_measures_the_keys_found_and_shows_some(passkey_run):
     summary = json.loads((passkey_run / "summary.json").read_text())
     assert 0 <= summary["accuracy"] <= 0.5
     assert summary["digits"] == 2
@@ -227,116 +225,73 @@ def test_training_tells_how_many_keys_are_found_and_shows_some(passkey_run, caps
 
 
 @pytest.mark.parametrize(("answer", "verdict"), [("12", "(right)"), ("21", "(it is 12)")])
-def test_a_shown_answer_is_compared_with_the_key(answer, verdict):
+def test_a_sample_compares_the_answer_with_the_key(answer, verdict):
     assert format_answer("The key: ", answer, "12") == f"...The key: {answer} {verdict}"
 
 
-def test_tokens_that_are_no_bytes_are_not_shown():
-    """Of a model with a larger vocabulary."""
+def test_tokens_of_a_larger_vocabulary_are_not_printed():
     assert readable([49, 300, 50, -1]) == "12"
 
 
-def test_evaluate_measures_held_out_keys(passkey_run, capsys):
-    assert run_command(lambda: evaluate_main([str(passkey_run), "--json"])) == 0
-    output = capsys.readouterr()
-    (result,) = json.loads(output.out)
+def test_evaluate_gives_the_accuracy_of_the_summary(passkey_run, run):
+    code, output, errors = run(evaluate, passkey_run, "--json")
+    assert (code, errors) == (0, [])
+    (result,) = json.loads(output)
     summary = json.loads((passkey_run / "summary.json").read_text())
     assert (result["examples"], result["digits"], result["context_length"]) == (10, 2, 64)
     assert result["accuracy"] == pytest.approx(summary["accuracy"])
-    assert output.err == ""
 
 
-def test_the_loss_by_window_of_a_run_on_passkeys_is_refused(passkey_run, capsys):
-    assert run_command(lambda: evaluate_main([str(passkey_run), "--windows", "8"])) == 2
-    assert f"python -m scripts.passkey {passkey_run}" in capsys.readouterr().err.splitlines()[-1]
+def test_evaluate_refuses_windows_of_a_run_on_passkeys(passkey_run, run):
+    code, _, errors = run(evaluate, passkey_run, "--windows", 8)
+    assert code == 2
+    assert f"python -m scripts.passkey {passkey_run}" in errors[-1]
 
 
-def test_the_command_prints_a_table_and_draws_nothing_of_a_run_that_has_not_learned(passkey_run, capsys):
-    assert (
-        passkey(passkey_run, "--lengths", "96", "--depths", "3", "--examples", "2", "--zero-shot", "ntk") == 0
-    )
-    output = capsys.readouterr()
-    headers, *rows = output.out.splitlines()
-    assert headers.split() == [
-        "run",
-        "context",
-        "length",
-        "zero",
-        "shot",
-        "length",
-        "0%",
-        "50%",
-        "100%",
-        "all",
-    ]
+def test_the_command_prints_a_table(passkey_run, run):
+    options = "--lengths", 96, "--depths", 3, "--examples", 2, "--zero-shot", "ntk"
+    code, output, errors = run(main, passkey_run, *options)
+    assert code == 0
+    headers, *rows = output.splitlines()
+    expected = "run  context length  zero shot  length  0%  50%  100%  all"
+    assert headers.split() == expected.split()
     assert [row.split()[:4] for row in rows] == [
         [str(passkey_run), "64", scaling, length] for scaling in ("none", "ntk") for length in ("64", "96")
     ]
-    assert f"{passkey_run} has not learned the task at its trained length 64" in output.err
+    assert any(f"{passkey_run} has not learned the task at its trained length 64" in line for line in errors)
     assert not (passkey_run / "passkey.png").exists()
 
 
-def test_the_command_prints_json_and_draws_a_run_that_has_learned(passkey_run, monkeypatch, capsys):
-    monkeypatch.setattr(retrieval, "LEARNED", 0.0)
+def test_the_command_prints_json_and_draws_a_run_that_has_learned(passkey_run, monkeypatch, run):
+    monkeypatch.setattr(evaluate_passkey, "LEARNED_ACCURACY", 0.0)
     try:
-        assert passkey(passkey_run, "--lengths", "64", "--depths", "2", "--examples", "2", "--json") == 0
+        _, output, _ = run(main, passkey_run, "--lengths", 64, "--depths", 2, "--examples", 2, "--json")
         assert (passkey_run / "passkey.png").exists()
     finally:
         (passkey_run / "passkey.png").unlink(missing_ok=True)
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(output)
     assert [(row["length"], row["depth"], row["examples"]) for row in rows] == [(64, 0, 2), (64, 1, 2)]
 
 
-@pytest.mark.parametrize(("changes", "apart"), [({}, True), ({"reset_positions": False}, False)])
-def test_the_texts_of_a_row_do_not_see_each_other_unless_asked_to(changes, apart):
-    config = TransformerLMConfig(
-        context_length=200, dim=16, num_layers=1, num_heads=2, num_kv_heads=1, mlp_dim=8
-    )
+@pytest.mark.parametrize(("changes", "are_separate"), [({}, True), ({"reset_positions": False}, False)])
+def test_texts_of_a_row_are_separate_documents_by_default(changes, are_separate):
+    config = TransformerLMConfig(context_length=200, **SIZES)
     model = make_model(Config(model=config, data=PasskeyConfig(**changes), precision="float32"))
     inputs, _ = training_passkeys(0, batch_size=8, length=200, digits=3, texts=3, seed=0)
     row = next(row for row in inputs if (row == 0).sum() > 1)
     second = np.flatnonzero(row == 0)[1]
     other = np.where(np.arange(len(row)) == 3, row + 1, row)
-    logits = model(np.stack([row, other])).numpy()[:, second:]
-    assert np.array_equal(*logits) == apart
+    logits, other_logits = model(np.stack([row, other])).numpy()[:, second:]
+    assert np.allclose(logits, other_logits, rtol=0, atol=1e-6) == are_separate  # float32 of about 0.1
 
 
-def test_a_run_on_text_is_measured_with_default_keys(tmp_path, eagerly):
-    model = TransformerLM(
-        TransformerLMConfig(context_length=80, dim=16, num_layers=1, num_heads=2, num_kv_heads=2, mlp_dim=8)
-    )
-    settled = Config(model=model.config, precision="float32", compile="graph")
-    run = Run(tmp_path, model, settled, {"step": 1})
-    rows = retrieve([run], [90], depths=2, examples=3, scalings=[])
-    assert {row["digits"] for row in rows} == {5}
-    assert [row["length"] for row in rows] == [80, 80, 90, 90]
-
-
-@pytest.mark.parametrize("options", [{"rope": RopeConfig(xpos=True)}, {"position": "alibi"}])
-def test_other_positions_are_measured_beyond_their_context(tmp_path, eagerly, options):
-    config = TransformerLMConfig(
-        context_length=60, dim=16, num_layers=1, num_heads=2, num_kv_heads=2, mlp_dim=8, **options
-    )
-    run = reading_run(context_length=60)
-    run = replace(run, model=TransformerLM(config), config=replace(run.config, model=config))
-    assert len(retrieve([run], [100], depths=2, examples=2, scalings=[])) == 4
-
-
-def test_learned_positions_end_with_their_context(tmp_path):
-    config = TransformerLMConfig(
-        context_length=60, dim=16, num_layers=1, num_heads=2, num_kv_heads=2, mlp_dim=8, position="learned"
-    )
-    run = replace(reading_run(context_length=60), model=TransformerLM(config))
-    with pytest.raises(RunError, match="a window of 100 cannot be evaluated: the learned positions"):
-        retrieve([run], [100], depths=2, examples=2, scalings=[])
-
-
-def test_a_length_too_short_for_the_question_is_refused(passkey_run, trained_run, capsys):
-    assert passkey(passkey_run, "--lengths", "20") == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: a context of 20 tokens is too short for a key of 2 digits")
-    assert passkey(trained_run) == 2  # trained at 16 bytes
-    assert "error: a context of 16 tokens is too short" in capsys.readouterr().err
+def test_a_length_too_short_for_the_question_is_refused(passkey_run, trained_run, run):
+    code, _, (error,) = run(main, passkey_run, "--lengths", 20)
+    assert code == 2
+    assert error.startswith("error: a context of 20 tokens is too short for a key of 2 digits")
+    code, _, errors = run(main, trained_run)  # trained at 16 bytes
+    assert code == 2
+    assert errors[-1].startswith("error: a context of 16 tokens is too short")
 
 
 def test_a_training_context_too_short_for_the_question_is_refused(workplace, capsys):
@@ -355,7 +310,7 @@ def test_a_training_context_too_short_for_the_question_is_refused(workplace, cap
         ("data.held_out=0.1", "unknown key 'data.held_out' here; it belongs to data.source=python_stdlib"),
     ],
 )
-def test_a_bad_value_is_told_in_a_line(workplace, capsys, change, message):
+def test_invalid_values_are_reported_in_one_line(workplace, capsys, change, message):
     others = [word for word in PASSKEYS if not word.startswith(change.partition("=")[0] + "=")]
     assert workplace.train(*others, change, "name=bad") == 2
     assert message in capsys.readouterr().err
@@ -366,25 +321,16 @@ def test_a_bad_value_is_told_in_a_line(workplace, capsys, change, message):
     [
         ("--depths 1", "--depths must be 2 to 101, got 1"),
         ("--depths 102", "--depths must be 2 to 101, got 102"),
-        (
-            "--zero-shot yarm",
-            "argument --zero-shot: must be one of linear, ntk, yarn, dynamic; got 'yarm'; did",
-        ),
+        ("--zero-shot yarm", "--zero-shot: must be one of linear, ntk, yarn, dynamic; got 'yarm'; did you"),
         ("--examples 0", "argument --examples: must be a whole number of at least 1, got '0'"),
         ("--lengths 256,512", "argument --lengths: must be a whole number of at least 1, got '256,512'; sep"),
     ],
 )
-def test_options_of_the_wrong_form_are_refused(arguments, message, capsys):
-    with pytest.raises(SystemExit) as ended:
-        passkey("anywhere", *arguments.split())
-    assert ended.value.code == 2
+def test_invalid_options_are_refused(arguments, message, run, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run(main, "anywhere", *arguments.split())
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_hundred_keys_of_each_length_and_depth_are_asked_for_unless_told_otherwise():
+def test_the_default_is_a_hundred_examples():
     assert parse(["run"]).examples == 100
-
-
-def test_what_is_no_language_model_is_refused(tmp_path, capsys):
-    assert passkey(tmp_path) == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path} is not a run directory")

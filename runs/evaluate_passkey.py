@@ -1,0 +1,154 @@
+"""Passkey retrieval: share of the keys that a language model finds, by context length and depth."""
+
+import itertools
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from data.config import PasskeyConfig
+from data.passkeys import check_room, held_out_passkeys
+from runs.arguments import reporting_file
+from runs.extended_context import Case, Run, check_run, choose_batch_size, make_case_model, make_cases
+from runs.plots import plot_passkeys
+from system.terminal import print_error
+
+# Accuracy at the trained length from which on a run has learned the task.
+LEARNED_ACCURACY = 0.9
+
+
+def evaluate_passkeys(
+    runs: list[Run], lengths: list[int], *, num_depths: int, examples: int, scalings: list[str]
+) -> list[dict]:
+    """Row for each run, each of `none` and `scalings`, each length and each depth.
+
+    Each run is also measured at its trained length. Keys and filler are the same at every depth, and in every
+    run with as many digits.
+
+    Args:
+        runs: runs of language models.
+        lengths: context lengths in tokens.
+        num_depths: number of depths, evenly spaced from the beginning of the text to its question.
+        examples: texts of each length and depth.
+        scalings: types of rotary scaling to apply without training.
+
+    Raises:
+        RunError, DataError: if a run cannot be evaluated, before any is.
+    """
+    lengths_of = {run: sorted({*lengths, run.trained_length}) for run in runs}
+    for run, run_lengths in lengths_of.items():
+        check_room(length=run_lengths[0], digits=num_digits(run))
+        check_run(run, run_lengths, scalings=scalings)
+    cases = make_cases(runs, scalings, lengths=lengths_of)
+    batch_sizes = {case: choose_batch_size(case) for case in dict.fromkeys(c.equivalent for c in cases)}
+    depths, found = np.linspace(0, 1, num_depths), {}
+    with tqdm(total=len(batch_sizes) * num_depths * examples, disable=None) as progress:
+        for case, size in batch_sizes.items():
+            progress.set_description(case.describe())
+            found[case] = find_keys(case, depths, examples=examples, batch_size=size, progress=progress)
+    return [
+        make_row(case, depth, found_at_depth)
+        for case in cases
+        for depth, found_at_depth in zip(depths, found[case.equivalent], strict=True)
+    ]
+
+
+def find_keys(
+    case: Case, depths: np.ndarray, *, examples: int, batch_size: int, progress: tqdm
+) -> np.ndarray:
+    """Whether greedy decoding gives the key, (depths, examples) bool.
+
+    One forward pass over the text with the key shows it: as long as greedy decoding is right, its input is
+    the key.
+    """
+    digits = num_digits(case.run)
+    model = make_case_model(case)
+
+    @tf.function(jit_compile=case.run.config.compile == "xla")
+    def predict(inputs):
+        return tf.argmax(model(inputs, last=digits), axis=-1, output_type=tf.int32)  # (batch, digits)
+
+    numbers, places = np.tile(np.arange(examples), len(depths)), np.repeat(depths, examples)
+    found = []
+    for start in range(0, len(numbers), batch_size):
+        rows = slice(start, start + batch_size)
+        inputs, targets = held_out_passkeys(numbers[rows], places[rows], length=case.length, digits=digits)
+        found.append((predict(tf.constant(inputs)).numpy() == targets[:, -digits:]).all(axis=1))
+        progress.update(len(inputs))
+    return np.concatenate(found).reshape(len(depths), examples)
+
+
+def num_digits(run: Run) -> int:
+    """Digits of the keys that the run was trained on, or the default."""
+    return run.config.data.digits if isinstance(run.config.data, PasskeyConfig) else PasskeyConfig().digits
+
+
+def make_row(case: Case, depth: float, found: np.ndarray) -> dict:
+    return {
+        "run": str(case.run.path),
+        "step": case.run.manifest["step"],
+        "context_length": case.run.trained_length,
+        "digits": num_digits(case.run),
+        "zero_shot": case.scaling,
+        "factor": case.factor,
+        "length": case.length,
+        "depth": float(depth),
+        "examples": len(found),
+        "accuracy": float(found.mean()),
+    }
+
+
+def group_rows(rows: list[dict], *columns: str) -> list[list[dict]]:
+    """Consecutive rows with the same values of these columns."""
+    return [list(group) for _, group in itertools.groupby(rows, key=itemgetter(*columns))]
+
+
+def mean_accuracy(rows: list[dict]) -> float:
+    return float(np.mean([row["accuracy"] for row in rows]))
+
+
+def table_rows(rows: list[dict]) -> list[dict]:
+    """Row for each run, scaling and length, with the accuracy at each depth and over all of them."""
+    return [
+        {
+            **{column: group[0][column] for column in ("run", "context_length", "zero_shot", "length")},
+            **{f"{row['depth']:.0%}": f"{row['accuracy']:.0%}" for row in group},
+            "all": f"{mean_accuracy(group):.1%}",
+        }
+        for group in group_rows(rows, "run", "zero_shot", "length")
+    ]
+
+
+def plot_rows(rows: list[dict], path: Path) -> None:
+    """Draws the runs that have learned the task and reports the others; removes an outdated picture."""
+    panels = []
+    for run_rows in group_rows(rows, "run"):
+        run, length = run_rows[0]["run"], run_rows[0]["context_length"]
+        accuracy = mean_accuracy([row for row in run_rows if row["length"] == length])
+        if accuracy < LEARNED_ACCURACY:
+            print_error(
+                f"{run} has not learned the task at its trained length {length:,}: it finds {accuracy:.1%} "
+                f"of the keys there, below {LEARNED_ACCURACY:.0%}. No heat map is drawn"
+            )
+        else:
+            panels += map(make_panel, group_rows(run_rows, "zero_shot"))
+    if panels:
+        with reporting_file(path):
+            plot_passkeys(panels, path)
+    elif path.exists():
+        path.unlink()
+        print_error(f"removed {path}, which showed an earlier measurement")
+
+
+def make_panel(rows: list[dict]) -> dict:
+    """Heat map of a run under one scaling, as `plot_passkeys` takes it."""
+    first, groups = rows[0], group_rows(rows, "length")
+    label = f"{first['run']}, trained at {first['context_length']:,}"
+    return {
+        "label": label if first["zero_shot"] == "none" else f"{label}, {first['zero_shot']}",
+        "lengths": [group[0]["length"] for group in groups],
+        "depths": [row["depth"] for row in groups[0]],
+        "accuracies": np.transpose([[row["accuracy"] for row in group] for group in groups]),
+    }

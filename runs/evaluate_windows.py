@@ -1,0 +1,176 @@
+"""Loss by window of context: the same held-out bytes, predicted from ever longer windows before them.
+
+The sliding window of Press et al. 2021 (arXiv 2108.12409), by which arXiv 2306.15595 evaluates positional
+interpolation. Zero-shot: the weights of a run under scalings that it was not trained with.
+"""
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.config import PasskeyConfig
+from data.corpus import load_text
+from data.window_batches import Targets, WindowBatches, choose_targets
+from runs.extended_context import (
+    Case,
+    Run,
+    check_run,
+    choose_batch_size,
+    load_run,
+    make_case_model,
+    make_cases,
+)
+from runs.load import note_other_data
+from runs.plots import plot_windows
+from system.errors import RunError
+from system.files import replacing
+from system.terminal import print_error
+from training.window_losses import make_window_evaluator, mean_over_documents
+
+# Left out of the table.
+JSON_COLUMNS = {"step", "context_length", "factor", "attention", "stride"}
+
+
+def load_run_with_text(path: Path) -> Run:
+    """Raises RunError if it is not a run on text."""
+    run = load_run(path)
+    if isinstance(run.config.data, PasskeyConfig):
+        raise RunError(
+            f"{path} was trained on generated passkeys, not on text. Measure how many keys it finds: "
+            f"python -m scripts.passkey {path}"
+        )
+    corpus = load_text(run.config.data, report=print_error)
+    note_other_data(path, run.config, run.manifest, fingerprint=corpus.fingerprint)
+    return replace(run, corpus=corpus)
+
+
+def evaluate_windows(
+    runs: list[Run],
+    windows: list[int],
+    *,
+    stride: int,
+    max_targets: int,
+    scalings: list[str],
+    attention: str,
+) -> list[dict]:
+    """Row for each run, each of `none` and `scalings`, and each window; see `make_row`.
+
+    Args:
+        runs: runs with the same held-out text.
+        windows: context lengths in tokens, ascending.
+        stride: targets that one forward pass predicts, at most the shortest window.
+        max_targets: approximate number of targets in all.
+        scalings: types of rotary scaling to apply without training.
+        attention: `full` or `blockwise-causal`.
+
+    Raises:
+        RunError, DataError: if a run cannot be evaluated, before any is.
+    """
+    for run in runs:
+        check_run(run, windows, scalings=scalings, attention=attention)
+    check_same_text(runs)
+    targets = choose_targets(
+        runs[0].corpus.validation, window=windows[-1], stride=stride, max_targets=max_targets
+    )
+    cases = make_cases(runs, scalings, lengths=dict.fromkeys(runs, windows))
+    sums = measure_losses(cases, targets, attention=attention)
+    counts = sum_by_document(targets, targets.counts)
+    options = {"attention": attention, "stride": stride}
+    return [make_row(case, sums[case.equivalent], counts, first=sums[cases[0]]) | options for case in cases]
+
+
+def check_same_text(runs: list[Run]) -> None:
+    for run in runs:
+        if run.corpus.fingerprint != runs[0].corpus.fingerprint:
+            raise RunError(
+                f"{runs[0].path} and {run.path} hold out different text, so that their losses cannot be "
+                "compared. Evaluate them one by one"
+            )
+
+
+def measure_losses(cases: list[Case], targets: Targets, *, attention: str) -> dict[Case, np.ndarray]:
+    """Sums of the losses over each document, (documents,) float64, of each case and window."""
+    batches = {
+        case: WindowBatches(targets, window=case.length, batch_size=choose_batch_size(case))
+        for case in dict.fromkeys(case.equivalent for case in cases)
+    }
+    sums = {}
+    total = sum(len(sequence) * sequence.batch_size * sequence.window for sequence in batches.values())
+    with tqdm(total=total, unit="token", unit_scale=True, disable=None) as progress:
+        for case, sequence in batches.items():
+            progress.set_description(case.describe())
+            losses = measure_batches(case, sequence, attention=attention, progress=progress)
+            sums[case] = sum_by_document(targets, losses[: len(targets)])
+    return sums
+
+
+def sum_by_document(targets: Targets, values: np.ndarray) -> np.ndarray:
+    """Sums of the values of blocks, (blocks,), over each document, (documents,)."""
+    _, documents = np.unique(targets.documents, return_inverse=True)
+    return np.bincount(documents, weights=values)
+
+
+def measure_batches(case: Case, batches: WindowBatches, *, attention: str, progress: tqdm) -> np.ndarray:
+    """Summed loss of each row of all batches, (rows,) float64."""
+    evaluate = make_window_evaluator(make_case_model(case), compile_mode=case.run.config.compile)
+    # Half the trained length, as in arXiv 2212.10554.
+    block = case.run.trained_length // 2 if attention == "blockwise-causal" else None
+    losses = []
+    for inputs, targets in batches:
+        losses.append(evaluate(inputs, targets, attention_block=block).sum(axis=1, dtype=np.float64))
+        progress.update(inputs.size)
+    return np.concatenate(losses)
+
+
+def make_row(case: Case, sums: np.ndarray, counts: np.ndarray, *, first: np.ndarray) -> dict:
+    """Results of a case; `difference` is to the loss of the first case, on the same targets."""
+    mean, error = mean_over_documents(sums, counts)
+    difference, difference_error = mean_over_documents(sums - first, counts)
+    return {
+        "run": str(case.run.path),
+        "step": case.run.manifest["step"],
+        "context_length": case.run.trained_length,
+        "zero_shot": case.scaling,
+        "factor": case.factor,
+        "window": case.length,
+        "nats_per_token": mean,
+        "standard_error": none_if_nan(error),
+        "perplexity": math.exp(mean),
+        "bits_per_byte": mean / math.log(2),
+        "difference": difference,
+        "difference_error": none_if_nan(difference_error),
+        "targets": int(counts.sum()),
+        "documents": len(counts),
+    }
+
+
+def none_if_nan(number: float) -> float | None:
+    return None if math.isnan(number) else number
+
+
+def table_rows(rows: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if name not in JSON_COLUMNS} for row in rows]
+
+
+def write_csv(rows: list[dict], path: Path) -> None:
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def plot_rows(rows: list[dict], path: Path) -> None:
+    """Draws a curve for each run and scaling, labelled with the name of the run if it is unique."""
+    paths = {row["run"] for row in rows}
+    has_unique_names = len({Path(path).name for path in paths}) == len(paths)
+    curves: dict[str, list[tuple]] = {}
+    for row in rows:
+        name = Path(row["run"]).name if has_unique_names else row["run"]
+        label = name if row["zero_shot"] == "none" else f"{name}, {row['zero_shot']}"
+        error = math.nan if row["standard_error"] is None else row["standard_error"]
+        curves.setdefault(label, []).append((row["window"], row["nats_per_token"], error))
+    plot_windows(curves, path, trained_lengths=sorted({row["context_length"] for row in rows}))

@@ -1,0 +1,191 @@
+"""Trained language models at context lengths beyond their own: scalings without training, checks, memory."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from configs.schema import Config
+from data.corpus import TextCorpus
+from models.chunked import CHUNK, is_chunked
+from models.config import TransformerLMConfig
+from models.transformer import TransformerLM
+from rope.embedding import RotaryEmbedding
+from runs.load import load_model
+from system.errors import RunError
+from system.terminal import print_error
+from training.hardware import available_memory
+
+# Measured peaks on a CPU are 3 (bfloat16) to 9 bytes (float32 under XLA, ALiBi) for each score and each bias.
+BYTES_PER_SCORE = 9
+BYTES_PER_FEATURE = 8
+SCALING_LENGTHS = ("factor", "original_max_position_embeddings", "target_length")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained language model and, where its loss is measured, its corpus."""
+
+    path: Path
+    model: TransformerLM
+    config: Config
+    manifest: dict
+    corpus: TextCorpus | None = None
+
+    @property
+    def trained_length(self) -> int:
+        return self.model.config.context_length
+
+
+class Case(NamedTuple):
+    """A run at a context of `length` tokens, under a rotary scaling or `none`."""
+
+    run: Run
+    scaling: str
+    length: int
+
+    @property
+    def is_scaled(self) -> bool:
+        return self.scaling != "none" and self.length > self.run.trained_length
+
+    @property
+    def factor(self) -> float:
+        """Factor by which the scaling extends the context."""
+        return self.length / self.run.trained_length if self.is_scaled else 1.0
+
+    @property
+    def equivalent(self) -> "Case":
+        """Case with the same result: up to the trained length, a scaling changes nothing."""
+        return self if self.is_scaled else self._replace(scaling="none")
+
+    def describe(self) -> str:
+        return f"{self.run.path} {self.scaling} {self.length:,}"
+
+
+def load_run(path: Path) -> Run:
+    return Run(path, *load_model(path, of=TransformerLMConfig))
+
+
+def make_cases(runs: list[Run], scalings: list[str], *, lengths: dict[Run, list[int]]) -> list[Case]:
+    """Cases of each run, each of `none` and `scalings`, and each length, in this order."""
+    return [
+        Case(run, scaling, length)
+        for run in runs
+        for scaling in ("none", *scalings)
+        for length in lengths[run]
+    ]
+
+
+def config_of(case: Case) -> TransformerLMConfig:
+    """Config of the model that evaluates the case; its weights are those of the run."""
+    config = case.run.model.config
+    scaling = config.rope.scaling
+    if case.is_scaled:
+        scaling = type(scaling)(type=case.scaling)
+        lengths = dict(zip(SCALING_LENGTHS, (case.factor, config.context_length, case.length), strict=True))
+    elif config.rope.xpos and case.length > config.context_length:
+        # xPos needs room for the longer context; the lengths in the scaling of the run stay as trained.
+        options = config.rotary_options()
+        lengths = {**(options["scaling"] or {}), "target_length": options["target_length"]}
+    else:
+        return config
+    scaling = replace(scaling, **{key: lengths.get(key) for key in SCALING_LENGTHS if scaling.reads(key)})
+    return replace(config, context_length=case.length, rope=replace(config.rope, scaling=scaling))
+
+
+def make_case_model(case: Case) -> TransformerLM:
+    """The model of the run itself, or one of another config with its weights."""
+    trained = case.run.model
+    config = config_of(case)
+    if config == trained.config:
+        return trained
+    model = TransformerLM(
+        config, dtype=trained.dtype_policy.name, document_separator=trained.document_separator
+    )
+    model.set_weights(trained.get_weights())
+    return model
+
+
+def check_run(run: Run, lengths: list[int], *, scalings: list[str], attention: str = "full") -> None:
+    """Raises RunError for what cannot be evaluated or has no effect; warns of extrapolation."""
+    trained = run.trained_length
+    longer = [length for length in lengths if length > trained]
+    if not longer and (scalings or attention != "full"):
+        option = "--zero-shot" if scalings else f"--attention {attention}"
+        raise RunError(
+            f"{option} has no effect on {run.path}: no window is longer than its context of {trained:,}"
+        )
+    if longer and run.model.config.position == "learned":
+        raise RunError(
+            f"a window of {longer[0]:,} cannot be evaluated: the learned positions of {run.path} end at its "
+            f"context_length {trained:,}. Leave out longer windows"
+        )
+    if scalings:
+        check_unscaled(run)
+    for case in make_cases([run], scalings, lengths={run: longer}):
+        check_rotary(case)
+    if longer:
+        print_error(
+            f"warning: {run.path} was trained on a context of {trained:,} tokens; without a scaling the "
+            f"windows {', '.join(f'{length:,}' for length in longer)} are extrapolation"
+        )
+
+
+def check_unscaled(run: Run) -> None:
+    """Raises RunError if the model has no rotary positions or a scaling already."""
+    config, rope = run.model.config, run.model.config.rope
+    if config.position != "rotary":
+        raise RunError(
+            f"--zero-shot scales rotary positions, {run.path} has position={config.position}. Leave it out"
+        )
+    keys = {"interpolate_factor": rope.interpolate_factor, "theta_rescale_factor": rope.theta_rescale_factor}
+    set_keys = [f"{key}={value}" for key, value in keys.items() if value != 1]
+    if rope.scaling.type != "none":
+        set_keys.append(f"scaling.type={rope.scaling.type}")
+    if set_keys:
+        raise RunError(
+            f"--zero-shot starts from a model without a scaling, but {run.path} was trained with "
+            f"model.rope.{set_keys[0]}. Evaluate it without --zero-shot, or the run it came from with it"
+        )
+
+
+def check_rotary(case: Case) -> None:
+    """Raises RunError if the rotary options of the case do not go together."""
+    if case.run.model.config.position != "rotary":
+        return
+    try:
+        RotaryEmbedding(**config_of(case).rotary_options())
+    except ValueError as error:
+        scaling = f" under {case.scaling} scaling" if case.is_scaled else ""
+        raise RunError(f"{case.run.path} cannot be evaluated at {case.length:,}{scaling}: {error}") from error
+
+
+def row_memory(model: TransformerLM, length: int) -> int:
+    """Upper bound in bytes of the activations of one row of `length` tokens, without gradients."""
+    config = model.config
+    columns = min(length, CHUNK) if is_chunked(config.attention_kernel, length) else length
+    biases = config.num_heads if config.position == "alibi" else 1
+    scores = length * columns * (config.num_heads + biases)
+    features = length * (4 * config.dim + 3 * config.mlp_dim + config.vocab_size)
+    return BYTES_PER_SCORE * scores + BYTES_PER_FEATURE * features
+
+
+def choose_batch_size(case: Case) -> int:
+    """Rows with as many tokens as a training step reads at once, or as many rows as fit in memory.
+
+    Raises:
+        RunError: if not even one row fits.
+    """
+    options = case.run.config
+    tokens = options.batch_size // options.accumulation_steps * case.run.trained_length
+    rows = max(1, tokens // case.length)
+    if tf.config.list_physical_devices("GPU"):
+        return rows  # the memory of a GPU is not known in advance; the first batch shows whether it suffices
+    needed, available = row_memory(case.run.model, case.length), available_memory()
+    if needed > available:
+        raise RunError(
+            f"a window of {case.length:,} may need {needed / 1e9:,.1f} GB of memory in {case.run.path}, but "
+            f"only {available / 1e9:,.1f} GB are free. Leave it out"
+        )
+    return min(rows, available // needed)

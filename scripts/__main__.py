@@ -1,0 +1,18 @@
+"""Lists the commands: `python -m scripts`."""
+
+import ast
+import sys
+from pathlib import Path
+
+from system.command import run_command
+
+
+def main() -> None:
+    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        summary = docstring.splitlines()[0].partition(": `")[0].rstrip(".")
+        print(f"python -m scripts.{path.stem:<13} {summary}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
