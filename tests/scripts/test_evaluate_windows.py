@@ -228,7 +228,7 @@ def test_runs_on_different_text_are_not_compared():
         (
             {"dim": 4},
             {"scalings": ["ntk"]},
-            "made cannot be evaluated at 20 under ntk scaling: NTK-aware scaling keeps",
+            "made cannot be evaluated at 20 under ntk scaling: theta_rescale_factor must be 1",
         ),
         (
             {"rope": {"xpos": True, "xpos_scale_base": 0.1}},
