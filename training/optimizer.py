@@ -35,10 +35,10 @@ class UpdatesThroughHandles:
         tf.raw_ops.AssignSubVariableOp(resource=variable.value.handle, value=value)
 
     def _apply_weight_decay(self, variables):
-        kept = 1 - tf.cast(self.learning_rate, tf.float32) * self.weight_decay
+        factor = 1 - tf.cast(self.learning_rate, tf.float32) * self.weight_decay
         for variable in variables:
             if self._use_weight_decay(variable):
-                self.assign(variable, variable.value * kept)
+                self.assign(variable, variable.value * factor)
 
 
 class AdamW(UpdatesThroughHandles, keras.optimizers.AdamW):

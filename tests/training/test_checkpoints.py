@@ -60,12 +60,12 @@ def test_checkpoints_are_ordered_by_number(tmp_path):
 LOSSES = {1: 3.0, 2: 1.5, 3: 2.0, 4: float("nan"), 5: None, 6: 1.5, 7: 1.75}
 
 
-@pytest.mark.parametrize(("keep_best", "kept"), [(True, [2, 6, 7]), (False, [6, 7])])
-def test_the_checkpoint_of_the_lowest_validation_loss_is_kept_too(tmp_path, keep_best, kept):
+@pytest.mark.parametrize(("keep_best", "expected"), [(True, [2, 6, 7]), (False, [6, 7])])
+def test_the_checkpoint_of_the_lowest_validation_loss_is_kept_too(tmp_path, keep_best, expected):
     run = Run(tmp_path, keep_best=keep_best)
     for step, loss in LOSSES.items():
         run.save(step, **({} if loss is None else {"validation_loss": loss}))
-    assert run.names() == [f"step-{step:08d}" for step in kept]
+    assert run.names() == [f"step-{step:08d}" for step in expected]
     run.save(8, validation_loss=1.25)
     run.save(9)
     run.save(10)

@@ -74,7 +74,7 @@ def test_a_warmup_as_long_as_the_run_ends_at_the_peak():
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_weight_decay_applies_to_matrices_and_embeddings_only(name):
-    """With a gradient of zeros an update is the decay alone: w - rate * decay * w."""
+    """The update for a gradient of zeros is the decay alone: w - rate * decay * w."""
     model = small_model()
     frequencies = keras.Variable(np.ones((2, 3)), name="frequencies", dtype="float32")
     bias = keras.Variable(np.ones(5), name="bias", dtype="float32")
