@@ -237,7 +237,7 @@ def test_a_run_with_a_killed_worker_resumes_and_ends_as_an_uninterrupted_one(res
 def test_only_the_chief_logs_and_writes(restarted):
     run, output = restarted
     assert [line for line in output.splitlines() if "waiting for" not in line and "[worker 1]" in line] == []
-    assert output.count("measuring all held-out text") == 1
+    assert output.count("evaluating on all held-out data") == 1
     assert {path.name for path in run.iterdir()} == {
         ".lock",
         "checkpoints",
