@@ -16,7 +16,7 @@ from data.image_batches import normalize
 from data.tokens import encode
 from models import kernels, transformer, vit
 from models.config import AxialViTConfig, TransformerLMConfig
-from runs.evaluate import evaluate_image_sizes, format_size, resized
+from runs.evaluate_runs import evaluate_image_sizes, format_size, resized
 from runs.figure_style import COLORS, FAINT, SHARES, hide_ticks, new_figure
 from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model

@@ -114,7 +114,7 @@ def check_window_options(parser: argparse.ArgumentParser, options: argparse.Name
 
 def evaluate_runs(options: argparse.Namespace) -> None:
     with quiet_imports():
-        from runs.evaluate import evaluate_run
+        from runs.evaluate_runs import evaluate_run
 
     results = [evaluate_run(path) for path in options.run_directories]
     print(json.dumps(results, indent=1) if options.json else format_tables(results))
@@ -122,7 +122,7 @@ def evaluate_runs(options: argparse.Namespace) -> None:
 
 def evaluate_image_sizes(options: argparse.Namespace) -> None:
     with quiet_imports():
-        from runs.evaluate import evaluate_image_sizes, plot_rows
+        from runs.evaluate_runs import evaluate_image_sizes, plot_rows
 
     rows = evaluate_image_sizes(options.run_directories, options.image_size)
     print(json.dumps(rows, indent=1) if options.json else format_table(rows))
