@@ -1,4 +1,4 @@
-"""What tests of the command line do with runs and read from them."""
+"""Helpers of the tests that start train.py: copies, comparisons and errors of runs."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from training.checkpoints import Checkpoints
 from training.manifest import write_manifest
 
 PROGRAM = Path(train.__file__)
-WITHOUT_SAMPLES = "sample_every=null"  # whose loop takes as long to compile as all else of a tiny run
+WITHOUT_SAMPLES = "sample_every=null"  # compiling the decoding loop doubles the time of a tiny run
 
 
 def assert_same_tensors(actual, expected):
@@ -30,12 +30,12 @@ def assert_same_tensors(actual, expected):
 
 
 def contents_of(directory):
-    """Bytes of every file below."""
+    """Bytes of every file below `directory`, by path."""
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def copy_of(run, name):
-    """A run that is another in name alone."""
+    """Copy of a run directory under another name."""
     copy = run.with_name(name)
     shutil.copytree(run, copy)
     return copy
@@ -58,7 +58,7 @@ def wait_for(path, process):
 
 
 def refusal(workplace, capsys, *changes, label="error"):
-    """The lines of a command that must end with exit code 2, say nothing else, and change nothing on disk."""
+    """Error lines, without their label, of a command that exits with 2 and changes nothing on disk."""
     capsys.readouterr()
     before = contents_of(workplace.outputs)
     assert workplace.train(*changes) == 2
@@ -66,6 +66,12 @@ def refusal(workplace, capsys, *changes, label="error"):
     assert contents_of(workplace.outputs) == before
     assert all(line.startswith(f"{label}: ") for line in lines)
     return [line.removeprefix(f"{label}: ") for line in lines]
+
+
+def assert_mentions(line, *words):
+    """Error messages are tested by the keys and values that they name, not by their wording."""
+    for word in words:
+        assert word in line, f"{word!r} is missing in: {line}"
 
 
 def rewrite_manifest(path, changes):
@@ -80,7 +86,7 @@ def rewrite_manifest(path, changes):
 
 
 def made_image_run(path, **model):
-    """The directory of a run on digits, whose weights are drawn and not trained, and its task."""
+    """Directory, task and model of a run on digits with random, untrained weights."""
     config = Config(
         context_length=None,
         data=DigitsConfig(),

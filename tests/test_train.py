@@ -1,4 +1,4 @@
-"""Whole runs of train.py, most of them in this process: a tiny model really trains on a real text."""
+"""Runs of train.py on text: a tiny model is trained on a real text, in this process where possible."""
 
 import functools
 import json
@@ -16,6 +16,7 @@ from scripts import generate
 from tests.comparison import rows_of, tensors_of
 from tests.run_helpers import (
     WITHOUT_SAMPLES,
+    assert_mentions,
     assert_same_tensors,
     contents_of,
     copy_of,
@@ -29,15 +30,20 @@ from training.run_log import RunLog
 UNTRAINED_LOSS = np.log(256)
 
 
-def assert_ends_as(workplace, run, whole):
-    """The same command again brings `run` to the end of `whole`, bit for bit."""
+@pytest.fixture
+def refused(workplace, capsys):
+    return functools.partial(refusal, workplace, capsys)
+
+
+def assert_resumes_to(workplace, run, whole):
+    """The same command brings `run` to the end of `whole`, bit for bit."""
     assert workplace.train(f"name={run.name}") == 0
     assert_same_tensors(tensors_of(run), tensors_of(whole))
     assert rows_of(run) == rows_of(whole)
     assert (run / "samples.txt").read_bytes() == (whole / "samples.txt").read_bytes()
 
 
-def test_a_run_learns(trained_run):
+def test_loss_decreases(trained_run):
     losses = [row["loss"] for row in rows_of(trained_run)]
     assert losses[0] == pytest.approx(UNTRAINED_LOSS, abs=0.1)
     assert losses[-1] < losses[0] - 0.5
@@ -45,7 +51,7 @@ def test_a_run_learns(trained_run):
     assert validation == sorted(validation, reverse=True)
 
 
-def test_a_run_writes_its_files(trained_run):
+def test_run_writes_its_files(trained_run):
     assert sorted(path.name for path in trained_run.iterdir()) == [
         ".lock",
         "checkpoints",
@@ -56,10 +62,8 @@ def test_a_run_writes_its_files(trained_run):
         "summary.json",
         "tensorboard",
     ]
-    assert [path.name for path in sorted((trained_run / "checkpoints").iterdir())] == [
-        "step-00000020",
-        "step-00000030",
-    ]
+    checkpoints = sorted(path.name for path in (trained_run / "checkpoints").iterdir())
+    assert checkpoints == ["step-00000020", "step-00000030"]
     rows = rows_of(trained_run)
     assert [row["step"] for row in rows] == [1, 5, 10, 15, 20, 25, 30]
     assert [row["tokens"] for row in rows] == [row["step"] * 4 * 16 for row in rows]
@@ -68,14 +72,14 @@ def test_a_run_writes_its_files(trained_run):
     assert re.findall("--- step (.*) ---", (trained_run / "samples.txt").read_text()) == ["20", "30"]
 
 
-def test_the_config_is_written_as_it_was_resolved(trained_run):
+def test_config_is_recorded_as_resolved(trained_run):
     config = yaml.safe_load((trained_run / "config.yaml").read_text())
     assert (config["precision"], config["compile"]) == ("float32", "graph")
     assert config["model"]["dim"] == 16
     assert config["model"]["rope"]["interpolate_factor"] == 1.0
 
 
-def test_the_summary_is_that_of_the_last_step(trained_run):
+def test_summary_describes_the_last_step(trained_run):
     summary = json.loads((trained_run / "summary.json").read_text())
     assert summary["bits_per_byte"] == pytest.approx(summary["validation_loss"] / np.log(2))
     assert summary["tokens_per_second"] > 0
@@ -83,36 +87,72 @@ def test_the_summary_is_that_of_the_last_step(trained_run):
     weights = [value for name, value in tensors_of(trained_run).items() if name.startswith("model/")]
     assert summary["parameters"] == sum(value.size for value in weights)
     last = rows_of(trained_run)[-1]
-    assert {key: summary[key] for key in ("step", "tokens", "loss", "validation_loss")} == {
-        key: last[key] for key in ("step", "tokens", "loss", "validation_loss")
-    }
+    for key in ("step", "tokens", "loss", "validation_loss"):
+        assert summary[key] == last[key]
     assert (summary["name"], summary["precision"], summary["compile"]) == ("whole", "float32", "graph")
 
 
-def test_a_finished_run_stays_as_it_is(trained_run, workplace, capsys):
+def test_manifest_records_progress_config_and_environment(trained_run):
+    manifest = json.loads((trained_run / "checkpoints" / "step-00000020" / "manifest.json").read_text())
+    (row,) = (row for row in rows_of(trained_run) if row["step"] == 20)
+    assert (manifest["step"], manifest["tokens"]) == (20, 20 * 4 * 16)
+    assert manifest["validation_loss"] == row["validation_loss"]
+    assert {"python", "tensorflow", "keras", "numpy", "threads"} <= manifest["environment"].keys()
+    assert len(manifest["config_sha256"]) == len(manifest["data_fingerprint"]) == 64
+    assert (manifest["config"]["model.dropout"], manifest["config"]["seed"]) == (0.1, 0)
+    assert "log_every" not in manifest["config"]
+
+
+def test_finished_run_is_not_changed(trained_run, workplace, capsys):
     before = contents_of(trained_run)
     assert workplace.train("name=whole") == 0
     assert "This run is complete" in capsys.readouterr().out
     assert contents_of(trained_run) == before
 
 
-def test_a_run_that_was_asked_to_stop_saves_and_ends_as_one_that_was_not(trained_run, workplace):
+def test_damaged_latest_checkpoint_falls_back_to_the_previous_one(trained_run, workplace, capsys):
+    """Also the resume of a text run: dropout, accumulation, metrics and samples are bit-exact."""
+    run = copy_of(trained_run, "damaged")
+    (run / "checkpoints" / "step-00000030" / "tensors.index").write_bytes(b"garbage")
+    assert_resumes_to(workplace, run, trained_run)
+    output = capsys.readouterr()
+    assert re.search(r"skipped .*step-00000030.*tensors.index", output.out)
+    assert "resuming after step 20" in output.out
+    assert "the last bits may differ" not in output.err
+
+
+def test_run_interrupted_during_its_final_evaluation_completes_it(trained_run, workplace):
+    """Cadences are not part of what a resumed run has to repeat."""
+    run = copy_of(trained_run, "measured")
+    for path in (run / "summary.json", run / "loss.png"):
+        path.unlink()
+    assert workplace.train("name=measured", "log_every=3", "checkpoint_every=5", "keep_checkpoints=1") == 0
+    assert yaml.safe_load((run / "config.yaml").read_text())["log_every"] == 3
+    assert rows_of(run) == rows_of(trained_run)
+    expected = json.loads((trained_run / "summary.json").read_text()) | {"name": "measured"}
+    assert json.loads((run / "summary.json").read_text()) == expected
+    assert (run / "loss.png").exists()
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_run, workplace):
     run = workplace.outputs / "stopped"
     with start_process(workplace, f"name={run.name}", "checkpoint_every=1") as process:
         wait_for(run / "checkpoints" / "step-00000001", process)
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=300)
     assert process.returncode == 143
-    step = int(re.search(r"stopped after step (\d+), saved. The same command resumes from there", output)[1])
+    step = int(re.search(r"stopped after step (\d+)", output)[1])
     assert step < 30
     assert (run / "checkpoints" / f"step-{step:08d}").exists()
-    assert errors.strip() == "stopping after this step; once more to stop at once"
+    assert len(errors.strip().splitlines()) == 1
     assert not (run / "summary.json").exists()
-    assert_ends_as(workplace, run, trained_run)
+    assert_resumes_to(workplace, run, trained_run)
 
 
-def test_a_run_that_nobody_reads_any_more_goes_on_and_saves_when_asked_to_stop(workplace):
-    """As Ctrl-C does to `python train.py 2>&1 | tee log`, whose tee dies of it at once."""
+@pytest.mark.slow
+def test_run_with_closed_output_continues_and_saves_on_sigint(workplace):
+    """Ctrl-C in `python train.py 2>&1 | tee log` ends tee at once."""
     run = workplace.outputs / "unread"
     with start_process(workplace, f"name={run.name}", "num_steps=1000000", "log_every=1") as process:
         wait_for(run / "metrics.jsonl", process)
@@ -125,191 +165,209 @@ def test_a_run_that_nobody_reads_any_more_goes_on_and_saves_when_asked_to_stop(w
     assert (run / "checkpoints" / f"step-{row['step']:08d}").exists()
 
 
+PARTIAL = ["model.rope.rotary_fraction=0.5", "model.rope.layout=half"]
+YARN = ["model.rope.scaling.type=yarn", "model.rope.scaling.factor=4"]
+LONGROPE = [
+    "model.rope.scaling.type=longrope",
+    "model.rope.scaling.factor=2",
+    "model.rope.scaling.short_factor=[1,1,1,1]",
+    "model.rope.scaling.long_factor=[1,2,2.5,4]",
+]
+MUON, PACKED, BFLOAT16 = "optimizer.name=muon", "data.reset_positions=true", "precision=mixed_bfloat16"
+OPTIONS = {
+    "combined": [*YARN, *PARTIAL, MUON, PACKED, BFLOAT16],
+    "xpos": ["model.rope.xpos=true"],
+    "yarn": YARN,
+    "longrope": LONGROPE,
+    "learned_freq": ["model.rope.learned_freq=true"],
+    "partial": PARTIAL,
+    "cumulative": ["model.learned_rotations=cumulative"],
+    "packed": [PACKED],
+    "muon": [MUON],
+    "bfloat16": [BFLOAT16],
+    "xla": ["compile=xla"],
+}
+
+
 @pytest.mark.parametrize(
-    "options", [("precision=mixed_bfloat16", "compile=graph"), ("precision=float32", "compile=xla")]
+    "name", [name if name == "combined" else pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS]
 )
-def test_resume_is_exact_in_other_precisions_and_compilers(workplace, options):
-    options = (*options, "num_steps=4", "checkpoint_every=2", WITHOUT_SAMPLES)
-    name = options[0].partition("=")[2]
-    assert workplace.train(f"name={name}", *options) == 0
-    whole = workplace.outputs / name
-    run = copy_of(whole, f"resumed-{name}")
+def test_options_train_resume_exactly_and_generate(workplace, capsys, name):
+    changes = [f"name={name}", "num_steps=4", "checkpoint_every=2", WITHOUT_SAMPLES, *OPTIONS[name]]
+    assert workplace.train(*changes) == 0
+    run = workplace.outputs / name
+    assert not (run / "samples.txt").exists()
+    tensors, rows = tensors_of(run, step=4), rows_of(run)
+    assert ("optimizer/muon" in " ".join(tensors)) == (MUON in OPTIONS[name])
     shutil.rmtree(run / "checkpoints" / "step-00000004")
-    assert workplace.train(f"name={run.name}", *options) == 0
-    assert_same_tensors(tensors_of(run, step=4), tensors_of(whole, step=4))
-    assert rows_of(run) == rows_of(whole)
+    (run / "summary.json").unlink()
+    assert workplace.train(*changes) == 0
+    assert "resuming after step 2" in capsys.readouterr().out
+    assert_same_tensors(tensors_of(run, step=4), tensors)
+    assert rows_of(run) == rows
+    generate.main([str(run), "--prompt", "the ", "--length", "20"])
+    assert capsys.readouterr().out.startswith("the ")
 
 
-def test_a_run_interrupted_while_it_measures_the_end_measures_it_when_started_again(trained_run, workplace):
-    run = copy_of(trained_run, "measured")
-    for path in (run / "summary.json", run / "loss.png"):
-        path.unlink()
-    assert workplace.train("name=measured") == 0
-    assert rows_of(run) == rows_of(trained_run)
-    assert json.loads((run / "summary.json").read_text()) == json.loads(
-        (trained_run / "summary.json").read_text()
-    ) | {"name": "measured"}
-    assert (run / "loss.png").exists()
+@pytest.mark.slow
+def test_reset_positions_changes_the_training(workplace):
+    """Several short documents in each window; the shared text is a single document."""
+    folder = workplace.text.parent / "documents"
+    folder.mkdir()
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(f"{number}{workplace.text.read_text()[number : number + 30]}")
+    tensors = []
+    for value in ("true", "false"):
+        changes = [f"data.path={folder}", f"data.reset_positions={value}", "num_steps=2", WITHOUT_SAMPLES]
+        assert workplace.train(f"name=reset-{value}", *changes) == 0
+        tensors.append(tensors_of(workplace.outputs / f"reset-{value}", step=2))
+    assert any(np.any(tensors[0][key] != tensors[1][key]) for key in tensors[0])
 
 
-def test_a_damaged_latest_checkpoint_costs_the_steps_since_the_one_before(trained_run, workplace, capsys):
-    run = copy_of(trained_run, "damaged")
-    (run / "checkpoints" / "step-00000030" / "tensors.index").write_bytes(b"garbage")
-    assert_ends_as(workplace, run, trained_run)
-    output = capsys.readouterr().out
-    assert re.search(r"skipped .*step-00000030: tensors.index is damaged", output)
-    assert "resuming after step 20" in output
-
-
-def test_a_cadence_may_change_in_a_run(trained_run, workplace):
-    run = copy_of(trained_run, "cadence")
-    assert workplace.train("name=cadence", "log_every=3", "checkpoint_every=5", "keep_checkpoints=1") == 0
-    assert yaml.safe_load((run / "config.yaml").read_text())["log_every"] == 3
-
-
-def test_weights_of_another_run_are_taken_and_nothing_else_of_it(trained_run, workplace, capsys):
-    """At a learning rate of nearly nothing, one step leaves the weights as they came."""
-    code = workplace.train(
+def test_init_from_takes_only_the_weights_and_a_started_child_does_not_need_its_parent(
+    trained_run, workplace, capsys
+):
+    """At a learning rate of almost zero, one step leaves the weights unchanged."""
+    parent = copy_of(trained_run, "parent")
+    changes = [
         "name=child",
-        f"init_from={trained_run}",
+        f"init_from={parent}",
         "context_length=32",
-        "model.rope.interpolate_factor=2",
+        "model.rope.scaling.type=yarn",
+        "model.rope.scaling.factor=2",
         "model.dropout=0",
         "num_steps=1",
         "optimizer.learning_rate=1e-30",
         "optimizer.weight_decay=0",
         WITHOUT_SAMPLES,
-    )
-    assert code == 0
-    assert f"starting from step 30 of {trained_run}" in capsys.readouterr().out
-    parent, child = tensors_of(trained_run), tensors_of(workplace.outputs / "child", step=1)
-    assert child.keys() == parent.keys()
-    for name, value in child.items():
+    ]
+    assert workplace.train(*changes) == 0
+    assert f"starting from step 30 of {parent}" in capsys.readouterr().out
+    child = workplace.outputs / "child"
+    config = yaml.safe_load((child / "config.yaml").read_text())
+    assert config["model"]["rope"]["scaling"]["original_max_position_embeddings"] == 16
+    old, new = tensors_of(parent), tensors_of(child, step=1)
+    assert new.keys() == old.keys()
+    for name, value in new.items():
         if name.startswith("model/"):
-            np.testing.assert_array_equal(value, parent[name], err_msg=name)
+            np.testing.assert_array_equal(value, old[name], err_msg=name)
         else:
-            assert (value != parent[name]).any(), name
-    assert child["optimizer/adamw/iteration"] == 1
-
-
-@pytest.fixture
-def refused(workplace, capsys):
-    return functools.partial(refusal, workplace, capsys)
+            assert (value != old[name]).any(), name
+    assert new["optimizer/adamw/iteration"] == 1
+    shutil.rmtree(parent)
+    (child / "summary.json").unlink()
+    assert workplace.train(*changes) == 0
 
 
 @pytest.mark.parametrize(
-    ("changes", "problem"),
+    ("change", "words"),
     [
-        (["model.dimm=3"], "unknown key 'model.dimm'; did you mean 'model.dim'?"),
-        (["+typo=1"], "unknown key 'typo'"),
-        (["num_steps=many"], "num_steps must be a whole number, got 'many'"),
-        (["model.dropout=1.5"], "model.dropout must be >= 0.0 and < 1.0, got 1.5"),
-        (["precision=float31"], "precision must be one of auto, float32, mixed_bfloat16; got 'float31'"),
-        (["model.dim=6"], "model.dim / num_heads must be even to form rotation pairs, got head_dim 3"),
-        (["accumulation_steps=3"], "accumulation_steps must divide batch_size 4, got 3"),
+        ("model.dimm=3", ["model.dimm", "did you mean 'model.dim'"]),
+        ("+typo=1", ["typo"]),
+        ("num_steps=many", ["num_steps", "many"]),
+        ("model.dropout=1.5", ["model.dropout", "1.5"]),
+        ("precision=float31", ["precision", "auto", "float32", "mixed_bfloat16", "float31"]),
+        ("model.dim=6", ["model.dim", "even"]),
+        ("accumulation_steps=3", ["accumulation_steps", "batch_size", "4", "3"]),
     ],
 )
-def test_a_wrong_key_or_value_is_told_in_a_line(refused, trained_run, changes, problem):
-    (line,) = refused("name=wrong", *changes, label="config error")
-    assert line.startswith(problem)
+def test_wrong_key_or_value_is_a_one_line_error(refused, trained_run, change, words):
+    (line,) = refused("name=wrong", change, label="config error")
+    assert_mentions(line, *words)
 
 
-def test_a_wrong_key_in_an_experiment_is_told_in_a_line(refused, trained_run, tmp_path):
+def test_wrong_key_in_an_experiment_is_a_one_line_error(refused, trained_run, tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel:\n  dimm: 3\n")
     (line,) = refused(f"--config-dir={tmp_path}", "experiment=mine", label="config error")
-    assert line == "unknown key 'model.dimm'; did you mean 'model.dim'?"
+    assert_mentions(line, "model.dimm", "did you mean 'model.dim'")
 
 
-def test_another_config_in_a_run_directory_is_refused(refused, trained_run):
+def test_other_config_in_a_run_directory_is_refused(refused, trained_run):
     (line,) = refused("name=whole", "model.dropout=0.2", "seed=5", "log_every=3", label="config error")
-    assert line == (
-        f"{trained_run} is a run of another config: seed is 0 there, 5 here; "
-        "model.dropout is 0.1 there, 0.2 here. Use name= for another run."
-    )
+    assert_mentions(line, str(trained_run), "model.dropout", "0.1", "0.2", "seed", "5", "name=")
+    assert "log_every" not in line
 
 
-def test_a_run_of_another_model_in_a_run_directory_is_told_by_keys_that_both_have(refused, trained_run):
+def test_other_architecture_in_a_run_directory_is_described_by_shared_keys(refused, trained_run):
     text_keys = ("~context_length", "~model.num_kv_heads", "~data", "~data.path", "~data.held_out")
     changes = ("name=whole", "experiment=vit", *text_keys, "~data.cache_dir")
     (line,) = refused(*changes, label="config error")
-    assert line.startswith(f"{trained_run} is a run of another config: ")
-    assert "context_length is 16 there, null here" in line
-    assert "model.architecture is transformer_lm there, axial_vit here" in line
-    assert "data.source is text_files there, digits here" in line
+    assert_mentions(
+        line, str(trained_run), "context_length", "model.architecture", "transformer_lm", "axial_vit"
+    )
+    assert_mentions(line, "data.source", "text_files", "digits")
     assert "vocab_size" not in line and "patch_size" not in line
 
 
-def test_a_run_directory_in_use_is_refused(refused, trained_run):
+def test_run_directory_in_use_is_refused(refused, trained_run):
     with RunDirectory(trained_run):
         (line,) = refused("name=whole")
     assert "is in use by another process" in line
 
 
-def test_fields_of_the_model_that_differ_from_init_from_are_named_at_once(refused, trained_run):
+def test_differences_from_the_model_of_init_from_are_all_listed(refused, trained_run):
     changes = ("model.dim=32", "model.vocab_size=300", "model.position=none", "context_length=8")
     (line,) = refused("name=other", f"init_from={trained_run}", *changes, label="config error")
-    assert line == (
-        f"the weights of init_from={trained_run} are of another model: "
-        "model.vocab_size is 256 there, 300 here; "
-        "model.dim is 16 there, 32 here; model.position is rotary there, none here"
-    )
+    assert_mentions(line, str(trained_run), "model.vocab_size", "256", "300", "model.dim", "16", "32")
+    assert_mentions(line, "model.position", "rotary", "none")
 
 
 def test_init_from_needs_a_run_directory_with_a_checkpoint(refused, trained_run, tmp_path):
     (line,) = refused("name=new", f"init_from={tmp_path}")
-    told = "is not a run directory: it has no config.yaml. Train one: python train.py"
-    assert line == f"{tmp_path} {told}"
+    assert_mentions(line, str(tmp_path), "config.yaml")
     shutil.copy(trained_run / "config.yaml", tmp_path)
     (line,) = refused("name=new", f"init_from={tmp_path}")
-    assert line == f"{tmp_path} has no checkpoint; expected {tmp_path}/checkpoints/step-*."
+    assert_mentions(line, str(tmp_path), "checkpoint")
 
 
-def test_a_text_that_cannot_be_used_is_told_in_a_line(refused, trained_run, tmp_path):
+def test_unusable_text_is_a_one_line_error(refused, trained_run, tmp_path):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "short.txt").write_text("too short")
     for path, problem in (
         ("missing.txt", "does not exist"),
         ("*.md", "matches no file"),
-        ("empty.txt", "all empty"),
-        ("short.txt", "one window needs 17"),
+        ("empty.txt", "empty"),
+        ("short.txt", "17"),
     ):
         (line,) = refused("name=wrong", f"data.path={tmp_path / path}")
         assert problem in line
 
 
-def test_a_text_that_changed_since_the_run_began_is_refused(refused, trained_run, workplace):
+def test_changed_text_is_refused(refused, trained_run, workplace):
     content, times = workplace.text.read_bytes(), workplace.text.stat()
     try:
         workplace.text.write_bytes(content + b"one more line\n")
         (line,) = refused("name=whole")
-        assert line.startswith("the data have changed since this run began")
+        assert_mentions(line, "data have changed", "name=")
     finally:
         workplace.text.write_bytes(content)
         os.utime(workplace.text, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def test_a_set_of_tfds_that_cannot_be_had_is_told_in_a_line_and_soon(
+def test_unavailable_tfds_dataset_is_a_one_line_error_within_seconds(
     refused, trained_run, tmp_path, monkeypatch
 ):
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where no one listens
-    places = ("name=wrong", "~data.path", "data=tfds_text", f"data.data_dir={tmp_path}")
-    (line,) = refused(*places, "data.tfds_name=tiny_shakespear")
-    assert "did you mean 'tiny_shakespeare'" in line
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # no server listens there
+    changes = ("name=wrong", "~data.path", "data=tfds_text", f"data.data_dir={tmp_path}")
+    (line,) = refused(*changes, "data.tfds_name=tiny_shakespear")
+    assert_mentions(line, "did you mean 'tiny_shakespeare'")
     started = time.monotonic()
-    (line,) = refused(*places, "data.tfds_name=tiny_shakespeare")
+    (line,) = refused(*changes, "data.tfds_name=tiny_shakespeare")
     assert "could not be downloaded" in line
     assert time.monotonic() - started < 20
 
 
-def test_a_place_that_cannot_be_written_is_told_in_a_line(refused, trained_run, tmp_path):
+def test_unwritable_output_dir_is_a_one_line_error(refused, trained_run, tmp_path):
     (tmp_path / "file").touch()
     (line,) = refused("name=run", f"output_dir={tmp_path / 'file'}")
     assert line.startswith(f"cannot write to {tmp_path / 'file' / 'run'} (Not a directory)")
 
 
-def test_a_full_disk_stops_a_run_with_a_line(trained_run, workplace, monkeypatch, capsys):
+def test_full_disk_is_a_one_line_error_and_leaves_the_checkpoints(
+    trained_run, workplace, monkeypatch, capsys
+):
     def fill_disk(log, step, metrics):
         raise OSError(28, "No space left on device")
 
@@ -318,115 +376,24 @@ def test_a_full_disk_stops_a_run_with_a_line(trained_run, workplace, monkeypatch
     before = contents_of(run / "checkpoints")
     monkeypatch.setattr(RunLog, "write", fill_disk)
     assert workplace.train("name=full") == 2
-    assert capsys.readouterr().err == (
-        f"error: cannot write to {run} (No space left on device). Use output_dir= for another place.\n"
-    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert_mentions(line, "error: cannot write", str(run), "No space left on device", "output_dir=")
     assert contents_of(run / "checkpoints") == before
 
 
-def test_a_run_that_diverges_stops_with_a_line_and_keeps_its_checkpoints(workplace, capsys):
-    code = workplace.train("name=diverged", "optimizer.learning_rate=1e30", "checkpoint_every=1")
-    assert code == 1
+def test_diverging_run_returns_to_its_last_finite_checkpoint(workplace, capsys):
+    changes = ("optimizer.learning_rate=1e30", "checkpoint_every=1", WITHOUT_SAMPLES)
+    assert workplace.train("name=diverged", *changes) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    told = r"diverged: step \d+: .*. The run is back at its checkpoint of step (\d+). Try .* with (name.*)"
-    step, advice = re.fullmatch(told, line).groups()
     run = workplace.outputs / "diverged"
-    assert advice.startswith(f"name=another init_from={run} optimizer.learning_rate=3e+29 or ")
-    tensors = tensors_of(run, step=int(step))
-    assert all(np.isfinite(value).all() for value in tensors.values())
-    assert max((run / "checkpoints").iterdir()).name == f"step-{int(step):08d}"
+    assert_mentions(line, "diverged: step", f"name=another init_from={run} optimizer.learning_rate=3e+29")
+    step = int(re.search(r"checkpoint of step (\d+)", line)[1])
+    assert all(np.isfinite(value).all() for value in tensors_of(run, step=step).values())
+    assert max((run / "checkpoints").iterdir()).name == f"step-{step:08d}"
 
 
-ROTATIONS = {
-    "xpos": ["model.rope.xpos=true"],
-    "yarn": ["model.rope.scaling.type=yarn", "model.rope.scaling.factor=4"],
-    "longrope": [
-        "model.rope.scaling.type=longrope",
-        "model.rope.scaling.factor=2",
-        "model.rope.scaling.short_factor=[1,1,1,1]",
-        "model.rope.scaling.long_factor=[1,2,2.5,4]",
-    ],
-    "learned_freq": ["model.rope.learned_freq=true"],
-    "partial": ["model.rope.rotary_fraction=0.5", "model.rope.layout=half"],
-    "cumulative": ["model.learned_rotations=cumulative"],
-    "packed": ["data.reset_positions=true"],
-}
-
-
-@pytest.mark.parametrize("name", ROTATIONS)
-def test_each_rotation_trains_resumes_and_generates(workplace, capsys, name):
-    changes = [f"name={name}", "num_steps=12", WITHOUT_SAMPLES, *ROTATIONS[name]]
-    assert workplace.train(*changes) == 0
-    run = workplace.outputs / name
-    whole = tensors_of(run, step=12)
-    shutil.rmtree(run / "checkpoints" / "step-00000012")
-    (run / "summary.json").unlink()
-    assert workplace.train(*changes) == 0
-    assert_same_tensors(tensors_of(run, step=12), whole)
-    capsys.readouterr()
-    generate.main([str(run), "--prompt", "the ", "--length", "20"])
-    assert capsys.readouterr().out.startswith("the ")
-
-
-def test_a_run_with_muon_and_without_samples_resumes(workplace, capsys):
-    changes = ["name=muon", "num_steps=12", "optimizer.name=muon", WITHOUT_SAMPLES]
-    assert workplace.train(*changes) == 0
-    run = workplace.outputs / "muon"
-    assert "samples.txt" not in capsys.readouterr().out
-    assert not (run / "samples.txt").exists()
-    whole = tensors_of(run, step=12)
-    assert "optimizer/muon/transformer_lm_block_0_mlp_down_kernel_momentum" in whole
-    shutil.rmtree(run / "checkpoints" / "step-00000012")
-    (run / "summary.json").unlink()
-    assert workplace.train(*changes) == 0
-    assert_same_tensors(tensors_of(run, step=12), whole)
-    assert "resuming after step 10" in capsys.readouterr().out
-
-
-def test_documents_kept_apart_train_otherwise(workplace):
-    """The text is one document: its windows hold a separator only at its ends."""
-    first, second = workplace.text.read_text()[:900], workplace.text.read_text()[900:]
-    folder = workplace.text.parent / "two"
-    folder.mkdir()
-    for number, text in enumerate((first, second) * 20):
-        (folder / f"{number}.txt").write_text(f"{number}{text[:30]}")
-    tensors = []
-    for name, value in (("apart", "true"), ("joined", "false")):
-        changes = [f"name={name}", "num_steps=2", f"data.path={folder}", f"data.reset_positions={value}"]
-        changes.append(WITHOUT_SAMPLES)
-        assert workplace.train(*changes) == 0
-        tensors.append(tensors_of(workplace.outputs / name, step=2))
-    assert any(np.any(tensors[0][key] != tensors[1][key]) for key in tensors[0])
-
-
-def test_a_scaling_starts_from_the_context_of_the_parent(workplace, trained_run):
-    scaling = ["model.rope.scaling.type=yarn", "model.rope.scaling.factor=3"]
-    sizes = ["context_length=48", "num_steps=1", WITHOUT_SAMPLES]
-    changes = ["name=longer", f"init_from={trained_run}", *sizes, *scaling]
-    assert workplace.train(*changes) == 0
-    written = yaml.safe_load((workplace.outputs / "longer" / "config.yaml").read_text())
-    assert written["model"]["rope"]["scaling"]["original_max_position_embeddings"] == 16
-    assert workplace.train(*changes) == 0
-
-
-def test_a_scaled_run_goes_on_without_its_parent(workplace, trained_run):
-    parent = copy_of(trained_run, "parent")
-    changes = [
-        "name=orphan",
-        f"init_from={parent}",
-        "context_length=32",
-        "num_steps=2",
-        WITHOUT_SAMPLES,
-        "model.rope.scaling.type=yarn",
-        "model.rope.scaling.factor=2",
-    ]
-    assert workplace.train(*changes) == 0
-    shutil.rmtree(parent)
-    (workplace.outputs / "orphan" / "summary.json").unlink()
-    assert workplace.train(*changes) == 0
-
-
-def test_a_sweep_runs_each_value_in_a_directory_of_its_own_and_prints_plain_text(workplace):
+@pytest.mark.slow
+def test_sweep_runs_each_value_in_its_own_directory_and_prints_plain_text(workplace):
     changes = ("name=sweep", "model.position=rotary,none", "num_steps=2", WITHOUT_SAMPLES)
     with start_process(workplace, "-m", *changes) as process:
         output, errors = process.communicate(timeout=300)
