@@ -2,10 +2,9 @@
 
 import sys
 
-from omegaconf import OmegaConf
-
+from configs.compose import compose
 from configs.help import help_text
-from configs.schema import compose, parse_config
+from configs.schema import parse_config
 from configs.sweep import sweep
 from system.command import run_command
 from system.startup import quiet_imports
@@ -15,19 +14,21 @@ SWEEP_FLAGS = {"-m", "--multirun"}
 
 
 def main(arguments: list[str]) -> int | None:
+    """Trains, sweeps or prints help; returns the exit code."""
     flags = set(arguments)
-    plain = [argument for argument in arguments if argument not in HELP_FLAGS | SWEEP_FLAGS]
+    rest = [argument for argument in arguments if argument not in HELP_FLAGS | SWEEP_FLAGS]
     if flags & SWEEP_FLAGS and not flags & HELP_FLAGS:
-        return sweep(plain)
-    cfg = compose(plain)
-    if cfg is not None and flags & HELP_FLAGS:
-        print(help_text(OmegaConf.to_container(cfg)))
-    elif cfg is not None:
-        config = parse_config(cfg)
-        with quiet_imports():
-            from runs.run import train_run
-        return train_run(config)
-    return None
+        return sweep(rest)
+    values = compose(rest)
+    if values is None:  # Hydra has answered a flag such as --cfg
+        return None
+    if flags & HELP_FLAGS:
+        print(help_text(values))
+        return None
+    config = parse_config(values)
+    with quiet_imports():  # TensorFlow, which --help and an invalid configuration do not need
+        from runs.run import train_run
+    return train_run(config)
 
 
 if __name__ == "__main__":

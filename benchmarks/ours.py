@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.harness import ROOT, UnavailableError, Work, run
-from configs.schema import compose, parse_config
+from configs.compose import compose
+from configs.schema import parse_config
 from models.config import AxialViTConfig, TransformerLMConfig
 from models.sampling import Sampler, SamplingOptions
 from models.transformer import TransformerLM

@@ -1,26 +1,13 @@
-"""The one door between YAML and code: what a configuration may hold, and what is wrong with one."""
+"""Configuration of a run: its keys, how nested values become a `Config`, and how two configs differ."""
 
-import itertools
+import difflib
 import json
-import os
-import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, field, fields, is_dataclass
+from typing import Annotated, get_args
 
-import hydra
-import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+from pydantic import Field, TypeAdapter, ValidationError
 
-from configs.builder import build, flatten, nearest_key, nest, to_flat
-from configs.help import groups_of
-from configs.values import did_you_mean, plain
 from data.config import (
     IMAGE_CONFIGS,
     DigitsConfig,
@@ -33,15 +20,17 @@ from data.config import (
 )
 from models.config import AxialViTConfig, TransformerLMConfig
 from system.errors import ConfigError
+from system.text import format_value
+from system.validation import Options, problems_of
 from training.config import DistributeConfig, OptimizerConfig, TrainingConfig
 
-CONFIGS = Path(__file__).resolve().parent
-PLAIN_OVERRIDE = re.compile(r"([A-Za-z_][\w.]*)=")
-# Hydra's rerun unpickles a file; its sweepers and launchers share one process among jobs.
-REFUSED = re.compile(r"--e|[+~]*hydra[./](mode|sweep|sweeper|launcher)\b")
-
-
-# Names, places, devices and cadences: a run may go on with others.
+Model = TransformerLMConfig | AxialViTConfig
+TextData = PythonStdlibConfig | TfdsTextConfig | TextFilesConfig | PasskeyConfig
+Data = TextData | DigitsConfig | TfdsImagesConfig | ImageFolderConfig
+UNSET = "???"
+# Set at the top level, for the model too.
+SHARED = {"model.context_length": "context_length"}
+# Keys that may change when a run is resumed: names, places, devices and intervals.
 FREE_KEYS = {
     "name",
     "output_dir",
@@ -61,75 +50,188 @@ FREE_KEYS = {
 }
 
 
-# By whether the model is for images: what the data are, what the model is, and what to do.
-OTHER_TASK = {
-    True: ("text", "vision transformer", "images, such as data=digits, or leave out experiment=vit"),
-    False: ("images", "language model", "text, such as data=python_stdlib, or add experiment=vit"),
-}
-
-
-@dataclass(frozen=True)
 class Config(TrainingConfig):
-    """Configuration of a run; `context_length` is null for images."""
+    """Options of a run; `context_length` is null for images."""
 
     name: str = "lm"
     output_dir: str = "outputs"
-    init_from: str | None = field(default=None, metadata={"example": "outputs/lm"})
-    init_from_step: int | None = field(default=None, metadata={"min": 0})
+    init_from: Annotated[str | None, Field(examples=["outputs/lm"])] = None
+    init_from_step: Annotated[int, Field(ge=0)] | None = None
     init_from_data: str | None = None
     resample_positions: bool = False
-    context_length: int | None = field(
-        default=TransformerLMConfig.context_length, metadata={"min": 2, "also": "model.context_length"}
-    )
-    model: TransformerLMConfig | AxialViTConfig = field(default_factory=TransformerLMConfig)
-    data: (
-        PythonStdlibConfig
-        | TfdsTextConfig
-        | TextFilesConfig
-        | PasskeyConfig
-        | DigitsConfig
-        | TfdsImagesConfig
-        | ImageFolderConfig
-    ) = field(default_factory=PythonStdlibConfig)
+    context_length: Annotated[int, Field(ge=2)] | None = TransformerLMConfig.context_length
+    model: Annotated[Model, Field(discriminator="architecture")] = field(default_factory=TransformerLMConfig)
+    data: Annotated[Data, Field(discriminator="source")] = field(default_factory=PythonStdlibConfig)
     distribute: DistributeConfig = field(default_factory=DistributeConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """(key, message) of each rule between fields that is broken."""
+        """Key and message of each violated rule between fields."""
         yield from super().problems()
         if not self.name or self.name.startswith(".") or set("/\\\0") & set(self.name):
             yield "name", f"must be a plain directory name, got {self.name!r}"
         for key in ("init_from_step", "init_from_data", "resample_positions"):
             if getattr(self, key) and self.init_from is None:
-                yield key, f"has no effect without init_from, got {getattr(self, key)}"
-        sees = isinstance(self.model, AxialViTConfig)
-        if sees != isinstance(self.data, IMAGE_CONFIGS):
-            has, model, advice = OTHER_TASK[sees]
-            yield "data.source", f"{self.data.source!r} is {has}, but the model is a {model}: choose {advice}"
-        if sees and self.context_length is not None:
-            yield "context_length", f"must be null for a vision transformer, got {self.context_length}"
-        if not sees and self.model.vocab_size < 256:
+                yield key, f"has no effect without init_from, got {format_value(getattr(self, key))}"
+        has_images = isinstance(self.data, IMAGE_CONFIGS)
+        if isinstance(self.model, AxialViTConfig):
+            if not has_images:
+                yield (
+                    "data.source",
+                    f"{self.data.source!r} is text, but the model is a vision transformer: choose images, "
+                    "such as data=digits, or leave out experiment=vit",
+                )
+            if self.context_length is not None:
+                yield "context_length", f"must be null for a vision transformer, got {self.context_length}"
+            return
+        if has_images:
+            yield (
+                "data.source",
+                f"{self.data.source!r} is images, but the model is a language model: choose text, such as "
+                "data=python_stdlib, or add experiment=vit",
+            )
+        if self.model.vocab_size < 256:
             yield "model.vocab_size", f"must be >= 256 to hold every byte, got {self.model.vocab_size}"
 
 
-def parse_config(cfg: DictConfig | dict) -> Config:
-    """The checked configuration of composed YAML.
+ADAPTER = TypeAdapter(Config)
+# Key that selects the class of a group, and the classes by its value.
+UNIONS = {
+    "model": ("architecture", {cls.architecture: cls for cls in get_args(Model)}),
+    "data": ("source", {cls.source: cls for cls in get_args(Data)}),
+}
+
+
+def parse_config(nested: dict) -> Config:
+    """Validated configuration of nested values, as YAML holds them; missing keys get their defaults.
 
     Raises:
-        ConfigError: with every unknown key, wrong type, value out of range and broken rule.
+        ConfigError: with one line for each unknown key, wrong type, value out of range and violated rule.
     """
-    try:
-        given = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
-    except OmegaConfBaseException as error:
-        raise ConfigError(explained(error)) from error
-    config, problems = build(Config, flatten(given), other_names=("experiment",))
+    flat = flatten(nested)
+    for group, (tag, kinds) in UNIONS.items():
+        key = f"{group}.{tag}"
+        if flat.get(key, next(iter(kinds))) not in tuple(kinds):
+            # An unknown kind is reported alone, since its keys are unknown too.
+            others = {other: value for other, value in flat.items() if not other.startswith(f"{group}.")}
+            flat = {**others, key: flat[key]}
+    entries = list(walk(Config, flat))
+    classes = {group: cls for group, cls, _, _ in entries}
+    values = {key: flat.get(key, default) for _, _, key, default in entries}
+    values |= {key: values[source] for key, source in SHARED.items() if key in values}
+    config, problems = validate({key: value for key, value in values.items() if value != UNSET}, classes)
+    known = [*(key for key in values if key not in SHARED), *sorted(classes)[1:], "experiment"]
+    unread = [key for key in flat if key not in values or key in SHARED]
+    problems += [explain_unknown(key, flat[key], known) for key in unread]
     if problems:
         raise ConfigError("\n".join(problems))
     return config
 
 
+def validate(values: dict[str, object], classes: dict[str, type[Options]]) -> tuple[Config | None, list[str]]:
+    """The config, or None, and a line for each problem."""
+    violated: dict[type, list[tuple[str, str]]] = {}  # rules between fields, by class
+    messages: dict[str, str] = {}
+    config = None
+    try:  # JSON, since strict validation of Python objects accepts no dict for a dataclass
+        config = ADAPTER.validate_json(json.dumps(nest(values), default=repr), context=violated)
+    except ValidationError as error:
+        for key, message in problems_of(error, classes):
+            messages.setdefault(SHARED.get(key, key), message)
+    lines = [f"{key} {message}" for key, message in messages.items()]
+    for group, cls in classes.items():
+        lines += [f"{join(group, key)} {message}" for key, message in violated.get(cls, ())]
+    return config, lines
+
+
+def walk(
+    options: Options | type[Options], flat: dict[str, object], group: str = ""
+) -> Iterator[tuple[str, type[Options], str, object]]:
+    """Yields group, class, key and default of each key; UNSET where there is no default.
+
+    Args:
+        options: an instance, whose values are the defaults, or a class.
+        flat: values by key; those of `UNIONS` select the class of a group.
+        group: key of the group that `options` is.
+    """
+    cls = options if isinstance(options, type) else type(options)
+    for item in fields(cls):
+        key = join(group, item.name)
+        default = UNSET if item.default is MISSING else item.default
+        if options is not cls:
+            default = getattr(options, item.name)
+        elif item.default_factory is not MISSING:
+            default = item.default_factory()
+        if key in UNIONS:
+            tag, kinds = UNIONS[key]
+            kind = flat.get(f"{key}.{tag}")
+            default = kinds.get(kind, default) if isinstance(kind, str) else default
+        if is_dataclass(default):
+            yield from walk(default, flat, key)
+        else:
+            yield group, cls, key, default
+
+
+def join(group: str, name: str) -> str:
+    return f"{group}.{name}" if group else name
+
+
+def flatten(nested: dict, prefix: str = "") -> dict[str, object]:
+    """Leaves by dotted key; a key that contains a dot is quoted."""
+    flat = {}
+    for key, value in nested.items():
+        name = prefix + (f'"{key}"' if "." in str(key) else str(key))
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def nest(flat: dict[str, object]) -> dict:
+    """Inverse of `flatten`."""
+    nested: dict = {}
+    for key, value in flat.items():
+        *parents, name = key.split(".")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return nested
+
+
+def explain_unknown(key: str, value: object, known: list[str]) -> str:
+    """Error line of a key that no class has."""
+    below = [other for other in known if other.startswith(f"{key}.")]
+    if below:
+        return f"{key} holds keys of its own, such as {below[0]}; got {format_value(value, quoted=True)}"
+    if key not in SHARED:
+        owners = [
+            f"{group}.{tag}={kind}"
+            for group, (tag, kinds) in UNIONS.items()
+            for kind, cls in kinds.items()
+            if key in (name for _, _, name, _ in walk(cls, {}, group))
+        ]
+        if owners:
+            return f"unknown key {key!r} here; it belongs to {' or '.join(owners)}"
+    match = nearest_key(key, known)
+    return f"unknown key {key!r}" + (f"; did you mean {match!r}?" if match else "")
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str | None:
+    """Key whose last part is similar, or else one that is similar as a whole."""
+    last = key.rpartition(".")[2]
+    lasts = {candidate.rpartition(".")[2] for candidate in known}
+    parts = difflib.get_close_matches(last, lasts, n=1, cutoff=0.7)
+    same_part = [candidate for candidate in known if candidate.rpartition(".")[2] in parts]
+    matches = difflib.get_close_matches(key, same_part, n=1, cutoff=0)
+    return next(iter(matches or difflib.get_close_matches(key, known, n=1)), None)
+
+
+def to_flat(config: Config) -> dict[str, object]:
+    """Value of each key."""
+    return {key: value for _, _, key, value in walk(config, {}) if key not in SHARED}
+
+
 def to_dict(config: Config) -> dict:
-    """The YAML form: `parse_config(to_dict(config)) == config`."""
+    """Nested values of a config: `parse_config(to_dict(config)) == config`."""
     return nest(to_flat(config))
 
 
@@ -140,165 +242,26 @@ def differing_keys(a: Config, b: Config) -> list[tuple[str, object, object]]:
 
 
 def conflicting_keys(recorded: dict, config: Config) -> list[tuple[str, object, object]]:
-    """(key, recorded value, value here) of each of the `deciding_keys` that differs.
+    """(key, recorded value, current value) of each of the `deciding_keys` that differs.
 
-    Keys that only one has are not named: they come with another model.architecture or data.source, which
-    is, or with another version of this program.
+    Keys that only one side has are left out: they belong to another model.architecture or data.source, which
+    is reported, or to another version of this program.
     """
-    here = deciding_keys(config)
-    return [(key, recorded[key], here[key]) for key in recorded if key in here and recorded[key] != here[key]]
+    current = deciding_keys(config)
+    return [
+        (key, value, current[key])
+        for key, value in recorded.items()
+        if key in current and value != current[key]
+    ]
 
 
 def deciding_keys(config: Config) -> dict[str, object]:
-    """Value of each full key that can change the result of a step, as JSON holds it."""
+    """Value, as JSON holds it, of each key that can change the result of a step."""
     flat = {key: value for key, value in to_flat(config).items() if key not in FREE_KEYS}
     return json.loads(json.dumps(flat))
 
 
-def there_and_here(difference: tuple[str, object, object]) -> str:
+def describe_difference(difference: tuple[str, object, object]) -> str:
     """One of `differing_keys` in words, for values of another run and of this one."""
     key, there, here = difference
-    return f"{key} is {plain(there)} there, {plain(here)} here"
-
-
-def save_config(config: Config, path: Path | str) -> None:
-    """Writes YAML that `load_config` reads; the file is whole or not there."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(OmegaConf.to_yaml(to_dict(config)))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def load_config(path: Path | str) -> Config:
-    """The configuration in a file of `save_config`; it is data, so nothing in it is resolved.
-
-    Raises:
-        ConfigError: each line of which names the file.
-    """
-    try:
-        return parse_config(read_yaml(path))
-    except ConfigError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
-
-
-def read_yaml(path: Path | str) -> dict:
-    try:
-        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except FileNotFoundError as error:
-        raise ConfigError("no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}") from error
-    # Besides errors of its own, the parser lets those through of what it calls for a value.
-    except Exception as error:
-        raise ConfigError(f"not a configuration: {explained(error)}") from error
-    if not isinstance(loaded, dict) or not loaded:
-        raise ConfigError("holds no keys")
-    return loaded
-
-
-def compose(arguments: list[str]) -> DictConfig | None:
-    """The YAML that the command line asks for; None if Hydra has answered a flag such as `--cfg job`."""
-    if refused := next(filter(REFUSED.match, arguments), None):
-        raise ConfigError(f"{refused!r} is not for this program; sweep with -m key=value,value")
-    composed: list[DictConfig] = []
-
-    def keep(cfg: DictConfig) -> None:
-        composed.append(cfg)
-
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # without it Hydra prints its errors and exits
-    completing = {"-sc", "--shell-completion"} & set(arguments)
-    sys.argv[1:] = arguments if completing else map(open_to_new_keys, arguments)
-    with hydra_errors():
-        hydra.main(config_path=str(CONFIGS), config_name="train", version_base="1.3")(keep)()
-    return composed[0] if composed else None
-
-
-def combinations(overrides: list[str]) -> list[tuple[str, ...]]:
-    with hydra_errors():
-        parsed = OverridesParser.create().parse_overrides(overrides)
-        return list(itertools.product(*map(alternatives, parsed)))
-
-
-def alternatives(override: Override) -> list[str]:
-    if override.is_sweep_override():
-        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-    return [override.input_line]
-
-
-def open_to_new_keys(argument: str) -> str:
-    """`key=value` as `++key=value`: Hydra stops at the first unknown key, `parse_config` names them all."""
-    found = PLAIN_OVERRIDE.match(argument)
-    is_ours = found and found[1] not in groups_of(CONFIGS) and not found[1].startswith("hydra.")
-    return f"++{argument}" if is_ours else argument
-
-
-@contextmanager
-def hydra_errors() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise ConfigError(explained(error)) from error
-
-
-def explained(error: Exception) -> str:
-    """What Hydra, OmegaConf or the YAML parser found wrong, in one line that says what to do."""
-    if isinstance(error, OverrideParseException):
-        return unreadable_override(error.override)
-    if isinstance(error, MissingConfigException) and error.options:
-        return missing_option(error)
-    if isinstance(error, InterpolationResolutionError):
-        return f"{error.full_key}: {first_line(error)}"
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        mark = error.problem_mark
-        return f"{mark.name}, line {mark.line + 1}: {error.problem}"
-    for pattern, message in HYDRA_MESSAGES.items():
-        if found := re.search(pattern, str(error)):
-            return found.expand(message)
-    return first_line(error)
-
-
-HYDRA_MESSAGES = {
-    r"Ambiguous value for argument '(?:\+\+)?(.+?)=(.*)'": (
-        r"""'\1=\2' holds several values: add -m to run each, or quote it to mean one: "\1='\2'" """.rstrip()
-    ),
-    r"Sweep parameters '(?:\+\+)?(.*)' requires": r"'\1' holds several values: add -m to run each",
-    r"An item is already at '(.*)'": r"there is a key '\1' already: write \1=... without the '+'",
-    r"Could not delete .*'(.*)' does not exist": r"cannot delete '\1': there is no such key",
-    r"force-add of config groups .*'\+\+recipe=": "recipe cannot be set: experiment= and data= choose it",
-    r"force-add of config groups .*'\+\+(.*)'": r"'\1' chooses a file: write it without the '++'",
-    r"(\w+) appears more than once in the final": r"'\1' is chosen twice: write \1=... without a '+'",
-    r"Could not override '(.*)'\.\n": r"unknown key '\1'",
-    r"Additional config directory '(.*)' not found": r"there is no directory '\1'",
-    r"ConfigLoader is not set|Can only enumerate": "glob() and interval() are not read here: list the values",
-    r"group override must be a string .* NoneType": "a group takes the name of a file, not null",
-}
-
-
-def unreadable_override(override: str) -> str:
-    override = override.removeprefix("++")
-    key, equals, value = override.partition("=")
-    if not equals:
-        return f"cannot read {override!r}: write key=value"
-    return f"""cannot read {override!r}: quote the value inside the shell's quotes: "{key}='{value}'\""""
-
-
-def missing_option(error: MissingConfigException) -> str:
-    group, _, option = error.missing_cfg_file.rpartition("/")
-    asked = re.match(r"In '(\w+/.*?)'", str(error))
-    place = f"{asked[1]}: " if asked else ""
-    choices = f"no {option!r} in {group}; choose from {', '.join(error.options)}"
-    return place + choices + did_you_mean(nearest_key(option, error.options))
-
-
-def first_line(error: BaseException) -> str:
-    """Hydra wraps some errors of OmegaConf in one without text."""
-    lines = str(error).strip().splitlines()
-    if lines:
-        return lines[0]
-    return first_line(error.__cause__) if error.__cause__ else type(error).__name__
+    return f"{key} is {format_value(there)} there, {format_value(here)} here"

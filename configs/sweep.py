@@ -1,4 +1,4 @@
-"""Runs of one sweep, each in a process of its own, so that its memory is returned."""
+"""Sweeps: one run for each combination of values, each in its own process, which frees its memory."""
 
 import hashlib
 import json
@@ -10,21 +10,21 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.schema import combinations, compose, hydra_errors
+from configs.compose import combinations, compose
 from system.errors import ConfigError
 from system.text import format_table
 
 LONGEST_NAME = 120
-# Of a summary; the first has a column in every table.
+# Values of a summary; the first has a column in every table.
 MEASURES = ("validation_loss", "accuracy")
-# Any text of such overrides joined by '-' can be taken apart again: a key begins with a letter, and what
-# follows a '-' within a value is a digit.
+# A name of such overrides joined by '-' is unambiguous: a key begins with a letter, and a '-' within a value
+# is followed by a digit.
 PLAIN_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=\w[\w.]*(-\d[\w.]*)*", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that has ended."""
+    """A finished run."""
 
     name: str
     exit_code: int
@@ -32,7 +32,7 @@ class Job:
 
 
 def sweep(arguments: list[str]) -> int:
-    """A job for each combination of values, in a process of its own; the worst exit code."""
+    """Runs a job for each combination of values and returns the largest exit code."""
     flags = [argument for argument in arguments if not is_override(argument)]
     overrides = [argument for argument in arguments if is_override(argument)]
     jobs = [sweep_job(flags, combination) for combination in combinations(overrides)]
@@ -45,13 +45,12 @@ def is_override(argument: str) -> bool:
 
 
 def sweep_job(flags: list[str], overrides: tuple[str, ...]) -> Job:
-    """One job; what does not compose is run as it is, and says so itself."""
+    """Runs one job; overrides that do not compose are run as they are, for their error message."""
     command = [sys.executable, sys.argv[0], *flags]
     try:
         if (cfg := compose([*flags, *overrides])) is None:
             return Job(" ".join(overrides), 0, {})
-        with hydra_errors():
-            name, output_dir = job_name(str(cfg.name), overrides), Path(str(cfg.output_dir))
+        name, output_dir = job_name(str(cfg.get("name")), overrides), Path(str(cfg.get("output_dir")))
     except ConfigError:
         return Job(" ".join(overrides), run_job([*command, *overrides]), {})
     changes = [override for override in overrides if override_key(override) != "name"]
@@ -60,7 +59,7 @@ def sweep_job(flags: list[str], overrides: tuple[str, ...]) -> Job:
 
 
 def job_name(base: str, overrides: list[str]) -> str:
-    """Directory name that is the same for the same overrides, and for no others."""
+    """Directory name that is unique to the overrides."""
     changes = [change.removeprefix("++") for change in overrides if override_key(change) != "name"]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([base, *changes]))
     is_exact = re.fullmatch(r"[\w.-]+", base, re.ASCII) and all(map(PLAIN_OVERRIDE.fullmatch, changes))
@@ -75,21 +74,25 @@ def override_key(override: str) -> str:
 
 
 def run_job(command: list[str]) -> int:
-    """Exit code of the command, printed before it starts.
+    """Prints the command, runs it and returns its exit code.
 
-    Ctrl-C reaches it too, and SIGTERM and SIGHUP are passed on to it; each ends the sweep once it has ended.
+    The terminal sends Ctrl-C to the job too; SIGTERM and SIGHUP are forwarded. Each ends the sweep once the
+    job has ended.
     """
     print(shlex.join(["python", *command[1:]]), flush=True)
-    came = []
+    received = []
     with subprocess.Popen(command) as process:
 
-        def pass_on(number, frame):
-            came.append(number)
+        def forward(number, frame):
+            received.append(number)
             process.send_signal(number)
 
-        passed_on = (signal.SIGTERM, signal.SIGHUP)
-        heard = [number for number in passed_on if signal.getsignal(number) is not signal.SIG_IGN]
-        previous = {number: signal.signal(number, pass_on) for number in heard}
+        numbers = [
+            number
+            for number in (signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) is not signal.SIG_IGN
+        ]
+        previous = {number: signal.signal(number, forward) for number in numbers}
         try:
             code = process.wait()
         except KeyboardInterrupt:
@@ -98,13 +101,13 @@ def run_job(command: list[str]) -> int:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-    if came:
-        sys.exit(128 + came[0])
-    return 128 - code if code < 0 else code  # a signal, as a shell counts it
+    if received:
+        sys.exit(128 + received[0])
+    return 128 - code if code < 0 else code  # of a signal, as in a shell
 
 
 def measures(run_dir: Path) -> dict[str, float]:
-    """Final loss, in nats per token or per image, and accuracy if the run has one and a summary."""
+    """Final loss in nats per token or image, and accuracy where there is one; empty without a summary."""
     try:
         summary = json.loads((run_dir / "summary.json").read_text())
         return {name: summary[name] for name in MEASURES if name in summary}
@@ -113,7 +116,7 @@ def measures(run_dir: Path) -> dict[str, float]:
 
 
 def format_jobs(jobs: list[Job]) -> str:
-    """One line a job: name, exit code, validation loss, and accuracy where a job has one."""
+    """Table of name, exit code, validation loss, and accuracy if any job has one."""
     names = [name for name in MEASURES if name == MEASURES[0] or any(name in job.measures for job in jobs)]
     rows = [
         {"job": job.name, "exit_code": job.exit_code, **{name: job.measures.get(name) for name in names}}

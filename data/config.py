@@ -1,94 +1,87 @@
-"""Data configurations, one class a source; imports no TensorFlow."""
+"""Options of the data, one class for each source; imports no TensorFlow."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from system.validation import Options
 
 HELD_OUT = 0.05
+Share = Annotated[float, Field(gt=0, lt=1)]
+Side = Annotated[int, Field(ge=1)]
+ImageSize = Annotated[tuple[Side, Side] | None, Field(examples=["[64,96]"])]  # height and width in pixels
 
 
-@dataclass(frozen=True)
-class PythonStdlibConfig:
+class PythonStdlibConfig(Options):
     """The source text of the running Python's standard library, one document a file."""
 
     source: Literal["python_stdlib"] = "python_stdlib"
-    held_out: float = field(default=HELD_OUT, metadata={"above": 0, "below": 1})
+    held_out: Share = HELD_OUT
     reset_positions: bool = False
     cache_dir: str | None = None
 
 
-@dataclass(frozen=True)
-class TextFilesConfig:
+class TextFilesConfig(Options):
     """The user's own UTF-8 text files, one document a file: `path` is a file, a directory or a glob."""
 
-    path: str = field(metadata={"example": "'docs/**/*.md'"})
+    path: Annotated[str, Field(examples=["'docs/**/*.md'"])]
     source: Literal["text_files"] = "text_files"
     invalid: Literal["skip", "error"] = "skip"
-    held_out: float = field(default=HELD_OUT, metadata={"above": 0, "below": 1})
+    held_out: Share = HELD_OUT
     reset_positions: bool = False
     cache_dir: str | None = None
 
 
-@dataclass(frozen=True)
-class TfdsTextConfig:
+class TfdsTextConfig(Options):
     """A text set of TensorFlow Datasets, one document an example.
 
-    `validation_split` null holds out `held_out` of the training split.
+    Without a `validation_split`, a share `held_out` of the training split is held out.
     """
 
-    tfds_name: str = field(metadata={"example": "tiny_shakespeare"})
+    tfds_name: Annotated[str, Field(examples=["tiny_shakespeare"])]
     source: Literal["tfds"] = "tfds"
     text_key: str = "text"
     train_split: str = "train"
     validation_split: str | None = None
-    held_out: float = field(default=HELD_OUT, metadata={"above": 0, "below": 1})
+    held_out: Share = HELD_OUT
     data_dir: str | None = None
     reset_positions: bool = False
     cache_dir: str | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """(key, message) of each rule between fields that is broken."""
+        """Key and message of each violated rule between fields."""
         if self.validation_split is not None and self.held_out != HELD_OUT:
             yield "held_out", f"is set, and so is validation_split {self.validation_split!r}: set one of them"
 
 
-@dataclass(frozen=True)
-class PasskeyConfig:
-    """Generated texts that state a key of digits that differ and ask for it at their end."""
+class PasskeyConfig(Options):
+    """Generated texts that state a passkey of distinct digits and ask for it at the end."""
 
     source: Literal["passkey"] = "passkey"
-    digits: int = field(default=5, metadata={"min": 1, "max": 10})
-    # Of a row that is trained on, at most.
-    texts: int = field(default=5, metadata={"min": 1})
+    digits: Annotated[int, Field(ge=1, le=10)] = 5
+    texts: Annotated[int, Field(ge=1)] = 5  # maximum in a training row
     reset_positions: bool = True
-    # Texts that are measured and never trained on, one a row.
-    held_out_examples: int = field(default=500, metadata={"min": 1})
+    held_out_examples: Annotated[int, Field(ge=1)] = 500  # texts for evaluation, one in each row
 
 
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Random moves of a training image, drawn anew in each epoch; 0 and false move nothing."""
+class AugmentConfig(Options):
+    """Random transformations of a training image, drawn again in each epoch; 0 and false disable them."""
 
-    # Degrees to either side.
-    rotation: float = field(default=0.0, metadata={"min": 0, "max": 180})
-    # The factor lies between 1 - scale and 1 + scale.
-    scale: float = field(default=0.0, metadata={"min": 0, "below": 1})
-    # Degrees to either side.
-    shear: float = field(default=0.0, metadata={"min": 0, "below": 90})
-    # Fraction of each side of the image, in either direction.
-    shift: float = field(default=0.0, metadata={"min": 0, "max": 1})
-    # Left to right, half the time.
-    flip: bool = False
-    # What comes in over the edge: black, or the image mirrored.
-    fill: Literal["zero", "reflect"] = "zero"
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # maximum in degrees, both directions
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0  # factors from 1 - scale to 1 + scale
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0  # maximum in degrees, both directions
+    shift: Annotated[float, Field(ge=0, le=1)] = 0.0  # maximum as a fraction of each side
+    flip: bool = False  # left to right, with probability 0.5
+    fill: Literal["zero", "reflect"] = "zero"  # pixels beyond the edge: black, or the mirrored image
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """(key, message) of each rule between fields that is broken."""
+        """Key and message of each violated rule between fields."""
         if self.fill != "zero" and not (self.rotation or self.scale or self.shear or self.shift):
             yield (
                 "fill",
-                f"{self.fill} has no effect: without rotation, scale, shear and shift nothing comes in over "
-                "the edge; use zero",
+                f"{self.fill} has no effect without rotation, scale, shear or shift; use zero",
             )
 
 
@@ -96,67 +89,50 @@ DIGITS_AUGMENT = AugmentConfig(rotation=10.0, scale=0.1, shear=10.0, shift=0.1)
 PHOTOS_AUGMENT = AugmentConfig(scale=0.1, shift=0.1, flip=True, fill="reflect")
 
 
-@dataclass(frozen=True)
-class DigitsConfig:
+class DigitsConfig(Options):
     """The 1,797 handwritten digits of scikit-learn, 8 x 8 pixels; no download."""
 
     source: Literal["digits"] = "digits"
-    image_size: tuple[int, ...] | None = None
+    image_size: ImageSize = None
     augment: AugmentConfig = field(default_factory=lambda: DIGITS_AUGMENT)
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """(key, message) of each rule between fields that is broken."""
-        yield from _image_size_problems(self.image_size)
 
-
-@dataclass(frozen=True)
-class TfdsImagesConfig:
+class TfdsImagesConfig(Options):
     """An image classification set of TensorFlow Datasets.
 
-    `image_size` (height, width) null keeps the images as they are; they must then be of one size.
+    Without an `image_size` all images must have the same size.
     """
 
-    tfds_name: str = field(metadata={"example": "fashion_mnist"})
+    tfds_name: Annotated[str, Field(examples=["fashion_mnist"])]
     source: Literal["tfds_images"] = "tfds_images"
     image_key: str = "image"
     label_key: str = "label"
     train_split: str = "train"
     validation_split: str = "test"
-    image_size: tuple[int, ...] | None = None
+    image_size: ImageSize = None
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     data_dir: str | None = None
     cache_dir: str | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """(key, message) of each rule between fields that is broken."""
-        yield from _image_size_problems(self.image_size)
+        """Key and message of each violated rule between fields."""
         if self.validation_split == self.train_split:
             yield "validation_split", f"must differ from train_split, got {self.validation_split!r} for both"
 
 
-@dataclass(frozen=True)
-class ImageFolderConfig:
+class ImageFolderConfig(Options):
     """The user's own images: `path/CLASS/*`, or `path/train/CLASS/*` and `path/test/CLASS/*`.
 
-    `held_out` divides the first form; with the second, which is divided already, it must be left out.
+    `held_out` splits the first form and must keep its default for the second.
     """
 
-    path: str = field(metadata={"example": "photos"})
+    path: Annotated[str, Field(examples=["photos"])]
     source: Literal["image_folder"] = "image_folder"
-    image_size: tuple[int, ...] | None = (64, 64)
+    image_size: ImageSize = (64, 64)
     invalid: Literal["skip", "error"] = "error"
-    held_out: float = field(default=0.2, metadata={"above": 0, "below": 1})
+    held_out: Share = 0.2
     augment: AugmentConfig = field(default_factory=lambda: PHOTOS_AUGMENT)
     cache_dir: str | None = None
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """(key, message) of each rule between fields that is broken."""
-        yield from _image_size_problems(self.image_size)
-
-
-def _image_size_problems(image_size: tuple[int, ...] | None) -> Iterator[tuple[str, str]]:
-    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
-        yield "image_size", f"must be [height,width], both >= 1, got {list(image_size)}"
 
 
 IMAGE_CONFIGS = (DigitsConfig, TfdsImagesConfig, ImageFolderConfig)

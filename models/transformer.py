@@ -58,10 +58,6 @@ class TransformerLM(keras.Model):
         self, config: TransformerLMConfig, *, dtype: str = "float32", document_separator: int | None = None
     ):
         super().__init__(dtype=dtype, name="transformer_lm")
-        parts = (config, config.rope, config.rope.scaling)
-        problems = [f"{key} {message}" for part in parts for key, message in part.problems()]
-        if problems:
-            raise ValueError("; ".join(problems))
         self.config = config
         self.document_separator = document_separator
         policy = self.dtype_policy

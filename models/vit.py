@@ -220,11 +220,7 @@ class AxialViT(keras.Model):
 
 
 def check_config(config: AxialViTConfig) -> None:
-    """Raises ValueError for an incomplete or invalid config."""
+    """Raises ValueError if a value of the config is null."""
     for key in ("image_size", "channels", "num_classes", "patch_size"):
         if getattr(config, key) is None:
             raise ValueError(f"{key} is not set: fill it in from the data with config.for_images().")
-    parts = (config, config.rope, config.rope.scaling)
-    problems = [f"{key} {message}" for part in parts for key, message in part.problems()]
-    if problems:
-        raise ValueError("; ".join(problems))

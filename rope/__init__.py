@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from rope.axial import grid_angles as grid_angles
     from rope.axial import grid_positions as grid_positions
     from rope.axial import mixed_frequencies as mixed_frequencies
-    from rope.config import AxialRopeConfig as AxialRopeConfig
-    from rope.config import AxialScalingConfig as AxialScalingConfig
-    from rope.config import RopeConfig as RopeConfig
-    from rope.config import RopeScalingConfig as RopeScalingConfig
     from rope.embedding import RotaryEmbedding as RotaryEmbedding
     from rope.frequencies import constant_frequencies as constant_frequencies
     from rope.frequencies import language_frequencies as language_frequencies
@@ -51,7 +47,6 @@ _NAMES_IN = {
         "grid_positions",
         "mixed_frequencies",
     ),
-    "rope.config": ("AxialRopeConfig", "AxialScalingConfig", "RopeConfig", "RopeScalingConfig"),
     "rope.embedding": ("RotaryEmbedding",),
     "rope.frequencies": ("constant_frequencies", "language_frequencies", "pixel_frequencies", "rotary_dim"),
     "rope.layouts": ("convert_layout", "layout_permutation"),

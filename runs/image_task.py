@@ -8,7 +8,6 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema import Config
-from configs.values import plain
 from data.batches import ALL_ROWS
 from data.image_batches import image_evaluation_batches, image_training_dataset, normalize
 from data.images import ImageSet, load_images
@@ -16,6 +15,7 @@ from models.config import AxialViTConfig
 from runs.plots import Prediction, plot_confusion, plot_predictions
 from runs.task import Outcome
 from system.errors import DataError
+from system.text import format_value
 from training.losses import summed_loss_and_accuracy
 from training.run_directory import RunDirectory
 
@@ -226,6 +226,6 @@ def check_unchanged(model: AxialViTConfig, images: ImageSet, facts: dict | None)
     if changes:
         key = changes[0]
         raise DataError(
-            f"the data have changed since this run began: {key} was {plain(old[key])}, "
-            f"now it is {plain(new.get(key))}. To use the current data, start a new run: name=NEW"
+            f"the data have changed since this run began: {key} was {format_value(old[key])}, "
+            f"now it is {format_value(new.get(key))}. To use the current data, start a new run: name=NEW"
         )

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import keras
 
-from configs.schema import Config, load_config
+from configs.compose import load_config
+from configs.schema import Config
 from data.config import IMAGE_CONFIGS, PasskeyConfig
 from data.tokens import SEPARATOR
 from models.config import AxialViTConfig

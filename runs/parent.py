@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from configs.schema import Config, differing_keys, there_and_here
+from configs.schema import Config, describe_difference, differing_keys
 from models.config import AxialViTConfig
 from models.grid import resample_grid
 from runs.load import load_run_config, make_model
@@ -96,7 +96,7 @@ def check_options(config: Config, parent: Config) -> None:
     for key, old, new in differing_keys(parent, config):
         if not key.startswith(("model.", "context_length")):
             continue
-        words = there_and_here((key, old, new))
+        words = describe_difference((key, old, new))
         if key.startswith(FREE):
             print_line(f"unlike init_from: {words}")
         else:

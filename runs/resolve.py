@@ -4,15 +4,15 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.builder import to_flat
+from configs.compose import load_config
 from configs.schema import (
     Config,
     conflicting_keys,
     deciding_keys,
-    load_config,
+    describe_difference,
     parse_config,
-    there_and_here,
     to_dict,
+    to_flat,
 )
 from models.config import AxialViTConfig
 from runs.load import load_task
@@ -98,7 +98,7 @@ def resolve_config(config: Config, recorded_path: Path) -> Config:
 def check_recorded(place: Path, recorded: dict, config: Config) -> None:
     """Raises ConfigError naming the keys whose recorded values differ from the config."""
     if conflicts := conflicting_keys(recorded, config):
-        changes = "; ".join(map(there_and_here, conflicts))
+        changes = "; ".join(map(describe_difference, conflicts))
         raise ConfigError(f"{place} is a run of another config: {changes}. Use name= for another run.")
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import keras
 
-from configs.schema import Config, save_config
+from configs.compose import save_config
+from configs.schema import Config
 from runs.checkpointing import make_save, restore, reverting_on_divergence
 from runs.devices import find_replicas
 from runs.load import make_model

@@ -11,6 +11,15 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
+def format_value(value: object, *, quoted: bool = False) -> str:
+    """A value as written in YAML, such as `null`, `true` or `[1,2]`; text in quotes if `quoted`."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(format_value(item) for item in value)}]"
+    return repr(value) if quoted or not isinstance(value, str) else value
+
+
 def format_table(rows: list[dict]) -> str:
     """Table with one line for each row and a header made of the keys of the first row."""
     headers = [name.replace("_", " ") for name in rows[0]]

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.schema import compose, parse_config
+from configs.compose import compose
+from configs.schema import parse_config
 from models.config import AxialViTConfig, TransformerLMConfig
-from rope.config import RopeConfig
+from models.rope_config import RopeConfig
 from runs.devices import find_replicas
 
 BATCH, LENGTH = 8, 6

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 import train
-from configs.schema import Config, save_config
+from configs.compose import save_config
+from configs.schema import Config
 from data.config import DigitsConfig
 from models.config import AxialViTConfig
 from runs.image_task import load_image_task

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from configs.compose import combinations, compose
 from configs.help import USAGE
-from configs.schema import combinations, compose, parse_config
+from configs.schema import parse_config
 from rope import RotaryEmbedding
 from rope.rotation import LAYOUTS
 from rope.scaling import SCALINGS

@@ -12,7 +12,7 @@ from benchmarks import harness, keras_peers, ours
 from benchmarks.harness import Contender, Cost
 from benchmarks.plan import WORKLOADS, Workload
 from models.config import TransformerLMConfig
-from rope.config import RopeConfig
+from models.rope_config import RopeConfig
 from system.machine import describe_machine
 from training.losses import summed_cross_entropy
 

@@ -9,17 +9,10 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from configs.builder import flatten
-from configs.schema import (
-    CONFIGS,
-    Config,
-    ConfigError,
-    compose,
-    groups_of,
-    load_config,
-    parse_config,
-    save_config,
-)
+from configs.compose import compose, load_config, save_config
+from configs.help import CONFIGS, groups_of
+from configs.schema import Config, flatten, parse_config
+from system.errors import ConfigError
 from tests.run_helpers import contents_of, copy_of
 
 LONGEST_LINE = 2_000

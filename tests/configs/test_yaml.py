@@ -5,9 +5,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from configs.builder import flatten, to_flat
 from configs.help import comments, help_text
-from configs.schema import parse_config
+from configs.schema import flatten, parse_config, to_flat
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 REQUIRED = {
@@ -25,7 +24,7 @@ CHOICES = sorted(
 
 def composed(*overrides):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
+        return OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
 
 
 def with_required(choice):
@@ -37,7 +36,7 @@ def with_required(choice):
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_file_composes_to_a_run_and_holds_every_key(choice):
     cfg = composed(*with_required(choice))
-    assert set(flatten(OmegaConf.to_container(cfg))) == set(to_flat(parse_config(cfg)))
+    assert set(flatten(cfg)) == set(to_flat(parse_config(cfg)))
 
 
 def test_the_yaml_defaults_are_those_of_the_dataclasses():
@@ -57,8 +56,8 @@ def test_an_experiment_holds_no_size_that_a_group_sets(path):
 
 def test_the_recipe_of_an_experiment_holds_for_a_model_of_another_size():
     cfg = composed("experiment=lm_xpos", "model=lm_small")
-    assert (cfg.model.dim, cfg.model.rope.xpos) == (384, True)
-    assert composed("experiment=lm_learned_rotations").model.learned_rotations == "per_token"
+    assert (cfg["model"]["dim"], cfg["model"]["rope"]["xpos"]) == (384, True)
+    assert composed("experiment=lm_learned_rotations")["model"]["learned_rotations"] == "per_token"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/*.yaml")), ids=lambda path: path.stem)
@@ -69,18 +68,18 @@ def test_an_experiment_begins_with_its_command(path):
 
 def test_a_group_on_the_command_line_wins_over_the_experiment():
     cfg = composed("experiment=shakespeare", "data=python_stdlib", "model=lm_small")
-    assert (cfg.data.source, cfg.model.dim, cfg.name) == ("python_stdlib", 384, "shakespeare")
+    assert (cfg["data"]["source"], cfg["model"]["dim"], cfg["name"]) == ("python_stdlib", 384, "shakespeare")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_holds_for_its_experiment_and_data_and_yields_to_the_command_line(path):
     experiment, _, data = path.stem.partition("_")
     chosen = [f"experiment={experiment}", f"data={data}"]
-    cfg = flatten(OmegaConf.to_container(composed(*chosen)))
+    cfg = flatten(composed(*chosen))
     recipe = flatten(yaml.safe_load(path.read_text()))
     assert {key: cfg[key] for key in recipe} == recipe
-    assert composed(*chosen, "num_steps=7").num_steps == 7
-    assert composed("experiment=vit", "data=digits").num_steps != recipe["num_steps"]
+    assert composed(*chosen, "num_steps=7")["num_steps"] == 7
+    assert composed("experiment=vit", "data=digits")["num_steps"] != recipe["num_steps"]
 
 
 def test_tiny_shakespeare_is_a_set_of_tensorflow_datasets():
@@ -93,20 +92,20 @@ def test_tiny_shakespeare_is_a_set_of_tensorflow_datasets():
 
 
 def test_help_shows_every_key_beside_its_comment():
-    text = help_text(OmegaConf.to_container(composed()))
+    text = help_text(composed())
     assert all(f"{key.rpartition('.')[2]}:" in text for key in to_flat(parse_config(composed())))
     assert "num_steps: 2000                  # updates of the weights" in text
 
 
 def test_help_of_a_vision_transformer_tells_of_its_own_keys():
-    text = help_text(OmegaConf.to_container(composed("experiment=vit")))
+    text = help_text(composed("experiment=vit"))
     assert "position: axial                # axial, mixed, learned, sinusoidal, none" in text
     assert "alibi" not in text
 
 
 def test_every_comment_belongs_to_a_key():
     for choice in CHOICES:
-        config = OmegaConf.to_container(composed(*with_required(choice)))
+        config = composed(*with_required(choice))
         assert {key for key, _ in comments(config)} <= {*flatten(config), *groups_in(config)}
 
 

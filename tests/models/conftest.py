@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from models.config import TransformerLMConfig
+from models.rope_config import RopeConfig
 from models.transformer import TransformerLM
-from rope.config import RopeConfig
 
 # No two axes alike: 37 tokens, 13 positions, 6 heads of 4 features.
 SIZES = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from models.config import TransformerLMConfig
+from models.rope_config import RopeConfig, RopeScalingConfig
 from models.transformer import TransformerLM
-from rope.config import RopeConfig, RopeScalingConfig
 
 REFERENCE = np.load(Path(__file__).with_name("llama_reference.npz"))
 NUM_LAYERS = 2

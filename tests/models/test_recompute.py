@@ -7,9 +7,9 @@ import tensorflow as tf
 
 import models.chunked
 from models.config import AxialViTConfig, TransformerLMConfig
+from models.rope_config import RopeConfig
 from models.transformer import TransformerLM
 from models.vit import AxialViT
-from rope.config import RopeConfig
 
 SEED = tf.constant([3, 4], tf.int32)
 SIZES = {"dim": 24, "num_layers": 2, "num_heads": 6, "mlp_dim": 20}

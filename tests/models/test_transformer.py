@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from models.config import TransformerLMConfig
+from models.rope_config import RopeConfig
 from models.transformer import TransformerLM
-from rope.config import RopeConfig
 
 SEED = tf.constant([3, 4], tf.int32)
 

@@ -8,8 +8,8 @@ import models.attention
 import models.block
 import models.vit
 from models.config import AxialViTConfig
+from models.rope_config import AxialRopeConfig, AxialScalingConfig
 from models.vit import AxialViT
-from rope.config import AxialRopeConfig, AxialScalingConfig
 from training.optimizer import is_decayed
 
 SEED = tf.constant([3, 4], tf.int32)
@@ -441,8 +441,7 @@ def test_images_that_do_not_fit_are_refused(shape, message):
         ({"patch_size": None}, "patch_size is not set"),
         ({"patch_size": 4}, "patch_size must divide both sides of the images, got 4 for 6x10"),
         ({"dim": 18}, "dim / num_heads must be a multiple of 4"),
-        (rope(max_freq=3.0), "max_freq has no effect with freqs_for 'lang'"),
-        (scaled("yarn"), "factor is missing"),
+        (scaled("yarn"), "scaling yarn needs factor"),
     ],
 )
 def test_a_configuration_that_cannot_be_meant_is_refused(options, message):

@@ -10,11 +10,12 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from configs.schema import Config, ConfigError, save_config
+from configs.compose import save_config
+from configs.schema import Config
 from data.config import DigitsConfig
 from models.config import AxialViTConfig, TransformerLMConfig
+from models.rope_config import AxialRopeConfig, AxialScalingConfig, RopeConfig, RopeScalingConfig
 from models.vit import AxialViT
-from rope.config import AxialRopeConfig, AxialScalingConfig, RopeConfig, RopeScalingConfig
 from runs.parent import (
     check_factor,
     check_options,
@@ -23,6 +24,7 @@ from runs.parent import (
     load_parent_weights,
     trained_length,
 )
+from system.errors import ConfigError
 from tests.comparison import tensors_of
 from tests.run_helpers import WITHOUT_SAMPLES, copy_of, refusal
 from training.checkpoints import Checkpoints

@@ -4,9 +4,9 @@ import tensorflow as tf
 
 from models import kernels, transformer, vit
 from models.config import AxialViTConfig, TransformerLMConfig
+from models.rope_config import RopeConfig
 from models.transformer import TransformerLM
 from models.vit import AxialViT
-from rope.config import RopeConfig
 from runs.run_figures import attention_weights, recorded_attention
 from system.errors import RunError
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.schema import Config, save_config
+from configs.compose import save_config
+from configs.schema import Config
 from scripts.evaluate import main
 from tests.run_helpers import made_image_run
 from training.checkpoints import Checkpoints

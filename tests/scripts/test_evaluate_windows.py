@@ -15,8 +15,8 @@ import tensorflow as tf
 from configs.schema import Config
 from data.corpus import TextCorpus
 from models.config import TransformerLMConfig
+from models.rope_config import RopeConfig, RopeScalingConfig
 from models.transformer import TransformerLM
-from rope.config import RopeConfig, RopeScalingConfig
 from runs import extended_context
 from runs.evaluate_windows import evaluate_windows
 from runs.extended_context import Case, Run, choose_batch_size, make_case_model, row_memory

@@ -5,7 +5,8 @@ import keras
 import numpy as np
 import pytest
 
-from configs.schema import parse_config, save_config
+from configs.compose import save_config
+from configs.schema import parse_config
 from data.tokens import SEPARATOR
 from models.sampling import Sampler, SamplingOptions
 from models.transformer import TransformerLM

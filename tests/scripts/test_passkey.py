@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.schema import Config, load_config
+from configs.compose import load_config
+from configs.schema import Config
 from data.config import PasskeyConfig
 from data.passkeys import training_passkeys
 from models.config import TransformerLMConfig
+from models.rope_config import RopeConfig
 from models.transformer import TransformerLM
-from rope.config import RopeConfig
 from runs import evaluate_passkey
 from runs.evaluate_passkey import evaluate_passkeys, plot_rows, table_rows
 from runs.extended_context import Run, config_of

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from configs.schema import Config, save_config
+from configs.compose import save_config
+from configs.schema import Config
 from scripts.predict import main
 from tests.run_helpers import made_image_run, rewrite_manifest
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import ConfigError
 from system.command import run_command
-from system.errors import DataError, DivergedError, RunError
+from system.errors import ConfigError, DataError, DivergedError, RunError
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDLESS = """

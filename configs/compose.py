@@ -1,0 +1,181 @@
+"""Configuration files and command lines: Hydra composes YAML, and its errors become one line each."""
+
+import contextlib
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import hydra
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+
+from configs.help import CONFIGS, groups_of
+from configs.schema import Config, parse_config, to_dict
+from system.errors import ConfigError
+from system.files import write_text
+from system.text import did_you_mean
+
+PLAIN_OVERRIDE = re.compile(r"([A-Za-z_][\w.]*)=")
+# Hydra's rerun unpickles a file; its sweepers and launchers run all jobs in one process.
+REFUSED = re.compile(r"--e|[+~]*hydra[./](mode|sweep|sweeper|launcher)\b")
+SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
+
+
+def save_config(config: Config, path: Path | str) -> None:
+    """Writes YAML that `load_config` reads; the file is complete or absent."""
+    write_text(Path(path), OmegaConf.to_yaml(to_dict(config)))
+
+
+def load_config(path: Path | str) -> Config:
+    """Reads a file of `save_config`, without resolving anything in it.
+
+    Raises:
+        ConfigError: each line of which names the file.
+    """
+    try:
+        return parse_config(read_yaml(path))
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
+
+
+def read_yaml(path: Path | str) -> dict:
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except FileNotFoundError as error:
+        raise ConfigError("no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read: {error}") from error
+    except Exception as error:  # the parser also raises errors of the constructors that it calls
+        raise ConfigError(f"not a configuration: {explain(error)}") from error
+    if not isinstance(loaded, dict) or not loaded:
+        raise ConfigError("holds no keys")
+    return loaded
+
+
+def compose(arguments: list[str]) -> dict | None:
+    """Nested values of a command line; None if Hydra has answered a flag such as `--cfg job`."""
+    cfg = run_hydra(arguments)
+    with hydra_errors():
+        return None if cfg is None else OmegaConf.to_container(cfg, resolve=True)
+
+
+def run_hydra(arguments: list[str]) -> DictConfig | None:
+    if refused := next(filter(REFUSED.match, arguments), None):
+        raise ConfigError(f"{refused!r} is not for this program; sweep with -m key=value,value")
+    composed: list[DictConfig] = []
+
+    def keep(cfg: DictConfig) -> None:
+        composed.append(cfg)
+
+    is_completion = {"-sc", "--shell-completion"} & set(arguments)
+    sys.argv[1:] = arguments if is_completion else map(allow_new_keys, arguments)
+    with hydra_errors(), raising_errors():
+        hydra.main(config_path=str(CONFIGS), config_name="train", version_base="1.3")(keep)()
+    return composed[0] if composed else None
+
+
+def combinations(overrides: list[str]) -> list[tuple[str, ...]]:
+    with hydra_errors():
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        return list(itertools.product(*map(alternatives, parsed)))
+
+
+def alternatives(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    return [override.input_line]
+
+
+def allow_new_keys(argument: str) -> str:
+    """`key=value` as `++key=value`: Hydra stops at the first unknown key, `parse_config` names all."""
+    match = PLAIN_OVERRIDE.match(argument)
+    is_key = match and match[1] not in groups_of(CONFIGS) and not match[1].startswith("hydra.")
+    return f"++{argument}" if is_key else argument
+
+
+@contextlib.contextmanager
+def raising_errors() -> Iterator[None]:
+    """Makes Hydra raise its errors inside; by default it prints them and exits."""
+    before = os.environ.get(SHOW_TRACEBACK)
+    os.environ[SHOW_TRACEBACK] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SHOW_TRACEBACK]
+        else:
+            os.environ[SHOW_TRACEBACK] = before
+
+
+@contextlib.contextmanager
+def hydra_errors() -> Iterator[None]:
+    """Turns errors of Hydra and OmegaConf inside into a ConfigError."""
+    try:
+        yield
+    except Exception as error:
+        raise ConfigError(explain(error)) from error
+
+
+def explain(error: Exception) -> str:
+    """One line for an error of Hydra, OmegaConf or the YAML parser."""
+    if isinstance(error, OverrideParseException):
+        return unreadable_override(error.override)
+    if isinstance(error, MissingConfigException) and error.options:
+        return missing_option(error)
+    if isinstance(error, InterpolationResolutionError):
+        return f"{error.full_key}: {first_line(error)}"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{mark.name}, line {mark.line + 1}: {error.problem}"
+    for pattern, message in HYDRA_MESSAGES.items():
+        if found := re.search(pattern, str(error)):
+            return found.expand(message)
+    return first_line(error)
+
+
+HYDRA_MESSAGES = {
+    r"Ambiguous value for argument '(?:\+\+)?(.+?)=(.*)'": (
+        r"""'\1=\2' holds several values: add -m to run each, or quote it to mean one: "\1='\2'" """.rstrip()
+    ),
+    r"Sweep parameters '(?:\+\+)?(.*)' requires": r"'\1' holds several values: add -m to run each",
+    r"An item is already at '(.*)'": r"there is a key '\1' already: write \1=... without the '+'",
+    r"Could not delete .*'(.*)' does not exist": r"cannot delete '\1': there is no such key",
+    r"force-add of config groups .*'\+\+recipe=": "recipe cannot be set: experiment= and data= choose it",
+    r"force-add of config groups .*'\+\+(.*)'": r"'\1' chooses a file: write it without the '++'",
+    r"(\w+) appears more than once in the final": r"'\1' is chosen twice: write \1=... without a '+'",
+    r"Could not override '(.*)'\.\n": r"unknown key '\1'",
+    r"Additional config directory '(.*)' not found": r"there is no directory '\1'",
+    r"ConfigLoader is not set|Can only enumerate": "glob() and interval() are not read here: list the values",
+    r"group override must be a string .* NoneType": "a group takes the name of a file, not null",
+}
+
+
+def unreadable_override(override: str) -> str:
+    override = override.removeprefix("++")
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"cannot read {override!r}: write key=value"
+    return f"""cannot read {override!r}: quote the value inside the shell's quotes: "{key}='{value}'\""""
+
+
+def missing_option(error: MissingConfigException) -> str:
+    group, _, option = error.missing_cfg_file.rpartition("/")
+    file = re.match(r"In '(\w+/.*?)'", str(error))
+    place = f"{file[1]}: " if file else ""
+    choices = f"no {option!r} in {group}; choose from {', '.join(error.options)}"
+    return place + choices + did_you_mean(option, error.options)
+
+
+def first_line(error: BaseException) -> str:
+    """First line of the message, or of its cause: Hydra wraps some errors in one without text."""
+    lines = str(error).strip().splitlines()
+    if lines:
+        return lines[0]
+    return first_line(error.__cause__) if error.__cause__ else type(error).__name__
