@@ -1,4 +1,4 @@
-"""Times contenders on the same work in turn, each in a process of its own that lives until all are done."""
+"""Timing of several implementations of the same work, each in its own process, in turn."""
 
 import contextlib
 import importlib
@@ -19,23 +19,21 @@ from system.startup import silenced_standard_error
 ROOT = Path(__file__).resolve().parents[1]
 SERVE = "from benchmarks.harness import serve; serve()"
 FAILED = "failed"
-# The first call traces and compiles.
-WARM_UPS = 1
 
 
 class UnavailableError(Exception):
-    """Why a contender cannot take part here, in a line."""
+    """A contender cannot take part on this machine; the message is the reason in one line."""
 
 
 class Work(NamedTuple):
-    """What is timed: a call that returns when `count` units of work are done."""
+    """A call that is timed, and the number of units of work that it does."""
 
     call: Callable[[], object]
     count: int = 1
 
 
 class Contender(NamedTuple):
-    """One of those that do the same work: `make`, MODULE:FUNCTION, makes its `Work` of sizes and options."""
+    """An implementation: `make`, MODULE:FUNCTION, returns its `Work` from the sizes and these options."""
 
     name: str
     make: str
@@ -43,7 +41,7 @@ class Contender(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """Seconds of a unit of work, median and quartiles over the rounds; bytes by which the process grew."""
+    """Seconds of a unit of work, median and quartiles over the rounds, and growth of the process in bytes."""
 
     seconds: float
     first_quartile: float
@@ -51,19 +49,19 @@ class Cost(NamedTuple):
     peak_bytes: int
 
 
-def costs(contenders: Sequence[Contender], sizes: dict, *, repeats: int) -> list[Cost | str]:
-    """What each costs, or why there is no number."""
+def measure(contenders: Sequence[Contender], sizes: dict, *, repeats: int) -> list[Cost | str]:
+    """Cost of each contender, or the reason why it has none."""
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(Process(contender, sizes)) for contender in contenders]
         for number in range(repeats):
-            # There and back: what slows the machine down from turn to turn falls on all alike.
+            # The order alternates, so that a machine that slows down slows all contenders alike.
             for process in processes if number % 2 == 0 else reversed(processes):
                 process.take_turn()
         return [process.cost() for process in processes]
 
 
 class Process(contextlib.AbstractContextManager):
-    """A contender that is ready for its turn: a line to its input asks for one, a line of JSON answers."""
+    """Process of a contender: each line of its input starts a turn, and a line of JSON answers."""
 
     def __init__(self, contender: Contender, sizes: dict):
         self._process = subprocess.Popen(
@@ -75,35 +73,35 @@ class Process(contextlib.AbstractContextManager):
             text=True,
         )
         self._turns = []
-        self._problem = self._answer().get("problem")
+        self._problem = self._read_answer().get("problem")
 
     def take_turn(self) -> None:
         if self._problem is None:
             with contextlib.suppress(BrokenPipeError):
                 print(file=self._process.stdin, flush=True)
-            self._turns.append(self._answer())
+            self._turns.append(self._read_answer())
             self._problem = self._turns[-1].get("problem")
 
     def cost(self) -> Cost | str:
         if self._problem is not None:
             return self._problem
-        low, median, high = np.quantile([turn["seconds"] for turn in self._turns], (0.25, 0.5, 0.75)).tolist()
-        return Cost(median, low, high, self._turns[-1]["peak_bytes"])
+        seconds = [turn["seconds"] for turn in self._turns]
+        first_quartile, median, third_quartile = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
+        return Cost(median, first_quartile, third_quartile, self._turns[-1]["peak_bytes"])
 
     def __exit__(self, *_) -> None:
         with contextlib.suppress(BrokenPipeError):
-            self._process.communicate()  # the end of its input is its own
+            self._process.communicate()  # closes its input, which ends it
 
-    def _answer(self) -> dict:
-        """What it says next; that it failed when it has ended, or was killed for its memory."""
+    def _read_answer(self) -> dict:
         line = self._process.stdout.readline()
-        return json.loads(line) if line else {"problem": FAILED}
+        return json.loads(line) if line else {"problem": FAILED}  # it has ended
 
 
 def serve() -> None:
-    """The process of a contender: does the work once for each line of standard input."""
+    """Main function of a contender's process: does the work once for each line of standard input."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print goes to standard error
 
     def answer(**values):
         print(json.dumps(values), file=answers, flush=True)
@@ -117,10 +115,9 @@ def serve() -> None:
         return answer(problem=f"{error.name} is not installed: pip install -r requirements-bench.txt")
     except UnavailableError as error:
         return answer(problem=str(error))
-    # Counted from before the first call: what the work needs, without the libraries and the weights.
+    # Memory is counted from here: without the libraries and the weights.
     before = peak_bytes()
-    for _ in range(WARM_UPS):
-        work.call()
+    work.call()  # traces and compiles
     answer()
     for _ in sys.stdin:
         started = time.perf_counter()
@@ -129,15 +126,16 @@ def serve() -> None:
         answer(seconds=seconds, peak_bytes=peak_bytes() - before)
 
 
-def run(*command: str) -> None:
-    """Runs Python with these arguments in the repository, to its end."""
-    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+def run_python(*arguments: str) -> None:
+    """Runs Python with these arguments in the repository until it ends."""
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:  # macOS; on Linux getrusage begins with the peak of the process that started this one
+    """Peak memory of this process."""
+    status = Path("/proc/self/status")
+    if not status.exists():  # macOS; on Linux, getrusage includes the peak of the parent process
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return next(
+        1024 * int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")
+    )

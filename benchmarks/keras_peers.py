@@ -6,9 +6,9 @@ import tensorflow as tf
 from keras import ops
 
 from benchmarks.harness import Work
-from benchmarks.ours import rotation_by
+from benchmarks.ours import time_rotation
 
-# A call of fit begins with some 15 ms of its own.
+# A call of fit has an overhead of some 15 ms.
 STEPS = 8
 JIT_COMPILE = {"auto": "auto", "graph": False, "xla": True}
 
@@ -16,7 +16,9 @@ JIT_COMPILE = {"auto": "auto", "graph": False, "xla": True}
 def rotation(*, dtype: str, **options) -> Work:
     import keras_hub
 
-    return rotation_by(keras_hub.layers.RotaryEmbedding(sequence_axis=2, dtype=dtype), dtype=dtype, **options)
+    return time_rotation(
+        keras_hub.layers.RotaryEmbedding(sequence_axis=2, dtype=dtype), dtype=dtype, **options
+    )
 
 
 def text_step(*, batch: int, length: int, precision: str, mode: str, **sizes) -> Work:
@@ -33,7 +35,7 @@ def text_step(*, batch: int, length: int, precision: str, mode: str, **sizes) ->
 
 
 def language_model(length: int, *, dim: int, num_layers: int, num_heads: int, mlp_dim: int) -> keras.Model:
-    """The same architecture, as Keras' guides write theirs."""
+    """The same architecture, written as in the guides of Keras."""
     tokens = keras.Input((length,), dtype="int32")
     embedding = keras.layers.ReversibleEmbedding(256, dim)
     x = embedding(tokens)
@@ -55,10 +57,10 @@ class Attention(keras.layers.Layer):
     def __init__(self, num_heads: int, dim: int):
         super().__init__()
         self.num_heads, self.head_dim = num_heads, dim // num_heads
-        self.query, self.key, self.value, self.mix = (dense(dim) for _ in range(4))
+        self.query, self.key, self.value, self.output = (dense(dim) for _ in range(4))
 
     def build(self, shape):
-        for part in (self.query, self.key, self.value, self.mix):
+        for part in (self.query, self.key, self.value, self.output):
             part.build(shape)
         frequencies = 10_000 ** -np.linspace(0, 1, self.head_dim // 2, endpoint=False)
         angles = np.outer(np.arange(shape[1]), frequencies)[:, np.newaxis]
@@ -68,7 +70,7 @@ class Attention(keras.layers.Layer):
         shape = (-1, x.shape[1], self.num_heads, self.head_dim)
         queries, keys, values = (ops.reshape(part(x), shape) for part in (self.query, self.key, self.value))
         mixed = ops.dot_product_attention(self.rotate(queries), self.rotate(keys), values, is_causal=True)
-        return self.mix(ops.reshape(mixed, (-1, *x.shape[1:])))
+        return self.output(ops.reshape(mixed, (-1, *x.shape[1:])))
 
     def rotate(self, x):
         cosines, sines = (ops.cast(table, x.dtype) for table in (self.cosines, self.sines))

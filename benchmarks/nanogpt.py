@@ -1,8 +1,8 @@
 """nanoGPT's recipe for a CPU, in PyTorch: `python -m benchmarks.nanogpt FOLDER`.
 
-What the speed run is compared with: sizes, schedule and estimates of
-https://github.com/karpathy/nanoGPT#i-only-have-a-macbook, on the characters of `train.bin` and
-`validation.bin` in FOLDER, uint8.
+The peer of the speed run: sizes, schedule and loss estimates of
+https://github.com/karpathy/nanoGPT#i-only-have-a-macbook. FOLDER holds the characters, uint8, in `train.bin`
+and `validation.bin`.
 """
 
 import math
@@ -24,9 +24,9 @@ class Block(nn.Module):
     def __init__(self):
         super().__init__()
         self.attention_norm, self.mlp_norm = (nn.LayerNorm(DIM, bias=False) for _ in range(2))
-        self.qkv, self.mix = nn.Linear(DIM, 3 * DIM, bias=False), nn.Linear(DIM, DIM, bias=False)
+        self.qkv, self.output = nn.Linear(DIM, 3 * DIM, bias=False), nn.Linear(DIM, DIM, bias=False)
         self.up, self.down = nn.Linear(DIM, 4 * DIM, bias=False), nn.Linear(4 * DIM, DIM, bias=False)
-        for layer in (self.mix, self.down):
+        for layer in (self.output, self.down):
             nn.init.normal_(layer.weight, std=STDDEV / math.sqrt(2 * LAYERS))
         for layer in (self.qkv, self.up):
             nn.init.normal_(layer.weight, std=STDDEV)
@@ -34,7 +34,7 @@ class Block(nn.Module):
     def forward(self, x):
         heads = self.qkv(self.attention_norm(x)).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(*heads, is_causal=True)
-        x = x + self.mix(mixed.transpose(1, 2).flatten(2))
+        x = x + self.output(mixed.transpose(1, 2).flatten(2))
         return x + self.down(functional.gelu(self.up(self.mlp_norm(x))))
 
 
@@ -53,29 +53,29 @@ class Model(nn.Module):
         return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def drawn(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows at random, and what follows each character of them."""
+def draw_batch(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random windows and the next character at each of their positions."""
     windows = torch.stack(
         [tokens[at : at + LENGTH + 1] for at in torch.randint(len(tokens) - LENGTH, (BATCH,))]
     )
     return windows[:, :-1], windows[:, 1:]
 
 
-def rate_of(step: int) -> float:
+def learning_rate(step: int) -> float:
     if step < WARM_UP:
         return RATE * (step + 1) / (WARM_UP + 1)
-    along = (step - WARM_UP) / (STEPS - WARM_UP)
-    return LAST_RATE + (RATE - LAST_RATE) * (1 + math.cos(math.pi * along)) / 2
+    progress = (step - WARM_UP) / (STEPS - WARM_UP)
+    return LAST_RATE + (RATE - LAST_RATE) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @torch.no_grad()
 def estimate(model: Model, tokens: torch.Tensor) -> float:
-    return sum(model(*drawn(tokens)).item() for _ in range(ESTIMATE_BATCHES)) / ESTIMATE_BATCHES
+    return sum(model(*draw_batch(tokens)).item() for _ in range(ESTIMATE_BATCHES)) / ESTIMATE_BATCHES
 
 
 @torch.no_grad()
-def loss_of(model: Model, tokens: torch.Tensor) -> float:
-    """Of all tokens, in windows one after the other."""
+def total_loss(model: Model, tokens: torch.Tensor) -> float:
+    """Mean loss over all tokens, in consecutive windows."""
     end = (len(tokens) - 1) // LENGTH * LENGTH
     inputs, targets = (tokens[at : at + end].view(-1, LENGTH) for at in (0, 1))
     return model(inputs, targets).item()
@@ -93,9 +93,9 @@ def train(training: torch.Tensor, validation: torch.Tensor, characters: int) -> 
                 f"step {step}: {estimate(model, training):.4f}, {estimate(model, validation):.4f}", flush=True
             )
         for group in optimizer.param_groups:
-            group["lr"] = rate_of(step)
+            group["lr"] = learning_rate(step)
         optimizer.zero_grad()
-        model(*drawn(training)).backward()
+        model(*draw_batch(training)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     return model
@@ -107,7 +107,7 @@ def main(folder: str) -> None:
     characters, numbers = np.unique(np.concatenate(splits), return_inverse=True)
     training, validation = torch.from_numpy(numbers).split([len(split) for split in splits])
     model = train(training, validation, len(characters))
-    print(f"{loss_of(model, validation):.4f} nats per character on all of the held-out text")
+    print(f"{total_loss(model, validation):.4f} nats per character on all of the held-out text")
 
 
 if __name__ == "__main__":

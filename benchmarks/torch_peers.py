@@ -1,4 +1,4 @@
-"""The same work by PyTorch, rotary-embedding-torch and transformers: fused, and compiled where it helps."""
+"""The same work by PyTorch, rotary-embedding-torch and transformers, eager or by torch.compile."""
 
 import shutil
 import tempfile
@@ -9,14 +9,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.harness import UnavailableError, Work, run
+from benchmarks.harness import UnavailableError, Work, run_python
 
 CALLS = 20
 CHANNELS, CLASSES, PATCH_SIZE = 3, 10, 4
 DTYPES = {"float32": torch.float32, "mixed_bfloat16": torch.bfloat16, "bfloat16": torch.bfloat16}
 
 
-def in_mode(mode: str, function: Callable) -> Callable:
+def compile_if(mode: str, function: Callable) -> Callable:
     if mode == "eager":
         return function
     if not any(map(shutil.which, ("g++", "clang++"))):
@@ -27,20 +27,20 @@ def in_mode(mode: str, function: Callable) -> Callable:
 def package_rotation(*, head_dim: int, **options) -> Work:
     from rotary_embedding_torch import RotaryEmbedding
 
-    return rotation_by(RotaryEmbedding(head_dim).rotate_queries_or_keys, head_dim=head_dim, **options)
+    return time_rotation(RotaryEmbedding(head_dim).rotate_queries_or_keys, head_dim=head_dim, **options)
 
 
 def half_rotation(*, length: int, head_dim: int, **options) -> Work:
-    """By the few lines that models have of their own."""
-    return rotation_by(
-        Rotation(angles_of(length, head_dim // 2)), length=length, head_dim=head_dim, **options
+    """Rotation as models without a library write it."""
+    return time_rotation(
+        Rotation(rotary_angles(length, head_dim // 2)), length=length, head_dim=head_dim, **options
     )
 
 
-def rotation_by(
+def time_rotation(
     rotate: Callable, *, batch, heads, length, head_dim, dtype: str, direction: str, mode: str
 ) -> Work:
-    rotate, backward = in_mode(mode, rotate), direction == "forward+backward"
+    rotate, backward = compile_if(mode, rotate), direction == "forward+backward"
     x = torch.randn(batch, heads, length, head_dim, dtype=DTYPES[dtype], requires_grad=backward)
     gradient = x.detach().clone()
 
@@ -63,7 +63,7 @@ def language_model(length: int, *, dim: int, num_heads: int, **sizes) -> nn.Modu
     embedding, head = nn.Embedding(256, dim), nn.Linear(dim, 256, bias=False)
     nn.init.normal_(embedding.weight, std=0.02)
     head.weight = embedding.weight
-    angles = angles_of(length, dim // num_heads // 2)
+    angles = rotary_angles(length, dim // num_heads // 2)
     return Transformer(embedding, head, angles, causal=True, dim=dim, num_heads=num_heads, **sizes)
 
 
@@ -74,8 +74,8 @@ def image_step(*, batch: int, grid: int, precision: str, mode: str, **sizes) -> 
 
 
 def vision_model(grid: int, *, dim: int, num_heads: int, **sizes) -> nn.Module:
-    of_axis = angles_of(grid, dim // num_heads // 4)
-    angles = torch.cat([of_axis.repeat_interleave(grid, 0), of_axis.repeat(grid, 1)], -1)
+    axis_angles = rotary_angles(grid, dim // num_heads // 4)
+    angles = torch.cat([axis_angles.repeat_interleave(grid, 0), axis_angles.repeat(grid, 1)], -1)
     head = nn.Linear(dim, CLASSES, bias=False)
     return Transformer(Patches(dim), head, angles, causal=False, dim=dim, num_heads=num_heads, **sizes)
 
@@ -83,11 +83,11 @@ def vision_model(grid: int, *, dim: int, num_heads: int, **sizes) -> nn.Module:
 def step_of(model: nn.Module, precision: str, mode: str, inputs, targets) -> Work:
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
-    loss_of = in_mode(mode, model)
+    compute_loss = compile_if(mode, model)
 
     def call():
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "mixed_bfloat16"):
-            loss = loss_of(inputs, targets)
+            loss = compute_loss(inputs, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -98,7 +98,7 @@ def step_of(model: nn.Module, precision: str, mode: str, inputs, targets) -> Wor
 
 
 def generation(*, batch: int, prompt: int, tokens: int, precision: str, mode: str, **sizes) -> Work:
-    """Greedy tokens of transformers' Llama, which is the same architecture."""
+    """Greedy decoding by the Llama of transformers, which has the same architecture."""
     from transformers import CompileConfig, LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -114,25 +114,27 @@ def generation(*, batch: int, prompt: int, tokens: int, precision: str, mode: st
     model = LlamaForCausalLM(config).to(DTYPES[precision]).eval()
     options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
     if mode == "compiled":
-        in_mode(mode, model)  # checks that there is a compiler; generate compiles by itself
+        compile_if(mode, model)  # checks for a compiler; generate itself compiles
         options |= {"cache_implementation": "static", "compile_config": CompileConfig()}
-        options["compile_config"]._compile_all_devices = True  # on a CPU too, as its own tests do
+        options[
+            "compile_config"
+        ]._compile_all_devices = True  # also on a CPU, as in the tests of transformers
     prompts = torch.randint(256, (batch, prompt))
 
     def call():
-        made = model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
-        if made.shape[1] != prompt + tokens:
-            raise RuntimeError(f"transformers made {made.shape[1] - prompt} tokens instead of {tokens}")
+        sequences = model.generate(prompts, attention_mask=torch.ones_like(prompts), **options)
+        if sequences.shape[1] != prompt + tokens:
+            raise RuntimeError(f"transformers generated {sequences.shape[1] - prompt} tokens, not {tokens}")
 
     return Work(call, tokens)
 
 
-def angles_of(length: int, pairs: int) -> torch.Tensor:
+def rotary_angles(length: int, pairs: int) -> torch.Tensor:
     return torch.arange(length)[:, None] * 10_000 ** -(torch.arange(pairs) / pairs)
 
 
 class Rotation(nn.Module):
-    """Of (..., length, head_dim) in the half layout, in float32 whatever the dtype."""
+    """Rotation of (..., length, head_dim) in the half layout, computed in float32."""
 
     def __init__(self, angles: torch.Tensor):
         super().__init__()
@@ -150,7 +152,7 @@ class Block(nn.Module):
         super().__init__()
         self.rotate, self.causal, self.num_heads = rotate, causal, num_heads
         self.attention_norm, self.mlp_norm = nn.RMSNorm(dim, eps=1e-5), nn.RMSNorm(dim, eps=1e-5)
-        self.qkv, self.mix = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.qkv, self.output = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.gate_and_up = nn.Linear(dim, 2 * mlp_dim, bias=False)
         self.down = nn.Linear(mlp_dim, dim, bias=False)
 
@@ -160,13 +162,13 @@ class Block(nn.Module):
         mixed = functional.scaled_dot_product_attention(
             self.rotate(queries), self.rotate(keys), values, is_causal=self.causal
         )
-        x = x + self.mix(mixed.transpose(1, 2).flatten(2))
+        x = x + self.output(mixed.transpose(1, 2).flatten(2))
         gate, up = self.gate_and_up(self.mlp_norm(x)).chunk(2, -1)
         return x + self.down(functional.silu(gate) * up)
 
 
 class Transformer(nn.Module):
-    """The loss of a language model or of a vision transformer, by its embedding and its head."""
+    """Loss of a language model or a vision transformer, depending on its embedding and head."""
 
     def __init__(self, embedding, head, angles, *, dim: int, num_layers: int, **options):
         super().__init__()
@@ -189,13 +191,13 @@ class Patches(nn.Linear):
 
 
 def nanogpt() -> Work:
-    """nanoGPT's recipe on the text of the speed run, from the command to its exit."""
-    from benchmarks.ours import recipe
+    """Training by nanoGPT's recipe on the text of the speed run, from start to exit."""
+    from benchmarks.ours import load_recipe
     from data.tokens import SEPARATOR
 
-    corpus = recipe(["experiment=shakespeare_speedrun"]).corpus
+    corpus = load_recipe(["experiment=shakespeare_speedrun"]).corpus
     folder = tempfile.TemporaryDirectory()
     for split in ("train", "validation"):
         tokens = getattr(corpus, split)
         tokens[tokens != SEPARATOR].tofile(Path(folder.name, f"{split}.bin"))
-    return Work(lambda: run("-m", "benchmarks.nanogpt", folder.name))
+    return Work(lambda: run_python("-m", "benchmarks.nanogpt", folder.name))

@@ -1,4 +1,4 @@
-"""Contenders of the tests of the benchmark, which need no TensorFlow."""
+"""Contenders for the tests of the benchmarks, which need no TensorFlow."""
 
 import time
 
@@ -8,7 +8,7 @@ from benchmarks.harness import UnavailableError, Work
 
 
 def sleeping(*, milliseconds, log=None, mark=None, count=1, **_):
-    """Sleeps for `count` units at a time; tells of its turns in a file."""
+    """Sleeps for `count` units at a time, and appends `mark` to the file `log` at each call."""
 
     def call():
         print("a library says something")
@@ -20,9 +20,9 @@ def sleeping(*, milliseconds, log=None, mark=None, count=1, **_):
     return Work(call, count)
 
 
-def allocating(*, made_with, needed, **_):
-    kept = np.ones(made_with * 1_000_000, np.uint8)
-    return Work(lambda: np.ones(needed * 1_000_000, np.uint8).sum() + kept[0])
+def allocating(*, before, during, **_):
+    weights = np.ones(before * 1_000_000, np.uint8)
+    return Work(lambda: np.ones(during * 1_000_000, np.uint8).sum() + weights[0])
 
 
 def missing(**_):

@@ -1,4 +1,4 @@
-"""The benchmark: turns, ratios, who is left out, and that each piece of work does what it is timed for."""
+"""Benchmarks: turns, ratios, contenders that are left out, and the work that each contender does."""
 
 import json
 import subprocess
@@ -10,8 +10,7 @@ import pytest
 from benchmarks import __main__ as benchmark
 from benchmarks import harness, keras_peers, ours
 from benchmarks.harness import Contender, Cost
-from benchmarks.plan import WORKLOADS, Workload
-from models.config import TransformerLMConfig
+from benchmarks.workloads import WORKLOADS, Workload
 from models.rope_config import RopeConfig
 from system.machine import describe_machine
 from training.losses import summed_cross_entropy
@@ -28,28 +27,27 @@ def fake(name, function, **options):
 
 @pytest.fixture
 def fakes(monkeypatch):
-    """A function that makes the given contenders those of `rope`."""
+    """`fakes(*contenders)`: replaces the contenders of `rope`."""
 
-    def use(*contenders):
+    def replace(*contenders):
         work = Workload("the work", {"size": 3}, list(contenders), ("pages_per_second", 5))
         monkeypatch.setitem(WORKLOADS, "rope", [work])
 
-    return use
+    return replace
 
 
 def tiny(sizes):
     return {name: TINY.get(name, value) for name, value in sizes.items()}
 
 
-def test_contenders_take_turns_there_and_back(fakes, tmp_path):
+def test_contenders_take_turns_in_alternating_order(fakes, tmp_path):
     log = tmp_path / "log"
     fakes(*(fake(name, "sleeping", milliseconds=1, log=str(log), mark=name) for name in "abc"))
     assert benchmark.main(["rope", "--repeats", "3", "--json"]) == 0
-    warm_ups = "".join(name * harness.WARM_UPS for name in "abc")
-    assert log.read_text() == warm_ups + "abc" + "cba" + "abc"
+    assert log.read_text() == "abc" + "abc" + "cba" + "abc"  # the first call of each is a warm-up
 
 
-def test_ratios_are_to_the_first_and_times_are_those_of_a_unit(fakes, capsys):
+def test_times_are_per_unit_and_ratios_refer_to_the_first_contender(fakes, capsys):
     fakes(fake("ours", "sleeping", milliseconds=0.02, count=1_000), fake("peer", "sleeping", milliseconds=20))
     assert benchmark.main(["rope", "--repeats", "2", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -58,27 +56,25 @@ def test_ratios_are_to_the_first_and_times_are_those_of_a_unit(fakes, capsys):
     ours_row, peer = result["rows"]
     assert (ours_row["work"], ours_row["by"], peer["by"]) == ("the work", "ours", "peer")
     assert 0.02 <= ours_row["first_quartile"] <= ours_row["milliseconds"] <= ours_row["third_quartile"]
-    assert (
-        ours_row["milliseconds"] < 20 <= peer["milliseconds"]
-    )  # a call of ours takes as long as one of the peer
+    assert ours_row["milliseconds"] < 20 <= peer["milliseconds"]  # the calls take equally long
     assert ours_row["ratio"] == 1
     assert peer["ratio"] == pytest.approx(peer["milliseconds"] / ours_row["milliseconds"])
     assert peer["pages_per_second"] == pytest.approx(5_000 / peer["milliseconds"])
 
 
-def test_quartiles_are_those_of_the_turns_and_the_peak_is_the_last(monkeypatch):
+def test_costs_are_quartiles_of_the_turns_and_the_last_peak(monkeypatch):
     answers = iter([{}, *({"seconds": number / 10, "peak_bytes": number} for number in (5, 1, 2, 4, 3))])
-    monkeypatch.setattr(harness.Process, "_answer", lambda process: next(answers))
-    (cost,) = harness.costs([fake("ours", "sleeping", milliseconds=1)], {}, repeats=5)
+    monkeypatch.setattr(harness.Process, "_read_answer", lambda process: next(answers))
+    (cost,) = harness.measure([fake("ours", "sleeping", milliseconds=1)], {}, repeats=5)
     np.testing.assert_allclose(cost, (0.3, 0.2, 0.4, 3))
 
 
-def test_memory_is_counted_from_before_the_first_call():
-    (cost,) = harness.costs([fake("ours", "allocating", made_with=300, needed=400)], {}, repeats=1)
+def test_memory_is_counted_from_the_first_call():
+    (cost,) = harness.measure([fake("ours", "allocating", before=300, during=400)], {}, repeats=1)
     assert 380e6 < cost.peak_bytes < 500e6
 
 
-def test_who_is_missing_too_large_or_broken_loses_no_other(fakes, capsys):
+def test_contenders_that_fail_are_left_out_of_the_table(fakes, capsys):
     names = ("missing", "too_large", "broken", "dying")
     fakes(*(fake(name, name) for name in names), fake("ours", "sleeping", milliseconds=1))
     assert benchmark.main(["rope", "--repeats", "2"]) == 1
@@ -94,7 +90,7 @@ def test_who_is_missing_too_large_or_broken_loses_no_other(fakes, capsys):
     ]
 
 
-def test_commands_have_no_memory_and_no_rate(monkeypatch, capsys):
+def test_commands_have_no_columns_for_memory_and_rate(monkeypatch, capsys):
     command = fake("ours", "sleeping", milliseconds=1)
     monkeypatch.setitem(WORKLOADS, "startup", [Workload("command", {"size": 3}, [command], None)])
     assert benchmark.main(["startup", "--repeats", "1", "--json"]) == 0
@@ -102,22 +98,22 @@ def test_commands_have_no_memory_and_no_rate(monkeypatch, capsys):
     assert list(row) == ["work", "by", "milliseconds", "first_quartile", "third_quartile", "ratio"]
 
 
-def test_a_missing_peer_is_no_failure(fakes, capsys):
+def test_a_missing_peer_is_not_a_failure(fakes, capsys):
     fakes(fake("peer", "missing"))
     assert benchmark.main(["rope"]) == 0
     assert "pip install -r requirements-bench.txt" in capsys.readouterr().out
 
 
-def test_only_some_are_measured(monkeypatch, capsys):
-    seen = []
+def test_only_selects_rows_by_their_names(monkeypatch, capsys):
+    calls = []
 
-    def costs(contenders, sizes, *, repeats):
-        seen.append(([contender.name for contender in contenders], sizes["direction"], repeats))
+    def measure(contenders, sizes, *, repeats):
+        calls.append(([contender.name for contender in contenders], sizes["direction"], repeats))
         return [Cost(0.5, 0.25, 1.0, 7_000_000)] * len(contenders)
 
-    monkeypatch.setattr(benchmark, "costs", costs)
+    monkeypatch.setattr(benchmark, "measure", measure)
     assert benchmark.main(["rope", "--only", "float32, forward: copy", "nothing", "--repeats", "4"]) == 0
-    assert seen == [(["copy by TensorFlow"], "forward", 4)]
+    assert calls == [(["copy by TensorFlow"], "forward", 4)]
     *_, row = capsys.readouterr().out.splitlines()
     # 2 * 8 * 8 * 1024 * 64 numbers of 4 bytes in half a second.
     assert row.split()[-6:] == ["500", "250", "1,000", "1.00", "7", "0.0671"]
@@ -127,16 +123,16 @@ def test_only_some_are_measured(monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["--repeats", "0"], "argument --repeats: must be a whole number of at least 1, got '0'"),
-        (["--only", "abacus"], "argument --only: nothing that rope measures has 'abacus' in its name"),
+        (["--only", "abacus"], "argument --only: no row of rope contains 'abacus'"),
     ],
 )
-def test_mistakes_are_told(arguments, message, capsys):
+def test_invalid_arguments_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         benchmark.main(["rope", *arguments])
     assert message in capsys.readouterr().err
 
 
-def test_a_subject_is_measured_from_the_command_line(monkeypatch, capsys):
+def test_our_work_is_measured_in_its_own_process(monkeypatch, capsys):
     small = [work._replace(sizes=tiny(work.sizes)) for work in WORKLOADS["rope"][:1]]
     monkeypatch.setitem(WORKLOADS, "rope", small)
     assert benchmark.main(["rope", "--only", "copy", "--repeats", "1", "--json"]) == 0
@@ -146,7 +142,7 @@ def test_a_subject_is_measured_from_the_command_line(monkeypatch, capsys):
 
 
 def our_works():
-    """Tiny work of each function of ours, with each layout and attention; without the commands."""
+    """Tiny work of each function in `benchmarks.ours` except commands, with each layout and attention."""
     works = {}
     for what, (workload, *_) in WORKLOADS.items():
         for contender in workload.contenders if what not in ("startup", "speedrun") else []:
@@ -160,7 +156,7 @@ def our_works():
 
 
 @pytest.mark.parametrize(("function", "arguments"), our_works())
-def test_our_work_can_be_done_again_and_again(function, arguments):
+def test_our_work_can_be_repeated(function, arguments):
     work = getattr(ours, function)(**arguments)
     for _ in range(2):
         work.call()
@@ -176,13 +172,13 @@ def default_policy():
 def test_keras_layers_train_under_fit(default_policy):
     work = keras_peers.text_step(**MODEL, batch=2, length=8, precision="mixed_bfloat16", mode="graph")
     losses = [work.call().history["loss"][0] for _ in range(3)]
-    assert losses[2] < losses[0] < 6  # near ln 256 at first
+    assert losses[2] < losses[0] < 6  # ln 256 = 5.5 at first
     assert work.count == keras_peers.STEPS
 
 
 @pytest.fixture
 def trained():
-    """Our language model with large weights, in the layout of the peers, and its logits of some tokens."""
+    """Weights of our language model, large and in the layout of the peers, some tokens and their logits."""
     model = ours.language_model(8, "float32", **MODEL, rope=RopeConfig(layout="half"))
     generator = np.random.default_rng(0)
     for variable in model.variables:
@@ -191,7 +187,7 @@ def trained():
     return {variable.path: variable.numpy() for variable in model.variables}, tokens, model(tokens).numpy()
 
 
-def test_keras_layers_are_the_same_model(trained):
+def test_the_keras_model_equals_ours(trained):
     weights, tokens, logits = trained
     theirs = keras_peers.language_model(8, **MODEL)
     values = []
@@ -202,7 +198,7 @@ def test_keras_layers_are_the_same_model(trained):
     np.testing.assert_allclose(theirs(tokens), logits, rtol=1e-3, atol=1e-3)  # epsilons of norms differ
 
 
-def test_torch_has_the_same_model(trained):
+def test_the_torch_model_equals_ours(trained):
     torch_peers = pytest.importorskip("benchmarks.torch_peers", reason="torch is not installed")
     import torch
 
@@ -211,7 +207,7 @@ def test_torch_has_the_same_model(trained):
     for path, value in weights.items():
         *outer, layer, kind = path.split("/")
         blocks = [f"blocks.{part[-1]}." for part in outer if part.startswith("block_")]
-        weight = theirs.get_submodule("".join([*blocks, {"output": "mix"}.get(layer, layer)])).weight
+        weight = theirs.get_submodule("".join([*blocks, layer])).weight
         weight.data = torch.tensor(value.T if kind == "kernel" else value)
     expected = summed_cross_entropy(logits, tokens)[0] / tokens.size
     theirs.head.weight = theirs.embedding.weight
@@ -219,39 +215,39 @@ def test_torch_has_the_same_model(trained):
     np.testing.assert_allclose(loss.item(), expected, rtol=1e-4)
 
 
-def test_torch_has_as_large_a_vision_model():
+def test_the_torch_vision_model_is_as_large_as_ours():
     torch_peers = pytest.importorskip("benchmarks.torch_peers", reason="torch is not installed")
     sizes = [parameter.numel() for parameter in torch_peers.vision_model(3, **MODEL).parameters()]
     assert sum(sizes) == ours.vision_model("float32", **MODEL).count_params()
 
 
-def test_the_gradient_is_rotated_back():
-    """What is timed as forward+backward is both: by the inverse rotation, the gradient of x is what was x."""
-    work = ours.rotation_by(lambda x: 3 * x, dtype="float32", direction="forward+backward", **QUERIES)
+def test_the_backward_pass_is_part_of_the_timed_rotation():
+    work = ours.time_rotation(lambda x: 3 * x, dtype="float32", direction="forward+backward", **QUERIES)
     rotated, gradient = work.call()
-    np.testing.assert_array_equal(rotated, gradient)
+    np.testing.assert_array_equal(rotated, gradient)  # x is also the gradient of the output
 
 
-def test_generation_makes_every_token():
+def test_generation_returns_every_token():
     work = ours.generation(batch=2, prompt=3, tokens=5, precision="float32", **MODEL)
     assert np.shape(work.call()) == (5, 2)
     assert work.count == 5
 
 
-def test_full_attention_that_would_fill_the_memory_is_not_begun():
-    with pytest.raises(harness.UnavailableError, match=r"full attention may need [\d,]+ GB, which are not"):
-        ours.check_memory(TransformerLMConfig(attention_kernel="full"), 10**15)
-    ours.check_memory(TransformerLMConfig(attention_kernel="auto"), 10**15)
+def test_a_step_that_exceeds_the_memory_is_left_out():
+    full = ours.language_model(8, "float32", **MODEL, attention_kernel="full")
+    with pytest.raises(harness.UnavailableError, match=r"it may need \d+ GB, which are not free"):
+        ours.check_memory(full, 1, 10_000_000)
+    ours.check_memory(ours.language_model(8, "float32", **MODEL), 1, 10_000)
 
 
-def test_torch_without_a_compiler_is_left_out(monkeypatch):
+def test_torch_compile_needs_a_compiler(monkeypatch):
     torch_peers = pytest.importorskip("benchmarks.torch_peers", reason="torch is not installed")
     monkeypatch.setattr(torch_peers.shutil, "which", lambda name: None)
     with pytest.raises(harness.UnavailableError, match=r"torch\.compile needs a C\+\+ compiler"):
         torch_peers.half_rotation(dtype="float32", direction="forward", mode="compiled", **QUERIES)
 
 
-def test_a_command_is_timed_to_its_first_step(tmp_path, monkeypatch):
+def test_startup_is_timed_up_to_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(ours, "ROOT", tmp_path)
     train = tmp_path / "train.py"
     train.write_text("import time\nprint('step 1/9 at last', flush=True)\ntime.sleep(999)")
@@ -261,7 +257,7 @@ def test_a_command_is_timed_to_its_first_step(tmp_path, monkeypatch):
         ours.first_step("nonsense=1").call()
 
 
-def test_a_speed_run_is_timed_to_its_end(tmp_path, monkeypatch):
+def test_the_speed_run_is_timed_to_its_end(tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "ROOT", tmp_path)
     (tmp_path / "train.py").write_text("import sys\nopen('arguments', 'w').write(' '.join(sys.argv[1:]))")
     ours.speed_run().call()
@@ -272,7 +268,7 @@ def test_a_speed_run_is_timed_to_its_end(tmp_path, monkeypatch):
         ours.speed_run().call()
 
 
-def test_the_recipe_of_nanogpt_has_its_size_and_learns(tmp_path, monkeypatch, capsys):
+def test_the_recipe_of_nanogpt_has_its_published_size_and_learns(tmp_path, monkeypatch, capsys):
     nanogpt = pytest.importorskip("benchmarks.nanogpt", reason="torch is not installed")
     sizes = {name: parameter.numel() for name, parameter in nanogpt.Model(65).named_parameters()}
     assert sum(sizes.values()) - sizes["positions.weight"] == 795_904  # as it counts: 0.80M
@@ -284,10 +280,10 @@ def test_the_recipe_of_nanogpt_has_its_size_and_learns(tmp_path, monkeypatch, ca
     first, last = capsys.readouterr().out.splitlines()
     characters = len(set(b"to be or not "))
     assert float(first.split()[-1]) == pytest.approx(np.log(characters), abs=0.5)
-    assert float(last.split()[0]) < 0.75  # from the character before alone: 0.79
+    assert float(last.split()[0]) < 0.75  # 0.79 by the previous character alone
 
 
-def test_keras_hub_rotates_both_ways_in_bfloat16():
+def test_keras_hub_has_a_backward_pass_in_bfloat16():
     pytest.importorskip("keras_hub", reason="KerasHub is not installed")
     options = QUERIES | {"dtype": "bfloat16", "direction": "forward+backward"}
     rotated, gradient = keras_peers.rotation(**options).call()

@@ -6,7 +6,7 @@ from sklearn.svm import SVC
 from benchmarks import digits_baseline
 
 
-def test_the_baseline_is_that_of_the_digits_as_they_come(capsys):
+def test_the_baseline_equals_scikit_learn_on_its_own_digits(capsys):
     digits = datasets.load_digits()
     train, held_out, labels, held_out_labels = train_test_split(
         digits.data, digits.target, test_size=0.2, stratify=digits.target, random_state=0
@@ -15,5 +15,5 @@ def test_the_baseline_is_that_of_the_digits_as_they_come(capsys):
     digits_baseline.main()
     line = capsys.readouterr().out
     assert line.startswith("SVC, RBF kernel: accuracy ")
-    found = float(line.split()[4].rstrip("%")) / 100
-    assert found == pytest.approx(expected, abs=1.5 / 360)  # pixels in 16 steps are stored in 255
+    accuracy = float(line.split()[4].rstrip("%")) / 100
+    assert accuracy == pytest.approx(expected, abs=1.5 / 360)  # pixels in 16 steps are stored in 255

@@ -1,0 +1,146 @@
+"""Workloads of `python -m benchmarks` and their contenders; imports neither TensorFlow nor a peer."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from benchmarks.harness import Contender
+
+
+class Workload(NamedTuple):
+    """Work that several contenders do.
+
+    sizes: arguments of every contender.
+    contenders: the first is the reference of the ratios.
+    rate: name of a rate and units of it in a unit of work. None for commands, which are processes of their
+        own and have no column for memory either.
+    """
+
+    title: str
+    sizes: dict
+    contenders: list[Contender]
+    rate: tuple[str, float] | None
+
+
+def by(name: str, make: str, **choices: Sequence) -> list[Contender]:
+    """A contender for each combination of the options, which fill in the name."""
+    combinations = (
+        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
+    )
+    return [Contender(name.format(**options), f"benchmarks.{make}", options) for options in combinations]
+
+
+DIM_128 = {"dim": 128, "num_layers": 4, "num_heads": 4, "mlp_dim": 384}
+DIM_384 = {"dim": 384, "num_layers": 6, "num_heads": 6, "mlp_dim": 1024}
+DIM_192 = {"dim": 192, "num_layers": 6, "num_heads": 6, "mlp_dim": 576}
+DIM_64 = {"dim": 64, "num_layers": 2, "num_heads": 4, "mlp_dim": 192}
+TEXT = {"batch": 16, "length": 256}
+IMAGES = {"batch": 128, "grid": 8}
+PRECISIONS, MODES, TORCH_MODES = ("float32", "mixed_bfloat16"), ("graph", "xla"), ("eager", "compiled")
+BFLOAT16 = PRECISIONS[1:]
+
+
+def rotation(dtype: str, direction: str) -> Workload:
+    batch, heads, length, head_dim = 8, 8, 1024, 64
+    # The tensor is read and written; backward also its gradient.
+    passes = {"forward": 2, "forward+backward": 4}[direction]
+    gigabytes = passes * batch * heads * length * head_dim * {"float32": 4, "bfloat16": 2}[dtype] / 1e9
+    return Workload(
+        f"rotate {batch}x{heads}x{length}x{head_dim} {dtype}, {direction}",
+        {"batch": batch, "heads": heads, "length": length, "head_dim": head_dim}
+        | {"dtype": dtype, "direction": direction},
+        by("ours, {layout}, {mode}", "ours:rotation", layout=("interleaved", "half"), mode=MODES)
+        + by("copy by TensorFlow", "ours:copy")
+        + by("rotary-embedding-torch, {mode}", "torch_peers:package_rotation", mode=TORCH_MODES)
+        + by("torch, half, {mode}", "torch_peers:half_rotation", mode=["compiled"])
+        + by("KerasHub, half, {mode}", "keras_peers:rotation", mode=MODES),
+        ("gigabytes_per_second", gigabytes),
+    )
+
+
+def text_step(sizes: dict, contenders: list[Contender]) -> Workload:
+    title = "language model of {num_layers} layers, dim {dim}, step of {batch}x{length}".format(**sizes)
+    return Workload(title, sizes, contenders, ("tokens_per_second", sizes["batch"] * sizes["length"]))
+
+
+def image_step(sizes: dict, contenders: list[Contender]) -> Workload:
+    title = "vision transformer of {num_layers} layers, dim {dim}, step of {batch}, {grid}x{grid} patches"
+    rate = "patches_per_second", sizes["batch"] * sizes["grid"] ** 2
+    return Workload(title.format(**sizes), sizes, contenders, rate)
+
+
+def ours_and_torch(kind: str, torch_modes: Sequence[str]) -> list[Contender]:
+    return (
+        by("ours", f"ours:{kind}_step")
+        + by("ours, {precision}, {mode}", f"ours:{kind}_step", precision=["float32"], mode=MODES)
+        + by("torch, {mode}, {precision}", f"torch_peers:{kind}_step", mode=torch_modes, precision=PRECISIONS)
+    )
+
+
+TRAIN_TEXT = (
+    ours_and_torch("text", TORCH_MODES)
+    + by("Keras fit as it comes", "keras_peers:text_step", precision=["float32"], mode=["auto"])
+    + by("Keras fit, {precision}, {mode}", "keras_peers:text_step", precision=PRECISIONS, mode=MODES)
+)
+KERNELS, COMPILED = ("auto", "full"), ["compiled"]
+ATTENTION = (
+    by(
+        "ours, {attention_kernel}, {precision}",
+        "ours:text_step",
+        attention_kernel=KERNELS,
+        precision=PRECISIONS,
+    )
+    + by("ours, recompute_blocks, {precision}", "ours:text_step", recompute_blocks=[True], precision=BFLOAT16)
+    + by("torch, {mode}, {precision}", "torch_peers:text_step", mode=COMPILED, precision=PRECISIONS)
+)
+GENERATE = (
+    by("ours, {precision}", "ours:generation", precision=PRECISIONS)
+    + by(
+        "transformers, {mode}, {precision}", "torch_peers:generation", mode=TORCH_MODES, precision=PRECISIONS
+    )
+    + by("reading the weights, {precision}", "ours:read_weights", precision=PRECISIONS)
+)
+DATA = (
+    by("step", "ours:recipe_step")
+    + by("batch", "ours:recipe_batches")
+    + by("checkpoint", "ours:recipe_checkpoints")
+)
+STARTUP = by("train.py, to its first step", "ours:first_step") + by("train.py --help", "ours:help_text")
+SPEEDRUN = by("train.py experiment=shakespeare_speedrun", "ours:speed_run") + by(
+    "nanoGPT's recipe", "torch_peers:nanogpt"
+)
+AXIAL = by("{attention} attention", "ours:image_step", attention=("full", "axial"))
+
+WORKLOADS = {
+    "rope": [
+        rotation(dtype, direction)
+        for dtype in ("float32", "bfloat16")
+        for direction in ("forward", "forward+backward")
+    ],
+    "train": [
+        text_step(TEXT | DIM_128, TRAIN_TEXT),
+        text_step(TEXT | DIM_384, TRAIN_TEXT),
+        image_step(IMAGES | DIM_192, ours_and_torch("image", COMPILED)),
+    ],
+    "attention": [
+        text_step({"batch": 1, "length": length} | DIM_128, ATTENTION) for length in (1024, 4096, 16_384)
+    ],
+    "generate": [
+        Workload(
+            "a token, of 512 after 32, batch 1, 6 layers, dim 384",
+            {"batch": 1, "prompt": 32, "tokens": 512} | DIM_384,
+            GENERATE,
+            ("tokens_per_second", 1),
+        )
+    ],
+    "data": [
+        Workload(f"python train.py {recipe}", {"arguments": [recipe]}, DATA, ("times_per_second", 1))
+        for recipe in ("experiment=lm", "experiment=vit")
+    ],
+    "startup": [Workload("command", {}, STARTUP, None)],
+    "speedrun": [Workload("to about 1.9 nats per character of Shakespeare", {}, SPEEDRUN, None)],
+    "axial": [
+        image_step({"batch": 2, "grid": grid, "precision": "float32", "mode": "graph"} | DIM_64, AXIAL)
+        for grid in (16, 32, 64)
+    ],
+}
