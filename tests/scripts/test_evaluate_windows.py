@@ -73,16 +73,16 @@ def losses_one_by_one(model, tokens, *, window, stride, longest, block=None):
             assert 0 not in contexts[-1][2][1:]
     losses = []
     for length in {len(context) for _, _, context in contexts}:
-        alike = [of_target for of_target in contexts if len(of_target[2]) == length]
-        inputs = np.stack([context for _, _, context in alike]).astype(np.int32)
+        group = [context for context in contexts if len(context[2]) == length]
+        inputs = np.stack([context for _, _, context in group]).astype(np.int32)
         logits = model(inputs, attention_block=block).numpy()[:, -1].astype(float)
-        for (document, target, _), row in zip(alike, logits, strict=True):
+        for (document, target, _), row in zip(group, logits, strict=True):
             losses.append((document, row.max() + np.log(np.exp(row - row.max()).sum()) - row[target]))
     return losses
 
 
 @pytest.mark.parametrize(("attention", "block"), [("full", None), ("blockwise-causal", 4)])
-def test_losses_equal_those_of_targets_predicted_one_by_one(eagerly, attention, block):
+def test_losses_equal_those_targets_predicted_one_by_one(eagerly, attention, block):
     run = plain_run()
     small = replace(run, config=replace(run.config, batch_size=13))
     rows = evaluate_windows([small], [5, 34], **OPTIONS | {"attention": attention, "stride": 4})
