@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "rope" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README, EXPLAINED, TOUR = (ROOT / name for name in ("README.md", "docs/rope_explained.md", "docs/tour.md"))
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FILE_HEADER = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")  # first line of a snippet that is a file of the tour
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if not path.stem.startswith("_"))
@@ -39,7 +40,8 @@ def relative(path):
 
 
 def blocks(page, *languages):
-    return [(language, code) for language, code in BLOCK.findall(TEXTS[page]) if language in languages]
+    found = BLOCK.findall(TEXTS[page])
+    return [(language, textwrap.dedent(code)) for language, code in found if language in languages]
 
 
 @pytest.mark.parametrize("page", [EXPLAINED, TOUR], ids=relative)
