@@ -227,17 +227,15 @@ def run_in_copy(copy, code):
 
 def test_configs_of_the_tour_are_accepted(edited_copy):
     """The edits apply, and the new keys compose; runs without TensorFlow."""
-    commands = [
-        shlex.split(command)[2:] for command in commands_in(TEXTS[TOUR]) if "train.py name=" in command
-    ]
-    commands = [
-        command for command in commands if TOUR_CHOICES & {word.partition("=")[2] for word in command}
-    ]
+    commands = [shlex.split(command)[2:] for command in commands_in(TEXTS[TOUR]) if "train.py" in command]
+    commands = [words for words in commands if TOUR_CHOICES & {word.partition("=")[2] for word in words}]
     assert len(commands) == len(TOUR_CHOICES)
-    parsed = "parse_config(compose(command))"
-    code = (
-        f"from configs.schema import compose, parse_config\nfor command in {commands}: print({parsed}.name)"
-    )
+    code = f"""
+from configs.compose import compose
+from configs.schema import parse_config
+for command in {commands}:
+    print(parse_config(compose(command)).name)
+"""
     assert run_in_copy(edited_copy, code).split() == ["mixed", "posts", "shared"]
 
 
