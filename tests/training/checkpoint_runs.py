@@ -1,4 +1,4 @@
-"""A small model with checkpoints, for their tests."""
+"""Small model with checkpoints."""
 
 import os
 
@@ -15,7 +15,7 @@ FILES = ["manifest.json", "manifest.sha256", "tensors.data-00000-of-00001", "ten
 
 
 class Stack(keras.Model):
-    """An embedding and dense layers."""
+    """Embedding and dense layers."""
 
     def __init__(self, num_layers, dim):
         super().__init__(name="stack")
@@ -31,7 +31,7 @@ class Stack(keras.Model):
 
 
 class Run:
-    """A model and its optimizer with values that tell seeds apart, and their checkpoints."""
+    """Model and optimizer with values drawn from a seed, and their checkpoints."""
 
     def __init__(self, path, *, seed=0, keep=2, keep_best=False, num_layers=1, dim=6):
         path.mkdir(exist_ok=True)
@@ -51,7 +51,7 @@ class Run:
         return {name: variable.numpy() for name, variable in self.checkpoints.variables.items()}
 
     def save(self, step, *, seed=None, **facts):
-        """The checkpoint of a step has the values of that seed."""
+        """Saves values drawn from `seed`, or from the step."""
         self.fill(step if seed is None else seed)
         return self.checkpoints.save(step, {"data_fingerprint": "abc", **facts})
 

@@ -144,7 +144,7 @@ def test_a_run_stopped_during_bad_steps_continues_to_count():
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize(("step", "saved"), [(0, [1]), (4, [5]), (6, [5, 7])])
+@pytest.mark.parametrize(("step", "saved"), [(0, [1]), (4, [5]), (6, [5, 7]), (9, [5, 10])])
 def test_a_signal_ends_the_step_and_saves(number, code, step, saved):
     run = Run(checkpoint_every=5)
     run.at_step[step] = lambda: os.kill(os.getpid(), number)
@@ -160,24 +160,12 @@ def test_a_run_stops_when_another_worker_is_stopped():
     assert run.saved == [3]
 
 
-def test_a_signal_in_the_last_step_sets_the_exit_code():
-    run = Run()
-    run.at_step[9] = lambda: os.kill(os.getpid(), signal.SIGINT)
-    assert run.train() == (10, 130)
-    assert run.saved == [10]
-
-
-def test_a_signal_while_saving_ends_the_next_step():
+@pytest.mark.parametrize(("step", "done"), [(5, 6), (10, 10)])
+def test_a_signal_while_saving_ends_the_next_step_or_the_run(step, done):
     run = Run(checkpoint_every=5)
-    run.at_save[5] = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    assert run.train() == (6, 143)
-    assert run.saved == [5, 6]
-
-
-def test_a_signal_while_saving_the_last_step_sets_the_exit_code():
-    run = Run()
-    run.at_save[10] = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    assert run.train() == (10, 143)
+    run.at_save[step] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    assert run.train() == (done, 143)
+    assert run.saved == [5, done]
 
 
 def test_a_run_out_of_time_saves_and_stops():

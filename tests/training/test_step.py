@@ -84,7 +84,7 @@ def differ(a, b):
 
 @pytest.mark.parametrize("accumulation_steps", [2, 4])
 def test_micro_batches_make_the_update_of_one_batch(accumulation_steps):
-    """Of one example all targets are masked, and of another one most."""
+    """All targets of the first example are masked, and most of the second one."""
     mask = np.ones((BATCH, LENGTH), bool)
     mask[0], mask[1, 2:] = False, False
     inputs, targets = make_batch()
@@ -105,7 +105,7 @@ def test_xla_makes_the_updates_of_the_graph():
 
 
 def test_mixed_bfloat16_trains_float32_weights():
-    """With dropout and micro-batches."""
+    """The model has dropout, and the batch two micro-batches."""
     model = make_transformer(dropout_rate=0.2, precision="mixed_bfloat16")
     step = make_step(model, accumulation_steps=2)
     losses = [float(step(number, *make_batch()).loss) for number in range(30)]
