@@ -36,7 +36,6 @@ class Case:
     accumulation_steps: int = 1
     precision: str = "float32"
     compile_mode: str = "graph"
-    optimizer: str = "adamw"
     evaluate: bool = False
 
 
@@ -68,7 +67,7 @@ def train(case: Case, replicas) -> dict:
     from training.step import make_train_step
 
     keras.utils.set_random_seed(4)
-    config = OptimizerConfig(name=case.optimizer, learning_rate=1e-2, warmup_steps=2)
+    config = OptimizerConfig(learning_rate=1e-2, warmup_steps=2)
     with replicas.scope():
         model = make_model(case.model, case.precision)
         optimizer = make_optimizer(config, model.trainable_variables, num_steps=20)
