@@ -11,7 +11,6 @@ from data.corpus import TextCorpus
 from models.chunked import CHUNK, is_chunked
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
-from rope.embedding import RotaryEmbedding
 from runs.load import load_model
 from system.errors import RunError
 from system.terminal import print_error
@@ -124,7 +123,7 @@ def check_run(run: Run, lengths: list[int], *, scalings: list[str], attention: s
     if scalings:
         check_unscaled(run)
     for case in make_cases([run], scalings, lengths={run: longer}):
-        check_rotary(case)
+        check_config(case)
     if longer:
         print_error(
             f"warning: {run.path} was trained on a context of {trained:,} tokens; without a scaling the "
@@ -150,12 +149,10 @@ def check_unscaled(run: Run) -> None:
         )
 
 
-def check_rotary(case: Case) -> None:
-    """Raises RunError if the rotary options of the case do not go together."""
-    if case.run.model.config.position != "rotary":
-        return
+def check_config(case: Case) -> None:
+    """Raises RunError if the model cannot have the config of the case."""
     try:
-        RotaryEmbedding(**config_of(case).rotary_options())
+        config_of(case)
     except ValueError as error:
         scaling = f" under {case.scaling} scaling" if case.is_scaled else ""
         raise RunError(f"{case.run.path} cannot be evaluated at {case.length:,}{scaling}: {error}") from error

@@ -228,12 +228,12 @@ def test_runs_on_different_text_are_not_compared():
         (
             {"dim": 4},
             {"scalings": ["ntk"]},
-            "made cannot be evaluated at 20 under ntk scaling: theta_rescale_factor must be 1",
+            "made cannot be evaluated at 20 under ntk scaling: rope.theta_rescale_factor must be 1",
         ),
         (
             {"rope": {"xpos": True, "xpos_scale_base": 0.1}},
             {},
-            r"made cannot be evaluated at 20: xpos_max_length must be in \[1, 12\]",
+            r"made cannot be evaluated at 20: rope cannot be used: xpos_max_length must be in \[1, 12\]",
         ),
     ],
 )
