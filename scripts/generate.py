@@ -89,34 +89,28 @@ def print_texts(prompts: Sequence[Sequence[int]], steps: Iterator[Sequence[int]]
         prompts: tokens of each prompt.
         steps: (prompts,) tokens of each step; -1 in a row that has ended.
     """
-    started, columns = time.perf_counter(), []
-    if len(prompts) == 1:
-        print_stream(prompts[0], record(steps, columns))
-    else:
-        columns += steps
+    started = time.perf_counter()
+    columns = print_stream(prompts[0], steps) if len(prompts) == 1 else list(steps)
+    elapsed_seconds = time.perf_counter() - started
+    if len(prompts) > 1:
         for row, prompt in enumerate(prompts):
             text = bytes(prompt) + to_bytes(column[row] for column in columns)
             print(f"--- {row + 1} ---\n{text.decode(errors='replace')}")
-    elapsed_seconds = time.perf_counter() - started
     count = sum(int(token) >= 0 for column in columns for token in column)
     speed = f"{count / elapsed_seconds:.0f} bytes/s"
     print_error(f"{count} bytes in {elapsed_seconds:.1f} s, {speed}, including compilation.")
 
 
-def print_stream(prompt: Sequence[int], steps: Iterable[Sequence[int]]) -> None:
-    """Prints each character as soon as its last byte is generated."""
+def print_stream(prompt: Sequence[int], steps: Iterable[Sequence[int]]) -> list[Sequence[int]]:
+    """Prints each character as soon as its last byte is generated, and returns the steps."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     print(decoder.decode(bytes(prompt)), end="", flush=True)
-    for (token,) in steps:
-        print(decoder.decode(to_bytes([token])), end="", flush=True)
+    columns = []
+    for column in steps:
+        columns.append(column)
+        print(decoder.decode(to_bytes(column)), end="", flush=True)
     print(decoder.decode(b"", final=True), flush=True)
-
-
-def record(steps: Iterable[Sequence[int]], columns: list[Sequence[int]]) -> Iterator[Sequence[int]]:
-    """Yields the steps and appends them to `columns`."""
-    for step in steps:
-        columns.append(step)
-        yield step
+    return columns
 
 
 def to_bytes(tokens: Iterable[int]) -> bytes:
