@@ -8,7 +8,7 @@ from pathlib import Path
 
 from system.errors import RunError, reason
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
 REQUIRED = ("format", "step", "data_fingerprint", "files", "tensors")
 

@@ -26,7 +26,7 @@ def test_restored_values_equal_saved_values_bit_for_bit(run, tmp_path):
     other = Run(tmp_path, seed=1)  # the names are the same in one process
     assert (other.values()[EMBEDDING] != saved[EMBEDDING]).all()
     manifest = other.checkpoints.restore_latest()
-    assert (manifest["format"], manifest["step"], manifest["data_fingerprint"]) == (2, 3, "abc")
+    assert (manifest["format"], manifest["step"], manifest["data_fingerprint"]) == (3, 3, "abc")
     assert manifest["tensors"][EMBEDDING] == "float32[7,6]"
     assert manifest["tensors"]["optimizer/adamw/iteration"] == "int64[]"
     assert manifest["tensors"].keys() == saved.keys()

@@ -65,12 +65,12 @@ def test_every_flipped_bit_is_detected(run):
         ("7", "manifest.json is damaged ("),
         ('{"format": ', "manifest.json is damaged ("),
         ("[" * 100_000, "manifest.json is damaged ("),
-        ('{"format": 2, "step": 2, "files": {}, "tensors": {}}', "it has no data_fingerprint"),
+        ('{"format": 3, "step": 2, "files": {}, "tensors": {}}', "it has no data_fingerprint"),
         (
-            '{"format": 1, "step": 2, "data_fingerprint": "", "files": {}, "tensors": {}}',
-            "has format 1, expec",
+            '{"format": 2, "step": 2, "data_fingerprint": "", "files": {}, "tensors": {}}',
+            "has format 2, expec",
         ),
-        ('{"format": 2, "step": 5, "data_fingerprint": "", "files": {}, "tensors": {}}', "that of step 5"),
+        ('{"format": 3, "step": 5, "data_fingerprint": "", "files": {}, "tensors": {}}', "that of step 5"),
     ],
 )
 def test_an_invalid_manifest_is_reported_in_one_line(run, messages, text, problem):

@@ -18,7 +18,7 @@ def test_a_half_written_checkpoint_is_ignored_and_removed(run, tmp_path):
     run.save(1)
     partial = run.checkpoints.directory / "step-00000017.partial"
     shutil.copytree(run.checkpoints.directory / "step-00000001", partial)
-    (partial / "manifest.json").write_text('{"format": 2, "step": 17}')
+    (partial / "manifest.json").write_text('{"format": 3, "step": 17}')
     assert restore_weights(tmp_path, run.model)["step"] == 1
     assert partial.exists()  # another process may be writing it
     assert run.checkpoints.restore_latest()["step"] == 1
