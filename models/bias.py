@@ -1,7 +1,7 @@
-"""Attention biases (causal mask, ALiBi, documents), and sinusoidal positions.
+"""Attention biases (causal mask, ALiBi), and sinusoidal positions.
 
 Shape words: batch, heads, dim; length is the number of queries, keys_length the number of keys. Columns are
-the indices of tokens in a row of the batch, padding included.
+the indices of tokens in a row of the batch, padding included: (length,) and (keys_length,) int32.
 """
 
 import math
@@ -47,71 +47,16 @@ def alibi_bias(query_columns: tf.Tensor, key_columns: tf.Tensor, num_heads: int)
     return -alibi_slopes(num_heads)[:, np.newaxis, np.newaxis] * distance
 
 
-def causal_bias(
-    query_columns: tf.Tensor, key_columns: tf.Tensor, padding: tf.Tensor | None, dtype
-) -> tf.Tensor:
-    """Bias that hides later columns, and the padding at the left of each row.
-
-    Args:
-        query_columns, key_columns: (length,) and (keys_length,) columns.
-        padding: (batch,) number of padding columns of each row, or None.
-        dtype: dtype of the result.
-
-    Returns:
-        (batch or 1, 1, length, keys_length): 0 for visible keys, a large negative number for hidden ones.
-    """
-    visible = (key_columns[tf.newaxis, :] <= query_columns[:, tf.newaxis])[tf.newaxis, tf.newaxis]
-    if padding is not None:
-        visible &= (key_columns[tf.newaxis, :] >= padding[:, tf.newaxis])[:, tf.newaxis, tf.newaxis]
-    return _bias(visible, dtype)
-
-
-def block_bias(query_columns: tf.Tensor, key_columns: tf.Tensor, block: int, dtype) -> tf.Tensor:
-    """Bias that hides the columns before the previous block.
-
-    With `causal_bias` this is the blockwise causal attention of Sun et al. 2022, arXiv 2212.10554.
-
-    Args:
-        query_columns, key_columns: (length,) and (keys_length,) columns.
-        block: columns in a block, at least 1; a query attends to its own block and the previous one.
-        dtype: dtype of the result.
-
-    Returns:
-        (1, 1, length, keys_length): 0 for visible keys, a large negative number for hidden ones.
-    """
-    if block < 1:
-        raise ValueError(f"attention_block must be at least 1, got {block}.")
-    is_near = key_columns[tf.newaxis, :] // block >= query_columns[:, tf.newaxis] // block - 1
-    return _bias(is_near[tf.newaxis, tf.newaxis], dtype)
-
-
-def segment_bias(
-    segment_ids: tf.Tensor, query_columns: tf.Tensor, key_columns: tf.Tensor, dtype
-) -> tf.Tensor:
-    """(batch, 1, length, keys_length) bias that hides the other documents of a packed row.
-
-    Args:
-        segment_ids: (batch, columns) integers, equal within a document.
-        query_columns, key_columns: (length,) and (keys_length,) columns.
-        dtype: dtype of the result.
-    """
-    query_ids = tf.gather(segment_ids, query_columns, axis=1)  # (batch, length)
-    key_ids = tf.gather(segment_ids, key_columns, axis=1)  # (batch, keys_length)
-    return _bias(query_ids[:, tf.newaxis, :, tf.newaxis] == key_ids[:, tf.newaxis, tf.newaxis, :], dtype)
-
-
-def _bias(visible: tf.Tensor, dtype) -> tf.Tensor:
-    return tf.where(visible, tf.cast(0, dtype), tf.cast(MASKED, dtype))
-
-
 class CausalMask(NamedTuple):
     """Rule that computes the attention bias between any columns.
 
     dtype: dtype of the bias; float32 with ALiBi, since bfloat16 cannot tell distance 256 from 257.
     alibi_heads: number of query heads, for an ALiBi bias; None for none.
     padding: (batch,) number of padding columns at the left of each row; None for none.
-    block: see `block_bias`; None to attend to all earlier columns.
-    segment_ids: (batch, columns), see `segment_bias`; None for one document a row.
+    block: columns in a block of blockwise causal attention (Sun et al. 2022, arXiv 2212.10554): a query
+        attends to its own block and the previous one. None to attend to all earlier columns.
+    segment_ids: (batch, columns) integers, equal within a document, which a query attends to alone; None for
+        one document a row.
     """
 
     dtype: str
@@ -125,13 +70,26 @@ class CausalMask(NamedTuple):
         return all(part is None for part in self[1:])
 
     def bias(self, query_columns: tf.Tensor, key_columns: tf.Tensor) -> tf.Tensor:
-        """Bias broadcastable to (batch, heads, length, keys_length)."""
-        dtype = self.dtype if self.alibi_heads is None else tf.float32
-        bias = causal_bias(query_columns, key_columns, self.padding, dtype)
-        if self.alibi_heads is not None:
-            bias += alibi_bias(query_columns, key_columns, self.alibi_heads)
+        """Bias broadcastable to (batch, heads, length, keys_length); a large negative number hides a key.
+
+        Raises:
+            ValueError: if `block` is below 1.
+        """
+        queries, keys = query_columns[:, tf.newaxis], key_columns[tf.newaxis, :]
+        visible = keys <= queries  # (length, keys_length)
         if self.block is not None:
-            bias += block_bias(query_columns, key_columns, self.block, dtype)
+            if self.block < 1:
+                raise ValueError(f"attention_block must be at least 1, got {self.block}.")
+            visible &= keys // self.block >= queries // self.block - 1
+        visible = visible[tf.newaxis, tf.newaxis]  # (1, 1, length, keys_length)
+        if self.padding is not None:
+            visible &= (keys >= self.padding[:, tf.newaxis])[:, tf.newaxis, tf.newaxis]
         if self.segment_ids is not None:
-            bias += segment_bias(self.segment_ids, query_columns, key_columns, dtype)
+            query_ids = tf.gather(self.segment_ids, query_columns, axis=1)  # (batch, length)
+            key_ids = tf.gather(self.segment_ids, key_columns, axis=1)  # (batch, keys_length)
+            visible &= (query_ids[:, :, tf.newaxis] == key_ids[:, tf.newaxis])[:, tf.newaxis]
+        dtype = self.dtype if self.alibi_heads is None else tf.float32
+        bias = tf.where(visible, tf.cast(0, dtype), tf.cast(MASKED, dtype))
+        if self.alibi_heads is not None:
+            bias += alibi_bias(query_columns, key_columns, self.alibi_heads)  # (batch or 1, heads, ...)
         return bias

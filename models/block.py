@@ -123,6 +123,8 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
         rate: probability in [0, 1).
         seed: (2,) int32, which alone determines the mask; None for no dropout.
     """
+    if seed is None or rate == 0:
+        return x
     return _drop(x, rate, seed, tf.shape(x))
 
 
@@ -131,12 +133,12 @@ def drop_path(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
 
     Applied to a branch, this is stochastic depth (Huang et al. 2016, arXiv 1603.09382).
     """
+    if seed is None or rate == 0:
+        return x
     return _drop(x, rate, seed, [tf.shape(x)[0]] + [1] * (x.shape.rank - 1))
 
 
 def _drop(x, rate, seed, shape):
-    if seed is None or rate == 0:
-        return x
     # Drawn in float32: bfloat16 draws are multiples of 1/128, and would round the rate to one.
     keep = tf.random.stateless_uniform(shape, seed, alg="philox") >= rate
     return tf.where(keep, x / (1 - rate), tf.zeros_like(x))

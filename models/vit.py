@@ -180,24 +180,23 @@ class AxialViT(keras.Model):
         """For each block, the rotary tables of each of its attention layers."""
         # Within a row all patches have the same row angle, which cancels: row 0's table serves every row.
         grids = [(rows, columns)] if self.config.attention == "full" else [(1, columns), (rows, 1)]
+        rope = self.config.rope
+
+        def pair(table):
+            table = table if self.class_token is None else prepend_unrotated(table)
+            return table, table  # of queries and keys
+
         if self.config.position == "axial":
-            return [[self._axial_tables(*grid) for grid in grids]] * len(self.blocks)
+            coordinates = "cells" if rope.counts_patches else "unit"
+            tables = [axial_table(self.rotaries, *grid, coordinates=coordinates) for grid in grids]
+            return [[pair(table) for table in tables]] * len(self.blocks)
         if self.config.position == "mixed":
-            return [[self._mixed_tables(mixed, *grid) for grid in grids] for mixed in self.rotaries]
+            factor = rope.interpolate_factor
+            return [
+                [pair(mixed_table(rotary, *grid, interpolate_factor=factor)) for grid in grids]
+                for rotary in self.rotaries
+            ]
         return [[None] * len(grids)] * len(self.blocks)
-
-    def _axial_tables(self, rows, columns):
-        coordinates = "cells" if self.config.rope.counts_patches else "unit"
-        return self._pair(axial_table(self.rotaries, rows, columns, coordinates=coordinates))
-
-    def _mixed_tables(self, mixed, rows, columns):
-        factor = self.config.rope.interpolate_factor
-        return self._pair(mixed_table(mixed, rows, columns, interpolate_factor=factor))
-
-    def _pair(self, table):
-        """The tables of queries and keys: both the given one, extended for a class token."""
-        table = table if self.class_token is None else prepend_unrotated(table)
-        return table, table
 
     def _pool(self, x):
         """(batch, dim) class token, or mean over the patches."""

@@ -7,7 +7,7 @@ from models.config import TransformerLMConfig
 from models.rope_config import RopeConfig
 from models.transformer import TransformerLM
 
-# No two axes alike: 37 tokens, 13 positions, 6 heads of 4 features.
+# Sizes that differ on every axis: 37 tokens, 13 positions, 6 heads of 4 features.
 SIZES = {
     "vocab_size": 37,
     "context_length": 13,
@@ -34,7 +34,7 @@ VARIANTS = {
 @functools.cache
 def _model(dtype, items):
     model = TransformerLM(TransformerLMConfig(**(SIZES | dict(items))), dtype=dtype)
-    # At their initial size the blocks change the logits too little to show a mistake in them.
+    # Initial weights are so small that errors in a block would hardly change the logits.
     for number, variable in enumerate(model.weights):
         values = np.random.default_rng(number).normal(size=variable.shape)
         if "kernel" in variable.path:
@@ -42,14 +42,14 @@ def _model(dtype, items):
         elif "scale" in variable.path:
             values = 1 + 0.3 * values
         elif variable.path.endswith("/embedding/embeddings"):
-            values *= 0.3  # it is tied: a larger one makes every token predict itself
+            values *= 0.3  # tied: with a larger one every token predicts itself
         variable.assign(values)
     return model
 
 
 @pytest.fixture(scope="session")
 def model_of():
-    """`model_of(dtype=..., **config)`: a tiny model with large random weights; equal calls share one.
+    """`model_of(dtype=..., **config)`: a tiny model with large random weights, shared by equal calls.
 
     `variant` is a key of VARIANTS.
     """

@@ -89,8 +89,8 @@ def test_dropout_drops_at_its_rate_and_preserves_the_mean(rate, dtype):
     dropped = tf.cast(dropout(x, rate, SEED), tf.float32).numpy()
     deviation = np.sqrt(rate * (1 - rate) / dropped.size)
     assert abs(np.mean(dropped == 0) - rate) < 5 * deviation
-    kept = dropped[dropped != 0]
-    np.testing.assert_allclose(kept, 1 / (1 - rate), rtol=1e-6 if dtype == tf.float32 else 2**-7)
+    remaining = dropped[dropped != 0]
+    np.testing.assert_allclose(remaining, 1 / (1 - rate), rtol=1e-6 if dtype == tf.float32 else 2**-7)
     # Features are dropped independently: neither whole columns nor whole rows.
     assert 0 < np.mean(dropped == 0, axis=0).std() < 0.1
     assert 0 < np.mean(dropped == 0, axis=1).std() < 0.1
@@ -102,9 +102,9 @@ def test_drop_path_drops_whole_examples_and_preserves_the_mean(rate, dtype):
     x = tf.ones((10_000, 3, 5), dtype)
     dropped = tf.cast(drop_path(x, rate, SEED), tf.float32).numpy()
     assert np.all(dropped == dropped[:, :1, :1])
-    kept = dropped[:, 0, 0] != 0
-    assert abs(np.mean(~kept) - rate) < 5 * np.sqrt(rate * (1 - rate) / 10_000)
-    np.testing.assert_allclose(dropped[kept], 1 / (1 - rate), rtol=1e-6 if dtype == tf.float32 else 2**-7)
+    is_kept = dropped[:, 0, 0] != 0
+    assert abs(np.mean(~is_kept) - rate) < 5 * np.sqrt(rate * (1 - rate) / 10_000)
+    np.testing.assert_allclose(dropped[is_kept], 1 / (1 - rate), rtol=1e-6 if dtype == tf.float32 else 2**-7)
 
 
 def test_dropout_depends_on_its_seed_alone_eagerly_in_a_graph_and_under_xla():
@@ -179,7 +179,7 @@ def test_drop_path_adds_each_branch_of_an_example_whole_or_not_at_all(attention)
     branch = (apply(plain, x) - x).numpy().reshape(400, -1)
     added = (apply(dropping, x, seed=SEED) - x).numpy().reshape(400, -1)
     factor = np.sum(added * branch, axis=1) / np.sum(branch**2, axis=1)
-    kept = factor > 1
-    assert 140 < kept.sum() < 260  # binomial: 200 expected, standard deviation 10
-    np.testing.assert_allclose(added[kept], 2 * branch[kept], atol=1e-5)  # float32
-    assert not added[~kept].any()
+    is_kept = factor > 1
+    assert 140 < is_kept.sum() < 260  # binomial: 200 expected, standard deviation 10
+    np.testing.assert_allclose(added[is_kept], 2 * branch[is_kept], atol=1e-5)  # float32
+    assert not added[~is_kept].any()

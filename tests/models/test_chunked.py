@@ -1,4 +1,4 @@
-"""Attention in chunks is full attention, in less memory."""
+"""Chunked attention against full attention, and its memory."""
 
 import math
 import re
@@ -31,7 +31,7 @@ def small_chunks(monkeypatch):
 
 
 def parts_of(length, *, kv_heads=3, dtype="float32"):
-    """Queries, keys, values, and what comes down to the result."""
+    """Queries, keys, values, and the gradient of the output."""
     shapes = [(BATCH, heads, length, HEAD_DIM) for heads in (HEADS, kv_heads, kv_heads, HEADS)]
     random = np.random.default_rng(length)
     return [tf.constant(random.normal(size=shape), dtype) for shape in shapes]
@@ -47,12 +47,12 @@ def full(queries, keys, values, mask):
 
 
 def results_of(kernel, queries, keys, values, upstream, mask):
-    """The mixed values, and the gradients of queries, keys and values."""
+    """Output, and the gradients of queries, keys and values."""
     with tf.GradientTape() as tape:
         tape.watch([queries, keys, values])
         mixed = kernel(queries, keys, values, mask)
         if mask is not None and mask.padding is not None:
-            # Queries of the padding see nothing, and take the mean of what they do not see: nobody reads it.
+            # The output at padding is not defined: every key is hidden there.
             columns = tf.range(mixed.shape[2])[:, tf.newaxis]
             mixed *= tf.cast(columns >= mask.padding[:, tf.newaxis, tf.newaxis, tf.newaxis], mixed.dtype)
     return [mixed, *tape.gradient(mixed, [queries, keys, values], upstream)]
@@ -64,27 +64,27 @@ def assert_same(found, expected, *, tolerance):
         np.testing.assert_allclose(ours, theirs, atol=tolerance * max(1, np.std(theirs)))
 
 
-@pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize("length", [1, 24, 41])  # 24 are three spans of one chunk each
-def test_chunked_attention_and_its_gradients_are_those_of_full_attention(length, mask):
-    parts = parts_of(length)
-    found, expected = (results_of(kernel, *parts, mask_of(mask)) for kernel in (attend_in_chunks, full))
-    assert_same(found, expected, tolerance=1e-5)  # float32
-
-
-@pytest.mark.parametrize("kv_heads", [6, 2, 1])
-def test_groups_of_heads_share_keys_in_chunks_too(kv_heads):
-    parts = parts_of(33, kv_heads=kv_heads)
-    found, expected = (results_of(kernel, *parts, mask_of("causal")) for kernel in (attend_in_chunks, full))
-    assert_same(found, expected, tolerance=1e-5)  # float32
+@pytest.mark.parametrize(
+    ("mask", "kv_heads"), [*((mask, 3) for mask in MASKS), ("causal", 6), ("causal", 2), ("causal", 1)]
+)
+def test_chunked_attention_and_its_gradients_equal_full_attention(mask, kv_heads):
+    for length in (1, 24, 41):  # 24: three spans of one chunk each
+        parts = parts_of(length, kv_heads=kv_heads)
+        found, expected = (results_of(kernel, *parts, mask_of(mask)) for kernel in (attend_in_chunks, full))
+        assert_same(found, expected, tolerance=1e-5)  # float32
 
 
 @pytest.mark.parametrize(
     ("mask", "length", "jit_compile"),
-    [("none", None, False), ("alibi", None, False), ("documents", 33, False), ("documents", 33, True)],
+    [
+        ("none", None, False),
+        ("alibi", None, False),
+        pytest.param("documents", 33, True, marks=pytest.mark.slow),
+        ("causal", 17, True),
+    ],
 )
-def test_chunks_are_exact_in_graphs_of_known_and_unknown_length(mask, length, jit_compile):
-    parts, traces = parts_of(33), []
+def test_chunks_equal_full_attention_in_graphs_of_known_and_unknown_length(mask, length, jit_compile):
+    parts, traces = parts_of(length or 33), []
     signature = [tf.TensorSpec((None, part.shape[1], length, HEAD_DIM)) for part in parts]
 
     @tf.function(input_signature=signature, jit_compile=jit_compile)
@@ -93,13 +93,13 @@ def test_chunks_are_exact_in_graphs_of_known_and_unknown_length(mask, length, ji
         return results_of(attend_in_chunks, *parts, mask_of(mask))
 
     shorter = [part[:1, :, :21] for part in parts]
-    for given in [parts] if length else [parts, shorter]:
-        assert_same(compiled(*given), results_of(full, *given, mask_of(mask)), tolerance=1e-5)  # float32
+    for inputs in [parts] if length else [parts, shorter]:
+        assert_same(compiled(*inputs), results_of(full, *inputs, mask_of(mask)), tolerance=1e-5)  # float32
     assert len(traces) == 1
 
 
 @pytest.mark.parametrize("mask", ["none", "documents", "alibi"])
-def test_chunks_in_bfloat16_are_as_near_to_float32_as_full_attention(mask):
+def test_chunks_in_bfloat16_are_as_accurate_as_full_attention(mask):
     exact = results_of(full, *parts_of(70), mask_of(mask))
 
     def errors(kernel):
@@ -128,7 +128,7 @@ def test_auto_chunks_long_and_unknown_lengths():
 
 
 def largest_tensor(kernel, length):
-    """Elements of the largest tensor of the kernel and its gradients, in the program that XLA is given."""
+    """Elements of the largest tensor in the XLA program of the kernel and its gradients."""
 
     @tf.function(jit_compile=True)
     def gradients(*parts):
@@ -138,7 +138,8 @@ def largest_tensor(kernel, length):
     return max(math.prod(map(int, sizes.split(","))) for sizes in re.findall(r"\[(\d[\d,]*)\]", text))
 
 
-def test_chunks_need_memory_in_proportion_to_the_length():
+@pytest.mark.slow
+def test_memory_of_chunks_is_proportional_to_the_length():
     once, twice = (largest_tensor(attend_in_chunks, length) for length in (64, 128))
     assert 1.5 * once < twice <= 2 * once
     assert largest_tensor(full, 128) == 4 * largest_tensor(full, 64) == BATCH * HEADS * 128**2

@@ -28,7 +28,7 @@ def table_of(kind, rows, columns, *, factor=(1.0, 1.0), layout="interleaved"):
     return axial_table(axes, rows, columns, coordinates="cells")
 
 
-def test_patches_are_squares_in_the_order_of_the_rows():
+def test_patches_are_squares_in_row_order():
     images = normal(2, 6, 10, 3)
     patches = extract_patches(tf.constant(images), 2).numpy()
     assert patches.shape == (2, 3, 5, 12)
@@ -37,7 +37,7 @@ def test_patches_are_squares_in_the_order_of_the_rows():
         np.testing.assert_array_equal(patches[:, row, column], square.reshape(2, 12))
 
 
-def test_the_axes_of_a_table_have_embeddings_of_their_own():
+def test_rows_and_columns_have_separate_embeddings():
     rows, columns = RotaryEmbedding(8, theta=50.0), RotaryEmbedding(8, interpolate_factor=3.0)
     table = axial_table([rows, columns], 3, 5, coordinates="cells")
     frequencies = 50.0 ** (-np.arange(4) / 4), 10_000.0 ** (-np.arange(4) / 4) / 3
@@ -47,7 +47,7 @@ def test_the_axes_of_a_table_have_embeddings_of_their_own():
 
 
 @pytest.mark.parametrize("layout", ["interleaved", "half"])
-def test_each_axis_keeps_its_attention_factor(layout):
+def test_each_axis_has_its_own_attention_factor(layout):
     factors = 1.5, 0.25
     axes = [
         RotaryEmbedding(
@@ -68,7 +68,7 @@ def test_each_axis_keeps_its_attention_factor(layout):
 
 @pytest.mark.parametrize("kind", ["axial", "mixed"])
 @pytest.mark.parametrize("layout", ["interleaved", "half"])
-def test_moving_both_points_of_a_grid_leaves_their_score(kind, layout):
+def test_scores_depend_on_the_difference_of_the_patches(kind, layout):
     table, heads = table_of(kind, 9, 11, layout=layout), 3
     q, k = normal(heads, 1, 16, seed=1), normal(heads, 1, 16, seed=2)
 
@@ -83,19 +83,19 @@ def test_moving_both_points_of_a_grid_leaves_their_score(kind, layout):
     for down, right in ((1, 0), (0, 1), (4, 6)):
         moved = score((1 + down, 4 + right), (3 + down, 2 + right))
         np.testing.assert_allclose(moved, base, atol=1e-4)  # float32, angles near 10
-    for other in ((3, 4), (2, 2), (2, 3)):  # another distance in rows, in columns, and the two swapped
+    for other in ((3, 4), (2, 2), (2, 3)):  # other rows, other columns, and the two swapped
         assert np.all(abs(score((1, 4), other) - base) > 1e-2)
 
 
 @pytest.mark.parametrize("kind", ["axial", "mixed"])
-def test_interpolation_puts_the_trained_angles_on_every_other_cell(kind):
+def test_interpolation_by_two_has_the_trained_angles_at_every_other_patch(kind):
     trained, finer = table_of(kind, 3, 5), table_of(kind, 6, 10, factor=(2.0, 2.0))
     every_other = np.reshape(finer, (*trained.shape[:-2], 6, 10, 8))[..., ::2, ::2, :]
     np.testing.assert_allclose(every_other, np.reshape(trained, every_other.shape), atol=2e-6)  # float32
 
 
 @pytest.mark.parametrize("kind", ["axial", "mixed"])
-def test_interpolation_acts_on_its_own_axis(kind):
+def test_interpolation_of_one_axis_leaves_the_other_unchanged(kind):
     plain, only_rows = (
         np.reshape(table_of(kind, 3, 5, factor=factor), (-1, 3, 5, 8)) for factor in ((1, 1), (2, 1))
     )
@@ -112,7 +112,7 @@ def test_the_first_token_is_not_rotated():
     np.testing.assert_array_equal(rotated[:, :, 1:], expected)
 
 
-def test_sinusoids_tell_the_row_by_one_half_and_the_column_by_the_other():
+def test_sinusoids_encode_the_row_in_one_half_and_the_column_in_the_other():
     grid = sinusoidal_grid(3, 5, 8).numpy()
     for row, column in np.ndindex(3, 5):
         expected = [f(place * w) for place in (row, column) for w in (1, 0.01) for f in (np.sin, np.cos)]
@@ -120,14 +120,14 @@ def test_sinusoids_tell_the_row_by_one_half_and_the_column_by_the_other():
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(6, 10), (7, 9), (2, 3), (1, 1), (4, 2), (3, 20)])
-def test_a_learned_grid_is_resampled_as_images_are(rows, columns):
+def test_resampling_equals_that_of_images(rows, columns):
     embedding = normal(4, 6, 8)
     expected = tf.image.resize(embedding, (rows, columns), method="bicubic", antialias=True)
     ours = resample_grid(tf.constant(embedding), rows, columns)
     np.testing.assert_allclose(ours, expected, atol=1e-5)  # float32
 
 
-def test_a_grid_resampled_to_its_own_size_is_itself():
+def test_resampling_to_the_same_size_is_the_identity():
     np.testing.assert_array_equal(cubic_weights(7, 7), np.eye(7))
     embedding = tf.constant(normal(4, 6, 8))
     np.testing.assert_array_equal(resample_grid(embedding, 4, 6), embedding)

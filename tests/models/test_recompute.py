@@ -1,4 +1,4 @@
-"""The models with attention in chunks, and with blocks that are made again: the same logits and gradients."""
+"""Chunked attention and gradient checkpointing leave logits and gradients of both models unchanged."""
 
 import keras
 import numpy as np
@@ -49,7 +49,7 @@ def with_large_weights(model):
     return model
 
 
-def results_of(model, inputs, *, in_a_graph=False):
+def results_of(model, inputs, *, in_graph=False):
     """Logits, and the gradient of each weight, of a training step."""
 
     def step(inputs):
@@ -59,7 +59,7 @@ def results_of(model, inputs, *, in_a_graph=False):
         gradients = tape.gradient(loss, model.trainable_variables)
         return [logits, *map(tf.convert_to_tensor, gradients)]
 
-    return (tf.function(step) if in_a_graph else step)(inputs)
+    return (tf.function(step) if in_graph else step)(inputs)
 
 
 def assert_same(found, expected):
@@ -77,29 +77,32 @@ def images():
     return tf.constant(np.random.default_rng(1).normal(size=(2, 6, 10, 3)), tf.float32)
 
 
-@pytest.mark.parametrize("changed", [{"attention_kernel": "chunked"}, {"recompute_blocks": True}])
+CHANGES = ({"attention_kernel": "chunked"}, {"recompute_blocks": True})
+
+
 @pytest.mark.parametrize("variant", TEXTS)
-def test_a_language_model_trains_alike(variant, changed):
-    plain = results_of(text_model(variant, dropout=0.3, attention_kernel="full"), tokens())
-    assert_same(results_of(text_model(variant, dropout=0.3, **changed), tokens()), plain)
+def test_language_model_trains_alike(variant):
+    expected = results_of(text_model(variant, dropout=0.3, attention_kernel="full"), tokens())
+    for change in CHANGES:
+        assert_same(results_of(text_model(variant, dropout=0.3, **change), tokens()), expected)
 
 
-def test_recomputed_blocks_train_alike_in_a_graph():
-    options = {"dropout": 0.3, "attention_kernel": "chunked"}
-    plain = results_of(text_model("grouped", **options), tokens())
-    again = text_model("grouped", **options, recompute_blocks=True)
-    assert_same(results_of(again, tokens(), in_a_graph=True), plain)
-
-
-@pytest.mark.parametrize("changed", [{"attention_kernel": "chunked"}, {"recompute_blocks": True}])
 @pytest.mark.parametrize("variant", IMAGES)
-def test_a_vision_transformer_trains_alike(variant, changed):
+def test_vision_transformer_trains_alike(variant):
     rates = {"dropout": 0.3, "drop_path": 0.2}
-    plain = results_of(image_model(variant, **rates, attention_kernel="full"), images())
-    assert_same(results_of(image_model(variant, **rates, **changed), images()), plain)
+    expected = results_of(image_model(variant, **rates, attention_kernel="full"), images())
+    for change in CHANGES:
+        assert_same(results_of(image_model(variant, **rates, **change), images()), expected)
 
 
-def test_blocks_are_made_again_only_for_a_gradient(monkeypatch):
+def test_recomputed_blocks_train_alike_in_graph():
+    options = {"dropout": 0.3, "attention_kernel": "chunked"}
+    expected = results_of(text_model("grouped", **options), tokens())
+    recomputed = text_model("grouped", **options, recompute_blocks=True)
+    assert_same(results_of(recomputed, tokens(), in_graph=True), expected)
+
+
+def test_blocks_are_recomputed_for_a_gradient_alone(monkeypatch):
     calls = []
     model = text_model("grouped", recompute_blocks=True)
     call = type(model.blocks[0]).call
@@ -114,14 +117,14 @@ def test_blocks_are_made_again_only_for_a_gradient(monkeypatch):
     assert len(calls) == 2 + 2 * 2
 
 
-def test_blockwise_attention_is_the_same_in_chunks():
+def test_blockwise_attention_in_chunks_equals_full_attention():
     full, chunked = (text_model("grouped", attention_kernel=kernel) for kernel in ("full", "chunked"))
     expected = full(tokens(), attention_block=3)
     np.testing.assert_allclose(chunked(tokens(), attention_block=3), expected, atol=1e-4)  # float32
 
 
-def test_a_cached_decode_is_the_full_pass_in_chunks():
+def test_cached_decode_equals_the_full_pass_in_chunks():
     model = text_model("alibi", attention_kernel="chunked")
-    rows = tf.where(tokens() == 5, 6, tokens())  # one document: a decode knows no separators
+    rows = tf.where(tokens() == 5, 6, tokens())  # one document: a decode ignores separators
     logits, _ = model.decode(rows, model.make_cache(3))
     np.testing.assert_allclose(logits, model(rows), atol=1e-4)  # float32

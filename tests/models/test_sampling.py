@@ -49,23 +49,24 @@ def reference_greedy(model, prompts, num_tokens):
 
 
 @pytest.mark.parametrize("options", [{"num_kv_heads": 3}, {"position": "learned", "num_layers": 1}], ids=str)
-def test_greedy_equals_full_passes_past_the_end_of_the_context(sampler_of, options):
+def test_greedy_equals_full_passes_beyond_the_context(sampler_of, options):
     sampler = sampler_of(**options)
-    # One, nine and three of nine positions: they slide at different steps.
+    # Prompts of one, nine and three tokens slide at different steps.
     ours = [generated(sampler, prompt, 25, GREEDY) for prompt in PROMPTS[:3]]
     assert ours == reference_greedy(sampler.model, PROMPTS[:3], 25)
-    assert len(set().union(*ours)) > 4  # not one token for ever
+    assert len(set().union(*ours)) > 4  # not the same token throughout
 
 
-def test_a_mixed_bfloat16_model_generates_what_its_weights_do_in_float32(sampler):
+@pytest.mark.slow
+def test_a_mixed_bfloat16_model_generates_in_float32(sampler):
     model = TransformerLM(sampler.model.config, dtype="mixed_bfloat16")
     ours = Sampler(model)
-    model.set_weights(sampler.model.get_weights())  # as training does between two samples
+    model.set_weights(sampler.model.get_weights())  # changed between two samples, as in training
     assert generated(ours, PROMPTS[2], 12, WARM) == generated(sampler, PROMPTS[2], 12, WARM)
 
 
 @pytest.mark.parametrize(("prompt", "num_tokens", "columns"), [([4], 2, 4), (PROMPTS[2], 4, 8)])
-def test_a_cache_has_room_for_what_is_asked_for_alone(sampler, monkeypatch, prompt, num_tokens, columns):
+def test_cache_capacity_follows_the_requested_tokens(sampler, monkeypatch, prompt, num_tokens, columns):
     expected = generated(sampler, prompt, num_tokens, WARM)
     monkeypatch.setattr(sampling, "CACHE_COLUMNS", 4)
     assert generated(sampler, prompt, num_tokens, WARM) == expected
@@ -76,7 +77,7 @@ def test_a_cache_has_room_for_what_is_asked_for_alone(sampler, monkeypatch, prom
 @pytest.mark.parametrize("options", [GREEDY, WARM], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("overflow", ["slide", "stop"])
 def test_a_batch_equals_each_prompt_alone(sampler, options, overflow):
-    stop_token = generated(sampler, PROMPTS[2], 4, options)[-1]  # so that a row stops in the middle
+    stop_token = generated(sampler, PROMPTS[2], 4, options)[-1]  # one row stops early
     options = SamplingOptions(
         temperature=options.temperature, seed=options.seed, overflow=overflow, stop_token=stop_token
     )
@@ -91,11 +92,11 @@ def test_a_batch_equals_each_prompt_alone(sampler, options, overflow):
     assert len(lengths) > 1
 
 
-def test_the_seed_decides_what_is_drawn(sampler):
-    once, again = (generated(sampler, PROMPTS[2], 15, WARM) for _ in range(2))
-    assert once == again
+def test_samples_depend_on_the_seed(sampler):
+    first, second = (generated(sampler, PROMPTS[2], 15, WARM) for _ in range(2))
+    assert first == second
     other = generated(sampler, PROMPTS[2], 15, SamplingOptions(temperature=1.5, seed=6))
-    assert other != once
+    assert other != first
 
 
 def test_noise_is_keyed_by_seed_prompt_and_token_index():
@@ -131,7 +132,7 @@ def test_draws_follow_the_softmax_at_the_temperature(temperature):
 
 
 def candidates(logits, **options):
-    """The tokens that some noise can choose."""
+    """Tokens that some noise makes the choice."""
     return {chosen(logits, SamplingOptions(**options), 1e6 * row) for row in np.eye(len(logits))}
 
 
@@ -139,7 +140,7 @@ PROBABILITIES = np.log([0.1, 0.4, 0.2, 0.3])
 
 
 @pytest.mark.parametrize(
-    ("options", "kept"),
+    ("options", "expected"),
     [
         ({}, {0, 1, 2, 3}),
         ({"top_k": 1}, {1}),
@@ -157,34 +158,34 @@ PROBABILITIES = np.log([0.1, 0.4, 0.2, 0.3])
         ({"temperature": 100.0, "top_p": 0.7}, {1, 2, 3}),
     ],
 )
-def test_top_k_and_top_p_keep_the_likeliest(options, kept):
-    assert candidates(PROBABILITIES, **options) == kept
+def test_top_k_and_top_p_keep_the_most_likely(options, expected):
+    assert candidates(PROBABILITIES, **options) == expected
 
 
-def test_ties_at_the_edge_keep_no_more_than_asked():
+def test_ties_keep_no_more_candidates_than_requested():
     assert candidates([0.0, 2.0, 1.0, 1.0, 1.0], top_k=2) == {1, 2}
     assert candidates([1.0, 1.0, 1.0, 1.0], top_p=0.5) == {0, 1}
     assert candidates([1.0, 1.0, 1.0], top_k=1) == {0}
 
 
-def test_greedy_takes_the_likeliest_and_needs_no_noise():
+def test_greedy_takes_the_most_likely_without_noise():
     assert chosen([0.5, 2.0, 2.0, -1.0], GREEDY) == 1
 
 
-def test_top_k_1_samples_what_greedy_takes(sampler):
+def test_top_k_1_equals_greedy(sampler):
     options = SamplingOptions(temperature=1.5, top_k=1)
     assert generated(sampler, PROMPTS[2], 12, options) == generated(sampler, PROMPTS[2], 12, GREEDY)
 
 
-def test_the_stop_token_ends_a_row_and_is_no_part_of_it(sampler):
+def test_the_stop_token_ends_a_row_and_is_not_part_of_it(sampler):
     free = generated(sampler, PROMPTS[2], 12, WARM)
-    stop = free[3]  # within what one call of the loop makes
+    stop = free[3]  # within one call of the loop
     stopped = generated(sampler, PROMPTS[2], 12, SamplingOptions(temperature=1.5, seed=5, stop_token=stop))
     assert stopped == free[: free.index(stop)] + [FINISHED]
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_a_row_that_stops_has_one_token_more_than_the_context(sampler, prompt):
+def test_overflow_stop_ends_a_row_one_token_after_the_context(sampler, prompt):
     stopping = SamplingOptions(temperature=0, overflow="stop")
     expected = generated(sampler, prompt, 25, GREEDY)[: CONTEXT + 1 - len(prompt)]
     assert generated(sampler, prompt, 25, stopping) == expected
@@ -192,7 +193,7 @@ def test_a_row_that_stops_has_one_token_more_than_the_context(sampler, prompt):
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 8, 9, 20])
-def test_as_many_tokens_come_as_were_asked_for(sampler, num_tokens):
+def test_the_requested_number_of_tokens_is_generated(sampler, num_tokens):
     assert len(generated(sampler, PROMPTS[2], num_tokens, GREEDY)) == num_tokens
 
 
@@ -223,7 +224,7 @@ def test_one_trace_serves_every_batch_and_chunk(sampler):
         ([[-1]], "a prompt has a token outside the vocabulary of 37"),
     ],
 )
-def test_a_bad_prompt_is_refused_before_anything_is_generated(sampler, prompts, problem):
+def test_an_invalid_prompt_is_an_error_before_generation(sampler, prompts, problem):
     with pytest.raises(ValueError, match=problem):
         sampler.generate(prompts, 5, GREEDY)
 
@@ -241,6 +242,6 @@ def test_a_bad_prompt_is_refused_before_anything_is_generated(sampler, prompts, 
         ({"overflow": "wrap"}, "overflow must be 'slide' or 'stop', got 'wrap'"),
     ],
 )
-def test_bad_options_are_refused(options, problem):
+def test_invalid_options_are_an_error(options, problem):
     with pytest.raises(ValueError, match=problem):
         SamplingOptions(**options)

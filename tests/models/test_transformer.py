@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import models.block
+import models.transformer
 from models.config import TransformerLMConfig
 from models.rope_config import RopeConfig
 from models.transformer import TransformerLM
@@ -84,7 +86,7 @@ def rotated(x, rope):
     return np.concatenate([z.real, z.imag], axis=-1)
 
 
-def test_logits_are_those_of_the_model_written_in_numpy(model_of, tokens, variant):
+def test_logits_equal_the_model_in_numpy(model_of, tokens, variant):
     model = model_of(variant=variant)
     logits = model(tokens)
     assert (logits.shape, logits.dtype) == ((3, 13, 37), tf.float32)
@@ -123,7 +125,7 @@ def test_each_position_option_gives_other_logits(model_of, tokens):
 
 
 @pytest.mark.parametrize("position", ["rotary", "learned", "sinusoidal", "alibi", "none"])
-def test_only_without_positions_is_the_order_of_the_past_unseen(model_of, tokens, position):
+def test_order_of_the_past_matters_except_without_positions(model_of, tokens, position):
     model = model_of(position=position, num_layers=1)  # a second layer sees the order through the mask
     swapped = tokens.copy()
     swapped[:, [2, 7]] = tokens[:, [7, 2]]
@@ -134,14 +136,13 @@ def test_only_without_positions_is_the_order_of_the_past_unseen(model_of, tokens
         assert difference > 1e-3
 
 
-def test_rotary_logits_at_a_shorter_context_are_a_prefix(model_of, tokens):
-    # No weight depends on the length, so the same weights serve a longer context.
+def test_rotary_logits_do_not_depend_on_the_context_length(model_of, tokens):
     longer = model_of(context_length=26)(np.tile(tokens, (1, 2)))
     assert relative_difference(longer[:, :13], model_of()(tokens)) < 1e-5  # float32
 
 
 def test_eager_graph_and_xla_agree(model_of, tokens):
-    model = model_of(num_kv_heads=1, qk_norm=True)
+    model = model_of(num_kv_heads=1, qk_norm=True, num_layers=1)
 
     def loss_and_gradients(tokens):
         with tf.GradientTape() as tape:
@@ -160,41 +161,31 @@ def test_eager_graph_and_xla_agree(model_of, tokens):
             assert relative_difference(gradient, expected) < 1e-4  # float32
 
 
-def test_training_with_dropout_needs_a_seed(model_of, tokens):
-    with pytest.raises(ValueError, match="training with dropout needs a seed"):
-        model_of(dropout=0.3)(tokens, training=True)
-    model_of()(tokens, training=True)  # without dropout it does not
-
-
-def test_dropout_is_drawn_from_the_seed_alone(model_of, tokens):
+def test_dropout_depends_on_the_seed_alone_and_applies_in_training_alone(model_of, tokens):
     model = model_of(dropout=0.3)
-    once = model(tokens, training=True, seed=SEED)
-    np.testing.assert_array_equal(model(tokens, training=True, seed=SEED), once)
-    assert relative_difference(model(tokens, training=True, seed=SEED + 1), once) > 0.1
-    in_a_graph = tf.function(lambda tokens, seed: model(tokens, training=True, seed=seed))
-    assert relative_difference(in_a_graph(tokens, SEED), once) < 1e-5  # float32
+    with pytest.raises(ValueError, match="training with dropout needs a seed"):
+        model(tokens, training=True)
+    model_of()(tokens, training=True)  # without dropout no seed is needed
+    first = model(tokens, training=True, seed=SEED)
+    np.testing.assert_array_equal(model(tokens, training=True, seed=SEED), first)
+    assert relative_difference(model(tokens, training=True, seed=SEED + 1), first) > 0.1
+    in_graph = tf.function(lambda tokens, seed: model(tokens, training=True, seed=seed))
+    assert relative_difference(in_graph(tokens, SEED), first) < 1e-5  # float32
+    for inference in (model(tokens), model(tokens, seed=SEED)):
+        np.testing.assert_array_equal(inference, model_of()(tokens))
 
 
-def test_inference_drops_nothing(model_of, tokens):
-    expected = model_of()(tokens)
-    np.testing.assert_array_equal(model_of(dropout=0.3)(tokens), expected)
-    np.testing.assert_array_equal(model_of(dropout=0.3)(tokens, seed=SEED), expected)
-
-
-def test_each_place_of_each_layer_drops_other_features(monkeypatch, model_of, tokens):
-    import models.block
-    import models.transformer
-
+def test_dropout_seeds_differ_between_branches_and_layers(monkeypatch, model_of, tokens):
     seeds, rates = [], []
     model = model_of(dropout=0.3)
 
-    def recording(x, rate, seed):
+    def recording_dropout(x, rate, seed):
         seeds.append(tuple(seed.numpy()))
         rates.append(rate)
         return x
 
-    monkeypatch.setattr(models.block, "dropout", recording)
-    monkeypatch.setattr(models.transformer, "dropout", recording)
+    monkeypatch.setattr(models.block, "dropout", recording_dropout)
+    monkeypatch.setattr(models.transformer, "dropout", recording_dropout)
     model(tokens, training=True, seed=SEED)
     assert len(seeds) == len(set(seeds)) == 5  # the embedding, and attention and MLP of two layers
     assert rates == [0.3] * 5
@@ -206,27 +197,27 @@ def test_weights_and_logits_are_float32_under_mixed_bfloat16(model_of, tokens):
     logits = model(tokens)
     assert logits.dtype == tf.float32
     difference = relative_difference(logits, model_of(variant="one_kv_head")(tokens))
-    # bfloat16 has 8 bits; the blocks compute in it, or the difference were float32's.
+    # bfloat16 has 8 bits; a smaller difference would mean that the blocks compute in float32.
     assert 1e-3 < difference < 0.3
 
 
-def test_weights_are_those_of_the_config_and_no_tables(model_of, variant):
+def test_weights_are_the_layers_of_the_config_without_rotary_tables(model_of, variant):
     model = model_of(variant=variant)
     config, vocabulary, context, dim, heads, head_dim, mlp = model.config, 37, 13, 24, 6, 4, 20
     block = 2 * dim + dim * (heads + 2 * config.num_kv_heads) * head_dim + dim * dim + 3 * dim * mlp
     block += 2 * head_dim * config.qk_norm
-    expected = vocabulary * dim + 2 * block + dim  # one vocabulary: it is tied
+    expected = vocabulary * dim + 2 * block + dim  # one embedding: it is tied
     expected += context * dim * (config.position == "learned")
     assert model.count_params() == expected
     assert len(model.trainable_variables) == len(model.weights)
 
 
-def test_an_untrained_model_expects_every_token_alike():
+def test_an_untrained_model_has_the_loss_of_a_uniform_guess():
     config = TransformerLMConfig(vocab_size=97, context_length=32, dim=48, num_layers=2, mlp_dim=96)
     tokens = np.random.default_rng(0).integers(0, 97, (8, 32))
     logits = TransformerLM(config)(tokens)
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(np.roll(tokens, -1, axis=1), logits)
-    np.testing.assert_allclose(np.mean(loss), math.log(97), atol=0.1)  # embeddings of deviation 0.02
+    np.testing.assert_allclose(np.mean(loss), math.log(97), atol=0.1)  # embedding stddev 0.02
 
 
 def test_learned_positions_end_with_the_context(model_of):
@@ -237,28 +228,25 @@ def test_learned_positions_end_with_the_context(model_of):
         model.make_cache(2, capacity=14)
 
 
-def test_a_config_that_contradicts_itself_is_refused():
+def test_an_inconsistent_config_is_an_error():
     with pytest.raises(
         ValueError, match=r"dim must be a multiple of num_heads 5.*; num_kv_heads must divide"
     ):
         TransformerLM(TransformerLMConfig(dim=24, num_heads=5, num_kv_heads=2))
 
 
-def test_the_last_logits_are_those_of_all(model_of, tokens, variant):
-    model = model_of(variant=variant)
+def test_last_returns_the_last_logits_of_all(model_of, tokens):
+    model = model_of()
     np.testing.assert_allclose(model(tokens, last=4), model(tokens)[:, -4:], atol=1e-5)  # float32
 
 
-def test_blockwise_attention_is_full_attention_within_two_blocks(model_of, tokens, variant):
+@pytest.mark.parametrize("variant", ["rotary", "alibi"])
+def test_blockwise_attention_is_limited_to_two_blocks(model_of, tokens, variant):
     model = model_of(variant=variant)
     full, blockwise = model(tokens).numpy(), model(tokens, attention_block=3).numpy()
     np.testing.assert_allclose(blockwise[:, :6], full[:, :6], atol=1e-5)  # float32
     assert np.all(np.max(abs(blockwise - full), axis=(0, 2))[6:] > 1e-3)
-
-
-def test_blockwise_attention_sees_no_further_than_the_block_before(model_of, tokens, variant):
-    model = model_of(variant=variant, num_layers=1)
-    changed = tokens.copy()
+    model, changed = model_of(variant=variant, num_layers=1), tokens.copy()
     changed[:, 2] = (changed[:, 2] + 1) % 37
     before, after = (model(rows, attention_block=4).numpy() for rows in (tokens, changed))
     np.testing.assert_array_equal(after[:, 8:], before[:, 8:])
@@ -266,7 +254,7 @@ def test_blockwise_attention_sees_no_further_than_the_block_before(model_of, tok
 
 
 @pytest.mark.parametrize("stddev", [0.02, 0.3])
-def test_the_initial_weights_of_a_block_have_the_standard_deviation_that_is_set(stddev):
+def test_initial_weights_of_a_block_have_the_configured_standard_deviation(stddev):
     keras.utils.set_random_seed(3)
     sizes = {"dim": 48, "num_layers": 2, "num_heads": 3, "num_kv_heads": 3, "mlp_dim": 80}
     block = TransformerLM(TransformerLMConfig(**sizes, initial_stddev=stddev)).blocks[1]
@@ -274,4 +262,4 @@ def test_the_initial_weights_of_a_block_have_the_standard_deviation_that_is_set(
     for layer in (block.attentions[0].qkv, block.mlp.gate_and_up):
         assert layer.kernel.numpy().std() == pytest.approx(stddev, rel=0.05)
     for layer in (block.attentions[0].output_projection, block.mlp.down):
-        assert layer.kernel.numpy().std() == pytest.approx(stddev / 2, rel=0.05)  # 4 are added up
+        assert layer.kernel.numpy().std() == pytest.approx(stddev / 2, rel=0.05)  # 4 branches add up

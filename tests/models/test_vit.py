@@ -13,7 +13,7 @@ from models.vit import AxialViT
 from training.optimizer import is_decayed
 
 SEED = tf.constant([3, 4], tf.int32)
-# No two axes alike: 3 x 5 patches of 2 x 2 pixels in 3 colours, 6 heads of 4 features, 7 classes.
+# Sizes that differ on every axis: 3 x 5 patches of 2 x 2 pixels, 3 channels, 6 heads of 4 features.
 PLAIN = AxialViTConfig(dim=24, num_layers=2, num_heads=6, mlp_dim=20, patch_size=2).for_images(6, 10, 3, 7)
 POSITIONS = ("axial", "mixed", "learned", "sinusoidal", "none")
 VARIANTS = {
@@ -36,7 +36,7 @@ VARIANTS = {
 @functools.cache
 def _model(dtype, items):
     model = AxialViT(AxialViTConfig(**(vars(PLAIN) | dict(items))), dtype=dtype)
-    # At their initial size the weights change the logits too little to show a mistake in them.
+    # Initial weights are so small that errors in a layer would hardly change the logits.
     for variable in model.weights:
         random = np.random.default_rng(sum(variable.path.encode()))
         values = random.normal(size=variable.shape)
@@ -52,7 +52,7 @@ def _model(dtype, items):
 
 
 def model_of(variant=None, *, dtype="float32", **options):
-    """A model with large random weights, the same by name in every model that has them."""
+    """A model with large random weights; weights of one path are the same in every model."""
     return _model(dtype, tuple(((VARIANTS[variant] if variant else {}) | options).items()))
 
 
@@ -93,9 +93,9 @@ def reference_image(config, weights, image):
         x, places = np.vstack([weights["class_token"], x]), np.vstack([[np.nan, np.nan], places])
     for index in range(config.num_layers):
         part = {name.split("/", 1)[1]: w for name, w in weights.items() if name.startswith(f"block_{index}/")}
-        for name, neighbours in groups_of(config, places):
+        for name, groups in groups_of(config, places):
             normed, mixed = rms_norm(x, part[f"{name}_norm/scale"]), np.empty_like(x)
-            for group in neighbours:
+            for group in groups:
                 mixed[group] = attention(config, weights, part, name, index, normed[group], places[group])
             x = x + mixed
         gate, up = np.split(rms_norm(x, part["mlp_norm/scale"]) @ part["mlp/gate_and_up/kernel"], 2, axis=-1)
@@ -105,7 +105,7 @@ def reference_image(config, weights, image):
 
 
 def groups_of(config, places):
-    """(name of an attention, the sets of tokens that see each other in it)."""
+    """(name of an attention layer, sets of tokens that attend to each other in it)."""
     if config.attention == "full":
         return [("attention", [np.arange(len(places))])]
     rows = [np.flatnonzero(places[:, 0] == row) for row in np.unique(places[:, 0])]
@@ -157,49 +157,40 @@ def rms_norm(x, scale):
     return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-5) * scale
 
 
-@pytest.mark.parametrize("size", [(6, 10), (8, 4)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_logits_are_those_of_the_model_written_in_numpy(variant, size):
-    model, images = model_of(variant), images_of(*size)
-    logits = model(images)
-    assert (logits.shape, logits.dtype) == ((2, 7), tf.float32)
-    assert relative_difference(logits, reference_logits(model, images)) < 1e-4  # float32, two layers
+def test_logits_equal_the_model_in_numpy(variant):
+    model = model_of(variant)
+    for size in ((6, 10), (8, 4)):
+        images = images_of(*size)
+        logits = model(images)
+        assert (logits.shape, logits.dtype) == ((2, 7), tf.float32)
+        assert relative_difference(logits, reference_logits(model, images)) < 1e-4  # float32, two layers
 
 
-@pytest.mark.parametrize("variant", ["learned", "mixed_class_token", "per_token_by_axis"])
+@pytest.mark.parametrize("variant", ["learned_by_axis", "mixed_class_token"])
 def test_eager_graph_and_xla_agree_and_one_trace_serves_every_size(variant):
     model, traces = model_of(variant, num_layers=1), []
 
-    def logits(images):
+    def logits_and_gradients(images):
         traces.append(None)
-        return model(images)
+        with tf.GradientTape() as tape:
+            logits = model(images)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits([3, 5], logits))
+        return [logits, *tape.gradient(loss, model.trainable_variables)]
 
     signature = [tf.TensorSpec((None, None, None, 3))]
-    compiled = tf.function(logits, input_signature=signature, jit_compile=True)
-    in_a_graph = tf.function(logits, input_signature=signature)
-    for function, size in ((in_a_graph, (6, 10)), (in_a_graph, (12, 4)), (compiled, (12, 4))):
-        images = images_of(*size)
-        assert relative_difference(function(images), model(images)) < 1e-4  # float32
-    assert len(traces) == 2
-
-
-def test_gradients_are_the_same_eagerly_in_a_graph_and_under_xla():
-    model, images = model_of("learned_by_axis", num_layers=1), tf.constant(images_of())
-
-    def gradients(images):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits([3, 5], model(images)))
-        return tape.gradient(loss, model.trainable_variables)
-
-    expected = gradients(images)
-    for jit_compile in (False, True):
-        found = tf.function(gradients, jit_compile=jit_compile)(images)
-        for gradient, other in zip(found, expected, strict=True):
-            assert relative_difference(gradient, other) < 1e-3  # float32
+    in_graph = tf.function(logits_and_gradients, input_signature=signature)
+    in_xla = tf.function(logits_and_gradients, input_signature=signature, jit_compile=True)
+    for function, size in ((in_graph, (6, 10)), (in_graph, (12, 4)), (in_xla, (12, 4))):
+        images = tf.constant(images_of(*size))
+        found, expected = function(images), logits_and_gradients(images)
+        for ours, eager in zip(found, expected, strict=True):
+            assert relative_difference(ours, eager) < 1e-3  # float32 gradients
+    assert len(traces) == 3 + 2  # three eager calls, two traces
 
 
 @pytest.mark.parametrize("variant", ["axial", "mixed_class_token", "learned_by_axis", "per_token"])
-def test_bfloat16_is_float32_to_its_precision(variant):
+def test_bfloat16_equals_float32_to_its_precision(variant):
     exact, rough = model_of(variant), model_of(variant, dtype="mixed_bfloat16")
     logits = rough(images_of(batch=8))
     assert logits.dtype == tf.float32
@@ -233,7 +224,7 @@ def test_learned_positions_are_resampled_in_float32_under_bfloat16(monkeypatch):
 
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("attention", ["full", "axial"])
-def test_only_without_positions_is_the_order_of_the_patches_unseen(position, attention):
+def test_order_of_the_patches_matters_except_without_positions(position, attention):
     model, images = model_of(position=position, attention=attention), images_of()
     patches = images.reshape(2, 3, 2, 5, 2, 3)
     moved = patches[:, [2, 0, 1]][:, :, :, [1, 0, 4, 2, 3]].reshape(images.shape)  # whole rows and columns
@@ -241,7 +232,7 @@ def test_only_without_positions_is_the_order_of_the_patches_unseen(position, att
     assert difference < 1e-5 if position == "none" else difference > 1e-2  # float32
 
 
-def test_axial_attention_without_positions_still_sees_who_shares_a_row():
+def test_axial_attention_without_positions_depends_on_who_shares_a_row():
     images = images_of()
     swapped = images.copy()
     swapped[:, 0:2, 0:2], swapped[:, 4:6, 6:8] = images[:, 4:6, 6:8], images[:, 0:2, 0:2]
@@ -304,7 +295,7 @@ OPTIONS = {
 EIGHT = {"num_heads": 3, "num_layers": 1}  # heads of 8 features: two frequencies for an axis
 
 
-def test_each_option_gives_logits_of_its_own():
+def test_each_option_changes_the_logits():
     images = images_of()
     logits = {name: model_of(**EIGHT, **options)(images) for name, options in OPTIONS.items()}
     logits["plain"] = model_of(**EIGHT)(images)
@@ -346,7 +337,7 @@ def test_learned_rotations_start_as_the_plain_model():
     assert relative_difference(rotating(images_of()), plain(images_of())) < 1e-5  # float32
 
 
-def test_weights_have_the_names_and_shapes_that_a_checkpoint_needs():
+def test_weights_have_the_paths_and_shapes_of_a_checkpoint():
     config = vars(PLAIN) | {"num_layers": 1, "position": "learned", "pooling": "class_token"}
     shapes = {weight.path: tuple(weight.shape) for weight in AxialViT(AxialViTConfig(**config)).weights}
     assert shapes == {
@@ -373,29 +364,29 @@ def test_weights_have_the_names_and_shapes_that_a_checkpoint_needs():
     assert np.abs(frequencies[0] - frequencies[1]).max() > 0.01
 
 
-def test_the_model_tells_when_it_resamples_positions():
+def test_positions_are_resampled_for_other_grids_alone():
     assert not model_of("learned").resamples_positions(6, 10)
     assert model_of("learned").resamples_positions(10, 6)
     assert not model_of("axial").resamples_positions(12, 20)
 
 
-def test_a_new_model_gives_every_class_the_same_chance():
+def test_a_new_model_predicts_every_class_equally():
     np.testing.assert_array_equal(AxialViT(PLAIN)(images_of()), np.zeros((2, 7)))
 
 
 @pytest.mark.parametrize("options", [{"dropout": 0.3}, {"drop_path": 0.3}])
-def test_what_is_dropped_is_drawn_from_the_seed_alone_and_in_training_alone(options):
+def test_dropout_depends_on_the_seed_alone_and_applies_in_training_alone(options):
     model, images = model_of(**options), images_of()
     with pytest.raises(ValueError, match="training with dropout needs a seed"):
         model(images, training=True)
-    once = model(images, training=True, seed=SEED)
-    np.testing.assert_array_equal(model(images, training=True, seed=SEED), once)
-    assert relative_difference(model(images, training=True, seed=SEED + 1), once) > 0.1
-    in_a_graph = tf.function(lambda images, seed: model(images, training=True, seed=seed))
-    assert relative_difference(in_a_graph(images, SEED), once) < 1e-4  # float32
+    first = model(images, training=True, seed=SEED)
+    np.testing.assert_array_equal(model(images, training=True, seed=SEED), first)
+    assert relative_difference(model(images, training=True, seed=SEED + 1), first) > 0.1
+    in_graph = tf.function(lambda images, seed: model(images, training=True, seed=seed))
+    assert relative_difference(in_graph(images, SEED), first) < 1e-4  # float32
     for inference in (model(images), model(images, seed=SEED)):
         np.testing.assert_array_equal(inference, model_of()(images))
-    model_of()(images, training=True)  # without dropout it needs no seed
+    model_of()(images, training=True)  # without dropout no seed is needed
 
 
 def test_stochastic_depth_rises_to_its_rate_with_depth():
@@ -403,18 +394,14 @@ def test_stochastic_depth_rises_to_its_rate_with_depth():
     np.testing.assert_allclose([block.drop_path_rate for block in model.blocks], [0.1, 0.2, 0.3, 0.4])
 
 
-def test_each_place_of_each_layer_draws_for_itself(monkeypatch):
+def test_dropout_seeds_differ_between_branches_and_layers(monkeypatch):
     seeds, model = [], model_of("axial_by_axis", dropout=0.3)
 
     def recording(x, rate, seed):
         seeds.append(tuple(seed.numpy()))
         return x
 
-    for module, name in (
-        (models.vit, "dropout"),
-        (models.block, "dropout"),
-        (models.block, "drop_path"),
-    ):
+    for module, name in ((models.vit, "dropout"), (models.block, "dropout"), (models.block, "drop_path")):
         monkeypatch.setattr(module, name, recording)
     model(images_of(), training=True, seed=SEED)
     assert len(seeds) == len(set(seeds)) == 13  # the embedding, and three branches of two layers, twice
@@ -429,7 +416,7 @@ def test_each_place_of_each_layer_draws_for_itself(monkeypatch):
         ((2, 6, 11, 3), "height and width must be multiples of patch_size 2, got images of 6x11"),
     ],
 )
-def test_images_that_do_not_fit_are_refused(shape, message):
+def test_images_that_do_not_match_the_config_are_an_error(shape, message):
     with pytest.raises(ValueError, match=message):
         model_of()(tf.zeros(shape))
 
@@ -444,6 +431,6 @@ def test_images_that_do_not_fit_are_refused(shape, message):
         (scaled("yarn"), "scaling yarn needs factor"),
     ],
 )
-def test_a_configuration_that_cannot_be_meant_is_refused(options, message):
+def test_an_invalid_config_is_an_error(options, message):
     with pytest.raises(ValueError, match=message):
         AxialViT(AxialViTConfig(**(vars(PLAIN) | options)))
