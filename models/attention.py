@@ -21,33 +21,20 @@ Tables = tuple[tf.Tensor, tf.Tensor]
 
 @dataclass(frozen=True)
 class BlockOptions:
-    """Options that all blocks of a model share.
+    """Options that all blocks of a model share."""
 
-    num_heads, num_kv_heads: query heads, and heads of keys and values, each shared by a group of query heads.
-    head_dim: features of a head; dim = num_heads * head_dim.
-    mlp_dim: hidden features of the feed-forward layer.
-    input_stddev, output_stddev: standard deviation of the initial weights of the layers that read from the
-        residual stream, and of those that write to it.
-    attention: `full`, or `axial`: within the rows of a grid, then within its columns.
-    layout: pair layout of the rotation, `interleaved` or `half`.
-    qk_norm: RMS-normalise queries and keys, each with a learned scale, before they are rotated.
-    learned_rotations: `none`, `per_token` or `cumulative`, see `LearnedRotations`.
-    num_unrotated: number of leading tokens without learned rotations, such as a class token.
-    dropout: rate of dropout on each branch.
-    """
-
-    num_heads: int
-    num_kv_heads: int
+    num_heads: int  # query heads
+    num_kv_heads: int  # heads of keys and values, each shared by a group of query heads
     head_dim: int
-    mlp_dim: int
-    input_stddev: float
-    output_stddev: float
-    attention: str = "full"
-    layout: str = "interleaved"
-    qk_norm: bool = False
-    learned_rotations: str = "none"
-    num_unrotated: int = 0
-    dropout: float = 0.0
+    mlp_dim: int  # hidden features of the feed-forward layer
+    input_stddev: float  # initial weights of the layers that read from the residual stream
+    output_stddev: float  # initial weights of the layers that write to it
+    attention: str = "full"  # or `axial`: within the rows of a grid, then within its columns
+    layout: str = "interleaved"  # pair layout of the rotation, or `half`
+    qk_norm: bool = False  # RMS-normalise queries and keys, with learned scales, before the rotation
+    learned_rotations: str = "none"  # or `per_token`, `cumulative`, see `LearnedRotations`
+    num_unrotated: int = 0  # leading tokens without learned rotations, such as a class token
+    dropout: float = 0.0  # rate of dropout on each branch
 
     @property
     def dim(self) -> int:

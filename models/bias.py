@@ -50,20 +50,15 @@ def alibi_bias(query_columns: tf.Tensor, key_columns: tf.Tensor, num_heads: int)
 class CausalMask(NamedTuple):
     """Rule that computes the attention bias between any columns.
 
-    dtype: dtype of the bias; float32 with ALiBi, since bfloat16 cannot tell distance 256 from 257.
-    alibi_heads: number of query heads, for an ALiBi bias; None for none.
-    padding: (batch,) number of padding columns at the left of each row; None for none.
-    block: columns in a block of blockwise causal attention (Sun et al. 2022, arXiv 2212.10554): a query
-        attends to its own block and the previous one. None to attend to all earlier columns.
-    segment_ids: (batch, columns) integers, equal within a document, which a query attends to alone; None for
-        one document a row.
+    With `block`, the blockwise causal attention of Sun et al. 2022, arXiv 2212.10554: a query attends to its
+    own block of columns and the previous one.
     """
 
-    dtype: str
-    alibi_heads: int | None = None
-    padding: tf.Tensor | None = None
-    block: int | None = None
-    segment_ids: tf.Tensor | None = None
+    dtype: str  # of the bias; float32 with ALiBi, since bfloat16 cannot tell distance 256 from 257
+    alibi_heads: int | None = None  # number of query heads, for an ALiBi bias
+    padding: tf.Tensor | None = None  # (batch,) number of padding columns at the left of each row
+    block: int | None = None  # columns in a block
+    segment_ids: tf.Tensor | None = None  # (batch, columns) integers, equal within a document
 
     @property
     def is_causal_only(self) -> bool:

@@ -11,20 +11,13 @@ from rope.positions import size_of
 
 
 class LayerCache(NamedTuple):
-    """Rotated keys and values of one layer.
+    """Rotated keys and values of one layer; columns from `start` on are not yet written."""
 
-    keys, values: (batch, kv_heads, capacity, head_dim); columns from `start` on are not yet written.
-    start: () int32, number of columns written.
-    padding: (batch,) int32, number of padding columns at the left of each row.
-    rotation: (batch, kv_heads, head_dim / 2) float32, running sum of cumulative learned rotations; None
-        without them.
-    """
-
-    keys: tf.Tensor
-    values: tf.Tensor
-    start: tf.Tensor
-    padding: tf.Tensor
-    rotation: tf.Tensor | None = None
+    keys: tf.Tensor  # (batch, kv_heads, capacity, head_dim)
+    values: tf.Tensor  # (batch, kv_heads, capacity, head_dim)
+    start: tf.Tensor  # () int32, number of columns written
+    padding: tf.Tensor  # (batch,) int32, number of padding columns at the left of each row
+    rotation: tf.Tensor | None = None  # (batch, kv_heads, head_dim / 2) float32 sum of cumulative rotations
 
     def write(self, keys: tf.Tensor, values: tf.Tensor) -> "LayerCache":
         """Writes (batch, kv_heads, length, head_dim) keys and values to columns `start` onwards."""
@@ -36,19 +29,13 @@ class LayerCache(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of all layers.
+    """Keys and values of all layers; the tuples have one entry for each layer."""
 
-    keys, values: per layer, (batch, kv_heads, capacity, head_dim).
-    length: () int32, number of columns written, padding included.
-    padding: (batch,) int32, number of padding columns at the left of each row.
-    rotations: per layer, (batch, kv_heads, head_dim / 2) float32; empty without cumulative rotations.
-    """
-
-    keys: tuple[tf.Tensor, ...]
-    values: tuple[tf.Tensor, ...]
-    length: tf.Tensor
-    padding: tf.Tensor
-    rotations: tuple[tf.Tensor, ...] = ()
+    keys: tuple[tf.Tensor, ...]  # (batch, kv_heads, capacity, head_dim)
+    values: tuple[tf.Tensor, ...]  # (batch, kv_heads, capacity, head_dim)
+    length: tf.Tensor  # () int32, number of columns written, padding included
+    padding: tf.Tensor  # (batch,) int32, number of padding columns at the left of each row
+    rotations: tuple[tf.Tensor, ...] = ()  # (batch, kv_heads, head_dim / 2) float32; empty if not cumulative
 
     @property
     def capacity(self) -> int | tf.Tensor:

@@ -103,10 +103,8 @@ class _ChunkedAttention:
         """The inverse of `split`."""
         x = tf.reshape(x, (self.num_chunks, self.batch, self.kv_heads, -1, self.rows, self.head_dim))
         x = tf.transpose(x, (1, 2, 3, 0, 4, 5))  # (batch, kv_heads, group, chunks, rows, head_dim)
-        x = tf.reshape(
-            x, (self.batch, self.heads, -1, self.head_dim)
-        )  # (batch, heads, chunks * rows, head_dim)
-        return x[:, :, : self.length]
+        x = tf.reshape(x, (self.batch, self.heads, -1, self.head_dim))
+        return x[:, :, : self.length]  # (batch, heads, length, head_dim)
 
     def attend_span(self, span: int) -> tf.Tensor:
         """(chunks_per_span, batch, kv_heads, group * rows, head_dim) output of one span."""
@@ -142,9 +140,7 @@ class _ChunkedAttention:
             chunk = chunks[index]
             keys, d_chunk = self._visible(self.keys, chunk, span), d_output[chunk]
             weights = self._weights(chunk, keys)
-            wide = tf.concat(
-                [d_chunk, -d_chunk * output[chunk]], axis=-1
-            )  # (..., group * rows, 2 * head_dim)
+            wide = tf.concat([d_chunk, -d_chunk * output[chunk]], axis=-1)  # (..., 2 * head_dim)
             d_scores = weights * tf.matmul(wide, self._visible(wide_values, chunk, span), transpose_b=True)
             return (
                 index + 1,

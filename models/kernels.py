@@ -119,9 +119,7 @@ def plain_attention(
 ) -> tf.Tensor:
     """Reference for `attend` and `attend_in_chunks`, with the arguments of `attend`; float32."""
     weights = attention_weights(queries, keys, bias)
-    values = tf.repeat(
-        values, queries.shape[1] // keys.shape[1], axis=1
-    )  # (batch, heads, keys_length, head_dim)
+    values = tf.repeat(values, queries.shape[1] // keys.shape[1], axis=1)
     return tf.matmul(weights, tf.cast(values, tf.float32))  # (batch, heads, length, head_dim)
 
 
@@ -148,17 +146,14 @@ def attend(
         # kernel that is hundreds of times slower.
         keys *= scale
     # One matmul serves the queries of a group, and the keys are not repeated.
-    grouped = tf.reshape(
-        queries, (batch, kv_heads, -1, head_dim)
-    )  # (batch, kv_heads, group * length, head_dim)
+    shape = (batch, kv_heads, -1, head_dim)
+    grouped = tf.reshape(queries, shape)  # (batch, kv_heads, group * length, head_dim)
 
     @tf.custom_gradient
     def attention(grouped, keys, values):
         scores = tf.matmul(grouped, keys, transpose_b=True)  # (batch, kv_heads, group * length, keys_length)
         if bias is not None:
-            scores = tf.reshape(
-                scores, (batch, heads, length, keys_length)
-            )  # (batch, heads, length, keys_length)
+            scores = tf.reshape(scores, (batch, heads, length, keys_length))
             scores = tf.cast(scores, bias.dtype) + bias
         # TensorFlow's softmax sums bfloat16 rows in float32.
         weights = tf.cast(tf.nn.softmax(scores), values.dtype)
