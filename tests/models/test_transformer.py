@@ -10,14 +10,9 @@ import models.transformer
 from models.config import TransformerLMConfig
 from models.rope_config import RopeConfig
 from models.transformer import TransformerLM
+from tests.models.reference import relative_difference, rms_norm, rotated
 
 SEED = tf.constant([3, 4], tf.int32)
-
-
-def relative_difference(a, b):
-    """Largest difference, in standard deviations of `b`."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return np.max(abs(a - b)) / np.std(b)
 
 
 def reference_logits(model, tokens):
@@ -34,6 +29,8 @@ def reference_row(config, weights, tokens):
     if config.position == "sinusoidal":
         angles = np.arange(length)[:, None] / 10_000.0 ** (np.arange(0, config.dim, 2) / config.dim)
         x = x + np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(length, config.dim)
+    frequencies = config.rope.theta ** (-np.arange(0, head_dim, 2) / head_dim)
+    angles = np.arange(length)[:, None] * frequencies / config.rope.interpolate_factor
     for index in range(config.num_layers):
         part = {name: weights[f"block_{index}/{name}"] for name in BLOCK_WEIGHTS}
         qkv = rms_norm(x, part["attention_norm/scale"]) @ part["attention/qkv/kernel"]
@@ -47,7 +44,7 @@ def reference_row(config, weights, tokens):
                 query = rms_norm(query, weights[f"block_{index}/attention/query_norm/scale"])
                 key = rms_norm(key, weights[f"block_{index}/attention/key_norm/scale"])
             if config.position == "rotary":
-                query, key = rotated(query, config.rope), rotated(key, config.rope)
+                query, key = (rotated(x, angles, config.rope.layout) for x in (query, key))
             scores = query @ key.T / np.sqrt(head_dim)
             if config.position == "alibi":
                 slope = {1: 2**-2, 2: 2**-4, 3: 2**-6, 4: 2**-8, 5: 2**-1, 6: 2**-3}[head + 1]  # of 6 heads
@@ -69,21 +66,6 @@ BLOCK_WEIGHTS = (
     "mlp/gate_and_up/kernel",
     "mlp/down/kernel",
 )
-
-
-def rms_norm(x, scale):
-    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-5) * scale
-
-
-def rotated(x, rope):
-    length, dim = x.shape
-    frequencies = rope.theta ** (-np.arange(0, dim, 2) / dim) / rope.interpolate_factor
-    turn = np.exp(1j * np.arange(length)[:, None] * frequencies)
-    if rope.layout == "interleaved":
-        z = (x[:, 0::2] + 1j * x[:, 1::2]) * turn
-        return np.stack([z.real, z.imag], axis=-1).reshape(length, dim)
-    z = (x[:, : dim // 2] + 1j * x[:, dim // 2 :]) * turn
-    return np.concatenate([z.real, z.imag], axis=-1)
 
 
 def test_logits_equal_the_model_in_numpy(model_of, tokens, variant):

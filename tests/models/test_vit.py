@@ -10,6 +10,7 @@ import models.vit
 from models.config import AxialViTConfig
 from models.rope_config import AxialRopeConfig, AxialScalingConfig
 from models.vit import AxialViT
+from tests.models.reference import relative_difference, rms_norm, rotated
 from training.optimizer import is_decayed
 
 SEED = tf.constant([3, 4], tf.int32)
@@ -58,12 +59,6 @@ def model_of(variant=None, *, dtype="float32", **options):
 
 def images_of(height=6, width=10, batch=2):
     return np.random.default_rng(1).normal(size=(batch, height, width, 3)).astype(np.float32)
-
-
-def relative_difference(a, b):
-    """Largest difference, in standard deviations of `b`."""
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return np.max(abs(a - b)) / np.std(b)
 
 
 def reference_logits(model, images):
@@ -126,7 +121,8 @@ def attention(config, weights, part, name, layer, x, places):
             learned = x @ part[f"{name}/learned_rotations/projection/kernel"]
             angles = angles + learned.reshape(len(x), config.num_heads, -1)[:, head]
         angles[np.isnan(places[:, 0])] = 0
-        scores = turned(query, angles, config) @ turned(key, angles, config).T / np.sqrt(config.head_dim)
+        query, key = (rotated(x, angles, config.rope.layout) for x in (query, key))
+        scores = query @ key.T / np.sqrt(config.head_dim)
         shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
         mixed.append(shares @ value)
     return np.concatenate(mixed, axis=-1) @ part[f"{name}/output/kernel"]
@@ -142,19 +138,6 @@ def positional_angles(config, weights, layer, head, places):
         row, column = (places / factor).T
         return np.outer(row, along_rows) + np.outer(column, along_columns)
     return np.zeros((len(places), pairs))
-
-
-def turned(x, angles, config):
-    if config.rope.layout == "half":
-        first, second = np.split(x, 2, axis=-1)
-        z = (first + 1j * second) * np.exp(1j * angles)
-        return np.concatenate([z.real, z.imag], axis=-1)
-    z = (x[:, 0::2] + 1j * x[:, 1::2]) * np.exp(1j * angles)
-    return np.stack([z.real, z.imag], axis=-1).reshape(x.shape)
-
-
-def rms_norm(x, scale):
-    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-5) * scale
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
