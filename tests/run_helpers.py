@@ -86,7 +86,7 @@ def rewrite_manifest(path, changes):
     )
 
 
-def made_image_run(path, **model):
+def save_untrained_image_run(path, **model):
     """Directory, task and model of a run on digits with random, untrained weights."""
     config = Config(
         context_length=None,

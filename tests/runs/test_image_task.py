@@ -7,14 +7,14 @@ import pytest
 
 from runs.image_task import NUM_MISTAKES, load_image_task
 from system.errors import DataError
-from tests.run_helpers import made_image_run
+from tests.run_helpers import save_untrained_image_run
 from training.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A run with drawn weights, its task and its model; tests leave its checkpoint as it is."""
-    return made_image_run(tmp_path_factory.mktemp("made"))
+    return save_untrained_image_run(tmp_path_factory.mktemp("made"))
 
 
 @pytest.mark.parametrize("named", [True, False])

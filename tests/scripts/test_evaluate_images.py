@@ -11,7 +11,7 @@ import tensorflow as tf
 from configs.compose import save_config
 from configs.schema import Config
 from scripts.evaluate import main
-from tests.run_helpers import made_image_run
+from tests.run_helpers import save_untrained_image_run
 from training.checkpoints import Checkpoints
 
 POSITIONS = "axial", "mixed", "learned", "sinusoidal", "none"
@@ -20,7 +20,7 @@ POSITIONS = "axial", "mixed", "learned", "sinusoidal", "none"
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
     """A run with random weights, its task and its model; tests leave its checkpoint unchanged."""
-    return made_image_run(tmp_path_factory.mktemp("untrained"))
+    return save_untrained_image_run(tmp_path_factory.mktemp("untrained"))
 
 
 def expected_results(task, model, size):
@@ -52,7 +52,7 @@ def test_evaluate_gives_the_accuracy_of_the_summary(trained_images, run):
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_image_sizes_give_the_results_of_the_model_on_resized_images(position, eagerly, tmp_path, run):
-    path, task, model = made_image_run(tmp_path, position=position)
+    path, task, model = save_untrained_image_run(tmp_path, position=position)
     code, output, errors = run(main, path, "--image-size", "8", "8x12", "12x6", "--json")
     assert code == 0
     rows = json.loads(output)
@@ -76,7 +76,7 @@ def test_image_sizes_give_the_results_of_the_model_on_resized_images(position, e
 def test_several_runs_share_a_table_and_a_picture_in_the_current_directory(
     untrained, eagerly, tmp_path, monkeypatch, run
 ):
-    other, _, _ = made_image_run(tmp_path / "other", patch_size=4)
+    other, _, _ = save_untrained_image_run(tmp_path / "other", patch_size=4)
     monkeypatch.chdir(tmp_path)
     code, output, errors = run(main, untrained[0], other, "--image-size", "8", "4x8")
     assert (code, errors) == (0, ["wrote resolution.png"])
@@ -129,7 +129,7 @@ def rewrite_facts(path, task, model, **facts):
 
 @pytest.mark.parametrize("options", [[], ["--image-size", "8"]])
 def test_images_are_normalized_as_in_training_and_changed_data_are_noted(options, eagerly, tmp_path, run):
-    path, task, model = made_image_run(tmp_path)
+    path, task, model = save_untrained_image_run(tmp_path)
     rewrite_facts(path, task, model, mean=[0.9], deviation=[0.1], data_fingerprint="of another set")
     code, output, errors = run(main, path, *options, "--json")
     assert code == 0
@@ -140,7 +140,7 @@ def test_images_are_normalized_as_in_training_and_changed_data_are_noted(options
 
 
 def test_other_classes_than_in_training_are_refused(tmp_path, run):
-    path, task, model = made_image_run(tmp_path)
+    path, task, model = save_untrained_image_run(tmp_path)
     rewrite_facts(path, task, model, classes=[*"01234567", "a", "b"])
     for options in ([], ["--image-size", "8"], ["--image-size", "12"]):
         code, output, (error,) = run(main, path, *options)

@@ -11,13 +11,13 @@ from PIL import Image
 from configs.compose import save_config
 from configs.schema import Config
 from scripts.predict import main
-from tests.run_helpers import made_image_run, rewrite_manifest
+from tests.run_helpers import rewrite_manifest, save_untrained_image_run
 
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
     """A run with random weights, its task and its model; tests leave them unchanged."""
-    return made_image_run(tmp_path_factory.mktemp("run"))
+    return save_untrained_image_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
