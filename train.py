@@ -8,6 +8,7 @@ from configs.schema import parse_config
 from configs.sweep import sweep
 from system.command import run_command
 from system.startup import quiet_imports
+from system.terminal import print_line
 
 HELP_FLAGS = {"-h", "--help"}
 SWEEP_FLAGS = {"-m", "--multirun"}
@@ -19,7 +20,7 @@ def main(arguments: list[str]) -> int | None:
     rest = [argument for argument in arguments if argument not in HELP_FLAGS | SWEEP_FLAGS]
     if flags & SWEEP_FLAGS and not flags & HELP_FLAGS:
         return sweep(rest)
-    values = compose(rest)
+    values = compose(rest, report=print_line)
     if values is None:  # Hydra has answered a flag such as --cfg
         return None
     if flags & HELP_FLAGS:

@@ -5,11 +5,12 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from configs.help import CONFIGS, groups_of
+from configs.inherit import PARENT, config_to_inherit, implicit_groups, parent_files
 from configs.schema import Config, parse_config, to_dict
 from system.errors import ConfigError
 from system.files import write_text
@@ -59,26 +61,53 @@ def read_yaml(path: Path | str) -> dict:
     return loaded
 
 
-def compose(arguments: list[str]) -> dict | None:
-    """Nested values of a command line; None if Hydra has answered a flag such as `--cfg job`."""
-    cfg = run_hydra(arguments)
+def compose(arguments: list[str], *, report: Callable[[str], None] = lambda line: None) -> dict | None:
+    """Nested values of a command line; None if Hydra has answered a flag such as `--cfg job`.
+
+    Increasing precedence: defaults, values of the parent (`init_from`), experiment file, command line.
+
+    Args:
+        arguments: of the command line.
+        report: receives a line that says what is inherited.
+    """
+    cfg, choices, overrides = run_hydra(arguments)
+    if cfg is None:
+        return None
     with hydra_errors():
-        return None if cfg is None else OmegaConf.to_container(cfg, resolve=True)
+        path = config_to_inherit(cfg)
+    if path is not None:
+        parent = load_config(path)
+        groups = implicit_groups(choices, overrides)
+        with parent_files(parent):
+            cfg, *_ = run_hydra(arguments, *(f"{group}={PARENT}" for group in (*groups, "inherited")))
+        if cfg.get("context_length") == parent.context_length:
+            groups.append("context_length")
+        if groups:
+            report(f"{', '.join(groups)} from {path.parent}")
+    with hydra_errors():
+        return OmegaConf.to_container(cfg, resolve=True)
 
 
-def run_hydra(arguments: list[str]) -> DictConfig | None:
+def run_hydra(arguments: list[str], *choices: str) -> tuple[DictConfig | None, dict[str, str], list[str]]:
+    """Composed configuration, chosen file of each group, and overrides.
+
+    Args:
+        arguments: of the command line.
+        choices: further arguments, as `group=file`.
+    """
     if refused := next(filter(REFUSED.match, arguments), None):
         raise ConfigError(f"{refused!r} is not for this program; sweep with -m key=value,value")
-    composed: list[DictConfig] = []
+    composed = []
 
     def keep(cfg: DictConfig) -> None:
-        composed.append(cfg)
+        hydra_config = HydraConfig.get()
+        composed[:] = cfg, dict(hydra_config.runtime.choices), list(hydra_config.overrides.task)
 
     is_completion = {"-sc", "--shell-completion"} & set(arguments)
-    sys.argv[1:] = arguments if is_completion else map(allow_new_keys, arguments)
+    sys.argv[1:] = arguments if is_completion else [*map(allow_new_keys, arguments), *choices]
     with hydra_errors(), raising_errors():
         hydra.main(config_path=str(CONFIGS), config_name="train", version_base="1.3")(keep)()
-    return composed[0] if composed else None
+    return tuple(composed) or (None, {}, [])
 
 
 def combinations(overrides: list[str]) -> list[tuple[str, ...]]:

@@ -1,0 +1,111 @@
+"""Precedence: defaults, parent, experiment file, command line."""
+
+import os
+import shutil
+import sys
+from dataclasses import replace
+
+import pytest
+
+from configs.compose import compose, save_config
+from configs.schema import Config, parse_config
+from data.config import DigitsConfig, ImageFolderConfig, PasskeyConfig, TextFilesConfig
+from models.config import AxialViTConfig, TransformerLMConfig
+from models.rope_config import RopeConfig
+from system.errors import ConfigError
+
+LM = TransformerLMConfig(context_length=64, dim=96, num_layers=3, rope=RopeConfig(theta=5_000.0))
+TEXT = Config(name="docs", context_length=64, model=LM, data=TextFilesConfig(path="docs/*.md", held_out=0.1))
+VIT = AxialViTConfig(image_size=(8, 8), channels=1, num_classes=10, patch_size=2, dim=32, num_layers=2)
+IMAGES = Config(name="vit", context_length=None, model=VIT, data=DigitsConfig(image_size=(8, 8)))
+
+
+@pytest.fixture(autouse=True)
+def parents(tmp_path, monkeypatch):
+    """Runs in outputs/docs and outputs/vit of the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    for config in (TEXT, IMAGES):
+        directory = tmp_path / "outputs" / config.name
+        directory.mkdir(parents=True)
+        save_config(config, directory / "config.yaml")
+
+
+def composed(*arguments):
+    """The config of a command line, and the lines that it reports."""
+    lines = []
+    return parse_config(compose(list(arguments), report=lines.append)), lines
+
+
+def test_extension_takes_model_and_data_from_a_parent_of_other_sizes():
+    config, lines = composed("experiment=extend", "init_from=outputs/docs", "context_length=256")
+    assert config.data == TEXT.data
+    assert config.model == replace(LM, context_length=256, rope=replace(LM.rope, interpolate_factor=4.0))
+    assert (config.num_steps, config.name) == (300, "extend")
+    assert lines == ["model, data from outputs/docs"]
+
+
+def test_parent_overrides_the_defaults_only():
+    config, lines = composed("init_from=outputs/docs", "name=child", "model.dropout=0.1", "data.held_out=0.2")
+    assert config.model == replace(LM, dropout=0.1)
+    assert config.data == replace(TEXT.data, held_out=0.2)
+    assert (config.context_length, config.batch_size) == (64, Config().batch_size)
+    assert lines == ["model, data, context_length from outputs/docs"]
+
+
+def test_group_on_the_command_line_is_not_inherited():
+    config, lines = composed("init_from=outputs/docs", "name=child", "model=lm_tiny", "data=python_stdlib")
+    assert config == replace(
+        Config(name="child", init_from="outputs/docs"),
+        context_length=64,
+        model=TransformerLMConfig(context_length=64),
+    )
+    assert lines == ["context_length from outputs/docs"]
+
+
+def test_passkeys_take_the_model_but_not_the_data():
+    config, lines = composed("experiment=passkey", "init_from=outputs/docs")
+    assert (config.model, config.data) == (LM, PasskeyConfig())
+    assert lines == ["model, context_length from outputs/docs"]
+
+
+def test_vision_transformer_needs_no_experiment_and_takes_sizes_from_its_own_images():
+    config, _ = composed("init_from=outputs/vit", "name=photos", "data=image_folder", "data.path=photos")
+    assert config.data == ImageFolderConfig(path="photos")
+    assert config.model == replace(VIT, image_size=None, channels=None, num_classes=None)
+    assert config.context_length is None
+
+
+def test_run_resumes_without_its_parent():
+    arguments = ["experiment=extend", "init_from=outputs/docs", "context_length=256"]
+    config, _ = composed(*arguments)
+    os.mkdir("outputs/extend")
+    save_config(config, "outputs/extend/config.yaml")
+    shutil.rmtree("outputs/docs")
+    assert composed(*arguments) == (config, ["model, data, context_length from outputs/extend"])
+
+
+def test_missing_parent_leaves_the_defaults():
+    config, lines = composed("init_from=outputs/none")
+    assert (config.model, config.data, lines) == (Config().model, Config().data, [])
+
+
+def test_damaged_parent_is_named():
+    with open("outputs/docs/config.yaml", "a") as file:
+        file.write("nam: x\n")
+    with pytest.raises(ConfigError, match=r"^outputs/docs/config.yaml: unknown key 'nam'"):
+        composed("init_from=outputs/docs")
+
+
+def test_nothing_in_the_config_of_a_parent_is_resolved(monkeypatch):
+    monkeypatch.setenv("SECRET", "hidden")
+    save_config(replace(TEXT, data=TextFilesConfig(path="${oc.env:SECRET}")), "outputs/docs/config.yaml")
+    assert composed("init_from=outputs/docs")[0].data.path == "${oc.env:SECRET}"
+
+
+def test_composition_leaves_the_environment_and_the_groups_as_they_were(monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    composed("init_from=outputs/docs")
+    assert "HYDRA_FULL_ERROR" not in os.environ
+    with pytest.raises(ConfigError, match=r"^no 'parent' in model; choose from lm_shallow, lm_small, "):
+        compose(["model=parent"])
