@@ -110,7 +110,7 @@ def serve() -> None:
     try:
         with silenced_standard_error():
             module = importlib.import_module(module)
-        work = getattr(module, function)(**json.loads(sys.argv[2]))
+            work = getattr(module, function)(**json.loads(sys.argv[2]))
     except ModuleNotFoundError as error:
         return answer(problem=f"{error.name} is not installed: pip install -r requirements-bench.txt")
     except UnavailableError as error:

@@ -24,11 +24,9 @@ from runs.extended_context import row_memory
 from runs.load import Task, load_task, make_model
 from training.checkpoints import Checkpoints
 from training.config import OptimizerConfig
-from training.hardware import available_memory, initialize_devices, resolve_compile, resolve_precision
+from training.hardware import available_memory, resolve_compile, resolve_precision
 from training.optimizer import make_optimizer
 from training.step import make_train_step
-
-initialize_devices()
 
 CALLS, NUM_STEPS = 20, 1_000_000
 CHANNELS, CLASSES, PATCH_SIZE = 3, 10, 4

@@ -30,7 +30,3 @@ def find_replicas(config: Config) -> Replicas:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow installs a handler that does nothing
     replicas.check_batch(config.batch_size, config.accumulation_steps)
     return replicas
-
-
-def import_tensorflow() -> None:
-    initialize_devices()

@@ -17,9 +17,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from runs.devices import import_tensorflow
 from system.command import run_command
 from system.errors import RunError
+from system.startup import quiet_imports
 from training.manifest import directory_name
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,8 +81,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def compare_killed(task: str, directory: Path, *, kills: int, generator: random.Random) -> list[str]:
     """Differences between a killed and an uninterrupted run of a task."""
-    import_tensorflow()
-    from tests.comparison import differences
+    with quiet_imports():
+        from tests.comparison import differences
 
     num_steps = CHECKPOINT_EVERY * CHECKPOINTS_PER_KILL * (kills + 1)
     cache = [f"data.cache_dir={directory / 'cache'}"] if task == "lm" else []

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from runs.devices import import_tensorflow
 from system.command import run_command
+from system.startup import quiet_imports
 
 PAGE_FOLDER = Path(__file__).resolve().parents[1] / "rope_explained"
 
@@ -15,10 +15,11 @@ def main(arguments: list[str]) -> None:
     help_text = "where to write the PNG files (default docs/rope_explained)"
     parser.add_argument("folder", type=Path, nargs="?", default=PAGE_FOLDER, help=help_text)
     folder = parser.parse_args(arguments).folder
-    import_tensorflow()
-
-    from docs.figures import before_rotation, extensions, rotary
-    from runs.figure_style import draw
+    with quiet_imports():
+        from docs.figures import before_rotation, extensions, rotary
+        from runs.figure_style import draw
+        from training.hardware import initialize_devices
+    initialize_devices()
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, function in (before_rotation.FIGURES | rotary.FIGURES | extensions.FIGURES).items():
