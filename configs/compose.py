@@ -100,8 +100,8 @@ def run_hydra(arguments: list[str], *choices: str) -> tuple[DictConfig | None, d
     composed = []
 
     def keep(cfg: DictConfig) -> None:
-        hydra_config = HydraConfig.get()
-        composed[:] = cfg, dict(hydra_config.runtime.choices), list(hydra_config.overrides.task)
+        choices, overrides = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
+        composed[:] = cfg, *map(OmegaConf.to_container, (choices, overrides))  # without interpolation
 
     is_completion = {"-sc", "--shell-completion"} & set(arguments)
     sys.argv[1:] = arguments if is_completion else [*map(allow_new_keys, arguments), *choices]

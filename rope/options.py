@@ -110,7 +110,9 @@ def check_options(options: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} has no effect {where}, got {options[key]}. Leave it out.")
     for key in ("interpolate_factor", "theta_rescale_factor"):
         if not options[key] >= 1:
-            raise ValueError(f"{key} must be >= 1, got {options[key]}.")
+            raise ValueError(
+                f"{key} must be >= 1, got {options[key]}. To extend a context of 256 to 512, use 2.0."
+            )
         if options[key] != 1 and options["scaling"] is not None:
             raise ValueError(f"{key} cannot be combined with scaling, got {options[key]}. Use one of them.")
 

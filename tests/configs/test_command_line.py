@@ -85,14 +85,14 @@ def test_every_problem_of_the_command_line_is_a_line(empty):
         "model.interpolate_facto=2",
         "+training.num_steps=5",
         "num_steps=many",
-        "model.rope.interpolate_factor=0.5",
+        "model.rope.theta=x",
         "++model.position=rotery",
         cwd=empty,
     ) == [
         "num_steps must be a whole number, got 'many'",
         "model.position must be one of rotary, learned, sinusoidal, alibi, none; "
         "got 'rotery'; did you mean 'rotary'?",
-        "model.rope.interpolate_factor must be >= 1.0, got 0.5. To extend a context of 256 to 512, use 2.0.",
+        "model.rope.theta must be a finite number, got 'x'",
         "unknown key 'model.interpolate_facto'; did you mean 'model.rope.interpolate_factor'?",
         "unknown key 'training.num_steps'; did you mean 'num_steps'?",
     ]

@@ -41,7 +41,8 @@ def parsed(**given):
     [
         (
             {"model": {"rope": {"interpolate_factor": 0.5}}},
-            "model.rope.interpolate_factor must be >= 1, got 0.5.",
+            "model.rope.interpolate_factor must be >= 1, got 0.5. "
+            "To extend a context of 256 to 512, use 2.0.",
         ),
         ({"model": {"rope": {"theta": 1}}}, "model.rope.theta must be above 1, got 1.0."),
         ({"model": {"dropout": 1.0}}, "model.dropout must be < 1, got 1"),
