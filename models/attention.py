@@ -94,6 +94,7 @@ class Attention(keras.layers.Layer):
         batch, length = size_of(x, 0), size_of(x, 1)
         qkv = tf.reshape(self.qkv(x), (batch, length, heads + 2 * kv_heads, head_dim))
         qkv = tf.transpose(qkv, (0, 2, 1, 3))  # (batch, heads + 2 * kv_heads, length, head_dim)
+        # queries (batch, heads, length, head_dim); keys and values (batch, kv_heads, length, head_dim)
         queries, keys, values = tf.split(qkv, (heads, kv_heads, kv_heads), axis=1)
         if self.query_norm is not None:
             queries, keys = self.query_norm(queries), self.key_norm(keys)

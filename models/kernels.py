@@ -148,17 +148,24 @@ def attend(
     # One matmul serves the queries of a group, and the keys are not repeated.
     shape = (batch, kv_heads, -1, head_dim)
     grouped = tf.reshape(queries, shape)  # (batch, kv_heads, group * length, head_dim)
+    output = _grouped_attention(grouped, keys, values, bias, shape=(batch, heads, length, keys_length))
+    return tf.reshape(output, (batch, heads, length, head_dim))
+
+
+def _grouped_attention(queries, keys, values, bias, *, shape):
+    """(batch, kv_heads, group * length, head_dim) output; the bias is added to scores of `shape`."""
 
     @tf.custom_gradient
-    def attention(grouped, keys, values):
-        scores = tf.matmul(grouped, keys, transpose_b=True)  # (batch, kv_heads, group * length, keys_length)
+    def attention(queries, keys, values):
+        scores = tf.matmul(queries, keys, transpose_b=True)  # (batch, kv_heads, group * length, keys_length)
         if bias is not None:
-            scores = tf.reshape(scores, (batch, heads, length, keys_length))
+            scores = tf.reshape(scores, shape)  # (batch, heads, length, keys_length)
             scores = tf.cast(scores, bias.dtype) + bias
         # TensorFlow's softmax sums bfloat16 rows in float32.
         weights = tf.cast(tf.nn.softmax(scores), values.dtype)
-        weights = tf.reshape(weights, (batch, kv_heads, -1, keys_length))  # as the first scores
-        output = tf.matmul(weights, values)  # (batch, kv_heads, group * length, head_dim)
+        batch, _, _, keys_length = shape
+        weights = tf.reshape(weights, (batch, keys.shape[1], -1, keys_length))
+        output = tf.matmul(weights, values)
 
         def gradients(d_output):
             # dV = P^T dO,   dP = dO V^T,   dQ = dS K,   dK = dS^T Q, with dS from `_softmax_gradient`
@@ -166,13 +173,13 @@ def attend(
             d_scores = _softmax_gradient(weights, d_weights, output, d_output)
             return (
                 tf.matmul(d_scores, keys),
-                tf.matmul(d_scores, grouped, transpose_a=True),
+                tf.matmul(d_scores, queries, transpose_a=True),
                 tf.matmul(weights, d_output, transpose_a=True),
             )
 
         return output, gradients
 
-    return tf.reshape(attention(grouped, keys, values), (batch, heads, length, head_dim))
+    return attention(queries, keys, values)
 
 
 @compile_in_graphs

@@ -58,7 +58,9 @@ class AxialViT(keras.Model):
 
     def __init__(self, config: AxialViTConfig, *, dtype: str = "float32"):
         super().__init__(dtype=dtype, name="axial_vit")
-        check_config(config)
+        for key in ("image_size", "channels", "num_classes", "patch_size"):
+            if getattr(config, key) is None:
+                raise ValueError(f"{key} is not set: fill it in from the data with config.for_images().")
         self.config = config
         policy = self.dtype_policy
         pixels = config.patch_size**2 * config.channels
@@ -216,10 +218,3 @@ class AxialViT(keras.Model):
                 f"height and width must be multiples of patch_size {config.patch_size}, "
                 f"got images of {shape[1]}x{shape[2]}."
             )
-
-
-def check_config(config: AxialViTConfig) -> None:
-    """Raises ValueError if a value of the config is null."""
-    for key in ("image_size", "channels", "num_classes", "patch_size"):
-        if getattr(config, key) is None:
-            raise ValueError(f"{key} is not set: fill it in from the data with config.for_images().")
