@@ -57,10 +57,10 @@ class Attention(keras.layers.Layer):
     def __init__(self, num_heads: int, dim: int):
         super().__init__()
         self.num_heads, self.head_dim = num_heads, dim // num_heads
-        self.query, self.key, self.value, self.output = (dense(dim) for _ in range(4))
+        self.query, self.key, self.value, self.projection = (dense(dim) for _ in range(4))
 
     def build(self, shape):
-        for part in (self.query, self.key, self.value, self.output):
+        for part in (self.query, self.key, self.value, self.projection):
             part.build(shape)
         frequencies = 10_000 ** -np.linspace(0, 1, self.head_dim // 2, endpoint=False)
         angles = np.outer(np.arange(shape[1]), frequencies)[:, np.newaxis]
@@ -70,7 +70,7 @@ class Attention(keras.layers.Layer):
         shape = (-1, x.shape[1], self.num_heads, self.head_dim)
         queries, keys, values = (ops.reshape(part(x), shape) for part in (self.query, self.key, self.value))
         mixed = ops.dot_product_attention(self.rotate(queries), self.rotate(keys), values, is_causal=True)
-        return self.output(ops.reshape(mixed, (-1, *x.shape[1:])))
+        return self.projection(ops.reshape(mixed, (-1, *x.shape[1:])))
 
     def rotate(self, x):
         cosines, sines = (ops.cast(table, x.dtype) for table in (self.cosines, self.sines))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs.compose import load_config
-from configs.schema import Config
+from configs.compose import compose, load_config
+from configs.schema import Config, parse_config
 from data.config import PasskeyConfig
 from data.passkeys import training_passkeys
 from models.config import TransformerLMConfig
