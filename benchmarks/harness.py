@@ -108,9 +108,8 @@ def serve() -> None:
 
     module, function = sys.argv[1].split(":")
     try:
-        with silenced_standard_error():
-            module = importlib.import_module(module)
-            work = getattr(module, function)(**json.loads(sys.argv[2]))
+        with silenced_standard_error():  # TensorFlow prints when it is imported and initializes its devices
+            work = getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))
     except ModuleNotFoundError as error:
         return answer(problem=f"{error.name} is not installed: pip install -r requirements-bench.txt")
     except UnavailableError as error:

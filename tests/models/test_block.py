@@ -20,7 +20,7 @@ from models.block import (
 from models.kernels import attend
 from rope.embedding import RotaryEmbedding
 
-SEED = tf.constant([3, 4], tf.int32)
+SEED = np.array([3, 4], np.int32)
 SIZES = {"num_heads": 6, "num_kv_heads": 3, "head_dim": 4, "mlp_dim": 20}
 STDDEVS = {"input_stddev": 0.5, "output_stddev": 0.5}
 

@@ -17,10 +17,10 @@ DOCUMENTS = np.cumsum(np.random.default_rng(7).random((BATCH, 70)) < 0.1, axis=1
 MASKS = {
     "none": None,
     "causal": {},
-    "padding": {"padding": tf.constant([0, 5])},
-    "documents": {"segment_ids": tf.constant(DOCUMENTS)},
+    "padding": {"padding": np.array([0, 5], np.int32)},
+    "documents": {"segment_ids": DOCUMENTS},
     "alibi": {"alibi_heads": HEADS},
-    "blocks_of_documents": {"block": 3, "segment_ids": tf.constant(DOCUMENTS), "alibi_heads": HEADS},
+    "blocks_of_documents": {"block": 3, "segment_ids": DOCUMENTS, "alibi_heads": HEADS},
 }
 
 
@@ -38,7 +38,10 @@ def parts_of(length, *, kv_heads=3, dtype="float32"):
 
 
 def mask_of(name, dtype="float32"):
-    return None if MASKS[name] is None else CausalMask(dtype, **MASKS[name])
+    if MASKS[name] is None:
+        return None
+    arrays = {key: tf.constant(value) for key, value in MASKS[name].items() if isinstance(value, np.ndarray)}
+    return CausalMask(dtype, **MASKS[name] | arrays)
 
 
 def full(queries, keys, values, mask):

@@ -13,7 +13,7 @@ from models.vit import AxialViT
 from tests.models.reference import relative_difference, rms_norm, rotated
 from training.optimizer import is_decayed
 
-SEED = tf.constant([3, 4], tf.int32)
+SEED = np.array([3, 4], np.int32)
 # Sizes that differ on every axis: 3 x 5 patches of 2 x 2 pixels, 3 channels, 6 heads of 4 features.
 PLAIN = AxialViTConfig(dim=24, num_layers=2, num_heads=6, mlp_dim=20, patch_size=2).for_images(6, 10, 3, 7)
 POSITIONS = ("axial", "mixed", "learned", "sinusoidal", "none")

@@ -207,10 +207,10 @@ def test_a_doubled_table_has_each_angle_at_both_features_of_its_pair():
         np.testing.assert_allclose(table[0], 100 * language(4)[order], rtol=1e-6)
 
 
-@pytest.mark.parametrize("offset", [7, tf.constant(7)])
-def test_an_offset_equals_explicit_positions(offset):
+@pytest.mark.parametrize("convert", [int, tf.constant])
+def test_an_offset_equals_explicit_positions(convert):
     rotary, x = RotaryEmbedding(8), normal(2, 3, 5, 8)
-    by_offset = rotary.rotate_queries_or_keys(x, offset=offset)
+    by_offset = rotary.rotate_queries_or_keys(x, offset=convert(7))
     for positions, more in ((range(7, 12), 0), (range(5, 10), 2), ([7.0, 8.0, 9.0, 10.0, 11.0], 0)):
         by_positions = rotary.rotate_queries_or_keys(x, positions=positions, offset=more)
         np.testing.assert_array_equal(by_offset, by_positions)

@@ -11,7 +11,10 @@ def pytest_collection_finish(session):
         import tensorflow as tf
 
         (cpu,) = tf.config.list_physical_devices("CPU")
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        try:
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+        except RuntimeError as error:
+            raise pytest.UsageError("a test module creates tensors when it is imported") from error
 
 
 @pytest.fixture
