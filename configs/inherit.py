@@ -52,6 +52,9 @@ def parent_files(config: Config) -> Iterator[None]:
     """Registers the values of a config as the file `parent` of each group inside."""
     values = escape(to_dict(config))
     model = {key: None if key in FROM_IMAGES else value for key, value in values["model"].items()}
+    model["rope"]["scaling"]["original_max_position_embeddings"] = (
+        None  # each run fills it in from its parent
+    )
     store = ConfigStore.instance()
     store.store(group="model", name=PARENT, node=model)
     store.store(group="data", name=PARENT, node=values["data"])
