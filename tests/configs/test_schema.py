@@ -63,7 +63,7 @@ def parsed(**given):
         ({"context_length": 0}, "context_length must be >= 2, got 0"),
     ],
 )
-def test_a_value_out_of_range_is_told_with_its_range(given, problem):
+def test_value_out_of_range_is_reported_with_the_bound(given, problem):
     assert problems_of(given) == [problem]
 
 
@@ -107,7 +107,7 @@ def test_a_value_out_of_range_is_told_with_its_range(given, problem):
         ),
     ],
 )
-def test_a_value_of_the_wrong_type_is_told_with_the_right_one(given, problem):
+def test_value_of_a_wrong_type_is_reported_with_the_expected_type(given, problem):
     assert problems_of(given) == [problem]
 
 
@@ -132,7 +132,7 @@ def test_a_value_of_the_wrong_type_is_told_with_the_right_one(given, problem):
         ),
     ],
 )
-def test_an_unknown_choice_is_told_with_the_choices(given, problem):
+def test_unknown_choice_is_reported_with_the_choices(given, problem):
     assert problems_of(given) == [problem]
 
 
@@ -172,12 +172,12 @@ def test_an_unknown_choice_is_told_with_the_choices(given, problem):
         ),
     ],
 )
-def test_an_unknown_key_is_told_with_the_nearest_known_one(given, problem):
+def test_unknown_key_is_reported_with_the_nearest_known_one(given, problem):
     assert problems_of(given) == [problem]
 
 
 @pytest.mark.parametrize("value", [{}, {"path": "???"}])
-def test_a_missing_key_is_told_with_an_example(value):
+def test_missing_key_is_reported_with_an_example(value):
     problem = "data.path is missing: set data.path='docs/**/*.md'"
     assert problems_of({"data": {"source": "text_files"} | value}) == [problem]
 
@@ -217,11 +217,11 @@ def test_a_missing_key_is_told_with_an_example(value):
         ({"model": {"dim": 30}}, "model.dim must be a multiple of num_heads 4, got 30"),
     ],
 )
-def test_a_rule_between_keys_is_told_with_the_full_key(given, problem):
+def test_violated_rule_is_reported_with_the_full_key(given, problem):
     assert problems_of(given) == [problem]
 
 
-def test_every_problem_is_told_at_once():
+def test_every_problem_is_reported_at_once():
     given = {"num_steps": "x", "lr": 1, "model": {"dim": 0, "rope": {"theta": "x"}}, "accumulation_steps": 0}
     keys = [line.removeprefix("unknown key ").split()[0] for line in problems_of(given)]
     assert sorted(keys) == ["'lr'", "accumulation_steps", "model.dim", "model.rope.theta", "num_steps"]
@@ -239,18 +239,18 @@ def test_one_context_length_reaches_the_model():
     assert "context_length" not in to_dict(config)["model"]
 
 
-def test_the_source_picks_the_class_of_data():
+def test_source_selects_the_class_of_the_data():
     data = {"source": "tfds", "tfds_name": "tiny_shakespeare"}
     assert parsed(data=data).data == TfdsTextConfig(tfds_name="tiny_shakespeare")
 
 
-def test_the_architecture_picks_the_class_of_the_model():
+def test_architecture_selects_the_class_of_the_model():
     config = parse_config(VISION)
     assert config.model == AxialViTConfig()
     assert parse_config(to_dict(config)) == config
 
 
-def test_what_is_left_out_of_a_group_is_as_in_the_default_of_its_owner():
+def test_missing_key_of_a_group_gets_the_default_of_its_source():
     data = VISION["data"] | {"augment": {"rotation": 3}}
     assert parse_config(VISION | {"data": data}).data.augment == dataclasses.replace(
         DIGITS_AUGMENT, rotation=3.0
@@ -288,7 +288,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_kill_left_of_a_save_is_gone_after_the_next(tmp_path, monkeypatch):
+def test_partial_file_of_a_killed_save_is_replaced_by_the_next(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("os.getpid", lambda: 1)
         patch.setattr("os.replace", lambda old, new: None)
@@ -299,7 +299,7 @@ def test_what_a_kill_left_of_a_save_is_gone_after_the_next(tmp_path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
-def test_a_reader_of_the_old_file_sees_no_part_of_the_new(tmp_path):
+def test_reader_of_the_old_file_sees_no_part_of_the_new(tmp_path):
     path = tmp_path / "config.yaml"
     save_config(Config(name="old"), path)
     with open(path) as reader:
@@ -328,7 +328,7 @@ def test_nothing_in_a_foreign_file_is_resolved(tmp_path, monkeypatch):
         ("data: {source: python_stdlib}\nnam: a\n", "unknown key 'nam'; did you mean 'name'?"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_named_in_one_line(tmp_path, text, problem):
+def test_invalid_file_is_named_in_one_line(tmp_path, text, problem):
     path = tmp_path / "config.yaml"
     if text is not None:
         path.write_bytes(text.encode("latin-1"))
@@ -338,7 +338,7 @@ def test_a_file_that_is_no_configuration_is_named_in_one_line(tmp_path, text, pr
     assert line.startswith(f"{path}: " + problem.format(path=path))
 
 
-def test_differing_keys_are_named_with_both_values():
+def test_differing_keys_are_listed_with_both_values():
     other = dataclasses.replace(Config(), seed=500, data=TextFilesConfig(path="a.txt"))
     assert differing_keys(Config(), Config()) == []
     assert differing_keys(Config(data=PythonStdlibConfig()), other) == [
@@ -349,7 +349,7 @@ def test_differing_keys_are_named_with_both_values():
     ]
 
 
-def test_keys_conflict_that_both_have_and_that_change_a_step():
+def test_conflicting_keys_exist_on_both_sides_and_change_a_step():
     other = dataclasses.replace(Config(), name="other", seed=5, log_every=7, data=TextFilesConfig(path="a"))
     assert conflicting_keys(deciding_keys(Config()), other) == [
         ("seed", 0, 5),
@@ -357,6 +357,6 @@ def test_keys_conflict_that_both_have_and_that_change_a_step():
     ]
 
 
-def test_a_difference_is_told_as_values_stand_in_yaml():
+def test_difference_is_described_with_yaml_values():
     assert describe_difference(("a.b", None, (8, 12))) == "a.b is null there, [8,12] here"
     assert describe_difference(("c", "axial", True)) == "c is axial there, true here"
