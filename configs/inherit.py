@@ -30,7 +30,7 @@ def config_to_inherit(cfg: DictConfig) -> Path | None:
 
 
 def implicit_groups(choices: Mapping[str, str], overrides: Iterable[str]) -> list[str]:
-    """Those of `model` and `data` that neither the experiment file nor the command line chooses.
+    """Groups of `model` and `data` that neither the experiment file nor the command line chooses.
 
     Args:
         choices: name of the chosen file of each group.

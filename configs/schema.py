@@ -263,5 +263,5 @@ def deciding_keys(config: Config) -> dict[str, object]:
 
 def describe_difference(difference: tuple[str, object, object]) -> str:
     """One of `differing_keys` in words, for values of another run and of this one."""
-    key, there, here = difference
-    return f"{key} is {format_value(there)} there, {format_value(here)} here"
+    key, other, own = difference
+    return f"{key} is {format_value(other)} there, {format_value(own)} here"

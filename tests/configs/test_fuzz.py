@@ -92,14 +92,14 @@ def composed(*overrides):
         return OmegaConf.to_container(hydra_compose("train", overrides=list(overrides)))
 
 
-def check(parse, told):
-    """What `parse` gives is a config, or an error in lines that a terminal can show."""
+def check(parse, case):
+    """Asserts that `parse` returns a config or raises an error in short lines."""
     try:
-        assert isinstance(parse(), Config), told
+        assert isinstance(parse(), Config), case
     except ConfigError as error:
-        assert str(error), told
+        assert str(error), case
         for line in str(error).split("\n"):
-            assert 0 < len(line) < LONGEST_LINE, told
+            assert 0 < len(line) < LONGEST_LINE, case
 
 
 @pytest.mark.parametrize(
