@@ -29,7 +29,7 @@ class OptimizerConfig(Options):
 
 
 class DistributeConfig(Options):
-    """Devices of a run; see `training.distribution`."""
+    """Devices of a run; see `training.multi_device`."""
 
     strategy: Literal["none", "mirrored", "multi_worker"] = "none"
     devices: Annotated[tuple[str, ...] | None, Field(examples=["[CPU:0,CPU:1]"])] = None
