@@ -113,7 +113,7 @@ def describe_language_model(model: TransformerLMConfig) -> list[str]:
     rope = model.rope
     details += [f"theta {rope.theta:g}", rope.layout, f"interpolate_factor {rope.interpolate_factor:g}"]
     if rope.scaling.type != "none":
-        details.append(f"{rope.scaling.type} scaling {rope.scaling.given()}")
+        details.append(f"{rope.scaling.type} scaling {rope.scaling.set_keys()}")
     if rope.xpos:
         details.append("xPos")
     if rope.learned_freq:
