@@ -1,7 +1,6 @@
 """Batches as pure functions of (seed, index), and the `tf.data` dataset that calls them.
 
-The position of a run in its data is one integer, the index of its next batch. `training_batch` computes batch
-`index` of a token array, `training_passkeys` that of generated texts and `training_images` that of images.
+The position of a run in its data is one integer, the index of its next batch.
 
 Shapes:
     rows: number of examples that this process reads: `batch_size`, or fewer if the argument `rows` is a slice
@@ -50,7 +49,7 @@ def batch_items(
     """Items of batch `index`, drawn without replacement within an epoch; a batch may span epochs.
 
     Returns:
-        (rows,) int64 items, and the (rows,) int64 epoch of each.
+        Items, (rows,) int64, and the epoch of each, (rows,) int64.
     """
     positions = index * batch_size + np.arange(batch_size)[rows]  # (rows,)
     epochs, places = np.divmod(positions, num_items)
@@ -61,13 +60,8 @@ def batch_items(
     return items, epochs
 
 
-def number_of_rows(batch_size: int, rows: slice) -> int:
-    """Length of the slice `rows` of a batch."""
-    return len(range(batch_size)[rows])
-
-
 def windows_per_epoch(num_tokens: int, length: int) -> int:
-    """Number of windows in every epoch: as many as fit after any phase."""
+    """Number of windows in every epoch, which fit after any phase."""
     return max(1, (num_tokens - length) // length)
 
 
@@ -108,11 +102,7 @@ def batch_dataset(
 ) -> tf.data.Dataset:
     """Dataset of the arrays `batch(i)` for `start_step <= i < num_steps`.
 
-    A run that stopped after step k resumes with `start_step=k`.
-
-    Args:
-        batch: pure function of the index, such as `training_batch` with its other arguments bound; its arrays
-            have the same shapes and dtypes for every index.
+    A run that stopped after step k resumes with `start_step=k`. All batches have the same shapes and dtypes.
     """
     first = batch(start_step)
     dtypes = [tf.as_dtype(array.dtype) for array in first]
@@ -129,14 +119,15 @@ class EvaluationBatches(Sequence):
 
     Args:
         num_items: items 0..num_items - 1 are visited once each.
-        load: returns the batch of up to `rows` items, filled up with rows whose targets do not count.
+        load: returns the batch of some items. Its second argument is the number of rows; rows without an item
+            have targets that do not count.
         max_batches: evaluates on fewer batches, with the items evenly spread.
     """
 
     def __init__(
         self,
         num_items: int,
-        load: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+        load: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
         *,
         batch_size: int,
         max_batches: int | None = None,
@@ -157,7 +148,7 @@ class EvaluationBatches(Sequence):
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         items = self._items[index * self._batch_size : (index + 1) * self._batch_size]
-        return self._load(items[self._rows])
+        return self._load(items[self._rows], len(range(self._batch_size)[self._rows]))
 
 
 def evaluation_batches(
@@ -171,19 +162,13 @@ def evaluation_batches(
     """Consecutive windows of a token array: every token except the first is a target exactly once.
 
     A batch is inputs and targets, (rows, length) int32 each. Window w starts at token `w * length`; places
-    after the last token, and rows that fill up the last batch, have the target -1.
-
-    Args:
-        tokens: (num_tokens,) integers, in memory or memory-mapped; at least 2.
-        max_batches: evaluates on fewer batches, with the windows evenly spread.
+    after the last of the (num_tokens,) tokens, and rows that fill up the last batch, have the target -1.
     """
-    shape = number_of_rows(batch_size, rows), length
 
-    def load(windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inputs = np.full(shape, SEPARATOR, np.int32)
-        targets = np.full(shape, IGNORED_TARGET, np.int32)
-        for row, window in enumerate(windows):
-            start = int(window) * length
+    def load(windows: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        inputs = np.full((num_rows, length), SEPARATOR, np.int32)
+        targets = np.full((num_rows, length), IGNORED_TARGET, np.int32)
+        for row, start in enumerate(windows * length):
             piece = tokens[start : start + length + 1]  # shorter at the end of the tokens
             inputs[row, : len(piece) - 1] = piece[:-1]
             targets[row, : len(piece) - 1] = piece[1:]

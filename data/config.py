@@ -79,10 +79,7 @@ class AugmentConfig(Options):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Key and message of each violated rule between fields."""
         if self.fill != "zero" and not (self.rotation or self.scale or self.shear or self.shift):
-            yield (
-                "fill",
-                f"{self.fill} has no effect without rotation, scale, shear or shift; use zero",
-            )
+            yield ("fill", f"{self.fill} has no effect without rotation, scale, shear or shift; use zero")
 
 
 DIGITS_AUGMENT = AugmentConfig(rotation=10.0, scale=0.1, shear=10.0, shift=0.1)

@@ -13,10 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
-from data.disk_cache import cache_folder, hash_files, load_or_build
-from data.progress import Progress, report_skipped
-from data.sources import Documents, Source, python_stdlib_source, text_files_source
-from data.split import SPLITS, Document, Split, held_out_bytes, split_by_name, split_by_tail
+from data.disk_cache import Progress, cache_folder, hash_files, load_or_build, report_skipped
+from data.sources import (
+    SPLITS,
+    Document,
+    Documents,
+    Source,
+    Split,
+    hash_fraction,
+    python_stdlib_source,
+    text_files_source,
+)
 from data.tfds import tfds_source
 from data.tokens import SEPARATOR, InvalidText, clean_text
 from system.errors import DataError
@@ -25,16 +32,17 @@ from system.text import format_count
 TextConfig = PythonStdlibConfig | TextFilesConfig | TfdsTextConfig
 Report = Callable[[str], None]
 
+# With 8 documents expected on the smaller side, a side is empty in one of e**8 = 3,000 corpora.
+MIN_EXPECTED_DOCUMENTS = 8
+
 
 @dataclass(frozen=True)
 class TextCorpus:
     """Tokens of one corpus.
 
     Attributes:
-        train: (train length,) uint8 tokens, memory-mapped.
-        validation: (validation length,) uint8 tokens, memory-mapped.
-        train_documents: number of documents in `train`.
-        validation_documents: number of documents, or of tails of documents, in `validation`.
+        train, validation: (length,) uint8 tokens, memory-mapped.
+        train_documents, validation_documents: numbers of documents, or of the parts of divided documents.
         fingerprint: SHA-256 over the tokens of both splits.
         description: one line about the source and its size.
     """
@@ -50,9 +58,7 @@ class TextCorpus:
 def load_text(config: TextConfig, *, report: Report = print) -> TextCorpus:
     """Loads the corpus of `config` from the cache, which is built first if any document has changed.
 
-    Args:
-        config: one of the text classes of `data.config`.
-        report: receives one-line messages: progress and skipped documents.
+    `report` receives one-line messages: progress and skipped documents.
 
     Raises:
         DataError: if the documents cannot be found or read, no text is left, or the cache cannot be written.
@@ -75,11 +81,7 @@ def load_text(config: TextConfig, *, report: Report = print) -> TextCorpus:
 
 
 def check_length(corpus: TextCorpus, context_length: int) -> None:
-    """Checks that each split fills one window of `context_length` inputs and their targets.
-
-    Raises:
-        DataError: if either split is shorter than `context_length + 1` tokens.
-    """
+    """Raises DataError if a split is shorter than one window, `context_length + 1` tokens."""
     for split, tokens, advice in (
         ("train", corpus.train, "add text"),
         ("validation", corpus.validation, "add text, increase data.held_out"),
@@ -104,10 +106,7 @@ def _source(config: TextConfig, *, report: Report) -> Source:
 
 
 def _usable(documents: Documents, progress: Progress, digests: set[bytes]) -> Iterator[Document]:
-    """Name and cleaned content of each document that is text, is not empty and does not repeat another.
-
-    `digests` are the SHA-256 of the contents so far.
-    """
+    """Cleaned documents that are text, not empty and not in `digests`, the SHA-256 of those so far."""
     for name, raw in documents:
         progress.advance()
         try:
@@ -154,7 +153,7 @@ def _tokenize(source: Source, folder: Path, held_out: float, report: Report) -> 
 def _divide(
     source: Source, held_out: float, progress: Progress, report: Report
 ) -> tuple[str, Iterable[tuple[Split, bytes]]]:
-    """Rule that divides the documents ("source", "tail" or "name"), and (split, content) of each part."""
+    """Name of the rule that divides the documents, and (split, content) of each part."""
     digests: set[bytes] = set()
     documents = _usable(source.documents(), progress, digests)
     if source.validation_documents is not None:
@@ -171,14 +170,56 @@ def _divide(
     return "name", split_by_name(documents, held_out=held_out, max_bytes=max_bytes)
 
 
+def held_out_bytes(documents: Iterable[Document], *, held_out: float) -> int | None:
+    """Bytes to hold out in whole documents; None if either split would have fewer than 8 on average."""
+    sizes = [len(content) for _, content in documents]
+    if len(sizes) * min(held_out, 1 - held_out) < MIN_EXPECTED_DOCUMENTS:
+        return None
+    return round(sum(sizes) * held_out)
+
+
+def split_by_name(
+    documents: Iterable[Document], *, held_out: float, max_bytes: int
+) -> Iterator[tuple[Split, bytes]]:
+    """Holds out the documents whose name hashes below `held_out`.
+
+    A document keeps its split when others are added or removed. One of more than `max_bytes`, the bytes to
+    hold out, is divided by `split_by_tail`. The documents must not repeat.
+    """
+    for name, content in documents:
+        if len(content) > max_bytes:
+            yield from split_by_tail([(name, content)], held_out=held_out)
+        else:
+            yield ("validation" if hash_fraction(name) < held_out else "train"), content
+
+
+def split_by_tail(documents: Iterable[Document], *, held_out: float) -> Iterator[tuple[Split, bytes]]:
+    """Holds out the last `held_out` of each document, for a corpus of one or a few documents.
+
+    The cut never divides a UTF-8 character. A document too short to be cut is training text.
+    """
+    for _, content in documents:
+        cut = _character_start(content, len(content) - round(len(content) * held_out))
+        for split, part in (("train", content[:cut]), ("validation", content[cut:])):
+            if part:
+                yield split, part
+
+
+def _character_start(content: bytes, index: int) -> int:
+    """Start of the UTF-8 character that contains byte `index`; the end of `content` in place of 0."""
+    while 0 < index < len(content) and content[index] & 0xC0 == 0x80:
+        index -= 1
+    return index or len(content)
+
+
 def _write_splits(parts: Iterable[tuple[Split, bytes]], folder: Path) -> dict[Split, int]:
     """Writes the documents with a separator before, between and after them; returns their numbers."""
     separator = bytes([SEPARATOR])
     num_documents = dict.fromkeys(SPLITS, 0)
     with open(folder / "train.bin", "wb") as train, open(folder / "validation.bin", "wb") as validation:
         files = {"train": train, "validation": validation}
-        for file in files.values():
-            file.write(separator)
+        train.write(separator)
+        validation.write(separator)
         for split, content in parts:
             files[split].write(content + separator)
             num_documents[split] += 1

@@ -2,20 +2,24 @@
 
 A cache entry is a folder of binary files and `meta.json`, which records their SHA-256 and its own. The folder
 is renamed into place when it is complete. Every load compares the hashes, and builds a missing or damaged
-entry again.
+entry again. `Progress` counts the items while an entry is built.
 """
 
 import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from system.errors import DataError, reason
+from system.text import format_count, format_duration
 
 # Part of the key: increase it when the content of the files changes.
 FORMAT_VERSION = 3
+REPORT_EVERY_SECONDS = 10
+MAX_SKIPPED_NAMED = 20
 
 
 def cache_folder(cache_dir: str | None, source: str, identity: dict) -> Path:
@@ -36,10 +40,10 @@ def load_or_build(folder: Path, build: Callable[[Path], dict]) -> dict:
     Several processes may build the same entry: the first complete one stays.
 
     Args:
-        build: writes the files into the folder that it is given; returns JSON values for `meta.json`.
+        build: writes files into a folder; returns JSON values for `meta.json`.
 
     Raises:
-        DataError: if the folder cannot be written.
+        DataError: if the cache cannot be written.
     """
     meta = read_meta(folder)
     if meta is not None:
@@ -98,3 +102,60 @@ def _publish(new: Path, folder: Path, *, damaged: Path) -> None:
         if read_meta(folder) is None:
             os.replace(folder, damaged)
             os.replace(new, folder)
+
+
+class Progress:
+    """Counts items and reports rate and remaining time every 10 seconds.
+
+    `num_skipped` counts the invalid items, and `skipped` has the messages of the first 20. The caller counts
+    duplicates in `num_repeated`.
+
+    Args:
+        verb: past tense of the action, such as `read`.
+        total: number of items; `unit` is their name in the singular.
+        report: receives one-line messages.
+        invalid: "skip", or "error" to raise at the first invalid item.
+    """
+
+    def __init__(
+        self, verb: str, total: int, unit: str, *, report: Callable[[str], None], invalid: str = "skip"
+    ):
+        self.num_repeated = self.num_skipped = 0
+        self.skipped: list[str] = []
+        self._verb, self._total, self._unit = verb, total, unit
+        self._report, self._invalid = report, invalid
+        self._num_done = 0
+        self._started_at = self._reported_at = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        """Counts `count` more items as done."""
+        self._num_done += count
+        now = time.monotonic()
+        if now - self._reported_at >= REPORT_EVERY_SECONDS:
+            self._reported_at = now
+            seconds_per_item = (now - self._started_at) / self._num_done
+            self._report(
+                f"{self._verb} {self._num_done:,} of {format_count(self._total, self._unit)}, "
+                f"{1 / seconds_per_item:,.0f} per second, "
+                f"{format_duration(seconds_per_item * (self._total - self._num_done))} left"
+            )
+
+    def skip(self, message: str) -> None:
+        """Records an invalid item, `name: reason`; raises DataError if `invalid` is "error"."""
+        if self._invalid == "error":
+            raise DataError(f"{message}; fix or remove the file, or set data.invalid=skip")
+        self.num_skipped += 1
+        if len(self.skipped) < MAX_SKIPPED_NAMED:
+            self.skipped.append(message)
+
+    def facts(self) -> dict:
+        """Number and first names of the skipped items, for `report_skipped`."""
+        return {"num_skipped": self.num_skipped, "skipped": self.skipped}
+
+
+def report_skipped(facts: dict, unit: str, report: Callable[[str], None]) -> None:
+    """Reports the skipped items that `Progress.facts` recorded."""
+    for message in facts["skipped"]:
+        report(f"skipped {message}")
+    if facts["num_skipped"] > len(facts["skipped"]):
+        report(f"skipped {format_count(facts['num_skipped'] - len(facts['skipped']), f'more {unit}')}")

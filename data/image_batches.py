@@ -8,7 +8,7 @@ Shapes:
     mean, deviation: (channels,) float32 statistics of the training pixels, with values in [0, 1].
 """
 
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +20,6 @@ from data.batches import (
     EvaluationBatches,
     batch_dataset,
     batch_items,
-    number_of_rows,
     random_generator,
 )
 from data.config import AugmentConfig
@@ -29,39 +28,6 @@ from data.images import ImageSplit
 FILL_MODES = {"zero": "CONSTANT", "reflect": "REFLECT"}
 # Random numbers of one image: rotation, scale, shear, vertical shift, horizontal shift, flip.
 NUM_DRAWS = 6
-
-
-def training_images(
-    split: ImageSplit,
-    index: int,
-    *,
-    batch_size: int,
-    seed: int,
-    augment: AugmentConfig,
-    rows: slice = ALL_ROWS,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Batch `index` of an endless run, before its images are warped and normalized.
-
-    An epoch visits each image once in a random order.
-
-    Args:
-        split: images and labels, in memory or memory-mapped.
-        index: 0 for the first batch of a run.
-        augment: ranges of the random transforms.
-
-    Returns:
-        Images (rows, height, width, channels) uint8, labels (rows,) int32, and the transform of each image,
-        (rows, 8) float32, see `warp`.
-    """
-    items, epochs = batch_items(
-        index, batch_size=batch_size, num_items=len(split.labels), seed=seed, rows=rows
-    )
-    transforms = np.zeros((len(items), 8), np.float32)
-    if is_augmented(augment):
-        transforms = random_transforms(
-            augment, items, epochs, seed=seed, num_items=len(split.labels), image_size=split.images.shape[1:3]
-        )
-    return np.asarray(split.images[items]), split.labels[items], transforms
 
 
 def image_training_dataset(
@@ -76,13 +42,22 @@ def image_training_dataset(
     deviation: np.ndarray,
     rows: slice = ALL_ROWS,
 ) -> tf.data.Dataset:
-    """Dataset of `training_images(split, i, ...)`, warped and normalized, for `start_step <= i < num_steps`.
+    """Batches `start_step <= i < num_steps` of an endless run, whose epochs have each image once.
 
     Yields images (rows, height, width, channels) float32 and labels (rows,) int32.
     """
+    num_items, (height, width) = len(split.labels), split.images.shape[1:3]
     # (width, channels): TensorFlow takes three times as long to broadcast (channels,).
-    width = split.images.shape[2]
     scale, offset = (np.tile(values, (width, 1)) for values in _normalization(mean, deviation))
+
+    def batch(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        items, epochs = batch_items(index, batch_size=batch_size, num_items=num_items, seed=seed, rows=rows)
+        transforms = np.zeros((len(items), 8), np.float32)
+        if is_augmented(augment):
+            transforms = random_transforms(
+                augment, items, epochs, seed=seed, num_items=num_items, image_size=(height, width)
+            )
+        return np.asarray(split.images[items]), split.labels[items], transforms
 
     def transform(images, labels, transforms):
         shape, images = images.shape, tf.cast(images, tf.float32)
@@ -90,7 +65,6 @@ def image_training_dataset(
             images = warp(images, transforms, fill=augment.fill)
         return tf.ensure_shape(images * scale + offset, shape), labels
 
-    batch = partial(training_images, split, batch_size=batch_size, seed=seed, augment=augment, rows=rows)
     dataset = batch_dataset(batch, start_step=start_step, num_steps=num_steps)
     return dataset.map(transform, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
@@ -107,12 +81,10 @@ def image_evaluation_batches(
     """Every image exactly once, in stored order.
 
     A batch is images (rows, height, width, channels) float32 and labels (rows,) int32. The last one is filled
-    up with black images of the label -1, which do not count. With `max_batches`, fewer images that are evenly
-    spread.
+    up with black images of the label -1, which do not count.
     """
-    num_rows = number_of_rows(batch_size, rows)
 
-    def load(items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def load(items: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
         images = np.zeros((num_rows, *split.images.shape[1:]), np.uint8)
         labels = np.full(num_rows, IGNORED_TARGET, np.int32)
         images[: len(items)] = split.images[items]
@@ -150,16 +122,10 @@ def random_transforms(
     num_items: int,
     image_size: tuple[int, int],
 ) -> np.ndarray:
-    """Transforms of images; each is a function of (seed, item, epoch) alone.
+    """Transforms of the images `items`, (batch,), in `epochs`, (batch,): functions of (seed, item, epoch).
 
     Without rotation, scale and shear, shifts are whole pixels, so that they do not blur; along a side where
     the largest shift is below one pixel, they are fractions.
-
-    Args:
-        items: (batch,) indices of images.
-        epochs: (batch,) epoch of each.
-        num_items: number of images in the set.
-        image_size: height and width.
 
     Returns:
         (batch, 8) float32, see `warp`.
@@ -210,7 +176,6 @@ def affine_transforms(
         shear: (batch,) degrees between the sheared and the vertical axis; positive moves lower rows right.
         shift: (batch, 2) pixels down and to the right.
         flip: (batch,) booleans, left to right.
-        image_size: height and width.
 
     Returns:
         (batch, 8) float32, see `warp`; exact for an identity, a flip and a shift by whole pixels.
@@ -230,24 +195,18 @@ def affine_transforms(
 
 
 def _matrices(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """(batch, 2, 2) matrices [[a, b], [c, d]]."""
+    """(batch, 2, 2)."""
     return np.stack([np.stack([a, b], axis=-1), np.stack([c, d], axis=-1)], axis=-2)
 
 
 def warp(images, transforms, *, fill: str) -> tf.Tensor:
-    """Images resampled with bilinear interpolation.
+    """Images (batch, height, width, channels) float32, resampled with bilinear interpolation.
 
     Args:
-        images: (batch, height, width, channels) float32.
         transforms: (batch, 8) float32 coefficients a0, a1, a2, b0, b1, b2, 0, 0: the pixel (x, y) of the
             result is at (a0 x + a1 y + a2, b0 x + b1 y + b2) of the image.
         fill: values outside the image: "zero", or "reflect" for its mirror image.
-
-    Returns:
-        The shape of `images`, float32.
     """
-    if fill not in FILL_MODES:
-        raise ValueError(f"fill must be one of {', '.join(FILL_MODES)}, got {fill!r}")
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=transforms,

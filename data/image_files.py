@@ -1,17 +1,28 @@
-"""Image files: decoded with Pillow, whatever their name, and brought to one size."""
+"""Image files: decoded with Pillow, brought to one size, and found in one folder for each class."""
 
 import io
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby, product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data.sources import read_file
+from data.config import ImageFolderConfig
+from data.sources import Example, ImageSource, Split, file_state, hash_fraction, read_file
 from system.errors import DataError, reason
-from system.text import printable
+from system.files import walk_files
+from system.text import format_count, printable
+
+# Names of the folders of two splits; the first one that exists is used.
+TRAIN_FOLDERS = ("train", "training")
+HELD_OUT_FOLDERS = ("validation", "val", "valid", "dev", "eval", "test", "testing")
+FILES_AT_ONCE = 64
 
 
 class InvalidImage(ValueError):
@@ -22,7 +33,7 @@ def read_image(path: Path | str, *, image_size: tuple[int, int], channels: int) 
     """Image of a file as input of a model: (*image_size, channels) uint8.
 
     Raises:
-        DataError: if the file is missing or not an image, or `channels` is neither 1 nor 3.
+        DataError: if the file cannot be read or is no image, or `channels` is neither 1 nor 3.
     """
     if channels not in (1, 3):
         raise DataError(f"an image file has 1 or 3 channels, but the model takes {channels}")
@@ -37,10 +48,7 @@ def read_image(path: Path | str, *, image_size: tuple[int, int], channels: int) 
 def decode_image(raw: bytes, *, channels: int) -> np.ndarray:
     """(height, width, channels) uint8 pixels, rotated as EXIF says; the first frame of an animation.
 
-    Transparent pixels become white, and 16-bit grey becomes 8-bit grey.
-
-    Args:
-        channels: 1 for grey, 3 for RGB.
+    One channel is grey, three are RGB. Transparent pixels become white, and 16-bit grey becomes 8-bit grey.
 
     Raises:
         InvalidImage: if Pillow cannot decode `raw`, or its pixels have 32 bits.
@@ -81,14 +89,8 @@ def has_colour(path: Path) -> bool:
 def fit_images(images: Sequence[np.ndarray], image_size: tuple[int, int]) -> np.ndarray:
     """Images cropped about their middle to the aspect ratio of `image_size`, then resized.
 
-    Bilinear with antialiasing; an image of that size is unchanged.
-
-    Args:
-        images: (height, width, channels) uint8 each, of any sizes and one number of channels.
-        image_size: height and width in pixels.
-
-    Returns:
-        (len(images), *image_size, channels) uint8.
+    Bilinear with antialiasing; an image of that size is unchanged. Images are (height, width, channels) uint8
+    of any sizes; the result is (len(images), *image_size, channels) uint8.
     """
     cropped = [_crop(image, image_size) for image in images]
     if len({image.shape for image in cropped}) == 1:
@@ -97,7 +99,6 @@ def fit_images(images: Sequence[np.ndarray], image_size: tuple[int, int]) -> np.
 
 
 def _crop(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Largest part about the middle of `image` with the aspect ratio of `image_size`."""
     height, width = image.shape[:2]
     scale = min(height / image_size[0], width / image_size[1])
     new_height = max(1, round(image_size[0] * scale))
@@ -107,10 +108,160 @@ def _crop(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def _resize(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """(batch, *image_size, channels) uint8."""
     if images.shape[1:3] == tuple(image_size):
         return images
     # Always on the CPU, so that a file gives the same pixels on every machine.
     with tf.device("/cpu:0"):
         resized = tf.image.resize(images, image_size, method="bilinear", antialias=True)
         return tf.cast(tf.round(resized), tf.uint8).numpy()
+
+
+class ImageFile(NamedTuple):
+    """One file: `name` is its path relative to the folder of the set."""
+
+    name: str
+    path: Path
+    label: int
+
+
+Splits = dict[Split, list[ImageFile]]
+
+
+def image_folder_source(config: ImageFolderConfig) -> ImageSource:
+    """Images below `config.path`, in the order of their classes and names.
+
+    A class is a folder, and its images are all files below it, except hidden files and folders. If the path
+    has one of `TRAIN_FOLDERS` and one of `HELD_OUT_FOLDERS`, these are the splits. Otherwise files whose name
+    hashes below `config.held_out` are held out, so that a file keeps its split when others come or go; each
+    class has at least one image in either split.
+
+    Raises:
+        DataError: if a folder cannot be read, there are fewer than two class folders, one is empty, the
+            splits have different classes, or `held_out` is set although the splits exist.
+    """
+    root = Path(config.path).expanduser()
+    if not root.is_dir():
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"data.path={config.path} {problem}; choose a folder with one folder for each class")
+    try:
+        classes, splits = _find_files(root, config)
+        states = {split: [file_state(*file[:2]) for file in files] for split, files in splits.items()}
+    except OSError as error:
+        raise DataError(f"cannot read {printable(str(error.filename))}: {reason(error)}") from error
+
+    def examples(split: Split, skip: Callable[[str], None]) -> Iterator[Example]:
+        with warnings.catch_warnings(action="ignore"):
+            is_grey = not any(has_colour(file.path) for files in splits.values() for file in files)
+        return _read(splits[split], config.image_size, channels=1 if is_grey else 3, skip=skip)
+
+    return ImageSource(
+        name=printable(f"{config.source} {config.path}"),
+        identity={"root": printable(str(root.absolute())), "files": states, "invalid": config.invalid},
+        classes=classes,
+        counts={split: len(files) for split, files in splits.items()},
+        examples=examples,
+        every_class=True,
+        invalid=config.invalid,
+    )
+
+
+def _find_files(root: Path, config: ImageFolderConfig) -> tuple[tuple[str, ...], Splits]:
+    """Names of the classes, and the files of each split."""
+    pairs = product(TRAIN_FOLDERS, HELD_OUT_FOLDERS)
+    existing = next((pair for pair in pairs if all((root / name).is_dir() for name in pair)), None)
+    if existing is None:
+        classes, files = _class_files(root, root)
+        _check_for_splits(root, classes, files)
+        return classes, _split_by_hash(files, held_out=config.held_out)
+    if config.held_out != ImageFolderConfig.held_out:
+        raise DataError(
+            f"data.held_out={config.held_out} has no effect: {printable(str(root))} is already split into "
+            f"{existing[0]} and {existing[1]}; omit it"
+        )
+    train, held_out = existing
+    classes, train_files = _class_files(root / train, root)
+    other_classes, held_out_files = _class_files(root / held_out, root)
+    if classes != other_classes:
+        name = min(set(classes) ^ set(other_classes))
+        present, missing = (train, held_out) if name in classes else (held_out, train)
+        raise DataError(
+            f"the classes of {printable(str(root))}/{train} and /{held_out} differ: "
+            f"{name} is in {present} and not in {missing}; both need the same folders"
+        )
+    return classes, {"train": train_files, "validation": held_out_files}
+
+
+def _class_files(folder: Path, root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
+    """Names of the classes in `folder`, and their files."""
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = tuple(printable(path.name) for path in folders)
+    where = printable(str(folder))
+    if len(classes) < 2:
+        names = f" ({classes[0]})" if classes else ""
+        raise DataError(
+            f"{where} has {format_count(len(classes), 'class folder')}{names}; classification needs at least "
+            f"two: {where}/CLASS/*, or {where}/train/CLASS/* and {where}/test/CLASS/*"
+        )
+    files = []
+    for label, path in enumerate(folders):
+        found = [
+            ImageFile(printable(file.relative_to(root).as_posix()), file, label)
+            for file in walk_files(path, is_excluded=lambda name: name.startswith("."))
+        ]
+        if not found:
+            raise DataError(f"the class folder {printable(str(path))} is empty; add images or remove it")
+        files += sorted(found)
+    return classes, files
+
+
+def _check_for_splits(root: Path, classes: tuple[str, ...], files: list[ImageFile]) -> None:
+    """Raises DataError if the classes seem to be splits: each contains no image and the same folders."""
+    subfolders: list[set[str | None]] = [set() for _ in classes]
+    for file in files:
+        _, *folders, _ = file.name.split("/")
+        subfolders[file.label].add(folders[0] if folders else None)
+    first = subfolders[0]
+    if None not in first and len(first) > 1 and all(each == first for each in subfolders):
+        raise DataError(
+            f"{printable(str(root))}: {', '.join(classes)} contain no images, but the same folders: "
+            f"{', '.join(sorted(first))}; if these are splits, rename them train and test, otherwise move "
+            "images directly into a class"
+        )
+
+
+def _split_by_hash(files: list[ImageFile], *, held_out: float) -> Splits:
+    """Divides each class, whose files are consecutive; keeps their order."""
+    splits: Splits = {"train": [], "validation": []}
+    for _, group in groupby(files, key=lambda file: file.label):
+        fractions = {file: hash_fraction(file.name) for file in group}
+        ranked = sorted(fractions, key=fractions.get)
+        below = sum(fraction < held_out for fraction in fractions.values())
+        validation = set(ranked[: min(max(below, 1), len(ranked) - 1)])
+        for file in fractions:
+            splits["validation" if file in validation else "train"].append(file)
+    return splits
+
+
+def _read(
+    files: list[ImageFile], image_size: tuple[int, int] | None, *, channels: int, skip: Callable[[str], None]
+) -> Iterator[Example]:
+    """Decodes the files on all cores, in order."""
+
+    def decode(file: ImageFile) -> np.ndarray | InvalidImage:
+        try:
+            image = decode_image(read_file(file.path), channels=channels)
+        except InvalidImage as error:
+            return error
+        # Resized here, so that each thread holds at most one large image.
+        return image if image_size is None else fit_images([image], image_size)[0]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(files), FILES_AT_ONCE):
+            some = files[start : start + FILES_AT_ONCE]
+            with warnings.catch_warnings(action="ignore"):
+                images = list(pool.map(decode, some))
+            for file, image in zip(some, images, strict=True):
+                if isinstance(image, InvalidImage):
+                    skip(f"{file.name}: {image}")
+                else:
+                    yield Example(file.name, image, file.label)

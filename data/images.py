@@ -14,12 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from data.config import DigitsConfig, ImageFolderConfig, TfdsImagesConfig
-from data.disk_cache import cache_folder, load_or_build
-from data.image_files import fit_images
-from data.image_folder import image_folder_source
-from data.progress import Progress, report_skipped
-from data.sources import Example, ImageSource
-from data.split import SPLITS, Split
+from data.disk_cache import Progress, cache_folder, load_or_build, report_skipped
+from data.image_files import fit_images, image_folder_source
+from data.sources import SPLITS, Example, ImageSource, Split
 from data.tfds import tfds_images_source
 from system.errors import DataError
 from system.text import format_count
@@ -50,8 +47,6 @@ class ImageSet:
     """Images of one set.
 
     Attributes:
-        train: training images.
-        validation: held-out images of the same size and channels.
         classes: names of the classes; labels are their indices.
         mean: (channels,) float32 of the training images, with pixel values in [0, 1].
         deviation: (channels,) float32 standard deviation of the same.
@@ -71,9 +66,7 @@ class ImageSet:
 def load_images(config: ImagesConfig, *, report: Report = print) -> ImageSet:
     """Loads the images of `config` from the cache, which is built first if any of them has changed.
 
-    Args:
-        config: one of the image classes of `data.config`.
-        report: receives one-line messages: progress and skipped files.
+    `report` receives one-line messages: progress and skipped files.
 
     Raises:
         DataError: if the images cannot be found or read, are not a valid set, or cannot be cached.
@@ -216,10 +209,8 @@ def _facts(splits: dict[Split, ImageSplit], classes: tuple[str, ...]) -> dict:
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel, (channels,) float32, of pixel values in [0, 1].
 
-    The deviation of a constant channel is 1, so that images can be divided by it.
-
-    Args:
-        images: (count, height, width, channels) uint8, in memory or memory-mapped.
+    Images are (count, height, width, channels) uint8. The deviation of a constant channel is 1, so that one
+    can divide by it.
     """
     channels = images.shape[-1]
     pixels = images.reshape(-1, channels)  # (count * height * width, channels)

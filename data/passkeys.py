@@ -16,7 +16,6 @@ from data.batches import (
     IGNORED_TARGET,
     PASSKEY_STREAM,
     EvaluationBatches,
-    number_of_rows,
     random_generator,
 )
 from data.tokens import SEPARATOR, encode
@@ -39,13 +38,10 @@ NUM_FINGERPRINTED = 16
 
 
 def passkey_text(draw: np.random.Generator, *, size: int, digits: int, depth: float | None = None) -> str:
-    """Text of `size` bytes that ends with the key.
+    """Text of `size` bytes, at least `smallest_text(digits)`, that ends with the key.
 
-    Args:
-        draw: source of the key, the filler and the depth.
-        size: at least `smallest_text(digits)`.
-        depth: fraction of the filler before the statement of the key, which is moved to the nearest start of
-            a sentence; uniform in [0, 1) by default.
+    `depth` is the fraction of the filler before the statement of the key, which is moved to the nearest start
+    of a sentence; uniform in [0, 1) by default.
     """
     key = "".join(map(str, draw.permutation(10)[:digits]))
     drawn_depth = draw.random()  # always drawn: key and filler are the same at every depth
@@ -81,7 +77,7 @@ def check_room(*, length: int, digits: int) -> None:
 
 
 def held_out_text(index: int, *, length: int, digits: int, depth: float | None = None) -> str:
-    """Held-out text `index` of `length` bytes."""
+    """Held-out text `index` of `length` bytes, which no run trains on."""
     draw = random_generator(HELD_OUT_SEED, index, stream=HELD_OUT_PASSKEY_STREAM)
     return passkey_text(draw, size=length, digits=digits, depth=depth)
 
@@ -89,21 +85,17 @@ def held_out_text(index: int, *, length: int, digits: int, depth: float | None =
 def held_out_passkeys(
     indices: np.ndarray, depths: np.ndarray | None = None, *, length: int, digits: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Batch of held-out texts, which no run trains on.
-
-    Args:
-        indices: (batch,) numbers of the texts.
-        depths: (batch,) depths of their keys, see `passkey_text`.
+    """Batch of the held-out texts `indices`, (batch,), with keys at `depths`, (batch,).
 
     Returns:
         Inputs and targets, (batch, length) int32 each; only the digits at the end are targets.
     """
     depths = [None] * len(indices) if depths is None else depths
-    rows = [
-        [held_out_text(int(index), length=length, digits=digits, depth=depth)]
+    texts = [
+        held_out_text(int(index), length=length, digits=digits, depth=depth)
         for index, depth in zip(indices, depths, strict=True)
     ]
-    return _inputs_and_targets(rows, digits=digits)
+    return _inputs_and_targets([[text] for text in texts], digits=digits)
 
 
 def training_passkeys(
@@ -112,10 +104,8 @@ def training_passkeys(
     """Batch `index` of an endless run; each row holds 1 to `texts` texts.
 
     Several short texts in a row hold more answers at shorter distances, without which a model takes much
-    longer to begin to copy.
-
-    Returns:
-        Inputs and targets, (rows, length) int32 each; only the digits of the answers are targets.
+    longer to begin to copy. Inputs and targets are (rows, length) int32 each; only the digits of the answers
+    are targets.
     """
     packed = []
     for number in range(index * batch_size, (index + 1) * batch_size)[rows]:
@@ -134,14 +124,11 @@ def passkey_evaluation_batches(
     max_batches: int | None = None,
     rows: slice = ALL_ROWS,
 ) -> EvaluationBatches:
-    """The first `num_examples` held-out texts, one in each row; rows that fill up a batch have no targets.
+    """The first `num_examples` held-out texts, one in each row; rows that fill up a batch have no targets."""
 
-    With `max_batches`, fewer texts that are evenly spread.
-    """
-    shape = number_of_rows(batch_size, rows), length
-
-    def load(items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inputs, targets = np.full(shape, SEPARATOR, np.int32), np.full(shape, IGNORED_TARGET, np.int32)
+    def load(items: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        inputs = np.full((num_rows, length), SEPARATOR, np.int32)
+        targets = np.full((num_rows, length), IGNORED_TARGET, np.int32)
         if len(items):
             batch = held_out_passkeys(items, length=length, digits=digits)
             inputs[: len(items)], targets[: len(items)] = batch

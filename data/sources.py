@@ -1,6 +1,7 @@
 """Sources of documents and images: what they provide, and the text that is read from files."""
 
 import glob
+import hashlib
 import os
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -12,13 +13,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from data.config import PythonStdlibConfig, TextFilesConfig
-from data.split import Split
 from system.errors import DataError, reason
 from system.files import walk_files
 from system.text import format_count, printable
 
-Documents = Iterator[tuple[str, bytes]]
-Invalid = Literal["skip", "error"]
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+Document = tuple[str, bytes]
+Documents = Iterator[Document]
+Invalid = Literal["skip", "error"]  # whether an item that cannot be decoded is skipped or raises
 
 STDLIB_EXCLUDED = (
     *("test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip"),
@@ -31,13 +34,10 @@ class Source:
     """Documents of one corpus.
 
     Attributes:
-        name: name of the source in messages.
         identity: JSON values that change whenever a document may have changed.
-        num_items: number of documents, held-out ones included.
-        unit: name of an item in the singular.
+        num_items: number of documents, held-out ones included; `unit` is their name in the singular.
         documents: yields (relative name, raw bytes), in the same order at every call.
         validation_documents: the same for a held-out split that the source itself defines.
-        invalid: whether a document that is not text is skipped or raises.
     """
 
     name: str
@@ -62,14 +62,11 @@ class ImageSource:
     """Images of one set.
 
     Attributes:
-        name: name of the source in messages.
         identity: JSON values that change whenever an image may have changed.
-        classes: names of the classes.
         counts: number of images by split, invalid ones included.
         examples: yields the examples of a split, in the same order at every call; its second argument is
             called with `name: reason` of each invalid image.
         every_class: whether each class must have an image in each split.
-        invalid: whether an invalid image is skipped or raises.
     """
 
     name: str
@@ -81,11 +78,16 @@ class ImageSource:
     invalid: Invalid = "error"
 
 
+def hash_fraction(name: str) -> float:
+    """Number in [0, 1) that depends on `name` alone: the same on every machine, in every run."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+
 def python_stdlib_source(config: PythonStdlibConfig) -> Source:
     """The `*.py` files of the running Python's standard library, without its tests and tools.
 
     Raises:
-        DataError: if this Python has no source files on disk.
+        DataError: if this Python has none on disk.
     """
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = walk_files(root, is_excluded=lambda name: any(fnmatch(name, each) for each in STDLIB_EXCLUDED))
@@ -107,7 +109,7 @@ def text_files_source(config: TextFilesConfig) -> Source:
     Raises:
         DataError: if the path does not exist, matches no file, or matches empty files only.
     """
-    root, pattern = _root_and_pattern(config.path)
+    root, pattern = _root_and_pattern(os.path.expanduser(config.path))
     if not root.exists():
         raise DataError(f"data.path={config.path}: {root.absolute()} does not exist; check the path")
     paths = sorted(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
@@ -126,24 +128,25 @@ def text_files_source(config: TextFilesConfig) -> Source:
 
 
 def read_file(path: Path) -> bytes:
-    """Content of a file.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
+    """Content of a file; raises DataError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {printable(str(path))}: {reason(error)}") from error
 
 
+def file_state(name: str, path: Path) -> tuple[str, int, int]:
+    """Name, size and time of a file: JSON values that change when its content changes."""
+    stat = path.stat()
+    return name, stat.st_size, stat.st_mtime_ns
+
+
 def _root_and_pattern(path: str) -> tuple[Path, str]:
     """Directory that names are relative to, and the glob that finds the files."""
-    path = os.path.expanduser(path)
     if os.path.isdir(path):
         return Path(path), os.path.join(glob.escape(path), "**", "*")
-    if os.path.exists(path) or not glob.has_magic(path):
-        return (Path(path).parent if os.path.exists(path) else Path(path)), glob.escape(path)
+    if os.path.exists(path):
+        return Path(path).parent, glob.escape(path)
     root = Path(path)
     while glob.has_magic(str(root)):
         root = root.parent
@@ -151,16 +154,15 @@ def _root_and_pattern(path: str) -> tuple[Path, str]:
 
 
 def _file_source(name: str, root: Path, paths: list[Path], *, invalid: Invalid) -> Source:
-    names = [printable(path.relative_to(root).as_posix()) for path in paths]
-    stats = [path.stat() for path in paths]
+    files = [(printable(path.relative_to(root).as_posix()), path) for path in paths]
     identity = {
         "root": printable(str(root.absolute())),
-        "files": [(name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True)],
+        "files": [file_state(name, path) for name, path in files],
         "invalid": invalid,
     }
 
     def documents() -> Documents:
-        for name, path in zip(names, paths, strict=True):
+        for name, path in files:
             yield name, read_file(path)
 
     return Source(printable(name), identity, len(paths), "file", documents, invalid=invalid)

@@ -14,8 +14,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from data.config import TfdsImagesConfig, TfdsTextConfig
-from data.sources import Documents, Example, ImageSource, Source
-from data.split import Split
+from data.sources import Documents, Example, ImageSource, Source, Split
 from system.errors import DataError, reason
 from system.text import did_you_mean
 
@@ -27,8 +26,7 @@ MAX_RETRIES = 3
 def tfds_source(config: TfdsTextConfig, *, report: Callable[[str], None]) -> Source:
     """Text set `config.tfds_name`, one document for each example.
 
-    The name of a document is its split and its index in the stored order. If `config.validation_split` is
-    null, documents of the training split are held out by their names.
+    The name of a document is its split and its index in the stored order.
 
     Raises:
         DataError: if the set, its text key or a split is unknown, or the download fails.
@@ -95,11 +93,7 @@ def tfds_images_source(config: TfdsImagesConfig, *, report: Callable[[str], None
 
 
 def find_builder(name: str, *, data_dir: str | None):
-    """Builder of `name`, which is `dataset[/config][:version]`; downloads nothing.
-
-    Raises:
-        DataError: if there is no such set, config or version.
-    """
+    """Builder of `name`, which is `dataset[/config][:version]`; raises DataError if there is none."""
     import tensorflow_datasets as tfds
 
     try:
@@ -120,7 +114,7 @@ def prepare(builder, *, report: Callable[[str], None]) -> None:
     """Downloads and prepares the set of `builder` unless its `data_dir` has it.
 
     Raises:
-        DataError: if that fails: no network, no permission, a data set that needs a manual download.
+        DataError: if that fails, such as without a network.
     """
     from tensorflow_datasets.core.download import downloader
 
@@ -142,11 +136,7 @@ def prepare(builder, *, report: Callable[[str], None]) -> None:
 
 
 def count_examples(builder, split: str, *, option: str) -> int:
-    """Number of examples in `split`, which may be an expression: `train[:90%]`, `validation+test`.
-
-    Raises:
-        DataError: if `split`, the value of `option`, is unknown or empty.
-    """
+    """Number of examples in `split`, the value of `option`; raises DataError if it is unknown or empty."""
     try:
         count = builder.info.splits[split].num_examples
     except (KeyError, ValueError):

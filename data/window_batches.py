@@ -1,11 +1,10 @@
 """Held-out bytes as targets that all have the same number of tokens before them, for evaluation by window."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from data.batches import IGNORED_TARGET
+from data.batches import IGNORED_TARGET, EvaluationBatches
 from data.tokens import SEPARATOR
 from system.errors import DataError
 
@@ -15,7 +14,7 @@ class Targets:
     """Bytes to predict, in blocks of up to `stride` consecutive bytes of one document.
 
     Attributes:
-        tokens: (num_tokens,) integers that contain the targets, in memory or memory-mapped.
+        tokens: (num_tokens,) integers that contain the targets.
         ends: (blocks,) index in `tokens` of the last target of each block.
         counts: (blocks,) number of targets in each block.
         documents: (blocks,) number of the document of each block.
@@ -69,8 +68,8 @@ def choose_targets(
     return Targets(tokens, ends[chosen], (ends - firsts + 1)[chosen], documents[chosen], stride)
 
 
-class WindowBatches(Sequence):
-    """Sequence of inputs (batch, window) int32 and targets (batch, stride) int32.
+def window_batches(targets: Targets, *, window: int, batch_size: int) -> EvaluationBatches:
+    """Batches of inputs (batch, window) int32 and targets (batch, stride) int32.
 
     The inputs of a row are the `window` tokens before its last target, so that each target is predicted from
     `window - stride + 1` to `window` tokens. The targets are at the end of their row; places before them, and
@@ -79,26 +78,18 @@ class WindowBatches(Sequence):
     Args:
         targets: result of `choose_targets` for this window or a longer one; row r is its block r.
         window: number of input tokens, at least the stride.
-        batch_size: number of rows.
     """
+    if window < targets.stride:
+        raise ValueError(f"a window must hold the stride of {targets.stride} targets, got {window}.")
 
-    def __init__(self, targets: Targets, *, window: int, batch_size: int):
-        if window < targets.stride:
-            raise ValueError(f"a window must hold the stride of {targets.stride} targets, got {window}.")
-        self._targets, self.window, self.batch_size = targets, window, batch_size
+    def load(blocks: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        tokens, stride = targets.tokens, targets.stride
+        inputs = np.full((num_rows, window), SEPARATOR, np.int32)
+        answers = np.full((num_rows, stride), IGNORED_TARGET, np.int32)
+        for row, block in enumerate(blocks):
+            end, count = targets.ends[block], targets.counts[block]
+            inputs[row] = tokens[end - window : end]
+            answers[row, stride - count :] = tokens[end - count + 1 : end + 1]
+        return inputs, answers
 
-    def __len__(self) -> int:
-        return -(-len(self._targets) // self.batch_size)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(f"batch {index} of {len(self)}")
-        blocks = slice(index * self.batch_size, (index + 1) * self.batch_size)
-        tokens, stride = self._targets.tokens, self._targets.stride
-        inputs = np.full((self.batch_size, self.window), SEPARATOR, np.int32)
-        targets = np.full((self.batch_size, stride), IGNORED_TARGET, np.int32)
-        ends_and_counts = zip(self._targets.ends[blocks], self._targets.counts[blocks], strict=True)
-        for row, (end, count) in enumerate(ends_and_counts):
-            inputs[row] = tokens[end - self.window : end]
-            targets[row, stride - count :] = tokens[end - count + 1 : end + 1]
-        return inputs, targets
+    return EvaluationBatches(len(targets), load, batch_size=batch_size)

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.batches import EvaluationBatches
 from data.config import PasskeyConfig
 from data.corpus import load_text
-from data.window_batches import Targets, WindowBatches, choose_targets
+from data.window_batches import Targets, choose_targets, window_batches
 from runs.extended_context import (
     Case,
     Run,
@@ -95,11 +96,11 @@ def check_same_text(runs: list[Run]) -> None:
 def measure_losses(cases: list[Case], targets: Targets, *, attention: str) -> dict[Case, np.ndarray]:
     """Sums of the losses over each document, (documents,) float64, of each case and window."""
     batches = {
-        case: WindowBatches(targets, window=case.length, batch_size=choose_batch_size(case))
+        case: window_batches(targets, window=case.length, batch_size=choose_batch_size(case))
         for case in dict.fromkeys(case.equivalent for case in cases)
     }
     sums = {}
-    total = sum(len(sequence) * sequence.batch_size * sequence.window for sequence in batches.values())
+    total = sum(len(sequence) * choose_batch_size(case) * case.length for case, sequence in batches.items())
     with tqdm(total=total, unit="token", unit_scale=True, disable=None) as progress:
         for case, sequence in batches.items():
             progress.set_description(case.describe())
@@ -114,7 +115,7 @@ def sum_by_document(targets: Targets, values: np.ndarray) -> np.ndarray:
     return np.bincount(documents, weights=values)
 
 
-def measure_batches(case: Case, batches: WindowBatches, *, attention: str, progress: tqdm) -> np.ndarray:
+def measure_batches(case: Case, batches: EvaluationBatches, *, attention: str, progress: tqdm) -> np.ndarray:
     """Summed loss of each row of all batches, (rows,) float64."""
     evaluate = make_window_evaluator(make_case_model(case), compile_mode=case.run.config.compile)
     # Half the trained length, as in arXiv 2212.10554.

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import disk_cache, progress
+from data import disk_cache
 from data.config import PythonStdlibConfig, TextFilesConfig
 from data.corpus import check_length, load_text
 from system.errors import DataError
@@ -252,7 +252,7 @@ def test_corpus_without_valid_text_raises(tmp_path):
 
 
 def test_progress_reports_the_rate_and_the_remaining_time(folder, monkeypatch):
-    monkeypatch.setattr(progress, "REPORT_EVERY_SECONDS", 0)
+    monkeypatch.setattr(disk_cache, "REPORT_EVERY_SECONDS", 0)
     last = messages_of(folder)[-1]
     assert last.startswith("tokenized 200 of 200 files, ")
     assert last.endswith(" per second, 0:00 left")

@@ -253,11 +253,6 @@ def test_each_image_of_a_batch_has_its_own_transform():
     np.testing.assert_array_equal(moved[2, :, :-2], PIXELS[2, :, ::-1][:, 2:])
 
 
-def test_unknown_fill_raises():
-    with pytest.raises(ValueError, match="zero, reflect, got 'white'"):
-        transform(fill="white")
-
-
 def drawn(config, items, epochs=0, *, seed=3, num_items=1_000, image_size=(10, 20)) -> np.ndarray:
     """Random transforms of the items."""
     items = np.array(items)

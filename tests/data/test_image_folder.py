@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import disk_cache, image_folder, images, progress
+from data import disk_cache, image_files, images
 from data.config import ImageFolderConfig
 from data.image_files import read_image
 from data.images import load_images
@@ -189,7 +189,7 @@ def test_invalid_files_raise_or_are_skipped(folder, monkeypatch):
         (folder / "dog" / f"{index}.txt").write_text("not an image")
     with pytest.raises(DataError, match=r"^dog/0\.txt: not an image .*set data\.invalid=skip$"):
         load(folder)
-    monkeypatch.setattr(progress, "MAX_SKIPPED_NAMED", 2)
+    monkeypatch.setattr(disk_cache, "MAX_SKIPPED_NAMED", 2)
     messages = []
     skipping = load(folder, invalid="skip", report=messages.append)
     assert skipping.fingerprint == expected
@@ -265,7 +265,7 @@ def test_existing_splits_need_the_same_classes_with_images(split_folder):
 
 def test_second_load_decodes_nothing(folder, monkeypatch):
     first = load(folder)
-    monkeypatch.setattr(image_folder, "decode_image", lambda *args, **kwargs: pytest.fail("decoded again"))
+    monkeypatch.setattr(image_files, "decode_image", lambda *args, **kwargs: pytest.fail("decoded again"))
     second = load(folder)
     for split in ("train", "validation"):
         old, new = getattr(first, split), getattr(second, split)
@@ -322,7 +322,7 @@ def test_crash_while_writing_leaves_no_entry(folder, monkeypatch):
 
 
 def test_progress_reports_the_rate_and_the_remaining_time(folder, monkeypatch):
-    monkeypatch.setattr(progress, "REPORT_EVERY_SECONDS", 0)
+    monkeypatch.setattr(disk_cache, "REPORT_EVERY_SECONDS", 0)
     messages = messages_of(folder)
     assert messages[0] == f"reading 70 images of image_folder {folder}"
     assert messages[-1].startswith("read 70 of 70 images, ")

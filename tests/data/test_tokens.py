@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data.split import hash_fraction, held_out_bytes, split_by_name, split_by_tail
+from data.corpus import held_out_bytes, split_by_name, split_by_tail
+from data.sources import hash_fraction
 from data.tokens import SEPARATOR, VOCAB_SIZE, InvalidText, clean_text, decode, encode
 
 
