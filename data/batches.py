@@ -19,7 +19,7 @@ from data.tokens import SEPARATOR
 IGNORED_TARGET = -1  # does not count in the loss
 ALL_ROWS = slice(None)
 
-# Streams of random numbers, independent of each other.
+# Streams of `random_generator`.
 PERMUTATION_STREAM = 0
 PHASE_STREAM = 1
 AUGMENT_STREAM = 2
@@ -28,7 +28,7 @@ HELD_OUT_PASSKEY_STREAM = 4
 
 
 def random_generator(seed: int, number: int, *, stream: int) -> np.random.Generator:
-    """Random numbers of the epoch or item `number`."""
+    """Random numbers of the epoch or item `number`, independent of other streams."""
     return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, 0, 0, stream]))
 
 
@@ -75,7 +75,6 @@ def training_batch(
 
     Args:
         tokens: (num_tokens,) integers, in memory or memory-mapped; at least `length + 1`.
-        index: 0 for the first batch of a run.
 
     Returns:
         Inputs and targets, (rows, length) int32 each; a target is the token after its input.

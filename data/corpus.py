@@ -69,14 +69,20 @@ def load_text(config: TextConfig, *, report: Report = print) -> TextCorpus:
     folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": held_out})
     meta = load_or_build(folder, lambda path: _tokenize(source, path, config.held_out, report))
     report_skipped(meta, source.unit, report)
-    train, validation = (meta["splits"][split] for split in SPLITS)
+    train, validation = (np.memmap(folder / f"{split}.bin", np.uint8, mode="r") for split in SPLITS)
+    train_size, held_out_size = (
+        f"{format_count(meta['documents'][split], 'document')}, {_format_size(len(tokens))}"
+        for split, tokens in zip(SPLITS, (train, validation), strict=True)
+    )
+    if meta["rule"] == "tail":
+        held_out_size = f"the last {100 * config.held_out:g} % of each, {_format_size(len(validation))},"
     return TextCorpus(
-        train=np.memmap(folder / "train.bin", np.uint8, mode="r"),
-        validation=np.memmap(folder / "validation.bin", np.uint8, mode="r"),
-        train_documents=train["documents"],
-        validation_documents=validation["documents"],
+        train=train,
+        validation=validation,
+        train_documents=meta["documents"]["train"],
+        validation_documents=meta["documents"]["validation"],
         fingerprint=meta["fingerprint"],
-        description=_description(source.name, meta),
+        description=f"{source.name}: {train_size} for training; {held_out_size} held out",
     )
 
 
@@ -123,7 +129,7 @@ def _usable(documents: Documents, progress: Progress, digests: set[bytes]) -> It
 
 
 def _tokenize(source: Source, folder: Path, held_out: float, report: Report) -> dict:
-    """Writes `train.bin` and `validation.bin` into `folder`; returns the facts for `meta.json`."""
+    """Writes both splits into `folder`; returns the facts for `meta.json`."""
     report(f"tokenizing {format_count(source.num_items, source.unit)} of {source.name}")
     progress = Progress("tokenized", source.num_items, source.unit, report=report, invalid=source.invalid)
     rule, parts = _divide(source, held_out, progress, report)
@@ -137,17 +143,8 @@ def _tokenize(source: Source, folder: Path, held_out: float, report: Report) -> 
                 f"{progress.num_repeated:,} repeated; add text"
             )
     hashes = hash_files(folder)
-    splits = {
-        split: {
-            "tokens": (folder / f"{split}.bin").stat().st_size,
-            "documents": num_documents[split],
-            "sha256": hashes[f"{split}.bin"],
-        }
-        for split in SPLITS
-    }
-    fingerprint = hashlib.sha256(" ".join(splits[split]["sha256"] for split in SPLITS).encode()).hexdigest()
-    facts = {"splits": splits, "fingerprint": fingerprint, "rule": rule, "held_out": held_out}
-    return facts | {"duplicates": progress.num_repeated} | progress.facts()
+    fingerprint = hashlib.sha256(" ".join(hashes[f"{split}.bin"] for split in SPLITS).encode()).hexdigest()
+    return {"documents": num_documents, "fingerprint": fingerprint, "rule": rule} | progress.facts()
 
 
 def _divide(
@@ -213,7 +210,7 @@ def _character_start(content: bytes, index: int) -> int:
 
 
 def _write_splits(parts: Iterable[tuple[Split, bytes]], folder: Path) -> dict[Split, int]:
-    """Writes the documents with a separator before, between and after them; returns their numbers."""
+    """Writes documents with separators around them; returns the number of documents of each split."""
     separator = bytes([SEPARATOR])
     num_documents = dict.fromkeys(SPLITS, 0)
     with open(folder / "train.bin", "wb") as train, open(folder / "validation.bin", "wb") as validation:
@@ -226,17 +223,5 @@ def _write_splits(parts: Iterable[tuple[Split, bytes]], folder: Path) -> dict[Sp
     return num_documents
 
 
-def _description(name: str, meta: dict) -> str:
-    train, validation = (meta["splits"][split] for split in SPLITS)
-    if meta["rule"] == "tail":
-        held_out = f"the last {100 * meta['held_out']:g} % of each, {_size(validation)},"
-    else:
-        held_out = f"{format_count(validation['documents'], 'document')}, {_size(validation)}"
-    train_documents = format_count(train["documents"], "document")
-    return f"{name}: {train_documents}, {_size(train)} for training; {held_out} held out"
-
-
-def _size(split: dict) -> str:
-    if split["tokens"] < 100_000:
-        return f"{split['tokens'] / 1e3:.1f} kB"
-    return f"{split['tokens'] / 1e6:,.1f} MB"
+def _format_size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e3:.1f} kB" if num_bytes < 100_000 else f"{num_bytes / 1e6:,.1f} MB"

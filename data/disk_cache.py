@@ -17,7 +17,7 @@ from system.errors import DataError, reason
 from system.text import format_count, format_duration
 
 # Part of the key: increase it when the content of the files changes.
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 REPORT_EVERY_SECONDS = 10
 MAX_SKIPPED_NAMED = 20
 

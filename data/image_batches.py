@@ -1,11 +1,7 @@
 """Batches of images: augmented and shuffled for training, in stored order for evaluation.
 
-The augmentation is one projective warp of each image, drawn from (seed, image, epoch).
-
-Shapes:
-    rows: number of images that this process reads: `batch_size`, or fewer if the argument `rows` is a slice
-        because several processes share the batch.
-    mean, deviation: (channels,) float32 statistics of the training pixels, with values in [0, 1].
+The augmentation is one projective warp of each image, drawn from (seed, image, epoch). `rows` are those of
+`data.batches`; `mean` and `deviation` are (channels,) float32 statistics of the training pixels in [0, 1].
 """
 
 from functools import lru_cache
@@ -103,7 +99,7 @@ def normalize(images: np.ndarray, *, mean: np.ndarray, deviation: np.ndarray) ->
 
 
 def _normalization(mean: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Factor and summand of `normalize`, (channels,) float32 each."""
+    """Factor and summand, (channels,) float32 each."""
     mean, deviation = np.asarray(mean, np.float64), np.asarray(deviation, np.float64)
     return (1 / (255 * deviation)).astype(np.float32), (-mean / deviation).astype(np.float32)
 

@@ -33,10 +33,8 @@ def read_image(path: Path | str, *, image_size: tuple[int, int], channels: int) 
     """Image of a file as input of a model: (*image_size, channels) uint8.
 
     Raises:
-        DataError: if the file cannot be read or is no image, or `channels` is neither 1 nor 3.
+        DataError: if the file cannot be read or is no image.
     """
-    if channels not in (1, 3):
-        raise DataError(f"an image file has 1 or 3 channels, but the model takes {channels}")
     try:
         with warnings.catch_warnings(action="ignore"):
             image = decode_image(read_file(Path(path)), channels=channels)
@@ -136,8 +134,8 @@ def image_folder_source(config: ImageFolderConfig) -> ImageSource:
     class has at least one image in either split.
 
     Raises:
-        DataError: if a folder cannot be read, there are fewer than two class folders, one is empty, the
-            splits have different classes, or `held_out` is set although the splits exist.
+        DataError: if a folder cannot be read or is not of this form, or `held_out` is set although the splits
+            exist.
     """
     root = Path(config.path).expanduser()
     if not root.is_dir():
@@ -245,7 +243,7 @@ def _split_by_hash(files: list[ImageFile], *, held_out: float) -> Splits:
 def _read(
     files: list[ImageFile], image_size: tuple[int, int] | None, *, channels: int, skip: Callable[[str], None]
 ) -> Iterator[Example]:
-    """Decodes the files on all cores, in order."""
+    """Decodes the files on all cores and yields them in order."""
 
     def decode(file: ImageFile) -> np.ndarray | InvalidImage:
         try:

@@ -1,7 +1,6 @@
 """Image sets for classification: a training and a held-out split, and the statistics that normalize them.
 
-A cache entry has, for each split, `SPLIT.images.bin` of raw uint8 pixels and `SPLIT.labels.bin` of
-little-endian int32, and `names.json` if images have names.
+A cache entry has raw uint8 pixels and little-endian int32 labels of each split, and the names of the images.
 """
 
 import hashlib
@@ -124,7 +123,7 @@ def _image_set(name: str, splits: dict[Split, ImageSplit], classes: tuple[str, .
 
 
 def _write(source: ImageSource, folder: Path, image_size: tuple[int, int] | None, report: Report) -> dict:
-    """Writes both splits of `source` into `folder`; returns the facts for `meta.json`."""
+    """Writes both splits into `folder`; returns the facts for `meta.json`."""
     total = sum(source.counts.values())
     report(f"reading {format_count(total, 'image')} of {source.name}")
     progress = Progress("read", total, "image", report=report, invalid=source.invalid)

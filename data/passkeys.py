@@ -153,7 +153,7 @@ def _text_sizes(draw: np.random.Generator, *, length: int, digits: int, texts: i
 
 
 def _inputs_and_targets(rows: list[list[str]], *, digits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets of rows of texts, each after a separator; its last `digits` bytes are targets."""
+    """Inputs and targets of rows of texts, each after a separator; their last `digits` bytes are targets."""
     parts = [[np.append(SEPARATOR, encode(text)) for text in row] for row in rows]
     is_answer = [
         np.concatenate([np.arange(len(part)) >= len(part) - digits for part in row]) for row in parts

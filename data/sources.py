@@ -15,7 +15,7 @@ import numpy as np
 from data.config import PythonStdlibConfig, TextFilesConfig
 from system.errors import DataError, reason
 from system.files import walk_files
-from system.text import format_count, printable
+from system.text import printable
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -84,18 +84,10 @@ def hash_fraction(name: str) -> float:
 
 
 def python_stdlib_source(config: PythonStdlibConfig) -> Source:
-    """The `*.py` files of the running Python's standard library, without its tests and tools.
-
-    Raises:
-        DataError: if this Python has none on disk.
-    """
+    """The `*.py` files of the running Python's standard library, without its tests and tools."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = walk_files(root, is_excluded=lambda name: any(fnmatch(name, each) for each in STDLIB_EXCLUDED))
     paths = [path for path in paths if path.suffix == ".py"]
-    if not paths:
-        raise DataError(
-            f"this Python has no standard library source in {root}; use data=text_files data.path=... instead"
-        )
     return _file_source(config.source, root, paths, invalid="skip")
 
 
@@ -107,24 +99,19 @@ def text_files_source(config: TextFilesConfig) -> Source:
     is its path relative to the directory, or to the part of the glob before the first wildcard.
 
     Raises:
-        DataError: if the path does not exist, matches no file, or matches empty files only.
+        DataError: if the path does not exist or matches no file with text.
     """
     root, pattern = _root_and_pattern(os.path.expanduser(config.path))
     if not root.exists():
         raise DataError(f"data.path={config.path}: {root.absolute()} does not exist; check the path")
-    paths = sorted(Path(match) for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
+    matches = sorted(map(Path, glob.glob(pattern, recursive=True)))
+    paths = [path for path in matches if path.is_file() and path.stat().st_size]
     if not paths:
         raise DataError(
-            f"data.path={config.path} matches no file in {root.absolute()}; "
+            f"data.path={config.path} matches no file with text in {root.absolute()}; "
             "for files at any depth use a glob such as 'texts/**/*.txt'"
         )
-    non_empty = [path for path in paths if path.stat().st_size]
-    if not non_empty:
-        raise DataError(
-            f"data.path={config.path} matches {format_count(len(paths), 'file')}, all empty; "
-            "choose files with text"
-        )
-    return _file_source(f"{config.source} {config.path}", root, non_empty, invalid=config.invalid)
+    return _file_source(f"{config.source} {config.path}", root, paths, invalid=config.invalid)
 
 
 def read_file(path: Path) -> bytes:

@@ -14,8 +14,7 @@ class Targets:
     """Bytes to predict, in blocks of up to `stride` consecutive bytes of one document.
 
     Attributes:
-        tokens: (num_tokens,) integers that contain the targets.
-        ends: (blocks,) index in `tokens` of the last target of each block.
+        ends: (blocks,) index in `tokens`, (num_tokens,), of the last target of each block.
         counts: (blocks,) number of targets in each block.
         documents: (blocks,) number of the document of each block.
         stride: number of targets in a full block.
@@ -41,8 +40,7 @@ def choose_targets(
 
     Args:
         tokens: (num_tokens,) integers, documents between separators; the last separator may be missing.
-        window: length of the longest window.
-        stride: at most the length of the shortest window.
+        window: length of the longest window; `stride` is at most that of the shortest.
         max_targets: chooses fewer targets, in whole blocks that are evenly spread; at least `stride`.
 
     Raises:
@@ -75,9 +73,7 @@ def window_batches(targets: Targets, *, window: int, batch_size: int) -> Evaluat
     `window - stride + 1` to `window` tokens. The targets are at the end of their row; places before them, and
     rows that fill up the last batch, have the target -1.
 
-    Args:
-        targets: result of `choose_targets` for this window or a longer one; row r is its block r.
-        window: number of input tokens, at least the stride.
+    `targets` are chosen for this window or a longer one; row r has its block r.
     """
     if window < targets.stride:
         raise ValueError(f"a window must hold the stride of {targets.stride} targets, got {window}.")

@@ -71,9 +71,9 @@ def test_path_without_text_is_named(folder):
     for missing in ("nowhere", "nowhere/*.txt"):
         with pytest.raises(DataError, match=r"data\.path=.*nowhere does not exist"):
             names(folder / missing)
-    with pytest.raises(DataError, match=r"data\.path=.*\*\.rst matches no file in .*texts; .*\*\*"):
+    with pytest.raises(DataError, match=r"data\.path=.*\*\.rst matches no file with text in .*texts; .*\*\*"):
         names(folder / "*.rst")
-    with pytest.raises(DataError, match="matches 1 file, all empty"):
+    with pytest.raises(DataError, match="matches no file with text"):
         names(folder / "empty.txt")
 
 
@@ -92,8 +92,6 @@ def test_unreadable_file_is_named(folder, monkeypatch):
 
 def test_standard_library_excludes_its_tests_and_tools(tmp_path, monkeypatch):
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
-    with pytest.raises(DataError, match="no standard library source"):
-        python_stdlib_source(PythonStdlibConfig())
     included = ["abc.py", "json/decoder.py", "testing.py"]
     excluded = [
         "json/tests/x.py",

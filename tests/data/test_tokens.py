@@ -32,7 +32,7 @@ def test_encode_restores_the_bytes_of_a_command_line():
 
 @pytest.mark.parametrize("token", [-1, 256])
 def test_decode_rejects_tokens_of_another_vocabulary(token):
-    with pytest.raises(ValueError, match=r"0\.\.255"):
+    with pytest.raises(ValueError, match=r"range\(0, 256\)"):
         decode([65, token])
 
 
