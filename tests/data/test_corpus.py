@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -116,28 +117,33 @@ def test_change_rebuilds_the_cache(folder, change):
     assert messages_of(folder, **options)[0].startswith("tokenizing ")
 
 
-@pytest.mark.parametrize(
-    "damage", ["truncated", "one bit", "missing file", "broken meta", "empty meta", "other facts"]
-)
+def replace_text(path, old, new):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def change_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "truncated": lambda entry: os.truncate(entry / "train.bin", 100),
+    "one bit": lambda entry: change_bit(entry / "train.bin"),
+    "missing file": lambda entry: (entry / "validation.bin").unlink(),
+    "broken meta": lambda entry: os.truncate(entry / "meta.json", 10),
+    "empty meta": lambda entry: (entry / "meta.json").write_text("[]"),
+    "other facts": lambda entry: replace_text(entry / "meta.json", '"name"', '"tail"'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_cache_is_rebuilt(folder, damage):
     corpus = load(folder)
     expected = corpus.train.tobytes()
     entry = Path(corpus.train.filename).parent
-    if damage == "truncated":
-        os.truncate(entry / "train.bin", 100)
-    if damage == "one bit":
-        content = bytearray(corpus.train)
-        content[len(content) // 2] ^= 1
-        (entry / "train.bin").write_bytes(content)
-    if damage == "missing file":
-        (entry / "validation.bin").unlink()
-    if damage == "broken meta":
-        (entry / "meta.json").write_text('{"splits":')
-    if damage == "empty meta":
-        (entry / "meta.json").write_text("[]")
-    if damage == "other facts":
-        meta = (entry / "meta.json").read_text()
-        (entry / "meta.json").write_text(meta.replace(corpus.fingerprint, "0" * 64))
+    DAMAGES[damage](entry)
     again = load(folder)
     assert again.fingerprint == corpus.fingerprint
     assert again.train.tobytes() == expected
@@ -164,20 +170,13 @@ def test_first_complete_entry_of_two_writers_stays(tmp_path):
 
 def test_concurrent_writers_leave_one_complete_entry(tmp_path):
     barrier = threading.Barrier(4, timeout=30)
-    results = []
 
     def build(path):
         barrier.wait()
         return write_entry(path, b"text")
 
-    def write():
-        results.append(disk_cache.load_or_build(tmp_path / "entry", build))
-
-    threads = [threading.Thread(target=write) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: disk_cache.load_or_build(tmp_path / "entry", build), range(4)))
     assert len(results) == 4
     assert all(results)
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]

@@ -1,12 +1,11 @@
 """Generated passkey texts: content, depth, targets and order."""
 
 import re
-from functools import partial
 
 import numpy as np
 import pytest
 
-from data.batches import IGNORED_TARGET, batch_dataset
+from data.batches import IGNORED_TARGET
 from data.passkeys import (
     FILLER,
     QUESTION,
@@ -131,15 +130,6 @@ def test_held_out_texts_differ_from_training_texts():
     trained, held_out = ({TEXT.search(text_of(row))[2] for row in rows} for rows in (trained, held_out))
     assert len(trained) == len(held_out) == 64
     assert not trained & held_out
-
-
-def test_dataset_resumes_at_any_step():
-    batch = partial(training_passkeys, **TRAINING)
-    dataset = batch_dataset(batch, start_step=0, num_steps=4)
-    assert [(spec.shape, spec.dtype.name) for spec in dataset.element_spec] == [((3, 200), "int32")] * 2
-    rest = list(batch_dataset(batch, start_step=2, num_steps=4))
-    np.testing.assert_array_equal(rest, list(dataset)[2:])
-    np.testing.assert_array_equal(rest[1], batch(3))
 
 
 def test_evaluation_visits_each_held_out_text_once():

@@ -111,8 +111,9 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def load_poems(data_dir, tmp_path):
+    folders = {"data_dir": str(data_dir), "cache_dir": str(tmp_path / "cache")}
+
     def load(*, report=lambda message: None, **options):
-        folders = {"data_dir": str(data_dir), "cache_dir": str(tmp_path / "cache")}
         options = {"tfds_name": "tiny_poems", "text_key": "verse"} | folders | options
         return load_text(TfdsTextConfig(**options), report=report)
 
@@ -121,11 +122,11 @@ def load_poems(data_dir, tmp_path):
 
 @pytest.fixture
 def load_figures(data_dir, tmp_path):
+    folders = {"data_dir": str(data_dir), "cache_dir": str(tmp_path / "cache")}
+
     def load(*, report=lambda message: None, **options):
-        folders = {"data_dir": str(data_dir), "cache_dir": str(tmp_path / "cache")}
-        return load_images(
-            TfdsImagesConfig(**{"tfds_name": "drawn_figures"} | folders | options), report=report
-        )
+        options = {"tfds_name": "drawn_figures"} | folders | options
+        return load_images(TfdsImagesConfig(**options), report=report)
 
     return load
 
@@ -288,9 +289,7 @@ def test_text_mistake_raises_one_line(load_poems, options, message):
             {"validation_split": "unlabelled"},
             r"data\.validation_split=unlabelled .* has the label -1 at example 0, outside 0\.\.2; choose",
         ),
-        ({"train_split": "trian"}, r"data\.train_split=trian is not a split .*of train, test, unlabelled"),
         ({"validation_split": "dev"}, r"data\.validation_split=dev is not a split"),
-        ({"train_split": "train[5:5]"}, r"data\.train_split=train\[5:5\] is not a split of .* with examples"),
         (
             {"train_split": "train[:40]", "validation_split": "test+train[39:]"},
             r"data\.train_split=train\[:40\] and data\.validation_split=test\+train\[39:\] share examples of "
