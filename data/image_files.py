@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby, product
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from system.errors import DataError, reason
 from system.files import walk_files
 from system.text import format_count, printable
 
-# Names of the folders of two splits; the first one that exists is used.
+# Names of the folders of the splits; the first of each that exists is used.
 TRAIN_FOLDERS = ("train", "training")
 HELD_OUT_FOLDERS = ("validation", "val", "valid", "dev", "eval", "test", "testing")
 FILES_AT_ONCE = 64
@@ -143,7 +143,9 @@ def image_folder_source(config: ImageFolderConfig) -> ImageSource:
         raise DataError(f"data.path={config.path} {problem}; choose a folder with one folder for each class")
     try:
         classes, splits = _find_files(root, config)
-        states = {split: [file_state(*file[:2]) for file in files] for split, files in splits.items()}
+        states = {
+            split: [file_state(file.name, file.path) for file in files] for split, files in splits.items()
+        }
     except OSError as error:
         raise DataError(f"cannot read {printable(str(error.filename))}: {reason(error)}") from error
 
@@ -165,18 +167,19 @@ def image_folder_source(config: ImageFolderConfig) -> ImageSource:
 
 def _find_files(root: Path, config: ImageFolderConfig) -> tuple[tuple[str, ...], Splits]:
     """Names of the classes, and the files of each split."""
-    pairs = product(TRAIN_FOLDERS, HELD_OUT_FOLDERS)
-    existing = next((pair for pair in pairs if all((root / name).is_dir() for name in pair)), None)
-    if existing is None:
+    train, held_out = (
+        next((name for name in names if (root / name).is_dir()), None)
+        for names in (TRAIN_FOLDERS, HELD_OUT_FOLDERS)
+    )
+    if train is None or held_out is None:
         classes, files = _class_files(root, root)
         _check_for_splits(root, classes, files)
         return classes, _split_by_hash(files, held_out=config.held_out)
     if config.held_out != ImageFolderConfig.held_out:
         raise DataError(
             f"data.held_out={config.held_out} has no effect: {printable(str(root))} is already split into "
-            f"{existing[0]} and {existing[1]}; omit it"
+            f"{train} and {held_out}; omit it"
         )
-    train, held_out = existing
     classes, train_files = _class_files(root / train, root)
     other_classes, held_out_files = _class_files(root / held_out, root)
     if classes != other_classes:

@@ -65,7 +65,6 @@ class DrawnFigures(tfds.core.GeneratorBasedBuilder):
             "label": tfds.features.ClassLabel(names=CLASSES),
             "number": tfds.features.ClassLabel(num_classes=4),
             "only": tfds.features.ClassLabel(names=["shape"]),
-            "same": tfds.features.ClassLabel(names=CLASSES),
             "title": tfds.features.Text(),
         }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
@@ -87,7 +86,6 @@ class DrawnFigures(tfds.core.GeneratorBasedBuilder):
                 "label": index % 3 if label is None else label,
                 "number": index % 4,
                 "only": 0,
-                "same": 1,
                 "title": str(index),
             }
             yield index, example
@@ -278,13 +276,12 @@ def test_text_mistake_raises_one_line(load_poems, options, message):
     [
         ({"image_key": "img"}, r"image_key=img is not a uint8 image .*choose one of image, layers, photo$"),
         ({"image_key": "depth"}, r"image_key=depth is not a uint8 image .*choose one of image, layers"),
-        ({"label_key": "title"}, r"label_key=title is not a class label .*of label, number, only, same$"),
+        ({"label_key": "title"}, r"label_key=title is not a class label .*of label, number, only$"),
         (
             {"tfds_name": "tiny_poems"},
             r"data\.image_key=image is not a uint8 image of .*; it has none; choose",
         ),
         ({"label_key": "only"}, r"training images are of one class, shape; .*needs at least two classes"),
-        ({"label_key": "same"}, r"training images are of one class, square; .*needs at least two classes"),
         (
             {"validation_split": "unlabelled"},
             r"data\.validation_split=unlabelled .* has the label -1 at example 0, outside 0\.\.2; choose",
