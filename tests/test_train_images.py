@@ -204,7 +204,7 @@ def test_images_need_a_vision_transformer(workplace, trained_run, capsys):
 def test_init_from_another_architecture_is_refused(trained_run, trained_images, workplace, refused, capsys):
     (line,) = refused("name=wrong", f"init_from={trained_run}", label="config error")
     assert_mentions(line, f"init_from={trained_run}", "transformer_lm", "axial_vit")
-    command = ("name=wrong", f"init_from={trained_images}")
+    command = ("name=wrong", f"init_from={trained_images}", "model=lm_tiny")
     (line,) = refusal(workplace, capsys, *command, label="config error")
     assert_mentions(line, f"init_from={trained_images}", "transformer_lm", "axial_vit")
 
