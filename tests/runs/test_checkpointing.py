@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from configs.schema import Config, deciding_keys
+from data.config import DigitsConfig
 from models.config import AxialViTConfig, TransformerLMConfig
 from runs.checkpointing import check_manifest
 from runs.resolve import Run
@@ -13,6 +14,8 @@ from system.errors import ConfigError, RunError
 from training.hardware import describe_environment
 from training.replicas import ONE_DEVICE
 from training.run_directory import RunDirectory
+
+IMAGES = {"data": DigitsConfig(), "context_length": None}
 
 
 def run_of(config, tmp_path):
@@ -26,10 +29,14 @@ def manifest_of(config, **changes):
 
 
 @pytest.mark.parametrize(
-    "model", [TransformerLMConfig(dropout=0.1), AxialViTConfig(drop_path=0.1), AxialViTConfig(dropout=0.1)]
+    "config",
+    [
+        Config(model=TransformerLMConfig(dropout=0.1)),
+        Config(model=AxialViTConfig(drop_path=0.1), **IMAGES),
+        Config(model=AxialViTConfig(dropout=0.1), **IMAGES),
+    ],
 )
-def test_another_number_of_replicas_is_noted_where_the_model_has_dropout(model, tmp_path, capsys):
-    config = Config(model=model)
+def test_another_number_of_replicas_is_noted_where_the_model_has_dropout(config, tmp_path, capsys):
     check_manifest(manifest_of(config, replicas=2), run_of(config, tmp_path))
     assert "there were 2, now 1" in capsys.readouterr().err
     check_manifest(manifest_of(config), run_of(config, tmp_path))

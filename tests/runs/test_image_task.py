@@ -55,5 +55,5 @@ def test_images_that_have_changed_since_the_run_began_are_refused(made, recorded
         f"the data have changed since this run began: {change}. "
         "To use the current data, start a new run: name=NEW"
     )
-    with pytest.raises(DataError, match="Leave it null, or change one"):
+    with pytest.raises(DataError, match="Set it to null, or change one"):
         load_image_task(config, report=print)

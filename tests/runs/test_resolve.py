@@ -6,6 +6,7 @@ import pytest
 
 from configs.schema import Config
 from data.config import ImageFolderConfig, TfdsTextConfig
+from models.config import AxialViTConfig
 from runs.resolve import with_absolute_paths
 
 
@@ -22,5 +23,8 @@ def test_paths_of_a_run_become_absolute(data, key, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     place = getattr(data, key).removeprefix("~/")
-    resolved = with_absolute_paths(Config(data=data)).data
+    is_vision = isinstance(data, ImageFolderConfig)
+    options = {"model": AxialViTConfig(), "context_length": None} if is_vision else {}
+    config = Config(data=data, **options)
+    resolved = with_absolute_paths(config).data
     assert resolved == replace(data, **{key: str(tmp_path / place)})

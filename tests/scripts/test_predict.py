@@ -1,7 +1,6 @@
 """Classification of image files from the command line."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 from configs.compose import save_config
 from configs.schema import Config
 from scripts.predict import main
-from tests.run_helpers import rewrite_manifest, save_untrained_image_run
+from tests.run_helpers import save_untrained_image_run
 
 
 @pytest.fixture(scope="module")
@@ -110,18 +109,6 @@ def test_a_run_of_a_language_model_is_refused(digits, tmp_path, run):
     assert errors == [
         f"error: {tmp_path} is a run of model.architecture transformer_lm, this command needs axial_vit"
     ]
-
-
-@pytest.mark.parametrize(("key", "values"), [("classes", ["0"]), ("mean", None), ("deviation", [1.0, 1.0])])
-def test_a_checkpoint_without_classes_or_normalization_gives_no_prediction(
-    untrained, digits, tmp_path, run, key, values
-):
-    forged = shutil.copytree(untrained[0], tmp_path / "forged")
-    (path,) = (forged / "checkpoints").iterdir()
-    rewrite_manifest(path, {key: values})
-    code, output, (error,) = run(main, forged, digits[1][0])
-    assert (code, output) == (70, "")
-    assert error.startswith("internal error: ")
 
 
 def test_a_directory_that_is_not_a_run_is_refused(digits, tmp_path, run):
