@@ -1,4 +1,4 @@
-"""What a checkpoint of a run records, and how a run starts from one or returns to one."""
+"""Facts that a checkpoint of a run records, and restoring a run from a checkpoint."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""What a run prints at its start, and what it writes at its end."""
+"""Lines printed at the start of a run, and files written at its end."""
 
 import json
 

@@ -12,7 +12,7 @@ from training.run_directory import RunDirectory
 
 
 class Outcome(NamedTuple):
-    """What a finished run shows.
+    """Results of a finished run.
 
     summary: values for summary.json.
     files: files that show what the model does.

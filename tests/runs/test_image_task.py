@@ -12,14 +12,14 @@ from training.run_directory import RunDirectory
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def untrained(tmp_path_factory):
     """A run with drawn weights, its task and its model; tests leave its checkpoint as it is."""
-    return save_untrained_image_run(tmp_path_factory.mktemp("made"))
+    return save_untrained_image_run(tmp_path_factory.mktemp("untrained"))
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_the_summary_lists_the_most_confident_mistakes(made, named):
-    path, task, model = made
+def test_the_summary_lists_the_most_confident_mistakes(untrained, named):
+    path, task, model = untrained
     split = task.images.validation
     names = [f"digits/{index}.png" for index in range(len(split.labels))] if named else None
     task = replace(task, images=replace(task.images, validation=replace(split, names=names)))
@@ -47,8 +47,8 @@ def test_the_summary_lists_the_most_confident_mistakes(made, named):
         ({"num_classes": 7}, "num_classes was 7, now it is 10"),
     ],
 )
-def test_images_that_have_changed_since_the_run_began_are_refused(made, recorded, change):
-    config = replace(made[1].config, model=replace(made[1].config.model, **recorded))
+def test_images_that_have_changed_since_the_run_began_are_refused(untrained, recorded, change):
+    config = replace(untrained[1].config, model=replace(untrained[1].config.model, **recorded))
     with pytest.raises(DataError) as caught:
         load_image_task(config, report=print, recorded=True)
     assert str(caught.value) == (

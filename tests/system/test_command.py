@@ -19,7 +19,7 @@ sys.exit(run_command(write))
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "lines"),
     [
         (ConfigError("one\ntwo"), 2, "config error: one\nconfig error: two\n"),
         (DataError("no text"), 2, "error: no text\n"),
@@ -28,12 +28,12 @@ sys.exit(run_command(write))
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_what_a_user_can_put_right_is_told_in_a_line(error, code, told, capsys):
+def test_what_a_user_can_put_right_is_told_in_a_line(error, code, lines, capsys):
     def fail():
         raise error
 
     assert run_command(fail) == code
-    assert capsys.readouterr().err == told
+    assert capsys.readouterr().err == lines
 
 
 def test_an_unexpected_exception_becomes_one_line_and_a_file(monkeypatch, capsys):
