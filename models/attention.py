@@ -113,7 +113,7 @@ class Attention(keras.layers.Layer):
         return self.output_projection(mixed), cache
 
     def _compose(self, tables: Tables | None, angles: tf.Tensor) -> Tables:
-        """The tables followed by a rotation by learned angles."""
+        """Multiplies the tables by a rotation by learned angles."""
         keys = rotary_table(angles)  # (batch, kv_heads, length, head_dim / 2)
         group = self.options.num_heads // self.options.num_kv_heads
         queries = tf.repeat(keys, group, axis=1)  # (batch, heads, length, head_dim / 2)

@@ -48,13 +48,13 @@ def alibi_bias(query_columns: tf.Tensor, key_columns: tf.Tensor, num_heads: int)
 
 
 class CausalMask(NamedTuple):
-    """Rule that computes the attention bias between any columns.
+    """Attention mask that computes its bias for any query and key columns.
 
     With `block`, the blockwise causal attention of Sun et al. 2022, arXiv 2212.10554: a query attends to its
     own block of columns and the previous one.
     """
 
-    dtype: str  # of the bias; float32 with ALiBi, since bfloat16 cannot tell distance 256 from 257
+    dtype: str  # dtype of the bias; float32 with ALiBi: bfloat16 cannot tell distance 256 from 257
     alibi_heads: int | None = None  # number of query heads, for an ALiBi bias
     padding: tf.Tensor | None = None  # (batch,) number of padding columns at the left of each row
     block: int | None = None  # columns in a block

@@ -34,7 +34,7 @@ def is_chunked(kernel: str, length: int | None) -> bool:
 def attend_in_chunks(
     queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, mask: CausalMask | None = None
 ) -> tf.Tensor:
-    """`attend` for queries and keys of one length, in memory proportional to the length.
+    """Self-attention equal to `attend`, in memory proportional to the length.
 
     Attends one chunk of queries at a time, and recomputes the weights in the backward pass (Rabe and Staats
     2021, arXiv 2112.05682).
@@ -42,7 +42,7 @@ def attend_in_chunks(
     Args:
         queries: (batch, heads, length, head_dim).
         keys, values: (batch, kv_heads, length, head_dim); kv_heads divides heads.
-        mask: rule from which each chunk computes its rows of the bias; receives no gradient.
+        mask: computes the bias of each chunk; receives no gradient.
 
     Returns:
         (batch, heads, length, head_dim).
@@ -71,10 +71,9 @@ def _chunked_attention(queries, keys, values, mask, *, chunk, num_spans):
 class _ChunkedAttention:
     """Attention over chunks of queries, grouped in spans; every chunk has `rows` queries, padded at the end.
 
-    A tensor of queries is cut into (chunks, batch, kv_heads, group * rows, head_dim). Under a causal mask the
-    keys are padded too, and a chunk reads the keys up to its own end. XLA must know their number when it
-    compiles: there the queries are cut into several spans, and a chunk reads the keys up to the end of its
-    span.
+    Queries are split into (chunks, batch, kv_heads, group * rows, head_dim). Under a causal mask the keys are
+    padded too, and a chunk reads the keys up to its own end. XLA needs a static number of keys: there the
+    queries are divided into several spans, and a chunk reads the keys up to the end of its span.
     """
 
     def __init__(self, queries, keys, values, mask, *, chunk: int, num_spans: int):

@@ -96,7 +96,7 @@ class TransformerLMConfig(Options):
 
     @property
     def _unread_layout(self) -> str:
-        """Layout to disregard where no position is rotary; learned rotations read it."""
+        """Layout that has no effect without rotary positions: the default if learned rotations use it."""
         return self.rope.layout if self.learned_rotations == "none" else RopeConfig.layout
 
 

@@ -70,17 +70,18 @@ def sinusoidal_grid(rows: int | tf.Tensor, columns: int | tf.Tensor, dim: int) -
     row_features = sinusoidal_embedding(tf.range(rows), dim // 2)[:, tf.newaxis]  # (rows, 1, dim / 2)
     column_features = sinusoidal_embedding(tf.range(columns), dim // 2)[tf.newaxis]  # (1, columns, dim / 2)
     shape = (rows, columns, dim // 2)
-    return tf.concat([tf.broadcast_to(x, shape) for x in (row_features, column_features)], axis=-1)
+    features = [tf.broadcast_to(x, shape) for x in (row_features, column_features)]
+    return tf.concat(features, axis=-1)  # (rows, columns, dim)
 
 
 def resample_grid(embedding: tf.Tensor, rows: int | tf.Tensor, columns: int | tf.Tensor) -> tf.Tensor:
-    """Resamples a grid of embeddings by an antialiased cubic, to (rows, columns, dim) float32.
+    """Resizes a grid of embeddings to (rows, columns, dim) float32 by antialiased cubic interpolation.
 
     Equal to `tf.image.resize`, which XLA cannot compile.
     """
     row_weights = cubic_weights(rows, embedding.shape[0])
     column_weights = cubic_weights(columns, embedding.shape[1])
-    return tf.einsum("ir,jc,rcd->ijd", row_weights, column_weights, embedding)
+    return tf.einsum("ir,jc,rcd->ijd", row_weights, column_weights, embedding)  # (rows, columns, dim)
 
 
 def cubic_weights(size: int | tf.Tensor, source: int) -> tf.Tensor:

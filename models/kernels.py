@@ -1,8 +1,8 @@
 """Attention, SwiGLU and RMSNorm with hand-written gradients.
 
-In a graph each multiplication, cast and sum is a pass over memory of its own, and together they cost more
-than the matmuls of a small model. XLA compiles the backward pass of each kernel to a few loops. The forward
-pass stays plain TensorFlow: it is called with many shapes, and XLA compiles once for each.
+In a graph each multiplication, cast and sum is a separate pass over memory, and together they cost more than
+the matmuls of a small model. XLA fuses the backward pass of each kernel into a few loops. The forward pass is
+not compiled: it is called with many shapes, and XLA compiles once for each.
 
 Shape words: batch, heads, kv_heads, length, head_dim, dim; keys_length is the number of keys, and
 group = heads / kv_heads the number of query heads that share a head of keys and values.
@@ -18,7 +18,7 @@ from rope.positions import size_of
 
 
 def compile_in_graphs(function: Callable) -> Callable:
-    """Compiles `function` with XLA in graphs; eager calls, where each new shape would compile, stay plain."""
+    """Compiles `function` with XLA in graphs, but not in eager calls, where each new shape would compile."""
     compiled = tf.function(function, jit_compile=True, reduce_retracing=True)
 
     @functools.wraps(function)
@@ -140,7 +140,7 @@ def attend(
     kv_heads, keys_length = keys.shape[1], size_of(keys, 2)
     scale = tf.cast(keys.shape[-1] ** -0.5, keys.dtype)
     if queries.shape[2] == 1:
-        queries *= scale  # one query is less to write than a whole cache of keys
+        queries *= scale  # one query is smaller than a cache of keys
     else:
         # The keys are scaled: with scaled queries or scores, TensorFlow 2.21 fuses the scale into a oneDNN
         # kernel that is hundreds of times slower.

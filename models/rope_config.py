@@ -1,4 +1,4 @@
-"""Rotary options of the models; imports no TensorFlow. Rules of the rotation itself are those of `rope`."""
+"""Rotary options of the models, validated by `rope.options`; imports no TensorFlow."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import field, fields
@@ -14,7 +14,7 @@ LENGTHS = Field(examples=["[8,8]"])
 
 
 class RopeScalingConfig(Options):
-    """A scaling by name, with the keys of Hugging Face's `rope_scaling`; see `rope.scaling`.
+    """Scaling of the frequencies, with the keys of Hugging Face's `rope_scaling`; see `rope.scaling`.
 
     Keys that the type does not read must be null. The model supplies `original_max_position_embeddings` and
     `target_length` where they are null.
@@ -151,7 +151,7 @@ def rotary_problems(
 
 
 def locate(message: str, rope: RopeConfig | AxialRopeConfig) -> tuple[str, str]:
-    """Splits an error of `rope` into key and message; it begins with an option, or `scaling` and a key."""
+    """Splits an error message of `rope` into its first words, the key, and the rest."""
     first, _, rest = message.partition(" ")
     second, _, tail = rest.partition(" ")
     if first == "scaling" and second in rope.scaling.__dataclass_fields__:

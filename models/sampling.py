@@ -92,7 +92,7 @@ class Row:
 
 
 class Sampler:
-    """Generates text from a model; keeps its two compiled functions between calls.
+    """Generates text from a model by two compiled functions, which are reused between calls.
 
     The prompt is read in one pass. A loop compiled by XLA, once for each batch size, then generates up to
     `TOKENS_PER_CALL` tokens a call. The computation is float32: with one token at a time, reading the weights
@@ -183,7 +183,7 @@ class Sampler:
 
     def _pad_windows(self, rows: list[Row], num_tokens: int) -> tuple[tf.Tensor, Cache]:
         """(batch, length) windows, padded on the left, and an empty cache with room for more tokens."""
-        # The output of a finished row is ignored: one token fills its place.
+        # The output of a finished row is ignored, so that one token suffices.
         windows = [row.window[-1:] if row.finished else row.window for row in rows]
         width = max(map(len, windows))
         padding = np.array([width - len(window) for window in windows], np.int32)

@@ -219,7 +219,7 @@ class TransformerLM(keras.Model):
         return tf.cast(logits, tf.float32), layers
 
     def _check_length(self, length: int | None) -> None:
-        """Raises ValueError for a static length beyond the positions: learned ones and xPos have an end."""
+        """Raises ValueError if a static length exceeds the learned positions or the range of xPos."""
         is_bounded = self.position_embedding is not None or self.config.rope.xpos
         if is_bounded and length is not None and length > self.config.context_length:
             kind = "positions under xPos" if self.config.rope.xpos else "learned positions"

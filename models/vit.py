@@ -130,7 +130,7 @@ class AxialViT(keras.Model):
         return tf.cast(self.head(self._pool(self.norm(x))), tf.float32)  # (batch, num_classes)
 
     def resamples_positions(self, height: int, width: int) -> bool:
-        """Whether images of that size have another grid than the learned positions."""
+        """Whether images of this size need learned positions that are resized to their grid."""
         grid = height // self.config.patch_size, width // self.config.patch_size
         return self.config.position == "learned" and grid != self.config.grid
 
@@ -169,7 +169,7 @@ class AxialViT(keras.Model):
         return x
 
     def _kernels(self, rows, columns):
-        """The attention function of each attention layer of a block."""
+        """Attention function of each attention layer of a block."""
         if self.config.attention == "full":
             lengths = [rows * columns + int(self.class_token is not None)]
         else:
@@ -179,7 +179,7 @@ class AxialViT(keras.Model):
         return [attend_in_chunks if is_chunked(kernel, length) else attend for length in static]
 
     def _tables(self, rows, columns) -> list[list[tuple[tf.Tensor, tf.Tensor] | None]]:
-        """For each block, the rotary tables of each of its attention layers."""
+        """Rotary tables of each attention layer of each block."""
         # Within a row all patches have the same row angle, which cancels: row 0's table serves every row.
         grids = [(rows, columns)] if self.config.attention == "full" else [(1, columns), (rows, 1)]
         rope = self.config.rope

@@ -22,7 +22,7 @@ def rotate_half(x: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
     if layout == "half":
         first, second = tf.split(x, 2, axis=-1)  # (..., dim / 2) each
         return tf.concat([-second, first], axis=-1)
-    return tf.reshape(tf.stack([-x[..., 1::2], x[..., ::2]], axis=-1), tf.shape(x))
+    return tf.reshape(tf.stack([-x[..., 1::2], x[..., ::2]], axis=-1), tf.shape(x))  # (..., dim)
 
 
 def apply_rotary_emb(
@@ -146,7 +146,7 @@ def broadcat(tensors: Sequence[tf.Tensor], dim: int = -1) -> tf.Tensor:
 
 
 def with_size(shape: tf.Tensor, axis: int, size: int | tf.Tensor) -> tf.Tensor:
-    """`shape` with another size of one axis."""
+    """`shape` with the size of `axis` replaced."""
     return tf.concat([shape[:axis], [size], shape[axis + 1 :]], axis=0)
 
 
@@ -170,7 +170,7 @@ def check_angles(freqs: tf.Tensor) -> None:
 
 
 def last_rows(name: str, table: tf.Tensor, t: tf.Tensor, axis: int, table_axis: int) -> tf.Tensor:
-    """Last entries along `table_axis`, as many as `t` has along `axis`."""
+    """Slices the last entries of `table_axis`, one for each position of `t` along `axis`."""
     rows, length = size_of(table, table_axis), size_of(t, axis)
     if not (isinstance(rows, int) and isinstance(length, int)):
         start = tf.maximum(rows - length, 0)
@@ -185,7 +185,7 @@ def last_rows(name: str, table: tf.Tensor, t: tf.Tensor, axis: int, table_axis: 
 
 
 def align_rows(table: tf.Tensor, t: tf.Tensor, axis: int) -> tf.Tensor:
-    """A (length, dim) table with axes of 1 that place `length` on `axis` of `t`; others are unchanged."""
+    """Reshapes a (length, dim) table to broadcast along `axis` of `t`; returns other tables unchanged."""
     if table.shape.rank != 2:
         return table
     return table[(slice(None), *[tf.newaxis] * (t.shape.rank - 2 - axis))]  # (length, 1, ..., dim)

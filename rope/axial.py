@@ -45,8 +45,8 @@ def axial_angles(
     Args:
         positions: (size,) positions along each axis of the grid.
         frequencies: (pairs,) radians per unit, shared by the axes.
-        axis_order: axis of each block of pairs; (0, 1, ...) when not given, which is rows, then columns, in
-            images. RoPE-ViT has columns first, (1, 0).
+        axis_order: axis of each block of pairs, by default (0, 1, ...): rows, then columns of an image.
+            RoPE-ViT has columns first, (1, 0).
 
     Returns:
         (size of axis 0, size of axis 1, ..., axes * pairs) radians, float32.
@@ -58,7 +58,7 @@ def axial_angles(
 
 
 def grid_angles(angles: Sequence[tf.Tensor], *, axis_order: Sequence[int] | None = None) -> tf.Tensor:
-    """Angles on a grid, from the angles along each axis, which may have frequencies of its own.
+    """Angles on a grid, combined from the angles along each axis.
 
     Args:
         angles: (size, pairs) radians along each axis, float32.
@@ -81,7 +81,7 @@ def grid_angles(angles: Sequence[tf.Tensor], *, axis_order: Sequence[int] | None
         shape = [-1 if other == axis else 1 for other in range(axes)]
         block = tf.reshape(angles[axis], (*shape, pairs))  # (1, ..., size, ..., 1, pairs)
         blocks.append(tf.broadcast_to(block, (*sizes, pairs)))
-    return tf.concat(blocks, axis=-1)
+    return tf.concat(blocks, axis=-1)  # (*sizes, sum of pairs)
 
 
 def grid_positions(*dims: int, axis_order: Sequence[int] | None = None) -> tf.Tensor:
@@ -101,7 +101,7 @@ def mixed_frequencies(num_heads: int, dim: int, *, theta: float = 10.0, turns: n
         num_heads: number of heads, each with frequencies of its own.
         dim: features of a head, a multiple of 4.
         theta: rotation base of the magnitudes theta^(-4i / dim).
-        turns: (num_heads,) radians by which the axes of each head are turned; 0 is axial.
+        turns: (num_heads,) rotation of the axes of each head in radians; 0 is axial.
 
     Returns:
         (2, num_heads, dim / 2) float64, along the first and the second coordinate.
@@ -127,15 +127,15 @@ def check_num_heads(num_heads: int) -> None:
 class MixedRotaryEmbedding(keras.layers.Layer):
     """Learned 2-D frequencies of each head, mixing rows and columns (RoPE-ViT, arXiv 2403.13298).
 
-    Make one for each attention layer. The frequencies are a float32 weight under every dtype policy. Exclude
-    it from weight decay, which would move positions together.
+    Create one for each attention layer. The frequencies are a float32 weight under every dtype policy;
+    exclude it from weight decay, which would shrink them towards 0.
 
     Args:
         num_heads: heads of the attention layer.
         dim: features of a head, a multiple of 4.
         theta: rotation base of the initial magnitudes.
         layout: `interleaved` or `half`, see `rope.rotation`.
-        turn_axes: initialize each head with its axes turned by a random angle, instead of axial.
+        turn_axes: initialize each head with axes rotated by a random angle, instead of axial.
         seed: seed of the random angles.
 
     Call arguments:
@@ -203,7 +203,7 @@ class MixedRotaryEmbedding(keras.layers.Layer):
         # A sum of products, because a matrix product may run in TF32 on a GPU.
         angles = rotary_angles(positions[..., 0], frequencies[0])  # (..., num_heads * dim / 2)
         angles += rotary_angles(positions[..., 1], frequencies[1])
-        return tf.stack(tf.split(angles, self.num_heads, axis=-1))
+        return tf.stack(tf.split(angles, self.num_heads, axis=-1))  # (num_heads, ..., dim / 2)
 
     def table(self, positions: tf.Tensor) -> tf.Tensor:
         """(num_heads, ..., dim / 2) table for `rotate`."""

@@ -280,7 +280,7 @@ class RotaryEmbedding(keras.layers.Layer):
         keys_length = size_of(k, self._axis(k, seq_dim))
         if isinstance(length, int) and isinstance(keys_length, int) and length > keys_length:
             raise ValueError(
-                f"queries need a key each, got {length} queries and {keys_length} keys. "
+                f"queries must not outnumber keys, got {length} queries and {keys_length} keys. "
                 "Append the new keys to the cache first."
             )
         key_positions = tf.range(keys_length)
@@ -377,7 +377,7 @@ class RotaryEmbedding(keras.layers.Layer):
     def _positions(
         self, x: tf.Tensor, seq_dim: int | None, offset: int | tf.Tensor, positions: tf.Tensor | None
     ) -> tf.Tensor:
-        """Positions with every axis of `x` but the last."""
+        """Positions of `x` plus `offset`, with every axis of `x` but the last."""
         axis = self._axis(x, seq_dim)
         if positions is None:
             positions = tf.range(size_of(x, axis))
@@ -393,7 +393,7 @@ class RotaryEmbedding(keras.layers.Layer):
         if self.attention_factor != 1:
             raise ValueError(
                 f"a table of angles cannot hold the attention factor {self.attention_factor:.4g} of its "
-                "scaling. Use a rotate_ method, tables() or axial_table(), or attention_factor=1.0 there."
+                "scaling. Use a rotate_ method, tables() or axial_table(), or set attention_factor=1.0."
             )
 
 

@@ -17,7 +17,7 @@ from rope.scaling import check_mapping, scale, scaling_type
 from rope.schemes import Scaled
 
 FREQUENCIES = ("lang", "pixel", "constant")
-# Options that only some kinds of frequencies, or only xPos, read. Other values are an error elsewhere.
+# Options read only by some kinds of frequencies, or by xPos; elsewhere they must keep these values.
 DEFAULTS: dict[str, Any] = {
     "theta": 10_000.0,
     "theta_rescale_factor": 1.0,
@@ -34,7 +34,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "custom": (),
 }
 NO_SCALING = {"rope_type": "default"}
-# In units of xpos_scale_base, the length at which the scales of xPos's fastest decay reach 7e34.
+# Length in units of xpos_scale_base at which the largest scale of xPos reaches 7e34.
 XPOS_MAX_SPAN = 128
 
 
@@ -139,7 +139,7 @@ def pop_theta(scaling: dict[str, Any], theta: float) -> float:
     if rope_theta is None or rope_theta == theta:
         return theta
     if theta != DEFAULTS["theta"]:
-        raise ValueError(f"theta is {theta}, but the scaling's rope_theta {rope_theta}. Give one of them.")
+        raise ValueError(f"theta is {theta}, but scaling has rope_theta {rope_theta}. Give one of them.")
     return rope_theta
 
 

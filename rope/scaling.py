@@ -14,7 +14,7 @@ import numpy as np
 from rope import schemes
 from rope.schemes import Scaled
 
-# Parameters of a scheme that come from the embedding and are no keys of the dict.
+# Parameters of a scheme that the embedding supplies; they are not keys of the dict.
 SUPPLIED = ("frequencies", "theta", "target_length")
 WHY_NEEDED = {
     "theta": "Its formula holds only for language frequencies (freqs_for='lang').",
@@ -40,14 +40,14 @@ def scale(
     theta: float | None = None,
     target_length: int | None = None,
 ) -> Scaled:
-    """Scales frequencies as a `rope_scaling` dict says.
+    """Scales frequencies by a Hugging Face `rope_scaling` dict.
 
     Args:
         frequencies: (dim / 2,) radians per token, float64, unscaled.
         scaling: `rope_type` (or `type`), a name in `SCALINGS`, and the keys of that scheme. Keys that are
-            None count as absent.
+            None are ignored.
         theta: rotation base of the frequencies, or None if they have none; some schemes need it.
-        target_length: sequence length of the regime, for schemes that depend on one.
+        target_length: longest sequence length to be used, for schemes that depend on it.
 
     Returns:
         The scaled frequencies, float64, and the attention factor.

@@ -4,8 +4,8 @@ Each scheme is a pure function that returns the scaled frequencies and the atten
 cosines and sines. Its keyword arguments are the keys of the `rope_scaling` dict of a Hugging Face
 `config.json`, parsed by `rope.scaling`; only `theta` and `target_length` come from the embedding.
 
-Schemes that depend on the sequence length take a fixed `target_length`. With the length of each call, cached
-keys would keep angles of another regime.
+Schemes that depend on the sequence length take a fixed `target_length`. If the
+frequencies followed the length of each call, they would not match the keys that are already cached.
 """
 
 import math
@@ -70,10 +70,10 @@ def yarn(
     mscale_all_dim: float | None = None,
     attention_factor: float | None = None,
 ) -> Scaled:
-    """YaRN (Peng et al. 2023, arXiv 2309.00071), with the ramp of its code: linear in the index of the pair.
+    """YaRN (Peng et al. 2023, arXiv 2309.00071), with a ramp linear in the pair index as in its code.
 
     Keeps pairs that turn more than `beta_fast` times within the original length, and divides those that turn
-    less than `beta_slow` times by `factor`. `mscale` and `mscale_all_dim` are DeepSeek's: both or neither.
+    less than `beta_slow` times by `factor`. `mscale` and `mscale_all_dim`, from DeepSeek, are given together.
     """
     at_least_one("factor", factor)
     positive("original_max_position_embeddings", original_max_position_embeddings)
@@ -153,8 +153,8 @@ def longrope(
 ) -> Scaled:
     """LongRoPE (Ding et al. 2024, arXiv 2402.13753): divides each pair by a factor of its own.
 
-    `short_factor` holds up to the original length, `long_factor` for a longer `target_length`. The attention
-    factor is given, or follows from `factor`, or from `max_position_embeddings` over the original length.
+    `short_factor` applies up to the original length, `long_factor` to a longer `target_length`. A missing
+    attention factor is computed from `factor`, or from `max_position_embeddings` / original length.
     """
     positive("original_max_position_embeddings", original_max_position_embeddings)
     positive("target_length", target_length)
