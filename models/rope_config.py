@@ -140,8 +140,8 @@ class AxialRopeConfig(Options):
 def rotary_problems(
     rope: RopeConfig | AxialRopeConfig, embeddings: Callable[[], list[dict[str, object]]]
 ) -> Iterator[tuple[str, str]]:
-    """Key and message of the first rule of `rope.options` that the arguments of an embedding violate."""
-    from rope.options import DEFAULTS, resolve  # NumPy, which `--help` does not need
+    """Key and message of the first rule of `rope.frequencies` that the arguments of an embedding violate."""
+    from rope.frequencies import DEFAULTS, resolve  # NumPy, which `--help` does not need
 
     try:
         for arguments in embeddings():

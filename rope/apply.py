@@ -35,9 +35,7 @@ def apply_rotary_emb(
     *,
     layout: str = "interleaved",
 ) -> tf.Tensor:
-    """Rotates features [start_index, start_index + dim) of `t`; the others pass through.
-
-    Multiplies in float32 and casts last, whatever the dtype of `t`.
+    """Rotates features [start_index, start_index + dim) of `t`, in float32; the others pass through.
 
     Args:
         freqs: (..., length, dim) angles from `RotaryEmbedding(...)(positions)`; broadcasts against `t`. A 2-D
@@ -59,12 +57,9 @@ def apply_rotary_emb(
     """
     freqs, t = tf.convert_to_tensor(freqs), tf.convert_to_tensor(t)
     check_angles(freqs)
-    dim, features = freqs.shape[-1], t.shape[-1]
-    if start_index < 0 or start_index + dim > features:
-        raise ValueError(
-            f"features [{start_index}, {start_index + dim}) are to be rotated, but t has {features}. "
-            "Lower start_index or the dim of the angles."
-        )
+    end, features = start_index + freqs.shape[-1], t.shape[-1]
+    if start_index < 0 or end > features:
+        raise ValueError(f"features [{start_index}, {end}) are to be rotated, but t has {features}.")
     axis = sequence_axis(t, seq_dim)
     freqs, scale = tf.cast(freqs, tf.float32), tf.convert_to_tensor(scale, tf.float32)
     if freqs_seq_dim is not None or freqs.shape.rank == 2:
@@ -73,10 +68,10 @@ def apply_rotary_emb(
     freqs = align_rows(freqs, t, axis)
     if scale.shape.rank == 2:
         scale = align_rows(last_rows("scale", scale, t, axis, 0), t, axis)
-    x = tf.cast(t[..., start_index : start_index + dim], tf.float32)  # (..., length, dim)
+    x = tf.cast(t[..., start_index:end], tf.float32)  # (..., length, dim)
     check_broadcast(freqs, x)
     x = (x * tf.cos(freqs) + rotate_half(x, layout=layout) * tf.sin(freqs)) * scale
-    pieces = [t[..., :start_index], tf.cast(x, t.dtype), t[..., start_index + dim :]]
+    pieces = [t[..., :start_index], tf.cast(x, t.dtype), t[..., end:]]
     return tf.concat([piece for piece in pieces if piece.shape[-1]], axis=-1)  # (..., length, features)
 
 
@@ -102,30 +97,23 @@ def apply_learned_rotations(
         The rotated tensor, with the shape and dtype of `t`.
 
     Raises:
-        ValueError: if there are more rotations than pairs of features, or not one row per token.
+        ValueError: if `t` has fewer pairs of features, or `rotations` not one row per token.
     """
     rotations, t = tf.cast(rotations, tf.float32), tf.convert_to_tensor(t)
     # A 2-D table of angles may have rows for earlier keys; predicted rotations have one row per token.
     if rotations.shape.rank == 2 and not rotations.shape[:1].is_compatible_with(t.shape[-2:-1]):
-        raise ValueError(
-            f"rotations must have a row for each of the {t.shape[-2]} tokens of t, "
-            f"got {rotations.shape[0]}. Pass only the rows of these tokens."
-        )
+        tokens, rows = t.shape[-2], rotations.shape[0]
+        raise ValueError(f"rotations must have a row for each of the {tokens} tokens of t, got {rows}.")
     if freq_ranges is not None:
         factors = tf.reshape(tf.cast(freq_ranges, tf.float32), [-1])  # (ranges,)
-        pairs = rotations.shape[-1] * factors.shape[-1]
-        shape = tf.concat([tf.shape(rotations)[:-1], [pairs]], axis=0)
+        shape = tf.concat([tf.shape(rotations)[:-1], [rotations.shape[-1] * factors.shape[-1]]], axis=0)
         rotations = rotations[..., tf.newaxis] * factors  # (..., length, rotations, ranges)
         rotations = tf.reshape(rotations, shape)  # (..., length, pairs)
     return apply_rotary_emb(doubled(rotations, layout=layout), t, start_index, layout=layout)
 
 
 def broadcat(tensors: Sequence[tf.Tensor], dim: int = -1) -> tf.Tensor:
-    """Broadcasts the axes other than `dim`, then concatenates along `dim`.
-
-    Raises:
-        ValueError: if the tensors differ in rank, or in another axis that is not 1.
-    """
+    """Broadcasts the axes other than `dim` of tensors of one rank, then concatenates along `dim`."""
     tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
     ranks = {tensor.shape.rank for tensor in tensors}
     if len(ranks) != 1:
@@ -162,10 +150,7 @@ def check_angles(freqs: tf.Tensor) -> None:
             "angles as an input needs autocast=False."
         )
     if freqs.shape.rank < 2:
-        raise ValueError(
-            f"angles must be (..., length, dim), got shape {freqs.shape}. "
-            "For one position, add an axis of 1 before the last."
-        )
+        raise ValueError(f"angles must be (..., length, dim), got shape {freqs.shape}.")
     check_pairs("the table of angles", freqs)
 
 
@@ -179,7 +164,7 @@ def last_rows(name: str, table: tf.Tensor, t: tf.Tensor, axis: int, table_axis: 
     else:
         raise ValueError(
             f"{name} of shape {table.shape} does not match the features to rotate, {t.shape}: it needs a row "
-            f"for each of the {length} positions, got {rows}. seq_dim must be the sequence axis."
+            f"for each of the {length} positions, got {rows}."
         )
     return table[(*[slice(None)] * table_axis, slice(start, None))]
 
@@ -197,6 +182,6 @@ def check_broadcast(freqs: tf.Tensor, x: tf.Tensor) -> None:
     fits = all(have in (1, None) or want in (None, have) for have, want in sizes)
     if freqs.shape.rank > x.shape.rank or not fits:
         raise ValueError(
-            f"angles of shape {freqs.shape} do not match the features to rotate, {x.shape}. "
-            "Each axis must be equal or 1; seq_dim must be the sequence axis."
+            f"angles of shape {freqs.shape} do not match the features to rotate, {x.shape}: "
+            "each axis must be equal or 1."
         )

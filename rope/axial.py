@@ -5,6 +5,7 @@ axis; dim, the features of a head.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,15 +20,9 @@ COORDINATES = ("cells", "unit")
 def axis_positions(
     size: int | tf.Tensor, *, coordinates: str = "cells", offset: float | tf.Tensor = 0
 ) -> tf.Tensor:
-    """(size,) positions along one axis.
+    """(size,) positions along one axis: 0, 1, 2, ... for `cells`, equally spaced in [-1, 1] for `unit`.
 
-    Args:
-        size: cells of the axis.
-        coordinates: `cells` counts 0, 1, 2, ...; `unit` is equally spaced from -1 to 1, both included.
-        offset: added to the positions; an integer or float32.
-
-    Raises:
-        ValueError: if `coordinates` is unknown.
+    `offset`, an integer or float32, is added to them.
     """
     if coordinates == "cells":
         offset = tf.convert_to_tensor(offset)
@@ -45,14 +40,10 @@ def axial_angles(
     Args:
         positions: (size,) positions along each axis of the grid.
         frequencies: (pairs,) radians per unit, shared by the axes.
-        axis_order: axis of each block of pairs, by default (0, 1, ...): rows, then columns of an image.
-            RoPE-ViT has columns first, (1, 0).
+        axis_order: as for `grid_angles`.
 
     Returns:
         (size of axis 0, size of axis 1, ..., axes * pairs) radians, float32.
-
-    Raises:
-        ValueError: if `axis_order` does not name each axis once.
     """
     return grid_angles([rotary_angles(axis, frequencies) for axis in positions], axis_order=axis_order)
 
@@ -62,7 +53,8 @@ def grid_angles(angles: Sequence[tf.Tensor], *, axis_order: Sequence[int] | None
 
     Args:
         angles: (size, pairs) radians along each axis, float32.
-        axis_order: as for `axial_angles`.
+        axis_order: axis of each block of pairs; (0, 1, ...) when not given, which is rows, then columns, in
+            images. RoPE-ViT has columns first, (1, 0).
 
     Returns:
         (size of axis 0, size of axis 1, ..., sum of pairs) radians, float32.
@@ -107,20 +99,25 @@ def mixed_frequencies(num_heads: int, dim: int, *, theta: float = 10.0, turns: n
         (2, num_heads, dim / 2) float64, along the first and the second coordinate.
 
     Raises:
-        ValueError: if `dim` is not a positive multiple of 4, or `num_heads` is below 1.
+        ValueError: if `dim` is not a positive multiple of 4, or there is not one turn per head.
     """
-    check_num_heads(num_heads)
     if dim < 4 or dim % 4:
         raise ValueError(f"dim must be a positive multiple of 4 for 2-D frequencies, got {dim}.")
     magnitudes = np.tile(language_frequencies(dim // 2, theta=theta), 2)  # (dim / 2,)
-    turns = np.asarray(turns, np.float64)[:, np.newaxis]  # (num_heads, 1)
+    turns = np.reshape(np.asarray(turns, np.float64), (num_heads, 1))
     directions = np.repeat(np.concatenate([turns, turns + np.pi / 2], axis=-1), dim // 4, axis=-1)
     return np.stack([magnitudes * np.cos(directions), magnitudes * np.sin(directions)])
 
 
-def check_num_heads(num_heads: int) -> None:
-    if num_heads < 1:
-        raise ValueError(f"num_heads must be >= 1, got {num_heads}.")
+def add_frequencies(layer: keras.layers.Layer, initial: np.ndarray) -> Any:
+    """Adds a float32 weight for learned frequencies to a layer."""
+    return layer.add_weight(
+        name="frequencies",
+        shape=initial.shape,
+        dtype="float32",
+        initializer=lambda shape, dtype: tf.constant(initial, dtype),
+        autocast=False,
+    )
 
 
 @keras.saving.register_keras_serializable(package="rope")
@@ -131,9 +128,7 @@ class MixedRotaryEmbedding(keras.layers.Layer):
     exclude it from weight decay, which would shrink them towards 0.
 
     Args:
-        num_heads: heads of the attention layer.
-        dim: features of a head, a multiple of 4.
-        theta: rotation base of the initial magnitudes.
+        num_heads, dim, theta: as for `mixed_frequencies`.
         layout: `interleaved` or `half`, see `rope.rotation`.
         turn_axes: initialize each head with axes rotated by a random angle, instead of axial.
         seed: seed of the random angles.
@@ -168,7 +163,8 @@ class MixedRotaryEmbedding(keras.layers.Layer):
     ):
         super().__init__(name=name, autocast=False)
         check_layout(layout)
-        check_num_heads(num_heads)
+        if num_heads < 1:
+            raise ValueError(f"num_heads must be >= 1, got {num_heads}.")
         self.num_heads, self.dim, self.layout = num_heads, dim, layout
         self._config = {
             "num_heads": num_heads,
@@ -182,13 +178,7 @@ class MixedRotaryEmbedding(keras.layers.Layer):
         if turn_axes:
             turns = np.random.default_rng(seed).uniform(0, 2 * np.pi, num_heads)
         initial = mixed_frequencies(num_heads, dim, theta=theta, turns=turns)
-        self.frequencies = self.add_weight(
-            name="frequencies",
-            shape=initial.shape,
-            dtype="float32",
-            initializer=lambda shape, dtype: tf.constant(initial, dtype),
-            autocast=False,
-        )
+        self.frequencies = add_frequencies(self, initial)
         self.built = True
 
     def call(self, positions: tf.Tensor) -> tf.Tensor:

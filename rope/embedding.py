@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from rope import xpos
-from rope.axial import axial_angles, axis_positions
-from rope.options import DEFAULTS, resolve
+from rope.axial import add_frequencies, axial_angles, axis_positions
+from rope.frequencies import DEFAULTS, resolve
 from rope.positions import align_positions, align_scale, sequence_axis, shifted, size_of
 from rope.rotation import check_layout, doubled, rotary_angles, rotary_table, rotate, scaled_table
 
@@ -33,8 +33,8 @@ class RotaryEmbedding(keras.layers.Layer):
         theta_rescale_factor: NTK-aware scaling of `lang`; at least 1.
         max_freq, pixel_spacing: for `pixel`, see `rope.frequencies.pixel_frequencies`.
         num_freqs: for `constant`; must be dim / 2.
-        learned_freq: makes the frequencies a float32 weight, initialized at the given ones and stored
-            unscaled, so that trained frequencies can be scaled for a longer context.
+        learned_freq: makes the frequencies a float32 weight. It is stored unscaled, so that trained
+            frequencies can be scaled for a longer context.
         layout: `interleaved` or `half`, see `rope.rotation`.
         interpolate_factor: divides the positions, so that a longer context spans the angles seen in training
             (Chen et al. 2023, arXiv 2306.15595); at least 1.
@@ -49,16 +49,24 @@ class RotaryEmbedding(keras.layers.Layer):
 
     Call arguments:
         t: (..., length) positions, integer or float32. (float64 becomes float32.)
-        cache_key: ignored, accepted for compatibility: there is no cache.
-        seq_len: the length of `t`, checked.
+        cache_key: accepted for compatibility and ignored.
+        seq_len: expected length of `t`.
         offset: added to the positions.
 
     Returns:
         (..., length, dim) angles in radians for `apply_rotary_emb`, float32, with the angle of each pair at
         both of its features.
 
+    Arguments that the methods share:
+        x, q, k: (..., length, head_dim) queries or keys, which may differ in heads and length. Only the first
+            dim features are rotated; shape and dtype do not change.
+        seq_dim: sequence axis; -2, or -3 with `seq_before_head_dim`, when not given.
+        offset: added to the positions: the number of tokens already in a cache.
+        positions, key_positions: (length,), (batch, length), or every axis of `x` but the last; 0, 1, 2, ...
+            when not given. Keys have the positions of the queries when not given.
+
     Raises:
-        TypeError: if `scaling` is not a dict.
+        TypeError: if `scaling` is not a dict, or positions are bfloat16 or float16.
         ValueError: if an argument is out of its range, contradicts another, or would have no effect.
 
     Example:
@@ -123,17 +131,8 @@ class RotaryEmbedding(keras.layers.Layer):
         self.learned_freq, self.use_xpos = learned_freq, use_xpos
         self.xpos_scale_base, self.xpos_max_length = xpos_scale_base, xpos_max_length
         self.default_seq_dim = -3 if seq_before_head_dim else -2
-        self._weight = self._add_frequencies() if learned_freq else None
+        self._weight = add_frequencies(self, self._resolved.initial) if learned_freq else None
         self.built = True
-
-    def _add_frequencies(self) -> Any:
-        return self.add_weight(
-            name="frequencies",
-            shape=self._resolved.initial.shape,
-            dtype="float32",
-            initializer=lambda shape, dtype: tf.constant(self._resolved.initial, dtype),
-            autocast=False,
-        )
 
     @property
     def frequencies(self) -> np.ndarray | tf.Tensor:
@@ -163,15 +162,10 @@ class RotaryEmbedding(keras.layers.Layer):
         return rotary_angles(positions, self.frequencies)
 
     def tables(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Two tables for `rotate`, for queries and for keys, that the layers of a model can share.
+        """Tables for `rotate` of queries and of keys, with xPos and the attention factor of the scaling.
 
-        They include the attention factor of the scaling, and xPos. Without xPos both are the same object.
-
-        Args:
-            positions: (..., length), with an axis for the heads if they differ by row.
-
-        Returns:
-            Tables of shape (..., length, dim / 2), complex64.
+        Both are (..., length, dim / 2) complex64, and the same object without xPos. The layers of a model can
+        share them. `positions` are (..., length), with an axis for the heads if they differ by row.
         """
         table = self._table_without_xpos(self.angles(positions))
         if not self.use_xpos:
@@ -182,9 +176,7 @@ class RotaryEmbedding(keras.layers.Layer):
     def table(self, positions: tf.Tensor) -> tf.Tensor:
         """(..., length, dim / 2) table for `rotate` of queries and keys without xPos."""
         if self.use_xpos:
-            raise ValueError(
-                "xPos scales queries and keys differently, got one table for both. Use tables()."
-            )
+            raise ValueError("xPos scales queries and keys differently, got one table. Use tables().")
         return self.tables(positions)[0]
 
     def rotate(self, x: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
@@ -204,16 +196,9 @@ class RotaryEmbedding(keras.layers.Layer):
         """Rotates queries or keys by their positions.
 
         Args:
-            x: (..., length, head_dim); only the first dim features are rotated.
-            seq_dim: sequence axis; -2, or -3 with `seq_before_head_dim`, when not given.
-            offset: added to the positions: the number of tokens already in a cache.
+            x, seq_dim, offset, positions: see the class.
             scale: multiplies the rotated features, and replaces the scales of xPos. A number, (length, dim),
                 (batch, length, dim), or every axis of `x`, such as from `get_scale(positions)`.
-            positions: (length,), (batch, length), or every axis of `x` but the last; 0, 1, 2, ... when not
-                given.
-
-        Returns:
-            The rotated tensor, with the shape and dtype of `x`.
         """
         (x,) = concrete(x)
         if self.use_xpos and scale is None:
@@ -239,18 +224,7 @@ class RotaryEmbedding(keras.layers.Layer):
         positions: tf.Tensor | None = None,
         key_positions: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Rotates queries and keys, with xPos if the embedding uses it.
-
-        Args:
-            q, k: (..., length, head_dim) queries and keys, which may differ in heads and length.
-            seq_dim: as for `rotate_queries_or_keys`.
-            offset: added to all positions: the number of tokens already in a cache.
-            positions: positions of the queries, as for `rotate_queries_or_keys`.
-            key_positions: positions of the keys; those of the queries when not given.
-
-        Returns:
-            Rotated queries and keys, with their shapes and dtypes.
-        """
+        """Rotates queries and keys, with xPos if the embedding uses it; for the arguments see the class."""
         q, k = concrete(q, k)
         if positions is None:
             positions = tf.range(size_of(q, self._axis(q, seq_dim)))
@@ -265,24 +239,12 @@ class RotaryEmbedding(keras.layers.Layer):
     def rotate_queries_with_cached_keys(
         self, q: tf.Tensor, k: tf.Tensor, seq_dim: int | None = None, offset: int | tf.Tensor = 0
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Rotates all keys of a sequence, at 0, 1, 2, ..., and its last queries.
-
-        Args:
-            q, k: (..., length, head_dim) queries and keys; at least as many keys as queries.
-            seq_dim: as for `rotate_queries_or_keys`.
-            offset: added only to the positions of the queries.
-
-        Returns:
-            Rotated queries and keys, with their shapes and dtypes.
-        """
+        """Rotates all keys of a sequence, at 0, 1, 2, ..., and its last queries, which `offset` shifts."""
         q, k = concrete(q, k)
         length = size_of(q, self._axis(q, seq_dim))
         keys_length = size_of(k, self._axis(k, seq_dim))
         if isinstance(length, int) and isinstance(keys_length, int) and length > keys_length:
-            raise ValueError(
-                f"queries must not outnumber keys, got {length} queries and {keys_length} keys. "
-                "Append the new keys to the cache first."
-            )
+            raise ValueError(f"queries must not outnumber keys, got {length} queries and {keys_length} keys.")
         key_positions = tf.range(keys_length)
         positions = shifted(tf.range(length) + (keys_length - length), offset)
         return self.rotate_queries_and_keys(q, k, seq_dim, positions=positions, key_positions=key_positions)
@@ -304,22 +266,17 @@ class RotaryEmbedding(keras.layers.Layer):
         coordinates: str | None = None,
         axis_order: Sequence[int] | None = None,
     ) -> tf.Tensor:
-        """Angles on a grid of any number of axes, each with the frequencies of this embedding.
+        """(*dims, len(dims) * dim / 2) angles on a grid, float32, with the same frequencies for each axis.
 
         Args:
             dims: size of each axis: rows and columns of an image.
             offsets: added to the coordinates of each axis.
             coordinates: `cells` (0, 1, 2, ...) or `unit` (-1 to 1). When not given, `unit` for `pixel`
                 frequencies and `cells` for others.
-            axis_order: axis of each block of pairs, see `rope.axial.axial_angles`.
-
-        Returns:
-            (*dims, len(dims) * dim / 2) radians, float32.
+            axis_order: axis of each block of pairs, see `rope.axial.grid_angles`.
         """
         if self.use_xpos:
-            raise ValueError(
-                "xPos decays along one causal axis, got a grid. Create the embedding with use_xpos=False."
-            )
+            raise ValueError("xPos decays along one causal axis, got a grid. Set use_xpos=False.")
         offsets = (0,) * len(dims) if offsets is None else offsets
         if not dims or len(offsets) != len(dims):
             raise ValueError(f"a grid needs one offset for each axis, got {len(offsets)} for sizes {dims}.")
@@ -387,13 +344,12 @@ class RotaryEmbedding(keras.layers.Layer):
         """Raises ValueError if this embedding also has scales, which a table of angles would lose."""
         if self.use_xpos:
             raise ValueError(
-                "a table of angles cannot hold the scales of xPos. Use rotate_queries_and_keys or tables(), "
-                "or angles() and get_scale()."
+                "a table of angles cannot hold the scales of xPos. Use rotate_queries_and_keys or tables()."
             )
         if self.attention_factor != 1:
             raise ValueError(
                 f"a table of angles cannot hold the attention factor {self.attention_factor:.4g} of its "
-                "scaling. Use a rotate_ method, tables() or axial_table(), or set attention_factor=1.0."
+                "scaling. Use a rotate_ method, tables() or axial_table()."
             )
 
 

@@ -1,11 +1,34 @@
-"""Frequencies of the rotated pairs before scaling, in NumPy float64."""
+"""Frequencies of the rotated pairs, and the rules on the arguments of `RotaryEmbedding`, in NumPy float64."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from rope.scaling import scale, scaling_type
+from rope.schemes import Scaled, rescaled_theta
+
+FREQUENCIES = ("lang", "pixel", "constant")
 PIXEL_SPACINGS = ("linear", "log")
+# Options read only by some kinds of frequencies, or by xPos; elsewhere they must keep these values.
+DEFAULTS: dict[str, Any] = {
+    "theta": 10_000.0,
+    "theta_rescale_factor": 1.0,
+    "max_freq": 10.0,
+    "pixel_spacing": "linear",
+    "num_freqs": 1,
+    "xpos_scale_base": 512.0,
+    "xpos_max_length": 4_096,
+}
+READ_BY: dict[str, tuple[str, ...]] = {
+    "lang": ("theta", "theta_rescale_factor"),
+    "pixel": ("max_freq", "pixel_spacing"),
+    "constant": ("num_freqs",),
+    "custom": (),
+}
+# Length in units of xpos_scale_base at which the largest scale of xPos reaches 7e34.
+XPOS_MAX_SPAN = 128
 
 
 def language_frequencies(
@@ -23,37 +46,13 @@ def language_frequencies(
         (dim / 2,) radians per token, float64, decreasing from 1.
 
     Raises:
-        ValueError: if `dim` is not a positive even number, `theta` is not above 1, or
-            `theta_rescale_factor` is below 1, or not 1 with a single pair.
+        ValueError: if an argument is out of its range.
     """
     check_dim(dim)
     if not theta > 1:
         raise ValueError(f"theta must be above 1, got {theta}.")
     theta = rescaled_theta(theta, dim, theta_rescale_factor)
     return theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
-
-
-def rescaled_theta(theta: float, dim: int, factor: float) -> float:
-    """Rotation base of NTK-aware scaling by `factor`: theta factor^(dim / (dim - 2))."""
-    if not factor >= 1:
-        raise ValueError(f"theta_rescale_factor must be >= 1, got {factor}.")
-    if factor == 1:
-        return theta
-    if dim == 2:
-        raise ValueError(
-            f"theta_rescale_factor must be 1 with dim 2, got {factor}: NTK-aware scaling keeps "
-            "the first frequency and divides the last. Use interpolate_factor, or a dim of at least 4."
-        )
-    try:
-        rescaled = float(theta * factor ** (dim / (dim - 2)))
-    except OverflowError:
-        rescaled = math.inf
-    if rescaled == math.inf:
-        raise ValueError(
-            f"theta_rescale_factor must keep theta in the range of float64, got theta {theta}, "
-            f"factor {factor} and dim {dim}. Use a smaller factor."
-        )
-    return rescaled
 
 
 def pixel_frequencies(dim: int, *, max_freq: float = 10.0, spacing: str = "linear") -> np.ndarray:
@@ -87,21 +86,8 @@ def constant_frequencies(num_freqs: int = 1) -> np.ndarray:
     return np.ones(num_freqs)
 
 
-def custom_frequencies(values: Sequence[float]) -> np.ndarray:
-    """(dim / 2,) float64; raises ValueError unless `values` is a vector of finite numbers."""
-    frequencies = np.array(values, dtype=np.float64)
-    if frequencies.ndim != 1 or not frequencies.size or not np.isfinite(frequencies).all():
-        raise ValueError(
-            "custom_freqs must be a vector of finite numbers, one for each pair; "
-            f"got shape {frequencies.shape}."
-        )
-    return frequencies
-
-
 def rotary_dim(head_dim: int, fraction: float) -> int:
     """Number of rotated features in a partial rotation (GPT-NeoX, GPT-J, Phi): int(fraction head_dim).
-
-    The frequencies are those of a head with that many features.
 
     Raises:
         ValueError: if `fraction` is not in (0, 1] or the result is not a positive even number.
@@ -120,3 +106,131 @@ def rotary_dim(head_dim: int, fraction: float) -> int:
 def check_dim(dim: int) -> None:
     if dim < 2 or dim % 2:
         raise ValueError(f"dim must be a positive even number to form rotation pairs, got {dim}.")
+
+
+class Resolved(NamedTuple):
+    """Values that follow from the arguments of a `RotaryEmbedding`.
+
+    `initial` and `scaled` are (dim / 2,) radians per position, before and after scaling; `ratios` is their
+    quotient.
+    """
+
+    dim: int
+    theta: float
+    initial: np.ndarray
+    scaled: np.ndarray
+    ratios: np.ndarray
+    attention_factor: float
+    interpolate_factor: float
+
+
+def resolve(options: Mapping[str, Any]) -> Resolved:
+    """Computes the frequencies from the arguments of a `RotaryEmbedding`.
+
+    Raises:
+        TypeError: if `scaling` is not a mapping.
+        ValueError: if an option is out of its range, contradicts another, or would have no effect.
+    """
+    check_options(options)
+    scaling = dict(options["scaling"] or {"rope_type": "default"})
+    theta, dim = pop_theta(scaling, options["theta"]), options["dim"]
+    if scaling_type(scaling) != "proportional":  # which reads partial_rotary_factor itself
+        fraction = scaling.pop("partial_rotary_factor", None)
+        dim = dim if fraction is None else rotary_dim(dim, fraction)
+    initial = initial_frequencies(options, dim, theta)
+    scaled = scaled_frequencies(initial, options, scaling, theta)
+    # The ratio of a pair of frequency 0 is computed at a frequency close to 0.
+    nonzero = np.where(initial == 0, 1e-30, initial)
+    ratios = scaled_frequencies(nonzero, options, scaling, theta).frequencies / nonzero
+    # Linear scaling is interpolation under another name, and so divides the distances of xPos too.
+    is_linear = scaling_type(scaling) == "linear"
+    interpolate_factor = scaling["factor"] if is_linear else options["interpolate_factor"]
+    if options["use_xpos"]:
+        check_xpos(options["xpos_max_length"], options["xpos_scale_base"], interpolate_factor)
+    return Resolved(
+        dim, theta, initial, scaled.frequencies, ratios, scaled.attention_factor, interpolate_factor
+    )
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for options that contradict each other or have no effect."""
+    if options["scaling"] is not None:
+        scaling_type(options["scaling"])
+    freqs_for, kind = options["freqs_for"], kind_of(options)
+    if freqs_for not in FREQUENCIES:
+        raise ValueError(f"freqs_for must be one of {', '.join(FREQUENCIES)}; got {freqs_for!r}.")
+    if kind == "custom" and freqs_for != "lang":
+        raise ValueError(f"custom_freqs replaces freqs_for, got freqs_for={freqs_for!r} as well.")
+    if options["use_xpos"] and freqs_for != "lang":
+        raise ValueError(f"use_xpos needs freqs_for='lang', as xPos decays over tokens; got {freqs_for!r}.")
+    read = READ_BY[kind] + (("xpos_scale_base", "xpos_max_length") if options["use_xpos"] else ())
+    for key, default in DEFAULTS.items():
+        if options[key] != default and key not in read:
+            where = "without use_xpos" if key.startswith("xpos") else f"on {kind} frequencies"
+            raise ValueError(f"{key} has no effect {where}, got {options[key]}. Leave it out.")
+    for key in ("interpolate_factor", "theta_rescale_factor"):
+        if not options[key] >= 1:
+            raise ValueError(
+                f"{key} must be >= 1, got {options[key]}. To extend a context of 256 to 512, use 2.0."
+            )
+        if options[key] != 1 and options["scaling"] is not None:
+            raise ValueError(f"{key} cannot be combined with scaling, got {options[key]}. Use one of them.")
+
+
+def check_xpos(max_length: int, scale_base: float, interpolate_factor: float) -> None:
+    """Raises ValueError if float32 cannot represent the scales of xPos for `max_length` positions."""
+    if not 0 < scale_base < math.inf:
+        raise ValueError(f"xpos_scale_base must be > 0 and finite, got {scale_base}.")
+    limit = math.floor(min(XPOS_MAX_SPAN * scale_base * interpolate_factor, 2**62))
+    if not 0 < max_length <= limit:
+        raise ValueError(
+            f"xpos_max_length must be in [1, {limit}] with xpos_scale_base {scale_base}, got {max_length}: "
+            "beyond, the scales leave the range of float32. A larger xpos_scale_base decays more slowly."
+        )
+
+
+def kind_of(options: Mapping[str, Any]) -> str:
+    return options["freqs_for"] if options["custom_freqs"] is None else "custom"
+
+
+def pop_theta(scaling: dict[str, Any], theta: float) -> float:
+    """Removes `rope_theta` from a scaling and returns the rotation base; both may not be set."""
+    rope_theta = scaling.pop("rope_theta", None)
+    if rope_theta is None or rope_theta == theta:
+        return theta
+    if theta != DEFAULTS["theta"]:
+        raise ValueError(f"theta is {theta}, but scaling has rope_theta {rope_theta}. Give one of them.")
+    return rope_theta
+
+
+def initial_frequencies(options: Mapping[str, Any], dim: int, theta: float) -> np.ndarray:
+    """(dim / 2,) frequencies before scaling."""
+    kind = kind_of(options)
+    if kind == "lang":
+        return language_frequencies(dim, theta=theta)
+    if kind == "pixel":
+        return pixel_frequencies(dim, max_freq=options["max_freq"], spacing=options["pixel_spacing"])
+    if kind == "constant":
+        frequencies, source = constant_frequencies(options["num_freqs"]), "num_freqs"
+    else:
+        frequencies, source = np.array(options["custom_freqs"], np.float64), "custom_freqs"
+        if frequencies.ndim != 1 or not np.isfinite(frequencies).all():
+            raise ValueError(
+                f"custom_freqs must be a vector of finite numbers, got shape {frequencies.shape}."
+            )
+    if 2 * len(frequencies) != dim:
+        raise ValueError(
+            f"{source} must give dim / 2 frequencies, got {len(frequencies)} for dim {dim}. "
+            f"Set dim={2 * len(frequencies)}, the number of features they rotate."
+        )
+    return frequencies
+
+
+def scaled_frequencies(
+    frequencies: np.ndarray, options: Mapping[str, Any], scaling: Mapping[str, Any], theta: float
+) -> Scaled:
+    if options["theta_rescale_factor"] != 1:
+        scaling = {"rope_type": "ntk", "factor": options["theta_rescale_factor"]}
+    base = theta if kind_of(options) == "lang" else None
+    scaled = scale(frequencies, scaling, theta=base, target_length=options["target_length"])
+    return scaled._replace(frequencies=scaled.frequencies / options["interpolate_factor"])

@@ -50,14 +50,10 @@ def convert_layout(
         weights: a kernel (in, heads * head_dim) or (in, heads, head_dim), a bias (heads * head_dim,) or
             (heads, head_dim), or the gain (head_dim,) of a norm on queries and keys.
         head_dim: features of a head.
-        source: layout of `weights`.
-        target: layout of the result.
+        source, target: layouts of `weights` and of the result, which is a NumPy array if `weights` is one.
         rotary_dim: rotated features of a head in a partial rotation; all when not given.
         num_heads: number of leading heads to convert; all when not given. For a fused kernel of queries, keys
             and values, give the number of query and key heads.
-
-    Returns:
-        The reordered weights, a NumPy array if `weights` is one.
 
     Raises:
         ValueError: if the last axis is not a number of heads, or an argument is out of its range.

@@ -11,45 +11,30 @@ WIDE_INTEGERS = (tf.int64, tf.uint32, tf.uint64)
 def positions_from_padding(
     padding: tf.Tensor, length: int | tf.Tensor, *, start: int | tf.Tensor = 0
 ) -> tf.Tensor:
-    """Positions in left-padded rows, where the first real token of a row is at 0.
+    """(batch, length) int32 positions in left-padded rows: 0 for the padding and the first real token.
 
     Args:
         padding: (batch,) number of padding tokens at the left of each row.
         length: number of columns.
         start: first column, in a cached decode.
-
-    Returns:
-        (batch, length) int32; 0 for the padding.
     """
     columns = start + tf.range(length)  # (length,)
     return tf.maximum(columns[tf.newaxis, :] - tf.cast(padding, tf.int32)[:, tf.newaxis], 0)
 
 
 def positions_from_mask(mask: tf.Tensor) -> tf.Tensor:
-    """Positions among the real tokens of each row, with padding anywhere.
+    """(..., length) int32 positions among the real tokens of each row, where the mask is true or 1.
 
-    Args:
-        mask: (..., length), true or 1 at real tokens.
-
-    Returns:
-        (..., length) int32; padding has the position of the last real token before it, or 0.
+    Padding may be anywhere; it has the position of the last real token before it, or 0.
     """
     return tf.maximum(tf.cumsum(tf.cast(mask, tf.int32), axis=-1) - 1, 0)
 
 
 def positions_from_segments(segment_ids: tf.Tensor) -> tf.Tensor:
-    """Positions in rows that pack several documents; each document starts at 0.
+    """(batch, length) int32 positions in rows that pack several documents; each document starts at 0.
 
-    The attention mask must separate the documents as well.
-
-    Args:
-        segment_ids: (batch, length) integers; a document is a run of equal ids.
-
-    Returns:
-        (batch, length) int32.
-
-    Raises:
-        ValueError: if `segment_ids` are not of rank 2.
+    A document is a run of equal integers in `segment_ids`, (batch, length). The attention mask must separate
+    the documents as well.
     """
     segment_ids = tf.convert_to_tensor(segment_ids)
     if segment_ids.shape.rank != 2:
@@ -65,15 +50,7 @@ def positions_from_segments(segment_ids: tf.Tensor) -> tf.Tensor:
 
 
 def positions_from_cache(cached: int | tf.Tensor, length: int | tf.Tensor) -> tf.Tensor:
-    """Positions of the tokens after those in a cache.
-
-    Args:
-        cached: number of tokens in the cache, or (batch,) numbers.
-        length: number of new tokens.
-
-    Returns:
-        (length,) int32, or (batch, length) if `cached` differs by row.
-    """
+    """Int32 positions of `length` tokens after `cached` ones: (length,), or (batch, length) for (batch,)."""
     return tf.cast(cached, tf.int32)[..., tf.newaxis] + tf.range(length)
 
 
@@ -98,9 +75,6 @@ def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor:
         positions: (length,), (batch, length), or every axis of `x` but the last, each equal or 1.
         x: queries or keys; the first axis is the batch.
         axis: sequence axis of `x`.
-
-    Raises:
-        ValueError: if the positions have another rank, or do not match `x`.
     """
     positions = tf.convert_to_tensor(positions)
     aligned = aligned_or_none(positions, x, axis)
@@ -115,14 +89,7 @@ def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor:
 def align_scale(scale: float | tf.Tensor, x: tf.Tensor, axis: int, dim: int) -> tf.Tensor:
     """A float32 scale with every axis of `x`, of size 1 where it does not vary.
 
-    Args:
-        scale: a number, or positions as in `align_positions` with a last axis of `dim` or 1.
-        x: queries or keys; the first axis is the batch.
-        axis: sequence axis of `x`.
-        dim: rotated features.
-
-    Raises:
-        ValueError: if the scale has another rank, or does not match `x`.
+    `scale` is a number, or has the axes of positions in `align_positions` and a last axis of `dim` or 1.
     """
     scale = tf.cast(scale, tf.float32)
     if scale.shape.rank == 0:
@@ -131,8 +98,7 @@ def align_scale(scale: float | tf.Tensor, x: tf.Tensor, axis: int, dim: int) -> 
     if aligned is None:
         raise ValueError(
             f"scale must match the {dim} rotated features and axis {axis}, the sequence, of x of shape "
-            f"{x.shape}, got shape {scale.shape}. Give a number, (length, {dim}), (batch, length, {dim}), "
-            "or every axis of x."
+            f"{x.shape}, got {scale.shape}. Give a number, (length, {dim}) or (batch, length, {dim})."
         )
     return tf.reshape(scale, tf.concat([tf.shape(aligned), [scale.shape[-1]]], axis=0))
 
@@ -161,10 +127,7 @@ def shifted(positions: tf.Tensor, offset: float | tf.Tensor) -> tf.Tensor:
     """Positions plus one offset; integers of at least 32 bits if both are integers."""
     positions, offset = tf.convert_to_tensor(positions), tf.convert_to_tensor(offset)
     if offset.shape.rank:
-        raise ValueError(
-            f"offset must be a scalar, got shape {offset.shape}. "
-            "If it differs by row, use positions=positions_from_cache(offset, length)."
-        )
+        raise ValueError(f"offset must be a scalar, got shape {offset.shape}. Give positions for each row.")
     if positions.dtype.is_integer:
         # Narrow integers would overflow: 250 + 10 is 4 in uint8.
         is_wide = positions.dtype in WIDE_INTEGERS or offset.dtype in WIDE_INTEGERS

@@ -39,11 +39,7 @@ def rotary_angles(positions: tf.Tensor, frequencies: tf.Tensor) -> tf.Tensor:
 
 
 def doubled(per_pair: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
-    """Copies the value of each pair, such as its angle, to both features: (..., dim / 2) to (..., dim).
-
-    Raises:
-        ValueError: if `layout` is unknown.
-    """
+    """Copies the value of each pair, such as its angle, to both features: (..., dim / 2) to (..., dim)."""
     check_layout(layout)
     if layout == "half":
         return tf.concat([per_pair, per_pair], axis=-1)
@@ -51,13 +47,9 @@ def doubled(per_pair: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
 
 
 def rotary_table(angles: tf.Tensor) -> tf.Tensor:
-    """Table for `rotate`: e^(i angle) of each pair. The product of two tables applies both rotations.
+    """Table for `rotate`: e^(i angle) of each pair, (..., length, dim / 2) complex64, from float32 radians.
 
-    Args:
-        angles: (..., length, dim / 2) radians, float32.
-
-    Returns:
-        (..., length, dim / 2) complex64.
+    The product of two tables applies both rotations.
     """
     return tf.complex(tf.cos(angles), tf.sin(angles))
 
@@ -75,9 +67,8 @@ def rotate(x: tf.Tensor, table: tf.Tensor, *, layout: str = "interleaved") -> tf
     outside XLA cannot be called from a function with `jit_compile=True`; trace the rotation inside it.
 
     Args:
-        x: (..., length, head_dim) queries or keys.
-        table: (..., length, dim / 2) from `rotary_table`, broadcasts against the pairs of `x`. Only the
-            first dim features of `x` are rotated.
+        x: (..., length, head_dim) queries or keys; only the first dim features are rotated.
+        table: (..., length, dim / 2) from `rotary_table`, broadcasts against the pairs of `x`.
         layout: `interleaved` or `half`.
 
     Returns:

@@ -44,62 +44,46 @@ def scale(
 
     Args:
         frequencies: (dim / 2,) radians per token, float64, unscaled.
-        scaling: `rope_type` (or `type`), a name in `SCALINGS`, and the keys of that scheme. Keys that are
-            None are ignored.
-        theta: rotation base of the frequencies, or None if they have none; some schemes need it.
+        scaling: `rope_type` (or `type`), a name in `SCALINGS`, and the keys of that scheme; None is ignored.
+        theta: rotation base of the frequencies, or None if they have none.
         target_length: longest sequence length to be used, for schemes that depend on it.
-
-    Returns:
-        The scaled frequencies, float64, and the attention factor.
 
     Raises:
         TypeError: if `scaling` is not a mapping.
-        ValueError: if the type or a key is unknown, missing, not read by this type, or out of its range.
+        ValueError: if the type or a key is unknown, missing, without effect, or out of its range.
     """
-    check_mapping(scaling)
     name, options = parsed(scaling)
     for key, value in {"theta": theta, "target_length": target_length}.items():
         if key in parameters(name):
             if value is None:
                 raise ValueError(f"scaling {name} needs {key}, got none. {WHY_NEEDED[key]}")
             options[key] = value
+            check_value(key, value)
         elif key == "target_length" and value is not None:
             raise ValueError(f"scaling {name} does not depend on a target_length, got {value}. Leave it out.")
     try:
         return SCALINGS[name](frequencies, **options)
     except OverflowError as error:
         numbers = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise ValueError(
-            f"scaling {name} must stay in the range of float64, got {numbers}. Use smaller numbers."
-        ) from error
-
-
-def check_mapping(scaling: object) -> None:
-    if not isinstance(scaling, Mapping):
-        raise TypeError(
-            f"scaling must be a dict, such as rope_scaling in a config.json, got {scaling!r}. "
-            "Put the name in it as rope_type."
-        )
+        raise ValueError(f"scaling {name} must stay in the range of float64, got {numbers}.") from error
 
 
 def parsed(scaling: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and options of a `rope_scaling` dict, with its keys checked."""
     name = scaling_type(scaling)
-    options = {key: value for key, value in scaling.items() if key not in ("rope_type", "type")}
-    options = {key: value for key, value in options.items() if value is not None}
+    options = {
+        key: value for key, value in scaling.items() if key not in ("rope_type", "type") and value is not None
+    }
     required, optional = keys_of(name)
     for key in options:
         if key not in (*required, *optional):
             readers = [other for other in SCALINGS if key in sum(keys_of(other), ())]
-            hint = (
-                f"it belongs to {', '.join(readers)}" if readers else did_you_mean(key, required + optional)
-            )
+            belongs = f"it belongs to {', '.join(readers)}" if readers else ""
+            hint = belongs or did_you_mean(key, required + optional)
             raise ValueError(f"scaling {name} does not read the key {key!r}; {hint}")
     missing = [key for key in required if key not in options]
     if missing:
-        raise ValueError(
-            f"scaling {name} needs {', '.join(required)}; missing: {', '.join(missing)}. Add it to the dict."
-        )
+        raise ValueError(f"scaling {name} needs {', '.join(required)}; missing: {', '.join(missing)}.")
     for key, value in options.items():
         check_value(key, value)
     return name, options
@@ -107,11 +91,15 @@ def parsed(scaling: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def scaling_type(scaling: Mapping[str, Any]) -> str:
     """Name in `SCALINGS` of a `rope_scaling` dict."""
+    if not isinstance(scaling, Mapping):
+        raise TypeError(
+            f"scaling must be a dict, such as rope_scaling in a config.json, with the name as rope_type; "
+            f"got {scaling!r}."
+        )
     names = {scaling[key] for key in ("rope_type", "type") if scaling.get(key) is not None}
     if len(names) != 1:
         raise ValueError(
-            f"a scaling needs one rope_type (or type), got {sorted(names) or 'none'}. "
-            f"Choose one of {', '.join(SCALINGS)}."
+            f"a scaling needs one rope_type out of {', '.join(SCALINGS)}; got {sorted(names) or 'none'}."
         )
     (name,) = names
     name = ALIASES.get(name, name)
@@ -139,15 +127,17 @@ def parameters(name: str) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(SCALINGS[name]).parameters
 
 
-def check_value(key: str, value: object) -> None:
-    """Raises ValueError if `value` is not of the type that `key` needs."""
+def check_value(key: str, value: Any) -> None:
+    """Raises ValueError if `value` is not of the type that `key` needs, or a number that is not positive."""
     if key == "truncate":
         expected, is_valid = "true or false", isinstance(value, bool)
     elif key in ("short_factor", "long_factor"):
         expected = "a list of numbers"
         is_valid = isinstance(value, Sequence | np.ndarray) and all(map(is_number, value))
+    elif is_number(value):
+        expected, is_valid = "> 0", value > 0
     else:
-        expected, is_valid = "a number", is_number(value)
+        expected, is_valid = "a number", False
     if not is_valid:
         raise ValueError(f"scaling {key} must be {expected}, got {value!r}.")
 

@@ -1,8 +1,8 @@
 """Scalings of the frequencies for contexts longer than the trained one, in NumPy float64.
 
-Each scheme is a pure function that returns the scaled frequencies and the attention factor, which multiplies
-cosines and sines. Its keyword arguments are the keys of the `rope_scaling` dict of a Hugging Face
-`config.json`, parsed by `rope.scaling`; only `theta` and `target_length` come from the embedding.
+Each scheme is a pure function of (dim / 2,) frequencies that returns a `Scaled`. Its keyword arguments are
+the keys of a Hugging Face `rope_scaling` dict, which `rope.scaling` has checked to be positive numbers; only
+`theta` and `target_length` come from the embedding.
 
 Schemes that depend on the sequence length take a fixed `target_length`. If the
 frequencies followed the length of each call, they would not match the keys that are already cached.
@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-
-from rope.frequencies import rescaled_theta
 
 
 class Scaled(NamedTuple):
@@ -51,8 +49,6 @@ def dynamic(
 ) -> Scaled:
     """Dynamic NTK (emozilla 2023) for sequences of `target_length`; no scaling up to the original length."""
     at_least_one("factor", factor)
-    positive("original_max_position_embeddings", original_max_position_embeddings)
-    positive("target_length", target_length)
     stretch = max(target_length / original_max_position_embeddings, 1)
     return Scaled(rebased(frequencies, theta, factor * stretch - (factor - 1)))
 
@@ -76,8 +72,6 @@ def yarn(
     less than `beta_slow` times by `factor`. `mscale` and `mscale_all_dim`, from DeepSeek, are given together.
     """
     at_least_one("factor", factor)
-    positive("original_max_position_embeddings", original_max_position_embeddings)
-    positive("beta_slow", beta_slow)
     if not beta_fast > beta_slow:
         raise ValueError(f"scaling beta_fast must be above beta_slow {beta_slow}, got {beta_fast}.")
     dim = 2 * len(frequencies)
@@ -100,7 +94,6 @@ def yarn(
         attention_factor = yarn_attention_factor(factor, mscale, mscale_all_dim)
     else:
         unread_beside("attention_factor", mscale=mscale, mscale_all_dim=mscale_all_dim)
-        positive("attention_factor", attention_factor)
     return Scaled(frequencies / factor * ramp + frequencies * (1 - ramp), attention_factor)
 
 
@@ -109,12 +102,7 @@ def yarn_attention_factor(factor: float, mscale: float | None, mscale_all_dim: f
     if mscale is None and mscale_all_dim is None:
         return 0.1 * math.log(factor) + 1.0
     if mscale is None or mscale_all_dim is None:
-        raise ValueError(
-            f"scaling mscale and mscale_all_dim go together, got {mscale} and {mscale_all_dim}. "
-            "Give both, or neither."
-        )
-    positive("mscale", mscale)
-    positive("mscale_all_dim", mscale_all_dim)
+        raise ValueError(f"scaling mscale and mscale_all_dim go together, got {mscale} and {mscale_all_dim}.")
     return (0.1 * mscale * math.log(factor) + 1.0) / (0.1 * mscale_all_dim * math.log(factor) + 1.0)
 
 
@@ -128,13 +116,9 @@ def llama3(
 ) -> Scaled:
     """Llama 3.1 (arXiv 2407.21783): divides low frequencies by `factor`, keeps high ones, blends between."""
     at_least_one("factor", factor)
-    positive("original_max_position_embeddings", original_max_position_embeddings)
-    positive("low_freq_factor", low_freq_factor)
     if not high_freq_factor > low_freq_factor:
-        raise ValueError(
-            f"scaling high_freq_factor must be above low_freq_factor {low_freq_factor}, "
-            f"got {high_freq_factor}."
-        )
+        limit = f"low_freq_factor {low_freq_factor}"
+        raise ValueError(f"scaling high_freq_factor must be above {limit}, got {high_freq_factor}.")
     turns = original_max_position_embeddings * frequencies / (2 * np.pi)  # (dim / 2,)
     keep = np.clip((turns - low_freq_factor) / (high_freq_factor - low_freq_factor), 0, 1)
     return Scaled((1 - keep) * frequencies / factor + keep * frequencies)
@@ -156,19 +140,15 @@ def longrope(
     `short_factor` applies up to the original length, `long_factor` to a longer `target_length`. A missing
     attention factor is computed from `factor`, or from `max_position_embeddings` / original length.
     """
-    positive("original_max_position_embeddings", original_max_position_embeddings)
-    positive("target_length", target_length)
     divisors = {}
     for key, values in (("short_factor", short_factor), ("long_factor", long_factor)):
         divisors[key] = np.array(values, dtype=np.float64)
         if divisors[key].shape != frequencies.shape or not (divisors[key] > 0).all():
             raise ValueError(
-                f"scaling {key} must hold {len(frequencies)} positive numbers, one for each rotated pair; "
-                f"got {len(values)}."
+                f"scaling {key} must hold {len(frequencies)} positive numbers (dim / 2), got {len(values)}."
             )
     if attention_factor is not None:
         unread_beside("attention_factor", factor=factor, max_position_embeddings=max_position_embeddings)
-        positive("attention_factor", attention_factor)
     else:
         attention_factor = longrope_attention_factor(
             factor, max_position_embeddings, original_max_position_embeddings
@@ -187,15 +167,10 @@ def longrope_attention_factor(
         factor = max_position_embeddings / original
     else:
         raise ValueError(
-            "scaling longrope needs factor, max_position_embeddings or attention_factor, got none. "
-            "max_position_embeddings stands beside rope_scaling in a config.json."
+            "scaling longrope needs factor, max_position_embeddings or attention_factor, got none."
         )
-    positive("factor", factor)
     if not original > 1:
-        raise ValueError(
-            "scaling original_max_position_embeddings must be above 1, as the attention factor divides "
-            f"by its logarithm, got {original}. Correct it, or give attention_factor."
-        )
+        raise ValueError(f"scaling original_max_position_embeddings must be above 1, got {original}.")
     return math.sqrt(1 + math.log(max(factor, 1)) / math.log(original))
 
 
@@ -212,6 +187,20 @@ def proportional(frequencies: np.ndarray, *, partial_rotary_factor: float, facto
     return Scaled(np.where(is_rotated, frequencies / factor, 0.0))
 
 
+def rescaled_theta(theta: float, dim: int, factor: float) -> float:
+    """Rotation base of NTK-aware scaling by `factor`: theta factor^(dim / (dim - 2))."""
+    if not factor >= 1:
+        raise ValueError(f"theta_rescale_factor must be >= 1, got {factor}.")
+    if factor == 1:
+        return theta
+    if dim == 2:
+        raise ValueError(
+            f"theta_rescale_factor must be 1 with dim 2, got {factor}: NTK-aware scaling keeps the first "
+            "frequency and divides the last. Use interpolate_factor, or a dim of at least 4."
+        )
+    return float(theta * factor ** (dim / (dim - 2)))
+
+
 def rebased(frequencies: np.ndarray, theta: float, factor: float) -> np.ndarray:
     """Language frequencies of base `theta`, converted to the base of NTK-aware scaling by `factor`."""
     dim = 2 * len(frequencies)
@@ -222,11 +211,6 @@ def rebased(frequencies: np.ndarray, theta: float, factor: float) -> np.ndarray:
 def at_least_one(key: str, value: float) -> None:
     if not value >= 1:
         raise ValueError(f"scaling {key} must be >= 1, got {value}.")
-
-
-def positive(key: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"scaling {key} must be > 0, got {value}.")
 
 
 def unread_beside(key: str, **others: object) -> None:

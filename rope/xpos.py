@@ -28,7 +28,7 @@ def xpos_scales(
     """Scale of each pair of the queries; that of the keys is its inverse.
 
     Args:
-        positions: (..., length) positions in tokens.
+        positions: (..., length) positions in tokens, integers or float32.
         dim: rotated features.
         scale_base: tokens over which a score decays by zeta.
         centre: position with scale 1.
@@ -36,9 +36,6 @@ def xpos_scales(
 
     Returns:
         (..., length, dim / 2) float32.
-
-    Raises:
-        TypeError: if `positions` are bfloat16 or float16.
     """
     positions = tf.convert_to_tensor(positions)
     check_positions_dtype(positions)
@@ -60,10 +57,7 @@ def check_compute_dtype(
 
 
 def check_positions(positions: tf.Tensor, max_length: int) -> None:
-    """Raises ValueError if positions are outside [0, max_length), as far as they are known.
-
-    Inside a `tf.function` only their number may be known; then it is checked.
-    """
+    """Raises ValueError if positions, or in a `tf.function` their number, exceed [0, max_length)."""
     known = tf.get_static_value(positions)
     if known is not None and known.size:
         lowest, highest = np.min(known), np.max(known)
@@ -72,5 +66,5 @@ def check_positions(positions: tf.Tensor, max_length: int) -> None:
     if lowest < 0 or highest >= max_length:
         raise ValueError(
             f"xPos positions must be in [0, xpos_max_length {max_length}), got {lowest} to {highest}. "
-            "Raise xpos_max_length; trained weights stay valid, since its centre cancels in the scores."
+            "A larger xpos_max_length leaves trained weights valid."
         )
