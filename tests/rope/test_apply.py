@@ -36,15 +36,6 @@ def test_a_doubled_table_rotates_like_complex_numbers(layout):
     np.testing.assert_allclose(actual, expected, atol=2e-6)  # float32
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_table_of_a_model_rotates_like_the_doubled_one(layout):
-    x = normal(2, 3, 5, 12)
-    table = rotary_table(rotary_angles(tf.range(5), language(8)))
-    np.testing.assert_allclose(
-        rotate(x, table, layout=layout), apply_rotary_emb(table_of(5, 8, layout), x, layout=layout), atol=1e-6
-    )
-
-
 def test_features_outside_the_rotated_ones_pass_through():
     t = normal(3, 5, 12)
     rotated = apply_rotary_emb(table_of(5, 6), t, start_index=4)
@@ -64,9 +55,12 @@ def test_a_narrow_table_rotates_the_first_features_only(layout):
     np.testing.assert_array_equal(rotated[..., 6:], x[..., 6:])
 
 
-def test_a_table_wider_than_the_head_is_refused():
+def test_a_table_wider_than_the_head_and_an_unknown_layout_are_refused():
+    table = rotary_table(rotary_angles(tf.range(5), language(8)))
     with pytest.raises(ValueError, match="x has 6 features, fewer than the 8"):
-        rotate(normal(5, 6), rotary_table(rotary_angles(tf.range(5), language(8))))
+        rotate(normal(5, 6), table)
+    with pytest.raises(ValueError, match="one of interleaved, half; got 'neox'"):
+        rotate(normal(5, 8), table, layout="neox")
 
 
 def test_scale_multiplies_only_the_rotated_features():
@@ -145,19 +139,12 @@ def test_half_precision_is_rounded_once_at_the_end(dtype):
         ((1, 8), (2, 5, 8), {}, "a row for each of the 5 positions, got 1"),
         ((1, 4, 8), (2, 5, 8), {"freqs_seq_dim": 1}, "a row for each of the 5 positions, got 4"),
         ((8,), (2, 5, 8), {}, r"angles must be \(..., length, dim\), got shape \(8,\)"),
-        (
-            (5, 7),
-            (2, 5, 8),
-            {},
-            r"the table of angles must be even to form rotation pairs, got shape \(5, 7\)",
-        ),
+        ((5, 7), (2, 5, 8), {}, r"the table of angles must be even .* got shape \(5, 7\)"),
         ((5, 8), (2, 5, 8), {"freqs_seq_dim": 4}, "freqs_seq_dim must be an axis before the last .* got 4"),
-        ((5, 8), (2, 5, 8), {"freqs_seq_dim": -1}, "freqs_seq_dim must be an axis before the last"),
         ((3, 5, 8), (2, 5, 8), {}, "do not match the features"),
         ((2, 5, 8), (1, 5, 8), {}, "do not match the features"),
         ((1, 1, 5, 8), (5, 8), {}, "do not match the features"),
         ((5, 8), (2, 5, 8), {"seq_dim": -1}, "seq_dim must be an axis before the last"),
-        ((5, 8), (2, 5, 8), {"seq_dim": -4}, "seq_dim must be an axis before the last"),
         ((5, 8), (2, 5, 8), {"layout": "both"}, "layout must be one of"),
     ],
 )
@@ -172,16 +159,11 @@ def test_angles_in_half_precision_are_refused():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_learned_rotations_rotate_consecutive_pairs(layout):
-    t, rotations = normal(2, 5, 8), normal(2, 5, 3, seed=1)
-    expected = turned(t, np.float64(rotations), layout)
-    np.testing.assert_allclose(apply_learned_rotations(rotations, t, layout=layout), expected, atol=2e-6)
-
-
-def test_learned_rotations_may_start_at_a_later_feature():
-    t, rotations = normal(2, 5, 8), normal(2, 5, 2, seed=1)
-    rotated = apply_learned_rotations(rotations, t, start_index=3)
-    np.testing.assert_allclose(rotated[..., 3:], turned(t[..., 3:], np.float64(rotations)), atol=2e-6)
+def test_learned_rotations_rotate_consecutive_pairs_from_the_start_index(layout):
+    t, rotations = normal(2, 5, 8), tf.cast(normal(2, 5, 2, seed=1), tf.bfloat16)  # becomes float32
+    rotated = apply_learned_rotations(rotations, t, start_index=3, layout=layout)
+    expected = turned(t[..., 3:], np.float64(tf.cast(rotations, tf.float64)), layout)
+    np.testing.assert_allclose(rotated[..., 3:], expected, atol=2e-6)
     np.testing.assert_array_equal(rotated[..., :3], t[..., :3])
 
 
@@ -191,12 +173,6 @@ def test_frequency_ranges_multiply_learned_rotations():
     angles = np.stack([rotations[..., r] * f for r in range(2) for f in ranges], axis=-1)
     rotated = apply_learned_rotations(rotations, t, freq_ranges=ranges)
     np.testing.assert_allclose(rotated, turned(t, angles), atol=2e-6)
-
-
-def test_learned_rotations_in_half_precision_are_converted_to_float32():
-    t, rotations = normal(2, 5, 8), tf.cast(normal(2, 5, 4, seed=1), tf.bfloat16)
-    expected = turned(t, np.float64(tf.cast(rotations, tf.float64)))
-    np.testing.assert_allclose(apply_learned_rotations(rotations, t), expected, atol=2e-6)
 
 
 def test_more_learned_rotations_than_pairs_are_refused():
