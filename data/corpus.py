@@ -131,7 +131,7 @@ def _usable(documents: Documents, progress: Progress, digests: set[bytes]) -> It
 def _tokenize(source: Source, folder: Path, held_out: float, report: Report) -> dict:
     """Writes both splits into `folder`; returns the facts for `meta.json`."""
     report(f"tokenizing {format_count(source.num_items, source.unit)} of {source.name}")
-    progress = Progress("tokenized", source.num_items, source.unit, report=report, invalid=source.invalid)
+    progress = Progress("tokenized", source, report)
     rule, parts = _divide(source, held_out, progress, report)
     num_documents = _write_splits(parts, folder)
     for split, use in (("train", "training"), ("validation", "validation")):
@@ -160,7 +160,7 @@ def _divide(
             (("validation", content) for _, content in validation),
         )
     # The rule depends on the number and sizes of the usable documents: read all of them twice.
-    first_pass = Progress("measured", source.num_items, source.unit, report=report, invalid=source.invalid)
+    first_pass = Progress("measured", source, report)
     max_bytes = held_out_bytes(_usable(source.documents(), first_pass, set()), held_out=held_out)
     if max_bytes is None:
         return "tail", split_by_tail(documents, held_out=held_out)

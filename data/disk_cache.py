@@ -11,8 +11,10 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from data.sources import ImageSource, Source
 from system.errors import DataError, reason
 from system.text import format_count, format_duration
 
@@ -104,45 +106,42 @@ def _publish(new: Path, folder: Path, *, damaged: Path) -> None:
             os.replace(new, folder)
 
 
+@dataclass
 class Progress:
-    """Counts items and reports rate and remaining time every 10 seconds.
+    """Counts the items of a source and reports rate and remaining time every 10 seconds.
 
-    `num_skipped` counts the invalid items, and `skipped` has the messages of the first 20. The caller counts
-    duplicates in `num_repeated`.
-
-    Args:
+    Attributes:
         verb: past tense of the action, such as `read`.
-        total: number of items; `unit` is their name in the singular.
-        report: receives one-line messages.
-        invalid: "skip", or "error" to raise at the first invalid item.
+        num_repeated: number of duplicates, which the caller counts.
+        num_skipped: number of invalid items; `skipped` has the messages of the first 20.
     """
 
-    def __init__(
-        self, verb: str, total: int, unit: str, *, report: Callable[[str], None], invalid: str = "skip"
-    ):
-        self.num_repeated = self.num_skipped = 0
-        self.skipped: list[str] = []
-        self._verb, self._total, self._unit = verb, total, unit
-        self._report, self._invalid = report, invalid
-        self._num_done = 0
-        self._started_at = self._reported_at = time.monotonic()
+    verb: str
+    source: Source | ImageSource
+    report: Callable[[str], None]
+    num_done: int = 0
+    num_repeated: int = 0
+    num_skipped: int = 0
+    skipped: list[str] = field(default_factory=list)
+    started_at: float = field(default_factory=time.monotonic)
+    reported_at: float = field(default_factory=time.monotonic)
 
     def advance(self, count: int = 1) -> None:
         """Counts `count` more items as done."""
-        self._num_done += count
+        self.num_done += count
         now = time.monotonic()
-        if now - self._reported_at >= REPORT_EVERY_SECONDS:
-            self._reported_at = now
-            seconds_per_item = (now - self._started_at) / self._num_done
-            self._report(
-                f"{self._verb} {self._num_done:,} of {format_count(self._total, self._unit)}, "
+        if now - self.reported_at >= REPORT_EVERY_SECONDS:
+            self.reported_at = now
+            seconds_per_item = (now - self.started_at) / self.num_done
+            self.report(
+                f"{self.verb} {self.num_done:,} of {format_count(self.source.num_items, self.source.unit)}, "
                 f"{1 / seconds_per_item:,.0f} per second, "
-                f"{format_duration(seconds_per_item * (self._total - self._num_done))} left"
+                f"{format_duration(seconds_per_item * (self.source.num_items - self.num_done))} left"
             )
 
     def skip(self, message: str) -> None:
-        """Records an invalid item, `name: reason`; raises DataError if `invalid` is "error"."""
-        if self._invalid == "error":
+        """Records an invalid item, `name: reason`; raises DataError unless the source skips them."""
+        if self.source.invalid == "error":
             raise DataError(f"{message}; fix or remove the file, or set data.invalid=skip")
         self.num_skipped += 1
         if len(self.skipped) < MAX_SKIPPED_NAMED:

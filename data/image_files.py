@@ -157,8 +157,8 @@ def image_folder_source(config: ImageFolderConfig) -> ImageSource:
     return ImageSource(
         name=printable(f"{config.source} {config.path}"),
         identity={"root": printable(str(root.absolute())), "files": states, "invalid": config.invalid},
+        num_items=sum(map(len, splits.values())),
         classes=classes,
-        counts={split: len(files) for split, files in splits.items()},
         examples=examples,
         every_class=True,
         invalid=config.invalid,

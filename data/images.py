@@ -82,7 +82,7 @@ def load_images(config: ImagesConfig, *, report: Report = print) -> ImageSet:
     identity = source.identity | {"image_size": config.image_size, "classes": source.classes}
     folder = cache_folder(config.cache_dir, config.source, identity)
     meta = load_or_build(folder, lambda path: _write(source, path, config.image_size, report))
-    report_skipped(meta, "file", report)
+    report_skipped(meta, source.unit, report)
     return _image_set(source.name, _read_splits(folder, meta["shape"]), source.classes, meta)
 
 
@@ -124,9 +124,8 @@ def _image_set(name: str, splits: dict[Split, ImageSplit], classes: tuple[str, .
 
 def _write(source: ImageSource, folder: Path, image_size: tuple[int, int] | None, report: Report) -> dict:
     """Writes both splits into `folder`; returns the facts for `meta.json`."""
-    total = sum(source.counts.values())
-    report(f"reading {format_count(total, 'image')} of {source.name}")
-    progress = Progress("read", total, "image", report=report, invalid=source.invalid)
+    report(f"reading {format_count(source.num_items, source.unit)} of {source.name}")
+    progress = Progress("read", source, report)
     shape, names = None, {}
     for split in SPLITS:
         labels, names[split] = [], []

@@ -63,7 +63,7 @@ class ImageSource:
 
     Attributes:
         identity: JSON values that change whenever an image may have changed.
-        counts: number of images by split, invalid ones included.
+        num_items: number of images, invalid ones included; `unit` is their name in the singular.
         examples: yields the examples of a split, in the same order at every call; its second argument is
             called with `name: reason` of each invalid image.
         every_class: whether each class must have an image in each split.
@@ -71,11 +71,12 @@ class ImageSource:
 
     name: str
     identity: dict
+    num_items: int
     classes: tuple[str, ...]
-    counts: dict[Split, int]
     examples: Callable[[Split, Callable[[str], None]], Iterator[Example]]
     every_class: bool
     invalid: Invalid = "error"
+    unit: str = "image"
 
 
 def hash_fraction(name: str) -> float:

@@ -85,8 +85,8 @@ def tfds_images_source(config: TfdsImagesConfig, *, report: Callable[[str], None
     return ImageSource(
         name=f"{config.source} {builder.info.full_name}",
         identity=_identity(builder) | {"splits": [*splits.values(), *counts.values()], "keys": list(keys)},
+        num_items=sum(counts.values()),
         classes=classes,
-        counts=counts,
         examples=examples,
         every_class=False,
     )
