@@ -9,6 +9,7 @@ Shapes:
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -113,6 +114,7 @@ def batch_dataset(
     return tf.data.Dataset.range(start_step, num_steps).map(load).prefetch(tf.data.AUTOTUNE)
 
 
+@dataclass(frozen=True, eq=False)
 class EvaluationBatches(Sequence):
     """Sequence of (inputs, targets) that can be indexed and read repeatedly.
 
@@ -123,31 +125,23 @@ class EvaluationBatches(Sequence):
         max_batches: evaluates on fewer batches, with the items evenly spread.
     """
 
-    def __init__(
-        self,
-        num_items: int,
-        load: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]],
-        *,
-        batch_size: int,
-        max_batches: int | None = None,
-        rows: slice = ALL_ROWS,
-    ):
-        self._items = np.arange(num_items)
-        if max_batches is not None and max_batches * batch_size < num_items:
-            max_items = max_batches * batch_size
-            self._items = np.arange(max_items) * num_items // max_items
-        self._load = load
-        self._batch_size = batch_size
-        self._rows = rows
+    num_items: int
+    load: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+    batch_size: int
+    max_batches: int | None = None
+    rows: slice = field(default_factory=lambda: ALL_ROWS)  # a slice has no hash in Python 3.11
 
     def __len__(self) -> int:
-        return -(-len(self._items) // self._batch_size)
+        num_batches = -(-self.num_items // self.batch_size)
+        return num_batches if self.max_batches is None else min(num_batches, self.max_batches)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
-        items = self._items[index * self._batch_size : (index + 1) * self._batch_size]
-        return self._load(items[self._rows], len(range(self._batch_size)[self._rows]))
+        num_visited = min(self.num_items, len(self) * self.batch_size)
+        positions = index * self.batch_size + np.arange(self.batch_size)[self.rows]  # (rows,)
+        items = positions[positions < num_visited] * self.num_items // num_visited
+        return self.load(items, len(positions))
 
 
 def evaluation_batches(
