@@ -42,15 +42,12 @@ class TextCorpus:
 
     Attributes:
         train, validation: (length,) uint8 tokens, memory-mapped.
-        train_documents, validation_documents: numbers of documents, or of the parts of divided documents.
         fingerprint: SHA-256 over the tokens of both splits.
         description: one line about the source and its size.
     """
 
     train: np.ndarray
     validation: np.ndarray
-    train_documents: int
-    validation_documents: int
     fingerprint: str
     description: str
 
@@ -79,8 +76,6 @@ def load_text(config: TextConfig, *, report: Report = print) -> TextCorpus:
     return TextCorpus(
         train=train,
         validation=validation,
-        train_documents=meta["documents"]["train"],
-        validation_documents=meta["documents"]["validation"],
         fingerprint=meta["fingerprint"],
         description=f"{source.name}: {train_size} for training; {held_out_size} held out",
     )
