@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from data.tokens import SEPARATOR
 
-IGNORED_TARGET = -1  # does not count in the loss
+IGNORED_TARGET = -1  # masked in the loss
 ALL_ROWS = slice(None)
 
 # Streams of `random_generator`.
@@ -33,10 +33,10 @@ def random_generator(seed: int, number: int, *, stream: int) -> np.random.Genera
     return np.random.Generator(np.random.Philox(key=[seed, number], counter=[0, 0, 0, stream]))
 
 
-# A batch belongs to one epoch, or to two where they meet.
+# A batch usually spans at most two epochs.
 @lru_cache(maxsize=2)
 def epoch_order(num_items: int, *, seed: int, epoch: int) -> np.ndarray:
-    """(num_items,) the items 0..num_items - 1 in the order of one epoch; read-only."""
+    """(num_items,) random permutation of the items 0..num_items - 1 for one epoch; read-only."""
     dtype = np.int32 if num_items <= np.iinfo(np.int32).max else np.int64  # half the memory
     generator = random_generator(seed, epoch, stream=PERMUTATION_STREAM)
     order = generator.permutation(np.arange(num_items, dtype=dtype))
@@ -62,7 +62,7 @@ def batch_items(
 
 
 def windows_per_epoch(num_tokens: int, length: int) -> int:
-    """Number of windows in every epoch, which fit after any phase."""
+    """Number of windows in each epoch; they fit at every phase."""
     return max(1, (num_tokens - length) // length)
 
 
@@ -154,8 +154,8 @@ def evaluation_batches(
 ) -> EvaluationBatches:
     """Consecutive windows of a token array: every token except the first is a target exactly once.
 
-    A batch is inputs and targets, (rows, length) int32 each. Window w starts at token `w * length`; places
-    after the last of the (num_tokens,) tokens, and rows that fill up the last batch, have the target -1.
+    A batch is inputs and targets, (rows, length) int32 each. Window w starts at token `w * length`. Positions
+    after the last of the (num_tokens,) tokens and padding rows of the last batch have the target -1.
     """
 
     def load(windows: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ ImageSize = Annotated[tuple[Side, Side] | None, Field(examples=["[64,96]"])]  # 
 
 
 class PythonStdlibConfig(Options):
-    """The source text of the running Python's standard library, one document a file."""
+    """Source files of the running Python's standard library, one document for each file."""
 
     source: Literal["python_stdlib"] = "python_stdlib"
     held_out: Share = HELD_OUT
@@ -24,7 +24,7 @@ class PythonStdlibConfig(Options):
 
 
 class TextFilesConfig(Options):
-    """The user's own UTF-8 text files, one document a file: `path` is a file, a directory or a glob."""
+    """UTF-8 text files of the user, one document for each: `path` is a file, a directory or a glob."""
 
     path: Annotated[str, Field(examples=["'docs/**/*.md'"])]
     source: Literal["text_files"] = "text_files"
@@ -35,7 +35,7 @@ class TextFilesConfig(Options):
 
 
 class TfdsTextConfig(Options):
-    """A text set of TensorFlow Datasets, one document an example.
+    """Text dataset of TensorFlow Datasets, one document for each example.
 
     Without a `validation_split`, a share `held_out` of the training split is held out.
     """
@@ -95,7 +95,7 @@ class DigitsConfig(Options):
 
 
 class TfdsImagesConfig(Options):
-    """An image classification set of TensorFlow Datasets.
+    """Image classification dataset of TensorFlow Datasets.
 
     Without an `image_size` all images must have the same size.
     """

@@ -25,7 +25,7 @@ MAX_SKIPPED_NAMED = 20
 
 
 def cache_folder(cache_dir: str | None, source: str, identity: dict) -> Path:
-    """Folder of one data set in `cache_dir`, named after a hash of `identity`.
+    """Folder of one dataset in `cache_dir`, named after a hash of `identity`.
 
     The default `cache_dir` is `rope-transformers-tf` in `$XDG_CACHE_HOME`, or in `~/.cache`.
     """
@@ -39,7 +39,7 @@ def cache_folder(cache_dir: str | None, source: str, identity: dict) -> Path:
 def load_or_build(folder: Path, build: Callable[[Path], dict]) -> dict:
     """Returns `meta.json` of the entry `folder`, which is built first unless it is complete and undamaged.
 
-    Several processes may build the same entry: the first complete one stays.
+    Several processes may build the same entry: the first complete one is kept.
 
     Args:
         build: writes files into a folder; returns JSON values for `meta.json`.
@@ -97,7 +97,7 @@ def _hash_facts(meta: dict) -> str:
 
 
 def _publish(new: Path, folder: Path, *, damaged: Path) -> None:
-    """Renames `new` to `folder`; a complete entry of that name stays, a damaged one moves to `damaged`."""
+    """Renames `new` to `folder`; keeps a complete entry of that name, moves a damaged one to `damaged`."""
     try:
         os.replace(new, folder)  # fails if `folder` exists and is not empty
     except OSError:

@@ -38,7 +38,7 @@ def image_training_dataset(
     deviation: np.ndarray,
     rows: slice = ALL_ROWS,
 ) -> tf.data.Dataset:
-    """Batches `start_step <= i < num_steps` of an endless run, whose epochs have each image once.
+    """Batches `start_step <= i < num_steps` of an endless run; each epoch has every image once.
 
     Yields images (rows, height, width, channels) float32 and labels (rows,) int32.
     """
@@ -74,10 +74,10 @@ def image_evaluation_batches(
     max_batches: int | None = None,
     rows: slice = ALL_ROWS,
 ) -> EvaluationBatches:
-    """Every image exactly once, in stored order.
+    """Evaluation batches with every image exactly once, in stored order.
 
-    A batch is images (rows, height, width, channels) float32 and labels (rows,) int32. The last one is filled
-    up with black images of the label -1, which do not count.
+    A batch is images (rows, height, width, channels) float32 and labels (rows,) int32. The last one is padded
+    with black images of label -1, which are masked.
     """
 
     def load(items: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +99,7 @@ def normalize(images: np.ndarray, *, mean: np.ndarray, deviation: np.ndarray) ->
 
 
 def _normalization(mean: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Factor and summand, (channels,) float32 each."""
+    """Scale and offset of uint8 pixels, (channels,) float32 each."""
     mean, deviation = np.asarray(mean, np.float64), np.asarray(deviation, np.float64)
     return (1 / (255 * deviation)).astype(np.float32), (-mean / deviation).astype(np.float32)
 
@@ -145,7 +145,7 @@ def random_transforms(
     )
 
 
-# A batch belongs to one epoch, or to two where they meet.
+# A batch usually spans at most two epochs.
 @lru_cache(maxsize=2)
 def _epoch_draws(num_items: int, *, seed: int, epoch: int) -> np.ndarray:
     """(num_items, NUM_DRAWS) float32 in [0, 1); the row of an image does not depend on `num_items`."""
@@ -191,7 +191,7 @@ def affine_transforms(
 
 
 def _matrices(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """(batch, 2, 2)."""
+    """(batch, 2, 2) matrices [[a, b], [c, d]]."""
     return np.stack([np.stack([a, b], axis=-1), np.stack([c, d], axis=-1)], axis=-2)
 
 

@@ -1,4 +1,4 @@
-"""Image files: decoded with Pillow, brought to one size, and found in one folder for each class."""
+"""Image files: decoding with Pillow, resizing, and datasets with one folder for each class."""
 
 import io
 import os
@@ -30,10 +30,10 @@ class InvalidImage(ValueError):
 
 
 def read_image(path: Path | str, *, image_size: tuple[int, int], channels: int) -> np.ndarray:
-    """Image of a file as input of a model: (*image_size, channels) uint8.
+    """Reads an image file as a model input, (*image_size, channels) uint8.
 
     Raises:
-        DataError: if the file cannot be read or is no image.
+        DataError: if the file cannot be read or is not an image.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -85,7 +85,7 @@ def has_colour(path: Path) -> bool:
 
 
 def fit_images(images: Sequence[np.ndarray], image_size: tuple[int, int]) -> np.ndarray:
-    """Images cropped about their middle to the aspect ratio of `image_size`, then resized.
+    """Centre-crops images to the aspect ratio of `image_size` and resizes them.
 
     Bilinear with antialiasing; an image of that size is unchanged. Images are (height, width, channels) uint8
     of any sizes; the result is (len(images), *image_size, channels) uint8.
@@ -115,7 +115,7 @@ def _resize(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
 
 
 class ImageFile(NamedTuple):
-    """One file: `name` is its path relative to the folder of the set."""
+    """Image file of a dataset; `name` is its path relative to the dataset folder."""
 
     name: str
     path: Path
@@ -126,12 +126,12 @@ Splits = dict[Split, list[ImageFile]]
 
 
 def image_folder_source(config: ImageFolderConfig) -> ImageSource:
-    """Images below `config.path`, in the order of their classes and names.
+    """Image dataset in `config.path`, ordered by class and name.
 
     A class is a folder, and its images are all files below it, except hidden files and folders. If the path
     has one of `TRAIN_FOLDERS` and one of `HELD_OUT_FOLDERS`, these are the splits. Otherwise files whose name
-    hashes below `config.held_out` are held out, so that a file keeps its split when others come or go; each
-    class has at least one image in either split.
+    hashes below `config.held_out` are held out, so that a file keeps its split when others are added or
+    removed; each class has at least one image in both splits.
 
     Raises:
         DataError: if a folder cannot be read or is not of this form, or `held_out` is set although the splits

@@ -1,4 +1,4 @@
-"""Image sets for classification: a training and a held-out split, and the statistics that normalize them.
+"""Image classification datasets: a training and a held-out split, and statistics for normalization.
 
 A cache entry has raw uint8 pixels and little-endian int32 labels of each split, and the names of the images.
 """
@@ -28,7 +28,7 @@ LABEL_DTYPE = np.dtype("<i4")
 MEMORY_LIMIT_BYTES = 2**30
 WRITTEN_AT_ONCE = 64
 SUMMED_AT_ONCE = 2**22
-# The digits are always divided in the same way.
+# Fixed split of the digits.
 DIGITS_SPLIT_SEED, DIGITS_HELD_OUT = 0, 0.2
 
 
@@ -43,7 +43,7 @@ class ImageSplit:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of one set.
+    """Image classification dataset.
 
     Attributes:
         classes: names of the classes; labels are their indices.
@@ -207,8 +207,8 @@ def _facts(splits: dict[Split, ImageSplit], classes: tuple[str, ...]) -> dict:
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel, (channels,) float32, of pixel values in [0, 1].
 
-    Images are (count, height, width, channels) uint8. The deviation of a constant channel is 1, so that one
-    can divide by it.
+    Images are (count, height, width, channels) uint8. The deviation of a constant channel is 1, since
+    normalization divides by it.
     """
     channels = images.shape[-1]
     pixels = images.reshape(-1, channels)  # (count * height * width, channels)

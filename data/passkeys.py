@@ -1,9 +1,9 @@
 """Passkey retrieval: texts that state a key at some depth of filler text and ask for it at their end.
 
 The task of Mohtashami & Jaggi 2023 (arXiv 2305.16300), which arXiv 2306.15595 uses to measure how far back a
-model attends, in few enough words for 256 bytes. Every text is a pure function of (seed, index).
+model attends, shortened to fit into 256 bytes. Every text is a pure function of (seed, index).
 
-The digits of a key are distinct: a model copies the key by finding the last digit that it wrote.
+The digits of a key are distinct: a model copies the key by attending to the digit that it generated last.
 """
 
 import hashlib
@@ -124,7 +124,7 @@ def passkey_evaluation_batches(
     max_batches: int | None = None,
     rows: slice = ALL_ROWS,
 ) -> EvaluationBatches:
-    """The first `num_examples` held-out texts, one in each row; rows that fill up a batch have no targets."""
+    """The first `num_examples` held-out texts, one in each row; padding rows have no targets."""
 
     def load(items: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
         inputs = np.full((num_rows, length), SEPARATOR, np.int32)

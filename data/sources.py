@@ -1,4 +1,4 @@
-"""Sources of documents and images: what they provide, and the text that is read from files."""
+"""Sources of documents and images, and the sources that read text files."""
 
 import glob
 import hashlib
@@ -59,7 +59,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images of one set.
+    """Images of one dataset.
 
     Attributes:
         identity: JSON values that change whenever an image may have changed.
@@ -80,7 +80,7 @@ class ImageSource:
 
 
 def hash_fraction(name: str) -> float:
-    """Number in [0, 1) that depends on `name` alone: the same on every machine, in every run."""
+    """Hash of `name` as a number in [0, 1), equal on every machine and in every run."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 

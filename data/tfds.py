@@ -1,4 +1,4 @@
-"""Sets of TensorFlow Datasets as sources of text and images, downloaded unless `data_dir` has them.
+"""Text and image datasets of TensorFlow Datasets, downloaded unless `data_dir` has them.
 
 `tensorflow_datasets` is imported in functions: its import is slow, and few runs need it.
 """
@@ -24,7 +24,7 @@ MAX_RETRIES = 3
 
 
 def tfds_source(config: TfdsTextConfig, *, report: Callable[[str], None]) -> Source:
-    """Text set `config.tfds_name`, one document for each example.
+    """Text dataset `config.tfds_name`, one document for each example.
 
     The name of a document is its split and its index in the stored order.
 
@@ -54,7 +54,7 @@ def tfds_source(config: TfdsTextConfig, *, report: Callable[[str], None]) -> Sou
 
 
 def tfds_images_source(config: TfdsImagesConfig, *, report: Callable[[str], None]) -> ImageSource:
-    """Image classification set `config.tfds_name`.
+    """Image classification dataset `config.tfds_name`.
 
     Raises:
         DataError: if the set, a key or a split is unknown, the splits overlap, an example has no label, or
@@ -69,7 +69,7 @@ def tfds_images_source(config: TfdsImagesConfig, *, report: Callable[[str], None
     counts = {
         split: count_examples(builder, name, option=f"data.{split}_split") for split, name in splits.items()
     }
-    check_apart(builder, config.train_split, config.validation_split)
+    check_disjoint(builder, config.train_split, config.validation_split)
     keys = config.image_key, config.label_key
 
     def examples(split: Split, skip: Callable[[str], None]) -> Iterator[Example]:
@@ -111,7 +111,7 @@ def find_builder(name: str, *, data_dir: str | None):
 
 
 def prepare(builder, *, report: Callable[[str], None]) -> None:
-    """Downloads and prepares the set of `builder` unless its `data_dir` has it.
+    """Downloads and prepares the dataset of `builder` unless its `data_dir` has it.
 
     Raises:
         DataError: if that fails, such as without a network.
@@ -149,7 +149,7 @@ def count_examples(builder, split: str, *, option: str) -> int:
     return count
 
 
-def check_apart(builder, train: str, validation: str) -> None:
+def check_disjoint(builder, train: str, validation: str) -> None:
     """Raises DataError if the two splits, which must be known, have an example in common."""
     files = (builder.info.splits[split].file_instructions for split in (train, validation))
     for a, b in product(*files):
@@ -161,7 +161,7 @@ def check_apart(builder, train: str, validation: str) -> None:
 
 
 def read_examples(builder, split: str, *, keys: tuple[str, ...]) -> Iterator[dict]:
-    """Examples of a prepared set in their stored order, each a dict of NumPy values with `keys`."""
+    """Examples of a prepared dataset in their stored order, each a dict of NumPy values with `keys`."""
     import tensorflow_datasets as tfds
 
     with _quiet():
@@ -176,13 +176,13 @@ def read_examples(builder, split: str, *, keys: tuple[str, ...]) -> Iterator[dic
 
 
 def _identity(builder) -> dict:
-    """JSON values that change whenever the prepared set may have changed."""
+    """JSON values that change whenever the prepared dataset may have changed."""
     info = builder.info
     return {"set": info.full_name, "folder": str(builder.data_dir), "bytes": int(info.dataset_size)}
 
 
 def _check_key(builder, option: str, key: str) -> None:
-    """Raises DataError unless the feature `key`, the value of `option`, has the type for it."""
+    """Raises DataError unless the feature `key` has the type that `option` requires."""
     import tensorflow_datasets as tfds
 
     kind, is_valid = {

@@ -1,4 +1,4 @@
-"""Held-out bytes as targets that all have the same number of tokens before them, for evaluation by window."""
+"""Held-out targets for evaluation by context window, and their batches."""
 
 from dataclasses import dataclass
 
@@ -70,10 +70,10 @@ def window_batches(targets: Targets, *, window: int, batch_size: int) -> Evaluat
     """Batches of inputs (batch, window) int32 and targets (batch, stride) int32.
 
     The inputs of a row are the `window` tokens before its last target, so that each target is predicted from
-    `window - stride + 1` to `window` tokens. The targets are at the end of their row; places before them, and
-    rows that fill up the last batch, have the target -1.
+    `window - stride + 1` to `window` tokens. The targets are at the end of their row; positions before them
+    and padding rows of the last batch have the target -1.
 
-    `targets` are chosen for this window or a longer one; row r has its block r.
+    `targets` must be chosen for this window or a longer one; row r contains block r.
     """
     if window < targets.stride:
         raise ValueError(f"a window must hold the stride of {targets.stride} targets, got {window}.")

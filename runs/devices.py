@@ -5,7 +5,7 @@ import signal
 
 from configs.schema import Config
 from system.startup import silenced_standard_error
-from training.cluster import meet, read_cluster
+from training.cluster import read_cluster, wait_for_processes
 from training.hardware import initialize_devices
 from training.multi_device import make_replicas
 from training.replicas import ONE_DEVICE, Replicas
@@ -23,7 +23,7 @@ def find_replicas(config: Config) -> Replicas:
     cluster = None
     if config.distribute.strategy == "multi_worker":
         cluster = read_cluster(os.environ)
-        meet(cluster)
+        wait_for_processes(cluster)
     with silenced_standard_error():
         replicas = make_replicas(config.distribute, cluster)
     if cluster is not None:

@@ -48,7 +48,7 @@ class Checkpoints:
         self.directory = directory
         self.variables = named_variables("model", model) | named_variables("optimizer", optimizer)
         self.keep, self.keep_best = keep, keep_best
-        self._damaged: set[Path] = set()  # later than the checkpoint that was restored
+        self._damaged: set[Path] = set()  # damaged checkpoints after the restored one
 
     def save(self, step: int, facts: dict) -> Path:
         """Writes the checkpoint of `step`, with `facts` (JSON values) in its manifest.
@@ -72,7 +72,7 @@ class Checkpoints:
                 "earlier checkpoints are unchanged. Free some space and run the same command to resume."
             ) from error
         self._damaged.discard(path)
-        # During skipped steps nothing is removed: the run may have to go back to before them.
+        # During skipped steps nothing is removed: the run may have to return to a checkpoint before them.
         if not facts.get("bad_steps", {}).get("in_a_row"):
             for superseded in self._superseded(step):
                 remove(superseded)
@@ -195,8 +195,8 @@ def complete_checkpoints(directory: Path) -> list[Path]:
     """Checkpoints from earliest to latest.
 
     Raises:
-        RunError: if the directory exists, as a link at least, and cannot be read. Were it taken for an empty
-            one, the run would start from scratch.
+        RunError: if the directory, or a link of its name, exists and cannot be read; a run that treated it as
+            empty would start from scratch.
     """
     try:
         names = os.listdir(directory) if os.path.lexists(directory) else []

@@ -83,20 +83,20 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
     return Cluster(tasks, names.index(own))
 
 
-def meet(cluster: Cluster, report: Callable[[str], None] = print) -> None:
+def wait_for_processes(cluster: Cluster, report: Callable[[str], None] = print) -> None:
     """Waits until every process of the cluster has started.
 
     TensorFlow waits too, but does not say for which process, and cannot be interrupted by Ctrl-C.
 
     Args:
-        report: called now and then with the names of missing processes.
+        report: called every 30 seconds with the names of missing processes.
 
     Raises:
         RunError: if another process listens at the address of this one.
     """
     missing, reported = [number for number in range(len(cluster)) if number != cluster.own], -math.inf
     with listening(cluster.tasks[cluster.own][2]):
-        # A process that has answered once may be between this function and TensorFlow's server.
+        # One answer suffices: later a process may not listen until TensorFlow's server starts.
         while missing := [number for number in missing if not is_listening(cluster.tasks[number][2])]:
             if time.monotonic() - reported > REPORT_EVERY_SECONDS:
                 names = ", ".join(map(cluster.name, missing))

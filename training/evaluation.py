@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import keras
 import tensorflow as tf
 
-from training.losses import number_of
+from training.losses import count_targets
 from training.replicas import ONE_DEVICE, Replicas, all_reduced
 
 Measure = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
@@ -14,7 +14,7 @@ Measure = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 def make_evaluator(
     model: keras.Model, measure: Measure, *, compile_mode: str, replicas: Replicas = ONE_DEVICE
 ) -> Callable[[Iterable], dict[str, float]]:
-    """Function from batches `(inputs, targets)` of one shape to metrics by name.
+    """Function that computes metrics by name from batches `(inputs, targets)` of one shape.
 
     A metric is a mean over targets, not over batches, so that a partly filled batch has less weight; masked
     (negative) targets do not count.
@@ -24,12 +24,12 @@ def make_evaluator(
         measure: function of logits and targets that returns sums over the targets by name, such as
             `training.losses.summed_loss`.
         compile_mode: `graph` or `xla`.
-        replicas: the batches are the rows of each that this worker reads.
+        replicas: replicas of the run; a batch is the rows that this worker reads.
     """
 
     @tf.function(jit_compile=compile_mode == "xla")
     def evaluate_batch(inputs, targets):
-        return measure(model(inputs), targets), number_of(targets)
+        return measure(model(inputs), targets), count_targets(targets)
 
     def evaluate_rows(inputs, targets):
         sums, count = evaluate_batch(inputs, targets)

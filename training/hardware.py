@@ -19,9 +19,9 @@ ENVIRONMENT_VARIABLES = ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "TF_
 
 
 def resolve_precision(precision: str) -> tuple[str, str]:
-    """`float32` or `mixed_bfloat16`, and the reason.
+    """Dtype policy, `float32` or `mixed_bfloat16`, and the reason for it.
 
-    `auto` depends on the features of the hardware, never on a timing, so that a resumed run decides alike.
+    `auto` depends on features of the hardware, never on a timing, so that a resumed run has the same policy.
     """
     if precision != "auto":
         return precision, "as set"
@@ -37,7 +37,7 @@ def resolve_precision(precision: str) -> tuple[str, str]:
 
 
 def resolve_compile(compile_mode: str) -> tuple[str, str]:
-    """`graph` or `xla`, and the reason."""
+    """Compile mode, `graph` or `xla`, and the reason for it."""
     if compile_mode != "auto":
         return compile_mode, "as set"
     if tf.config.list_physical_devices("GPU"):
@@ -46,13 +46,13 @@ def resolve_compile(compile_mode: str) -> tuple[str, str]:
 
 
 def initialize_devices() -> None:
-    """Initializes TensorFlow's devices without the messages that no log level turns off."""
+    """Initializes TensorFlow's devices without the messages that ignore the log level."""
     with silenced_standard_error():
         tf.config.list_logical_devices()
 
 
 def make_deterministic() -> None:
-    """Makes each operation give the same bits each time on the same device, or raise."""
+    """Makes operations on the same device bit-exact; those that cannot be raise an error."""
     tf.config.experimental.enable_op_determinism()
 
 

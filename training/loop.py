@@ -19,7 +19,7 @@ class BadSteps:
 
     Args:
         max_in_a_row: number of bad steps in a row that ends the run.
-        counts: of the checkpoint.
+        counts: counts recorded in the checkpoint.
     """
 
     def __init__(self, max_in_a_row: int, counts: dict[str, int] | None = None):
@@ -61,9 +61,9 @@ def train(
         train_step: from `make_train_step`.
         batches: `(inputs, targets)` of step `start_step` and on.
         validate: returns metrics on a part of the held-out data.
-        sample: shows a sample of the model; returns what is to be logged.
+        sample: samples the model; returns values to log.
         save: writes the checkpoint of a step, with facts for its manifest.
-        agree: largest of the exit codes of all workers.
+        agree: returns the largest exit code of all workers.
 
     Returns:
         Number of steps done in the whole run, and the exit code of a stopped run, or 0.
@@ -94,7 +94,7 @@ def train(
                 log.write(done, metrics)
             stop_code = agree(stop.code)
             save_is_due |= done % config.checkpoint_every == 0
-            # During bad steps a save waits: the run may have to go back to before them.
+            # No save during bad steps: the run may have to return to a checkpoint before them.
             if (save_is_due and finite) or done == config.num_steps or stop_code:
                 facts = {key: metrics[key] for key in ("validation_loss",) if key in metrics}
                 save(done, {**facts, "bad_steps": bad_steps.counts})
@@ -105,5 +105,5 @@ def train(
 
 
 def is_due(done: int, every: int | None, config: TrainingConfig) -> bool:
-    """Whether something is done after this step; the last step is left to the end of the run."""
+    """Whether an action with interval `every` is due after `done` steps; never after the last step."""
     return bool(every) and done % every == 0 and done < config.num_steps

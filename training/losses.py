@@ -29,7 +29,7 @@ def summed_cross_entropy(
     return tf.reduce_sum(losses * counts), tf.reduce_sum(counts)
 
 
-def number_of(targets: tf.Tensor) -> tf.Tensor:
+def count_targets(targets: tf.Tensor) -> tf.Tensor:
     """Number of targets that are not masked, () float32."""
     return tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
 

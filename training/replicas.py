@@ -1,4 +1,4 @@
-"""Replicas of a run; here the one of a run on one device."""
+"""Interface to the replicas of a run, and the single replica of a run on one device."""
 
 import contextlib
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Replicas:
         return slice(0, batch_size)
 
     def on_chief(self, make: Callable[[], T]) -> T:
-        """Returns `make()` on the chief, and elsewhere an object that can be called and logs nothing."""
+        """Returns `make()` on the chief, and a stand-in whose calls do nothing on other workers."""
         return make()
 
     def from_chief(
@@ -51,8 +51,8 @@ class Replicas:
         """Calls `make` on the chief and returns its value on every worker.
 
         Args:
-            encode: from the value to one that JSON can hold, which is sent to the other workers.
-            decode: from that to the value on the other workers.
+            encode: converts the value to JSON values, which are sent to the other workers.
+            decode: inverse of `encode`.
 
         Raises:
             RunError: on the other workers, if `make` raised an exception on the chief.
@@ -60,10 +60,10 @@ class Replicas:
         return make()
 
     def copy_from_chief(self, variables: list[keras.Variable]) -> None:
-        """Assigns the values that the chief has to the variables of every worker."""
+        """Copies the chief's values of the variables to every worker."""
 
     def check_same(self, facts: dict[str, object]) -> None:
-        """Raises RunError on every worker if `facts` (JSON values) differ from those of the chief on one."""
+        """Raises RunError on every worker if `facts` (JSON values) of any worker differ from the chief's."""
 
     def largest(self, number: int) -> int:
         """Largest of the numbers of all workers."""

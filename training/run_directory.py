@@ -16,13 +16,13 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
 class RunDirectory:
-    """`outputs/<name>`, locked inside its context; the lock of a dead process is free.
+    """Directory `outputs/<name>`, locked inside its context; the lock ends with the process.
 
     A run that fails before its config is recorded leaves nothing behind.
 
     Raises:
         RunError: if it cannot be created or another process is using it; also in place of an `OSError` inside
-            the context that is about writing here.
+            the context for a file in this directory.
     """
 
     def __init__(self, path: Path | str):
@@ -94,7 +94,7 @@ class RunDirectory:
                 path.rmdir()
 
     def _is_write_error(self, error: OSError) -> bool:
-        # Unlike an open, a write does not say to which file.
+        # Errors of a write, unlike those of an open, have no file name.
         return error.errno in DISK_ERRORS or (
             error.filename is not None and self.path in Path(str(error.filename)).parents
         )

@@ -22,11 +22,11 @@ class RunLog:
     again. Progress is a live line on a terminal, and plain lines elsewhere.
 
     Args:
-        directory: of the run.
+        directory: directory of the run.
         start_step: number of steps already done.
-        num_steps: of the whole run.
+        num_steps: number of steps of the whole run.
         unit: `tokens` or `images`.
-        units_per_step: number of them in a batch.
+        units_per_step: number of units in a batch.
         elapsed_seconds: training time of the steps already done.
     """
 
@@ -66,7 +66,7 @@ class RunLog:
             with self.directory.optional(self.directory.tensorboard):
                 self._events.close()
         if kind is None:
-            self.sync()  # the summary, which is written next, says that the run is complete
+            self.sync()  # before the summary, which marks the run as complete
 
     def step_took(self, seconds: float, loss: float) -> None:
         """Counts one step; its time excludes evaluation, samples and checkpoints."""
@@ -161,10 +161,10 @@ class RunLog:
 
 
 def make_event_writer(directory: Path, start_step: int) -> tf.summary.SummaryWriter:
-    """Writer of TensorBoard events whose reader drops earlier events of later steps than `start_step`.
+    """TensorBoard writer; earlier events of steps after `start_step` are not displayed.
 
-    The reader does so at a SessionLog.START, which TensorFlow 2 does not write. It is in a file of its own,
-    whose name sorts before that of the writer's file.
+    TensorBoard drops them at a SessionLog.START event, which TensorFlow 2 does not write. It is written to a
+    separate file whose name sorts before that of the writer's file.
     """
     directory.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(directory / f"events.out.tfevents.{int(time.time())}")) as file:

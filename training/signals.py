@@ -16,7 +16,7 @@ OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed late
 class StopRequest:
     """Context in which the first Ctrl-C or SIGTERM sets `code` and a second one ends the process.
 
-    A thread answers the signals, also during a step or its compilation, when Python's handlers have to wait.
+    A thread handles the signals even during a step or its compilation, which delay Python's handlers.
     SIGHUP sets `code` too but never ends the process, since a closing terminal may send several.
 
     Args:
@@ -53,7 +53,7 @@ class StopRequest:
 
     @staticmethod
     def _listen(reader: int) -> None:
-        """Answers each signal, which arrives as a byte, at once."""
+        """Handles each signal number that the wake-up file descriptor receives."""
         first_time = None
         while number := os.read(reader, 1):
             if number[0] not in SIGNALS:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from training.losses import number_of, summed_cross_entropy
+from training.losses import count_targets, summed_cross_entropy
 from training.replicas import ONE_DEVICE, Replicas, all_reduced
 
 
@@ -49,7 +49,7 @@ def make_train_step(
             rows.
         clip_norm: maximum global norm of the gradient.
         label_smoothing: see `summed_cross_entropy`.
-        seed: of the run; dropout is stateless, keyed by (seed, step, micro-batch, layer).
+        seed: seed of the run; dropout is stateless, keyed by (seed, step, micro-batch, layer).
         compile_mode: `graph` or `xla`; with several replicas, of the gradients alone.
         replicas: inputs and targets are the rows of the batch that this worker reads.
     """
@@ -63,7 +63,7 @@ def make_train_step(
 
         @tf.function(jit_compile=use_xla)
         def train_step(step, inputs, targets):
-            count = tf.maximum(number_of(targets), 1.0)
+            count = tf.maximum(count_targets(targets), 1.0)
             return update(*gradients_of(inputs, targets, step, 0, count))
 
         return train_step
@@ -76,7 +76,7 @@ def make_train_step(
         # twice the accumulation_steps.
         first = tf.distribute.get_replica_context().replica_id_in_sync_group * accumulation_steps
         loss, gradients = summed_gradients_of(inputs, targets, step, tf.convert_to_tensor(first), 1.0)
-        count, loss, *gradients = all_reduced([number_of(targets), loss, *gradients])
+        count, loss, *gradients = all_reduced([count_targets(targets), loss, *gradients])
         count = tf.maximum(count, 1.0)
         return update(loss / count, [gradient / count for gradient in gradients])
 

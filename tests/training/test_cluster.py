@@ -8,7 +8,7 @@ import time
 import pytest
 
 from system.errors import RunError
-from training.cluster import Cluster, meet, read_cluster
+from training.cluster import Cluster, read_cluster, wait_for_processes
 
 WORKERS = ["one:2001", "two:2002"]
 
@@ -81,7 +81,7 @@ def test_processes_wait_for_each_other():
 
     def work(own, delay):
         time.sleep(delay)
-        meet(local_cluster(*addresses, own=own), reports[own].append)
+        wait_for_processes(local_cluster(*addresses, own=own), reports[own].append)
         # In place of TensorFlow's server; the others may not have connected yet.
         with socket.create_server(("127.0.0.1", int(addresses[own].rpartition(":")[2]))):
             all_met.wait(20)
@@ -97,4 +97,4 @@ def test_a_port_in_use_is_an_error():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(RunError, match=rf"cannot listen at {address}, .* \(Address already in use\)"):
-            meet(local_cluster(address))
+            wait_for_processes(local_cluster(address))
