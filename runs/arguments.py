@@ -1,8 +1,7 @@
 """Argument types and output files of the evaluation commands; imports no TensorFlow."""
 
 import argparse
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from system.errors import RunError, reason
@@ -67,11 +66,10 @@ def default_picture(run_directories: list[Path], name: str) -> Path:
     return run_directories[0] / name if len(run_directories) == 1 else Path(name)
 
 
-@contextlib.contextmanager
-def reporting_file(path: Path) -> Iterator[None]:
-    """Prints `wrote PATH` after the file is written inside; RunError if it cannot be."""
+def write_rows(write: Callable[[list, Path], None], rows: list, path: Path) -> None:
+    """Calls `write(rows, path)` and prints `wrote PATH`; RunError if the file cannot be written."""
     try:
-        yield
+        write(rows, path)
     except OSError as error:
         raise RunError(f"cannot write {path} ({reason(error)})") from error
     print_error(f"wrote {path}")

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from data.config import PasskeyConfig
 from data.passkeys import check_room, held_out_passkeys
-from runs.arguments import reporting_file
+from runs.arguments import write_rows
 from runs.extended_context import Case, Run, check_run, choose_batch_size, make_case_model, make_cases
-from runs.plots import plot_passkeys
+from runs.plots import save, without_formulas, write_cells
 from system.terminal import print_error
 
 # Accuracy at the trained length from which on a run has learned the task.
@@ -133,22 +134,33 @@ def plot_rows(rows: list[dict], path: Path) -> None:
                 f"of the keys there, below {LEARNED_ACCURACY:.0%}. No heat map is drawn"
             )
         else:
-            panels += map(make_panel, group_rows(run_rows, "zero_shot"))
+            panels += group_rows(run_rows, "zero_shot")
     if panels:
-        with reporting_file(path):
-            plot_passkeys(panels, path)
+        write_rows(plot_panels, panels, path)
     elif path.exists():
         path.unlink()
         print_error(f"removed {path}, which showed an earlier measurement")
 
 
-def make_panel(rows: list[dict]) -> dict:
-    """Heat map of a run under one scaling, as `plot_passkeys` takes it."""
-    first, groups = rows[0], group_rows(rows, "length")
-    label = f"{first['run']}, trained at {first['context_length']:,}"
-    return {
-        "label": label if first["zero_shot"] == "none" else f"{label}, {first['zero_shot']}",
-        "lengths": [group[0]["length"] for group in groups],
-        "depths": [row["depth"] for row in groups[0]],
-        "accuracies": np.transpose([[row["accuracy"] for row in group] for group in groups]),
-    }
+@without_formulas
+def plot_panels(panels: list[list[dict]], path: Path) -> None:
+    """Draws the share of keys found by context length and depth, one heat map for the rows of each panel."""
+    grids = [group_rows(rows, "length") for rows in panels]
+    widths = [len(groups) for groups in grids]
+    figure = Figure(
+        figsize=(2 + 0.9 * sum(widths) + len(grids), 1.5 + 0.35 * len(grids[0][0])), layout="constrained"
+    )
+    all_axes = figure.subplots(1, len(grids), squeeze=False, width_ratios=widths)[0]
+    for axes, groups in zip(all_axes, grids, strict=True):
+        shares = np.transpose([[row["accuracy"] for row in group] for group in groups])  # (depths, lengths)
+        heat_map = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        write_cells(axes, shares, [[f"{share:.0%}" for share in row] for row in shares])
+        axes.set_xticks(range(len(groups)), [f"{group[0]['length']:,}" for group in groups])
+        axes.set_yticks(range(len(groups[0])), [f"{row['depth']:.0%}" for row in groups[0]])
+        first = groups[0][0]
+        scaling = "" if first["zero_shot"] == "none" else f", {first['zero_shot']}"
+        title = f"{first['run']}, trained at {first['context_length']:,}{scaling}"
+        axes.set_title(title, fontsize="medium")
+        axes.set(xlabel="context, tokens", ylabel="depth of the key")
+    figure.colorbar(heat_map, ax=list(all_axes), label="keys found")
+    save(figure, path, dpi=120)

@@ -5,6 +5,7 @@ interpolation. Zero-shot: the weights of a run under scalings that it was not tr
 """
 
 import csv
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from data.batches import EvaluationBatches
 from data.config import PasskeyConfig
 from data.corpus import load_text
 from data.window_batches import Targets, choose_targets, window_batches
@@ -26,7 +26,7 @@ from runs.extended_context import (
     make_cases,
 )
 from runs.load import note_other_data
-from runs.plots import plot_windows
+from runs.plots import new_figure, save, without_formulas
 from system.errors import RunError
 from system.files import replacing
 from system.terminal import print_error
@@ -34,6 +34,7 @@ from training.window_losses import make_window_evaluator, mean_over_documents
 
 # Left out of the table.
 JSON_COLUMNS = {"step", "context_length", "factor", "attention", "stride"}
+CURVE_MARKERS = "os^vDXP*"
 
 
 def load_run_with_text(path: Path) -> Run:
@@ -73,7 +74,11 @@ def evaluate_windows(
     """
     for run in runs:
         check_run(run, windows, scalings=scalings, attention=attention)
-    check_same_text(runs)
+        if run.corpus.fingerprint != runs[0].corpus.fingerprint:
+            raise RunError(
+                f"{runs[0].path} and {run.path} hold out different text, so that their losses cannot be "
+                "compared. Evaluate them one by one"
+            )
     targets = choose_targets(
         runs[0].corpus.validation, window=windows[-1], stride=stride, max_targets=max_targets
     )
@@ -82,15 +87,6 @@ def evaluate_windows(
     counts = sum_by_document(targets, targets.counts)
     options = {"attention": attention, "stride": stride}
     return [make_row(case, sums[case.equivalent], counts, first=sums[cases[0]]) | options for case in cases]
-
-
-def check_same_text(runs: list[Run]) -> None:
-    for run in runs:
-        if run.corpus.fingerprint != runs[0].corpus.fingerprint:
-            raise RunError(
-                f"{runs[0].path} and {run.path} hold out different text, so that their losses cannot be "
-                "compared. Evaluate them one by one"
-            )
 
 
 def measure_losses(cases: list[Case], targets: Targets, *, attention: str) -> dict[Case, np.ndarray]:
@@ -104,8 +100,14 @@ def measure_losses(cases: list[Case], targets: Targets, *, attention: str) -> di
     with tqdm(total=total, unit="token", unit_scale=True, disable=None) as progress:
         for case, sequence in batches.items():
             progress.set_description(case.describe())
-            losses = measure_batches(case, sequence, attention=attention, progress=progress)
-            sums[case] = sum_by_document(targets, losses[: len(targets)])
+            evaluate = make_window_evaluator(make_case_model(case), compile_mode=case.run.config.compile)
+            # Half the trained length, as in arXiv 2212.10554.
+            block = case.run.trained_length // 2 if attention == "blockwise-causal" else None
+            losses = []
+            for inputs, labels in sequence:
+                losses.append(evaluate(inputs, labels, attention_block=block).sum(axis=1, dtype=np.float64))
+                progress.update(inputs.size)
+            sums[case] = sum_by_document(targets, np.concatenate(losses)[: len(targets)])
     return sums
 
 
@@ -113,18 +115,6 @@ def sum_by_document(targets: Targets, values: np.ndarray) -> np.ndarray:
     """Sums of the values of blocks, (blocks,), over each document, (documents,)."""
     _, documents = np.unique(targets.documents, return_inverse=True)
     return np.bincount(documents, weights=values)
-
-
-def measure_batches(case: Case, batches: EvaluationBatches, *, attention: str, progress: tqdm) -> np.ndarray:
-    """Summed loss of each row of all batches, (rows,) float64."""
-    evaluate = make_window_evaluator(make_case_model(case), compile_mode=case.run.config.compile)
-    # Half the trained length, as in arXiv 2212.10554.
-    block = case.run.trained_length // 2 if attention == "blockwise-causal" else None
-    losses = []
-    for inputs, targets in batches:
-        losses.append(evaluate(inputs, targets, attention_block=block).sum(axis=1, dtype=np.float64))
-        progress.update(inputs.size)
-    return np.concatenate(losses)
 
 
 def make_row(case: Case, sums: np.ndarray, counts: np.ndarray, *, first: np.ndarray) -> dict:
@@ -164,14 +154,34 @@ def write_csv(rows: list[dict], path: Path) -> None:
         writer.writerows(rows)
 
 
+@without_formulas
 def plot_rows(rows: list[dict], path: Path) -> None:
     """Draws a curve for each run and scaling, labelled with the name of the run if it is unique."""
     paths = {row["run"] for row in rows}
     has_unique_names = len({Path(path).name for path in paths}) == len(paths)
-    curves: dict[str, list[tuple]] = {}
+    curves: dict[str, list[dict]] = {}
     for row in rows:
         name = Path(row["run"]).name if has_unique_names else row["run"]
         label = name if row["zero_shot"] == "none" else f"{name}, {row['zero_shot']}"
-        error = math.nan if row["standard_error"] is None else row["standard_error"]
-        curves.setdefault(label, []).append((row["window"], row["nats_per_token"], error))
-    plot_windows(curves, path, trained_lengths=sorted({row["context_length"] for row in rows}))
+        curves.setdefault(label, []).append(row)
+    figure, axes = new_figure(8, 4.5)
+    trained_lengths = sorted({row["context_length"] for row in rows})
+    for length in trained_lengths:
+        axes.axvline(length, color="grey", linestyle="--", linewidth=1)
+    for (label, points), marker in zip(curves.items(), itertools.cycle(CURVE_MARKERS), strict=False):
+        columns = ("window", "nats_per_token", "standard_error")
+        # None becomes NaN, which is drawn without a bar.
+        windows, losses, errors = np.array([[row[name] for name in columns] for row in points], float).T
+        style = {"marker": marker, "markersize": 5, "capsize": 3, "alpha": 0.8}
+        axes.errorbar(windows, losses, yerr=errors, label=label, **style)
+    windows = sorted({row["window"] for row in rows})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(windows, [f"{window:,}" for window in windows])
+    axes.minorticks_off()
+    lengths = ", ".join(f"{length:,}" for length in trained_lengths)
+    axes.set_xlabel(f"window of context, tokens (dashed: trained length {lengths})")
+    axes.set_ylabel("loss, nats per token")
+    axes.set_title("Held-out loss by window; bars are one standard error")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
+    save(figure, path, dpi=120)

@@ -123,7 +123,11 @@ def check_run(run: Run, lengths: list[int], *, scalings: list[str], attention: s
     if scalings:
         check_unscaled(run)
     for case in make_cases([run], scalings, lengths={run: longer}):
-        check_config(case)
+        try:
+            config_of(case)
+        except ValueError as error:
+            name = f" under {case.scaling} scaling" if case.is_scaled else ""
+            raise RunError(f"{run.path} cannot be evaluated at {case.length:,}{name}: {error}") from error
     if longer:
         print_error(
             f"warning: {run.path} was trained on a context of {trained:,} tokens; without a scaling the "
@@ -138,24 +142,16 @@ def check_unscaled(run: Run) -> None:
         raise RunError(
             f"--zero-shot scales rotary positions, {run.path} has position={config.position}. Leave it out"
         )
-    keys = {"interpolate_factor": rope.interpolate_factor, "theta_rescale_factor": rope.theta_rescale_factor}
-    set_keys = [f"{key}={value}" for key, value in keys.items() if value != 1]
-    if rope.scaling.type != "none":
-        set_keys.append(f"scaling.type={rope.scaling.type}")
-    if set_keys:
-        raise RunError(
-            f"--zero-shot starts from a model without a scaling, but {run.path} was trained with "
-            f"model.rope.{set_keys[0]}. Evaluate it without --zero-shot, or the run it came from with it"
-        )
-
-
-def check_config(case: Case) -> None:
-    """Raises RunError if the model cannot have the config of the case."""
-    try:
-        config_of(case)
-    except ValueError as error:
-        scaling = f" under {case.scaling} scaling" if case.is_scaled else ""
-        raise RunError(f"{case.run.path} cannot be evaluated at {case.length:,}{scaling}: {error}") from error
+    for key, value in {
+        "interpolate_factor": rope.interpolate_factor,
+        "theta_rescale_factor": rope.theta_rescale_factor,
+        "scaling.type": rope.scaling.type,
+    }.items():
+        if value not in (1, "none"):
+            raise RunError(
+                f"--zero-shot starts from a model without a scaling, but {run.path} was trained with "
+                f"model.rope.{key}={value}. Evaluate it without --zero-shot, or the run it came from with it"
+            )
 
 
 def row_memory(model: TransformerLM, length: int) -> int:

@@ -1,6 +1,5 @@
-"""Pictures of runs and evaluations."""
+"""Pictures of runs, and helpers for those of evaluations."""
 
-import itertools
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,6 @@ LOSS_CURVES = (
     ("validation_loss", "held out", {"marker": "o", "markersize": 4}),
 )
 ACCURACY_CURVES = (("accuracy", "held out", {"marker": "o", "markersize": 4}),)
-CURVE_MARKERS = "os^vDXP*"
 
 IMAGES_PER_ROW = 8
 COLUMN_INCHES, TITLE_INCHES = 1.3, 0.4
@@ -72,61 +70,6 @@ def plot_loss(rows: list[dict], path: Path, *, unit: str, title: str) -> None:
 
 
 @without_formulas
-def plot_windows(curves: dict[str, list[tuple]], path: Path, *, trained_lengths: list[int]) -> None:
-    """Draws the held-out loss against the window of context.
-
-    Args:
-        curves: label of each curve and its points `(window, loss, standard_error)`, in tokens and nats per
-            token; an error may be NaN.
-        path: path of the PNG, SVG or PDF file.
-        trained_lengths: context lengths of the models in tokens, each drawn as a vertical line.
-    """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for length in trained_lengths:
-        axes.axvline(length, color="grey", linestyle="--", linewidth=1)
-    for (label, points), marker in zip(curves.items(), itertools.cycle(CURVE_MARKERS), strict=False):
-        windows, losses, errors = zip(*points, strict=True)
-        style = {"marker": marker, "markersize": 5, "capsize": 3, "alpha": 0.8}
-        axes.errorbar(windows, losses, yerr=errors, label=label, **style)
-    windows = sorted({window for points in curves.values() for window, _, _ in points})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(windows, [f"{window:,}" for window in windows])
-    axes.minorticks_off()
-    lengths = ", ".join(f"{length:,}" for length in trained_lengths)
-    axes.set_xlabel(f"window of context, tokens (dashed: trained length {lengths})")
-    axes.set_ylabel("loss, nats per token")
-    axes.set_title("Held-out loss by window; bars are one standard error")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small")
-    save(figure, path, dpi=120)
-
-
-@without_formulas
-def plot_passkeys(panels: list[dict], path: Path) -> None:
-    """Draws the share of passkeys found by context length and depth, one heat map for each run and scaling.
-
-    Args:
-        panels: dictionaries of `label`, `lengths`, `depths` in 0 to 1, and `accuracies`, (depths, lengths).
-        path: path of the PNG file.
-    """
-    widths = [len(panel["lengths"]) for panel in panels]
-    rows = max(len(panel["depths"]) for panel in panels)
-    figure = Figure(figsize=(2 + 0.9 * sum(widths) + len(panels), 1.5 + 0.35 * rows), layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
-    for axes, panel in zip(grid, panels, strict=True):
-        shares = np.asarray(panel["accuracies"])
-        heat_map = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        write_cells(axes, shares, [[f"{share:.0%}" for share in row] for row in shares])
-        axes.set_xticks(range(len(panel["lengths"])), [f"{length:,}" for length in panel["lengths"]])
-        axes.set_yticks(range(len(panel["depths"])), [f"{depth:.0%}" for depth in panel["depths"]])
-        axes.set_title(panel["label"], fontsize="medium")
-        axes.set(xlabel="context, tokens", ylabel="depth of the key")
-    figure.colorbar(heat_map, ax=list(grid), label="keys found")
-    save(figure, path, dpi=120)
-
-
-@without_formulas
 def plot_predictions(path: Path, groups: dict[str, list[Prediction]]) -> None:
     """Draws each group of images under its title, with the predicted class in green or red."""
     row_counts = [max(1, math.ceil(len(predictions) / IMAGES_PER_ROW)) for predictions in groups.values()]
@@ -169,8 +112,7 @@ def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> 
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(14.0, 3 + 0.45 * len(classes))
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = new_figure(side + 1, side)
     heat_map = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(heat_map, ax=axes, label="share of the class", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="class")
@@ -192,25 +134,10 @@ def write_cells(axes: Axes, shares: np.ndarray, texts: list[list[str]]) -> None:
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
 
 
-@without_formulas
-def plot_image_sizes(path: Path, accuracies: dict[str, dict[tuple[int, int], float]]) -> None:
-    """Draws the accuracy of each run against the image size, in order of the number of pixels.
-
-    Args:
-        path: path of the PNG file.
-        accuracies: accuracy of each run by `(height, width)`.
-    """
-    sizes = sorted({size for by_size in accuracies.values() for size in by_size})
-    sizes.sort(key=math.prod)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for run, by_size in accuracies.items():
-        axes.plot(range(len(sizes)), [by_size[size] for size in sizes], marker="o", label=run)
-    axes.set(xlabel="image size, height x width in pixels", ylabel="held-out accuracy")
-    axes.set_xticks(range(len(sizes)), [f"{height}x{width}" for height, width in sizes])
-    axes.grid(alpha=0.3)
-    axes.legend()
-    save(figure, path, dpi=120)
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure with one plot; width and height are in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
 
 
 def save(figure: Figure, path: Path, **options) -> None:

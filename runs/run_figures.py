@@ -1,9 +1,7 @@
 """Figures of trained runs: attention of each head, and accuracy by image size."""
 
-import contextlib
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -16,7 +14,7 @@ from data.image_batches import normalize
 from data.tokens import encode
 from models import kernels, transformer, vit
 from models.config import AxialViTConfig, TransformerLMConfig
-from runs.evaluate_runs import evaluate_image_sizes, format_size, resized
+from runs.evaluate_runs import draw_accuracies, evaluate_image_sizes, format_size, resized
 from runs.figure_style import COLORS, FAINT, SHARES, hide_ticks, new_figure
 from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model
@@ -36,7 +34,7 @@ def attention(run_directory: Path, *, prompt: str) -> Figure:
     tokens = encode(prompt)
     if not 2 <= len(tokens) <= config.context_length:
         raise RunError(f"--prompt must have 2 to {config.context_length} bytes, got {len(tokens)}")
-    layers = [weights[0] for weights in attention_weights(model, tf.constant(tokens[np.newaxis], tf.int32))]
+    layers = attention_weights(model, tf.constant(tokens[np.newaxis], tf.int32))
     num_heads = config.model.num_heads
     figure = new_figure(2.1 * num_heads + 4, 2.2 * len(layers) + 0.8, "")
     title = f"Attention of the heads of {run_directory}: rows are queries, columns are keys, darker is more"
@@ -44,7 +42,7 @@ def attention(run_directory: Path, *, prompt: str) -> Figure:
         prompt = prompt[:LONGEST_PROMPT] + "\N{HORIZONTAL ELLIPSIS}"
     figure.suptitle(f"{title}\n{prompt!r}", fontsize=11, parse_math=False)
     grid = figure.subplots(len(layers), num_heads + 1, squeeze=False, width_ratios=[*[1] * num_heads, 1.5])
-    for number, (row, weights) in enumerate(zip(grid, layers, strict=True)):
+    for number, (row, (weights,)) in enumerate(zip(grid, layers, strict=True)):
         for head, axes in enumerate(row[:-1]):
             # Square root of the share of the row's largest weight, so that a weight of 1/50 is visible.
             shares = np.sqrt(weights[head] / weights[head].max(axis=1, keepdims=True))
@@ -73,33 +71,25 @@ def draw_by_distance(axes: Axes, weights: np.ndarray) -> None:
 def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]:
     """(batch, heads, length, keys_length) weights of each attention layer in one eager forward pass.
 
+    `attend` of both models is replaced during the pass, since training never computes the weights.
+
     Raises:
         RunError: if the model computes attention in chunks.
     """
-    with recorded_attention() as layers:
-        model(inputs)
-    if not layers:
-        raise RunError("the model computes attention in chunks, without a matrix of weights to draw.")
-    return layers
-
-
-@contextlib.contextmanager
-def recorded_attention() -> Iterator[list[np.ndarray]]:
-    """Replaces `attend` in both models to collect the weights of each call; training never computes them."""
     layers = []
 
     def recording_attend(queries, keys, values, bias=None):
         layers.append(kernels.attention_weights(queries, keys, bias).numpy())
         return kernels.attend(queries, keys, values, bias)
 
-    modules = transformer, vit
-    for module in modules:
-        module.attend = recording_attend
+    transformer.attend = vit.attend = recording_attend
     try:
-        yield layers
+        model(inputs)
     finally:
-        for module in modules:
-            module.attend = kernels.attend
+        transformer.attend = vit.attend = kernels.attend
+    if not layers:
+        raise RunError("the model computes attention in chunks, without a matrix of weights to draw.")
+    return layers
 
 
 def resolution(run_directories: list[Path], *, image_sizes: list[tuple[int, int]] | None) -> Figure:
@@ -126,10 +116,8 @@ def resolution(run_directories: list[Path], *, image_sizes: list[tuple[int, int]
         draw_prediction(axes, task, model, patch_size)
         axes.set_xlabel(f"{format_size(size)} pixels" + (", as trained" if size == trained else ""))
     axes = bottom.subplots()
-    for path in dict.fromkeys(row["run"] for row in rows):
-        axes.plot([row["accuracy"] for row in rows if row["run"] == path], marker="o", label=path)
-    axes.set_xticks(range(len(sizes)), map(format_size, sizes))
-    axes.set(xlabel="image size, pixels", ylabel="held-out accuracy", ylim=(0, 1.05))
+    draw_accuracies(axes, rows, sizes)
+    axes.set(xlabel="image size, pixels", ylim=(0, 1.05))
     axes.axhline(1 / config.model.num_classes, color=FAINT, linestyle="--", linewidth=1, label="guessing")
     axes.grid()
     axes.legend(loc="lower left")

@@ -16,7 +16,7 @@ from runs.arguments import (
     output_path,
     picture_path,
     positive_integer,
-    reporting_file,
+    write_rows,
 )
 from system.command import run_command
 from system.startup import quiet_imports
@@ -126,36 +126,26 @@ def evaluate_image_sizes(options: argparse.Namespace) -> None:
 
     rows = evaluate_image_sizes(options.run_directories, options.image_size)
     print(json.dumps(rows, indent=1) if options.json else format_table(rows))
-    picture = default_picture(options.run_directories, "resolution.png")
-    with reporting_file(picture):
-        plot_rows(rows, picture)
+    write_rows(plot_rows, rows, default_picture(options.run_directories, "resolution.png"))
 
 
 def evaluate_windows(options: argparse.Namespace) -> None:
     with quiet_imports():
-        from runs.evaluate_windows import (
-            evaluate_windows,
-            load_run_with_text,
-            plot_rows,
-            table_rows,
-            write_csv,
-        )
+        from runs import evaluate_windows as windows
 
-    rows = evaluate_windows(
-        [load_run_with_text(path) for path in options.run_directories],
+    rows = windows.evaluate_windows(
+        [windows.load_run_with_text(path) for path in options.run_directories],
         options.windows,
         stride=options.stride,
         max_targets=options.targets,
         scalings=options.zero_shot or [],
         attention=options.attention or "full",
     )
-    print(json.dumps(rows, indent=1) if options.json else format_table(table_rows(rows)))
+    print(json.dumps(rows, indent=1) if options.json else format_table(windows.table_rows(rows)))
     if options.csv is not None:
-        with reporting_file(options.csv):
-            write_csv(rows, options.csv)
+        write_rows(windows.write_csv, rows, options.csv)
     picture = options.plot or default_picture(options.run_directories, "context.png")
-    with reporting_file(picture):
-        plot_rows(rows, picture)
+    write_rows(windows.plot_rows, rows, picture)
 
 
 def format_tables(results: list[dict]) -> str:

@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+from runs.arguments import positive_integer
 from system.command import run_command
 from system.terminal import print_line
 from training.signals import SIGNALS, hangup_signals
@@ -30,19 +31,11 @@ def main(arguments: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--workers", type=positive, default=2, help="number of processes (default %(default)s)"
-    )
+    workers = "number of processes (default %(default)s)"
+    parser.add_argument("--workers", type=positive_integer, default=2, help=workers)
     parser.add_argument("overrides", nargs="*", help="arguments of train.py, after --")
     options = parser.parse_args(arguments)
     return launch([sys.executable, str(PROGRAM), *options.overrides], num_workers=options.workers)
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
-    return number
 
 
 def launch(command: list[str], *, num_workers: int) -> int:

@@ -17,7 +17,7 @@ from system.terminal import print_error
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     with quiet_imports():
-        from runs.classify_files import classify_files
+        from runs.evaluate_runs import classify_files
 
     predictions, failures = classify_files(options.run_directory, options.images, top=options.top)
     if options.json:

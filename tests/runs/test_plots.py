@@ -1,20 +1,12 @@
 """Content of the pictures, and that nothing of it is cut off."""
 
-import math
-
 import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from runs.plots import (
-    Prediction,
-    plot_confusion,
-    plot_image_sizes,
-    plot_loss,
-    plot_predictions,
-    plot_windows,
-)
+from runs import evaluate_runs, evaluate_windows
+from runs.plots import Prediction, plot_confusion, plot_loss, plot_predictions
 
 CLASSES = "a", "a very long name of a class", "third"
 FORMULA = r"$\no$"  # is a name here, and would not compile as one
@@ -68,16 +60,24 @@ def test_a_run_without_losses_has_an_empty_picture(tmp_path):
     assert (tmp_path / "loss.png").exists()
 
 
+def window_rows(run, scaling="none", *, points):
+    facts = {"run": run, "zero_shot": scaling, "context_length": 16}
+    return [
+        facts | {"window": window, "nats_per_token": loss, "standard_error": error}
+        for window, loss, error in points
+    ]
+
+
 def test_losses_by_window_are_drawn_with_and_without_errors(figures, tmp_path):
-    curves = {
-        "lm": [(16, 2.0, 0.1), (32, 1.5, 0.2)],
-        "lm, yarn": [(16, 2.0, math.nan), (32, 1.4, math.nan)],
-    }
-    plot_windows(curves, tmp_path / "context.svg", trained_lengths=[16, 24])
+    rows = window_rows("outputs/lm", points=[(16, 2.0, 0.1), (32, 1.5, 0.2)])
+    rows += window_rows("outputs/lm", "yarn", points=[(16, 2.0, None), (32, 1.4, None)])
+    evaluate_windows.plot_rows(rows, tmp_path / "context.svg")
     assert "<svg" in (tmp_path / "context.svg").read_text()
     axes = figures[0].axes[0]
     np.testing.assert_array_equal(axes.containers[1].lines[0].get_xydata(), [(16, 2), (32, 1.4)])
+    assert [container.get_label() for container in axes.containers] == ["lm", "lm, yarn"]
     assert labels_of(axes.get_xticklabels()) == ["16", "32"]
+    assert axes.get_xlabel().endswith("(dashed: trained length 16)")
 
 
 @pytest.mark.parametrize("num_classes", [3, 25, 45])
@@ -131,16 +131,21 @@ def test_names_with_dollars_are_not_formulas(figures, tmp_path):
     plot_confusion(tmp_path / "confusion.png", np.eye(2, dtype=int), (FORMULA, "b"))
     image = np.zeros((4, 6, 3), np.uint8)
     plot_predictions(tmp_path / "predictions.png", {FORMULA: [Prediction(image, "b", FORMULA, 0.5)]})
-    plot_image_sizes(tmp_path / "resolution.png", {FORMULA: {(8, 8): 0.5}})
-    plot_windows({FORMULA: [(8, 1.0, 0.1)]}, tmp_path / "context.png", trained_lengths=[8])
+    evaluate_runs.plot_rows(image_rows(FORMULA, {"8x8": 0.5}), tmp_path / "resolution.png")
+    evaluate_windows.plot_rows(window_rows(FORMULA, points=[(8, 1.0, 0.1)]), tmp_path / "context.png")
     assert labels_of(figures[0].axes[0].get_xticklabels())[0] == FORMULA
     assert len(figures) == 4
 
 
+def image_rows(run, accuracies):
+    return [{"run": run, "image_size": size, "accuracy": value} for size, value in accuracies.items()]
+
+
 def test_image_sizes_are_ordered_by_their_pixels(figures, tmp_path):
-    accuracies = {"vit": {(12, 8): 0.5, (8, 8): 0.75, (16, 16): 0.25, (8, 12): 1.0}}
-    accuracies["mixed"] = {size: accuracy / 2 for size, accuracy in accuracies["vit"].items()}
-    plot_image_sizes(tmp_path / "resolution.png", accuracies)
+    accuracies = {"12x8": 0.5, "8x8": 0.75, "16x16": 0.25, "8x12": 1.0}
+    halves = {size: accuracy / 2 for size, accuracy in accuracies.items()}
+    rows = [*image_rows("vit", accuracies), *image_rows("mixed", halves)]
+    evaluate_runs.plot_rows(rows, tmp_path / "resolution.png")
     axes = figures[0].axes[0]
     assert labels_of(axes.get_xticklabels()) == ["8x8", "8x12", "12x8", "16x16"]
     first, second = axes.lines

@@ -70,4 +70,4 @@ def test_the_number_of_workers_must_be_positive(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--workers", "0", "--", "name=x"])
     assert caught.value.code == 2
-    assert "must be 1 or more, got 0" in capsys.readouterr().err
+    assert "must be a whole number of at least 1, got '0'" in capsys.readouterr().err

@@ -205,14 +205,15 @@ def test_a_run_that_finds_fewer_has_none_and_an_older_one_is_removed(tmp_path, c
 def test_only_runs_that_have_learned_the_task_are_drawn_with_a_panel_for_each_scaling(
     tmp_path, monkeypatch, capsys
 ):
-    drawn = []
-    monkeypatch.setattr(evaluate_passkey, "plot_passkeys", lambda panels, path: drawn.extend(panels))
+    figures = []
+    monkeypatch.setattr(evaluate_passkey, "save", lambda figure, path, **_: figures.append(figure))
     rows = make_rows({64: (0.5, 0.5)}, run="unlearned")
     rows += make_rows({64: (1.0, 0.9), 128: (0.5, 0.25)})
     rows += make_rows({64: (1.0, 0.9), 128: (0.75, 0.0)}, scaling="yarn")
     plot_rows(rows, tmp_path / "passkey.png")
-    assert [panel["label"] for panel in drawn] == ["run, trained at 64", "run, trained at 64, yarn"]
-    np.testing.assert_array_equal(drawn[1]["accuracies"], [[1.0, 0.75], [0.9, 0.0]])
+    plain, yarn, _ = figures[0].axes
+    assert [axes.get_title() for axes in (plain, yarn)] == ["run, trained at 64", "run, trained at 64, yarn"]
+    np.testing.assert_array_equal(yarn.images[0].get_array(), [[1.0, 0.75], [0.9, 0.0]])
     assert "unlearned has not learned the task" in capsys.readouterr().err
 
 
