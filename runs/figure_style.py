@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -15,23 +16,15 @@ BLUE, ORANGE, GREEN, PURPLE, RED = COLORS = ("#1f6fb2", "#c4560a", "#2e7d32", "#
 SHARES, SIGNED = "Blues", "RdBu_r"
 DPI = 100
 STYLE = {
-    "figure.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor", "legend.facecolor"), PAPER),
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     "axes.titlesize": "medium",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.prop_cycle": f"cycler('color', {list(COLORS)})",
     "grid.color": FAINT,
     "grid.alpha": 0.3,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
     "font.family": "DejaVu Sans",
     "font.size": 10,
-    "legend.facecolor": PAPER,
     "legend.framealpha": 0.9,
     "legend.fontsize": "small",
 }
@@ -42,6 +35,12 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, fontsize=12)
     return figure
+
+
+def subplots(width: float, height: float, title: str, *shape: int, **options: Any) -> tuple[Figure, Any]:
+    """A figure and its plots; `shape` and `options` are those of `Figure.subplots`."""
+    figure = new_figure(width, height, title)
+    return figure, figure.subplots(*shape, **options)
 
 
 def draw(function: Callable[..., Figure], path: Path, **arguments: object) -> None:

@@ -40,44 +40,33 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=__doc__)
     parser.add_argument("run_directories", type=Path, nargs="+", metavar="run_directory")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument(
-        "--image-size",
-        type=image_size,
-        nargs="+",
-        metavar="SIZE",
-        help="vision transformers: evaluate at these sizes, N or HEIGHTxWIDTH, and draw resolution.png; "
-        "images are resized, and those of another shape are cropped to their centre",
+    sizes = (
+        "vision transformers: evaluate at these sizes, N or HEIGHTxWIDTH, and draw resolution.png; images "
+        "are resized, and those of another shape are cropped to their centre"
     )
+    parser.add_argument("--image-size", type=image_size, nargs="+", metavar="SIZE", help=sizes)
     add_window_options(parser)
     options = parser.parse_args(arguments)
     if options.windows and options.image_size:
-        parser.error(
-            "--windows is for language models, --image-size for vision transformers: use one of them"
-        )
+        parser.error("--windows is for language models, --image-size for vision transformers: use one")
     check_window_options(parser, options)
     return options
 
 
 def add_window_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("loss by window of context (language models)")
-    group.add_argument(
-        "--windows",
-        type=positive_integer,
-        nargs="+",
-        help="context lengths in tokens, such as 128 256 512; the column `difference` is the loss minus that "
-        "of the first row, on the same bytes",
+    windows = (
+        "context lengths in tokens, such as 128 256 512; the column `difference` is the loss minus that of "
+        "the first row, on the same bytes"
     )
-    group.add_argument(
-        "--stride",
-        type=positive_integer,
-        help="targets that one forward pass predicts: each has WINDOW - STRIDE + 1 to WINDOW tokens of "
-        "context (default half the smallest window)",
+    group.add_argument("--windows", type=positive_integer, nargs="+", help=windows)
+    stride = (
+        "targets that one forward pass predicts: each has WINDOW - STRIDE + 1 to WINDOW tokens of context "
+        "(default half the smallest window)"
     )
-    group.add_argument(
-        "--targets",
-        type=positive_integer,
-        help=f"approximate number of bytes to predict (default {DEFAULT_TARGETS:,})",
-    )
+    group.add_argument("--stride", type=positive_integer, help=stride)
+    targets = f"approximate number of bytes to predict (default {DEFAULT_TARGETS:,})"
+    group.add_argument("--targets", type=positive_integer, help=targets)
     add_zero_shot_option(group)
     group.add_argument(
         "--attention",
@@ -86,13 +75,8 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
         "and to the block before it (default full)",
     )
     group.add_argument("--csv", type=output_path, metavar="FILE", help="also write the rows to this file")
-    group.add_argument(
-        "--plot",
-        type=picture_path,
-        metavar="FILE",
-        help="picture of the losses (default context.png in the run directory, or in the current directory "
-        "for several runs)",
-    )
+    picture = "picture of the losses (default context.png in the run, or here for several runs)"
+    group.add_argument("--plot", type=picture_path, metavar="FILE", help=picture)
 
 
 def check_window_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -41,45 +41,31 @@ def main(arguments: list[str]) -> None:
         steps = Sampler(model).generate(prompts, options.length, sampling)
     except ValueError as error:
         raise RunError(str(error)) from error
-    warn_of_overflow(prompts, options, config.context_length)
+    longest = max(map(len, prompts))
+    if longest + options.length > config.context_length:
+        print_note(
+            f"{longest} bytes of prompt and {options.length} more exceed the context of "
+            f"{config.context_length}; {OVERFLOW_NOTES[options.overflow]}."
+        )
     print_texts(prompts, steps)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.generate", description=__doc__)
     parser.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
-    parser.add_argument(
-        "--prompt", action="append", required=True, help="text to continue; several of them form a batch"
-    )
-    parser.add_argument(
-        "--length", type=positive_integer, default=400, help="bytes to generate (default %(default)s)"
-    )
-    parser.add_argument(
-        "--temperature", type=float, default=0.8, help="0 for greedy decoding (default %(default)s)"
-    )
+    prompt = "text to continue; several of them form a batch"
+    parser.add_argument("--prompt", action="append", required=True, help=prompt)
+    length = "bytes to generate (default %(default)s)"
+    parser.add_argument("--length", type=positive_integer, default=400, help=length)
+    temperature = "0 for greedy decoding (default %(default)s)"
+    parser.add_argument("--temperature", type=float, default=0.8, help=temperature)
     parser.add_argument("--top-k", type=int, help="sample only from the k most probable bytes")
-    parser.add_argument(
-        "--top-p", type=float, help="sample only from the most probable bytes that reach this probability"
-    )
+    top_p = "sample only from the most probable bytes that reach this probability"
+    parser.add_argument("--top-p", type=float, help=top_p)
     parser.add_argument("--seed", type=int, default=0, help="random seed (default %(default)s)")
-    parser.add_argument(
-        "--overflow",
-        choices=("slide", "stop"),
-        default="slide",
-        help="when the context is full, continue from its second half, or stop (default %(default)s)",
-    )
+    overflow = "when the context is full, continue from its second half, or stop (default %(default)s)"
+    parser.add_argument("--overflow", choices=OVERFLOW_NOTES, default="slide", help=overflow)
     return parser.parse_args(arguments)
-
-
-def warn_of_overflow(
-    prompts: Sequence[Sequence[int]], options: argparse.Namespace, context_length: int
-) -> None:
-    longest = max(map(len, prompts))
-    if longest + options.length > context_length:
-        print_note(
-            f"{longest} bytes of prompt and {options.length} more exceed the context of {context_length}; "
-            f"{OVERFLOW_NOTES[options.overflow]}."
-        )
 
 
 def print_texts(prompts: Sequence[Sequence[int]], steps: Iterator[Sequence[int]]) -> None:

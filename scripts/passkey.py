@@ -39,25 +39,13 @@ def main(arguments: list[str]) -> None:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.passkey", description=__doc__)
     parser.add_argument("run_directories", type=Path, nargs="+", metavar="run_directory")
-    parser.add_argument(
-        "--lengths",
-        type=positive_integer,
-        nargs="+",
-        default=[256, 512, 1024],
-        help="context lengths in tokens, besides the trained length of each run (default 256 512 1024)",
-    )
-    parser.add_argument(
-        "--depths",
-        type=positive_integer,
-        default=11,
-        help="number of depths of the key, from 0%% to 100%% of the text (default %(default)s)",
-    )
-    parser.add_argument(
-        "--examples",
-        type=positive_integer,
-        default=100,
-        help="texts for each length and depth (default %(default)s)",
-    )
+    lengths = "context lengths in tokens, besides the trained length of each run (default 256 512 1024)"
+    defaults = [256, 512, 1024]
+    parser.add_argument("--lengths", type=positive_integer, nargs="+", default=defaults, help=lengths)
+    depths = "number of depths of the key, from 0%% to 100%% of the text (default %(default)s)"
+    parser.add_argument("--depths", type=positive_integer, default=11, help=depths)
+    examples = "texts for each length and depth (default %(default)s)"
+    parser.add_argument("--examples", type=positive_integer, default=100, help=examples)
     add_zero_shot_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)

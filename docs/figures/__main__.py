@@ -22,8 +22,8 @@ def main(arguments: list[str]) -> None:
     initialize_devices()
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, function in (before_rotation.FIGURES | rotary.FIGURES | extensions.FIGURES).items():
-        path = folder / f"{name}.png"
+    for function in (*before_rotation.FIGURES, *rotary.FIGURES, *extensions.FIGURES):
+        path = folder / f"{function.__name__}.png"
         draw(function, path)
         print(f"wrote {path}")
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from models.bias import alibi_bias, alibi_slopes, sinusoidal_embedding
 from rope.embedding import RotaryEmbedding
-from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, new_figure
+from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, subplots
 
 SENTENCE = ("the", "man", "escaped", "from", "the", "snake")
 SWAPPED = ("the", "snake", "escaped", "from", "the", "man")
@@ -16,8 +16,8 @@ MISSING = "#d9d8d2"
 
 def order() -> Figure:
     """Attention weights of "escaped" in two sentences that differ only in the order of their words."""
-    figure = new_figure(8.5, 3.6, 'How much "escaped" looks at each word')
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    title = 'How much "escaped" looks at each word'
+    figure, panels = subplots(8.5, 3.6, title, 1, 2, sharex=True, sharey=True)
     names = ["the (first)", "the (second)", "man", "snake", "escaped", "from"]
     columns = {SENTENCE: [0, 4, 1, 5, 2, 3], SWAPPED: [0, 4, 5, 1, 2, 3]}  # of these names
     titles = {"without positions: the same": None, "rotated by position: not the same": RotaryEmbedding(32)}
@@ -47,8 +47,8 @@ def weights_of_escaped(words: tuple[str, ...], rotary: RotaryEmbedding | None) -
 
 def absolute() -> Figure:
     """Position vectors: a learned table, which ends at the trained length, and sinusoids."""
-    figure = new_figure(8.5, 3.9, "A vector for each position, added to the word that stands there")
-    learned_axes, sinusoidal_axes = figure.subplots(1, 2, sharey=True)
+    title = "A vector for each position, added to the word that stands there"
+    figure, (learned_axes, sinusoidal_axes) = subplots(8.5, 3.9, title, 1, 2, sharey=True)
     length, trained, dim = 64, 32, 32
     table = np.full((length, dim), np.nan)
     table[:trained] = np.random.default_rng(0).normal(size=(trained, dim), scale=0.5)
@@ -69,8 +69,7 @@ def moving() -> Figure:
     """Score of one query and one key at a fixed distance, by the position of the key."""
     length, distance = 128, 3
     title = f"One pair of words, {distance} positions apart, moves along the text: its score"
-    figure = new_figure(8.5, 3.6, title)
-    axes = figure.subplots()
+    figure, axes = subplots(8.5, 3.6, title)
     starts = np.arange(length - distance)
     scores = moving_scores(starts, distance=distance, dim=64, trained=length // 2)
     for (name, values), style in zip(scores.items(), ("-", "--", "-"), strict=True):
@@ -96,12 +95,11 @@ def moving_scores(starts: np.ndarray, *, distance: int, dim: int, trained: int) 
         keys = (words[1] + table[starts]) @ to_keys  # (starts, dim)
         return np.sum(queries * keys, axis=-1) / dim**0.5
 
-    rotary = RotaryEmbedding(dim)
-    shape = (len(starts), dim)
-    queries = np.broadcast_to(words[0] @ to_queries, shape).astype(np.float32)
-    keys = np.broadcast_to(words[1] @ to_keys, shape).astype(np.float32)
-    queries = rotary.rotate_queries_or_keys(queries, positions=starts + distance)
-    keys = rotary.rotate_queries_or_keys(keys, positions=starts)
+    def rotated(vector, positions):
+        vectors = np.tile(vector.astype(np.float32), (len(starts), 1))
+        return RotaryEmbedding(dim).rotate_queries_or_keys(vectors, positions=positions)
+
+    queries, keys = rotated(words[0] @ to_queries, starts + distance), rotated(words[1] @ to_keys, starts)
     return {
         f"learned vectors added (here random, for {trained} positions)": scores_with_added(learned),
         "sinusoids added": scores_with_added(sinusoids),
@@ -111,8 +109,8 @@ def moving_scores(starts: np.ndarray, *, distance: int, dim: int, trained: int) 
 
 def relative() -> Figure:
     """Bias of ALiBi: the matrix of one head, and all heads by distance."""
-    figure = new_figure(8.5, 3.6, "A bias on the score that knows nothing but the distance (ALiBi)")
-    matrix_axes, line_axes = figure.subplots(1, 2)
+    title = "A bias on the score that knows nothing but the distance (ALiBi)"
+    figure, (matrix_axes, line_axes) = subplots(8.5, 3.6, title, 1, 2)
     length, num_heads = 24, 4
     columns = tf.range(length)
     bias = alibi_bias(columns, columns, num_heads).numpy()  # (num_heads, length, length)
@@ -133,4 +131,4 @@ def relative() -> Figure:
     return figure
 
 
-FIGURES = {"order": order, "absolute": absolute, "moving": moving, "relative": relative}
+FIGURES = (order, absolute, moving, relative)

@@ -12,16 +12,16 @@ from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
 from rope.rotation import rotary_angles
 from rope.scaling import scale
-from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, hide_ticks, new_figure
+from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
 
 
 def interpolation() -> Figure:
     """Angles of a fast, a middle and a slow pair at trained distances and at longer ones."""
     length, longer, frequencies = 16, 32, language_frequencies(8, theta=100.0)
-    figure = new_figure(8.5, 5.6, f"Angles that {length} trained positions have shown, and those of {longer}")
+    title = f"Angles that {length} trained positions have shown, and those of {longer}"
+    figure, grid = subplots(8.5, 5.6, title, 2, 3)
     rows = {"no scaling": frequencies, "interpolation by 2": frequencies / 2}
     columns = {"a fast pair": 0, "one between": 2, "the slowest pair": 3}
-    grid = figure.subplots(2, 3)
     for row, (scheme, scaled) in zip(grid, rows.items(), strict=True):
         for axes, (name, pair) in zip(row, columns.items(), strict=True):
             trained = rotary_angles(tf.range(length), frequencies[pair : pair + 1]).numpy()[:, 0]
@@ -49,8 +49,7 @@ def compare_angles(trained: np.ndarray, needed: np.ndarray) -> str:
 def scalings() -> Figure:
     """Scaled over unscaled frequencies, by pair, from 256 to 1,024 tokens."""
     length, factor, frequencies = 256, 4.0, language_frequencies(64)
-    figure = new_figure(8.5, 4.2, "From 256 to 1,024 tokens: what is left of each frequency")
-    axes = figure.subplots()
+    figure, axes = subplots(8.5, 4.2, "From 256 to 1,024 tokens: what is left of each frequency")
     scaled_by_name = scale_by_each(frequencies, length=length, factor=factor)
     for (name, scaled), marker in zip(scaled_by_name.items(), "os^v", strict=True):
         label = name
@@ -71,26 +70,24 @@ def scalings() -> Figure:
 
 def scale_by_each(frequencies: np.ndarray, *, length: int, factor: float) -> dict:
     """Frequencies and attention factor of each scaling, from `length` to `factor` times as many tokens."""
-    original = {"original_max_position_embeddings": length}
-    keys = {"linear": {}, "ntk": {}, "dynamic": original, "yarn": original}
     scaled = {}
-    for name, extra in keys.items():
+    for name in ("linear", "ntk", "dynamic", "yarn"):
+        scaling = {"rope_type": name, "factor": factor}
+        if name in ("dynamic", "yarn"):
+            scaling["original_max_position_embeddings"] = length
         target_length = round(factor * length) if name == "dynamic" else None
-        scaling = {"rope_type": name, "factor": factor, **extra}
         scaled[name] = scale(frequencies, scaling, theta=10_000.0, target_length=target_length)
     return scaled
 
 
 def grid() -> Figure:
     """Angles of some pairs over a grid, and the score of equal patches with the one in the middle."""
-    size, head_dim, theta = 15, 16, 10.0
+    size, head_dim, theta, chosen = 15, 16, 10.0, (0, 3, 4, 7)
     axial = RotaryEmbedding(head_dim // 2, theta=theta).axial_angles(size, size).numpy()
     mixed = MixedRotaryEmbedding(1, head_dim, theta=theta).angles(grid_positions(size, size))
     angles_by_name = {"axial": axial, "mixed": np.reshape(mixed, (size, size, -1))}
     title = f"Rotation over {size} x {size} patches: cosine of the angle between a patch and the middle"
-    figure = new_figure(10, 4.5, title)
-    chosen = (0, 3, 4, 7)
-    panels = figure.subplots(2, len(chosen) + 1)
+    figure, panels = subplots(10, 4.5, title, 2, len(chosen) + 1)
     for row, (name, angles) in zip(panels, angles_by_name.items(), strict=True):
         cosines = np.cos(angles - angles[size // 2, size // 2])  # (size, size, pairs)
         titles = [f"pair {pair}" for pair in chosen]
@@ -113,8 +110,7 @@ def learned() -> Figure:
     tokens = tf.constant(np.stack([vectors[word] for word in SENTENCE])[np.newaxis], tf.float32)
     kernel = generator.normal(size=(8, 1)) * 0.25
     positional = 0.5 * np.arange(len(SENTENCE))
-    figure = new_figure(8.5, 3.9, "The angle of one pair at each token")
-    axes = figure.subplots()
+    figure, axes = subplots(8.5, 3.9, "The angle of one pair at each token")
     axes.plot(positional, "o-", label="of the position alone: 0.5 a token")
     labels = {"plus a turn of its own for each token": False, "plus their running sum: a speed": True}
     for label, cumulative in labels.items():
@@ -132,4 +128,4 @@ def learned() -> Figure:
     return figure
 
 
-FIGURES = {"interpolation": interpolation, "scalings": scalings, "grid": grid, "learned": learned}
+FIGURES = (interpolation, scalings, grid, learned)

@@ -12,13 +12,12 @@ from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
 from rope.rotation import doubled, rotary_angles, rotary_table, rotate
 from rope.xpos import xpos_scales
-from runs.figure_style import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, hide_ticks, new_figure
+from runs.figure_style import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
 
 
 def turn() -> Figure:
     """A vector in the plane at six positions, and two pairs of vectors at the same distance."""
-    figure = new_figure(8.5, 4.3, "A pair of features turns by 0.5 radians a position")
-    fan, angle = figure.subplots(1, 2)
+    figure, (fan, angle) = subplots(8.5, 4.3, "A pair of features turns by 0.5 radians a position", 1, 2)
     for position, (x, y) in enumerate(rotate_vector([1.0, 0.0], range(6))):
         color = COLORS[0] if position == 0 else FAINT
         draw_arrow(fan, x, y, color=color, label=f"m = {position}")
@@ -55,8 +54,7 @@ def pairs() -> Figure:
     """Clocks: one row per pair, one column per position."""
     positions, frequencies = (0, 1, 2, 3, 10, 30, 100, 300, 1_000), language_frequencies(8)
     height = 1.1 + 0.85 * len(frequencies)
-    figure = new_figure(9, height, "Each pair of a head is a hand that turns at its own speed")
-    axes = figure.subplots()
+    figure, axes = subplots(9, height, "Each pair of a head is a hand that turns at its own speed")
     angles = rotary_angles(tf.constant(positions), frequencies).numpy()
     for (column, row), angle in np.ndenumerate(angles):
         axes.add_patch(Circle((column, row), 0.42, fill=False, color=FAINT))
@@ -77,13 +75,10 @@ def frequencies() -> Figure:
     """Wavelength of each pair in tokens, compared with a context of 256."""
     wavelengths, length = 2 * np.pi / language_frequencies(64), 256
     slow = wavelengths > length
-    figure = new_figure(8.5, 3.6, "How many tokens a full turn takes (dim 64, theta 10,000)")
-    axes = figure.subplots()
-    for mask, marker, color, label in (
-        (~slow, "o", BLUE, "complete a turn within the context"),
-        (slow, "s", ORANGE, "complete none there"),
-    ):
-        axes.semilogy(np.flatnonzero(mask), wavelengths[mask], marker, color=color, label=label)
+    figure, axes = subplots(8.5, 3.6, "How many tokens a full turn takes (dim 64, theta 10,000)")
+    numbers = np.arange(len(slow))
+    axes.semilogy(numbers[~slow], wavelengths[~slow], "o", label="complete a turn within the context")
+    axes.semilogy(numbers[slow], wavelengths[slow], "s", label="complete none there")
     axes.axhline(length, color=INK, linestyle="--", linewidth=1)
     axes.text(0, length * 1.2, f"a context of {length}", va="bottom")
     axes.set(xlabel="pair", ylabel="tokens of a turn")
@@ -103,18 +98,16 @@ def matrix() -> Figure:
     cosines = np.diag(doubled(tf.cos(angles)).numpy()[0])
     sines = doubled(tf.sin(angles)).numpy()[0][:, np.newaxis] * tf.transpose(rotate_half(eye)).numpy()
     title = "The rotation at position 3, interleaved pairs: a matrix that is nearly empty"
-    figure = new_figure(10, 3.7, title)
+    figure, grid = subplots(10, 3.7, title, 1, 3)
     panels = {
         f"the matrix, {dim} x {dim}": whole,
         "= cosines on the features": cosines,
         "+ sines on the features, swapped in pairs": sines,
     }
-    for axes, (title, values) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+    for axes, (title, values) in zip(grid, panels.items(), strict=True):
         picture = axes.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("feature of the vector")
-        axes.set_xticks(range(dim))
-        axes.set_yticks(range(dim))
+        axes.set(xlabel="feature of the vector", xticks=range(dim), yticks=range(dim))
         for (row, column), value in np.ndenumerate(values):
             if value:
                 style = {"fontsize": 6.5, "color": "white" if abs(value) > 0.6 else INK}
@@ -135,8 +128,8 @@ def distance() -> Figure:
         "sinusoids added: no diagonal is one number": (words[0] + sinusoids) @ (words[1] + sinusoids).T,
         "rotated: every diagonal is one number": rotated[0] @ rotated[1].T,
     }
-    figure = new_figure(8.5, 4.1, "The score of one query and one key, by where they stand")
-    for axes, (title, scores) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+    figure, grid = subplots(8.5, 4.1, "The score of one query and one key, by where they stand", 1, 2)
+    for axes, (title, scores) in zip(grid, panels.items(), strict=True):
         values = (scores - scores.mean()) / dim**0.5
         picture = axes.imshow(values, cmap=SIGNED, vmin=-abs(values).max(), vmax=abs(values).max())
         axes.set(title=title, xlabel="position of the key", ylabel="position of the query")
@@ -148,8 +141,8 @@ def decay() -> Figure:
     """Upper bound of arXiv 2104.09864, section 3.4.3, by distance, and the score of equal vectors."""
     dim = 128
     angles = rotary_angles(tf.range(256), language_frequencies(dim)).numpy()
-    figure = new_figure(8.5, 3.8, "What distance does to scores by itself (dim 128, theta 10,000)")
-    bound_axes, score_axes = figure.subplots(1, 2)
+    title = "What distance does to scores by itself (dim 128, theta 10,000)"
+    figure, (bound_axes, score_axes) = subplots(8.5, 3.8, title, 1, 2)
     bound_axes.plot(decay_bound(angles), color=BLUE)
     bound_axes.set(title="the bound: partial sums S of e^(i angle)", xlabel="distance", ylim=(0, None))
     bound_axes.set_ylabel(f"mean |S|, {(dim / 2 + 1) / 2:g} at most")
@@ -169,8 +162,8 @@ def decay_bound(angles: np.ndarray) -> np.ndarray:
 
 def xpos() -> Figure:
     """Scales of xPos by position, and the score of equal vectors by distance."""
-    figure = new_figure(8.5, 4.1, "xPos: queries shrink with their position, keys grow, and the score decays")
-    scale_axes, score_axes = figure.subplots(1, 2)
+    title = "xPos: queries shrink with their position, keys grow, and the score decays"
+    figure, (scale_axes, score_axes) = subplots(8.5, 4.1, title, 1, 2)
     dim, length = 64, 2_048
     scales = xpos_scales(tf.range(length), dim, scale_base=512.0, centre=length // 2).numpy()
     for pair, color in zip((0, dim // 4, dim // 2 - 1), COLORS, strict=False):
@@ -193,12 +186,4 @@ def xpos() -> Figure:
     return figure
 
 
-FIGURES = {
-    "turn": turn,
-    "pairs": pairs,
-    "frequencies": frequencies,
-    "matrix": matrix,
-    "distance": distance,
-    "decay": decay,
-    "xpos": xpos,
-}
+FIGURES = (turn, pairs, frequencies, matrix, distance, decay, xpos)
