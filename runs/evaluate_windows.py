@@ -7,7 +7,6 @@ interpolation. Zero-shot: the weights of a run under scalings that it was not tr
 import csv
 import itertools
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +15,9 @@ from tqdm import tqdm
 from data.config import PasskeyConfig
 from data.corpus import load_text
 from data.window_batches import Targets, choose_targets, window_batches
-from runs.extended_context import (
-    Case,
-    Run,
-    check_run,
-    choose_batch_size,
-    load_run,
-    make_case_model,
-    make_cases,
-)
-from runs.load import note_other_data
+from models.config import TransformerLMConfig
+from runs.extended_context import Case, Run, check_run, choose_batch_size, make_case_model, make_cases
+from runs.load import load_model, note_other_data
 from runs.plots import new_figure, save, without_formulas
 from system.errors import RunError
 from system.files import replacing
@@ -39,25 +31,19 @@ CURVE_MARKERS = "os^vDXP*"
 
 def load_run_with_text(path: Path) -> Run:
     """Raises RunError if it is not a run on text."""
-    run = load_run(path)
-    if isinstance(run.config.data, PasskeyConfig):
+    model, config, manifest = load_model(path, of=TransformerLMConfig)
+    if isinstance(config.data, PasskeyConfig):
         raise RunError(
             f"{path} was trained on generated passkeys, not on text. Measure how many keys it finds: "
             f"python -m scripts.passkey {path}"
         )
-    corpus = load_text(run.config.data, report=print_error)
-    note_other_data(path, run.config, run.manifest, fingerprint=corpus.fingerprint)
-    return replace(run, corpus=corpus)
+    corpus = load_text(config.data, report=print_error)
+    note_other_data(path, config, manifest, fingerprint=corpus.fingerprint)
+    return Run(path, model, config, manifest, corpus)
 
 
 def evaluate_windows(
-    runs: list[Run],
-    windows: list[int],
-    *,
-    stride: int,
-    max_targets: int,
-    scalings: list[str],
-    attention: str,
+    runs: list[Run], windows: list[int], *, stride: int, max_targets: int, scalings: list[str], attention: str
 ) -> list[dict]:
     """Row for each run, each of `none` and `scalings`, and each window; see `make_row`.
 
@@ -79,9 +65,8 @@ def evaluate_windows(
                 f"{runs[0].path} and {run.path} hold out different text, so that their losses cannot be "
                 "compared. Evaluate them one by one"
             )
-    targets = choose_targets(
-        runs[0].corpus.validation, window=windows[-1], stride=stride, max_targets=max_targets
-    )
+    tokens = runs[0].corpus.validation
+    targets = choose_targets(tokens, window=windows[-1], stride=stride, max_targets=max_targets)
     cases = make_cases(runs, scalings, lengths=dict.fromkeys(runs, windows))
     sums = measure_losses(cases, targets, attention=attention)
     counts = sum_by_document(targets, targets.counts)

@@ -99,9 +99,8 @@ def make_case_model(case: Case) -> TransformerLM:
     config = config_of(case)
     if config == trained.config:
         return trained
-    model = TransformerLM(
-        config, dtype=trained.dtype_policy.name, document_separator=trained.document_separator
-    )
+    separator = trained.document_separator
+    model = TransformerLM(config, dtype=trained.dtype_policy.name, document_separator=separator)
     model.set_weights(trained.get_weights())
     return model
 

@@ -1,6 +1,5 @@
 """Figures of trained runs: attention of each head, and accuracy by image size."""
 
-import itertools
 import math
 from pathlib import Path
 
@@ -57,9 +56,9 @@ def attention(run_directory: Path, *, prompt: str) -> Figure:
 
 def draw_by_distance(axes: Axes, weights: np.ndarray) -> None:
     """Draws one line for each head of (heads, length, length) weights."""
-    for head, color in zip(range(len(weights)), itertools.cycle(COLORS), strict=False):
-        means = [np.diagonal(weights[head], -back).mean() for back in range(weights.shape[-1])]
-        axes.plot(means, color=color, linewidth=1.2, label=f"head {head}")
+    for head, matrix in enumerate(weights):
+        means = [np.diagonal(matrix, -back).mean() for back in range(len(matrix))]
+        axes.plot(means, linewidth=1.2, label=f"head {head}")
     axes.set_yscale("symlog", linthresh=0.01)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
