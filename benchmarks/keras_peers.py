@@ -1,4 +1,4 @@
-"""The same work by Keras layers under `fit`, and by KerasHub."""
+"""Workloads implemented with Keras layers and `fit`, and with KerasHub."""
 
 import keras
 import numpy as np
@@ -35,7 +35,7 @@ def text_step(*, batch: int, length: int, precision: str, mode: str, **sizes) ->
 
 
 def language_model(length: int, *, dim: int, num_layers: int, num_heads: int, mlp_dim: int) -> keras.Model:
-    """The same architecture, written as in the guides of Keras."""
+    """Language model of the same architecture, written as in the Keras guides."""
     tokens = keras.Input((length,), dtype="int32")
     embedding = keras.layers.ReversibleEmbedding(256, dim)
     x = embedding(tokens)

@@ -125,7 +125,7 @@ def generation(*, batch: int, prompt: int, tokens: int, precision: str, **sizes)
 
 
 def read_weights(*, dim: int, num_layers: int, mlp_dim: int, precision: str, **_) -> Work:
-    """Reading the weights of a model once: the lower bound that memory sets to a token."""
+    """Reads the weights of a model once: lower bound of the time of a token by memory bandwidth."""
     count = num_layers * dim * (4 * dim + 3 * mlp_dim) + 256 * dim
     weights = tf.ones(count, precision.removeprefix("mixed_"))
     return Work(lambda: [tf.reduce_max(weights) for _ in range(CALLS)], CALLS)
@@ -139,13 +139,13 @@ def recipe_step(*, arguments: list[str]) -> Work:
 
 
 def recipe_batches(*, arguments: list[str]) -> Work:
-    """Batch of such a step."""
+    """Training batch of `python train.py ARGUMENTS`."""
     batches = iter(load_recipe(arguments).training_batches(0))
     return Work(lambda: list(itertools.islice(batches, CALLS)), CALLS)
 
 
 def recipe_checkpoints(*, arguments: list[str]) -> Work:
-    """Checkpoint of such a run on disk: weights and optimizer."""
+    """Checkpoint of `python train.py ARGUMENTS` on disk: weights and optimizer."""
     task = load_recipe(arguments)
     model = make_model(task.config)
     optimizer = make_optimizer(task.config.optimizer, model.trainable_variables, num_steps=NUM_STEPS)
@@ -176,7 +176,7 @@ def speed_run() -> Work:
 
 
 def first_step(*arguments: str) -> Work:
-    """From the start of train.py to the line of its first step."""
+    """Startup of train.py, up to the line of its first step."""
 
     def call():
         with tempfile.TemporaryDirectory() as directory:

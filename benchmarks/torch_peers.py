@@ -1,4 +1,4 @@
-"""The same work by PyTorch, rotary-embedding-torch and transformers, eager or by torch.compile."""
+"""Workloads implemented with PyTorch, rotary-embedding-torch and transformers, eager or compiled."""
 
 import shutil
 import tempfile
@@ -31,7 +31,7 @@ def package_rotation(*, head_dim: int, **options) -> Work:
 
 
 def half_rotation(*, length: int, head_dim: int, **options) -> Work:
-    """Rotation as models without a library write it."""
+    """Rotation written out in PyTorch, without a library."""
     return time_rotation(
         Rotation(rotary_angles(length, head_dim // 2)), length=length, head_dim=head_dim, **options
     )

@@ -12,8 +12,8 @@ class Workload(NamedTuple):
 
     sizes: arguments of every contender.
     contenders: the first is the reference of the ratios.
-    rate: name of a rate and units of it in a unit of work. None for commands, which are processes of their
-        own and have no column for memory either.
+    rate: name of a rate, and its units in a unit of work. None for commands, whose own processes are not
+        measured in memory either.
     """
 
     title: str
@@ -79,7 +79,7 @@ def ours_and_torch(kind: str, torch_modes: Sequence[str]) -> list[Contender]:
 
 TRAIN_TEXT = (
     ours_and_torch("text", TORCH_MODES)
-    + by("Keras fit as it comes", "keras_peers:text_step", precision=["float32"], mode=["auto"])
+    + by("Keras fit, defaults", "keras_peers:text_step", precision=["float32"], mode=["auto"])
     + by("Keras fit, {precision}, {mode}", "keras_peers:text_step", precision=PRECISIONS, mode=MODES)
 )
 KERNELS, COMPILED = ("auto", "full"), ["compiled"]

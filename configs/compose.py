@@ -39,7 +39,7 @@ def load_config(path: Path | str) -> Config:
     """Reads a file of `save_config`, without resolving anything in it.
 
     Raises:
-        ConfigError: each line of which names the file.
+        ConfigError: every line names the file.
     """
     try:
         return parse_config(read_yaml(path))
@@ -67,8 +67,8 @@ def compose(arguments: list[str], *, report: Callable[[str], None] = lambda line
     Increasing precedence: defaults, values of the parent (`init_from`), experiment file, command line.
 
     Args:
-        arguments: of the command line.
-        report: receives a line that says what is inherited.
+        arguments: command-line arguments.
+        report: receives one line that lists the inherited groups.
     """
     cfg, choices, overrides = run_hydra(arguments)
     if cfg is None:
@@ -92,11 +92,11 @@ def run_hydra(arguments: list[str], *choices: str) -> tuple[DictConfig | None, d
     """Composed configuration, chosen file of each group, and overrides.
 
     Args:
-        arguments: of the command line.
+        arguments: command-line arguments.
         choices: further arguments, as `group=file`.
     """
     if refused := next(filter(REFUSED.match, arguments), None):
-        raise ConfigError(f"{refused!r} is not for this program; sweep with -m key=value,value")
+        raise ConfigError(f"{refused!r} is not supported; sweep with -m key=value,value")
     composed = []
 
     def keep(cfg: DictConfig) -> None:
@@ -181,7 +181,7 @@ HYDRA_MESSAGES = {
     r"(\w+) appears more than once in the final": r"'\1' is chosen twice: write \1=... without a '+'",
     r"Could not override '(.*)'\.\n": r"unknown key '\1'",
     r"Additional config directory '(.*)' not found": r"there is no directory '\1'",
-    r"ConfigLoader is not set|Can only enumerate": "glob() and interval() are not read here: list the values",
+    r"ConfigLoader is not set|Can only enumerate": "glob() and interval() are not supported: list the values",
     r"group override must be a string .* NoneType": "a group takes the name of a file, not null",
 }
 

@@ -34,7 +34,7 @@ def implicit_groups(choices: Mapping[str, str], overrides: Iterable[str]) -> lis
 
     Args:
         choices: name of the chosen file of each group.
-        overrides: of the command line.
+        overrides: overrides of the command line.
     """
     default_choices = {}
     for entry in yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))["defaults"]:

@@ -1,4 +1,4 @@
-"""Configuration of a run: its keys, how nested values become a `Config`, and how two configs differ."""
+"""Configuration of a run: its keys, validation of nested values, and comparison of two configs."""
 
 import difflib
 import json
@@ -103,7 +103,7 @@ UNIONS = {
 
 
 def parse_config(nested: dict) -> Config:
-    """Validated configuration of nested values, as YAML holds them; missing keys get their defaults.
+    """Validates nested values, as in YAML, and returns the config; missing keys get their defaults.
 
     Raises:
         ConfigError: with one line for each unknown key, wrong type, value out of range and violated rule.
@@ -129,7 +129,7 @@ def parse_config(nested: dict) -> Config:
 
 
 def validate(values: dict[str, object], classes: dict[str, type[Options]]) -> tuple[Config | None, list[str]]:
-    """The config, or None, and a line for each problem."""
+    """Config, or None if it is invalid, and one line for each problem."""
     violated: dict[type, list[tuple[str, str]]] = {}  # rules between fields, by class
     messages: dict[str, str] = {}
     config = None
@@ -198,7 +198,7 @@ def nest(flat: dict[str, object]) -> dict:
 
 
 def explain_unknown(key: str, value: object, known: list[str]) -> str:
-    """Error line of a key that no class has."""
+    """Error message for an unknown key."""
     below = [other for other in known if other.startswith(f"{key}.")]
     if below:
         return f"{key} holds keys of its own, such as {below[0]}; got {format_value(value, quoted=True)}"
@@ -216,7 +216,7 @@ def explain_unknown(key: str, value: object, known: list[str]) -> str:
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str | None:
-    """Key whose last part is similar, or else one that is similar as a whole."""
+    """Known key with the most similar last part, or else the most similar key."""
     last = key.rpartition(".")[2]
     lasts = {candidate.rpartition(".")[2] for candidate in known}
     parts = difflib.get_close_matches(last, lasts, n=1, cutoff=0.7)
@@ -256,12 +256,12 @@ def conflicting_keys(recorded: dict, config: Config) -> list[tuple[str, object, 
 
 
 def deciding_keys(config: Config) -> dict[str, object]:
-    """Value, as JSON holds it, of each key that can change the result of a step."""
+    """JSON value of each key that can change the result of a step."""
     flat = {key: value for key, value in to_flat(config).items() if key not in FREE_KEYS}
     return json.loads(json.dumps(flat))
 
 
 def describe_difference(difference: tuple[str, object, object]) -> str:
-    """One of `differing_keys` in words, for values of another run and of this one."""
+    """Describes one of `differing_keys` between another run and this one."""
     key, other, own = difference
     return f"{key} is {format_value(other)} there, {format_value(own)} here"

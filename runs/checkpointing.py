@@ -21,8 +21,8 @@ def restore(run: Run, model: keras.Model, checkpoints: Checkpoints) -> dict:
     """Restores this run's latest checkpoint, or else the weights of `init_from`, if any.
 
     Returns:
-        The manifest of the checkpoint; of a new run, `{"step": 0}`. Its `origin` says where the weights
-        are from.
+        The manifest of the checkpoint; of a new run, `{"step": 0}`. Its `origin` is the source of the
+        weights.
     """
     config = run.config
     manifest = checkpoints.restore_latest()

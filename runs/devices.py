@@ -12,7 +12,7 @@ from training.replicas import ONE_DEVICE, Replicas
 
 
 def find_replicas(config: Config) -> Replicas:
-    """Devices that `distribute` asks for, and with several hosts the other workers.
+    """Replicas on the devices of `distribute`; waits for the other workers of a cluster.
 
     Raises:
         RunError: if TF_CONFIG or a device is wrong, or the batch cannot be divided among the replicas.

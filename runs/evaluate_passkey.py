@@ -16,7 +16,7 @@ from runs.extended_context import Case, Run, check_run, choose_batch_size, make_
 from runs.plots import save, without_formulas, write_cells
 from system.terminal import print_error
 
-# Accuracy at the trained length from which on a run has learned the task.
+# Minimum accuracy at the trained length of a run that has learned the task.
 LEARNED_ACCURACY = 0.9
 
 
@@ -36,7 +36,7 @@ def evaluate_passkeys(
         scalings: types of rotary scaling to apply without training.
 
     Raises:
-        RunError, DataError: if a run cannot be evaluated, before any is.
+        RunError, DataError: before any evaluation, if a run cannot be evaluated.
     """
     lengths_of = {run: sorted({*lengths, run.trained_length}) for run in runs}
     for run, run_lengths in lengths_of.items():
@@ -61,7 +61,7 @@ def find_keys(
 ) -> np.ndarray:
     """Whether greedy decoding gives the key, (depths, examples) bool.
 
-    One forward pass over the text with the key shows it: as long as greedy decoding is right, its input is
+    One forward pass over the text with the key suffices: as long as greedy decoding is correct, its input is
     the key.
     """
     digits = num_digits(case.run)

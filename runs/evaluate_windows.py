@@ -1,4 +1,4 @@
-"""Loss by window of context: the same held-out bytes, predicted from ever longer windows before them.
+"""Loss by context window: the same held-out bytes are predicted from windows of increasing length.
 
 The sliding window of Press et al. 2021 (arXiv 2108.12409), by which arXiv 2306.15595 evaluates positional
 interpolation. Zero-shot: the weights of a run under scalings that it was not trained with.
@@ -24,7 +24,7 @@ from system.files import replacing
 from system.terminal import print_error
 from training.window_losses import make_window_evaluator, mean_over_documents
 
-# Left out of the table.
+# Columns left out of the table.
 JSON_COLUMNS = {"step", "context_length", "factor", "attention", "stride"}
 CURVE_MARKERS = "os^vDXP*"
 
@@ -56,7 +56,7 @@ def evaluate_windows(
         attention: `full` or `blockwise-causal`.
 
     Raises:
-        RunError, DataError: if a run cannot be evaluated, before any is.
+        RunError, DataError: before any evaluation, if a run cannot be evaluated.
     """
     for run in runs:
         check_run(run, windows, scalings=scalings, attention=attention)
@@ -103,7 +103,7 @@ def sum_by_document(targets: Targets, values: np.ndarray) -> np.ndarray:
 
 
 def make_row(case: Case, sums: np.ndarray, counts: np.ndarray, *, first: np.ndarray) -> dict:
-    """Results of a case; `difference` is to the loss of the first case, on the same targets."""
+    """Results of a case; `difference` is its loss minus that of the first case, on the same targets."""
     mean, error = mean_over_documents(sums, counts)
     difference, difference_error = mean_over_documents(sums - first, counts)
     return {

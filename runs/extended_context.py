@@ -1,4 +1,4 @@
-"""Trained language models at context lengths beyond their own: scalings without training, checks, memory."""
+"""Language models beyond their trained context: zero-shot scalings, checks and memory."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,7 +149,7 @@ def check_unscaled(run: Run) -> None:
         if value not in (1, "none"):
             raise RunError(
                 f"--zero-shot starts from a model without a scaling, but {run.path} was trained with "
-                f"model.rope.{key}={value}. Evaluate it without --zero-shot, or the run it came from with it"
+                f"model.rope.{key}={value}. Leave out --zero-shot, or evaluate its parent run"
             )
 
 

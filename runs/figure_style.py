@@ -1,4 +1,4 @@
-"""Style of the figures: dark ink on a light background of their own, readable on light and dark pages."""
+"""Style of the figures: dark on an opaque light background, readable on light and dark pages."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Data and model of a config, and trained models from their run directories."""
+"""Loads the data and model of a config, and trained models from run directories."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +60,7 @@ def load_model(run_directory: Path, *, of: type | None = None) -> tuple[keras.Mo
 
     Args:
         run_directory: directory of the run.
-        of: required class of the model's config, for a command that serves one kind of model.
+        of: required class of the model's config, for a command that supports one kind of model.
 
     Returns:
         The model, the run's config, and the checkpoint's manifest.

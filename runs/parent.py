@@ -1,4 +1,4 @@
-"""The run that `init_from` names: what a new run takes from it, and what may differ."""
+"""Parent of a run, `init_from`: inherited values and weights, and differences that are allowed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from system.terminal import print_line, print_note
 from training.checkpoints import read_latest_manifest, restore_weights
 
 # Keys of the model that a child may change, and why some others may not change.
-FREE = (
+CHANGEABLE = (
     "context_length",
     "model.image_size",
     "model.initial_stddev",
@@ -82,7 +82,7 @@ def check_parent(config: Config) -> None:
     """Checks that the weights of `init_from` fit, and prints which options of the model differ.
 
     Raises:
-        ConfigError: naming each option of the model that differs and may not.
+        ConfigError: naming each option of the model that may not differ.
     """
     parent = load_run_config(Path(config.init_from))
     check_options(config, parent)
@@ -97,7 +97,7 @@ def check_options(config: Config, parent: Config) -> None:
         if not key.startswith(("model.", "context_length")):
             continue
         words = describe_difference((key, old, new))
-        if key.startswith(FREE):
+        if key.startswith(CHANGEABLE):
             print_line(f"unlike init_from: {words}")
         else:
             problems.append(words + (f" ({REASONS[key]})" if key in REASONS else ""))

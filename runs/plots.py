@@ -20,13 +20,13 @@ ACCURACY_CURVES = (("accuracy", "held out", {"marker": "o", "markersize": 4}),)
 
 IMAGES_PER_ROW = 8
 COLUMN_INCHES, TITLE_INCHES = 1.3, 0.4
-# In widths of a column: height of an image with its label, side of the image, and its distance from the top.
+# Height of an image with its label, side of the image, and its distance from the top, in column widths.
 CELL_HEIGHT, IMAGE_SIDE, IMAGE_TOP = 1.35, 0.94, 0.33
 
 MAX_CLASSES_WITH_COUNTS, MAX_CLASSES_WITH_NAMES = 20, 40
 MAX_NAME_LENGTH = 14
 
-# Names of runs and classes may contain dollars, which are no formulas.
+# Dollar signs in names of runs and classes do not delimit formulas.
 without_formulas = rc_context({"text.parse_math": False})
 
 

@@ -1,4 +1,4 @@
-"""Everything that a config leaves open, decided before a model exists."""
+"""Resolution of a config: values that depend on the hardware, the parent or the data."""
 
 import os
 from dataclasses import dataclass, replace
@@ -32,12 +32,12 @@ PATH_KEYS = ("path", "data_dir", "cache_dir")
 
 @dataclass(frozen=True)
 class Run:
-    """A run whose config no longer changes.
+    """Run with a resolved config.
 
     Attributes:
         config: without `auto`, and without null where the parent or the data determine the value.
-        task: the data.
-        directory: where the run is written.
+        task: data of the run.
+        directory: directory of the run.
         replicas: devices on which it is trained.
     """
 
@@ -48,7 +48,7 @@ class Run:
 
 
 def resolve(config: Config, directory: RunDirectory, replicas: Replicas) -> Run:
-    """Decides what a config leaves open; the chief of several workers decides for all.
+    """Resolves the open values of a config; the chief of several workers resolves them for all.
 
     Raises:
         ConfigError: if the directory is that of another config, or the parent's weights do not fit.
@@ -76,7 +76,7 @@ def load_same_task(config: Config, replicas: Replicas, *, recorded: bool) -> Tas
 
 
 def resolve_config(config: Config, recorded_path: Path) -> Config:
-    """Decides the `auto` values, compares the config with the recorded one, and fills in the parent's values.
+    """Resolves `auto` values, compares the config with the recorded one, and fills in the parent's values.
 
     Raises:
         ConfigError: if the directory is that of another config.
@@ -116,7 +116,7 @@ def absolute(path: str) -> str:
 
 
 def fill_from_record(config: Config, recorded: Config) -> Config:
-    """Fills in the open values that an earlier start of this run has found."""
+    """Fills in the open values that an earlier start of this run recorded."""
     if type(config.model) is not type(recorded.model):
         return config
     config = fill_missing(config, recorded, OPEN_KEYS)

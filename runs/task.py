@@ -32,7 +32,7 @@ class Task(Protocol):
         unit: unit of the training data, `tokens` or `images`.
         units_per_step: number of units in a batch.
         description: one line about the data.
-        facts: what a checkpoint records of the data: `data_fingerprint`, and what inference needs.
+        facts: values for the checkpoint: `data_fingerprint`, and those that inference needs.
         samples_at_end: whether the sampler is called for the last row too; images draw theirs in `finish`.
         measure: sums over the targets of a batch, from `training.losses`.
     """
@@ -46,13 +46,13 @@ class Task(Protocol):
     measure: Measure
 
     def training_batches(self, start_step: int, rows: slice) -> Iterable:
-        """Batches of the steps from `start_step` on; of each batch, the given rows."""
+        """Batches of the steps from `start_step` on, restricted to `rows`."""
 
     def evaluation_batches(self, max_batches: int | None, rows: slice) -> Iterable:
-        """All held-out data, or an even choice of `max_batches` batches."""
+        """All held-out data, or `max_batches` batches spread evenly over it."""
 
     def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
-        """Function that shows what the model does and returns values to log by name."""
+        """Function that samples the model and returns values to log by name."""
 
     def describe_model(self) -> list[str]:
         """Properties of the model in which runs of this task differ."""

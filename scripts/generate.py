@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.generate", description=__doc__)
     parser.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
-    prompt = "text to continue; several of them form a batch"
+    prompt = "text to continue; repeat the option for a batch"
     parser.add_argument("--prompt", action="append", required=True, help=prompt)
     length = "bytes to generate (default %(default)s)"
     parser.add_argument("--length", type=positive_integer, default=400, help=length)

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
 def launch(command: list[str], *, num_workers: int) -> int:
     """Runs `command` once for each worker and prints their output, each line with the worker's number.
 
-    When a worker fails, the others are ended, if they do not end by themselves.
+    After a worker fails, the others are terminated unless they end by themselves.
 
     Returns:
         The first exit code that is not 0, or 0.
@@ -102,7 +102,7 @@ def forwarding_signals(workers: list[subprocess.Popen]):
 
 
 def wait(workers: list[subprocess.Popen]) -> int:
-    """Waits for all workers, and ends them after a failure; returns its exit code, or 0."""
+    """Waits for all workers and terminates them after a failure; returns the failed exit code, or 0."""
     while not (failed := [worker for worker in workers if worker.poll()]):
         if all(worker.poll() == 0 for worker in workers):
             return 0

@@ -39,8 +39,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     figures = parser.add_subparsers(dest="figure", metavar="figure", required=True)
     attention = figures.add_parser("attention", help="attention of each head of a trained language model")
-    attention.add_argument("run_directory", type=Path, help="of a language model, such as outputs/lm")
-    attention.add_argument("--prompt", default=PROMPT, help="text to attend over (default some Python)")
+    attention.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
+    attention.add_argument("--prompt", default=PROMPT, help="text to attend over (default a Python class)")
     resolution = figures.add_parser("resolution", help="accuracy of vision transformers by image size")
     resolution.add_argument("run_directories", type=Path, nargs="+", metavar="run_directory")
     sizes = "sizes, N or HEIGHTxWIDTH (default 1, 1.5 and 2 times that of the first run)"

@@ -1,4 +1,4 @@
-"""The handler at the top of every command: exceptions become one line and an exit code."""
+"""Entry point of every command: exceptions become a one-line message and an exit code."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Text for people: suggestions, tables, durations, counts."""
+"""Formatting of messages: suggestions, tables, durations, counts."""
 
 import difflib
 import os
@@ -12,7 +12,7 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def format_value(value: object, *, quoted: bool = False) -> str:
-    """A value as written in YAML, such as `null`, `true` or `[1,2]`; text in quotes if `quoted`."""
+    """Value as written in YAML, such as `null`, `true` or `[1,2]`; text in quotes if `quoted`."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
@@ -53,5 +53,5 @@ def format_count(number: int, unit: str) -> str:
 
 
 def printable(name: str) -> str:
-    """A file name whose bytes that are not UTF-8 are written as escapes."""
+    """File name with the bytes that are not UTF-8 escaped."""
     return os.fsencode(name).decode("utf-8", errors="backslashreplace")

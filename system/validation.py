@@ -36,7 +36,7 @@ class Options:
 
     Types are strict, except that 2e3 is accepted for an int, an int for a float and a list for a tuple.
     `Annotated[int, Field(ge=1)]` is a range; `Field(examples=[...])` appears in the error for a value that is
-    missing or no list. `problems` holds the rules between fields. `dataclasses.replace` validates as the
+    missing or not a list. `problems` holds the rules between fields. `dataclasses.replace` validates as the
     constructor does.
 
     Raises:

@@ -169,7 +169,7 @@ def test_configs_and_packages_are_imported_without_tensorflow():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_no_code_runs_what_a_file_says(path):
+def test_no_code_executes_the_content_of_a_file(path):
     assert not {"pickle", "dill", "joblib", "shelve", "marshal"} & set(imports_of(path))
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

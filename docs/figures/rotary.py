@@ -51,7 +51,7 @@ def draw_arrow(axes: Axes, x: float, y: float, *, color: str, label: str) -> Non
 
 
 def pairs() -> Figure:
-    """Clocks: one row per pair, one column per position."""
+    """Angle of each pair (row) at some positions (columns), drawn as the hand of a clock."""
     positions, frequencies = (0, 1, 2, 3, 10, 30, 100, 300, 1_000), language_frequencies(8)
     height = 1.1 + 0.85 * len(frequencies)
     figure, axes = subplots(9, height, "Each pair of a head is a hand that turns at its own speed")

@@ -90,7 +90,7 @@ def test_tensorflow_is_not_imported_before_a_configuration_is_accepted(empty, ar
     assert not {"tensorflow", "keras"} & imported
 
 
-def test_every_problem_of_the_command_line_is_a_line(errors_of):
+def test_every_problem_of_the_command_line_is_one_line(errors_of):
     assert errors_of(
         "model.interpolate_facto=2",
         "+training.num_steps=5",
@@ -132,11 +132,11 @@ def test_every_problem_of_the_command_line_is_a_line(errors_of):
         ("++model=lm_tiny", "'model=lm_tiny' chooses a file: write it without the '++'"),
         (
             "hydra.mode=MULTIRUN",
-            "'hydra.mode=MULTIRUN' is not for this program; sweep with -m key=value,value",
+            "'hydra.mode=MULTIRUN' is not supported; sweep with -m key=value,value",
         ),
         (
             "--experimental-rerun=x",
-            "'--experimental-rerun=x' is not for this program; sweep with -m key=value,value",
+            "'--experimental-rerun=x' is not supported; sweep with -m key=value,value",
         ),
     ],
 )

@@ -110,7 +110,7 @@ def test_random_values_do_not_break_the_parser(overrides, repeats):
     generator, base = random.Random(0), composed(*overrides)
     keys = list(flatten(base))
     for _ in range(repeats):
-        given = {}
+        changes = {}
         nested = OmegaConf.to_container(OmegaConf.create(base))
         for _ in range(generator.randint(1, 3)):
             *parents, last = generator.choice(keys).split(".")
@@ -121,8 +121,8 @@ def test_random_values_do_not_break_the_parser(overrides, repeats):
             for parent in parents:
                 node = node.get(parent) if isinstance(node, dict) else None
             if isinstance(node, dict):
-                node[last] = given[(*parents, last)] = generator.choice(VALUES)
-        check(lambda nested=nested: parse_config(nested), given)
+                node[last] = changes[(*parents, last)] = generator.choice(VALUES)
+        check(lambda nested=nested: parse_config(nested), changes)
 
 
 YAML = (b"[", b"{", b"*a", b"&a [*a]", b"!!int x", b"!!timestamp x", b"!!bool x", b"!!omap [a]", b"<<: 3")

@@ -26,18 +26,18 @@ VISION = {
 }
 
 
-def problems_of(given):
+def problems_of(values):
     with pytest.raises(ConfigError) as caught:
-        parse_config({"data": {"source": "python_stdlib"}} | given)
+        parse_config({"data": {"source": "python_stdlib"}} | values)
     return str(caught.value).splitlines()
 
 
-def parsed(**given):
-    return parse_config({"data": {"source": "python_stdlib"}} | given)
+def parsed(**values):
+    return parse_config({"data": {"source": "python_stdlib"}} | values)
 
 
 @pytest.mark.parametrize(
-    ("given", "problem"),
+    ("values", "problem"),
     [
         (
             {"model": {"rope": {"interpolate_factor": 0.5}}},
@@ -63,12 +63,12 @@ def parsed(**given):
         ({"context_length": 0}, "context_length must be >= 2, got 0"),
     ],
 )
-def test_value_out_of_range_is_reported_with_the_bound(given, problem):
-    assert problems_of(given) == [problem]
+def test_value_out_of_range_is_reported_with_the_bound(values, problem):
+    assert problems_of(values) == [problem]
 
 
 @pytest.mark.parametrize(
-    ("given", "problem"),
+    ("values", "problem"),
     [
         ({"num_steps": "500"}, "num_steps must be a whole number, got '500'"),
         ({"num_steps": True}, "num_steps must be a whole number, got true"),
@@ -107,12 +107,12 @@ def test_value_out_of_range_is_reported_with_the_bound(given, problem):
         ),
     ],
 )
-def test_value_of_a_wrong_type_is_reported_with_the_expected_type(given, problem):
-    assert problems_of(given) == [problem]
+def test_value_of_a_wrong_type_is_reported_with_the_expected_type(values, problem):
+    assert problems_of(values) == [problem]
 
 
 @pytest.mark.parametrize(
-    ("given", "problem"),
+    ("values", "problem"),
     [
         (
             {"model": {"position": "rotery"}},
@@ -132,12 +132,12 @@ def test_value_of_a_wrong_type_is_reported_with_the_expected_type(given, problem
         ),
     ],
 )
-def test_unknown_choice_is_reported_with_the_choices(given, problem):
-    assert problems_of(given) == [problem]
+def test_unknown_choice_is_reported_with_the_choices(values, problem):
+    assert problems_of(values) == [problem]
 
 
 @pytest.mark.parametrize(
-    ("given", "problem"),
+    ("values", "problem"),
     [
         (
             {"model": {"interpolate_facto": 2}},
@@ -172,8 +172,8 @@ def test_unknown_choice_is_reported_with_the_choices(given, problem):
         ),
     ],
 )
-def test_unknown_key_is_reported_with_the_nearest_known_one(given, problem):
-    assert problems_of(given) == [problem]
+def test_unknown_key_is_reported_with_the_nearest_known_one(values, problem):
+    assert problems_of(values) == [problem]
 
 
 @pytest.mark.parametrize("value", [{}, {"path": "???"}])
@@ -183,7 +183,7 @@ def test_missing_key_is_reported_with_an_example(value):
 
 
 @pytest.mark.parametrize(
-    ("given", "problem"),
+    ("values", "problem"),
     [
         (
             {"data": {"source": "tfds", "tfds_name": "x", "validation_split": "test", "held_out": 0.1}},
@@ -217,13 +217,13 @@ def test_missing_key_is_reported_with_an_example(value):
         ({"model": {"dim": 30}}, "model.dim must be a multiple of num_heads 4, got 30"),
     ],
 )
-def test_violated_rule_is_reported_with_the_full_key(given, problem):
-    assert problems_of(given) == [problem]
+def test_violated_rule_is_reported_with_the_full_key(values, problem):
+    assert problems_of(values) == [problem]
 
 
 def test_every_problem_is_reported_at_once():
-    given = {"num_steps": "x", "lr": 1, "model": {"dim": 0, "rope": {"theta": "x"}}, "accumulation_steps": 0}
-    keys = [line.removeprefix("unknown key ").split()[0] for line in problems_of(given)]
+    values = {"num_steps": "x", "lr": 1, "model": {"dim": 0, "rope": {"theta": "x"}}, "accumulation_steps": 0}
+    keys = [line.removeprefix("unknown key ").split()[0] for line in problems_of(values)]
     assert sorted(keys) == ["'lr'", "accumulation_steps", "model.dim", "model.rope.theta", "num_steps"]
 
 

@@ -21,7 +21,7 @@ def test_a_job_is_named_after_its_overrides(overrides, name):
     assert job_name("sweep", overrides) == name
 
 
-def test_overrides_that_lose_a_character_get_names_of_their_own():
+def test_overrides_that_lose_a_character_get_unique_names():
     overrides = [
         ["x=1-y-2"],
         ["x=1", "y=2"],
@@ -43,7 +43,7 @@ def test_a_name_needs_no_quotes_and_fits_a_file_system(overrides):
     assert all(letter.isascii() and (letter.isalnum() or letter in "._-") for letter in name)
 
 
-def test_a_job_ended_by_a_signal_counts_as_a_shell_counts_it():
+def test_a_job_ended_by_a_signal_has_the_exit_code_of_a_shell():
     command = [sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"]
     assert run_job(command) == 128 + signal.SIGTERM
 
@@ -97,7 +97,7 @@ time.sleep(30)
     ],
     ids=["Ctrl-C", "SIGTERM", "SIGHUP"],
 )
-def test_a_sweep_that_is_to_end_waits_until_its_job_has(tmp_path, end, code):
+def test_a_stopped_sweep_waits_for_its_job(tmp_path, end, code):
     job, saved = tmp_path / "job.py", tmp_path / "saved"
     job.write_text(JOB)
     command = f"[sys.executable, {str(job)!r}, {str(saved)!r}]"

@@ -97,7 +97,7 @@ def test_help_shows_every_key_beside_its_comment():
     assert "num_steps: 2000                  # updates of the weights" in text
 
 
-def test_help_of_a_vision_transformer_tells_of_its_own_keys():
+def test_help_of_a_vision_transformer_shows_its_keys():
     text = help_text(composed("experiment=vit"))
     assert "position: axial                # axial, mixed, learned, sinusoidal, none" in text
     assert "alibi" not in text

@@ -37,7 +37,7 @@ def test_grey_and_colour_are_converted_to_the_channels():
     np.testing.assert_array_equal(decode_image(encode(deep), channels=1)[..., 0], eight_bits)
 
 
-def test_photo_is_rotated_as_exif_says():
+def test_photo_is_rotated_by_its_exif_orientation():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: a viewer turns the image clockwise
     upright = decode_image(encode(COLOUR, exif=exif), channels=3)

@@ -81,21 +81,21 @@ CHANGES = ({"attention_kernel": "chunked"}, {"recompute_blocks": True})
 
 
 @pytest.mark.parametrize("variant", TEXTS)
-def test_language_model_trains_alike(variant):
+def test_language_model_has_equal_logits_and_gradients(variant):
     expected = results_of(text_model(variant, dropout=0.3, attention_kernel="full"), tokens())
     for change in CHANGES:
         assert_same(results_of(text_model(variant, dropout=0.3, **change), tokens()), expected)
 
 
 @pytest.mark.parametrize("variant", IMAGES)
-def test_vision_transformer_trains_alike(variant):
+def test_vision_transformer_has_equal_logits_and_gradients(variant):
     rates = {"dropout": 0.3, "drop_path": 0.2}
     expected = results_of(image_model(variant, **rates, attention_kernel="full"), images())
     for change in CHANGES:
         assert_same(results_of(image_model(variant, **rates, **change), images()), expected)
 
 
-def test_recomputed_blocks_train_alike_in_graph():
+def test_recomputed_blocks_have_equal_gradients_in_a_graph():
     options = {"dropout": 0.3, "attention_kernel": "chunked"}
     expected = results_of(text_model("grouped", **options), tokens())
     recomputed = text_model("grouped", **options, recompute_blocks=True)

@@ -183,8 +183,8 @@ def test_without_a_separator_documents_see_each_other():
 def test_lengths_left_open_are_those_of_the_context():
     yarn = scaled("yarn", factor=4.0).rotary_options()["scaling"]
     assert yarn["original_max_position_embeddings"] == 4  # context 16 / factor 4
-    given = scaled("yarn", factor=4.0, original_max_position_embeddings=7).rotary_options()["scaling"]
-    assert given["original_max_position_embeddings"] == 7
+    scaling = scaled("yarn", factor=4.0, original_max_position_embeddings=7).rotary_options()["scaling"]
+    assert scaling["original_max_position_embeddings"] == 7
     assert scaled("dynamic", factor=2.0).rotary_options()["target_length"] == 16
     assert scaled("yarn", factor=4.0).rotary_options()["target_length"] is None
 

@@ -225,7 +225,7 @@ def test_order_of_the_patches_matters_except_without_positions(position, attenti
     assert difference < 1e-5 if position == "none" else difference > 1e-2  # float32
 
 
-def test_axial_attention_without_positions_depends_on_who_shares_a_row():
+def test_axial_attention_without_positions_depends_on_which_patches_share_a_row():
     images = images_of()
     swapped = images.copy()
     swapped[:, 0:2, 0:2], swapped[:, 4:6, 6:8] = images[:, 4:6, 6:8], images[:, 0:2, 0:2]

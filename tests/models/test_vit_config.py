@@ -121,7 +121,7 @@ def test_images_without_a_patch_are_refused(size):
         AxialViTConfig().for_images(*size, 1, 10)
 
 
-def test_what_is_open_is_filled_in_from_the_data():
+def test_null_values_are_filled_in_from_the_data():
     config = AxialViTConfig(dim=32).for_images(12, 20, 3, 7)
     assert config == AxialViTConfig(
         dim=32, image_size=(12, 20), channels=3, num_classes=7, patch_size=2
@@ -139,7 +139,7 @@ def test_what_is_open_is_filled_in_from_the_data():
         ({"patch_size": 5}, "patch_size must divide both sides of the images, got 5 for 12x20"),
     ],
 )
-def test_what_contradicts_the_data_is_refused_by_name(options, message):
+def test_values_that_contradict_the_data_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         AxialViTConfig(**options).for_images(12, 20, 3, 7)
 
@@ -160,8 +160,8 @@ def test_open_lengths_of_a_scaling_are_the_patches_of_its_axis():
     assert columns["scaling"]["original_max_position_embeddings"] == 5
     rows, columns = options_of(scaling=AxialScalingConfig(type="dynamic", factor=(2.0, 2.0)))
     assert (rows["target_length"], columns["target_length"]) == (6, 10)
-    given = replace(YARN, original_max_position_embeddings=(4, 7))
-    assert [o["scaling"]["original_max_position_embeddings"] for o in options_of(scaling=given)] == [4, 7]
+    scaling = replace(YARN, original_max_position_embeddings=(4, 7))
+    assert [o["scaling"]["original_max_position_embeddings"] for o in options_of(scaling=scaling)] == [4, 7]
 
 
 def test_a_scaling_has_a_factor_for_rows_and_one_for_columns():

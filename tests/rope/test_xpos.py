@@ -17,7 +17,7 @@ def test_decays_are_those_of_the_paper():
 
 @pytest.mark.parametrize("layout", ["interleaved", "half"])
 @pytest.mark.parametrize("factor", [1.0, 3.0])
-def test_scores_decay_with_distance_as_the_formula_says(layout, factor):
+def test_scores_decay_with_distance_by_the_published_formula(layout, factor):
     q, k = normal(7, 8, seed=1), normal(7, 8, seed=2)
     # A base of 8 makes the decay large over 7 tokens.
     rotary = RotaryEmbedding(

@@ -191,7 +191,7 @@ def test_a_run_that_finds_nine_keys_of_ten_at_its_trained_length_has_a_heat_map(
     assert capsys.readouterr().err == f"wrote {tmp_path / 'passkey.png'}\n"
 
 
-def test_a_run_that_finds_fewer_has_none_and_an_older_one_is_removed(tmp_path, capsys):
+def test_a_run_that_finds_fewer_keys_has_no_heat_map_and_an_old_one_is_removed(tmp_path, capsys):
     (tmp_path / "passkey.png").write_text("older")
     plot_rows(make_rows({32: (1.0, 1.0), 64: (1.0, 0.79)}), tmp_path / "passkey.png")
     assert not (tmp_path / "passkey.png").exists()

@@ -28,7 +28,7 @@ sys.exit(run_command(write))
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_what_a_user_can_put_right_is_told_in_a_line(error, code, lines, capsys):
+def test_user_errors_are_reported_in_one_line(error, code, lines, capsys):
     def fail():
         raise error
 
@@ -52,12 +52,12 @@ def test_a_traceback_is_printed_on_request(monkeypatch, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == "ZeroDivisionError: division by zero"
 
 
-def test_the_code_of_a_command_is_passed_on():
+def test_the_exit_code_of_a_command_is_returned():
     assert run_command(lambda: None) == 0
     assert run_command(lambda: 7) == 7
 
 
-def test_a_reader_that_has_seen_enough_ends_a_command_quietly():
+def test_a_closed_pipe_ends_a_command_quietly():
     with subprocess.Popen(
         [sys.executable, "-c", ENDLESS], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

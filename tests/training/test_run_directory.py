@@ -74,7 +74,7 @@ def test_the_parents_of_a_new_directory_are_synced(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("below", ["file", "file/run"])
-def test_an_unwritable_place_is_named(tmp_path, below):
+def test_an_unwritable_directory_is_named(tmp_path, below):
     (tmp_path / "file").write_text("a regular file")
     with pytest.raises(RunError) as caught, RunDirectory(tmp_path / below):
         pass
