@@ -16,7 +16,7 @@ from runs.plots import Prediction, plot_confusion, plot_predictions
 from runs.task import Outcome
 from system.errors import DataError
 from system.text import format_value
-from training.losses import summed_loss_and_accuracy
+from training.evaluation import summed_loss_and_accuracy
 from training.run_directory import RunDirectory
 
 NUM_EXAMPLES, NUM_MISTAKES = 16, 16

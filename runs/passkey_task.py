@@ -19,7 +19,7 @@ from data.tokens import SEPARATOR, encode
 from models.sampling import Sampler, SamplingOptions
 from runs.task import Outcome
 from runs.text_task import describe_language_model, readable
-from training.losses import summed_loss_and_answers
+from training.evaluation import summed_loss_and_answers
 from training.run_directory import RunDirectory
 
 NUM_SAMPLES, SAMPLE_LENGTH = 3, 60

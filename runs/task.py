@@ -34,7 +34,7 @@ class Task(Protocol):
         description: one line about the data.
         facts: values for the checkpoint: `data_fingerprint`, and those that inference needs.
         samples_at_end: whether the sampler is called for the last row too; images draw theirs in `finish`.
-        measure: sums over the targets of a batch, from `training.losses`.
+        measure: sums over the targets of a batch, from `training.evaluation`.
     """
 
     config: Config

@@ -16,7 +16,7 @@ from data.tokens import SEPARATOR, VOCAB_SIZE, decode
 from models.config import TransformerLMConfig
 from models.sampling import Sampler, SamplingOptions
 from runs.task import Outcome
-from training.losses import summed_loss
+from training.evaluation import summed_loss
 from training.run_directory import RunDirectory
 
 SAMPLE_PROMPT_LENGTH, SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 32, 200, 0.8

@@ -7,8 +7,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from training.checkpoints import TENSORS, complete_checkpoints
-from training.manifest import directory_name
+from training.checkpoints import TENSORS, complete_checkpoints, directory_name
 
 
 def differences(first: Path, second: Path) -> list[str]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from system.command import run_command
 from system.errors import RunError
 from system.startup import quiet_imports
-from training.manifest import directory_name
+from training.checkpoints import directory_name
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (

@@ -61,8 +61,7 @@ def train(case: Case, replicas) -> dict:
     import tensorflow as tf
 
     from training.config import OptimizerConfig
-    from training.evaluation import make_evaluator
-    from training.losses import summed_loss_and_accuracy
+    from training.evaluation import make_evaluator, summed_loss_and_accuracy
     from training.optimizer import make_optimizer
     from training.step import make_train_step
 

@@ -17,8 +17,7 @@ from data.config import DigitsConfig
 from models.config import AxialViTConfig
 from runs.image_task import load_image_task
 from runs.load import make_model
-from training.checkpoints import Checkpoints
-from training.manifest import write_manifest
+from training.checkpoints import Checkpoints, write_manifest
 
 PROGRAM = Path(train.__file__)
 WITHOUT_SAMPLES = "sample_every=null"  # compiling the decoding loop doubles the time of a tiny run

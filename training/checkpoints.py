@@ -1,11 +1,13 @@
 """Checkpoints: named tensors and a manifest, in a directory that is complete or absent."""
 
 import contextlib
+import hashlib
+import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -13,13 +15,14 @@ import tensorflow as tf
 
 from system.errors import DivergedError, RunError, reason
 from system.files import sync
-from training.manifest import check_files, directory_name, read_manifest, step_of, write_manifest
 
 Report = Callable[[str], None]
 
 TENSORS = "tensors"
 PARTIAL = ".partial"
 MAX_PROBLEMS = 4
+FORMAT = 3
+MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
 
 
 class Checkpoints:
@@ -33,7 +36,7 @@ class Checkpoints:
         model: its variables are saved as `model/...`.
         optimizer: built; its variables are saved as `optimizer/...`.
         keep: number of latest checkpoints to keep.
-        keep_best: whether to keep the checkpoint of the lowest `validation_loss` too.
+        keep_best: also keep the checkpoint of the lowest `validation_loss`.
     """
 
     def __init__(
@@ -94,8 +97,8 @@ class Checkpoints:
         if path.exists():
             remove(path)
         os.replace(temporary, path)
-        for parent in (self.directory, self.directory.parent):
-            sync(parent)
+        sync(self.directory)
+        sync(self.directory.parent)
 
     def _superseded(self, step: int) -> list[Path]:
         """Checkpoints up to `step` that need not be kept."""
@@ -136,10 +139,9 @@ class Checkpoints:
 def read_latest_manifest(
     run_directory: Path, *, step: int | None = None, report: Report = print
 ) -> tuple[Path, dict]:
-    """Path and verified manifest of the latest undamaged checkpoint of a run.
+    """Path and verified manifest of the latest undamaged checkpoint of a run, or of the one of `step`.
 
     Args:
-        step: reads the checkpoint of this step instead.
         report: called with one line for each damaged checkpoint that is skipped.
 
     Raises:
@@ -149,13 +151,10 @@ def read_latest_manifest(
     paths = {step_of(path): path for path in complete_checkpoints(directory)}
     if not paths:
         raise RunError(f"{run_directory} has no checkpoint; expected {directory}/step-*.")
-    if step is None:
-        return latest_intact(list(paths.values()), report)
-    if step not in paths:
-        raise RunError(
-            f"{run_directory} has no checkpoint of step {step}; available steps: {', '.join(map(str, paths))}"
-        )
-    return latest_intact([paths[step]], report)
+    if step is not None and step not in paths:
+        steps = ", ".join(map(str, paths))
+        raise RunError(f"{run_directory} has no checkpoint of step {step}; available steps: {steps}")
+    return latest_intact(list(paths.values()) if step is None else [paths[step]], report)
 
 
 def restore_weights(
@@ -163,7 +162,7 @@ def restore_weights(
 ) -> dict:
     """Restores a model from a checkpoint of a run, without the optimizer, and returns the manifest.
 
-    Arguments and errors are those of `read_latest_manifest`; RunError too if the weights do not fit.
+    Arguments and errors are those of `read_latest_manifest` and `restore`.
     """
     path, manifest = read_latest_manifest(run_directory, step=step, report=report)
     restore(path, manifest, named_variables("model", model), prefix="model/")
@@ -171,11 +170,7 @@ def restore_weights(
 
 
 def latest_intact(paths: list[Path], report: Report) -> tuple[Path, dict]:
-    """Latest undamaged one of `paths`, which are ordered by step, and its verified manifest.
-
-    Raises:
-        RunError: if all are damaged.
-    """
+    """Latest undamaged one of `paths`, ordered by step, and its manifest; RunError if all are damaged."""
     problems = []
     for path in reversed(paths):
         try:
@@ -206,12 +201,10 @@ def complete_checkpoints(directory: Path) -> list[Path]:
 
 
 def restore(path: Path, manifest: dict, variables: dict[str, keras.Variable], *, prefix: str = "") -> None:
-    """Assigns the tensors of a verified checkpoint whose names begin with `prefix`.
-
-    They must be exactly `variables`; otherwise nothing is assigned.
+    """Assigns the tensors of a verified checkpoint whose names begin with `prefix` to `variables`.
 
     Raises:
-        RunError: naming tensors that are missing, unexpected or of another dtype or shape.
+        RunError: naming tensors that are missing, unexpected or of another dtype or shape; none is assigned.
     """
     found = {name: spec for name, spec in manifest["tensors"].items() if name.startswith(prefix)}
     expected = specs(variables)
@@ -276,3 +269,66 @@ def remove_partial(directory: Path) -> None:
     """Removes checkpoints that a crash left half-written or half-removed."""
     for path in directory.glob(f"*{PARTIAL}"):
         shutil.rmtree(path)
+
+
+def directory_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def step_of(directory: Path) -> int:
+    """Step in the name of a checkpoint; names alone sort wrongly from 100,000,000 steps on."""
+    return int(directory.name.removeprefix("step-"))
+
+
+def write_manifest(directory: Path, facts: dict) -> None:
+    """Writes `facts` (JSON values) and the SHA-256 of each file, and the SHA-256 of the manifest itself."""
+    files = {path.name: sha256_of(path) for path in sorted(directory.iterdir())}
+    content = (json.dumps({"format": FORMAT, **facts, "files": files}, indent=1) + "\n").encode()
+    (directory / MANIFEST).write_bytes(content)
+    (directory / DIGEST).write_bytes(digest_line(content))
+
+
+def read_manifest(directory: Path) -> dict:
+    """Verified manifest of a checkpoint; RunError if it is missing, damaged, or of another format or step."""
+    with naming(directory / MANIFEST):
+        content = (directory / MANIFEST).read_bytes()
+    with naming(directory / DIGEST):
+        is_intact = (directory / DIGEST).read_bytes() == digest_line(content)
+    if not is_intact:
+        raise RunError(f"{MANIFEST} is damaged: its SHA-256 is not the one in {DIGEST}")
+    manifest = json.loads(content)
+    if manifest["format"] != FORMAT:
+        raise RunError(f"{MANIFEST} has format {manifest['format']}, expected {FORMAT}")
+    if manifest["step"] != step_of(directory):
+        raise RunError(f"{MANIFEST} is that of step {manifest['step']}")
+    return manifest
+
+
+def check_files(directory: Path, manifest: dict) -> None:
+    """Raises RunError naming the first file of a checkpoint that is missing or has another SHA-256."""
+    for name, digest in manifest["files"].items():
+        with naming(directory / name):
+            is_intact = sha256_of(directory / name) == digest
+        if not is_intact:
+            raise RunError(f"{name} is damaged: its SHA-256 is not the one in {MANIFEST}")
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns an OSError inside into a RunError that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise RunError(f"{path.name} is missing") from error
+    except OSError as error:
+        raise RunError(f"{path.name} cannot be read ({reason(error)})") from error
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_line(manifest: bytes) -> bytes:
+    """Output of `sha256sum manifest.json`, so that `sha256sum --check` verifies it."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()

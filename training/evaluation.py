@@ -1,14 +1,75 @@
-"""Evaluation: means over all targets of the held-out data."""
+"""Losses and metrics as sums over targets, so that batches and replicas add up, and their means.
+
+Shape words: batch, length, classes; `...` is (batch, length) for text and (batch,) for images.
+"""
 
 from collections.abc import Callable, Iterable
 
 import keras
 import tensorflow as tf
 
-from training.losses import count_targets
 from training.replicas import ONE_DEVICE, Replicas, all_reduced
 
 Measure = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
+
+
+def summed_cross_entropy(
+    logits: tf.Tensor, targets: tf.Tensor, *, label_smoothing: float = 0.0
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sum of the cross-entropies in nats, and number of targets.
+
+    Args:
+        logits: (..., classes) float32.
+        targets: (...) int32; negative targets are masked.
+        label_smoothing: share of each target that is spread evenly over all classes (Szegedy et al. 2015,
+            arXiv 1512.00567).
+
+    Returns:
+        Two () float32 tensors.
+    """
+    counts = tf.cast(targets >= 0, tf.float32)  # (...)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(targets, 0), logits)  # (...)
+    if label_smoothing:
+        # Cross-entropy with a uniform target: logsumexp(logits) - mean(logits)
+        uniform = tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_mean(logits, axis=-1)  # (...)
+        losses = (1 - label_smoothing) * losses + label_smoothing * uniform
+    return tf.reduce_sum(losses * counts), tf.reduce_sum(counts)
+
+
+def count_targets(targets: tf.Tensor) -> tf.Tensor:
+    """Number of targets that are not masked, () float32."""
+    return tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
+
+
+def summed_loss(logits: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Metrics of a language model, summed over the targets; arguments as above."""
+    return {"validation_loss": summed_cross_entropy(logits, targets)[0]}
+
+
+def summed_loss_and_accuracy(logits: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Metrics of a classifier, summed over the targets; arguments as above.
+
+    Top-5 accuracy is left out for five classes or fewer, where it is always 1.
+    """
+    top = min(5, logits.shape[-1])
+    hits = tf.math.top_k(logits, k=top).indices == targets[..., tf.newaxis]  # (..., top)
+    hits = tf.reduce_sum(tf.cast(hits, tf.float32), axis=tuple(range(len(targets.shape))))  # (top,)
+    metrics = summed_loss(logits, targets) | {"accuracy": hits[0]}
+    if logits.shape[-1] > 5:
+        metrics["top_5_accuracy"] = tf.reduce_sum(hits)
+    return metrics
+
+
+def summed_loss_and_answers(logits: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Metrics of answers, summed over the targets; arguments as above.
+
+    The targets of a row, (batch, length), are one answer: each counts as correct if all of them are.
+    """
+    is_target = targets >= 0  # (batch, length)
+    is_equal = tf.argmax(logits, axis=-1, output_type=targets.dtype) == targets  # (batch, length)
+    is_correct = tf.reduce_all(is_equal | ~is_target, axis=-1, keepdims=True)  # (batch, 1)
+    correct = tf.reduce_sum(tf.cast(is_target & is_correct, tf.float32))
+    return summed_loss(logits, targets) | {"accuracy": correct}
 
 
 def make_evaluator(
@@ -22,7 +83,7 @@ def make_evaluator(
     Args:
         model: called as `model(inputs)`.
         measure: function of logits and targets that returns sums over the targets by name, such as
-            `training.losses.summed_loss`.
+            `summed_loss`.
         compile_mode: `graph` or `xla`.
         replicas: replicas of the run; a batch is the rows that this worker reads.
     """

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from training.losses import count_targets, summed_cross_entropy
+from training.evaluation import count_targets, summed_cross_entropy
 from training.replicas import ONE_DEVICE, Replicas, all_reduced
 
 

@@ -10,8 +10,7 @@ import tensorflow as tf
 from system.errors import RunError
 from tests.run_helpers import assert_same_tensors, rewrite_manifest
 from tests.training.checkpoint_runs import EMBEDDING, FILES, Run, truncate
-from training.checkpoints import read_latest_manifest, restore_weights
-from training.manifest import digest_line
+from training.checkpoints import digest_line, read_latest_manifest, restore_weights
 
 
 def flip_bit(path):
@@ -61,19 +60,11 @@ def test_every_flipped_bit_is_detected(run):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("[]", "manifest.json is damaged: it has no format"),
-        ("7", "manifest.json is damaged ("),
-        ('{"format": ', "manifest.json is damaged ("),
-        ("[" * 100_000, "manifest.json is damaged ("),
-        ('{"format": 3, "step": 2, "files": {}, "tensors": {}}', "it has no data_fingerprint"),
-        (
-            '{"format": 2, "step": 2, "data_fingerprint": "", "files": {}, "tensors": {}}',
-            "has format 2, expec",
-        ),
-        ('{"format": 3, "step": 5, "data_fingerprint": "", "files": {}, "tensors": {}}', "that of step 5"),
+        ('{"format": 2, "step": 2}', "has format 2, expected 3"),
+        ('{"format": 3, "step": 5}', "is that of step 5"),
     ],
 )
-def test_an_invalid_manifest_is_reported_in_one_line(run, messages, text, problem):
+def test_a_manifest_of_another_format_or_step_is_reported_in_one_line(run, messages, text, problem):
     run.save(1)
     write_signed_manifest(run.save(2), text)
     assert run.checkpoints.restore_latest(report=messages.append)["step"] == 1

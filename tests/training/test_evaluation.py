@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from training.evaluation import make_evaluator
-from training.losses import summed_loss, summed_loss_and_accuracy
+from training.evaluation import make_evaluator, summed_loss, summed_loss_and_accuracy
 
 VOCAB = 5
 

@@ -15,8 +15,7 @@ from tests.training.test_evaluation import VOCAB, Table, masked_batches
 from tests.training.test_step import Classifier, Lookup, make_batch, make_examples, make_step
 from training.cluster import Cluster
 from training.config import OptimizerConfig
-from training.evaluation import make_evaluator
-from training.losses import summed_loss
+from training.evaluation import make_evaluator, summed_loss
 from training.multi_device import MultiDevice, MultiWorker, device_names
 from training.optimizer import make_optimizer
 from training.replicas import ONE_DEVICE

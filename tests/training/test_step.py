@@ -9,7 +9,7 @@ from models.block import dropout
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from training.config import OptimizerConfig
-from training.losses import summed_cross_entropy
+from training.evaluation import summed_cross_entropy
 from training.optimizer import make_optimizer
 from training.step import make_train_step
 
