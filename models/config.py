@@ -46,17 +46,14 @@ class TransformerLMConfig(Options):
         return self.dim // self.num_heads
 
     def rotary_options(self) -> dict[str, object]:
-        """Arguments of the model's `RotaryEmbedding`; lengths that are null become those of the context.
+        """Arguments of the model's `RotaryEmbedding`.
 
         Raises:
             ValueError: if the rotated fraction of a head is not an even number of features.
         """
-        from rope.frequencies import rotary_dim
+        from rope.frequencies import rotary_dim  # NumPy, which `--help` does not need
 
-        rope, scaling = self.rope, self.rope.scaling
-        target_length = scaling.target_length
-        if target_length is None and scaling.reads("target_length"):
-            target_length = self.context_length
+        rope = self.rope
         options = {
             "dim": rotary_dim(self.head_dim, rope.rotary_fraction),
             "theta": rope.theta,
@@ -64,40 +61,27 @@ class TransformerLMConfig(Options):
             "learned_freq": rope.learned_freq,
             "layout": rope.layout,
             "interpolate_factor": rope.interpolate_factor,
-            "scaling": scaling.as_dict(
-                original_length=scaling.factor and max(1, round(self.context_length / scaling.factor))
-            ),
-            "target_length": target_length,
             "use_xpos": rope.xpos,
             "xpos_scale_base": rope.xpos_scale_base,
+            **rope.scaling.rotary_options(self.context_length),
         }
         return options | ({"xpos_max_length": self.context_length} if rope.xpos else {})
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Key and message of each violated rule between fields."""
         if self.position == "sinusoidal" and self.dim % 2:
             yield "dim", f"must be even for sinusoidal positions, got {self.dim}"
-        if self.dim % self.num_heads:
-            yield "dim", f"must be a multiple of num_heads {self.num_heads}, got {self.dim}"
-        elif self.head_dim % 2 and (self.position == "rotary" or self.learned_rotations != "none"):
-            yield (
-                "dim",
-                f"/ num_heads must be even to form rotation pairs, got head_dim {self.head_dim} "
-                f"(dim {self.dim} / num_heads {self.num_heads})",
-            )
-        elif self.position == "rotary":
+        is_rotated = self.position == "rotary" or self.learned_rotations != "none"
+        head_problems = list(width_problems(self.dim, self.num_heads, multiple=2 if is_rotated else 1))
+        yield from head_problems
+        if self.position == "rotary" and not head_problems:
             if self.learned_rotations != "none" and self.rope.rotary_fraction != 1:
                 yield "rope.rotary_fraction", "must be 1 with learned_rotations, which rotate whole heads"
             yield from rotary_problems(self.rope, lambda: [self.rotary_options()])
         if self.num_heads % self.num_kv_heads:
             yield "num_kv_heads", f"must divide num_heads {self.num_heads}, got {self.num_kv_heads}"
-        if self.position != "rotary" and replace(self.rope, layout=self._unread_layout) != RopeConfig():
+        layout = RopeConfig.layout if is_rotated else self.rope.layout  # learned rotations read it too
+        if self.position != "rotary" and replace(self.rope, layout=layout) != RopeConfig():
             yield "rope", f"is set but position is {self.position!r}; only position=rotary reads it"
-
-    @property
-    def _unread_layout(self) -> str:
-        """Layout that has no effect without rotary positions: the default if learned rotations use it."""
-        return self.rope.layout if self.learned_rotations == "none" else RopeConfig.layout
 
 
 class AxialViTConfig(Options):
@@ -150,33 +134,32 @@ class AxialViTConfig(Options):
         return height // self.patch_size, width // self.patch_size
 
     def rotary_options(self) -> list[dict[str, object]]:
-        """Arguments of the `RotaryEmbedding` of rows and of columns; null lengths are those of the grid."""
+        """Arguments of the `RotaryEmbedding` of rows and of columns."""
+        rope = self.rope
         grid = self.grid or (64, 64)  # before the data is known, a length that every scaling accepts
-        return [self._axis_options(axis, patches) for axis, patches in enumerate(grid)]
-
-    def _axis_options(self, axis: int, patches: int) -> dict[str, object]:
-        rope, scaling = self.rope, self.rope.scaling.for_axis(axis)
-        options = {
-            "dim": self.head_dim // 2,
-            "freqs_for": rope.freqs_for,
-            "learned_freq": rope.learned_freq,
-            "layout": rope.layout,
-            "interpolate_factor": rope.interpolate_factor[axis],
-            "scaling": scaling.as_dict(
-                original_length=scaling.factor and max(1, round(patches / scaling.factor))
-            ),
-            "target_length": scaling.target_length,
-        }
-        if scaling.target_length is None and scaling.reads("target_length"):
-            options["target_length"] = patches
-        if rope.freqs_for == "lang":
-            return options | {"theta": rope.theta}
-        return options | {"max_freq": rope.max_freq}
+        frequency = "theta" if rope.freqs_for == "lang" else "max_freq"
+        return [
+            {
+                "dim": self.head_dim // 2,
+                "freqs_for": rope.freqs_for,
+                "learned_freq": rope.learned_freq,
+                "layout": rope.layout,
+                "interpolate_factor": rope.interpolate_factor[axis],
+                frequency: getattr(rope, frequency),
+                **rope.scaling.for_axis(axis).rotary_options(patches),
+            }
+            for axis, patches in enumerate(grid)
+        ]
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Key and message of each violated rule between fields."""
-        image_problems = list(self._image_problems())
-        yield from image_problems
+        size, patch = self.image_size, self.patch_size
+        is_divisible = None in (size, patch) or all(side % patch == 0 for side in size)
+        if not is_divisible:
+            yield (
+                "patch_size",
+                f"must divide both sides of the images, got {patch} for {size[0]}x{size[1]}; "
+                "model.patch_size=null chooses one for a new model",
+            )
         if self.pooling == "class_token" and self.attention == "axial":
             yield "pooling", "class_token needs attention=full: a class token belongs to no row or column"
         if self.learned_rotations == "cumulative":
@@ -184,27 +167,10 @@ class AxialViTConfig(Options):
         if self.position == "sinusoidal" and self.dim % 4:
             yield "dim", f"must be a multiple of 4 for sinusoidal rows and columns, got {self.dim}"
         multiple = 4 if self.position in READ_OF_ROPE else 2 if self.learned_rotations != "none" else 1
-        if self.dim % self.num_heads:
-            yield "dim", f"must be a multiple of num_heads {self.num_heads}, got {self.dim}"
-        elif self.head_dim % multiple:
-            yield (
-                "dim",
-                f"/ num_heads must be a multiple of {multiple} to form rotation pairs, got head_dim "
-                f"{self.head_dim} (dim {self.dim} / num_heads {self.num_heads})",
-            )
-        elif not image_problems:
+        head_problems = list(width_problems(self.dim, self.num_heads, multiple=multiple))
+        yield from head_problems
+        if is_divisible and not head_problems:
             yield from self._rope_problems()
-
-    def _image_problems(self) -> Iterator[tuple[str, str]]:
-        if None in (self.image_size, self.patch_size):
-            return
-        height, width = self.image_size
-        if height % self.patch_size or width % self.patch_size:
-            yield (
-                "patch_size",
-                f"must divide both sides of the images, got {self.patch_size} for {height}x{width}; "
-                "model.patch_size=null chooses one for a new model",
-            )
 
     def _rope_problems(self) -> Iterator[tuple[str, str]]:
         read = READ_OF_ROPE.get(self.position, () if self.learned_rotations == "none" else ("layout",))
@@ -213,6 +179,19 @@ class AxialViTConfig(Options):
                 yield f"rope.{key}", f"is set, but has no effect with position={self.position}"
         if self.position in READ_OF_ROPE:
             yield from rotary_problems(self.rope, self.rotary_options)
+
+
+def width_problems(dim: int, num_heads: int, *, multiple: int) -> Iterator[tuple[str, str]]:
+    """Key and message if a head is not a whole number of features, or not a multiple of `multiple`."""
+    head_dim = dim // num_heads
+    if dim % num_heads:
+        yield "dim", f"must be a multiple of num_heads {num_heads}, got {dim}"
+    elif head_dim % multiple:
+        yield (
+            "dim",
+            f"/ num_heads must be a multiple of {multiple} to form rotation pairs, got head_dim "
+            f"{head_dim} (dim {dim} / num_heads {num_heads})",
+        )
 
 
 def smallest_patch(height: int, width: int) -> int:

@@ -42,19 +42,15 @@ class RopeScalingConfig(Options):
         values = {key.name: getattr(self, key.name) for key in fields(self) if key.name != "type"}
         return {key: value for key, value in values.items() if value is not None}
 
-    def as_dict(self, *, original_length: int | None = None) -> dict[str, object] | None:
-        """`scaling` argument of a `RotaryEmbedding`, without `target_length`; None for type none.
-
-        Args:
-            original_length: default of `original_max_position_embeddings` for a type that reads it.
-        """
+    def rotary_options(self, length: int) -> dict[str, object]:
+        """`scaling` and `target_length` of a `RotaryEmbedding`; null ones follow from the `length`."""
         if self.type == "none":
-            return None
+            return {"scaling": None, "target_length": None}
         scaling = {"rope_type": self.type, **self.set_keys()}
-        scaling.pop("target_length", None)
-        if original_length is not None and self.reads("original_max_position_embeddings"):
-            scaling.setdefault("original_max_position_embeddings", original_length)
-        return scaling
+        target_length = scaling.pop("target_length", length if self.reads("target_length") else None)
+        if self.factor and self.reads("original_max_position_embeddings"):
+            scaling.setdefault("original_max_position_embeddings", max(1, round(length / self.factor)))
+        return {"scaling": scaling, "target_length": target_length}
 
     def reads(self, key: str) -> bool:
         """Whether the type reads a key, `target_length` included."""
@@ -65,7 +61,6 @@ class RopeScalingConfig(Options):
         return key in parameters(self.type)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Key and message of each violated rule between fields."""
         if self.type == "none":
             for key, value in self.set_keys().items():
                 yield key, f"has no effect with scaling type 'none', got {value}"
@@ -99,7 +94,6 @@ class RopeConfig(Options):
     scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Key and message of each violated rule between fields."""
         if self.scaling.type == "proportional" and self.rotary_fraction != 1:
             yield "rotary_fraction", "and scaling.type 'proportional' both leave features unrotated: use one"
 
@@ -126,12 +120,9 @@ class AxialRopeConfig(Options):
     @property
     def counts_patches(self) -> bool:
         """Whether the coordinates count patches."""
-        if self.coordinates is None:
-            return self.freqs_for == "lang"
-        return self.coordinates == "patches"
+        return self.coordinates == "patches" or (self.coordinates is None and self.freqs_for == "lang")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Key and message of each violated rule between fields."""
         unread = "max_freq" if self.freqs_for == "lang" else "theta"
         if getattr(self, unread) != getattr(AxialRopeConfig, unread):
             yield unread, f"has no effect with freqs_for {self.freqs_for!r}, got {getattr(self, unread)}"

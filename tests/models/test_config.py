@@ -14,7 +14,8 @@ SIZES = {"dim": 24, "num_heads": 6, "num_kv_heads": 3}
         ({"dim": 26, "position": "alibi"}, "dim must be a multiple of num_heads 6, got 26"),
         (
             {"dim": 18},
-            "dim / num_heads must be even to form rotation pairs, got head_dim 3 (dim 18 / num_heads 6)",
+            "dim / num_heads must be a multiple of 2 to form rotation pairs, got head_dim 3 "
+            "(dim 18 / num_heads 6)",
         ),
         ({"num_kv_heads": 4}, "num_kv_heads must divide num_heads 6, got 4"),
         ({"num_kv_heads": 12}, "num_kv_heads must divide num_heads 6, got 12"),
@@ -30,7 +31,8 @@ SIZES = {"dim": 24, "num_heads": 6, "num_kv_heads": 3}
         ({"num_layer": 2}, "num_layer is no such option"),
         (
             {"dim": 18, "num_kv_heads": 4},
-            "dim / num_heads must be even to form rotation pairs, got head_dim 3 (dim 18 / num_heads 6); "
+            "dim / num_heads must be a multiple of 2 to form rotation pairs, got head_dim 3 "
+            "(dim 18 / num_heads 6); "
             "num_kv_heads must divide num_heads 6, got 4",
         ),
     ],

@@ -6,17 +6,28 @@ from models.rope_config import AxialRopeConfig, AxialScalingConfig, RopeConfig, 
 YARN = RopeScalingConfig(type="yarn", factor=4.0)
 
 
-def test_scaling_config_becomes_the_dict_of_an_embedding():
-    assert RopeScalingConfig().as_dict() is None
-    assert YARN.as_dict() == {"rope_type": "yarn", "factor": 4.0}
-    filled = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
-    assert YARN.as_dict(original_length=64) == filled
-    own = RopeScalingConfig(type="yarn", factor=4.0, original_max_position_embeddings=32)
-    assert own.as_dict(original_length=64)["original_max_position_embeddings"] == 32
-    dynamic = RopeScalingConfig(type="dynamic", factor=2.0, target_length=128)
-    assert dynamic.as_dict() == {"rope_type": "dynamic", "factor": 2.0}
-    linear = RopeScalingConfig(type="linear", factor=2.0)
-    assert linear.as_dict(original_length=64) == {"rope_type": "linear", "factor": 2.0}
+@pytest.mark.parametrize(
+    ("options", "scaling", "target_length"),
+    [
+        ({"type": "yarn"}, {"original_max_position_embeddings": 64}, None),
+        (
+            {"type": "yarn", "original_max_position_embeddings": 32},
+            {"original_max_position_embeddings": 32},
+            None,
+        ),
+        ({"type": "dynamic", "target_length": 128}, {"original_max_position_embeddings": 64}, 128),
+        ({"type": "dynamic"}, {"original_max_position_embeddings": 64}, 256),
+        ({"type": "linear"}, {}, None),
+    ],
+)
+def test_null_lengths_of_a_scaling_follow_from_the_context(options, scaling, target_length):
+    expected = {"rope_type": options["type"], "factor": 4.0} | scaling
+    config = RopeScalingConfig(factor=4.0, **options)
+    assert config.rotary_options(256) == {"scaling": expected, "target_length": target_length}
+
+
+def test_scaling_none_has_no_options():
+    assert RopeScalingConfig().rotary_options(256) == {"scaling": None, "target_length": None}
 
 
 def test_scaling_config_knows_which_keys_it_reads():

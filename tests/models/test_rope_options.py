@@ -204,7 +204,7 @@ def test_lengths_left_open_are_those_of_the_context():
         ({"rope": RopeConfig(theta_rescale_factor=1e300)}, "in the range of float64"),
         (
             {"position": "none", "dim": 18, "num_heads": 6, "learned_rotations": "cumulative"},
-            "dim .* must be even to form rotation pairs",
+            "dim .* must be a multiple of 2 to form rotation pairs",
         ),
     ],
 )

@@ -110,13 +110,13 @@ def test_all_problems_are_raised_together():
     ("height", "width", "patch"),
     [(8, 8, 2), (28, 28, 4), (32, 32, 4), (64, 64, 8), (6, 10, 2), (9, 15, 3), (100, 20, 10), (3, 6, 3)],
 )
-def test_the_patch_is_the_smallest_that_makes_at_most_64(height, width, patch):
+def test_patch_size_is_the_smallest_that_makes_at_most_64_patches(height, width, patch):
     assert smallest_patch(height, width) == patch
     assert AxialViTConfig().for_images(height, width, 3, 5).patch_size == patch
 
 
 @pytest.mark.parametrize("size", [(29, 29), (8, 9), (1, 1), (2, 2), (2, 200)])
-def test_images_without_a_patch_are_refused(size):
+def test_images_that_no_patch_size_divides_are_refused(size):
     with pytest.raises(ValueError, match=rf"patch_size must be set: .*{size[0]}x{size[1]}"):
         AxialViTConfig().for_images(*size, 1, 10)
 
@@ -154,7 +154,7 @@ def options_of(**options):
     return config.for_images(12, 20, 3, 7).rotary_options()
 
 
-def test_open_lengths_of_a_scaling_are_the_patches_of_its_axis():
+def test_null_lengths_of_a_scaling_are_the_patches_of_its_axis():
     rows, columns = options_of(scaling=YARN)
     assert rows["scaling"]["original_max_position_embeddings"] == 3  # 12 pixels, patches of 2, a factor of 2
     assert columns["scaling"]["original_max_position_embeddings"] == 5
