@@ -59,27 +59,16 @@ class Attention(keras.layers.Layer):
     def __init__(self, options: BlockOptions, *, dtype, name: str):
         super().__init__(dtype=dtype, name=name, autocast=False)
         self.options = options
-        self.qkv = projection(
-            (options.num_heads + 2 * options.num_kv_heads) * options.head_dim,
-            stddev=options.input_stddev,
-            dtype=dtype,
-            name="qkv",
-        )
-        self.output_projection = projection(
-            options.dim, stddev=options.output_stddev, dtype=dtype, name="output"
-        )
+        features = (options.num_heads + 2 * options.num_kv_heads) * options.head_dim
+        stddev = options.output_stddev
+        self.qkv = projection(features, stddev=options.input_stddev, dtype=dtype, name="qkv")
+        self.output_projection = projection(options.dim, stddev=stddev, dtype=dtype, name="output")
         self.query_norm = self.key_norm = self.rotations = None
         if options.qk_norm:
             self.query_norm = RMSNorm(epsilon=NORM_EPSILON, dtype=dtype, name="query_norm")
             self.key_norm = RMSNorm(epsilon=NORM_EPSILON, dtype=dtype, name="key_norm")
         if options.learned_rotations != "none":
-            self.rotations = LearnedRotations(
-                num_kv_heads=options.num_kv_heads,
-                head_dim=options.head_dim,
-                cumulative=options.learned_rotations == "cumulative",
-                num_unrotated=options.num_unrotated,
-                name="learned_rotations",
-            )
+            self.rotations = LearnedRotations(options, name="learned_rotations")
         self.built = True
 
     def call(
@@ -127,11 +116,8 @@ class LearnedRotations(keras.layers.Layer):
     every dtype policy.
 
     Args:
-        num_kv_heads: heads of keys; a group of query heads shares the angles of its keys.
-        head_dim: features of a head, even.
-        cumulative: sum the angles along the sequence, so that the layer learns a speed; padding adds nothing,
-            and the cache holds the sum.
-        num_unrotated: number of leading tokens with angle 0, such as a class token.
+        options: see `BlockOptions`. A group of query heads shares the angles of its keys; `cumulative` sums
+            the angles along the sequence, without those of padding, and the cache holds the sum.
 
     Call arguments:
         x: (batch, length, dim).
@@ -141,14 +127,11 @@ class LearnedRotations(keras.layers.Layer):
         (batch, kv_heads, length, head_dim / 2) radians, float32, and the cache with the updated sum.
     """
 
-    def __init__(
-        self, *, num_kv_heads: int, head_dim: int, cumulative: bool, name: str, num_unrotated: int = 0
-    ):
+    def __init__(self, options: BlockOptions, *, name: str):
         super().__init__(dtype="float32", name=name, autocast=False)
-        self.num_kv_heads, self.num_pairs, self.cumulative = num_kv_heads, head_dim // 2, cumulative
-        self.num_unrotated = num_unrotated
+        self.options = options
         self.projection = keras.layers.Dense(
-            num_kv_heads * self.num_pairs,
+            options.num_kv_heads * options.head_dim // 2,
             use_bias=False,
             kernel_initializer="zeros",
             dtype="float32",
@@ -158,12 +141,13 @@ class LearnedRotations(keras.layers.Layer):
 
     def call(self, x: tf.Tensor, cache: LayerCache | None = None) -> tuple[tf.Tensor, LayerCache | None]:
         batch, length = tf.unstack(tf.shape(x)[:2])
-        angles = tf.reshape(self.projection(x), (batch, length, self.num_kv_heads, self.num_pairs))
+        shape = (batch, length, self.options.num_kv_heads, self.options.head_dim // 2)
+        angles = tf.reshape(self.projection(x), shape)
         angles = tf.transpose(angles, (0, 2, 1, 3))  # (batch, kv_heads, length, head_dim / 2)
-        if self.num_unrotated:
-            is_rotated = tf.range(length) >= self.num_unrotated
+        if self.options.num_unrotated:
+            is_rotated = tf.range(length) >= self.options.num_unrotated
             angles *= tf.cast(is_rotated, tf.float32)[:, tf.newaxis]
-        if not self.cumulative:
+        if self.options.learned_rotations != "cumulative":
             return angles, cache
         if cache is None:
             return tf.cumsum(angles, axis=2), None
@@ -176,7 +160,5 @@ class LearnedRotations(keras.layers.Layer):
 
 def projection(features: int, *, stddev: float, dtype, name: str) -> keras.layers.Dense:
     """A dense layer without bias and with normally distributed initial weights."""
-    initializer = keras.initializers.RandomNormal(stddev=stddev)
-    return keras.layers.Dense(
-        features, use_bias=False, kernel_initializer=initializer, dtype=dtype, name=name
-    )
+    normal = keras.initializers.RandomNormal(stddev=stddev)
+    return keras.layers.Dense(features, use_bias=False, kernel_initializer=normal, dtype=dtype, name=name)

@@ -65,16 +65,10 @@ class CausalMask(NamedTuple):
         return all(part is None for part in self[1:])
 
     def bias(self, query_columns: tf.Tensor, key_columns: tf.Tensor) -> tf.Tensor:
-        """Bias broadcastable to (batch, heads, length, keys_length); a large negative number hides a key.
-
-        Raises:
-            ValueError: if `block` is below 1.
-        """
+        """Bias broadcastable to (batch, heads, length, keys_length); a large negative number hides a key."""
         queries, keys = query_columns[:, tf.newaxis], key_columns[tf.newaxis, :]
         visible = keys <= queries  # (length, keys_length)
         if self.block is not None:
-            if self.block < 1:
-                raise ValueError(f"attention_block must be at least 1, got {self.block}.")
             visible &= keys // self.block >= queries // self.block - 1
         visible = visible[tf.newaxis, tf.newaxis]  # (1, 1, length, keys_length)
         if self.padding is not None:

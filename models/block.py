@@ -22,7 +22,7 @@ class Block(keras.layers.Layer):
 
     Args:
         options: see `BlockOptions`.
-        drop_path_rate: probability that an example skips a branch, see `drop_path`.
+        drop_path_rate: probability that an example skips a branch.
 
     Call arguments:
         x: (batch, length, dim) for full attention, (batch, rows, columns, dim) for axial.
@@ -76,7 +76,7 @@ class Block(keras.layers.Layer):
 
     def _add(self, x, branch, seed):
         branch = dropout(branch, self.options.dropout, seed)
-        return x + drop_path(branch, self.drop_path_rate, fold_in(seed, 1))
+        return x + dropout(branch, self.drop_path_rate, fold_in(seed, 1), whole_examples=True)
 
 
 def attend_within_rows(attention: Attention, x: tf.Tensor, **options) -> tf.Tensor:
@@ -115,30 +115,18 @@ class FeedForward(keras.layers.Layer):
         return self.down(gated(gate, up))
 
 
-def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
+def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None, *, whole_examples: bool = False) -> tf.Tensor:
     """Zeroes features with probability `rate` and scales the others by 1 / (1 - rate).
 
     Args:
         x: tensor of any shape.
         rate: probability in [0, 1).
         seed: (2,) int32, which alone determines the mask; None for no dropout.
+        whole_examples: drop entries of axis 0; on a branch, this is stochastic depth (arXiv 1603.09382).
     """
     if seed is None or rate == 0:
         return x
-    return _drop(x, rate, seed, tf.shape(x))
-
-
-def drop_path(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
-    """`dropout` of whole examples, the entries of axis 0.
-
-    Applied to a branch, this is stochastic depth (Huang et al. 2016, arXiv 1603.09382).
-    """
-    if seed is None or rate == 0:
-        return x
-    return _drop(x, rate, seed, [tf.shape(x)[0]] + [1] * (x.shape.rank - 1))
-
-
-def _drop(x, rate, seed, shape):
+    shape = [tf.shape(x)[0]] + [1] * (x.shape.rank - 1) if whole_examples else tf.shape(x)
     # Drawn in float32: bfloat16 draws are multiples of 1/128, and would round the rate to one.
     keep = tf.random.stateless_uniform(shape, seed, alg="philox") >= rate
     return tf.where(keep, x / (1 - rate), tf.zeros_like(x))

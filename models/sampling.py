@@ -6,14 +6,15 @@ Shape words: batch, length, vocab_size; count is the number of tokens that one c
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from pydantic import Field
 
 from models.cache import Cache
 from models.transformer import TransformerLM
+from system.validation import Options
 
 FINISHED = -1
 # Maximum number of tokens that one call of the compiled loop generates, so that text can be streamed.
@@ -22,8 +23,7 @@ TOKENS_PER_CALL = 16
 CACHE_COLUMNS = 256
 
 
-@dataclass(frozen=True)
-class SamplingOptions:
+class SamplingOptions(Options):
     """Options for the choice of the next token.
 
     temperature: divides the logits; 0 takes the most likely token (greedy).
@@ -37,24 +37,12 @@ class SamplingOptions:
     stop_token: token that ends a row, and is not part of it; None for none.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
-    overflow: str = "slide"
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    overflow: Literal["slide", "stop"] = "slide"
     stop_token: int | None = None
-
-    def __post_init__(self):
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature must be >= 0, got {self.temperature}; 0 is greedy.")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be >= 1, got {self.top_k}.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
-        if self.seed < 0:
-            raise ValueError(f"seed must be >= 0, got {self.seed}.")
-        if self.overflow not in ("slide", "stop"):
-            raise ValueError(f"overflow must be 'slide' or 'stop', got {self.overflow!r}.")
 
 
 class Row:

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from docs.figures.before_rotation import SENTENCE
-from models.attention import LearnedRotations
+from models.attention import BlockOptions, LearnedRotations
 from rope.axial import MixedRotaryEmbedding, grid_positions
 from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
@@ -112,9 +112,14 @@ def learned() -> Figure:
     positional = 0.5 * np.arange(len(SENTENCE))
     figure, axes = subplots(8.5, 3.9, "The angle of one pair at each token")
     axes.plot(positional, "o-", label="of the position alone: 0.5 a token")
-    labels = {"plus a turn of its own for each token": False, "plus their running sum: a speed": True}
-    for label, cumulative in labels.items():
-        layer = LearnedRotations(num_kv_heads=1, head_dim=2, cumulative=cumulative, name="learned")
+    labels = {
+        "plus a turn of its own for each token": "per_token",
+        "plus their running sum: a speed": "cumulative",
+    }
+    for label, kind in labels.items():
+        sizes = {"num_heads": 1, "num_kv_heads": 1, "head_dim": 2, "mlp_dim": 1}
+        stddevs = {"input_stddev": 1.0, "output_stddev": 1.0}
+        layer = LearnedRotations(BlockOptions(**sizes, **stddevs, learned_rotations=kind), name="learned")
         layer(tokens)
         layer.projection.kernel.assign(kernel)
         angles, _ = layer(tokens)

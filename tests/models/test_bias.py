@@ -82,8 +82,3 @@ def test_blockwise_mask_shows_the_block_of_a_query_and_the_previous_one(block):
         expected = blocks[own] | (blocks[own - 1] if own else set())
         visible = {int(key) for key in keys if bias[0, 0, row, key] == 0}
         assert visible == {key for key in expected if key <= query}
-
-
-def test_a_block_without_columns_is_an_error():
-    with pytest.raises(ValueError, match="attention_block must be at least 1, got 0"):
-        CausalMask("float32", block=0).bias(tf.range(3), tf.range(3))

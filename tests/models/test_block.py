@@ -13,7 +13,6 @@ from models.block import (
     Block,
     attend_within_columns,
     attend_within_rows,
-    drop_path,
     dropout,
     fold_in,
 )
@@ -100,7 +99,7 @@ def test_dropout_drops_at_its_rate_and_preserves_the_mean(rate, dtype):
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_drop_path_drops_whole_examples_and_preserves_the_mean(rate, dtype):
     x = tf.ones((10_000, 3, 5), dtype)
-    dropped = tf.cast(drop_path(x, rate, SEED), tf.float32).numpy()
+    dropped = tf.cast(dropout(x, rate, SEED, whole_examples=True), tf.float32).numpy()
     assert np.all(dropped == dropped[:, :1, :1])
     is_kept = dropped[:, 0, 0] != 0
     assert abs(np.mean(~is_kept) - rate) < 5 * np.sqrt(rate * (1 - rate) / 10_000)
@@ -121,11 +120,10 @@ def test_dropout_depends_on_its_seed_alone_eagerly_in_a_graph_and_under_xla():
         assert abs(np.mean(first == 0) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 30_000)
 
 
-@pytest.mark.parametrize("function", [dropout, drop_path])
-def test_dropout_without_a_seed_or_a_rate_is_the_identity(function):
+def test_dropout_without_a_seed_or_a_rate_is_the_identity():
     x = normal(3, 5)
-    assert function(x, 0.3, None) is x
-    assert function(x, 0.0, SEED) is x
+    assert dropout(x, 0.3, None) is x
+    assert dropout(x, 0.0, SEED) is x
 
 
 def test_folded_seeds_are_distinct():

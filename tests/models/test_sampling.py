@@ -232,14 +232,14 @@ def test_an_invalid_prompt_is_an_error_before_generation(sampler, prompts, probl
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"temperature": -0.1}, "temperature must be >= 0, got -0.1; 0 is greedy"),
-        ({"temperature": float("nan")}, "temperature must be >= 0, got nan"),
+        ({"temperature": -0.1}, "temperature must be >= 0, got -0.1"),
+        ({"temperature": float("nan")}, "temperature must be a finite number, got nan"),
         ({"top_k": 0}, "top_k must be >= 1, got 0"),
-        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
-        ({"top_p": 1.01}, r"top_p must be in \(0, 1\], got 1.01"),
-        ({"top_p": float("nan")}, r"top_p must be in \(0, 1\], got nan"),
+        ({"top_p": 0.0}, "top_p must be > 0, got 0"),
+        ({"top_p": 1.01}, "top_p must be <= 1, got 1.01"),
+        ({"top_p": float("nan")}, "top_p must be a finite number, got nan"),
         ({"seed": -1}, "seed must be >= 0, got -1"),
-        ({"overflow": "wrap"}, "overflow must be 'slide' or 'stop', got 'wrap'"),
+        ({"overflow": "wrap"}, "overflow must be one of slide, stop; got 'wrap'"),
     ],
 )
 def test_invalid_options_are_an_error(options, problem):

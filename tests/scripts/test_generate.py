@@ -142,9 +142,9 @@ def test_a_prompt_that_is_not_utf_8_is_continued(run, run_directory):
             ["--prompt", "x" * (CONTEXT + 1)],
             f"a prompt has {CONTEXT + 1} tokens, the context holds {CONTEXT}; shorten it.",
         ),
-        (["--prompt", "a", "--temperature", "-1"], "temperature must be >= 0, got -1.0; 0 is greedy."),
-        (["--prompt", "a", "--top-p", "1.5"], "top_p must be in (0, 1], got 1.5."),
-        (["--prompt", "a", "--top-k", "0"], "top_k must be >= 1, got 0."),
+        (["--prompt", "a", "--temperature", "-1"], "temperature must be >= 0, got -1"),
+        (["--prompt", "a", "--top-p", "1.5"], "top_p must be <= 1, got 1.5"),
+        (["--prompt", "a", "--top-k", "0"], "top_k must be >= 1, got 0"),
     ],
 )
 def test_invalid_input_is_reported_in_one_line(run, run_directory, arguments, problem):
