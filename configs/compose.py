@@ -20,14 +20,14 @@ from omegaconf.errors import InterpolationResolutionError
 from configs.help import CONFIGS, groups_of
 from configs.inherit import PARENT, config_to_inherit, implicit_groups, parent_files
 from configs.schema import Config, parse_config, to_dict
-from system.errors import ConfigError
+from system.command import SHOW_TRACEBACK
+from system.errors import ConfigError, reason
 from system.files import write_text
 from system.text import did_you_mean
 
 PLAIN_OVERRIDE = re.compile(r"([A-Za-z_][\w.]*)=")
 # Hydra's rerun unpickles a file; its sweepers and launchers run all jobs in one process.
 REFUSED = re.compile(r"--e|[+~]*hydra[./](mode|sweep|sweeper|launcher)\b")
-SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
 
 
 def save_config(config: Config, path: Path | str) -> None:
@@ -50,10 +50,8 @@ def load_config(path: Path | str) -> Config:
 def read_yaml(path: Path | str) -> dict:
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except FileNotFoundError as error:
-        raise ConfigError("no such file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}") from error
+        raise ConfigError(f"cannot be read: {reason(error)}") from error
     except Exception as error:  # the parser also raises errors of the constructors that it calls
         raise ConfigError(f"not a configuration: {explain(error)}") from error
     if not isinstance(loaded, dict) or not loaded:
@@ -89,28 +87,24 @@ def compose(arguments: list[str], *, report: Callable[[str], None] = lambda line
 
 
 def run_hydra(arguments: list[str], *choices: str) -> tuple[DictConfig | None, dict[str, str], list[str]]:
-    """Composed configuration, chosen file of each group, and overrides.
-
-    Args:
-        arguments: command-line arguments.
-        choices: further arguments, as `group=file`.
-    """
+    """Composed configuration, chosen file of each group, and overrides; `choices` are further arguments."""
     if refused := next(filter(REFUSED.match, arguments), None):
         raise ConfigError(f"{refused!r} is not supported; sweep with -m key=value,value")
     composed = []
 
-    def keep(cfg: DictConfig) -> None:
+    def store(cfg: DictConfig) -> None:
         choices, overrides = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
         composed[:] = cfg, *map(OmegaConf.to_container, (choices, overrides))  # without interpolation
 
     is_completion = {"-sc", "--shell-completion"} & set(arguments)
     sys.argv[1:] = arguments if is_completion else [*map(allow_new_keys, arguments), *choices]
     with hydra_errors(), raising_errors():
-        hydra.main(config_path=str(CONFIGS), config_name="train", version_base="1.3")(keep)()
+        hydra.main(config_path=str(CONFIGS), config_name="train", version_base="1.3")(store)()
     return tuple(composed) or (None, {}, [])
 
 
 def combinations(overrides: list[str]) -> list[tuple[str, ...]]:
+    """Overrides of each job of a sweep."""
     with hydra_errors():
         parsed = OverridesParser.create().parse_overrides(overrides)
         return list(itertools.product(*map(alternatives, parsed)))
@@ -132,15 +126,13 @@ def allow_new_keys(argument: str) -> str:
 @contextlib.contextmanager
 def raising_errors() -> Iterator[None]:
     """Makes Hydra raise its errors inside; by default it prints them and exits."""
-    before = os.environ.get(SHOW_TRACEBACK)
+    before = os.environ.copy()
     os.environ[SHOW_TRACEBACK] = "1"
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[SHOW_TRACEBACK]
-        else:
-            os.environ[SHOW_TRACEBACK] = before
+        del os.environ[SHOW_TRACEBACK]
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
@@ -155,9 +147,15 @@ def hydra_errors() -> Iterator[None]:
 def explain(error: Exception) -> str:
     """One line for an error of Hydra, OmegaConf or the YAML parser."""
     if isinstance(error, OverrideParseException):
-        return unreadable_override(error.override)
+        override = error.override.removeprefix("++")
+        key, equals, value = override.partition("=")
+        if not equals:
+            return f"cannot read {override!r}: write key=value"
+        return f"""cannot read {override!r}: quote the value inside the shell's quotes: "{key}='{value}'\""""
     if isinstance(error, MissingConfigException) and error.options:
-        return missing_option(error)
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        choices = ", ".join(error.options)
+        return f"no {option!r} in {group}; choose from {choices}{did_you_mean(option, error.options)}"
     if isinstance(error, InterpolationResolutionError):
         return f"{error.full_key}: {first_line(error)}"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
@@ -178,33 +176,13 @@ HYDRA_MESSAGES = {
     r"Could not delete .*'(.*)' does not exist": r"cannot delete '\1': there is no such key",
     r"force-add of config groups .*'\+\+recipe=": "recipe cannot be set: experiment= and data= choose it",
     r"force-add of config groups .*'\+\+(.*)'": r"'\1' chooses a file: write it without the '++'",
-    r"(\w+) appears more than once in the final": r"'\1' is chosen twice: write \1=... without a '+'",
     r"Could not override '(.*)'\.\n": r"unknown key '\1'",
-    r"Additional config directory '(.*)' not found": r"there is no directory '\1'",
     r"ConfigLoader is not set|Can only enumerate": "glob() and interval() are not supported: list the values",
-    r"group override must be a string .* NoneType": "a group takes the name of a file, not null",
 }
-
-
-def unreadable_override(override: str) -> str:
-    override = override.removeprefix("++")
-    key, equals, value = override.partition("=")
-    if not equals:
-        return f"cannot read {override!r}: write key=value"
-    return f"""cannot read {override!r}: quote the value inside the shell's quotes: "{key}='{value}'\""""
-
-
-def missing_option(error: MissingConfigException) -> str:
-    group, _, option = error.missing_cfg_file.rpartition("/")
-    file = re.match(r"In '(\w+/.*?)'", str(error))
-    place = f"{file[1]}: " if file else ""
-    choices = f"no {option!r} in {group}; choose from {', '.join(error.options)}"
-    return place + choices + did_you_mean(option, error.options)
 
 
 def first_line(error: BaseException) -> str:
     """First line of the message, or of its cause: Hydra wraps some errors in one without text."""
-    lines = str(error).strip().splitlines()
-    if lines:
-        return lines[0]
-    return first_line(error.__cause__) if error.__cause__ else type(error).__name__
+    if str(error).strip() or error.__cause__ is None:
+        return reason(error)
+    return first_line(error.__cause__)

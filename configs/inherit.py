@@ -36,15 +36,10 @@ def implicit_groups(choices: Mapping[str, str], overrides: Iterable[str]) -> lis
         choices: name of the chosen file of each group.
         overrides: overrides of the command line.
     """
-    default_choices = {}
-    for entry in yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))["defaults"]:
-        default_choices |= entry if isinstance(entry, dict) else {}
+    defaults = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))["defaults"]
     chosen = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    return [
-        group
-        for group in ("model", "data")
-        if group not in chosen and choices.get(group) == default_choices[group]
-    ]
+    groups = (group for group in ("model", "data") if group not in chosen)
+    return [group for group in groups if {group: choices.get(group)} in defaults]
 
 
 @contextlib.contextmanager
@@ -52,18 +47,16 @@ def parent_files(config: Config) -> Iterator[None]:
     """Registers the values of a config as the file `parent` of each group inside."""
     values = escape(to_dict(config))
     model = {key: None if key in FROM_IMAGES else value for key, value in values["model"].items()}
-    model["rope"]["scaling"]["original_max_position_embeddings"] = (
-        None  # each run fills it in from its parent
-    )
+    model["rope"]["scaling"]["original_max_position_embeddings"] = None  # that of the parent, once it is read
+    inherited = {"context_length": values["context_length"]}
+    files = (("model", model, None), ("data", values["data"], None), ("inherited", inherited, "_global_"))
     store = ConfigStore.instance()
-    store.store(group="model", name=PARENT, node=model)
-    store.store(group="data", name=PARENT, node=values["data"])
-    node = {"context_length": values["context_length"]}
-    store.store(group="inherited", name=PARENT, node=node, package="_global_")
+    for group, node, package in files:
+        store.store(group=group, name=PARENT, node=node, package=package)
     try:
         yield
     finally:
-        for group in ("model", "data", "inherited"):
+        for group, *_ in files:
             store.repo[group].pop(f"{PARENT}.yaml")
 
 

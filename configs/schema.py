@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import MISSING, field, fields, is_dataclass
 from typing import Annotated, get_args
 
@@ -66,7 +66,6 @@ class Config(TrainingConfig):
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Key and message of each violated rule between fields."""
         yield from super().problems()
         if not self.name or self.name.startswith(".") or set("/\\\0") & set(self.name):
             yield "name", f"must be a plain directory name, got {self.name!r}"
@@ -211,18 +210,12 @@ def explain_unknown(key: str, value: object, known: list[str]) -> str:
         ]
         if owners:
             return f"unknown key {key!r} here; it belongs to {' or '.join(owners)}"
-    match = nearest_key(key, known)
-    return f"unknown key {key!r}" + (f"; did you mean {match!r}?" if match else "")
-
-
-def nearest_key(key: str, known: Iterable[str]) -> str | None:
-    """Known key with the most similar last part, or else the most similar key."""
-    last = key.rpartition(".")[2]
-    lasts = {candidate.rpartition(".")[2] for candidate in known}
-    parts = difflib.get_close_matches(last, lasts, n=1, cutoff=0.7)
-    same_part = [candidate for candidate in known if candidate.rpartition(".")[2] in parts]
-    matches = difflib.get_close_matches(key, same_part, n=1, cutoff=0)
-    return next(iter(matches or difflib.get_close_matches(key, known, n=1)), None)
+    # A key whose last part is similar, or else one that is similar as a whole.
+    names = {other.rpartition(".")[2] for other in known}
+    names = difflib.get_close_matches(key.rpartition(".")[2], names, n=1, cutoff=0.7)
+    same_name = [other for other in known if other.rpartition(".")[2] in names]
+    matches = difflib.get_close_matches(key, same_name or known, n=1, cutoff=0 if same_name else 0.6)
+    return f"unknown key {key!r}" + "".join(f"; did you mean {match!r}?" for match in matches)
 
 
 def to_flat(config: Config) -> dict[str, object]:

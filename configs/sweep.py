@@ -15,8 +15,6 @@ from system.errors import ConfigError
 from system.text import format_table
 
 LONGEST_NAME = 120
-# Values of a summary; the first has a column in every table.
-MEASURES = ("validation_loss", "accuracy")
 # A name of such overrides joined by '-' is unambiguous: a key begins with a letter, and a '-' within a value
 # is followed by a digit.
 PLAIN_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=\w[\w.]*(-\d[\w.]*)*", re.ASCII)
@@ -87,12 +85,10 @@ def run_job(command: list[str]) -> int:
             received.append(number)
             process.send_signal(number)
 
-        numbers = [
-            number
-            for number in (signal.SIGTERM, signal.SIGHUP)
-            if signal.getsignal(number) is not signal.SIG_IGN
-        ]
-        previous = {number: signal.signal(number, forward) for number in numbers}
+        previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+        for number, handler in previous.items():
+            if handler is not signal.SIG_IGN:  # as under nohup
+                signal.signal(number, forward)
         try:
             code = process.wait()
         except KeyboardInterrupt:
@@ -110,16 +106,14 @@ def measures(run_dir: Path) -> dict[str, float]:
     """Final loss in nats per token or image, and accuracy where there is one; empty without a summary."""
     try:
         summary = json.loads((run_dir / "summary.json").read_text())
-        return {name: summary[name] for name in MEASURES if name in summary}
+        return {name: summary[name] for name in ("validation_loss", "accuracy") if name in summary}
     except (OSError, ValueError, TypeError):
         return {}
 
 
 def format_jobs(jobs: list[Job]) -> str:
     """Table of name, exit code, validation loss, and accuracy if any job has one."""
-    names = [name for name in MEASURES if name == MEASURES[0] or any(name in job.measures for job in jobs)]
-    rows = [
-        {"job": job.name, "exit_code": job.exit_code, **{name: job.measures.get(name) for name in names}}
-        for job in jobs
-    ]
-    return format_table(rows)
+    columns = {"validation_loss": None} | {name: None for job in jobs for name in job.measures}
+    return format_table(
+        [{"job": job.name, "exit_code": job.exit_code} | columns | job.measures for job in jobs]
+    )

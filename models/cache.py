@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from rope.positions import size_of
-
 
 class LayerCache(NamedTuple):
     """Rotated keys and values of one layer; columns from `start` on are not yet written."""
@@ -36,10 +34,6 @@ class Cache(NamedTuple):
     length: tf.Tensor  # () int32, number of columns written, padding included
     padding: tf.Tensor  # (batch,) int32, number of padding columns at the left of each row
     rotations: tuple[tf.Tensor, ...] = ()  # (batch, kv_heads, head_dim / 2) float32; empty if not cumulative
-
-    @property
-    def capacity(self) -> int | tf.Tensor:
-        return size_of(self.keys[0], 2)
 
     def layer(self, index: int) -> LayerCache:
         rotation = self.rotations[index] if self.rotations else None

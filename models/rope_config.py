@@ -138,17 +138,13 @@ def rotary_problems(
         for arguments in embeddings():
             resolve(DEFAULTS | {"freqs_for": "lang", "custom_freqs": None, "use_xpos": False} | arguments)
     except (ValueError, ArithmeticError) as error:
-        yield locate(str(error), rope)
-
-
-def locate(message: str, rope: RopeConfig | AxialRopeConfig) -> tuple[str, str]:
-    """Splits an error message of `rope` into its first words, the key, and the rest."""
-    first, _, rest = message.partition(" ")
-    second, _, tail = rest.partition(" ")
-    if first == "scaling" and second in rope.scaling.__dataclass_fields__:
-        return f"rope.scaling.{second}", tail
-    if first in rope.__dataclass_fields__:
-        return f"rope.{first}", rest
-    if message.startswith("the rotated"):
-        return "rope.rotary_fraction", f"cannot be used: {message}"
-    return "rope", f"cannot be used: {message}"
+        # The message begins with an option, or with `scaling` and a key.
+        message = str(error).removeprefix("scaling ")
+        options, prefix = (rope, "rope") if message == str(error) else (rope.scaling, "rope.scaling")
+        key, _, rest = message.partition(" ")
+        if key in options.__dataclass_fields__:
+            yield f"{prefix}.{key}", rest
+        elif message.startswith("the rotated"):
+            yield "rope.rotary_fraction", f"cannot be used: {message}"
+        else:
+            yield prefix, message if options is rope.scaling else f"cannot be used: {message}"

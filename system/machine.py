@@ -7,12 +7,9 @@ from pathlib import Path
 
 def describe_machine() -> str:
     """Number of cores, processor and Python version, such as `2 cores of AMD EPYC, Python 3.11.7`."""
-    return f"{os.cpu_count()} cores of {processor_name()}, Python {platform.python_version()}"
-
-
-def processor_name() -> str:
-    names = processor_lines("model name")
-    return names[0] if names else platform.processor() or platform.machine()
+    names = [*processor_lines("model name"), platform.processor(), platform.machine()]
+    processor = next(filter(None, names))
+    return f"{os.cpu_count()} cores of {processor}, Python {platform.python_version()}"
 
 
 def processor_flags() -> set[str]:

@@ -318,7 +318,7 @@ def test_nothing_in_a_foreign_file_is_resolved(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "no such file"),
+        (None, "cannot be read: No such file or directory"),
         ("", "holds no keys"),
         ("- a\n", "holds no keys"),
         ("name: [a\n", "not a configuration: {path}, line 2: "),
