@@ -16,7 +16,7 @@ from models.chunked import attend_in_chunks, is_chunked
 from models.config import TransformerLMConfig
 from models.kernels import RMSNorm, attend
 from rope.embedding import RotaryEmbedding
-from rope.positions import positions_from_padding, positions_from_segments
+from rope.positions import positions_from_padding, positions_from_segments, size_of
 
 EMBEDDING_STDDEV = 0.02
 
@@ -143,7 +143,7 @@ class TransformerLM(keras.Model):
         """
         length = tf.shape(tokens)[1]
         columns = cache.length + tf.range(length)  # (length,)
-        bias = self._mask(cache.padding).bias(columns, tf.range(cache.capacity))
+        bias = self._mask(cache.padding).bias(columns, tf.range(size_of(cache.keys[0], 2)))
         logits, layers = self._forward(
             tokens,
             positions=positions_from_padding(cache.padding, length, start=cache.length),
