@@ -87,14 +87,9 @@ def apply_learned_rotations(
 
     Args:
         rotations: (..., length, pairs) angles in radians, any float dtype.
-        t: (..., length, features), with at least 2 * pairs features from `start_index`.
-        start_index: first feature to rotate.
+        t, start_index, layout: as for `apply_rotary_emb`. The result has the shape and dtype of `t`.
         freq_ranges: (ranges,) factors; each rotation then applies to `ranges` consecutive pairs, multiplied
             by one factor for each.
-        layout: `interleaved` or `half`.
-
-    Returns:
-        The rotated tensor, with the shape and dtype of `t`.
 
     Raises:
         ValueError: if `t` has fewer pairs of features, or `rotations` not one row per token.

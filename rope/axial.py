@@ -14,8 +14,6 @@ import tensorflow as tf
 from rope.frequencies import language_frequencies
 from rope.rotation import check_layout, doubled, rotary_angles, rotary_table, rotate
 
-COORDINATES = ("cells", "unit")
-
 
 def axis_positions(
     size: int | tf.Tensor, *, coordinates: str = "cells", offset: float | tf.Tensor = 0
@@ -29,7 +27,7 @@ def axis_positions(
         return tf.cast(tf.range(size), offset.dtype) + offset
     if coordinates == "unit":
         return tf.linspace(-1.0, 1.0, size) + tf.cast(offset, tf.float32)
-    raise ValueError(f"coordinates must be one of {', '.join(COORDINATES)}; got {coordinates!r}.")
+    raise ValueError(f"coordinates must be one of cells, unit; got {coordinates!r}.")
 
 
 def axial_angles(
@@ -166,14 +164,8 @@ class MixedRotaryEmbedding(keras.layers.Layer):
         if num_heads < 1:
             raise ValueError(f"num_heads must be >= 1, got {num_heads}.")
         self.num_heads, self.dim, self.layout = num_heads, dim, layout
-        self._config = {
-            "num_heads": num_heads,
-            "dim": dim,
-            "theta": theta,
-            "layout": layout,
-            "turn_axes": turn_axes,
-            "seed": seed,
-        }
+        rotations = {"turn_axes": turn_axes, "seed": seed}
+        self._config = {"num_heads": num_heads, "dim": dim, "theta": theta, "layout": layout, **rotations}
         turns = np.zeros(num_heads)
         if turn_axes:
             turns = np.random.default_rng(seed).uniform(0, 2 * np.pi, num_heads)

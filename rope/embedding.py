@@ -22,8 +22,7 @@ from rope.rotation import check_layout, doubled, rotary_angles, rotary_table, ro
 class RotaryEmbedding(keras.layers.Layer):
     """Rotary position embedding (Su et al. 2021, arXiv 2104.09864) with explicit positions.
 
-    Keeps no cache: a table is a pure function of the positions. Angles, sines and products are float32 under
-    every dtype policy.
+    A table is a pure function of the positions. Angles, sines and products are float32 under every policy.
 
     Args:
         dim: number of rotated features, even: the size of a head, or less for partial rotation.
@@ -140,10 +139,6 @@ class RotaryEmbedding(keras.layers.Layer):
         if self._weight is None:
             return self._resolved.scaled
         return tf.convert_to_tensor(self._weight) * tf.constant(self._resolved.ratios, tf.float32)
-
-    @property
-    def _xpos_range(self) -> dict[str, float]:
-        return {"scale_base": self.xpos_scale_base, "interpolate_factor": self.interpolate_factor}
 
     def call(
         self,
@@ -312,9 +307,13 @@ class RotaryEmbedding(keras.layers.Layer):
         return self._table_without_xpos(angles)
 
     def check_compute_dtype(self, dtype: tf.DType | str) -> None:
-        """Raises ValueError if the range of `dtype` is too small for xPos up to its maximum length."""
-        if self.use_xpos:
-            xpos.check_compute_dtype(dtype, self.xpos_max_length, **self._xpos_range)
+        """Raises ValueError if `dtype` is float16 and too narrow for the scales of xPos."""
+        limit = int(xpos.MAX_SPAN_FLOAT16 * self.xpos_scale_base * self.interpolate_factor)
+        if self.use_xpos and tf.as_dtype(dtype) == tf.float16 and self.xpos_max_length > limit:
+            raise ValueError(
+                f"xPos in float16 must have an xpos_max_length of at most {limit} (xpos_scale_base "
+                f"{self.xpos_scale_base}), got {self.xpos_max_length}. Use bfloat16 or float32."
+            )
 
     def get_config(self) -> dict:
         return {"name": self.name, **self._config}
@@ -326,7 +325,13 @@ class RotaryEmbedding(keras.layers.Layer):
     def _pair_scales(self, positions: tf.Tensor) -> tf.Tensor:
         """(..., length, dim / 2) scales of xPos for queries."""
         xpos.check_positions(positions, self.xpos_max_length)
-        return xpos.xpos_scales(positions, self.dim, centre=self.xpos_max_length // 2, **self._xpos_range)
+        return xpos.xpos_scales(
+            positions,
+            self.dim,
+            scale_base=self.xpos_scale_base,
+            centre=self.xpos_max_length // 2,
+            interpolate_factor=self.interpolate_factor,
+        )
 
     def _axis(self, x: tf.Tensor, seq_dim: int | None) -> int:
         return sequence_axis(x, self.default_seq_dim if seq_dim is None else seq_dim)

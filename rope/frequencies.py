@@ -10,7 +10,6 @@ from rope.scaling import scale, scaling_type
 from rope.schemes import Scaled, rescaled_theta
 
 FREQUENCIES = ("lang", "pixel", "constant")
-PIXEL_SPACINGS = ("linear", "log")
 # Options read only by some kinds of frequencies, or by xPos; elsewhere they must keep these values.
 DEFAULTS: dict[str, Any] = {
     "theta": 10_000.0,
@@ -76,7 +75,7 @@ def pixel_frequencies(dim: int, *, max_freq: float = 10.0, spacing: str = "linea
         return np.pi * np.linspace(1.0, max_freq / 2, dim // 2)
     if spacing == "log":
         return np.pi * 2.0 ** np.linspace(0.0, np.log2(max_freq / 2), dim // 2)
-    raise ValueError(f"pixel_spacing must be one of {', '.join(PIXEL_SPACINGS)}; got {spacing!r}.")
+    raise ValueError(f"pixel_spacing must be one of linear, log; got {spacing!r}.")
 
 
 def constant_frequencies(num_freqs: int = 1) -> np.ndarray:
@@ -215,9 +214,7 @@ def initial_frequencies(options: Mapping[str, Any], dim: int, theta: float) -> n
     else:
         frequencies, source = np.array(options["custom_freqs"], np.float64), "custom_freqs"
         if frequencies.ndim != 1 or not np.isfinite(frequencies).all():
-            raise ValueError(
-                f"custom_freqs must be a vector of finite numbers, got shape {frequencies.shape}."
-            )
+            raise ValueError(f"custom_freqs needs a vector of finite numbers, got shape {frequencies.shape}.")
     if 2 * len(frequencies) != dim:
         raise ValueError(
             f"{source} must give dim / 2 frequencies, got {len(frequencies)} for dim {dim}. "

@@ -74,13 +74,13 @@ def parsed(scaling: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     options = {
         key: value for key, value in scaling.items() if key not in ("rope_type", "type") and value is not None
     }
-    required, optional = keys_of(name)
+    keys = keys_of(name)
     for key in options:
-        if key not in (*required, *optional):
-            readers = [other for other in SCALINGS if key in sum(keys_of(other), ())]
-            belongs = f"it belongs to {', '.join(readers)}" if readers else ""
-            hint = belongs or did_you_mean(key, required + optional)
+        if key not in keys:
+            readers = ", ".join(other for other in SCALINGS if key in keys_of(other))
+            hint = f"it belongs to {readers}" if readers else did_you_mean(key, tuple(keys))
             raise ValueError(f"scaling {name} does not read the key {key!r}; {hint}")
+    required = [key for key, is_required in keys.items() if is_required]
     missing = [key for key in required if key not in options]
     if missing:
         raise ValueError(f"scaling {name} needs {', '.join(required)}; missing: {', '.join(missing)}.")
@@ -116,11 +116,10 @@ def with_original_length(scaling: Mapping[str, Any], length: int) -> dict[str, A
     return {**scaling, key: length}
 
 
-def keys_of(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Required and optional keys of a scheme."""
+def keys_of(name: str) -> dict[str, bool]:
+    """Keys of a scheme, and whether they are required."""
     keys = {key: value for key, value in parameters(name).items() if key not in SUPPLIED}
-    required = tuple(key for key, value in keys.items() if value.default is inspect.Parameter.empty)
-    return required, tuple(key for key in keys if key not in required)
+    return {key: value.default is inspect.Parameter.empty for key, value in keys.items()}
 
 
 def parameters(name: str) -> Mapping[str, inspect.Parameter]:

@@ -4,8 +4,8 @@ Each scheme is a pure function of (dim / 2,) frequencies that returns a `Scaled`
 the keys of a Hugging Face `rope_scaling` dict, which `rope.scaling` has checked to be positive numbers; only
 `theta` and `target_length` come from the embedding.
 
-Schemes that depend on the sequence length take a fixed `target_length`. If the
-frequencies followed the length of each call, they would not match the keys that are already cached.
+Schemes that depend on the sequence length take a fixed `target_length`. If the frequencies followed the
+length of each call, they would not match the keys that are already cached.
 """
 
 import math

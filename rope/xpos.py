@@ -2,9 +2,8 @@
 
 Queries are multiplied by zeta^((position - centre) / scale_base) and keys by its inverse, so that the score
 of each pair decays by zeta^(distance / scale_base). The centre cancels, if it is the same for queries and
-keys: a constant of the embedding, not the middle of each call.
-
-For keys after their query the factor exceeds 1, so xPos is for causal attention.
+keys: a constant of the embedding, not the middle of each call. For keys after their query the factor exceeds
+1, so xPos is for causal attention.
 """
 
 import numpy as np
@@ -42,18 +41,6 @@ def xpos_scales(
     powers = (tf.cast(positions, tf.float32) - centre) / (interpolate_factor * scale_base)  # (..., length)
     logs = tf.constant(np.log(xpos_decays(dim)), tf.float32)  # (dim / 2,)
     return tf.exp(powers[..., tf.newaxis] * logs)  # (..., length, dim / 2)
-
-
-def check_compute_dtype(
-    dtype: tf.DType | str, max_length: int, *, scale_base: float, interpolate_factor: float = 1.0
-) -> None:
-    """Raises ValueError if `dtype` is float16 and its range too small for `max_length` positions."""
-    limit = int(MAX_SPAN_FLOAT16 * scale_base * interpolate_factor)
-    if tf.as_dtype(dtype) == tf.float16 and max_length > limit:
-        raise ValueError(
-            f"xPos in float16 must have an xpos_max_length of at most {limit} "
-            f"(xpos_scale_base {scale_base}), got {max_length}. Use bfloat16 or float32."
-        )
 
 
 def check_positions(positions: tf.Tensor, max_length: int) -> None:

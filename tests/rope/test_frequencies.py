@@ -63,7 +63,6 @@ def test_the_rotated_part_of_a_head_is_rounded_down_and_even():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dim": 7}, "dim must be a positive even number"),
         ({"dim": 5, "freqs_for": "pixel"}, "dim must be a positive even number"),
         ({"freqs_for": "langs"}, "freqs_for must be one of lang, pixel, constant"),
         ({"layout": "neox"}, "layout must be one of interleaved, half; got 'neox'"),

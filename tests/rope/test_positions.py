@@ -13,31 +13,19 @@ from rope.positions import shifted
 from tests.rope.reference import normal
 
 
-def test_the_first_real_token_of_a_padded_row_is_at_0():
-    positions = positions_from_padding(tf.constant([0, 2, 4]), 5)
+@pytest.mark.parametrize("padding", [[0, 2, 4], np.array([0, 2, 4]), tf.constant([0, 2, 4], tf.int64)])
+def test_the_first_real_token_of_a_padded_row_is_at_0(padding):
+    positions = positions_from_padding(padding, 5)
     assert positions.dtype == tf.int32
     np.testing.assert_array_equal(positions, [[0, 1, 2, 3, 4], [0, 0, 0, 1, 2], [0, 0, 0, 0, 0]])
-
-
-def test_positions_of_a_chunk_continue_those_of_the_cache():
-    whole = positions_from_padding(tf.constant([0, 2]), 7)
-    chunk = positions_from_padding(tf.constant([0, 2]), tf.constant(3), start=tf.constant(4))
-    np.testing.assert_array_equal(chunk, whole[:, 4:7])
-
-
-@pytest.mark.parametrize("convert", [list, np.array, lambda counts: tf.constant(counts, tf.int64)])
-def test_padding_counts_may_be_any_integers(convert):
-    padding = convert([1, 3])
-    np.testing.assert_array_equal(positions_from_padding(padding, 4), [[0, 0, 1, 2], [0, 0, 0, 0]])
+    chunk = positions_from_padding(padding, tf.constant(2), start=tf.constant(3))  # after a cache of 3
+    np.testing.assert_array_equal(chunk, positions[:, 3:])
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64])
-def test_narrow_integers_do_not_overflow_with_an_offset(dtype):
-    np.testing.assert_array_equal(shifted(np.array([0, 100], dtype), 40_000), [40_000, 40_100])
-
-
-def test_an_offset_beyond_32_bits_stays_exact():
+def test_integers_of_any_width_do_not_overflow_with_an_offset(dtype):
     np.testing.assert_array_equal(shifted(tf.range(2), np.int64(2**40)), [2**40, 2**40 + 1])
+    np.testing.assert_array_equal(shifted(np.array([0, 100], dtype), 40_000), [40_000, 40_100])
 
 
 def test_left_padded_rows_score_like_unpadded_ones():

@@ -16,12 +16,15 @@ def test_decays_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize("layout", ["interleaved", "half"])
-@pytest.mark.parametrize("factor", [1.0, 3.0])
-def test_scores_decay_with_distance_by_the_published_formula(layout, factor):
+@pytest.mark.parametrize(
+    ("options", "factor"),
+    [({}, 1), ({"interpolate_factor": 3.0}, 3), ({"scaling": {"rope_type": "linear", "factor": 3.0}}, 3)],
+)
+def test_scores_decay_with_distance_by_the_published_formula(layout, options, factor):
     q, k = normal(7, 8, seed=1), normal(7, 8, seed=2)
     # A base of 8 makes the decay large over 7 tokens.
     rotary = RotaryEmbedding(
-        8, use_xpos=True, xpos_scale_base=8.0, xpos_max_length=64, interpolate_factor=factor, layout=layout
+        8, use_xpos=True, xpos_scale_base=8.0, xpos_max_length=64, layout=layout, **options
     )
     actual = scores(*rotary.rotate_queries_and_keys(q, k))
     zeta = doubled((2 * np.arange(4) / 8 + 0.4) / 1.4, layout)
@@ -30,16 +33,6 @@ def test_scores_decay_with_distance_by_the_published_formula(layout, factor):
         expected = turned(q[m], distance * language(8), layout) * zeta ** (distance / 8) @ k[n]
         # float32 scales up to 3.5^4
         np.testing.assert_allclose(actual[m, n], expected, rtol=1e-4, atol=1e-4)
-
-
-def test_linear_scaling_is_interpolation_under_xpos_too():
-    q, k = normal(7, 8, seed=1), normal(7, 8, seed=2)
-    options = {"use_xpos": True, "xpos_scale_base": 8.0, "xpos_max_length": 64}
-    linear = RotaryEmbedding(8, scaling={"rope_type": "linear", "factor": 3.0}, **options)
-    interpolated = RotaryEmbedding(8, interpolate_factor=3.0, **options)
-    np.testing.assert_array_equal(
-        linear.rotate_queries_and_keys(q, k)[1], interpolated.rotate_queries_and_keys(q, k)[1]
-    )
 
 
 @pytest.mark.parametrize("length", [16, 64, 512, 2_048])
@@ -69,10 +62,12 @@ def test_the_scale_at_the_centre_is_one():
     np.testing.assert_allclose(rotated, turned(q, angles_of([5], language(8))), atol=2e-6)
 
 
-def test_float16_up_to_4096_positions_is_finite_and_beyond_is_refused():
+def test_the_longest_lengths_of_float16_and_float32_are_finite_and_beyond_is_refused():
     q = tf.ones((1, 4_096, 8), tf.float16)
     rotated = RotaryEmbedding(8, use_xpos=True).rotate_queries_and_keys(q, q)
     assert all(np.isfinite(tensor).all() for tensor in rotated)
+    longest = RotaryEmbedding(8, use_xpos=True, xpos_max_length=65_536).get_scale(tf.constant([0, 65_535]))
+    assert np.isfinite(longest).all() and (longest.numpy() > 1e-36).all()  # float32
     longer = RotaryEmbedding(8, use_xpos=True, xpos_max_length=4_097)
     with pytest.raises(ValueError, match="float16 must have an xpos_max_length of at most 4096"):
         longer.rotate_queries_and_keys(q, q)
@@ -83,17 +78,16 @@ def test_float16_up_to_4096_positions_is_finite_and_beyond_is_refused():
 
 def test_positions_beyond_the_maximum_are_refused_in_eager_mode_and_by_static_shape():
     rotary = RotaryEmbedding(8, use_xpos=True, xpos_max_length=16)
-    message = r"xPos positions must be in \[0, xpos_max_length 16\)"
-    with pytest.raises(ValueError, match=message):
-        rotary.rotate_queries_and_keys(normal(17, 8), normal(17, 8))
-    with pytest.raises(ValueError, match=message):
-        rotary.rotate_queries_and_keys(normal(1, 8), normal(1, 8), offset=16)
-    with pytest.raises(ValueError, match=message):
-        rotary.rotate_queries_and_keys(normal(1, 8), normal(1, 8), positions=[-1])
-    with pytest.raises(ValueError, match=message):
-        tf.function(rotary.rotate_queries_and_keys, jit_compile=True)(tf.ones((17, 8)), tf.ones((17, 8)))
-    with pytest.raises(ValueError, match=message):
-        tf.function(lambda positions: rotary.tables(positions))(tf.range(17))
+    one, many = tf.ones((1, 8)), tf.ones((17, 8))
+    for call in (
+        lambda: rotary.rotate_queries_and_keys(many, many),
+        lambda: rotary.rotate_queries_and_keys(one, one, offset=16),
+        lambda: rotary.rotate_queries_and_keys(one, one, positions=[-1]),
+        lambda: tf.function(rotary.rotate_queries_and_keys, jit_compile=True)(many, many),
+        lambda: tf.function(rotary.tables)(tf.range(17)),
+    ):
+        with pytest.raises(ValueError, match=r"xPos positions must be in \[0, xpos_max_length 16\)"):
+            call()
     rotary.rotate_queries_and_keys(normal(16, 8), normal(16, 8))
 
 
@@ -121,24 +115,15 @@ def test_scales_of_positions_in_half_precision_are_refused(dtype):
         RotaryEmbedding(8, use_xpos=True).get_scale(tf.zeros(5, dtype))
 
 
-def test_the_longest_length_stays_finite():
-    rotary = RotaryEmbedding(8, use_xpos=True, xpos_max_length=65_536)
-    scales = rotary.get_scale(tf.constant([0, 65_535]))
-    assert np.isfinite(scales).all() and (scales.numpy() > 1e-36).all()
-
-
 def test_calls_that_would_lose_the_scales_are_refused():
     rotary, x = RotaryEmbedding(8, use_xpos=True), normal(5, 8)
-    for call in (
-        lambda: rotary(tf.range(5)),
-        lambda: rotary.table(tf.range(5)),
-        lambda: rotary.rotate_queries_or_keys(x),
-        lambda: rotary.get_axial_freqs(2, 3),
-        lambda: rotary.axial_angles(2, 3),
-        lambda: rotary.axial_table(2, 3),
+    for call, argument in (
+        (rotary, tf.range(5)),
+        (rotary.table, tf.range(5)),
+        (rotary.rotate_queries_or_keys, x),
     ):
         with pytest.raises(ValueError, match="xPos"):
-            call()
+            call(argument)
     for call in (rotary.get_axial_freqs, rotary.axial_angles, rotary.axial_table):
         with pytest.raises(ValueError, match="xPos decays along one causal axis"):
             call(2, 3)
@@ -146,28 +131,10 @@ def test_calls_that_would_lose_the_scales_are_refused():
         RotaryEmbedding(8).get_scale(tf.range(5))
 
 
-def test_only_the_rotated_features_are_scaled():
-    q = normal(5, 12)
-    rotated, _ = RotaryEmbedding(8, use_xpos=True).rotate_queries_and_keys(q, q)
-    np.testing.assert_array_equal(rotated[:, 8:], q[:, 8:])
-
-
-def test_a_scale_argument_replaces_the_scales_of_xpos():
-    rotary, q, k = RotaryEmbedding(8, use_xpos=True), normal(2, 5, 8), normal(2, 5, 8, seed=1)
-    scales = rotary.get_scale(rotary.get_seq_pos(5))
-    expected = rotary.rotate_queries_and_keys(q, k)
-    actual = (
-        rotary.rotate_queries_or_keys(q, scale=scales),
-        rotary.rotate_queries_or_keys(k, scale=1 / scales),
-    )
-    for one, other in zip(expected, actual, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
-
-
 @pytest.mark.parametrize("heads", [3, 5])
 @pytest.mark.parametrize("seq_before_head_dim", [False, True])
 @pytest.mark.parametrize("rows", [False, True])
-def test_a_scale_argument_is_aligned_with_the_sequence_as_positions_are(heads, seq_before_head_dim, rows):
+def test_a_scale_argument_replaces_xpos_and_is_aligned_with_the_sequence(heads, seq_before_head_dim, rows):
     # With as many heads as tokens, shapes do not reveal a wrong axis.
     rotary = RotaryEmbedding(
         8, use_xpos=True, xpos_scale_base=8.0, xpos_max_length=16, seq_before_head_dim=seq_before_head_dim
@@ -179,7 +146,10 @@ def test_a_scale_argument_is_aligned_with_the_sequence_as_positions_are(heads, s
         return rotary.rotate_queries_or_keys(q, scale=rotary.get_scale(positions), positions=positions)
 
     traced = tf.function(by_scale, input_signature=[tf.TensorSpec((None,) * 3 + (12,))])
-    expected, _ = rotary.rotate_queries_and_keys(q, q, positions=positions)
+    expected, keys = rotary.rotate_queries_and_keys(q, q, positions=positions)
+    np.testing.assert_array_equal(expected[..., 8:], q[..., 8:])
+    inverse = rotary.rotate_queries_or_keys(q, scale=1 / rotary.get_scale(positions), positions=positions)
+    np.testing.assert_allclose(inverse, keys, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(by_scale(q), expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(traced(q), expected, rtol=1e-6, atol=1e-6)
 
