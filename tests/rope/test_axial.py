@@ -29,7 +29,7 @@ def test_pixels_lie_between_minus_one_and_one():
     np.testing.assert_allclose(apply_rotary_emb(rotary.get_axial_freqs(3, 5), t), expected, atol=1e-5)
 
 
-def test_offsets_move_each_axis_in_both_coordinates():
+def test_offsets_move_each_axis():
     # rotary-embedding-torch returns the cached rows of offset 0 in its axial mode.
     rotary = RotaryEmbedding(8)
     rotary.get_axial_freqs(9, 9)
