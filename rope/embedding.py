@@ -56,7 +56,7 @@ class RotaryEmbedding(keras.layers.Layer):
         (..., length, dim) angles in radians for `apply_rotary_emb`, float32, with the angle of each pair at
         both of its features.
 
-    Arguments that the methods share:
+    Arguments shared by the methods:
         x, q, k: (..., length, head_dim) queries or keys, which may differ in heads and length. Only the first
             dim features are rotated; shape and dtype do not change.
         seq_dim: sequence axis; -2, or -3 with `seq_before_head_dim`, when not given.

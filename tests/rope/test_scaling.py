@@ -165,14 +165,11 @@ def test_a_pasted_config_sets_theta_and_the_rotated_share():
     np.testing.assert_allclose(rotary.frequencies / language(16, 500_000.0), ratios, rtol=1e-7)
 
 
-def test_the_old_names_of_keys_and_types_are_read():
+def test_old_names_of_keys_and_types_are_read_and_null_keys_ignored():
     su = {"type": "su", **LONGROPE}
     del su["rope_type"]
     old = scaled(su, dim=8, target_length=10)
     np.testing.assert_array_equal(old.frequencies, scaled(LONGROPE, dim=8, target_length=10).frequencies)
-
-
-def test_a_null_key_counts_as_not_given():
     assert scaled(YARN | {"mscale": None}).attention_factor == scaled(YARN).attention_factor
 
 
