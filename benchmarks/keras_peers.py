@@ -16,9 +16,8 @@ JIT_COMPILE = {"auto": "auto", "graph": False, "xla": True}
 def rotation(*, dtype: str, **options) -> Work:
     import keras_hub
 
-    return time_rotation(
-        keras_hub.layers.RotaryEmbedding(sequence_axis=2, dtype=dtype), dtype=dtype, **options
-    )
+    rotary = keras_hub.layers.RotaryEmbedding(sequence_axis=2, dtype=dtype)
+    return time_rotation(rotary, dtype=dtype, **options)
 
 
 def text_step(*, batch: int, length: int, precision: str, mode: str, **sizes) -> Work:

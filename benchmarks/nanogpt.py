@@ -89,9 +89,8 @@ def train(training: torch.Tensor, validation: torch.Tensor, characters: int) -> 
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
     for step in range(STEPS):
         if step % ESTIMATE_EVERY == 0:
-            print(
-                f"step {step}: {estimate(model, training):.4f}, {estimate(model, validation):.4f}", flush=True
-            )
+            losses = [f"{estimate(model, split):.4f}" for split in (training, validation)]
+            print(f"step {step}: {', '.join(losses)}", flush=True)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step)
         optimizer.zero_grad()

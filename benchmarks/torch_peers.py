@@ -115,10 +115,9 @@ def generation(*, batch: int, prompt: int, tokens: int, precision: str, mode: st
     options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
     if mode == "compiled":
         compile_if(mode, model)  # checks for a compiler; generate itself compiles
-        options |= {"cache_implementation": "static", "compile_config": CompileConfig()}
-        options[
-            "compile_config"
-        ]._compile_all_devices = True  # also on a CPU, as in the tests of transformers
+        compile_config = CompileConfig()
+        compile_config._compile_all_devices = True  # also on a CPU, as in the tests of transformers
+        options |= {"cache_implementation": "static", "compile_config": compile_config}
     prompts = torch.randint(256, (batch, prompt))
 
     def call():

@@ -37,7 +37,7 @@ DIM_64 = {"dim": 64, "num_layers": 2, "num_heads": 4, "mlp_dim": 192}
 TEXT = {"batch": 16, "length": 256}
 IMAGES = {"batch": 128, "grid": 8}
 PRECISIONS, MODES, TORCH_MODES = ("float32", "mixed_bfloat16"), ("graph", "xla"), ("eager", "compiled")
-BFLOAT16 = PRECISIONS[1:]
+BFLOAT16, COMPILED = PRECISIONS[1:], ["compiled"]
 
 
 def rotation(dtype: str, direction: str) -> Workload:
@@ -82,22 +82,16 @@ TRAIN_TEXT = (
     + by("Keras fit, defaults", "keras_peers:text_step", precision=["float32"], mode=["auto"])
     + by("Keras fit, {precision}, {mode}", "keras_peers:text_step", precision=PRECISIONS, mode=MODES)
 )
-KERNELS, COMPILED = ("auto", "full"), ["compiled"]
+OURS, TORCH = "ours:text_step", "torch_peers:text_step"
 ATTENTION = (
-    by(
-        "ours, {attention_kernel}, {precision}",
-        "ours:text_step",
-        attention_kernel=KERNELS,
-        precision=PRECISIONS,
-    )
-    + by("ours, recompute_blocks, {precision}", "ours:text_step", recompute_blocks=[True], precision=BFLOAT16)
-    + by("torch, {mode}, {precision}", "torch_peers:text_step", mode=COMPILED, precision=PRECISIONS)
+    by("ours, {attention_kernel}, {precision}", OURS, attention_kernel=("auto", "full"), precision=PRECISIONS)
+    + by("ours, recompute_blocks, {precision}", OURS, recompute_blocks=[True], precision=BFLOAT16)
+    + by("torch, {mode}, {precision}", TORCH, mode=COMPILED, precision=PRECISIONS)
 )
+PEERS = "torch_peers:generation"
 GENERATE = (
     by("ours, {precision}", "ours:generation", precision=PRECISIONS)
-    + by(
-        "transformers, {mode}, {precision}", "torch_peers:generation", mode=TORCH_MODES, precision=PRECISIONS
-    )
+    + by("transformers, {mode}, {precision}", PEERS, mode=TORCH_MODES, precision=PRECISIONS)
     + by("reading the weights, {precision}", "ours:read_weights", precision=PRECISIONS)
 )
 DATA = (

@@ -47,11 +47,7 @@ class Cluster:
 
 
 def read_cluster(environment: Mapping[str, str]) -> Cluster:
-    """Cluster in TF_CONFIG.
-
-    Raises:
-        RunError: if there is none, or it is invalid.
-    """
+    """Cluster in TF_CONFIG; RunError if there is none or it is invalid."""
     text = environment.get("TF_CONFIG", "")
     if not text.strip():
         raise RunError(
@@ -60,24 +56,21 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
         )
     try:
         config = json.loads(text)
-    except ValueError as error:
-        raise RunError(f"TF_CONFIG is not JSON ({reason(error)}); expected {EXAMPLE}") from error
-    jobs, task = (config.get(key) if isinstance(config, dict) else None for key in ("cluster", "task"))
-    if not isinstance(jobs, dict) or not isinstance(task, dict) or not jobs.keys() <= set(JOBS):
-        raise RunError(
-            f"TF_CONFIG needs a cluster of workers, with or without a chief, and a task: {EXAMPLE}"
+        jobs, own = config["cluster"], "{type} {index}".format(**config["task"])
+        tasks = tuple(
+            (job, index, address) for job in JOBS for index, address in enumerate(jobs.get(job, []))
         )
-    for job, addresses in jobs.items():
-        if not isinstance(addresses, list) or not all(ADDRESS.fullmatch(str(each)) for each in addresses):
-            raise RunError(
-                f"TF_CONFIG cluster.{job} must be a list of host:port, got {json.dumps(addresses)}"
-            )
-    tasks = tuple((job, index, address) for job in JOBS for index, address in enumerate(jobs.get(job, [])))
-    addresses = [address for _, _, address in tasks]
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise RunError(f"TF_CONFIG is invalid ({reason(error)}); expected {EXAMPLE}") from error
+    addresses = [str(address) for _, _, address in tasks]
+    if not jobs.keys() <= set(JOBS) or not all(map(ADDRESS.fullmatch, addresses)):
+        raise RunError(
+            f"TF_CONFIG cluster must be lists of host:port for worker and, optionally, chief, got "
+            f"{json.dumps(jobs)}; expected {EXAMPLE}"
+        )
     if len(set(addresses)) < len(addresses):
         raise RunError(f"TF_CONFIG gives two processes the same address: {', '.join(addresses)}")
     names = [f"{job} {index}" for job, index, _ in tasks]
-    own = f"{task.get('type')} {task.get('index')}"
     if own not in names:
         raise RunError(f"TF_CONFIG task must be one of {', '.join(names)}, got {own}")
     return Cluster(tasks, names.index(own))

@@ -46,13 +46,9 @@ class MultiDevice(Replicas):
             )
 
     def compile(self, function: Callable) -> Callable:
-        """Graph function that calls `function(*rows, **shared)` on every replica.
+        """Graph function that calls `function(*rows, **shared)` on every replica, with its part of the rows.
 
-        Args:
-            function: called in a replica context with its part of the rows of this worker.
-
-        Returns:
-            A function with the same arguments that returns the result of the first local replica.
+        It takes the rows of this worker and returns the result of its first replica.
         """
 
         @tf.function
@@ -176,13 +172,7 @@ class Silent:
 
 
 def make_replicas(config: DistributeConfig, cluster: Cluster | None) -> MultiDevice:
-    """Replicas on the devices of `config`; waits for the other workers of a cluster.
-
-    TensorFlow must not have been used before.
-
-    Raises:
-        RunError: if a device does not exist.
-    """
+    """Replicas on the devices of `config`, before TensorFlow is used; RunError if a device does not exist."""
     if config.strategy == "multi_worker":
         return MultiWorker(tf.distribute.MultiWorkerMirroredStrategy(), cluster)
     if config.strategy == "mirrored":

@@ -80,12 +80,8 @@ def make_optimizer(
     """Optimizer of a run, built for `variables`.
 
     Weight decay applies to variables of rank 2 and more, not to gains, biases or rotation frequencies; Muon
-    to the matrices inside the blocks, not to embeddings or the head.
-
-    Args:
-        config: learning rates, warm-up and decay.
-        variables: all trainable variables.
-        num_steps: step at which the learning rate reaches `final_learning_rate_ratio` of its peak.
+    to the matrices inside the blocks, not to embeddings or the head. At step `num_steps` the learning rate is
+    `final_learning_rate_ratio` of its peak.
     """
     options = {
         "learning_rate": learning_rate_schedule(config, num_steps),
