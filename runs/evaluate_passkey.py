@@ -147,9 +147,8 @@ def plot_panels(panels: list[list[dict]], path: Path) -> None:
     """Draws the share of keys found by context length and depth, one heat map for the rows of each panel."""
     grids = [group_rows(rows, "length") for rows in panels]
     widths = [len(groups) for groups in grids]
-    figure = Figure(
-        figsize=(2 + 0.9 * sum(widths) + len(grids), 1.5 + 0.35 * len(grids[0][0])), layout="constrained"
-    )
+    size = 2 + 0.9 * sum(widths) + len(grids), 1.5 + 0.35 * len(grids[0][0])  # inches
+    figure = Figure(figsize=size, layout="constrained")
     all_axes = figure.subplots(1, len(grids), squeeze=False, width_ratios=widths)[0]
     for axes, groups in zip(all_axes, grids, strict=True):
         shares = np.transpose([[row["accuracy"] for row in group] for group in groups])  # (depths, lengths)
