@@ -49,14 +49,9 @@ def comments(config: dict) -> Iterator[tuple[str, str]]:
     yield from comments_in(CONFIGS / "train.yaml", "")
     for group in ("model", "data", "distribute"):
         for path in sorted(CONFIGS.glob(f"{group}/*.yaml")):
-            if has_kind(path, config[group]):
+            kind = KIND.search(path.read_text(encoding="utf-8"))  # None in a file for every kind
+            if kind is None or config[group].get(kind[1]) == kind[2]:
                 yield from comments_in(path, f"{group}.")
-
-
-def has_kind(path: Path, composed: dict) -> bool:
-    """Whether a file of a group has the composed architecture or source, or names none."""
-    kind = KIND.search(path.read_text(encoding="utf-8"))
-    return kind is None or composed.get(kind[1]) == kind[2]
 
 
 def comments_in(path: Path, prefix: str) -> Iterator[tuple[str, str]]:
