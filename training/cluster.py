@@ -22,15 +22,10 @@ TASK = re.compile(r"/job:(\w+)/(?:replica:\d+/)?task:(\d+)")
 
 @dataclass(frozen=True)
 class Cluster:
-    """Processes of a run.
+    """Processes of a run."""
 
-    Attributes:
-        tasks: (type, index, address) of each process, the chief first.
-        own: index of this process in `tasks`.
-    """
-
-    tasks: tuple[tuple[str, int, str], ...]
-    own: int
+    tasks: tuple[tuple[str, int, str], ...]  # (type, index, address) of each process, the chief first
+    own: int  # index of this process in `tasks`
 
     def __len__(self) -> int:
         return len(self.tasks)

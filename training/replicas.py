@@ -15,18 +15,12 @@ class Replicas:
 
     `training.multi_device` has subclasses for several devices and hosts: each replica holds all weights and
     processes an equal part of each batch; the chief alone reads and writes the run directory.
-
-    Attributes:
-        strategy: `tf.distribute` strategy, or None.
-        num_replicas: number of replicas in all processes.
-        num_workers: number of processes.
-        worker: index of this process; 0 is the chief.
-        is_chief: whether this process is the chief.
     """
 
     strategy: tf.distribute.Strategy | None = None
-    num_replicas = num_workers = 1
-    worker = 0
+    num_replicas = 1  # in all processes
+    num_workers = 1  # number of processes
+    worker = 0  # index of this process; 0 is the chief
     is_chief = True
 
     def scope(self) -> contextlib.AbstractContextManager:

@@ -14,19 +14,12 @@ from training.replicas import ONE_DEVICE, Replicas, all_reduced
 
 
 class StepResult(NamedTuple):
-    """Metrics of one step before its update, all of shape ().
+    """Metrics of one step before its update, all of shape ()."""
 
-    Attributes:
-        loss: mean over the targets, in nats.
-        gradient_norm: global norm before clipping.
-        learning_rate: of this update.
-        finite: whether loss and norm are finite; if not, the weights were left unchanged.
-    """
-
-    loss: tf.Tensor
-    gradient_norm: tf.Tensor
-    learning_rate: tf.Tensor
-    finite: tf.Tensor
+    loss: tf.Tensor  # mean over the targets, in nats
+    gradient_norm: tf.Tensor  # global norm before clipping
+    learning_rate: tf.Tensor  # of this update
+    finite: tf.Tensor  # whether loss and norm are finite; if not, the weights were left unchanged
 
 
 def make_train_step(
