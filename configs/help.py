@@ -15,8 +15,8 @@ Trains a language model or a vision transformer with rotary position embeddings.
   python train.py                                    train a small language model on Python source
   python train.py experiment=vit                     train a vision transformer on handwritten digits
   python train.py experiment=vit --help              show the keys of a vision transformer
-  python train.py name=wide model.dim=256            change any key below; the same command again resumes
-  python train.py -m model.position=rotary,learned   run once for each value
+  python train.py name=wide model.dim=256            set any key below; repeat the command to resume the run
+  python train.py -m model.position=rotary,learned   a sweep: one run for each value
   python train.py --cfg job experiment=shakespeare   print the configuration
 
 Exit codes: 0 complete; 1 diverged or lost a worker; 2 invalid input; 70 internal error; 75 max_minutes
