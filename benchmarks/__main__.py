@@ -1,17 +1,17 @@
-"""Time and memory of this project beside other implementations of the same work.
+"""Measures time and memory of this project and of other implementations of the same work.
 
 rope       rotation of queries
 train      training step of two language models and a vision transformer
 attention  training step and its peak memory, by sequence length
 generate   generation of one token
-data       batches and checkpoints, beside training steps
+data       creation of a batch and saving of a checkpoint, compared with a training step
 startup    train.py --help, and train.py up to its first step
-speedrun   a training run on Shakespeare beside nanoGPT's recipe (minutes each)
-axial      step of a vision transformer with full and with axial attention
+speedrun   a training run on Shakespeare compared with nanoGPT's recipe (minutes each)
+axial      training step of a vision transformer with full and with axial attention
 
 PyTorch, rotary-embedding-torch, transformers and KerasHub are measured if requirements-bench.txt is
-installed. Implementations of the same work take turns, each in its own process; `ratio` is the time divided
-by that of the first.
+installed. Implementations of the same work are measured alternately, each in its own process; `ratio` is the
+time divided by that of the first.
 """
 
 import argparse
@@ -68,7 +68,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         nargs="+",
         metavar="TEXT",
         default=[""],
-        help="measure only rows whose `WORK: BY` contains one of these texts",
+        help="measure only implementations whose `WORK: BY`, the first two columns of the table, contains "
+        "one of these texts",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)

@@ -17,8 +17,8 @@ def add_zero_shot_option(parser: argparse._ActionsContainer) -> None:
         "--zero-shot",
         type=scaling_list,
         metavar="SCALING,...",
-        help=f"also evaluate under these rotary scalings, without training: {','.join(SCALINGS)}; "
-        "beyond the trained length, the factor is context length / trained length",
+        help="also evaluate under these rotary scalings, without training, separated by commas: "
+        f"{', '.join(SCALINGS)}; beyond the trained length, the factor is context length / trained length",
     )
 
 

@@ -1,7 +1,7 @@
 """Evaluates trained models on all their held-out data: `python -m scripts.evaluate outputs/lm`.
 
-Language models with --windows 128 256 512: loss of the same held-out bytes, predicted from that many tokens
-of context. Vision transformers with --image-size 8 12 16: accuracy on images of these sizes.
+Language models with --windows 128 256 512: loss of the same held-out bytes for each context length. Vision
+transformers with --image-size 8 12 16: accuracy on images of these sizes.
 """
 
 import argparse
@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=__doc__)
-    parser.add_argument("run_directories", type=Path, nargs="+", metavar="run_directory")
+    run = "run, such as outputs/lm"
+    parser.add_argument("run_directories", type=Path, nargs="+", metavar="run_directory", help=run)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     sizes = (
         "vision transformers: evaluate at these sizes, N or HEIGHTxWIDTH, and draw resolution.png; images "
@@ -54,7 +55,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def add_window_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("loss by window of context (language models)")
+    group = parser.add_argument_group("loss by context window (language models)")
     windows = (
         "context lengths in tokens, such as 128 256 512; the column `difference` is the loss minus that of "
         "the first row, on the same bytes"
@@ -75,7 +76,7 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
         "and to the block before it (default full)",
     )
     group.add_argument("--csv", type=output_path, metavar="FILE", help="also write the rows to this file")
-    picture = "picture of the losses (default context.png in the run, or here for several runs)"
+    picture = "plot of the losses (default context.png in the run directory, or here for several runs)"
     group.add_argument("--plot", type=picture_path, metavar="FILE", help=picture)
 
 

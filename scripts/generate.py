@@ -53,14 +53,14 @@ def main(arguments: list[str]) -> None:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.generate", description=__doc__)
     parser.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
-    prompt = "text to continue; repeat the option for a batch"
+    prompt = "text to continue; repeat the option for a batch of prompts"
     parser.add_argument("--prompt", action="append", required=True, help=prompt)
-    length = "bytes to generate (default %(default)s)"
+    length = "number of bytes to generate (default %(default)s)"
     parser.add_argument("--length", type=positive_integer, default=400, help=length)
-    temperature = "0 for greedy decoding (default %(default)s)"
+    temperature = "divides the logits; 0 for greedy decoding (default %(default)s)"
     parser.add_argument("--temperature", type=float, default=0.8, help=temperature)
     parser.add_argument("--top-k", type=int, help="sample only from the k most probable bytes")
-    top_p = "sample only from the most probable bytes that reach this probability"
+    top_p = "sample only from the most probable bytes whose total probability reaches this value"
     parser.add_argument("--top-p", type=float, help=top_p)
     parser.add_argument("--seed", type=int, default=0, help="random seed (default %(default)s)")
     overflow = "when the context is full, continue from its second half, or stop (default %(default)s)"

@@ -34,7 +34,8 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.predict", description=__doc__)
     parser.add_argument("run_directory", type=Path, help="run of a vision transformer, such as outputs/vit")
-    parser.add_argument("images", type=Path, nargs="+", metavar="image", help="file that Pillow can read")
+    image = "image file in a format that Pillow can read"
+    parser.add_argument("images", type=Path, nargs="+", metavar="image", help=image)
     top = "number of classes to print (default %(default)s)"
     parser.add_argument("--top", type=positive_integer, default=3, help=top)
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")

@@ -1,6 +1,6 @@
 """Draws figures of trained runs, as PNG files in `outputs/figures` or the folder of `--output`.
 
-python -m scripts.visualize attention outputs/lm --prompt "def "    attention of each head
+python -m scripts.visualize attention outputs/lm --prompt "def "    attention weights of each head
 python -m scripts.visualize resolution outputs/vit                  accuracy by image size
 """
 
@@ -38,12 +38,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     figures = parser.add_subparsers(dest="figure", metavar="figure", required=True)
-    attention = figures.add_parser("attention", help="attention of each head of a trained language model")
+    attention = figures.add_parser("attention", help="attention weights of each head of a language model")
     attention.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
-    attention.add_argument("--prompt", default=PROMPT, help="text to attend over (default a Python class)")
+    attention.add_argument("--prompt", default=PROMPT, help="input text (default a Python class)")
     resolution = figures.add_parser("resolution", help="accuracy of vision transformers by image size")
     resolution.add_argument("run_directories", type=Path, nargs="+", metavar="run_directory")
-    sizes = "sizes, N or HEIGHTxWIDTH (default 1, 1.5 and 2 times that of the first run)"
+    sizes = "image sizes, N or HEIGHTxWIDTH (default 1, 1.5 and 2 times that of the first run)"
     resolution.add_argument("--image-size", type=image_size, nargs="+", metavar="SIZE", help=sizes)
     for figure in (attention, resolution):
         output = f"folder of the PNG file (default {FOLDER})"
