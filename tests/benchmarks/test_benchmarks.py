@@ -132,6 +132,7 @@ def test_invalid_arguments_are_refused(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_our_work_is_measured_in_its_own_process(monkeypatch, capsys):
     small = [work._replace(sizes=tiny(work.sizes)) for work in WORKLOADS["rope"][:1]]
     monkeypatch.setitem(WORKLOADS, "rope", small)
@@ -151,7 +152,9 @@ def our_works():
             if path.endswith(".ours"):
                 arguments = tiny(workload.sizes) | options
                 same = function, options.get("layout"), options.get("attention")
-                works.setdefault(same, pytest.param(function, arguments, id=f"{what}: {contender.name}"))
+                marks = [] if what in ("rope", "generate") else [pytest.mark.slow]
+                name = f"{what}: {contender.name}"
+                works.setdefault(same, pytest.param(function, arguments, id=name, marks=marks))
     return works.values()
 
 

@@ -95,6 +95,7 @@ def test_vision_transformer_has_equal_logits_and_gradients(variant):
         assert_same(results_of(image_model(variant, **rates, **change), images()), expected)
 
 
+@pytest.mark.slow
 def test_recomputed_blocks_have_equal_gradients_in_a_graph():
     options = {"dropout": 0.3, "attention_kernel": "chunked"}
     expected = results_of(text_model("grouped", **options), tokens())

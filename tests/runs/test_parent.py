@@ -384,6 +384,7 @@ def test_a_child_can_start_from_an_earlier_checkpoint(trained_run, workplace, re
     assert line == f"{trained_run} has no checkpoint of step 25; available steps: 20, 30"
 
 
+@pytest.mark.slow
 def test_learned_positions_of_a_text_are_resampled_on_request(workplace, refused, capsys):
     assert workplace.train("name=learned", "model.position=learned", "num_steps=1", WITHOUT_SAMPLES) == 0
     parent = workplace.outputs / "learned"

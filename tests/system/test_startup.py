@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import gc, sys
 from system.startup import quiet_imports
@@ -29,5 +31,6 @@ def test_objects_of_tensorflow_are_frozen_once():
     assert output_of("") == ["True True True", "True True"]
 
 
+@pytest.mark.slow
 def test_a_disabled_garbage_collector_stays_disabled():
     assert output_of("gc.disable()")[0] == "False True True"
