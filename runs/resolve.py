@@ -119,7 +119,8 @@ def fill_from_record(config: Config, recorded: Config) -> Config:
     """Fills in the open values that an earlier start of this run recorded."""
     if type(config.model) is not type(recorded.model):
         return config
-    config = fill_missing(config, recorded, OPEN_KEYS)
+    if config.init_from is not None:  # without it, the keys are left null and conflict with the recorded ones
+        config = fill_missing(config, recorded, OPEN_KEYS)
     if isinstance(config.model, AxialViTConfig):
         config = replace(config, model=fill_missing(config.model, recorded.model, OPEN_IMAGE_KEYS))
     return fill_original_length(config, recorded.model.rope.scaling.original_max_position_embeddings)

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, ValidationError, ValidationInfo, model_validato
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs, PydanticCustomError
 
+from system.errors import ConfigError
 from system.text import did_you_mean, format_value
 
 CONFIG = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -40,7 +41,7 @@ class Options:
     constructor does.
 
     Raises:
-        ValueError: with every problem of the values.
+        ConfigError: a ValueError, with every problem of the values.
     """
 
     def __init_subclass__(cls, **kwargs):
@@ -92,7 +93,7 @@ def with_readable_errors(cls: type, init: Callable[..., None]) -> Callable[..., 
             init(self, *args, **kwargs)
         except ValidationError as error:
             problems = problems_of(error, {"": cls})
-            raise ValueError("; ".join(f"{key} {message}" for key, message in problems)) from None
+            raise ConfigError("; ".join(f"{key} {message}" for key, message in problems)) from None
 
     return __init__
 
