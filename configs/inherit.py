@@ -47,7 +47,9 @@ def parent_files(config: Config) -> Iterator[None]:
     """Registers the values of a config as the file `parent` of each group inside."""
     values = escape(to_dict(config))
     model = {key: None if key in FROM_IMAGES else value for key, value in values["model"].items()}
-    model["rope"]["scaling"]["original_max_position_embeddings"] = None  # that of the parent, once it is read
+    scaling = model["rope"]["scaling"]
+    if scaling["factor"] is not None:  # a longrope without one cannot do without the original length
+        scaling["original_max_position_embeddings"] = None  # that of the parent, once it is read
     inherited = {"context_length": values["context_length"]}
     files = (("model", model, None), ("data", values["data"], None), ("inherited", inherited, "_global_"))
     store = ConfigStore.instance()

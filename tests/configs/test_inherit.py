@@ -11,7 +11,7 @@ from configs.compose import compose, save_config
 from configs.schema import Config, parse_config
 from data.config import DigitsConfig, ImageFolderConfig, PasskeyConfig, TextFilesConfig
 from models.config import AxialViTConfig, TransformerLMConfig
-from models.rope_config import RopeConfig
+from models.rope_config import RopeConfig, RopeScalingConfig
 from system.errors import ConfigError
 
 LM = TransformerLMConfig(context_length=64, dim=96, num_layers=3, rope=RopeConfig(theta=5_000.0))
@@ -83,6 +83,15 @@ def test_run_resumes_without_its_parent():
     save_config(config, "outputs/extend/config.yaml")
     shutil.rmtree("outputs/docs")
     assert composed(*arguments) == (config, ["model, data, context_length from outputs/extend"])
+
+
+def test_longrope_keeps_the_original_context_that_it_cannot_derive_from_a_factor():
+    factors = {"short_factor": (1.0,) * 12, "long_factor": (2.0,) * 12}
+    lengths = {"original_max_position_embeddings": 32, "max_position_embeddings": 64}
+    scaling = RopeScalingConfig(type="longrope", **lengths, **factors)
+    model = replace(LM, rope=RopeConfig(scaling=scaling))
+    save_config(replace(TEXT, model=model), "outputs/docs/config.yaml")
+    assert composed("init_from=outputs/docs")[0].model == model
 
 
 def test_missing_parent_leaves_the_defaults():
