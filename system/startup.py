@@ -17,7 +17,8 @@ def quiet_imports() -> Iterator[None]:
     if "keras" in sys.modules:  # a second gc.freeze would keep the garbage of everything in between
         yield
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Several workers: TensorFlow reports the loss of one in many lines at level 2.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if "TF_CONFIG" in os.environ else "2")
     was_enabled = gc.isenabled()
     gc.disable()
     try:
