@@ -4,9 +4,11 @@ import sys
 
 from configs.compose import compose
 from configs.help import help_text
+from configs.inherit import missing_parent
 from configs.schema import parse_config
 from configs.sweep import sweep
 from system.command import run_command
+from system.errors import ConfigError
 from system.startup import quiet_imports
 from system.terminal import print_line
 
@@ -26,7 +28,10 @@ def main(arguments: list[str]) -> int | None:
     if flags & HELP_FLAGS:
         print(help_text(values))
         return None
-    config = parse_config(values)
+    try:
+        config = parse_config(values)
+    except ConfigError as error:
+        raise ConfigError("\n".join([str(error), *missing_parent(values)])) from error
     with quiet_imports():  # TensorFlow, which --help and an invalid configuration do not need
         from runs.run import train_run
     return train_run(config)

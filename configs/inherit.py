@@ -20,13 +20,20 @@ PARENT = "parent"
 FROM_IMAGES = ("image_size", "channels", "num_classes")
 
 
-def config_to_inherit(cfg: DictConfig) -> Path | None:
+def config_to_inherit(cfg: DictConfig | dict) -> Path | None:
     """File of the config to inherit: that of the run itself once it exists, else that of `init_from`."""
     if not isinstance(cfg.get("init_from"), str):
         return None
     own = Path(str(cfg.get("output_dir")), str(cfg.get("name")))
-    paths = (directory / "config.yaml" for directory in (own, Path(cfg.init_from).expanduser()))
+    paths = (directory / "config.yaml" for directory in (own, Path(cfg["init_from"]).expanduser()))
     return next(filter(Path.is_file, paths), None)
+
+
+def missing_parent(values: dict) -> list[str]:
+    """A line if `init_from` has no config; keys of its model and data are then reported as unknown."""
+    if not isinstance(values.get("init_from"), str) or config_to_inherit(values) is not None:
+        return []
+    return [f"init_from={values['init_from']} is not a run directory: it has no config.yaml"]
 
 
 def implicit_groups(choices: Mapping[str, str], overrides: Iterable[str]) -> list[str]:

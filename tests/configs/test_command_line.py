@@ -90,6 +90,11 @@ def test_tensorflow_is_not_imported_before_a_configuration_is_accepted(empty, ar
     assert not {"tensorflow", "keras"} & imported
 
 
+def test_a_missing_parent_is_named_beside_the_keys_that_it_would_have(errors_of):
+    _, line = errors_of("name=large", "init_from=outputs/vti", "data.image_size=[16,16]")
+    assert line == "init_from=outputs/vti is not a run directory: it has no config.yaml"
+
+
 def test_every_problem_of_the_command_line_is_one_line(errors_of):
     assert errors_of(
         "model.interpolate_facto=2",
