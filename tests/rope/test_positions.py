@@ -13,8 +13,9 @@ from rope.positions import shifted
 from tests.rope.reference import normal
 
 
-@pytest.mark.parametrize("padding", [[0, 2, 4], np.array([0, 2, 4]), tf.constant([0, 2, 4], tf.int64)])
-def test_the_first_real_token_of_a_padded_row_is_at_0(padding):
+@pytest.mark.parametrize("as_padding", [list, np.array, lambda counts: tf.constant(counts, tf.int64)])
+def test_the_first_real_token_of_a_padded_row_is_at_0(as_padding):
+    padding = as_padding([0, 2, 4])
     positions = positions_from_padding(padding, 5)
     assert positions.dtype == tf.int32
     np.testing.assert_array_equal(positions, [[0, 1, 2, 3, 4], [0, 0, 0, 1, 2], [0, 0, 0, 0, 0]])
