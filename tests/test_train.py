@@ -267,7 +267,7 @@ def test_init_from_takes_only_the_weights_and_a_started_child_does_not_need_its_
         ("num_steps=many", ["num_steps", "many"]),
         ("model.dropout=1.5", ["model.dropout", "1.5"]),
         ("precision=float31", ["precision", "auto", "float32", "mixed_bfloat16", "float31"]),
-        ("model.dim=6", ["model.dim", "even"]),
+        ("model.dim=6", ["model.dim", "multiple of 2"]),
         ("accumulation_steps=3", ["accumulation_steps", "batch_size", "4", "3"]),
     ],
 )

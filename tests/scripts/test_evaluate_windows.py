@@ -208,7 +208,7 @@ def test_runs_on_different_text_are_not_compared():
         (
             {"rope": {"interpolate_factor": 2.0}},
             {"scalings": ["ntk"]},
-            "made was trained with model.rope.interpolate_factor=2.0. Evaluate it without --zero-shot",
+            "made was trained with model.rope.interpolate_factor=2.0. Leave out --zero-shot",
         ),
         (
             {"rope": {"scaling": RopeScalingConfig(type="linear", factor=2.0)}},
