@@ -1,15 +1,15 @@
-"""Attention layer of both models, with rotated queries and keys.
+"""Attention layer of both models, with rotated queries and keys, and the cache of its keys and values.
 
 Shape words: batch, length, heads, kv_heads, head_dim, dim; capacity is the number of columns of the cache.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from models.cache import LayerCache
 from models.kernels import RMSNorm
 from rope.positions import size_of
 from rope.rotation import rotary_table, rotate
@@ -39,6 +39,38 @@ class BlockOptions:
     @property
     def dim(self) -> int:
         return self.num_heads * self.head_dim
+
+
+class LayerCache(NamedTuple):
+    """Rotated keys and values of one layer; columns from `start` on are not yet written."""
+
+    keys: tf.Tensor  # (batch, kv_heads, capacity, head_dim)
+    values: tf.Tensor  # (batch, kv_heads, capacity, head_dim)
+    start: tf.Tensor  # () int32, number of columns written
+    padding: tf.Tensor  # (batch,) int32, number of padding columns at the left of each row
+    rotation: tf.Tensor | None = None  # (batch, kv_heads, head_dim / 2) float32 sum of cumulative rotations
+
+    def write(self, keys: tf.Tensor, values: tf.Tensor) -> "LayerCache":
+        """Writes (batch, kv_heads, length, head_dim) keys and values to columns `start` onwards."""
+        return self._replace(
+            keys=_write_columns(self.keys, keys, self.start),
+            values=_write_columns(self.values, values, self.start),
+            start=self.start + tf.shape(keys)[2],
+        )
+
+
+class Cache(NamedTuple):
+    """Keys and values of all layers; the tuples have one entry for each layer."""
+
+    keys: tuple[tf.Tensor, ...]  # (batch, kv_heads, capacity, head_dim)
+    values: tuple[tf.Tensor, ...]  # (batch, kv_heads, capacity, head_dim)
+    length: tf.Tensor  # () int32, number of columns written, padding included
+    padding: tf.Tensor  # (batch,) int32, number of padding columns at the left of each row
+    rotations: tuple[tf.Tensor, ...] = ()  # (batch, kv_heads, head_dim / 2) float32; empty if not cumulative
+
+    def layer(self, index: int) -> LayerCache:
+        rotation = self.rotations[index] if self.rotations else None
+        return LayerCache(self.keys[index], self.values[index], self.length, self.padding, rotation)
 
 
 class Attention(keras.layers.Layer):
@@ -156,6 +188,14 @@ class LearnedRotations(keras.layers.Layer):
         angles *= tf.cast(is_real, tf.float32)[:, tf.newaxis, :, tf.newaxis]
         sums = cache.rotation[:, :, tf.newaxis] + tf.cumsum(angles, axis=2)
         return sums, cache._replace(rotation=sums[:, :, -1])
+
+
+def _write_columns(store: tf.Tensor, columns: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    # XLA performs a scatter in place, and needs no static slice sizes for it.
+    batch, heads, length, _ = tf.unstack(tf.shape(columns))
+    indices = tf.meshgrid(tf.range(batch), tf.range(heads), start + tf.range(length), indexing="ij")
+    indices = tf.stack(indices, axis=-1)  # (batch, kv_heads, length, 3)
+    return tf.tensor_scatter_nd_update(store, indices, columns)  # (batch, kv_heads, capacity, head_dim)
 
 
 def projection(features: int, *, stddev: float, dtype, name: str) -> keras.layers.Dense:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from models.attention import NORM_EPSILON, Attention, BlockOptions, Tables, projection
-from models.cache import LayerCache
+from models.attention import NORM_EPSILON, Attention, BlockOptions, LayerCache, Tables, projection
 from models.kernels import RMSNorm, gated
 from rope.positions import size_of
 

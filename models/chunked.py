@@ -6,7 +6,7 @@ and group = heads / kv_heads the number of query heads that share a head of keys
 
 import tensorflow as tf
 
-from models.bias import CausalMask
+from models.kernels import CausalMask
 from rope.private_tensorflow import in_xla
 
 # Maximum number of queries in a chunk: smaller chunks save little memory, and small matmuls are slow.

@@ -1,6 +1,6 @@
-"""Patches of an image, and the positions of their grid.
+"""Patches of an image, the positions of their grid, and positions added to tokens and patches.
 
-Shape words: batch, height, width, channels in pixels; rows, columns of patches; head_dim, dim.
+Shape words: batch, length, height, width, channels in pixels; rows, columns of patches; head_dim, dim.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from models.bias import sinusoidal_embedding
 from rope.axial import MixedRotaryEmbedding, axis_positions, grid_angles, grid_positions
 from rope.embedding import RotaryEmbedding
 from rope.positions import size_of
@@ -63,6 +62,22 @@ def prepend_unrotated(table: tf.Tensor) -> tf.Tensor:
     """(..., 1 + length, head_dim / 2) table whose first token is not rotated."""
     padding = [[0, 0]] * (table.shape.rank - 2) + [[1, 0], [0, 0]]
     return tf.pad(table, padding, constant_values=tf.constant(1, table.dtype))
+
+
+def sinusoidal_embedding(positions: tf.Tensor, dim: int) -> tf.Tensor:
+    """Sinusoidal positions (Vaswani et al. 2017, arXiv 1706.03762): sine at even features, cosine at odd.
+
+    Args:
+        positions: (..., length).
+        dim: number of features, even.
+
+    Returns:
+        (..., length, dim) float32.
+    """
+    frequencies = tf.constant(10_000.0 ** (-np.arange(0, dim, 2) / dim), tf.float32)
+    angles = tf.cast(positions, tf.float32)[..., tf.newaxis] * frequencies  # (..., length, dim / 2)
+    pairs = tf.stack([tf.sin(angles), tf.cos(angles)], axis=-1)  # (..., length, dim / 2, 2)
+    return tf.reshape(pairs, tf.concat([tf.shape(positions), [dim]], axis=0))
 
 
 def sinusoidal_grid(rows: int | tf.Tensor, columns: int | tf.Tensor, dim: int) -> tf.Tensor:

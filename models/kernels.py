@@ -1,4 +1,4 @@
-"""Attention, SwiGLU and RMSNorm with hand-written gradients.
+"""SwiGLU, RMSNorm and attention with hand-written gradients, and the biases of attention.
 
 In a graph each multiplication, cast and sum is a separate pass over memory, and together they cost more than
 the matmuls of a small model. XLA fuses the backward pass of each kernel into a few loops. The forward pass is
@@ -6,15 +6,21 @@ not compiled: it is called with many shapes, and XLA compiles once for each.
 
 Shape words: batch, heads, kv_heads, length, head_dim, dim; keys_length is the number of keys, and
 group = heads / kv_heads the number of query heads that share a head of keys and values.
+Columns are the indices of tokens in a row of the batch, padding included: (length,) and (keys_length,) int32.
 """
 
 import functools
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from rope.positions import size_of
+
+MASKED = -1e9  # added to the score of a hidden key
 
 
 def compile_in_graphs(function: Callable) -> Callable:
@@ -189,3 +195,58 @@ def _softmax_gradient(weights, d_weights, output, d_output):
     row_sums = tf.reduce_sum(output * d_output, axis=-1, keepdims=True)  # (..., group * length, 1)
     d_scores = tf.cast(weights, tf.float32) * (tf.cast(d_weights, tf.float32) - row_sums)
     return tf.cast(d_scores, weights.dtype)
+
+
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """(num_heads,) slopes of ALiBi (Press et al. 2021, arXiv 2108.12409).
+
+    For a power of two n, the geometric sequence from 2^(-8/n). For other counts, the slopes of the next lower
+    power of two, followed by every other slope of the next higher one, as in the authors' code.
+    """
+    lower = 2 ** math.floor(math.log2(num_heads))
+    slopes = 2.0 ** (-8.0 / lower * np.arange(1, lower + 1))
+    between = 2.0 ** (-4.0 / lower * np.arange(1, 2 * lower + 1, 2))
+    return np.concatenate([slopes, between])[:num_heads].astype(np.float32)
+
+
+def alibi_bias(query_columns: tf.Tensor, key_columns: tf.Tensor, num_heads: int) -> tf.Tensor:
+    """(num_heads, length, keys_length) float32 bias, linear in the distance between query and key."""
+    distance = tf.cast(query_columns[:, tf.newaxis] - key_columns[tf.newaxis, :], tf.float32)
+    return -alibi_slopes(num_heads)[:, np.newaxis, np.newaxis] * distance
+
+
+class CausalMask(NamedTuple):
+    """Attention mask that computes its bias for any query and key columns.
+
+    With `block`, the blockwise causal attention of Sun et al. 2022, arXiv 2212.10554: a query attends to its
+    own block of columns and the previous one.
+    """
+
+    dtype: str  # dtype of the bias; float32 with ALiBi: bfloat16 cannot tell distance 256 from 257
+    alibi_heads: int | None = None  # number of query heads, for an ALiBi bias
+    padding: tf.Tensor | None = None  # (batch,) number of padding columns at the left of each row
+    block: int | None = None  # columns in a block
+    segment_ids: tf.Tensor | None = None  # (batch, columns) integers, equal within a document
+
+    @property
+    def is_causal_only(self) -> bool:
+        return all(part is None for part in self[1:])
+
+    def bias(self, query_columns: tf.Tensor, key_columns: tf.Tensor) -> tf.Tensor:
+        """Bias broadcastable to (batch, heads, length, keys_length); a large negative number hides a key."""
+        queries, keys = query_columns[:, tf.newaxis], key_columns[tf.newaxis, :]
+        visible = keys <= queries  # (length, keys_length)
+        if self.block is not None:
+            visible &= keys // self.block >= queries // self.block - 1
+        visible = visible[tf.newaxis, tf.newaxis]  # (1, 1, length, keys_length)
+        if self.padding is not None:
+            visible &= (keys >= self.padding[:, tf.newaxis])[:, tf.newaxis, tf.newaxis]
+        if self.segment_ids is not None:
+            query_ids = tf.gather(self.segment_ids, query_columns, axis=1)  # (batch, length)
+            key_ids = tf.gather(self.segment_ids, key_columns, axis=1)  # (batch, keys_length)
+            visible &= (query_ids[:, :, tf.newaxis] == key_ids[:, tf.newaxis])[:, tf.newaxis]
+        dtype = self.dtype if self.alibi_heads is None else tf.float32
+        bias = tf.where(visible, tf.cast(0, dtype), tf.cast(MASKED, dtype))
+        if self.alibi_heads is not None:
+            bias += alibi_bias(query_columns, key_columns, self.alibi_heads)  # (batch or 1, heads, ...)
+        return bias

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from pydantic import Field
 
-from models.cache import Cache
+from models.attention import Cache
 from models.transformer import TransformerLM
 from system.validation import Options
 

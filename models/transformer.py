@@ -8,13 +8,12 @@ from functools import partial
 import keras
 import tensorflow as tf
 
-from models.attention import NORM_EPSILON, BlockOptions
-from models.bias import CausalMask, sinusoidal_embedding
+from models.attention import NORM_EPSILON, BlockOptions, Cache
 from models.block import Block, dropout, fold_in, recompute
-from models.cache import Cache
 from models.chunked import attend_in_chunks, is_chunked
 from models.config import TransformerLMConfig
-from models.kernels import RMSNorm, attend
+from models.grid import sinusoidal_embedding
+from models.kernels import CausalMask, RMSNorm, attend
 from rope.embedding import RotaryEmbedding
 from rope.positions import positions_from_padding, positions_from_segments, size_of
 

@@ -14,8 +14,7 @@ import numpy as np
 
 from configs.compose import compose
 from configs.schema import parse_config
-from models.config import AxialViTConfig, TransformerLMConfig
-from models.rope_config import RopeConfig
+from models.config import AxialViTConfig, RopeConfig, TransformerLMConfig
 from runs.devices import find_replicas
 
 BATCH, LENGTH = 8, 6

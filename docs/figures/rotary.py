@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Circle
 
-from models.bias import sinusoidal_embedding
+from models.grid import sinusoidal_embedding
 from rope.apply import rotate_half
 from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies

@@ -11,7 +11,7 @@ from benchmarks import __main__ as benchmark
 from benchmarks import harness, keras_peers, ours
 from benchmarks.harness import Contender, Cost
 from benchmarks.workloads import WORKLOADS, Workload
-from models.rope_config import RopeConfig
+from models.config import RopeConfig
 from system.machine import describe_machine
 from training.evaluation import summed_cross_entropy
 

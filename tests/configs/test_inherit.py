@@ -10,8 +10,7 @@ import pytest
 from configs.compose import compose, save_config
 from configs.schema import Config, parse_config
 from data.config import DigitsConfig, ImageFolderConfig, PasskeyConfig, TextFilesConfig
-from models.config import AxialViTConfig, TransformerLMConfig
-from models.rope_config import RopeConfig, RopeScalingConfig
+from models.config import AxialViTConfig, RopeConfig, RopeScalingConfig, TransformerLMConfig
 from system.errors import ConfigError
 
 LM = TransformerLMConfig(context_length=64, dim=96, num_layers=3, rope=RopeConfig(theta=5_000.0))

@@ -3,8 +3,7 @@ import functools
 import numpy as np
 import pytest
 
-from models.config import TransformerLMConfig
-from models.rope_config import RopeConfig
+from models.config import RopeConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 
 # Sizes that differ on every axis: 37 tokens, 13 positions, 6 heads of 4 features.

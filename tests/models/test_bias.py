@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.bias import CausalMask, alibi_bias, alibi_slopes, sinusoidal_embedding
+from models.grid import sinusoidal_embedding
+from models.kernels import CausalMask, alibi_bias, alibi_slopes
 
 
 def test_sinusoidal_embedding_equals_the_published_formula():

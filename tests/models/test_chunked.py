@@ -8,9 +8,8 @@ import pytest
 import tensorflow as tf
 
 import models.chunked
-from models.bias import CausalMask
 from models.chunked import AUTO_LENGTH, attend_in_chunks, is_chunked
-from models.kernels import attend
+from models.kernels import CausalMask, attend
 
 BATCH, HEADS, HEAD_DIM = 2, 6, 8
 DOCUMENTS = np.cumsum(np.random.default_rng(7).random((BATCH, 70)) < 0.1, axis=1).astype(np.int32)

@@ -2,8 +2,7 @@ import re
 
 import pytest
 
-from models.config import TransformerLMConfig
-from models.rope_config import RopeConfig
+from models.config import RopeConfig, TransformerLMConfig
 
 SIZES = {"dim": 24, "num_heads": 6, "num_kv_heads": 3}
 

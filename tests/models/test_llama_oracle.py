@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.config import TransformerLMConfig
-from models.rope_config import RopeConfig, RopeScalingConfig
+from models.config import RopeConfig, RopeScalingConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 
 REFERENCE = np.load(Path(__file__).with_name("llama_reference.npz"))

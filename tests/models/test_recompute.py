@@ -6,8 +6,7 @@ import pytest
 import tensorflow as tf
 
 import models.chunked
-from models.config import AxialViTConfig, TransformerLMConfig
-from models.rope_config import RopeConfig
+from models.config import AxialViTConfig, RopeConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 

@@ -1,7 +1,13 @@
 import pytest
 
-from models.config import AxialViTConfig, TransformerLMConfig
-from models.rope_config import AxialRopeConfig, AxialScalingConfig, RopeConfig, RopeScalingConfig
+from models.config import (
+    AxialRopeConfig,
+    AxialScalingConfig,
+    AxialViTConfig,
+    RopeConfig,
+    RopeScalingConfig,
+    TransformerLMConfig,
+)
 
 YARN = RopeScalingConfig(type="yarn", factor=4.0)
 

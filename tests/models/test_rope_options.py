@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.config import TransformerLMConfig
-from models.rope_config import RopeConfig, RopeScalingConfig
+from models.config import RopeConfig, RopeScalingConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 from tests.models.decoding import decoded
 from training.optimizer import is_decayed

@@ -7,8 +7,7 @@ import tensorflow as tf
 
 import models.block
 import models.transformer
-from models.config import TransformerLMConfig
-from models.rope_config import RopeConfig
+from models.config import RopeConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 from tests.models.reference import relative_difference, rms_norm, rotated
 

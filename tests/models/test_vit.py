@@ -7,8 +7,7 @@ import tensorflow as tf
 import models.attention
 import models.block
 import models.vit
-from models.config import AxialViTConfig
-from models.rope_config import AxialRopeConfig, AxialScalingConfig
+from models.config import AxialRopeConfig, AxialScalingConfig, AxialViTConfig
 from models.vit import AxialViT
 from tests.models.reference import relative_difference, rms_norm, rotated
 from training.optimizer import is_decayed

@@ -2,8 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from models.config import AxialViTConfig, smallest_patch
-from models.rope_config import AxialRopeConfig, AxialScalingConfig
+from models.config import AxialRopeConfig, AxialScalingConfig, AxialViTConfig, smallest_patch
 
 YARN = AxialScalingConfig(type="yarn", factor=(2.0, 2.0))
 

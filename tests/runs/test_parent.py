@@ -13,8 +13,14 @@ import yaml
 from configs.compose import save_config
 from configs.schema import Config
 from data.config import DigitsConfig
-from models.config import AxialViTConfig, TransformerLMConfig
-from models.rope_config import AxialRopeConfig, AxialScalingConfig, RopeConfig, RopeScalingConfig
+from models.config import (
+    AxialRopeConfig,
+    AxialScalingConfig,
+    AxialViTConfig,
+    RopeConfig,
+    RopeScalingConfig,
+    TransformerLMConfig,
+)
 from models.vit import AxialViT
 from runs.parent import (
     check_factor,

@@ -3,8 +3,7 @@ import pytest
 import tensorflow as tf
 
 from models import kernels, transformer, vit
-from models.config import AxialViTConfig, TransformerLMConfig
-from models.rope_config import RopeConfig
+from models.config import AxialViTConfig, RopeConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 from runs.run_figures import attention_weights

@@ -14,8 +14,7 @@ import tensorflow as tf
 
 from configs.schema import Config
 from data.corpus import TextCorpus
-from models.config import TransformerLMConfig
-from models.rope_config import RopeConfig, RopeScalingConfig
+from models.config import RopeConfig, RopeScalingConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 from runs import extended_context
 from runs.evaluate_windows import evaluate_windows

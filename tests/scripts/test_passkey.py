@@ -13,8 +13,7 @@ from configs.compose import compose, load_config
 from configs.schema import Config, parse_config
 from data.config import PasskeyConfig
 from data.passkeys import training_passkeys
-from models.config import TransformerLMConfig
-from models.rope_config import RopeConfig
+from models.config import RopeConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 from runs import evaluate_passkey
 from runs.evaluate_passkey import evaluate_passkeys, plot_rows, table_rows
