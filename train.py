@@ -7,10 +7,9 @@ from configs.help import help_text
 from configs.inherit import missing_parent
 from configs.schema import parse_config
 from configs.sweep import sweep
-from system.command import run_command
+from system.command import quiet_imports, run_command
 from system.errors import ConfigError
-from system.startup import quiet_imports
-from system.terminal import print_line
+from system.text import print_line
 
 HELP_FLAGS = {"-h", "--help"}
 SWEEP_FLAGS = {"-m", "--multirun"}

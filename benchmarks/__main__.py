@@ -23,10 +23,8 @@ from collections.abc import Iterator
 from benchmarks.harness import FAILED, Contender, Cost, measure
 from benchmarks.workloads import WORKLOADS, Workload
 from runs.arguments import positive_integer
-from system.command import run_command
-from system.machine import describe_machine
-from system.terminal import print_error
-from system.text import format_table
+from system.command import quiet_imports, run_command
+from system.text import format_table, print_error
 
 PACKAGES = ("tensorflow", "keras", "torch", "rotary-embedding-torch", "transformers", "keras-hub")
 
@@ -41,6 +39,8 @@ def main(arguments: list[str]) -> int:
         for contender, cost in zip(contenders, costs, strict=True):
             if isinstance(cost, str):
                 left_out.setdefault(cost, []).append(f"{workload.title}: {contender.name}")
+    with quiet_imports():
+        from training.hardware import describe_machine
     facts = {"machine": describe_machine(), "packages": package_versions()}
     if options.json:
         print(json.dumps(facts | {"rows": rows, "left_out": left_out}, indent=1))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from system.startup import silenced_standard_error
+from system.command import silenced_standard_error
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVE = "from benchmarks.harness import serve; serve()"

@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from system.errors import RunError, reason
-from system.terminal import print_error
-from system.text import did_you_mean
+from system.text import did_you_mean, print_error
 
 SCALINGS = ("linear", "ntk", "yarn", "dynamic")
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")

@@ -11,7 +11,7 @@ from configs.schema import Config, deciding_keys
 from runs.parent import load_parent_weights
 from runs.resolve import Run, check_recorded
 from system.errors import DivergedError, RunError
-from system.terminal import print_note
+from system.text import print_note
 from training.checkpoints import Checkpoints
 from training.hardware import describe_environment, environment_changes
 from training.run_log import RunLog

@@ -4,7 +4,7 @@ import os
 import signal
 
 from configs.schema import Config
-from system.startup import silenced_standard_error
+from system.command import silenced_standard_error
 from training.cluster import read_cluster, wait_for_processes
 from training.hardware import initialize_devices
 from training.multi_device import make_replicas

@@ -14,7 +14,7 @@ from data.passkeys import check_room, held_out_passkeys
 from runs.arguments import write_rows
 from runs.extended_context import Case, Run, check_run, choose_batch_size, make_case_model, make_cases
 from runs.plots import save, without_formulas, write_cells
-from system.terminal import print_error
+from system.text import print_error
 
 # Minimum accuracy at the trained length of a run that has learned the task.
 LEARNED_ACCURACY = 0.9

@@ -17,7 +17,7 @@ from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model, load_task, note_other_data
 from runs.plots import new_figure, save, without_formulas
 from system.errors import DataError, RunError
-from system.terminal import print_error, print_note
+from system.text import print_error, print_note
 from training.evaluation import make_evaluator
 
 Size = tuple[int, int]

@@ -13,7 +13,7 @@ from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from runs.load import load_model
 from system.errors import RunError
-from system.terminal import print_error
+from system.text import print_error
 from training.hardware import available_memory
 
 # Measured peaks on a CPU are 3 (bfloat16) to 9 bytes (float32 under XLA, ALiBi) for each score and each bias.

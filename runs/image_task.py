@@ -17,7 +17,7 @@ from runs.task import Outcome
 from system.errors import DataError
 from system.text import format_value
 from training.evaluation import summed_loss_and_accuracy
-from training.run_directory import RunDirectory
+from training.run_log import RunDirectory
 
 NUM_EXAMPLES, NUM_MISTAKES = 16, 16
 

@@ -17,7 +17,7 @@ from runs.passkey_task import load_passkey_task
 from runs.task import Task
 from runs.text_task import load_text_task
 from system.errors import RunError
-from system.terminal import print_error, print_line, print_note
+from system.text import print_error, print_line, print_note
 from training.checkpoints import restore_weights
 from training.hardware import initialize_devices
 

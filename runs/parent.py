@@ -11,7 +11,7 @@ from models.config import AxialViTConfig
 from models.grid import resample_grid
 from runs.load import load_run_config, make_model
 from system.errors import ConfigError, RunError
-from system.terminal import print_line, print_note
+from system.text import print_line, print_note
 from training.checkpoints import read_latest_manifest, restore_weights
 
 # Keys of the model that a child may change, and why some others may not change.

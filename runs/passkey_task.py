@@ -20,7 +20,7 @@ from models.sampling import Sampler, SamplingOptions
 from runs.task import Outcome
 from runs.text_task import describe_language_model, readable
 from training.evaluation import summed_loss_and_answers
-from training.run_directory import RunDirectory
+from training.run_log import RunDirectory
 
 NUM_SAMPLES, SAMPLE_LENGTH = 3, 60
 

@@ -8,8 +8,7 @@ from configs.schema import Config
 from runs.plots import plot_loss
 from runs.resolve import Run
 from system.files import write_text
-from system.terminal import print_line
-from system.text import format_duration
+from system.text import format_duration, print_line
 from training.run_log import read_rows
 
 OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}

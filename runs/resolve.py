@@ -22,7 +22,7 @@ from system.errors import ConfigError
 from training.checkpoints import complete_checkpoints
 from training.hardware import resolve_compile, resolve_precision
 from training.replicas import Replicas
-from training.run_directory import RunDirectory
+from training.run_log import RunDirectory
 
 # Keys that are null until the parent, or the images, have been read.
 OPEN_KEYS = ("init_from_step", "init_from_data")

@@ -12,14 +12,13 @@ from runs.devices import find_replicas
 from runs.load import make_model
 from runs.report import describe, finish
 from runs.resolve import Run, resolve
-from system.terminal import print_line
+from system.text import print_line
 from training.checkpoints import Checkpoints
 from training.evaluation import make_evaluator
 from training.hardware import make_deterministic
 from training.loop import BadSteps, train
 from training.optimizer import make_optimizer
-from training.run_directory import RunDirectory
-from training.run_log import RunLog
+from training.run_log import RunDirectory, RunLog
 from training.step import make_train_step
 
 

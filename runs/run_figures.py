@@ -18,7 +18,7 @@ from runs.figure_style import COLORS, FAINT, SHARES, hide_ticks, new_figure
 from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model
 from system.errors import RunError
-from system.terminal import print_error
+from system.text import print_error
 
 LONGEST_PROMPT = 90
 

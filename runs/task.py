@@ -8,7 +8,7 @@ import keras
 
 from configs.schema import Config
 from training.evaluation import Measure
-from training.run_directory import RunDirectory
+from training.run_log import RunDirectory
 
 
 class Outcome(NamedTuple):

@@ -17,7 +17,7 @@ from models.config import TransformerLMConfig
 from models.sampling import Sampler, SamplingOptions
 from runs.task import Outcome
 from training.evaluation import summed_loss
-from training.run_directory import RunDirectory
+from training.run_log import RunDirectory
 
 SAMPLE_PROMPT_LENGTH, SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 32, 200, 0.8
 

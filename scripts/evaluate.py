@@ -18,8 +18,7 @@ from runs.arguments import (
     positive_integer,
     write_rows,
 )
-from system.command import run_command
-from system.startup import quiet_imports
+from system.command import quiet_imports, run_command
 from system.text import format_table
 
 # Takes about a minute and a half on two cores for five windows from 128 to 2,048 and the default model.

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from data.tokens import SEPARATOR, VOCAB_SIZE, encode
 from runs.arguments import positive_integer
-from system.command import run_command
+from system.command import quiet_imports, run_command
 from system.errors import RunError
-from system.startup import quiet_imports
-from system.terminal import print_error, print_note
+from system.text import print_error, print_note
 
 OVERFLOW_NOTES = {
     "slide": "generation continues from the second half of the context",

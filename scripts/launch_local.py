@@ -16,9 +16,8 @@ import time
 from pathlib import Path
 
 from runs.arguments import positive_integer
-from system.command import run_command
-from system.terminal import print_line
-from training.signals import SIGNALS, hangup_signals
+from system.command import run_command, stop_signals
+from system.text import print_line
 
 PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
 # After a failure, seconds for the other workers to end by themselves, and to end after a signal.
@@ -93,7 +92,7 @@ def forwarding_signals(workers: list[subprocess.Popen]):
         for worker in workers:
             worker.send_signal(number)
 
-    previous = {number: signal.signal(number, forward) for number in (*SIGNALS, *hangup_signals())}
+    previous = {number: signal.signal(number, forward) for number in stop_signals()}
     try:
         yield
     finally:

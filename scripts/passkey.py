@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 from runs.arguments import add_zero_shot_option, default_picture, positive_integer
-from system.command import run_command
-from system.startup import quiet_imports
+from system.command import quiet_imports, run_command
 from system.text import format_table
 
 MAX_DEPTHS = 101

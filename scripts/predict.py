@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 from runs.arguments import positive_integer
-from system.command import USER_ERROR, run_command
-from system.startup import quiet_imports
-from system.terminal import print_error
+from system.command import USER_ERROR, quiet_imports, run_command
+from system.text import print_error
 
 
 def main(arguments: list[str]) -> int:

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from runs.arguments import image_size
-from system.command import run_command
-from system.startup import quiet_imports
+from system.command import quiet_imports, run_command
 
 FOLDER = Path("outputs/figures")
 PROMPT = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self."

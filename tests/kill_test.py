@@ -17,9 +17,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from system.command import run_command
+from system.command import quiet_imports, run_command
 from system.errors import RunError
-from system.startup import quiet_imports
 from training.checkpoints import directory_name
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,8 +24,7 @@ from tests.run_helpers import (
     start_process,
     wait_for,
 )
-from training.run_directory import RunDirectory
-from training.run_log import RunLog
+from training.run_log import RunDirectory, RunLog
 
 UNTRAINED_LOSS = np.log(256)
 

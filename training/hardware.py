@@ -9,8 +9,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from system.machine import processor_flags
-from system.startup import silenced_standard_error
+from system.command import silenced_standard_error
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 # Prefixes of processor flags that decide which CPU kernels run.
@@ -105,3 +104,24 @@ def environment_changes(recorded: dict, current: dict) -> str:
         else:
             changes.append(f"{name} {before}, now {now}")
     return "; ".join(changes)
+
+
+def describe_machine() -> str:
+    """Number of cores, processor and Python version, such as `2 cores of AMD EPYC, Python 3.11.7`."""
+    names = [*processor_lines("model name"), platform.processor(), platform.machine()]
+    processor = next(filter(None, names))
+    return f"{os.cpu_count()} cores of {processor}, Python {platform.python_version()}"
+
+
+def processor_flags() -> set[str]:
+    """Instruction sets that Linux reports; empty on other systems."""
+    return {flag for line in processor_lines("flags") for flag in line.split()}
+
+
+def processor_lines(key: str, path: Path = Path("/proc/cpuinfo")) -> list[str]:
+    """Values of `key` in /proc/cpuinfo, one for each core."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return []
+    return [line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key]

@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from system.command import run_command
-from system.startup import quiet_imports
+from system.command import quiet_imports, run_command
 
 PAGE_FOLDER = Path(__file__).resolve().parents[1] / "rope_explained"
 

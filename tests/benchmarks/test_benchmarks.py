@@ -12,8 +12,8 @@ from benchmarks import harness, keras_peers, ours
 from benchmarks.harness import Contender, Cost
 from benchmarks.workloads import WORKLOADS, Workload
 from models.config import RopeConfig
-from system.machine import describe_machine
 from training.evaluation import summed_cross_entropy
+from training.hardware import describe_machine
 
 MODEL = {"dim": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 12}
 QUERIES = {"batch": 2, "heads": 3, "length": 8, "head_dim": 4}

@@ -13,7 +13,7 @@ from runs.resolve import Run
 from system.errors import ConfigError, RunError
 from training.hardware import describe_environment
 from training.replicas import ONE_DEVICE
-from training.run_directory import RunDirectory
+from training.run_log import RunDirectory
 
 IMAGES = {"data": DigitsConfig(), "context_length": None}
 

@@ -8,7 +8,7 @@ import pytest
 from runs.image_task import NUM_MISTAKES, load_image_task
 from system.errors import DataError
 from tests.run_helpers import save_untrained_image_run
-from training.run_directory import RunDirectory
+from training.run_log import RunDirectory
 
 
 @pytest.fixture(scope="module")

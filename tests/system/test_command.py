@@ -1,10 +1,11 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from system.command import run_command
+from system.command import quiet_imports, run_command
 from system.errors import ConfigError, DataError, DivergedError, RunError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,6 +16,19 @@ def write():
     while True:
         print("a line")
 sys.exit(run_command(write))
+"""
+PROGRAM = """
+import gc, sys
+from system.command import quiet_imports
+before = len(gc.get_objects())
+{before}
+with quiet_imports():
+    import tensorflow, keras
+print(gc.isenabled(), gc.get_freeze_count() > 10 * before, len(gc.get_objects()) < before)
+later = []
+with quiet_imports():
+    import tensorflow
+print(any(thing is later for thing in gc.get_objects()), "keras" in sys.modules)
 """
 
 
@@ -65,3 +79,31 @@ def test_a_closed_pipe_ends_a_command_quietly():
         process.stdout.close()
         assert process.wait(timeout=120) == 141
         assert process.stderr.read() == ""
+
+
+def output_of(before):
+    program = PROGRAM.format(before=before)
+    return subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+
+
+def test_objects_of_tensorflow_are_frozen_once():
+    assert output_of("") == ["True True True", "True True"]
+
+
+@pytest.mark.slow
+def test_a_disabled_garbage_collector_stays_disabled():
+    assert output_of("gc.disable()")[0] == "False True True"
+
+
+def test_several_workers_silence_what_tensorflow_prints_of_a_lost_one(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    for config, level in ((None, "2"), ("{}", "3")):
+        monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+        monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
+        monkeypatch.delitem(sys.modules, "keras", raising=False)
+        if config is not None:
+            monkeypatch.setenv("TF_CONFIG", config)
+        with quiet_imports():
+            assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == level

@@ -1,8 +1,63 @@
-"""Formatting of durations."""
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from system.text import format_duration
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEAKER = """
+import sys
+from system.text import print_line, print_note
+print_line("one")
+sys.stdin.readline()
+for _ in range(3):
+    print_line("two")
+print_note("three")
+print_line("four" * 100_000)
+sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("gone", ["nothing", "stdout", "stderr", "both"])
+def test_a_closed_stream_is_reported_once_and_stops_nothing(gone):
+    with subprocess.Popen(
+        [sys.executable, "-c", SPEAKER],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "one\n"
+        for name in ("stdout", "stderr"):
+            if gone in (name, "both"):
+                getattr(process, name).close()
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        output = "" if process.stdout.closed else process.stdout.read()
+        errors = "" if process.stderr.closed else process.stderr.read()
+        assert process.wait(timeout=120) == 7
+    assert output in ("", f"two\ntwo\ntwo\n{'four' * 100_000}\n")
+    lost = "note: cannot write to standard output (Broken pipe); the run continues.\n"
+    assert errors == {"nothing": "note: three\n", "stdout": f"{lost}note: three\n"}.get(gone, "")
+
+
+def test_a_full_disk_behind_standard_output_stops_nothing():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", SPEAKER],
+            cwd=ROOT,
+            input="\n",
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 7
+    assert done.stderr == (
+        "note: cannot write to standard output (No space left on device); the run continues.\nnote: three\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from training import hardware
-from training.hardware import available_memory, resolve_compile, resolve_precision
+from training.hardware import available_memory, processor_lines, resolve_compile, resolve_precision
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,3 +85,11 @@ except RuntimeError:
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "refused\n"
+
+
+def test_processor_lines_are_read_from_cpuinfo(tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text("model name\t: flags of a CPU\nflags\t\t: fpu avx2 amx_bf16\nvmx flags\t: vnmi\n")
+    assert processor_lines("flags", path) == ["fpu avx2 amx_bf16"]
+    assert processor_lines("model name", path) == ["flags of a CPU"]
+    assert processor_lines("flags", tmp_path / "missing") == []

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from system.errors import RunError
-from training.run_directory import RunDirectory
+from training.run_log import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import sys, time
-from training.run_directory import RunDirectory
+from training.run_log import RunDirectory
 with RunDirectory(sys.argv[1]) as directory:
     directory.config.touch()
     print("held", flush=True)

@@ -11,8 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.comparison import events_of
-from training.run_directory import RunDirectory
-from training.run_log import RunLog, read_rows
+from training.run_log import RunDirectory, RunLog, read_rows
 
 
 @pytest.fixture

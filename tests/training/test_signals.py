@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from training.signals import StopRequest
+from training.loop import StopRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWER = "stopping after this step; once more to stop at once"
 # Native code that signals do not interrupt, like a step.
 BUSY = """
 import hashlib, signal, sys
-import training.signals
-from training.signals import StopRequest
-training.signals.REQUEST_SECONDS = float(sys.argv[1])
+import training.loop
+from training.loop import StopRequest
+training.loop.REQUEST_SECONDS = float(sys.argv[1])
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 with StopRequest():
     print("busy", flush=True)
