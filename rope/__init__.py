@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from rope.frequencies import language_frequencies as language_frequencies
     from rope.frequencies import pixel_frequencies as pixel_frequencies
     from rope.frequencies import rotary_dim as rotary_dim
+    from rope.layers import RoPE as RoPE
+    from rope.layers import RotaryAttention as RotaryAttention
+    from rope.layers import RotaryGroupQueryAttention as RotaryGroupQueryAttention
     from rope.layouts import convert_layout as convert_layout
     from rope.layouts import layout_permutation as layout_permutation
-    from rope.peers import RoPE as RoPE
     from rope.positions import positions_from_cache as positions_from_cache
     from rope.positions import positions_from_mask as positions_from_mask
     from rope.positions import positions_from_padding as positions_from_padding
@@ -49,8 +51,8 @@ _NAMES_IN = {
     ),
     "rope.embedding": ("RotaryEmbedding",),
     "rope.frequencies": ("constant_frequencies", "language_frequencies", "pixel_frequencies", "rotary_dim"),
+    "rope.layers": ("RoPE", "RotaryAttention", "RotaryGroupQueryAttention"),
     "rope.layouts": ("convert_layout", "layout_permutation"),
-    "rope.peers": ("RoPE",),
     "rope.positions": (
         "positions_from_cache",
         "positions_from_mask",
