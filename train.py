@@ -2,9 +2,8 @@
 
 import sys
 
-from configs.compose import compose
+from configs.compose import compose, missing_parent
 from configs.help import help_text
-from configs.inherit import missing_parent
 from configs.schema import parse_config
 from configs.sweep import sweep
 from system.command import quiet_imports, run_command

@@ -73,7 +73,7 @@ def make_save(run: Run, checkpoints: Checkpoints, log: RunLog) -> Callable[[int,
     def save(step: int, facts: dict) -> None:
         run.directory.check_owned()
         log.sync()
-        progress = {task.unit: step * task.units_per_step, "elapsed_seconds": log.elapsed_seconds}
+        progress = {task.unit: step * run.units_per_step, "elapsed_seconds": log.elapsed_seconds}
         checkpoints.save(step, {**progress, **facts, **constant})
 
     return save

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from data.config import PasskeyConfig
 from data.passkeys import check_room, held_out_passkeys
 from runs.arguments import write_rows
 from runs.extended_context import Case, Run, check_run, choose_batch_size, make_case_model, make_cases
-from runs.plots import save, without_formulas, write_cells
+from runs.plots import save, subplots, without_formulas, write_cells
 from system.text import print_error
 
 # Minimum accuracy at the trained length of a run that has learned the task.
@@ -147,10 +146,9 @@ def plot_panels(panels: list[list[dict]], path: Path) -> None:
     """Draws the share of keys found by context length and depth, one heat map for the rows of each panel."""
     grids = [group_rows(rows, "length") for rows in panels]
     widths = [len(groups) for groups in grids]
-    size = 2 + 0.9 * sum(widths) + len(grids), 1.5 + 0.35 * len(grids[0][0])  # inches
-    figure = Figure(figsize=size, layout="constrained")
-    all_axes = figure.subplots(1, len(grids), squeeze=False, width_ratios=widths)[0]
-    for axes, groups in zip(all_axes, grids, strict=True):
+    width, height = 2 + 0.9 * sum(widths) + len(grids), 1.5 + 0.35 * len(grids[0][0])  # inches
+    figure, axes_grid = subplots(width, height, "", 1, len(grids), squeeze=False, width_ratios=widths)
+    for axes, groups in zip(axes_grid[0], grids, strict=True):
         shares = np.transpose([[row["accuracy"] for row in group] for group in groups])  # (depths, lengths)
         heat_map = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         write_cells(axes, shares, [[f"{share:.0%}" for share in row] for row in shares])
@@ -161,5 +159,5 @@ def plot_panels(panels: list[list[dict]], path: Path) -> None:
         title = f"{first['run']}, trained at {first['context_length']:,}{scaling}"
         axes.set_title(title, fontsize="medium")
         axes.set(xlabel="context, tokens", ylabel="depth of the key")
-    figure.colorbar(heat_map, ax=list(all_axes), label="keys found")
+    figure.colorbar(heat_map, ax=axes_grid, label="keys found")
     save(figure, path, dpi=120)

@@ -15,7 +15,7 @@ from data.image_files import read_image
 from models.config import AxialViTConfig
 from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model, load_task, note_other_data
-from runs.plots import new_figure, save, without_formulas
+from runs.plots import save, subplots, without_formulas
 from system.errors import DataError, RunError
 from system.text import print_error, print_note
 from training.evaluation import make_evaluator
@@ -93,7 +93,7 @@ def draw_accuracies(axes: Axes, rows: list[dict], sizes: list[Size]) -> None:
 def plot_rows(rows: list[dict], path: Path) -> None:
     """Draws the accuracy of each run against the image size, in order of the number of pixels."""
     sizes = sorted({tuple(map(int, row["image_size"].split("x"))) for row in rows})
-    figure, axes = new_figure(7, 4)
+    figure, axes = subplots(7, 4)
     draw_accuracies(axes, rows, sorted(sizes, key=math.prod))
     axes.set_xlabel("image size, height x width in pixels")
     axes.grid(alpha=0.3)

@@ -21,7 +21,7 @@ from data.window_batches import Targets, choose_targets, window_batches
 from models.config import TransformerLMConfig
 from runs.extended_context import Case, Run, check_run, choose_batch_size, make_case_model, make_cases
 from runs.load import load_model, note_other_data
-from runs.plots import new_figure, save, without_formulas
+from runs.plots import save, subplots, without_formulas
 from system.errors import RunError
 from system.files import replacing
 from system.text import print_error
@@ -199,7 +199,7 @@ def plot_rows(rows: list[dict], path: Path) -> None:
         name = Path(row["run"]).name if has_unique_names else row["run"]
         label = name if row["zero_shot"] == "none" else f"{name}, {row['zero_shot']}"
         curves.setdefault(label, []).append(row)
-    figure, axes = new_figure(8, 4.5)
+    figure, axes = subplots(8, 4.5)
     trained_lengths = sorted({row["context_length"] for row in rows})
     for length in trained_lengths:
         axes.axvline(length, color="grey", linestyle="--", linewidth=1)

@@ -39,10 +39,6 @@ class ImageTask:
     measure = staticmethod(summed_loss_and_accuracy)
 
     @property
-    def units_per_step(self) -> int:
-        return self.config.batch_size
-
-    @property
     def description(self) -> str:
         return self.images.description
 
@@ -90,20 +86,6 @@ class ImageTask:
             return {}
 
         return sample
-
-    def describe_model(self) -> list[str]:
-        model = self.config.model
-        height, width = model.image_size
-        rows, columns = model.grid
-        return [
-            f"images {height}x{width}x{model.channels} in {rows}x{columns} patches of "
-            f"{model.patch_size}x{model.patch_size} pixels",
-            f"position {model.position}",
-            f"{model.attention} attention",
-        ]
-
-    def describe_batch(self) -> str:
-        return f"{self.config.batch_size} images"
 
     def results(self, means: dict[str, float]) -> dict:
         height, width = self.images.validation.images.shape[1:3]

@@ -13,9 +13,8 @@ from models.config import AxialViTConfig
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 from runs.image_task import load_image_task
-from runs.passkey_task import load_passkey_task
 from runs.task import Task
-from runs.text_task import load_text_task
+from runs.text_task import load_passkey_task, load_text_task
 from system.errors import RunError
 from system.text import print_error, print_line, print_note
 from training.checkpoints import restore_weights

@@ -1,13 +1,16 @@
-"""Pictures of runs, and helpers for those of evaluations."""
+"""Pictures of runs, and the helpers and style of other figures."""
 
+import io
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from system.files import replacing
 
@@ -25,6 +28,26 @@ CELL_HEIGHT, IMAGE_SIDE, IMAGE_TOP = 1.35, 0.94, 0.33
 
 MAX_CLASSES_WITH_COUNTS, MAX_CLASSES_WITH_NAMES = 20, 40
 MAX_NAME_LENGTH = 14
+
+# Style of the figures of `draw`: dark on an opaque light background, readable on light and dark pages.
+PAPER, INK, FAINT = "#f7f6f2", "#1f2328", "#8a8f98"
+BLUE, ORANGE, GREEN, PURPLE, RED = COLORS = ("#1f6fb2", "#c4560a", "#2e7d32", "#7b4ab5", "#b3273a")
+# Colour maps for shares from 0 to 1 and for numbers of either sign.
+SHARES, SIGNED = "Blues", "RdBu_r"
+DPI = 100
+STYLE = {
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor", "legend.facecolor"), PAPER),
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    "axes.titlesize": "medium",
+    "axes.prop_cycle": f"cycler('color', {list(COLORS)})",
+    "grid.color": FAINT,
+    "grid.alpha": 0.3,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "legend.framealpha": 0.9,
+    "legend.fontsize": "small",
+}
 
 # Dollar signs in names of runs and classes do not delimit formulas.
 without_formulas = rc_context({"text.parse_math": False})
@@ -52,8 +75,7 @@ def plot_loss(rows: list[dict], path: Path, *, unit: str, title: str) -> None:
     panels = [(f"loss, nats per {unit.removesuffix('s')}", LOSS_CURVES)]
     if any("accuracy" in row for row in rows):
         panels.append(("accuracy", ACCURACY_CURVES))
-    figure = Figure(figsize=(7, 2.5 + 1.75 * len(panels)), layout="constrained")
-    figure.suptitle(title)
+    figure = new_figure(7, 2.5 + 1.75 * len(panels), title)
     number, scale = ("million", 1e6) if max(row.get(unit, 0) for row in rows) >= 1e6 else ("thousand", 1e3)
     grid = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axes, (label, curves) in zip(grid, panels, strict=True):
@@ -74,7 +96,7 @@ def plot_predictions(path: Path, groups: dict[str, list[Prediction]]) -> None:
     """Draws each group of images under its title, with the predicted class in green or red."""
     row_counts = [max(1, math.ceil(len(predictions) / IMAGES_PER_ROW)) for predictions in groups.values()]
     heights = [COLUMN_INCHES * CELL_HEIGHT * count + TITLE_INCHES for count in row_counts]
-    figure = Figure(figsize=(COLUMN_INCHES * IMAGES_PER_ROW, sum(heights)), layout="constrained")
+    figure = new_figure(COLUMN_INCHES * IMAGES_PER_ROW, sum(heights))
     subfigures = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
     for subfigure, count, (title, predictions) in zip(subfigures, row_counts, groups.items(), strict=True):
         subfigure.suptitle(title if predictions else f"{title}: none")
@@ -112,7 +134,7 @@ def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> 
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(14.0, 3 + 0.45 * len(classes))
-    figure, axes = new_figure(side + 1, side)
+    figure, axes = subplots(side + 1, side)
     heat_map = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(heat_map, ax=axes, label="share of the class", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="class")
@@ -134,13 +156,39 @@ def write_cells(axes: Axes, shares: np.ndarray, texts: list[list[str]]) -> None:
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure with one plot; width and height are in inches."""
+def new_figure(width: float, height: float, title: str = "") -> Figure:
+    """An empty figure; width and height are in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def subplots(width: float, height: float, title: str = "", *shape: int, **options) -> tuple[Figure, Any]:
+    """A figure and its plots; `shape` and `options` are those of `Figure.subplots`."""
+    figure = new_figure(width, height, title)
+    return figure, figure.subplots(*shape, **options)
 
 
 def save(figure: Figure, path: Path, **options) -> None:
     """Writes the figure to `path` in one step, in the format of its suffix."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix.removeprefix("."), **options)
+
+
+def draw(function: Callable[..., Figure], path: Path, **arguments: object) -> None:
+    """Writes the figure that `function` returns as a PNG, the same bytes each time."""
+    with rc_context(STYLE):
+        buffer = io.BytesIO()
+        function(**arguments).savefig(buffer, dpi=DPI, format="png")
+    # A palette makes the file three times smaller; PIL writes neither date nor version.
+    picture = Image.open(buffer).convert("RGB")
+    picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def hide_ticks(axes: Axes, *, frame: bool = True) -> None:
+    """Removes the ticks, and with `frame=False` the frame."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    if not frame:
+        axes.spines[:].set_visible(False)

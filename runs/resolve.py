@@ -46,6 +46,11 @@ class Run:
     directory: RunDirectory
     replicas: Replicas
 
+    @property
+    def units_per_step(self) -> int:
+        """Tokens, or images, in a batch."""
+        return self.config.batch_size * (self.config.context_length or 1)
+
 
 def resolve(config: Config, directory: RunDirectory, replicas: Replicas) -> Run:
     """Resolves the open values of a config; the chief of several workers resolves them for all.

@@ -1,5 +1,8 @@
 """A training run, from its config to its summary."""
 
+import json
+import os
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -7,19 +10,26 @@ import keras
 
 from configs.compose import save_config
 from configs.schema import Config
+from models.config import AxialViTConfig, TransformerLMConfig
 from runs.checkpointing import make_save, restore, reverting_on_divergence
-from runs.devices import find_replicas
 from runs.load import make_model
-from runs.report import describe, finish
+from runs.plots import plot_loss
 from runs.resolve import Run, resolve
-from system.text import print_line
+from system.command import silenced_standard_error
+from system.files import write_text
+from system.text import format_duration, print_line
 from training.checkpoints import Checkpoints
+from training.cluster import read_cluster, wait_for_processes
 from training.evaluation import make_evaluator
-from training.hardware import make_deterministic
+from training.hardware import initialize_devices, make_deterministic
 from training.loop import BadSteps, train
+from training.multi_device import make_replicas
 from training.optimizer import make_optimizer
-from training.run_log import RunDirectory, RunLog
+from training.replicas import ONE_DEVICE, Replicas
+from training.run_log import RunDirectory, RunLog, read_rows
 from training.step import make_train_step
+
+OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 
 
 def train_run(config: Config) -> int:
@@ -39,6 +49,27 @@ def train_run(config: Config) -> int:
             replicas.on_chief(lambda: print_line(f"This run is complete. Its summary: {directory.summary}"))
             return 0
         return train_and_evaluate(run, model, optimizer, checkpoints, manifest)
+
+
+def find_replicas(config: Config) -> Replicas:
+    """Replicas on the devices of `distribute`; waits for the other workers of a cluster.
+
+    Raises:
+        RunError: if TF_CONFIG or a device is wrong, or the batch cannot be divided among the replicas.
+    """
+    if config.distribute.strategy == "none":
+        initialize_devices()
+        return ONE_DEVICE
+    cluster = None
+    if config.distribute.strategy == "multi_worker":
+        cluster = read_cluster(os.environ)
+        wait_for_processes(cluster)
+    with silenced_standard_error():
+        replicas = make_replicas(config.distribute, cluster)
+    if cluster is not None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow installs a handler that does nothing
+    replicas.check_batch(config.batch_size, config.accumulation_steps)
+    return replicas
 
 
 def build(run: Run) -> tuple[keras.Model, keras.optimizers.Optimizer, Checkpoints]:
@@ -122,6 +153,96 @@ def make_log(run: Run, manifest: dict) -> RunLog:
         start_step=manifest["step"],
         num_steps=run.config.num_steps,
         unit=run.task.unit,
-        units_per_step=run.task.units_per_step,
+        units_per_step=run.units_per_step,
         elapsed_seconds=manifest.get("elapsed_seconds", 0.0),
     )
+
+
+def describe(run: Run, model: keras.Model) -> str:
+    """The model, the recipe and the data, a line each."""
+    config, options = run.config, run.config.model
+    if isinstance(options, AxialViTConfig):
+        details, batch = describe_image_model(options), f"{config.batch_size} images"
+    else:
+        details = describe_language_model(options)
+        batch = f"{config.batch_size} x {config.context_length} tokens"
+    if options.learned_rotations != "none":
+        details.append(f"{options.learned_rotations} learned rotations")
+    return (
+        f"model: {model.count_params():,} parameters, {options.num_layers} layers, dim {options.dim}, "
+        f"{options.num_heads} heads, {', '.join(details)}\n"
+        f"recipe: {config.num_steps:,} steps of {batch}, {config.num_steps * run.units_per_step:,} in all; "
+        f"{OPTIMIZERS[config.optimizer.name]}, learning rate {config.optimizer.learning_rate:g}, seed "
+        f"{config.seed}\n{run.task.description}"
+    )
+
+
+def describe_image_model(model: AxialViTConfig) -> list[str]:
+    (height, width), (rows, columns), patch = model.image_size, model.grid, model.patch_size
+    return [
+        f"images {height}x{width}x{model.channels} in {rows}x{columns} patches of {patch}x{patch} pixels",
+        f"position {model.position}",
+        f"{model.attention} attention",
+    ]
+
+
+def describe_language_model(model: TransformerLMConfig) -> list[str]:
+    details = [f"context {model.context_length}", f"position {model.position}"]
+    if model.position != "rotary":
+        return details
+    rope = model.rope
+    details += [f"theta {rope.theta:g}", rope.layout, f"interpolate_factor {rope.interpolate_factor:g}"]
+    if rope.scaling.type != "none":
+        details.append(f"{rope.scaling.type} scaling {rope.scaling.set_keys()}")
+    if rope.xpos:
+        details.append("xPos")
+    if rope.learned_freq:
+        details.append("learned frequencies")
+    if rope.rotary_fraction != 1:
+        details.append(f"rotary_fraction {rope.rotary_fraction:g}")
+    return details
+
+
+def finish(run: Run, model: keras.Model, row: dict) -> None:
+    """Writes summary.json and the pictures, and prints what was written and a command to try next.
+
+    Args:
+        run: the finished run.
+        model: with the final weights.
+        row: last row of metrics.jsonl.
+    """
+    task, directory = run.task, run.directory
+    outcome = task.finish(directory, model, row)
+    verdict = task.verdict(row)
+    write_text(directory.summary, format_summary(summarize(run.config, model, row, outcome.summary)))
+    with directory.optional(directory.loss_plot):
+        title = f"{run.config.name}: {verdict}"
+        plot_loss(read_rows(directory), directory.loss_plot, unit=task.unit, title=title)
+    print_line(f"{row[task.unit]:,} {task.unit} in {format_duration(row['elapsed_seconds'])}: {verdict}")
+    files = [directory.loss_plot, directory.summary, *outcome.files]
+    print_line(f"wrote {', '.join(str(path) for path in files if path not in directory.unwritable)}")
+    print_line(f"next: {outcome.next_command}")
+
+
+def summarize(config: Config, model: keras.Model, row: dict, facts: dict) -> dict:
+    """Contents of summary.json."""
+    return {
+        "name": config.name,
+        **{key: value for key, value in row.items() if key != "sample"},
+        "parameters": model.count_params(),
+        **facts,
+        "precision": config.precision,
+        "compile": config.compile,
+    }
+
+
+def format_summary(summary: dict) -> str:
+    """JSON with one key on each line, and one row of a matrix or table on each line."""
+    lines = [f" {json.dumps(key)}: {format_value(value)}" for key, value in summary.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def format_value(value: object) -> str:
+    if not (isinstance(value, list) and value and isinstance(value[0], list | dict)):
+        return json.dumps(value)
+    return "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in value) + "\n ]"

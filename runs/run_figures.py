@@ -14,9 +14,9 @@ from data.tokens import encode
 from models import kernels, transformer, vit
 from models.config import AxialViTConfig, TransformerLMConfig
 from runs.evaluate_runs import draw_accuracies, evaluate_image_sizes, format_size, resized
-from runs.figure_style import COLORS, FAINT, SHARES, hide_ticks, new_figure
 from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model
+from runs.plots import COLORS, FAINT, SHARES, hide_ticks, new_figure
 from system.errors import RunError
 from system.text import print_error
 
@@ -35,7 +35,7 @@ def attention(run_directory: Path, *, prompt: str) -> Figure:
         raise RunError(f"--prompt must have 2 to {config.context_length} bytes, got {len(tokens)}")
     layers = attention_weights(model, tf.constant(tokens[np.newaxis], tf.int32))
     num_heads = config.model.num_heads
-    figure = new_figure(2.1 * num_heads + 4, 2.2 * len(layers) + 0.8, "")
+    figure = new_figure(2.1 * num_heads + 4, 2.2 * len(layers) + 0.8)
     title = f"Attention of the heads of {run_directory}: rows are queries, columns are keys, darker is more"
     if len(prompt) > LONGEST_PROMPT:
         prompt = prompt[:LONGEST_PROMPT] + "\N{HORIZONTAL ELLIPSIS}"

@@ -30,7 +30,6 @@ class Task(Protocol):
     Attributes:
         config: the run's config, with the values that come from the data filled in.
         unit: unit of the training data, `tokens` or `images`.
-        units_per_step: number of units in a batch.
         description: one line about the data.
         facts: values for the checkpoint: `data_fingerprint`, and those that inference needs.
         samples_at_end: whether the sampler is called for the last row too; images draw theirs in `finish`.
@@ -39,7 +38,6 @@ class Task(Protocol):
 
     config: Config
     unit: str
-    units_per_step: int
     description: str
     facts: dict
     samples_at_end: bool
@@ -53,12 +51,6 @@ class Task(Protocol):
 
     def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
         """Function that samples the model and returns values to log by name."""
-
-    def describe_model(self) -> list[str]:
-        """Properties of the model in which runs of this task differ."""
-
-    def describe_batch(self) -> str:
-        """Contents of a training batch, such as `8 x 256 tokens`."""
 
     def results(self, means: dict[str, float]) -> dict:
         """Row of a table of runs, from the means over all held-out data."""

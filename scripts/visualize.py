@@ -18,7 +18,7 @@ PROMPT = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n     
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     with quiet_imports():
-        from runs.figure_style import draw
+        from runs.plots import draw
         from runs.run_figures import attention, resolution
 
     path = options.output / f"{options.figure}.png"

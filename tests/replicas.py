@@ -15,7 +15,7 @@ import numpy as np
 from configs.compose import compose
 from configs.schema import parse_config
 from models.config import AxialViTConfig, RopeConfig, TransformerLMConfig
-from runs.devices import find_replicas
+from runs.run import find_replicas
 
 BATCH, LENGTH = 8, 6
 TEXT = TransformerLMConfig(

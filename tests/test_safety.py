@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 
 from runs import image_task
-from runs import report as reporting
 from tests.comparison import rows_of, tensors_of
 from tests.run_helpers import (
     WITHOUT_SAMPLES,
@@ -180,7 +179,7 @@ def test_unwritable_figures_and_events_do_not_stop_a_run(image_workplace, monkey
     def fail(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(reporting, "plot_loss", fail)
+    monkeypatch.setattr("runs.run.plot_loss", fail)
     monkeypatch.setattr(image_task, "plot_predictions", fail)
     monkeypatch.setattr(tf.summary, "scalar", fail)
     assert image_workplace.train("name=undrawn", "sample_every=3") == 0

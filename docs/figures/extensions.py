@@ -12,7 +12,7 @@ from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
 from rope.rotation import rotary_angles
 from rope.scaling import scale
-from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
+from runs.plots import BLUE, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
 
 
 def interpolation() -> Figure:

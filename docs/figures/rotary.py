@@ -12,7 +12,7 @@ from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
 from rope.rotation import doubled, rotary_angles, rotary_table, rotate
 from rope.xpos import xpos_scales
-from runs.figure_style import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
+from runs.plots import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
 
 
 def turn() -> Figure:

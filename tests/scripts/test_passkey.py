@@ -19,8 +19,7 @@ from runs import evaluate_passkey
 from runs.evaluate_passkey import evaluate_passkeys, plot_rows, table_rows
 from runs.extended_context import Run, config_of
 from runs.load import make_model
-from runs.passkey_task import format_answer
-from runs.text_task import readable
+from runs.text_task import format_answer, readable
 from scripts.evaluate import main as evaluate
 from scripts.passkey import main, parse
 from system.errors import ConfigError, RunError

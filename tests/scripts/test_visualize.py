@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runs import figure_style
+from runs import plots
 from scripts.visualize import main
 from system.command import run_command
 
@@ -17,7 +17,7 @@ def visualize(*arguments):
 
 @pytest.fixture(autouse=True)
 def low_resolution(monkeypatch):
-    monkeypatch.setattr(figure_style, "DPI", 40)
+    monkeypatch.setattr(plots, "DPI", 40)
 
 
 @pytest.mark.parametrize(
