@@ -16,7 +16,7 @@ from runs.image_task import load_image_task
 from runs.task import Task
 from runs.text_task import load_passkey_task, load_text_task
 from system.errors import RunError
-from system.text import print_error, print_line, print_note
+from system.text import print_line, print_note
 from training.checkpoints import restore_weights
 from training.hardware import initialize_devices
 
@@ -76,7 +76,7 @@ def load_model(run_directory: Path, *, of: type | None = None) -> tuple[keras.Mo
             f"this command needs {of.architecture}"
         )
     model = make_model(config)
-    return model, config, restore_weights(run_directory, model, report=print_error)
+    return model, config, restore_weights(run_directory, model)
 
 
 def load_run_config(run_directory: Path) -> Config:

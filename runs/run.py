@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 from configs.compose import save_config
 from configs.schema import Config
@@ -21,8 +22,8 @@ from system.text import format_duration, print_line
 from training.checkpoints import Checkpoints
 from training.cluster import read_cluster, wait_for_processes
 from training.evaluation import make_evaluator
-from training.hardware import initialize_devices, make_deterministic
-from training.loop import BadSteps, train
+from training.hardware import initialize_devices
+from training.loop import NO_BAD_STEPS, train
 from training.multi_device import make_replicas
 from training.optimizer import make_optimizer
 from training.replicas import ONE_DEVICE, Replicas
@@ -76,7 +77,7 @@ def build(run: Run) -> tuple[keras.Model, keras.optimizers.Optimizer, Checkpoint
     """Model with initial weights, its optimizer, and the checkpoints of both."""
     config = run.config
     if config.deterministic:
-        make_deterministic()
+        tf.config.experimental.enable_op_determinism()  # raises an error where it is not possible
     keras.utils.set_random_seed(config.seed)  # for the initial weights; every other draw is stateless
     with run.replicas.scope():
         model = make_model(config)
@@ -125,7 +126,7 @@ def train_and_evaluate(
             task.training_batches(manifest["step"], rows),
             config=config,
             start_step=manifest["step"],
-            bad_steps=BadSteps(config.max_bad_steps, manifest.get("bad_steps")),
+            bad_steps=manifest.get("bad_steps", NO_BAD_STEPS),
             log=log,
             validate=lambda: evaluate(validation_batches),
             sample=sample,

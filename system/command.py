@@ -9,8 +9,8 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 
-from system.errors import CommandError
-from system.text import print_error
+from system.errors import CommandError, reason
+from system.text import discard_output, print_error
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED, CLOSED_PIPE = 2, 70, 130, 141
 SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
@@ -23,7 +23,6 @@ def run_command(command: Callable[[], int | None]) -> int:
     worker. Any other exception gives 70, one line, and a file with the traceback; with HYDRA_FULL_ERROR=1 the
     traceback is printed instead.
     """
-    show_traceback = os.environ.get(SHOW_TRACEBACK) == "1"
     try:
         return command() or 0
     except CommandError as error:
@@ -33,20 +32,15 @@ def run_command(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has closed its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still buffered
+        discard_output(1)  # for what is still buffered
         return CLOSED_PIPE
     except Exception as error:
-        if show_traceback:
+        if os.environ.get(SHOW_TRACEBACK) == "1":
             traceback.print_exc()
         else:
-            print_error(f"internal error: {describe(error)}; traceback in {save_traceback()}")
+            message = f"{type(error).__name__}: {reason(error)}"
+            print_error(f"internal error: {message}; traceback in {save_traceback()}")
         return INTERNAL_ERROR
-
-
-def describe(error: Exception) -> str:
-    """Type and first line of the message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def save_traceback() -> str:
@@ -75,25 +69,22 @@ def quiet_imports() -> Iterator[None]:
         return
     # Several workers: TensorFlow reports the loss of one in many lines at level 2.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if "TF_CONFIG" in os.environ else "2")
-    was_enabled = gc.isenabled()
     gc.disable()
     try:
         with silenced_standard_error():
             yield
     finally:
         gc.freeze()
-        if was_enabled:
-            gc.enable()
+        gc.enable()
 
 
 @contextlib.contextmanager
 def silenced_standard_error() -> Iterator[None]:
     """Redirects file descriptor 2 to the null device; Python exceptions still propagate."""
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    saved = os.dup(2)
     try:
-        os.dup2(null, 2)
+        discard_output(2)
         yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-        os.close(null)

@@ -3,27 +3,27 @@
 A closed terminal or pipe does not stop the program.
 """
 
-import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Iterator
-
-STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
+from collections.abc import Iterable
 
 
 def print_line(text: str) -> None:
     """Prints a line on standard output; the first failure is reported, later ones are not."""
-    with discarding_when_closed(STANDARD_OUTPUT) as failures:
+    try:
         print(text, flush=True)
-    for error in failures:
+    except OSError as error:
+        discard_output(1)
         print_note(f"cannot write to standard output ({error.strerror}); the run continues.")
 
 
 def print_error(text: str) -> None:
     """Prints a line on standard error, where it does not mix with results."""
-    with discarding_when_closed(STANDARD_ERROR):
+    try:
         print(text, file=sys.stderr, flush=True)
+    except OSError:
+        discard_output(2)
 
 
 def print_note(text: str) -> None:
@@ -31,20 +31,11 @@ def print_note(text: str) -> None:
     print_error(f"note: {text}")
 
 
-@contextlib.contextmanager
-def discarding_when_closed(descriptor: int) -> Iterator[list[OSError]]:
-    """Ignores an OSError of a write inside, and redirects `descriptor` to the null device from then on.
-
-    Yields a list that receives the error.
-    """
-    failures: list[OSError] = []
-    try:
-        yield failures
-    except OSError as error:
-        failures.append(error)
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, descriptor)
-        os.close(null)
+def discard_output(descriptor: int) -> None:
+    """Redirects a file descriptor to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

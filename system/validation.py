@@ -21,12 +21,7 @@ TYPES = {
     "bool": "true or false",
     "string": "text",
 }
-BOUNDS = {
-    "greater_than": (">", "gt"),
-    "greater_than_equal": (">=", "ge"),
-    "less_than": ("<", "lt"),
-    "less_than_equal": ("<=", "le"),
-}
+BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 Problem = tuple[str, str]  # key and message, such as ("dim", "must be >= 1, got 0")
 
 
@@ -126,9 +121,9 @@ def describe(details: dict, key: str, example: str | None) -> str:
     if kind.startswith("union_tag"):
         value = value.get(key.rpartition(".")[2])
     got = f"got {format_value(value, quoted=True)}"
-    if kind in BOUNDS:
-        sign, name = BOUNDS[kind]
-        return f"must be {sign} {context[name]:.15g}, {got}"
+    for name, sign in BOUNDS.items():
+        if name in context:
+            return f"must be {sign} {context[name]:.15g}, {got}"
     if kind == "literal_error" or kind.startswith("union_tag"):
         choices = re.findall("'([^']*)'", context.get("expected", context.get("expected_tags", "")))
         return f"must be one of {', '.join(choices)}; {got}{did_you_mean(str(value), choices)}"

@@ -17,9 +17,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from system.command import quiet_imports, run_command
+from system.command import run_command
 from system.errors import RunError
-from training.checkpoints import directory_name
+from tests.comparison import differences
+from training.checkpoints import complete_checkpoints, directory_name, step_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -80,9 +81,6 @@ def main(arguments: Sequence[str]) -> int:
 
 def compare_killed(task: str, directory: Path, *, kills: int, generator: random.Random) -> list[str]:
     """Differences between a killed and an uninterrupted run of a task."""
-    with quiet_imports():
-        from tests.comparison import differences
-
     num_steps = CHECKPOINT_EVERY * CHECKPOINTS_PER_KILL * (kills + 1)
     cache = [f"data.cache_dir={directory / 'cache'}"] if task == "lm" else []
     steps = [f"num_steps={num_steps}", f"checkpoint_every={CHECKPOINT_EVERY}"]
@@ -154,8 +152,7 @@ def kill_often(
 
 def latest_step(run: Path) -> int:
     """Step of the latest checkpoint; 0 if there is none."""
-    names = [path.name for path in (run / "checkpoints").glob("step-????????")]
-    return max((int(name.removeprefix("step-")) for name in names), default=0)
+    return max(map(step_of, complete_checkpoints(run / "checkpoints")), default=0)
 
 
 def wait_for(checkpoint: Path, process: subprocess.Popen, *, or_partial: bool) -> None:

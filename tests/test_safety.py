@@ -122,7 +122,9 @@ def test_consecutive_bad_steps_return_to_a_finite_checkpoint(poisoned, image_wor
 
 def test_deterministic_is_enabled_before_the_seed_is_set(workplace, monkeypatch):
     calls = []
-    monkeypatch.setattr("runs.run.make_deterministic", lambda: calls.append("deterministic"))
+    monkeypatch.setattr(
+        tf.config.experimental, "enable_op_determinism", lambda: calls.append("deterministic")
+    )
     monkeypatch.setattr(keras.utils, "set_random_seed", calls.append)
     changes = ("name=deterministic", "deterministic=true", "num_steps=1", WITHOUT_SAMPLES)
     assert workplace.train(*changes) == 0

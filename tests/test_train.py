@@ -115,7 +115,7 @@ def test_damaged_latest_checkpoint_falls_back_to_the_previous_one(trained_run, w
     (run / "checkpoints" / "step-00000030" / "tensors.index").write_bytes(b"garbage")
     assert_resumes_to(workplace, run, trained_run)
     output = capsys.readouterr()
-    assert re.search(r"skipped .*step-00000030.*tensors.index", output.out)
+    assert re.search(r"skipped .*step-00000030.*tensors.index", output.err)
     assert "resuming after step 20" in output.out
     assert "last bits" not in output.err
 

@@ -1,13 +1,11 @@
 """Checkpoints: named tensors and a manifest, in a directory that is complete or absent."""
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -15,12 +13,9 @@ import tensorflow as tf
 
 from system.errors import DivergedError, RunError, reason
 from system.files import sync
-
-Report = Callable[[str], None]
+from system.text import print_note
 
 TENSORS = "tensors"
-PARTIAL = ".partial"
-MAX_PROBLEMS = 4
 FORMAT = 3
 MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
 
@@ -69,7 +64,7 @@ class Checkpoints:
             remove_partial(self.directory)
             self._write(path, {"step": step, **facts})
         except (OSError, tf.errors.OpError) as error:
-            shutil.rmtree(partial(path), ignore_errors=True)
+            shutil.rmtree(path.with_suffix(".partial"), ignore_errors=True)
             raise RunError(
                 f"cannot write the checkpoint of step {step:,} in {self.directory} ({reason(error)}); "
                 "earlier checkpoints are unchanged. Free some space and run the same command to resume."
@@ -82,7 +77,7 @@ class Checkpoints:
         return path
 
     def _write(self, path: Path, facts: dict) -> None:
-        temporary = partial(path)
+        temporary = path.with_suffix(".partial")
         self.directory.mkdir(exist_ok=True)
         temporary.mkdir()
         tf.raw_ops.SaveV2(
@@ -105,11 +100,12 @@ class Checkpoints:
         paths = [path for path in complete_checkpoints(self.directory) if step_of(path) <= step]
         intact = [path for path in paths if path not in self._damaged]
         keep = intact[-self.keep :]
-        if self.keep_best and (losses := validation_losses(intact)):
-            keep.append(min(losses, key=losses.get))
+        best = min(intact, key=validation_loss)
+        if self.keep_best and validation_loss(best) < math.inf:
+            keep.append(best)
         return [path for path in paths if path not in keep]
 
-    def restore_latest(self, report: Report = print) -> dict | None:
+    def restore_latest(self) -> dict | None:
         """Restores the latest undamaged checkpoint and returns its manifest; None if there is none.
 
         Raises:
@@ -120,7 +116,7 @@ class Checkpoints:
         if not paths:
             return None
         try:
-            path, manifest = latest_intact(paths, report)
+            path, manifest = read_latest_manifest(self.directory.parent)
             restore(path, manifest, self.variables)
         except RunError as error:
             raise RunError(f"{error}. To start a new run, use name=NEW.") from error
@@ -136,54 +132,41 @@ class Checkpoints:
         return None if manifest is None else manifest["step"]
 
 
-def read_latest_manifest(
-    run_directory: Path, *, step: int | None = None, report: Report = print
-) -> tuple[Path, dict]:
+def read_latest_manifest(run_directory: Path, *, step: int | None = None) -> tuple[Path, dict]:
     """Path and verified manifest of the latest undamaged checkpoint of a run, or of the one of `step`.
-
-    Args:
-        report: called with one line for each damaged checkpoint that is skipped.
 
     Raises:
         RunError: if there is no such checkpoint, or it is damaged.
     """
     directory = run_directory / "checkpoints"
-    paths = {step_of(path): path for path in complete_checkpoints(directory)}
+    paths = complete_checkpoints(directory)
     if not paths:
         raise RunError(f"{run_directory} has no checkpoint; expected {directory}/step-*.")
-    if step is not None and step not in paths:
-        steps = ", ".join(map(str, paths))
+    if step is not None and directory / directory_name(step) not in paths:
+        steps = ", ".join(str(step_of(path)) for path in paths)
         raise RunError(f"{run_directory} has no checkpoint of step {step}; available steps: {steps}")
-    return latest_intact(list(paths.values()) if step is None else [paths[step]], report)
-
-
-def restore_weights(
-    run_directory: Path, model: keras.Model, *, step: int | None = None, report: Report = print
-) -> dict:
-    """Restores a model from a checkpoint of a run, without the optimizer, and returns the manifest.
-
-    Arguments and errors are those of `read_latest_manifest` and `restore`.
-    """
-    path, manifest = read_latest_manifest(run_directory, step=step, report=report)
-    restore(path, manifest, named_variables("model", model), prefix="model/")
-    return manifest
-
-
-def latest_intact(paths: list[Path], report: Report) -> tuple[Path, dict]:
-    """Latest undamaged one of `paths`, ordered by step, and its manifest; RunError if all are damaged."""
     problems = []
-    for path in reversed(paths):
+    for path in reversed(paths) if step is None else [directory / directory_name(step)]:
         try:
             manifest = read_manifest(path)
-            check_files(path, manifest)
         except RunError as error:
             problems.append(f"{path}: {error}")
             continue
         for problem in problems:
-            report(f"skipped {problem}")
+            print_note(f"skipped {problem}")
         return path, manifest
     others = f" (and {len(problems) - 1} earlier)" if problems[1:] else ""
     raise RunError(f"no checkpoint can be restored: {problems[0]}{others}")
+
+
+def restore_weights(run_directory: Path, model: keras.Model, *, step: int | None = None) -> dict:
+    """Restores a model from a checkpoint of a run, without the optimizer, and returns the manifest.
+
+    Arguments and errors are those of `read_latest_manifest` and `restore`.
+    """
+    path, manifest = read_latest_manifest(run_directory, step=step)
+    restore(path, manifest, named_variables("model", model), prefix="model/")
+    return manifest
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:
@@ -204,18 +187,17 @@ def restore(path: Path, manifest: dict, variables: dict[str, keras.Variable], *,
     """Assigns the tensors of a verified checkpoint whose names begin with `prefix` to `variables`.
 
     Raises:
-        RunError: naming tensors that are missing, unexpected or of another dtype or shape; none is assigned.
+        RunError: naming a tensor that is missing, unexpected or of another dtype or shape; none is assigned.
     """
     found = {name: spec for name, spec in manifest["tensors"].items() if name.startswith(prefix)}
     expected = specs(variables)
-    problems = [
-        f"{name} is {found.get(name, 'missing')}, expected {expected.get(name, 'no such tensor')}"
-        for name in sorted(found.keys() | expected.keys())
-        if found.get(name) != expected.get(name)
-    ]
-    if problems:
-        more = f"; and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
-        raise RunError(f"{path} does not fit: {'; '.join(problems[:MAX_PROBLEMS])}{more}")
+    differing = [name for name in found | expected if found.get(name) != expected.get(name)]
+    if differing:
+        first, others = differing[0], f" (and {len(differing) - 1} more)" if differing[1:] else ""
+        raise RunError(
+            f"{path} does not fit: {first} is {found.get(first, 'missing')}, expected "
+            f"{expected.get(first, 'no such tensor')}{others}"
+        )
     reader = tf.train.load_checkpoint(str(path / TENSORS))
     for name, variable in variables.items():
         variable.assign(reader.get_tensor(name))
@@ -245,29 +227,16 @@ def check_finite(step: int, variables: dict[str, keras.Variable]) -> None:
             raise DivergedError(f"step {step:,}: {name} is not finite", good_step=step - 1)
 
 
-def validation_losses(checkpoints: list[Path]) -> dict[Path, float]:
-    """Finite validation losses of those checkpoints that record one."""
-    losses = {}
-    for path in checkpoints:
-        with contextlib.suppress(RunError):  # damaged
-            losses[path] = read_manifest(path).get("validation_loss")
-    return {path: loss for path, loss in losses.items() if isinstance(loss, float) and math.isfinite(loss)}
-
-
-def partial(path: Path) -> Path:
-    return path.with_name(path.name + PARTIAL)
-
-
 def remove(checkpoint: Path) -> None:
     """Removes a checkpoint; a crash in between leaves only a `.partial` directory."""
-    renamed = partial(checkpoint.with_name(f"{checkpoint.name}.old"))
+    renamed = checkpoint.with_suffix(".old.partial")
     os.replace(checkpoint, renamed)
     shutil.rmtree(renamed)
 
 
 def remove_partial(directory: Path) -> None:
     """Removes checkpoints that a crash left half-written or half-removed."""
-    for path in directory.glob(f"*{PARTIAL}"):
+    for path in directory.glob("*.partial"):
         shutil.rmtree(path)
 
 
@@ -281,54 +250,48 @@ def step_of(directory: Path) -> int:
 
 
 def write_manifest(directory: Path, facts: dict) -> None:
-    """Writes `facts` (JSON values) and the SHA-256 of each file, and the SHA-256 of the manifest itself."""
+    """Writes `facts` (JSON values) and the SHA-256 of each file, and the SHA-256 of the manifest itself.
+
+    `sha256sum --check manifest.sha256` verifies the manifest.
+    """
     files = {path.name: sha256_of(path) for path in sorted(directory.iterdir())}
-    content = (json.dumps({"format": FORMAT, **facts, "files": files}, indent=1) + "\n").encode()
-    (directory / MANIFEST).write_bytes(content)
-    (directory / DIGEST).write_bytes(digest_line(content))
+    manifest = directory / MANIFEST
+    manifest.write_text(json.dumps({"format": FORMAT, **facts, "files": files}, indent=1) + "\n")
+    (directory / DIGEST).write_text(f"{sha256_of(manifest)}  {MANIFEST}\n")
 
 
 def read_manifest(directory: Path) -> dict:
-    """Verified manifest of a checkpoint; RunError if it is missing, damaged, or of another format or step."""
-    with naming(directory / MANIFEST):
-        content = (directory / MANIFEST).read_bytes()
-    with naming(directory / DIGEST):
-        is_intact = (directory / DIGEST).read_bytes() == digest_line(content)
-    if not is_intact:
-        raise RunError(f"{MANIFEST} is damaged: its SHA-256 is not the one in {DIGEST}")
-    manifest = json.loads(content)
-    if manifest["format"] != FORMAT:
-        raise RunError(f"{MANIFEST} has format {manifest['format']}, expected {FORMAT}")
-    if manifest["step"] != step_of(directory):
-        raise RunError(f"{MANIFEST} is that of step {manifest['step']}")
+    """Manifest of a checkpoint, all files of which are verified.
+
+    Raises:
+        RunError: if a file is missing or damaged, or the checkpoint is of another format or step.
+    """
+    try:
+        if (directory / DIGEST).read_bytes() != f"{sha256_of(directory / MANIFEST)}  {MANIFEST}\n".encode():
+            raise RunError(f"{MANIFEST} is damaged: its SHA-256 is not the one in {DIGEST}")
+        manifest = json.loads((directory / MANIFEST).read_text())
+        if (manifest["format"], manifest["step"]) != (FORMAT, step_of(directory)):
+            raise RunError(
+                f"{MANIFEST} has format {manifest['format']} and step {manifest['step']}, expected format "
+                f"{FORMAT} and step {step_of(directory)}"
+            )
+        for name, digest in manifest["files"].items():
+            if sha256_of(directory / name) != digest:
+                raise RunError(f"{name} is damaged: its SHA-256 is not the one in {MANIFEST}")
+    except OSError as error:
+        raise RunError(f"a file is missing or cannot be read ({error})") from error
     return manifest
 
 
-def check_files(directory: Path, manifest: dict) -> None:
-    """Raises RunError naming the first file of a checkpoint that is missing or has another SHA-256."""
-    for name, digest in manifest["files"].items():
-        with naming(directory / name):
-            is_intact = sha256_of(directory / name) == digest
-        if not is_intact:
-            raise RunError(f"{name} is damaged: its SHA-256 is not the one in {MANIFEST}")
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turns an OSError inside into a RunError that names the file."""
+def validation_loss(checkpoint: Path) -> float:
+    """Validation loss in the manifest of a checkpoint; infinity if it has none or cannot be read."""
     try:
-        yield
-    except FileNotFoundError as error:
-        raise RunError(f"{path.name} is missing") from error
-    except OSError as error:
-        raise RunError(f"{path.name} cannot be read ({reason(error)})") from error
+        loss = json.loads((checkpoint / MANIFEST).read_text()).get("validation_loss")
+    except (OSError, ValueError):
+        return math.inf
+    return loss if isinstance(loss, float) and math.isfinite(loss) else math.inf
 
 
 def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest_line(manifest: bytes) -> bytes:
-    """Output of `sha256sum manifest.json`, so that `sha256sum --check` verifies it."""
-    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()

@@ -57,14 +57,11 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
         )
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise RunError(f"TF_CONFIG is invalid ({reason(error)}); expected {EXAMPLE}") from error
-    addresses = [str(address) for _, _, address in tasks]
-    if not jobs.keys() <= set(JOBS) or not all(map(ADDRESS.fullmatch, addresses)):
+    if not jobs.keys() <= set(JOBS) or not all(ADDRESS.fullmatch(str(address)) for _, _, address in tasks):
         raise RunError(
             f"TF_CONFIG cluster must be lists of host:port for worker and, optionally, chief, got "
             f"{json.dumps(jobs)}; expected {EXAMPLE}"
         )
-    if len(set(addresses)) < len(addresses):
-        raise RunError(f"TF_CONFIG gives two processes the same address: {', '.join(addresses)}")
     names = [f"{job} {index}" for job, index, _ in tasks]
     if own not in names:
         raise RunError(f"TF_CONFIG task must be one of {', '.join(names)}, got {own}")
@@ -101,7 +98,7 @@ def listening(address: str) -> Iterator[None]:
         try:
             server.bind(("", int(address.rpartition(":")[2])))
             server.listen(BACKLOG)
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise RunError(
                 f"cannot listen at {address}, the address of this process in TF_CONFIG ({reason(error)}). Is "
                 "another process with the same task running?"
@@ -114,6 +111,6 @@ def is_listening(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError):
+    except OSError:
         return False
     return True

@@ -3,6 +3,7 @@
 Shape words: batch, length, classes; `...` is (batch, length) for text and (batch,) for images.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import keras
@@ -13,27 +14,21 @@ from training.replicas import ONE_DEVICE, Replicas, all_reduced
 Measure = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
 
-def summed_cross_entropy(
-    logits: tf.Tensor, targets: tf.Tensor, *, label_smoothing: float = 0.0
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Sum of the cross-entropies in nats, and number of targets.
+def summed_cross_entropy(logits: tf.Tensor, targets: tf.Tensor, *, label_smoothing: float = 0.0) -> tf.Tensor:
+    """Sum of the cross-entropies in nats, () float32.
 
     Args:
         logits: (..., classes) float32.
         targets: (...) int32; negative targets are masked.
         label_smoothing: share of each target that is spread evenly over all classes (Szegedy et al. 2015,
             arXiv 1512.00567).
-
-    Returns:
-        Two () float32 tensors.
     """
-    counts = tf.cast(targets >= 0, tf.float32)  # (...)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(targets, 0), logits)  # (...)
     if label_smoothing:
         # Cross-entropy with a uniform target: logsumexp(logits) - mean(logits)
         uniform = tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_mean(logits, axis=-1)  # (...)
         losses = (1 - label_smoothing) * losses + label_smoothing * uniform
-    return tf.reduce_sum(losses * counts), tf.reduce_sum(counts)
+    return tf.reduce_sum(losses * tf.cast(targets >= 0, tf.float32))  # ()
 
 
 def count_targets(targets: tf.Tensor) -> tf.Tensor:
@@ -43,7 +38,7 @@ def count_targets(targets: tf.Tensor) -> tf.Tensor:
 
 def summed_loss(logits: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
     """Metrics of a language model, summed over the targets; arguments as above."""
-    return {"validation_loss": summed_cross_entropy(logits, targets)[0]}
+    return {"validation_loss": summed_cross_entropy(logits, targets)}
 
 
 def summed_loss_and_accuracy(logits: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -90,21 +85,20 @@ def make_evaluator(
 
     @tf.function(jit_compile=compile_mode == "xla")
     def evaluate_batch(inputs, targets):
-        return measure(model(inputs), targets), count_targets(targets)
+        return {"targets": count_targets(targets), **measure(model(inputs), targets)}
 
     def evaluate_rows(inputs, targets):
-        sums, count = evaluate_batch(inputs, targets)
-        count, *values = all_reduced([count, *sums.values()])
-        return dict(zip(sums, values, strict=True)), count
+        sums = evaluate_batch(inputs, targets)
+        return dict(zip(sums, all_reduced(list(sums.values())), strict=True))
 
     sums_of = evaluate_batch if replicas.strategy is None else replicas.compile(evaluate_rows)
 
     def evaluate(batches: Iterable) -> dict[str, float]:
-        totals, count = {}, 0.0
+        totals = defaultdict(float)
         for inputs, targets in batches:
-            sums, batch_count = sums_of(tf.convert_to_tensor(inputs), tf.convert_to_tensor(targets))
-            totals = {name: totals.get(name, 0.0) + float(value) for name, value in sums.items()}
-            count += float(batch_count)
+            for name, value in sums_of(tf.convert_to_tensor(inputs), tf.convert_to_tensor(targets)).items():
+                totals[name] += float(value)
+        count = totals.pop("targets")
         if not count:
             raise ValueError("cannot evaluate: the batches contain no targets.")
         return {name: total / count for name, total in totals.items()}

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from system.command import silenced_standard_error
 
-BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 # Prefixes of processor flags that decide which CPU kernels run.
 KERNEL_FLAGS = ("amx", "avx", "f16c", "fma", "sse")
 ENVIRONMENT_VARIABLES = ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "TF_XLA_FLAGS", "XLA_FLAGS")
@@ -29,7 +28,7 @@ def resolve_precision(precision: str) -> tuple[str, str]:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
         name = f"GPU of compute capability {capability[0]}.{capability[1]}"
         return ("mixed_bfloat16" if capability >= (8, 0) else "float32"), name
-    flags = sorted(BFLOAT16_FLAGS & processor_flags())
+    flags = sorted({"avx512_bf16", "amx_bf16"} & processor_flags())
     if flags:
         return "mixed_bfloat16", f"the processor has {', '.join(flags)}"
     return "float32", "the processor has no bfloat16 instructions"
@@ -48,11 +47,6 @@ def initialize_devices() -> None:
     """Initializes TensorFlow's devices without the messages that ignore the log level."""
     with silenced_standard_error():
         tf.config.list_logical_devices()
-
-
-def make_deterministic() -> None:
-    """Makes operations on the same device bit-exact; those that cannot be raise an error."""
-    tf.config.experimental.enable_op_determinism()
 
 
 def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -90,18 +84,13 @@ def num_threads() -> int:
 
 
 def environment_changes(recorded: dict, current: dict) -> str:
-    """Differences between two environments, such as `threads 2, now 1`; empty if there are none."""
+    """Values that differ, such as `threads 2, now 1`, and only the items of lists that differ; or no text."""
     changes = []
     for name in recorded | current:
         before, now = recorded.get(name), current.get(name)
-        if before == now:
-            continue
         if isinstance(before, list) and isinstance(now, list):
-            removed, added = sorted(set(before) - set(now)), sorted(set(now) - set(before))
-            parts = (("without", removed), ("with", added))
-            text = " and ".join(f"{word} {', '.join(items)}" for word, items in parts if items)
-            changes.append(f"{name} now {text}")
-        else:
+            before, now = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+        if before != now:
             changes.append(f"{name} {before}, now {now}")
     return "; ".join(changes)
 

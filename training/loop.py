@@ -18,6 +18,7 @@ from training.step import StepResult
 
 # Signals within this time are one request: `timeout` sends one to the process and one to its group.
 REQUEST_SECONDS = 0.1
+NO_BAD_STEPS = {"in_a_row": 0, "in_all": 0}
 OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed later
 
 
@@ -73,43 +74,13 @@ class StopRequest:
         os.close(reader)
 
 
-class BadSteps:
-    """Number of steps whose loss or gradient was not finite.
-
-    A checkpoint records `counts`, so that a resumed run stops at the same step as an uninterrupted one.
-
-    Args:
-        max_in_a_row: number of bad steps in a row that ends the run.
-        counts: counts recorded in the checkpoint.
-    """
-
-    def __init__(self, max_in_a_row: int, counts: dict[str, int] | None = None):
-        self.max_in_a_row = max_in_a_row
-        self.counts = {"in_a_row": 0, "in_all": 0} | (counts or {})
-
-    def count(self, done: int, *, loss: float, norm: float, finite: bool) -> None:
-        """Counts the last one of `done` steps.
-
-        Raises:
-            DivergedError: after `max_in_a_row` bad steps in a row.
-        """
-        in_a_row = 0 if finite else self.counts["in_a_row"] + 1
-        self.counts = {"in_a_row": in_a_row, "in_all": self.counts["in_all"] + (not finite)}
-        if in_a_row >= self.max_in_a_row:
-            raise DivergedError(
-                f"step {done:,}: loss {loss}, gradient norm {norm}; {in_a_row} steps in a row without "
-                "finite values",
-                good_step=done - in_a_row,
-            )
-
-
 def train(
     train_step: Callable[..., StepResult],
     batches: Iterable,
     *,
     config: TrainingConfig,
     start_step: int,
-    bad_steps: BadSteps,
+    bad_steps: dict[str, int],
     log: RunLog,
     validate: Callable[[], dict[str, float]],
     sample: Callable[[], dict],
@@ -121,6 +92,7 @@ def train(
     Args:
         train_step: from `make_train_step`.
         batches: `(inputs, targets)` of step `start_step` and on.
+        bad_steps: counts in the manifest, so that a resumed run diverges at the same step.
         validate: returns metrics on a part of the held-out data.
         sample: samples the model; returns values to log.
         save: writes the checkpoint of a step, with facts for its manifest.
@@ -140,11 +112,11 @@ def train(
             loss, norm, finite = float(result.loss), float(result.gradient_norm), bool(result.finite)
             log.step_took(time.perf_counter() - started, loss)
             done = step + 1
-            bad_steps.count(done, loss=loss, norm=norm, finite=finite)
+            bad_steps = count_bad_steps(bad_steps, done, result, max_in_a_row=config.max_bad_steps)
             metrics = {}
             if not finite:
                 log.say(f"step {done:,}: loss {loss}, gradient norm {norm}; skipped")
-                metrics |= {"skipped_steps": bad_steps.counts["in_all"]}
+                metrics |= {"skipped_steps": bad_steps["in_all"]}
             elif done % config.log_every == 0 or done in (1, config.num_steps):
                 metrics |= {"loss": loss, "gradient_norm": norm, "learning_rate": float(result.learning_rate)}
             if is_due(done, config.eval_every, config):
@@ -157,12 +129,31 @@ def train(
             save_is_due |= done % config.checkpoint_every == 0
             # No save during bad steps: the run may have to return to a checkpoint before them.
             if (save_is_due and finite) or done == config.num_steps or stop_code:
-                facts = {key: metrics[key] for key in ("validation_loss",) if key in metrics}
-                save(done, {**facts, "bad_steps": bad_steps.counts})
+                save(done, {"validation_loss": metrics.get("validation_loss"), "bad_steps": bad_steps})
                 save_is_due = False
             if stop_code:
                 break
         return done, agree(stop.code) if done > start_step else 0
+
+
+def count_bad_steps(
+    counts: dict[str, int], done: int, result: StepResult, *, max_in_a_row: int
+) -> dict[str, int]:
+    """Numbers of steps without finite values, in a row and in all, after the last of `done` steps.
+
+    Raises:
+        DivergedError: after `max_in_a_row` such steps in a row.
+    """
+    if result.finite:
+        return counts | {"in_a_row": 0}
+    in_a_row = counts["in_a_row"] + 1
+    if in_a_row >= max_in_a_row:
+        raise DivergedError(
+            f"step {done:,}: loss {float(result.loss)}, gradient norm {float(result.gradient_norm)}; "
+            f"{in_a_row} steps in a row without finite values",
+            good_step=done - in_a_row,
+        )
+    return {"in_a_row": in_a_row, "in_all": counts["in_all"] + 1}
 
 
 def is_due(done: int, every: int | None, config: TrainingConfig) -> bool:

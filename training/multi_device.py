@@ -92,30 +92,29 @@ class MultiWorker(MultiDevice):
         return make() if self.is_chief else Silent()
 
     def from_chief(self, make, *, encode=lambda value: value, decode=lambda value: value):
-        value, message, failure = None, {}, None
         if self.is_chief:
             try:
                 value = make()
                 message = {"value": encode(value)}
             except Exception as error:
-                message, failure = {"error": f"{type(error).__name__}: {error}"}, error
-        message = json.loads(self._gather(json.dumps(message).encode())[0])
-        if failure is not None:
-            raise failure
+                self._gather({"error": f"{type(error).__name__}: {error}"})
+                raise
+            self._gather(message)
+            return value
+        message = self._gather({})[0]
         if "error" in message:
             raise RunError(f"{self.cluster.name(0)} has failed: {message['error'].splitlines()[0]}")
-        return value if self.is_chief else decode(message["value"])
+        return decode(message["value"])
 
     def check_same(self, facts: dict[str, object]) -> None:
-        chief, *others = map(json.loads, self._gather(json.dumps(facts).encode()))
+        chief, *others = self._gather(facts)
         for number, other in enumerate(others, start=1):
-            differing = [key for key in chief | other if chief.get(key) != other.get(key)]
-            if differing:
-                key = differing[0]
-                raise RunError(
-                    f"{self.cluster.name(number)} and {self.cluster.name(0)} differ: {key} is "
-                    f"{other.get(key)} and {chief.get(key)}. Start all with the same command and data."
-                )
+            for key in chief:
+                if other.get(key) != chief[key]:
+                    raise RunError(
+                        f"{self.cluster.name(number)} and {self.cluster.name(0)} differ: {key} is "
+                        f"{other.get(key)} and {chief[key]}. Start all with the same command and data."
+                    )
 
     def copy_from_chief(self, variables: list[keras.Variable]) -> None:
         for variable in variables:
@@ -139,15 +138,16 @@ class MultiWorker(MultiDevice):
                 "Start all workers again to resume from the latest checkpoint."
             ) from error
 
-    def _gather(self, message: bytes) -> list[bytes]:
-        """Messages of all workers."""
+    def _gather(self, message: dict) -> list[dict]:
+        """Messages of all workers, sent as JSON."""
+        message = json.dumps(message).encode()
         lengths = np.zeros(self.num_workers, np.int32)
         lengths[self.worker] = len(message)
         lengths = self._sum(lengths)  # (workers,)
         rows = np.zeros((self.num_workers, lengths.max()), np.int32)
         rows[self.worker, : len(message)] = list(message)
         rows = self._sum(rows).astype(np.uint8)  # (workers, longest message)
-        return [bytes(row[:length]) for row, length in zip(rows, lengths, strict=True)]
+        return [json.loads(bytes(row[:length])) for row, length in zip(rows, lengths, strict=True)]
 
     def _sum(self, value: np.ndarray) -> np.ndarray:
         """Sum of one array of each worker, which its first replica contributes."""

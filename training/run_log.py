@@ -4,7 +4,6 @@ import contextlib
 import errno
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 class RunDirectory:
     """Directory `outputs/<name>`, locked inside its context; the lock ends with the process.
 
-    A run that fails before its config is recorded leaves nothing behind.
+    A run that fails before its config is recorded leaves no directory behind.
 
     Raises:
         RunError: if it cannot be created or another process is using it; also in place of an `OSError` inside
@@ -45,10 +44,10 @@ class RunDirectory:
         self._lock = FileLock(self.path / ".lock", timeout=0)
 
     def __enter__(self) -> "RunDirectory":
-        self._created = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for path in self._created:
+            for path in missing:
                 sync(path.parent)
             self._lock.acquire()
             self._lock_status = os.stat(self._lock.lock_file)
@@ -57,16 +56,19 @@ class RunDirectory:
                 f"{self.path} is in use by another process. Wait for it, or start another run: name=NEW."
             ) from error
         except OSError as error:
-            self._remove_created()
             raise self._write_error(error) from error
         return self
 
     def __exit__(self, kind, error: BaseException | None, traceback) -> None:
         if self._is_owned() and not (self.config.exists() or self.checkpoints.exists()):
             Path(self._lock.lock_file).unlink(missing_ok=True)
-            self._remove_created()
+            with contextlib.suppress(OSError):  # not empty
+                self.path.rmdir()
         self._lock.release()
-        if isinstance(error, OSError) and self._is_write_error(error):
+        # Errors of a write, unlike those of an open, have no file name.
+        if isinstance(error, OSError) and (
+            error.errno in DISK_ERRORS or self.path in Path(str(error.filename)).parents
+        ):
             raise self._write_error(error) from error
 
     def check_owned(self) -> None:
@@ -92,17 +94,6 @@ class RunDirectory:
             return os.path.samestat(os.stat(self._lock.lock_file), self._lock_status)
         except OSError:
             return False
-
-    def _remove_created(self) -> None:
-        with contextlib.suppress(OSError):  # not empty, or never created
-            for path in self._created:
-                path.rmdir()
-
-    def _is_write_error(self, error: OSError) -> bool:
-        # Errors of a write, unlike those of an open, have no file name.
-        return error.errno in DISK_ERRORS or (
-            error.filename is not None and self.path in Path(str(error.filename)).parents
-        )
 
     def _write_error(self, error: OSError) -> RunError:
         return RunError(f"cannot write to {self.path} ({reason(error)}). Use output_dir= for another place.")
@@ -143,21 +134,19 @@ class RunLog:
         self.elapsed_seconds = elapsed_seconds
         self.rate = self.rows[-1].get(self.rate_name, 0) if self.rows else 0
         self._steps_timed, self._seconds_timed, self._is_compiled = 0, 0.0, False
-        self._bar = self._events = None
+        self._events = tf.summary.create_noop_writer()
         with directory.optional(directory.tensorboard):
             self._events = make_event_writer(directory.tensorboard, start_step)
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=num_steps, initial=start_step, unit="step", dynamic_ncols=True)
+        # `disable=None` draws it on a terminal only.
+        self._bar = tqdm(total=num_steps, initial=start_step, unit="step", dynamic_ncols=True, disable=None)
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, kind=None, *_) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        if self._events is not None:
-            with self.directory.optional(self.directory.tensorboard):
-                self._events.close()
+        self._bar.close()
+        with self.directory.optional(self.directory.tensorboard):
+            self._events.close()
         if kind is None:
             self.sync()  # before the summary, which marks the run as complete
 
@@ -169,9 +158,8 @@ class RunLog:
             self._seconds_timed += seconds
             self.rate = round(self._steps_timed * self.units_per_step / self._seconds_timed)
         self._is_compiled = True  # by the first step of this process
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.3f}, {self.rate:,} {self.unit}/s", refresh=False)
-            self._bar.update()
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {self.rate:,} {self.unit}/s", refresh=False)
+        self._bar.update()
 
     def write(self, step: int, metrics: dict) -> None:
         """Logs metrics of a step, and a `sample` of text if there is one; adds to the row of the step.
@@ -210,11 +198,11 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Prints a line above the live one."""
-        with contextlib.nullcontext() if self._bar is None else self._bar.external_write_mode():
+        with self._bar.external_write_mode():
             print_line(text)
 
     def _print(self, row: dict) -> None:
-        if self._bar is None or "validation_loss" in row or "sample" in row:
+        if self._bar.disable or "validation_loss" in row or "sample" in row:
             self.say(self._format(row))
         if "sample" in row:
             self.say(f"--- sample at step {row['step']} ---\n{row['sample']}\n---")

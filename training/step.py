@@ -91,7 +91,7 @@ def make_gradient_function(
         micro_batch_seed = tf.random.experimental.stateless_fold_in(step_seed, number)  # (2,)
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True, seed=micro_batch_seed)  # (rows, ..., classes)
-            loss = summed_cross_entropy(logits, targets, label_smoothing=label_smoothing)[0] / count  # ()
+            loss = summed_cross_entropy(logits, targets, label_smoothing=label_smoothing) / count  # ()
         # Dense: Keras' Adam squares the slices of a sparse embedding gradient before it adds them up.
         return loss, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
 

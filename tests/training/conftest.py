@@ -20,8 +20,3 @@ def pytest_collection_finish(session):
 @pytest.fixture
 def run(tmp_path):
     return Run(tmp_path)
-
-
-@pytest.fixture
-def messages():
-    return []

@@ -39,22 +39,14 @@ def test_restoring_before_the_first_save_changes_nothing(run):
     assert_same_tensors(run.values(), before)
 
 
-def test_the_latest_checkpoints_are_kept(tmp_path):
+def test_the_latest_checkpoints_by_number_are_kept(tmp_path):
     run = Run(tmp_path, keep=3)
-    for step in (2, 9, 10, 100, 1_000):
+    for step in (9, 10, 99_999_999, 100_000_000):
         run.save(step)
-    assert run.names() == ["step-00000010", "step-00000100", "step-00001000"]
-    assert run.checkpoints.restore_latest()["step"] == 1_000
-
-
-def test_checkpoints_are_ordered_by_number(tmp_path):
-    run = Run(tmp_path, keep=2)
-    for step in (99_999_998, 99_999_999, 100_000_000):
-        run.save(step)
-    assert run.names() == ["step-99999999", "step-100000000"]
+    assert run.names() == ["step-00000010", "step-99999999", "step-100000000"]
     assert run.checkpoints.restore_latest()["step"] == 100_000_000
     assert run.checkpoints.go_back(99_999_999) == 99_999_999
-    assert run.names() == ["step-99999999"]
+    assert run.names() == ["step-00000010", "step-99999999"]
 
 
 LOSSES = {1: 3.0, 2: 1.5, 3: 2.0, 4: float("nan"), 5: None, 6: 1.5, 7: 1.75}
@@ -79,25 +71,22 @@ def test_keep_best_needs_a_finite_validation_loss(tmp_path):
     assert run.names() == ["step-00000003"]
 
 
-def test_sha256sum_verifies_a_checkpoint(run):
-    path = run.save(3)
-    subprocess.run(["sha256sum", "--check", "--strict", "manifest.sha256"], cwd=path, check=True)
-    listed = json.loads((path / "manifest.json").read_text())["files"]
-    lines = "".join(f"{digest}  {name}\n" for name, digest in listed.items())
-    subprocess.run(["sha256sum", "--check", "--strict"], input=lines, text=True, cwd=path, check=True)
-    assert sorted(listed) == ["tensors.data-00000-of-00001", "tensors.index"]
-
-
-def test_a_checkpoint_contains_tensors_and_json_only(run):
+def test_a_checkpoint_contains_tensors_and_json_only_and_sha256sum_verifies_it(run):
     path = run.save(3)
     assert sorted(file.name for file in path.iterdir()) == FILES
-    assert json.loads((path / "manifest.json").read_text())["step"] == 3
     reader = tf.train.load_checkpoint(str(path / "tensors"))
     assert set(reader.get_variable_to_dtype_map().values()) == {tf.float32, tf.int64}
+    listed = json.loads((path / "manifest.json").read_text())["files"]
+    assert sorted(listed) == FILES[2:]
+    lines = (path / "manifest.sha256").read_text()
+    lines += "".join(f"{digest}  {name}\n" for name, digest in listed.items())
+    subprocess.run(["sha256sum", "--check", "--strict"], input=lines, text=True, cwd=path, check=True)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("name", [EMBEDDING, "optimizer/adamw/stack_dense_0_kernel_velocity"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(EMBEDDING, np.nan), ("optimizer/adamw/stack_dense_0_kernel_velocity", np.inf)],
+)
 def test_a_value_that_is_not_finite_is_not_saved(run, name, value):
     run.save(1)
     variable = run.checkpoints.variables[name]
@@ -137,8 +126,7 @@ def test_checkpoints_from_before_skipped_steps_are_kept(tmp_path):
     [
         ({"num_layers": 2}, {}, "model/stack/dense_1/kernel is float32[6,6], expected no such tensor"),
         ({}, {"num_layers": 2}, "model/stack/dense_1/kernel is missing, expected float32[6,6]"),
-        ({"dim": 4}, {"dim": 8}, f"{EMBEDDING} is float32[7,4], expected float32[7,8]"),
-        ({"dim": 4}, {"dim": 8}, "dense_0/kernel is float32[4,4], expected float32[8,8]; "),
+        ({"dim": 4}, {"dim": 8}, f"{EMBEDDING} is float32[7,4], expected float32[7,8] (and "),
     ],
 )
 def test_weights_of_another_model_are_refused_by_name(tmp_path, saved, built, problem):
@@ -159,14 +147,15 @@ def test_a_run_without_checkpoints_is_refused(run, tmp_path):
 
 
 def test_variable_names_of_a_transformer_are_stable(tmp_path):
-    sizes = {"dim": 6, "num_layers": 2, "num_heads": 1, "num_kv_heads": 1, "mlp_dim": 4}
+    sizes = {"dim": 6, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "mlp_dim": 4}
     names = []
     for _ in range(2):
         model = TransformerLM(TransformerLMConfig(vocab_size=7, context_length=5, **sizes))
         optimizer = make_optimizer(OptimizerConfig(), model.trainable_variables, num_steps=9)
         names.append(list(Checkpoints(tmp_path, model, optimizer, keep=1).variables))
     assert names[0] == names[1]
-    assert "model/transformer_lm/block_1/attention/output/kernel" in names[0]
+    assert len(set(names[0])) == 1 + 3 * len(model.variables)
+    assert "model/transformer_lm/block_0/attention/output/kernel" in names[0]
 
 
 def test_two_variables_with_the_same_path_are_refused(tmp_path):

@@ -65,7 +65,6 @@ def test_processes_are_found_in_an_error_message():
         (tf_config(worker=["a:1"], ps=["b:1"]), "TF_CONFIG cluster must be lists of host:port"),
         (tf_config(worker=["a"]), "TF_CONFIG cluster must be lists of host:port"),
         (tf_config(worker="a:1"), "TF_CONFIG cluster must be lists of host:port"),
-        (tf_config(worker=["a:1", "b:1"], chief=["a:1"]), "TF_CONFIG gives two processes the same address: "),
         (tf_config(kind="chief"), "TF_CONFIG task must be one of worker 0, worker 1, got chief 0"),
         (tf_config(2), "TF_CONFIG task must be one of worker 0, worker 1, got worker 2"),
         (tf_config("x"), "TF_CONFIG task must be one of worker 0, worker 1, got worker x"),

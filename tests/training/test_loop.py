@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from system.errors import DivergedError
 from training.config import TrainingConfig
-from training.loop import BadSteps, train
+from training.loop import NO_BAD_STEPS, train
 from training.step import StepResult
 
 
@@ -49,13 +49,13 @@ class Run:
     def say(self, text):
         self.lines.append(text)
 
-    def train(self, *, start_step=0, counts=None, agree=int):
+    def train(self, *, start_step=0, counts=NO_BAD_STEPS, agree=int):
         return train(
             self.train_step,
             [(f"inputs {step}", f"targets {step}") for step in range(start_step, self.config.num_steps)],
             config=self.config,
             start_step=start_step,
-            bad_steps=BadSteps(self.config.max_bad_steps, counts),
+            bad_steps=counts,
             log=self,
             validate=lambda: {"validation_loss": 3.5},
             sample=lambda: {"sample": "text"},
@@ -135,7 +135,7 @@ def test_a_run_stopped_during_bad_steps_continues_to_count():
     run.not_finite = {3, 5, 6, 7, 8}
     run.at_step[6] = lambda: os.kill(os.getpid(), signal.SIGTERM)
     assert run.train() == (7, 143)
-    assert run.facts[7] == {"bad_steps": {"in_a_row": 2, "in_all": 3}}
+    assert run.facts[7] == {"validation_loss": None, "bad_steps": {"in_a_row": 2, "in_all": 3}}
     rest = Run(max_bad_steps=4)
     rest.not_finite = run.not_finite
     with pytest.raises(DivergedError, match=r"step 9: .* 4 steps in a row") as caught:

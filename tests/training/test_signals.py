@@ -1,28 +1,15 @@
+import hashlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
+from training import loop
 from training.loop import StopRequest
 
-ROOT = Path(__file__).resolve().parents[2]
 ANSWER = "stopping after this step; once more to stop at once"
-# Native code that signals do not interrupt, like a step.
-BUSY = """
-import hashlib, signal, sys
-import training.loop
-from training.loop import StopRequest
-training.loop.REQUEST_SECONDS = float(sys.argv[1])
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-with StopRequest():
-    print("busy", flush=True)
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +19,12 @@ def without_nohup():
     signal.signal(signal.SIGHUP, handler)
 
 
-def busy(request_seconds=0.0):
-    return subprocess.Popen(
-        [sys.executable, "-c", BUSY, str(request_seconds)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def exit_codes(monkeypatch):
+    """Exit codes with which the process would have ended at once."""
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    return codes
 
 
 def wait_until(is_so):
@@ -49,86 +34,81 @@ def wait_until(is_so):
         time.sleep(0.001)
 
 
+def send(*numbers):
+    for number in numbers:
+        os.kill(os.getpid(), number)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_first_signal_sets_the_code_and_is_answered(number, code, capfd):
-    answers = ""
-
-    def is_answered():
-        nonlocal answers
-        answers += capfd.readouterr().err
-        return ANSWER in answers
-
+def test_the_first_signal_sets_the_code_and_a_second_one_ends_the_process(
+    number, code, exit_codes, monkeypatch, capfd
+):
+    """Two signals at once, as `timeout` sends them to the process and to its group, are one request."""
+    monkeypatch.setattr(loop, "REQUEST_SECONDS", 300.0)
     with StopRequest() as stop:
         assert stop.code == 0
-        os.kill(os.getpid(), number)
+        send(number)
         assert stop.code == code
-        wait_until(is_answered)
-    assert answers.strip() == ANSWER
+        send(number)
+        time.sleep(0.1)
+        assert capfd.readouterr().err == f"\n{ANSWER}\n"
+        assert exit_codes == []
+        monkeypatch.setattr(loop, "REQUEST_SECONDS", 0.0)
+        send(number)
+        wait_until(lambda: exit_codes)
+    assert exit_codes == [code]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_ends_the_process_even_in_native_code(number):
-    with busy() as process:
-        try:
-            assert process.stdout.readline() == "busy\n"
-            process.send_signal(number)
-            assert process.stderr.readline() == "\n"
-            assert process.stderr.readline() == f"{ANSWER}\n"
-            assert process.poll() is None
-            process.send_signal(number)
-            assert process.wait(timeout=300) == 128 + number
-        finally:
-            process.kill()
+def test_signals_are_handled_during_native_code(exit_codes, monkeypatch):
+    """Python's handlers wait for the end of native code, such as a step."""
+    monkeypatch.setattr(loop, "REQUEST_SECONDS", 0.0)
+    events = []
+
+    def send_two():
+        send(signal.SIGTERM)
+        time.sleep(0.05)
+        send(signal.SIGINT)
+        wait_until(lambda: exit_codes)
+        events.append("ended")
+
+    sender = threading.Thread(target=send_two)
+    with StopRequest():
+        sender.start()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000)  # about a second
+        events.append("native code returned")
+        sender.join()
+    assert events == ["ended", "native code returned"]
+    assert exit_codes == [130]
 
 
-def test_two_signals_at_once_are_one_request():
-    """`timeout` sends one to the process and one to its group."""
-    with busy(request_seconds=300) as process:
-        try:
-            assert process.stdout.readline() == "busy\n"
-            process.send_signal(signal.SIGTERM)
-            assert process.stderr.readline() == "\n"
-            process.send_signal(signal.SIGTERM)
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(timeout=0.2)
-        finally:
-            process.kill()
-
-
-def test_repeated_hangups_do_not_end_the_process():
-    with busy() as process, StopRequest() as stop:
-        try:
-            assert process.stdout.readline() == "busy\n"
-            for _ in range(3):
-                process.send_signal(signal.SIGHUP)
-                os.kill(os.getpid(), signal.SIGHUP)
-            assert stop.code == 129
-            process.send_signal(signal.SIGTERM)  # its answer shows that the hangups were handled
-            assert process.stderr.readline() == "\n"
-            assert process.stderr.readline() == f"{ANSWER}\n"
-            assert process.poll() is None
-        finally:
-            process.kill()
+def test_repeated_hangups_set_the_code_and_do_not_end_the_process(exit_codes, monkeypatch, capfd):
+    monkeypatch.setattr(loop, "REQUEST_SECONDS", 0.0)
+    with StopRequest() as stop:
+        send(signal.SIGHUP, signal.SIGHUP, signal.SIGHUP)
+        assert stop.code == 129
+        time.sleep(0.1)
+    assert exit_codes == []
+    assert capfd.readouterr().err == ""
 
 
 def test_hangups_are_ignored_under_nohup():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGHUP)
+        send(signal.SIGHUP)
         assert stop.code == 0
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_other_signals_are_ignored():
+def test_other_signals_are_ignored(exit_codes):
     handler = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
         with StopRequest() as stop:
-            for _ in range(3):
-                os.kill(os.getpid(), signal.SIGUSR1)
+            send(signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR1)
             time.sleep(0.05)
             assert stop.code == 0
     finally:
         signal.signal(signal.SIGUSR1, handler)
+    assert exit_codes == []
 
 
 def test_the_code_is_set_after_max_minutes():

@@ -105,18 +105,18 @@ def differ(a, b):
     return any((x != y).any() for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("accumulation_steps", [2, 4])
-def test_micro_batches_make_the_update_of_one_batch(accumulation_steps):
+def test_micro_batches_make_the_update_of_one_batch():
     """All targets of the first example are masked, and most of the second one."""
     mask = np.ones((BATCH, LENGTH), bool)
     mask[0], mask[1, 2:] = False, False
     inputs, targets = make_batch()
     batch = inputs, tf.where(mask, targets, -1)
     expected, expected_result = train(Lookup(), range(3), batch=batch)
-    actual, result = train(Lookup(), range(3), batch=batch, accumulation_steps=accumulation_steps)
-    assert float(result.loss) == pytest.approx(float(expected_result.loss), abs=1e-6)
-    assert float(result.gradient_norm) == pytest.approx(float(expected_result.gradient_norm), abs=1e-6)
-    assert_weights_close(actual, expected, atol=1e-6)
+    for accumulation_steps in (2, 4):
+        actual, result = train(Lookup(), range(3), batch=batch, accumulation_steps=accumulation_steps)
+        assert float(result.loss) == pytest.approx(float(expected_result.loss), abs=1e-6)
+        assert float(result.gradient_norm) == pytest.approx(float(expected_result.gradient_norm), abs=1e-6)
+        assert_weights_close(actual, expected, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -143,8 +143,7 @@ def test_the_loss_and_norm_are_those_before_the_update_and_the_gradient_is_clipp
     model = OneHot()
     inputs, targets = make_batch()
     with tf.GradientTape() as tape:
-        total, count = summed_cross_entropy(model(inputs), targets)
-        loss = total / count
+        loss = summed_cross_entropy(model(inputs), targets) / (BATCH * LENGTH)
     gradients = [gradient.numpy() for gradient in tape.gradient(loss, model.trainable_variables)]
     norm = np.sqrt(sum(np.sum(np.square(gradient)) for gradient in gradients))
     for limit in (norm / 3, 2 * norm):
@@ -166,17 +165,18 @@ def test_label_smoothing_spreads_a_share_of_each_target():
     inputs, targets = make_batch()
     logits = model(inputs).numpy().astype(np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    smoothed = 0.9 * np.eye(VOCAB)[targets.numpy()] + 0.1 / VOCAB
-    loss = -np.mean(np.sum(smoothed * log_probabilities, axis=-1))
+    hard = np.eye(VOCAB)[targets.numpy()]  # (batch, length, classes)
+    hard_loss, loss = (
+        -np.mean(np.sum(share * log_probabilities, axis=-1)) for share in (hard, 0.9 * hard + 0.1 / VOCAB)
+    )
+    assert abs(hard_loss - loss) > 1e-3
     result = make_step(model, label_smoothing=0.1)(0, inputs, targets)
     assert float(result.loss) == pytest.approx(loss, abs=1e-6)
-    assert float(make_step(OneHot())(0, inputs, targets).loss) != pytest.approx(loss, abs=1e-3)
 
 
-@pytest.mark.parametrize(("accumulation_steps", "clip_norm"), [(1, 1e9), (2, 0.1)])
-def test_an_embedding_of_repeated_tokens_is_updated_as_a_one_hot_matmul(accumulation_steps, clip_norm):
+def test_an_embedding_of_repeated_tokens_is_updated_as_a_one_hot_matmul():
     inputs, targets = make_batch()
-    options = {"accumulation_steps": accumulation_steps, "clip_norm": clip_norm}
+    options = {"accumulation_steps": 2, "clip_norm": 0.1}
     options["batch"] = inputs % 3, targets  # 3 tokens in 28 places
     lookup, lookup_result = train(Lookup(), range(3), **options)
     one_hot, one_hot_result = train(OneHot(), range(3), **options)
@@ -214,7 +214,7 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_changes_nothing():
     assert not differ(weights, before)
 
 
-@pytest.mark.parametrize("compile_mode", ["graph", "xla"])
+@pytest.mark.parametrize("compile_mode", ["graph", pytest.param("xla", marks=pytest.mark.slow)])
 def test_dropout_depends_on_the_step_and_the_seed_alone(compile_mode):
     model = Lookup(dropout_rate=0.5)
     initial = model.get_weights()
