@@ -14,7 +14,6 @@ from models.kernels import RMSNorm
 from rope.positions import size_of
 from rope.rotation import rotary_table, rotate
 
-NORM_EPSILON = 1e-5
 # A rotary table for queries and one for keys, each broadcastable to (batch, heads, length, rotated pairs).
 Tables = tuple[tf.Tensor, tf.Tensor]
 
@@ -42,35 +41,26 @@ class BlockOptions:
 
 
 class LayerCache(NamedTuple):
-    """Rotated keys and values of one layer; columns from `start` on are not yet written."""
+    """Rotated keys and values of one layer, immutable; columns from `start` on are not yet written."""
 
     keys: tf.Tensor  # (batch, kv_heads, capacity, head_dim)
     values: tf.Tensor  # (batch, kv_heads, capacity, head_dim)
-    start: tf.Tensor  # () int32, number of columns written
+    start: tf.Tensor  # () int32, number of columns written, padding included
     padding: tf.Tensor  # (batch,) int32, number of padding columns at the left of each row
-    rotation: tf.Tensor | None = None  # (batch, kv_heads, head_dim / 2) float32 sum of cumulative rotations
+    rotation: tf.Tensor  # (batch, kv_heads, head_dim / 2) float32 sum of cumulative rotations, or zeros
 
     def write(self, keys: tf.Tensor, values: tf.Tensor) -> "LayerCache":
         """Writes (batch, kv_heads, length, head_dim) keys and values to columns `start` onwards."""
+        # XLA performs a scatter in place, and needs no static slice sizes for it.
+        batch, kv_heads, length, _ = tf.unstack(tf.shape(keys))
+        columns = self.start + tf.range(length)
+        indices = tf.meshgrid(tf.range(batch), tf.range(kv_heads), columns, indexing="ij")
+        indices = tf.stack(indices, axis=-1)  # (batch, kv_heads, length, 3)
         return self._replace(
-            keys=_write_columns(self.keys, keys, self.start),
-            values=_write_columns(self.values, values, self.start),
-            start=self.start + tf.shape(keys)[2],
+            keys=tf.tensor_scatter_nd_update(self.keys, indices, keys),
+            values=tf.tensor_scatter_nd_update(self.values, indices, values),
+            start=self.start + length,
         )
-
-
-class Cache(NamedTuple):
-    """Keys and values of all layers; the tuples have one entry for each layer."""
-
-    keys: tuple[tf.Tensor, ...]  # (batch, kv_heads, capacity, head_dim)
-    values: tuple[tf.Tensor, ...]  # (batch, kv_heads, capacity, head_dim)
-    length: tf.Tensor  # () int32, number of columns written, padding included
-    padding: tf.Tensor  # (batch,) int32, number of padding columns at the left of each row
-    rotations: tuple[tf.Tensor, ...] = ()  # (batch, kv_heads, head_dim / 2) float32; empty if not cumulative
-
-    def layer(self, index: int) -> LayerCache:
-        rotation = self.rotations[index] if self.rotations else None
-        return LayerCache(self.keys[index], self.values[index], self.length, self.padding, rotation)
 
 
 class Attention(keras.layers.Layer):
@@ -97,8 +87,8 @@ class Attention(keras.layers.Layer):
         self.output_projection = projection(options.dim, stddev=stddev, dtype=dtype, name="output")
         self.query_norm = self.key_norm = self.rotations = None
         if options.qk_norm:
-            self.query_norm = RMSNorm(epsilon=NORM_EPSILON, dtype=dtype, name="query_norm")
-            self.key_norm = RMSNorm(epsilon=NORM_EPSILON, dtype=dtype, name="key_norm")
+            self.query_norm = RMSNorm(dtype=dtype, name="query_norm")
+            self.key_norm = RMSNorm(dtype=dtype, name="key_norm")
         if options.learned_rotations != "none":
             self.rotations = LearnedRotations(options, name="learned_rotations")
         self.built = True
@@ -188,14 +178,6 @@ class LearnedRotations(keras.layers.Layer):
         angles *= tf.cast(is_real, tf.float32)[:, tf.newaxis, :, tf.newaxis]
         sums = cache.rotation[:, :, tf.newaxis] + tf.cumsum(angles, axis=2)
         return sums, cache._replace(rotation=sums[:, :, -1])
-
-
-def _write_columns(store: tf.Tensor, columns: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-    # XLA performs a scatter in place, and needs no static slice sizes for it.
-    batch, heads, length, _ = tf.unstack(tf.shape(columns))
-    indices = tf.meshgrid(tf.range(batch), tf.range(heads), start + tf.range(length), indexing="ij")
-    indices = tf.stack(indices, axis=-1)  # (batch, kv_heads, length, 3)
-    return tf.tensor_scatter_nd_update(store, indices, columns)  # (batch, kv_heads, capacity, head_dim)
 
 
 def projection(features: int, *, stddev: float, dtype, name: str) -> keras.layers.Dense:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from models.attention import NORM_EPSILON, Attention, BlockOptions, LayerCache, Tables, projection
+from models.attention import Attention, BlockOptions, LayerCache, Tables, projection
 from models.kernels import RMSNorm, gated
 from rope.positions import size_of
 
@@ -47,9 +47,9 @@ class Block(keras.layers.Layer):
             raise ValueError(f"attention must be one of full, axial; got {options.attention!r}.")
         self.attention_norms, self.attentions = [], []
         for part in names:
-            self.attention_norms.append(RMSNorm(epsilon=NORM_EPSILON, dtype=dtype, name=f"{part}_norm"))
+            self.attention_norms.append(RMSNorm(dtype=dtype, name=f"{part}_norm"))
             self.attentions.append(Attention(options, dtype=dtype, name=part))
-        self.mlp_norm = RMSNorm(epsilon=NORM_EPSILON, dtype=dtype, name="mlp_norm")
+        self.mlp_norm = RMSNorm(dtype=dtype, name="mlp_norm")
         self.mlp = FeedForward(options, dtype=dtype, name="mlp")
         self.built = True  # the sublayers build themselves; Keras would trace the call to build them
 

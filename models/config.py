@@ -1,7 +1,7 @@
 """Options of the models; imports no TensorFlow. The rotary options are validated by `rope.options`."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import field, fields, replace
+from dataclasses import field, replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,11 +10,9 @@ from system.validation import Options
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
-Size = tuple[PositiveInt, PositiveInt]
-ImageSize = Annotated[Size | None, Field(examples=["[64,96]"])]  # height, width in pixels
+ImageSize = tuple[PositiveInt, PositiveInt]  # height, width in pixels
 Layout = Literal["interleaved", "half"]
 FACTORS = Field(examples=["[2.0,2.0]"])  # of rows and columns
-LENGTHS = Field(examples=["[8,8]"])
 
 
 class RopeScalingConfig(Options):
@@ -43,8 +41,7 @@ class RopeScalingConfig(Options):
 
     def set_keys(self) -> dict[str, object]:
         """Keys that are not null, without the type."""
-        values = {key.name: getattr(self, key.name) for key in fields(self) if key.name != "type"}
-        return {key: value for key, value in values.items() if value is not None}
+        return {key: value for key, value in vars(self).items() if key != "type" and value is not None}
 
     def rotary_options(self, length: int) -> dict[str, object]:
         """`scaling` and `target_length` of a `RotaryEmbedding`; null ones follow from the `length`."""
@@ -74,7 +71,7 @@ class AxialScalingConfig(RopeScalingConfig):
     """A scaling of rows and columns, each with its own factor and original length."""
 
     factor: Annotated[tuple[float, float] | None, FACTORS] = None
-    original_max_position_embeddings: Annotated[tuple[int, int] | None, LENGTHS] = None
+    original_max_position_embeddings: Annotated[tuple[int, int] | None, Field(examples=["[8,8]"])] = None
 
     def for_axis(self, axis: int) -> RopeScalingConfig:
         """Scaling of rows (axis 0) or columns (axis 1)."""
@@ -181,32 +178,18 @@ class TransformerLMConfig(Options):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.position == "sinusoidal" and self.dim % 2:
             yield "dim", f"must be even for sinusoidal positions, got {self.dim}"
-        is_rotated = self.position == "rotary" or self.learned_rotations != "none"
-        head_problems = list(width_problems(self.dim, self.num_heads, multiple=2 if is_rotated else 1))
-        yield from head_problems
-        if self.position == "rotary" and not head_problems:
-            if self.learned_rotations != "none" and self.rope.rotary_fraction != 1:
-                yield "rope.rotary_fraction", "must be 1 with learned_rotations, which rotate whole heads"
-            yield from rotary_problems(self.rope, lambda: [self.rotary_options()])
+        yield from rope_problems(self, lambda: [self.rotary_options()])
+        if self.position == "rotary" and self.learned_rotations != "none" and self.rope.rotary_fraction != 1:
+            yield "rope.rotary_fraction", "must be 1 with learned_rotations, which rotate whole heads"
         if self.num_heads % self.num_kv_heads:
             yield "num_kv_heads", f"must divide num_heads {self.num_heads}, got {self.num_kv_heads}"
-        layout = RopeConfig.layout if is_rotated else self.rope.layout  # learned rotations read it too
-        if self.position != "rotary" and replace(self.rope, layout=layout) != RopeConfig():
-            yield "rope", f"is set but position is {self.position!r}; only position=rotary reads it"
-
-
-# Fields of AxialRopeConfig that each position reads; the other positions read none.
-READ_OF_ROPE = {
-    "axial": tuple(key.name for key in fields(AxialRopeConfig)),
-    "mixed": ("theta", "interpolate_factor", "layout"),
-}
 
 
 class AxialViTConfig(Options):
     """Vision transformer: see `models.vit.AxialViT`; `for_images` fills null values from the data."""
 
     architecture: Literal["axial_vit"] = "axial_vit"
-    image_size: ImageSize = None
+    image_size: Annotated[ImageSize | None, Field(examples=["[64,96]"])] = None
     channels: PositiveInt | None = None
     num_classes: Annotated[int, Field(ge=2)] | None = None
     patch_size: PositiveInt | None = None
@@ -271,8 +254,7 @@ class AxialViTConfig(Options):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         size, patch = self.image_size, self.patch_size
-        is_divisible = None in (size, patch) or all(side % patch == 0 for side in size)
-        if not is_divisible:
+        if None not in (size, patch) and any(side % patch for side in size):
             yield (
                 "patch_size",
                 f"must divide both sides of the images, got {patch} for {size[0]}x{size[1]}; "
@@ -284,54 +266,52 @@ class AxialViTConfig(Options):
             yield "learned_rotations", "cumulative needs a sequence, but patches form a grid; use per_token"
         if self.position == "sinusoidal" and self.dim % 4:
             yield "dim", f"must be a multiple of 4 for sinusoidal rows and columns, got {self.dim}"
-        multiple = 4 if self.position in READ_OF_ROPE else 2 if self.learned_rotations != "none" else 1
-        head_problems = list(width_problems(self.dim, self.num_heads, multiple=multiple))
-        yield from head_problems
-        if is_divisible and not head_problems:
-            yield from self._rope_problems()
-
-    def _rope_problems(self) -> Iterator[tuple[str, str]]:
-        read = READ_OF_ROPE.get(self.position, () if self.learned_rotations == "none" else ("layout",))
-        for key in (key.name for key in fields(self.rope) if key.name not in read):
-            if getattr(self.rope, key) != getattr(AxialRopeConfig(), key):
-                yield f"rope.{key}", f"is set, but has no effect with position={self.position}"
-        if self.position in READ_OF_ROPE:
-            yield from rotary_problems(self.rope, self.rotary_options)
+        yield from rope_problems(self, self.rotary_options)
 
 
-def rotary_problems(
-    rope: RopeConfig | AxialRopeConfig, embeddings: Callable[[], list[dict[str, object]]]
+def rope_problems(
+    model: TransformerLMConfig | AxialViTConfig, embeddings: Callable[[], list[dict[str, object]]]
 ) -> Iterator[tuple[str, str]]:
-    """Key and message of the first rule of `rope.frequencies` that the arguments of an embedding violate."""
+    """Key and message if a head cannot be rotated, or if an option of `model.rope` is unread or invalid.
+
+    Args:
+        model: the options of a model.
+        embeddings: returns the arguments of each `RotaryEmbedding` of the model.
+    """
+    rope, position, learned = model.rope, model.position, model.learned_rotations != "none"
+    if model.dim % model.num_heads:
+        yield "dim", f"must be a multiple of num_heads {model.num_heads}, got {model.dim}"
+        return
+    multiple = {"rotary": 2, "axial": 4, "mixed": 4}.get(position, 2 if learned else 1)
+    if model.head_dim % multiple:
+        yield (
+            "dim",
+            f"/ num_heads must be a multiple of {multiple} to form rotation pairs, got head_dim "
+            f"{model.head_dim} (dim {model.dim} / num_heads {model.num_heads})",
+        )
+        return
+    if position in ("rotary", "axial"):
+        read = vars(rope)
+    elif position == "mixed":
+        read = ("theta", "interpolate_factor", "layout")
+    else:
+        read = ("layout",) if learned else ()
+    for key, value in vars(rope).items():
+        if key not in read and value != getattr(type(rope)(), key):
+            yield f"rope.{key}", f"is set, but has no effect with position={position}"
+    if position not in ("rotary", "axial", "mixed"):
+        return
     from rope.frequencies import DEFAULTS, resolve  # NumPy, which `--help` does not need
 
     try:
         for arguments in embeddings():
             resolve(DEFAULTS | {"freqs_for": "lang", "custom_freqs": None, "use_xpos": False} | arguments)
     except (ValueError, ArithmeticError) as error:
-        # The message begins with an option, or with `scaling` and a key.
-        message = str(error).removeprefix("scaling ")
-        options, prefix = (rope, "rope") if message == str(error) else (rope.scaling, "rope.scaling")
-        key, _, rest = message.partition(" ")
-        if key in options.__dataclass_fields__:
-            yield f"{prefix}.{key}", rest
-        elif message.startswith("the rotated"):
-            yield "rope.rotary_fraction", f"cannot be used: {message}"
-        else:
-            yield prefix, message if options is rope.scaling else f"cannot be used: {message}"
-
-
-def width_problems(dim: int, num_heads: int, *, multiple: int) -> Iterator[tuple[str, str]]:
-    """Key and message if a head is not a whole number of features, or not a multiple of `multiple`."""
-    head_dim = dim // num_heads
-    if dim % num_heads:
-        yield "dim", f"must be a multiple of num_heads {num_heads}, got {dim}"
-    elif head_dim % multiple:
-        yield (
-            "dim",
-            f"/ num_heads must be a multiple of {multiple} to form rotation pairs, got head_dim "
-            f"{head_dim} (dim {dim} / num_heads {num_heads})",
-        )
+        # The message begins with the keys of an option, such as `theta` or `scaling factor`.
+        key, options, words = "rope", rope, str(error).split(" ")
+        while words[0] in getattr(options, "__dataclass_fields__", ()):
+            key, options = f"{key}.{words[0]}", getattr(options, words.pop(0))
+        yield key, " ".join(words if options is not rope else ["cannot be used:", *words])
 
 
 def smallest_patch(height: int, width: int) -> int:

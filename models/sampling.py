@@ -12,8 +12,7 @@ import numpy as np
 import tensorflow as tf
 from pydantic import Field
 
-from models.attention import Cache
-from models.transformer import TransformerLM
+from models.transformer import Cache, TransformerLM
 from system.validation import Options
 
 FINISHED = -1
@@ -94,19 +93,14 @@ class Sampler:
         self.model = model
         self.capacity = model.config.context_length
         self._float32 = model if model.compute_dtype == "float32" else type(model)(model.config)
-        cache, choice = self._float32.cache_spec(None), Choice.spec()
-        tokens, finished = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None,), tf.bool)
-        noise = tf.TensorSpec((None, None, None), tf.float64)
-        self._prefill = tf.function(
-            self._first_tokens, input_signature=[tokens, cache, finished, noise, choice]
-        )
+        cache, finished = self._float32.cache_spec(None), tf.TensorSpec((None,), tf.bool)
+        choice = Choice(*(tf.TensorSpec((), dtype) for dtype in (tf.float64, tf.int32, tf.float64, tf.int32)))
+        prompt, noise = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.float64)
+        self._prefill = tf.function(self._step, input_signature=[prompt, cache, finished, noise, choice])
         last, count = tf.TensorSpec((None, 1), tf.int32), tf.TensorSpec((), tf.int32)
         noise = tf.TensorSpec((TOKENS_PER_CALL, None, None), tf.float64)
-        self._continue = tf.function(
-            self._next_tokens,
-            input_signature=[last, cache, finished, noise, choice, count],
-            jit_compile=True,
-        )
+        signature = [last, cache, finished, noise, choice, count]
+        self._continue = tf.function(self._next_tokens, input_signature=signature, jit_compile=True)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], num_tokens: int, options: SamplingOptions
@@ -148,26 +142,26 @@ class Sampler:
             for ours, theirs in zip(self._float32.weights, self.model.weights, strict=True):
                 ours.assign(theirs)
         choice, cache = Choice.from_options(options, self.model.config.vocab_size), None
-        num_generated = 0
-        while num_generated < num_tokens and not all(row.finished for row in rows):
+        while num_tokens > 0:
             finished = tf.constant([row.finished for row in rows])
-            if cache is None or int(cache.length) == self.capacity:
-                windows, cache = self._pad_windows(rows, num_tokens - num_generated)
-                noise = self._noise(rows, 1, options)
-                tokens, cache = self._prefill(windows, cache, finished, noise, choice)
+            if cache is None or int(cache[0].start) == self.capacity:
+                windows, cache = self._pad_windows(rows, num_tokens)
+                noise = self._noise(rows, 1, options)[0]  # (batch, vocab_size)
+                tokens, _, cache = self._prefill(windows, cache, finished, noise, choice)
+                tokens = tokens[tf.newaxis]  # (1, batch)
             else:
-                last = tf.constant([[0 if row.finished else row.tokens[-1]] for row in rows], tf.int32)
+                last = tf.constant([row.tokens[-1:] for row in rows], tf.int32)
                 noise = self._noise(rows, TOKENS_PER_CALL, options)
-                count = min(TOKENS_PER_CALL, num_tokens - num_generated, self.capacity - int(cache.length))
-                tokens, count, cache = self._continue(
-                    last, cache, finished, noise, choice, tf.constant(count)
-                )
+                count = min(TOKENS_PER_CALL, num_tokens, self.capacity - int(cache[0].start))
+                tokens, cache = self._continue(last, cache, finished, noise, choice, tf.constant(count))
                 tokens = tokens[:count]  # (count, batch)
             for step in tokens.numpy():
                 for row, token in zip(rows, step, strict=True):
                     row.append(int(token), capacity=self.capacity, overflow=options.overflow)
-                num_generated += 1
+                num_tokens -= 1
                 yield step
+                if all(row.finished for row in rows):
+                    return
 
     def _pad_windows(self, rows: list[Row], num_tokens: int) -> tuple[tf.Tensor, Cache]:
         """(batch, length) windows, padded on the left, and an empty cache with room for more tokens."""
@@ -187,12 +181,8 @@ class Sampler:
         size = self.model.config.vocab_size
         return tf.constant([[row.noise(size, ahead) for row in rows] for ahead in range(count)], tf.float64)
 
-    def _first_tokens(self, windows, cache, finished, noise, choice):
-        tokens, _, cache = self._step(windows, cache, finished, noise[0], choice)
-        return tokens[tf.newaxis], cache  # (1, batch)
-
     def _next_tokens(self, last, cache, finished, noise, choice, count):
-        """(TOKENS_PER_CALL, batch) tokens, and how many are set: `count`, or fewer if all rows finish."""
+        """(TOKENS_PER_CALL, batch) tokens, of which the first `count` are set, and the cache."""
         tokens = tf.fill(tf.shape(noise)[:2], FINISHED)
         index = 0
         while index < count and not tf.reduce_all(finished):
@@ -200,7 +190,7 @@ class Sampler:
             tokens = tf.tensor_scatter_nd_update(tokens, [[index]], chosen[tf.newaxis])
             last = tf.ensure_shape(tf.maximum(chosen, 0)[:, tf.newaxis], (None, 1))  # (batch, 1)
             index += 1
-        return tokens, index, cache
+        return tokens, cache
 
     def _step(self, tokens, cache, finished, noise, choice):
         """(batch,) tokens after the (batch, length) `tokens`, the (batch,) finished rows, and the cache."""
@@ -213,10 +203,10 @@ class Sampler:
 class Choice(NamedTuple):
     """`SamplingOptions` as tensors, so that one trace serves all; greedy is top_k = 1."""
 
-    temperature: tf.Tensor
-    top_k: tf.Tensor
-    top_p: tf.Tensor
-    stop_token: tf.Tensor
+    temperature: tf.Tensor  # () float64
+    top_k: tf.Tensor  # () int32
+    top_p: tf.Tensor  # () float64
+    stop_token: tf.Tensor  # () int32
 
     @classmethod
     def from_options(cls, options: SamplingOptions, vocab_size: int) -> "Choice":
@@ -228,10 +218,6 @@ class Choice(NamedTuple):
             tf.constant(np.inf if options.top_p is None else options.top_p, tf.float64),
             tf.constant(FINISHED if options.stop_token is None else options.stop_token, tf.int32),
         )
-
-    @classmethod
-    def spec(cls) -> "Choice":
-        return cls(*(tf.TensorSpec((), dtype) for dtype in (tf.float64, tf.int32, tf.float64, tf.int32)))
 
 
 def choose(logits: tf.Tensor, choice: Choice, noise: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ from functools import partial
 import keras
 import tensorflow as tf
 
-from models.attention import NORM_EPSILON, BlockOptions, Cache
+from models.attention import BlockOptions, LayerCache
 from models.block import Block, dropout, fold_in, recompute
 from models.chunked import attend_in_chunks, is_chunked
 from models.config import TransformerLMConfig
@@ -18,6 +18,7 @@ from rope.embedding import RotaryEmbedding
 from rope.positions import positions_from_padding, positions_from_segments, size_of
 
 EMBEDDING_STDDEV = 0.02
+Cache = tuple[LayerCache, ...]  # one entry for each layer
 
 
 class TransformerLM(keras.Model):
@@ -96,7 +97,7 @@ class TransformerLM(keras.Model):
         self.blocks = [
             Block(options, dtype=policy, name=f"block_{index}") for index in range(config.num_layers)
         ]
-        self.norm = RMSNorm(epsilon=NORM_EPSILON, dtype=policy, name="norm")
+        self.norm = RMSNorm(dtype=policy, name="norm")
         self(tf.zeros((1, 1), tf.int32))  # creates the weights
 
     def call(
@@ -120,15 +121,14 @@ class TransformerLM(keras.Model):
             kernel = partial(attend_in_chunks, mask=mask)
         else:
             kernel = partial(attend, bias=mask.bias(columns, columns))
-        logits, _ = self._forward(
+        return self._forward(
             tokens,
             positions=positions,
             kernel=kernel,
             seed=seed if training else None,
             last=last,
             recompute_blocks=training and self.config.recompute_blocks,
-        )
-        return logits
+        )[0]
 
     def decode(self, tokens: tf.Tensor, cache: Cache) -> tuple[tf.Tensor, Cache]:
         """Appends one or more tokens to a cached sequence.
@@ -140,21 +140,11 @@ class TransformerLM(keras.Model):
         Returns:
             (batch, length, vocab_size) logits, float32, and the cache including the tokens.
         """
-        length = tf.shape(tokens)[1]
-        columns = cache.length + tf.range(length)  # (length,)
-        bias = self._mask(cache.padding).bias(columns, tf.range(size_of(cache.keys[0], 2)))
-        logits, layers = self._forward(
-            tokens,
-            positions=positions_from_padding(cache.padding, length, start=cache.length),
-            kernel=partial(attend, bias=bias),
-            cache=cache,
-        )
-        return logits, cache._replace(
-            keys=tuple(layer.keys for layer in layers),
-            values=tuple(layer.values for layer in layers),
-            length=cache.length + length,
-            rotations=tuple(layer.rotation for layer in layers) if cache.rotations else (),
-        )
+        start, padding, length = cache[0].start, cache[0].padding, tf.shape(tokens)[1]
+        columns = start + tf.range(length)  # (length,)
+        bias = self._mask()._replace(padding=padding).bias(columns, tf.range(size_of(cache[0].keys, 2)))
+        positions = positions_from_padding(padding, length, start=start)  # (batch, length)
+        return self._forward(tokens, positions=positions, kernel=partial(attend, bias=bias), cache=cache)
 
     def make_cache(
         self, batch: int, *, capacity: int | None = None, padding: tf.Tensor | None = None
@@ -175,20 +165,22 @@ class TransformerLM(keras.Model):
             lambda spec: tf.zeros([batch if size is None else size for size in spec.shape], spec.dtype),
             self.cache_spec(capacity),
         )
-        return cache if padding is None else cache._replace(padding=tf.cast(padding, tf.int32))
+        if padding is not None:
+            cache = tuple(layer._replace(padding=tf.cast(padding, tf.int32)) for layer in cache)
+        return cache
 
     def cache_spec(self, capacity: int | None) -> Cache:
         """`tf.TensorSpec`s of a cache with `capacity` columns (None for any) and any number of rows."""
-        config, layers = self.config, len(self.blocks)
-        store = tf.TensorSpec((None, config.num_kv_heads, capacity, config.head_dim), self.compute_dtype)
-        rotation = tf.TensorSpec((None, config.num_kv_heads, config.head_dim // 2), tf.float32)
-        return Cache(
-            keys=(store,) * layers,
-            values=(store,) * layers,
-            length=tf.TensorSpec((), tf.int32),
+        kv_heads, head_dim = self.config.num_kv_heads, self.config.head_dim
+        store = tf.TensorSpec((None, kv_heads, capacity, head_dim), self.compute_dtype)
+        layer = LayerCache(
+            keys=store,
+            values=store,
+            start=tf.TensorSpec((), tf.int32),
             padding=tf.TensorSpec((None,), tf.int32),
-            rotations=(rotation,) * layers if config.learned_rotations == "cumulative" else (),
+            rotation=tf.TensorSpec((None, kv_heads, head_dim // 2), tf.float32),
         )
+        return (layer,) * len(self.blocks)
 
     def _forward(
         self, tokens, *, positions, kernel, cache=None, seed=None, last=None, recompute_blocks=False
@@ -210,12 +202,12 @@ class TransformerLM(keras.Model):
             if recompute_blocks:
                 x = recompute(block, x, **options)
                 continue
-            x, layer = block(x, cache=None if cache is None else cache.layer(index), **options)
+            x, layer = block(x, cache=None if cache is None else cache[index], **options)
             layers.append(layer)
         if last is not None:
             x = x[:, -last:]  # (batch, last, dim)
         logits = self.embedding(self.norm(x), reverse=True)  # (batch, length or last, vocab_size)
-        return tf.cast(logits, tf.float32), layers
+        return tf.cast(logits, tf.float32), tuple(layers)
 
     def _check_length(self, length: int | None) -> None:
         """Raises ValueError if a static length exceeds the learned positions or the range of xPos."""
@@ -226,6 +218,6 @@ class TransformerLM(keras.Model):
                 f"{kind} end at context_length {self.config.context_length}, got {length} tokens."
             )
 
-    def _mask(self, padding: tf.Tensor | None = None) -> CausalMask:
+    def _mask(self) -> CausalMask:
         heads = self.config.num_heads if self.config.position == "alibi" else None
-        return CausalMask(self.compute_dtype, alibi_heads=heads, padding=padding)
+        return CausalMask(self.compute_dtype, alibi_heads=heads)

@@ -7,7 +7,7 @@ length = rows * columns, plus 1 with a class token.
 import keras
 import tensorflow as tf
 
-from models.attention import NORM_EPSILON, BlockOptions, projection
+from models.attention import BlockOptions, projection
 from models.block import Block, dropout, fold_in, recompute
 from models.chunked import attend_in_chunks, is_chunked
 from models.config import AxialViTConfig
@@ -98,7 +98,7 @@ class AxialViT(keras.Model):
             )
             for index in range(config.num_layers)
         ]
-        self.norm = RMSNorm(epsilon=NORM_EPSILON, dtype=policy, name="norm")
+        self.norm = RMSNorm(dtype=policy, name="norm")
         self.head = keras.layers.Dense(
             config.num_classes, use_bias=False, kernel_initializer="zeros", dtype=policy, name="head"
         )

@@ -16,5 +16,5 @@ def decoded(model, tokens, split, *, padding=None, compiled=False):
         chunk, cache = decode(tf.constant(tokens[:, start : start + length]), cache)
         logits.append(chunk)
         start += length
-    assert start == tokens.shape[1] == int(cache.length)
+    assert start == tokens.shape[1] == int(cache[0].start)
     return np.concatenate(logits, axis=1)

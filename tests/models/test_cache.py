@@ -56,17 +56,17 @@ def test_cache_may_be_longer_than_its_tokens_and_earlier_caches_stay_valid(model
     full = model(tokens).numpy()
     difference = np.concatenate([first, second], axis=1) - full
     assert np.max(abs(difference)) < 1e-4 * np.std(full)  # float32
-    assert (cache.keys[0].shape[2], int(cache.length)) == (29, 13)
+    assert (cache[0].keys.shape[2], int(cache[0].start)) == (29, 13)
     again, _ = model.decode(tf.constant(tokens[:, 5:]), prefix)
     np.testing.assert_array_equal(again, second)
 
 
 def test_cache_holds_the_kv_heads_in_the_compute_dtype(model_of):
     cache = model_of(variant="interpolated", dtype="mixed_bfloat16").make_cache(5, capacity=7)
-    assert len(cache.keys) == len(cache.values) == 2
-    for store in (*cache.keys, *cache.values):
-        assert (store.shape, store.dtype) == ((5, 3, 7, 4), tf.bfloat16)
-    assert cache.keys[0].shape[2] == 7
+    assert len(cache) == 2
+    for layer in cache:
+        for store in (layer.keys, layer.values):
+            assert (store.shape, store.dtype) == ((5, 3, 7, 4), tf.bfloat16)
 
 
 def test_more_tokens_than_the_capacity_are_an_error(model_of, tokens):

@@ -22,15 +22,11 @@ def plain_norm(x, scale):
     return x / tf.sqrt(tf.reduce_mean(x**2, axis=-1, keepdims=True) + 1e-5) * scale
 
 
-def norm(x, scale):
-    return rms_normalize(x, scale, 1e-5)
-
-
 QUERIES_KEYS_VALUES = (normal(2, 6, 5, 8), normal(2, 2, 7, 8), normal(2, 2, 7, 8))
 CASES = {
     "gated": (gated, plain_gated, (3 * normal(4, 5, 6), normal(4, 5, 6))),
-    "norm": (norm, plain_norm, (normal(4, 5, 16), 1 + 0.2 * normal(16))),
-    "norm of heads": (norm, plain_norm, (normal(2, 3, 5, 8), 1 + 0.2 * normal(8))),
+    "norm": (rms_normalize, plain_norm, (normal(4, 5, 16), 1 + 0.2 * normal(16))),
+    "norm of heads": (rms_normalize, plain_norm, (normal(2, 3, 5, 8), 1 + 0.2 * normal(8))),
     "attend": (attend, plain_attention, QUERIES_KEYS_VALUES),
     "attend, masked": (
         lambda *x: attend(*x, CAUSAL),

@@ -71,7 +71,7 @@ def test_cache_capacity_follows_the_requested_tokens(sampler, monkeypatch, promp
     monkeypatch.setattr(sampling, "CACHE_COLUMNS", 4)
     assert generated(sampler, prompt, num_tokens, WARM) == expected
     _, cache = sampler._pad_windows([Row(prompt, seed=0)], num_tokens)
-    assert cache.keys[0].shape[2] == columns
+    assert cache[0].keys.shape[2] == columns
 
 
 @pytest.mark.parametrize("options", [GREEDY, WARM], ids=["greedy", "sampled"])
