@@ -89,7 +89,7 @@ class RopeConfig(Options):
     interpolate_factor: float = 1.0
     theta_rescale_factor: float = 1.0
     learned_freq: bool = False
-    rotary_fraction: float = 1.0
+    rotary_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     xpos: bool = False
     xpos_scale_base: float = 512.0
     scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)

@@ -35,6 +35,8 @@ def compile_in_graphs(function: Callable) -> Callable:
     return call
 
 
+# AutoGraph would convert a decorated function without its custom gradient.
+@tf.autograph.experimental.do_not_convert
 @tf.custom_gradient
 def gated(gate: tf.Tensor, up: tf.Tensor) -> tf.Tensor:
     """silu(gate) * up, for two tensors of one shape."""
@@ -64,6 +66,7 @@ class RMSNorm(keras.layers.Layer):
         return rms_normalize(x, tf.convert_to_tensor(self.scale))
 
 
+@tf.autograph.experimental.do_not_convert
 @tf.custom_gradient
 def rms_normalize(x: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     """x / sqrt(mean(x^2) + 1e-5) * scale over the last axis (Zhang and Sennrich 2019, arXiv 1910.07467).

@@ -24,7 +24,7 @@ SIZES = {"dim": 24, "num_heads": 6, "num_kv_heads": 3}
         ),
         (
             {"position": "none", "rope": RopeConfig(theta=500.0)},
-            "rope is set but position is 'none'; only position=rotary reads it",
+            "rope.theta is set, but has no effect with position=none",
         ),
         ({"num_layers": 0}, "num_layers must be >= 1, got 0"),
         ({"num_layer": 2}, "num_layer is no such option"),

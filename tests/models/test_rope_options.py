@@ -199,13 +199,13 @@ def test_lengths_left_open_are_those_of_the_context():
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"position": "none", "rope": RopeConfig(xpos=True)}, "rope is set but position is 'none'"),
-        ({"position": "none", "rope": RopeConfig(layout="half")}, "rope is set but position is 'none'"),
+        ({"position": "none", "rope": RopeConfig(xpos=True)}, "rope.xpos is set, but has no effect"),
+        ({"position": "none", "rope": RopeConfig(layout="half")}, "rope.layout is set, but has no effect"),
         (
             {"learned_rotations": "per_token", "rope": RopeConfig(rotary_fraction=0.5)},
             "rope.rotary_fraction must be 1 with learned_rotations",
         ),
-        ({"rope": RopeConfig(rotary_fraction=0.4)}, "rope.rotary_fraction .* must be even"),
+        ({"rope": RopeConfig(rotary_fraction=0.4)}, "rope cannot be used: the rotated part .* must be even"),
         ({"rope": RopeConfig(xpos=True, xpos_scale_base=0.1)}, "xpos_max_length must be in"),
         ({"rope": RopeConfig(xpos_scale_base=4.0)}, "rope.xpos_scale_base has no effect"),
         ({"rope": RopeConfig(theta_rescale_factor=1e300)}, "in the range of float64"),
