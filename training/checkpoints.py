@@ -46,7 +46,6 @@ class Checkpoints:
         self.directory = directory
         self.variables = named_variables("model", model) | named_variables("optimizer", optimizer)
         self.keep, self.keep_best = keep, keep_best
-        self._damaged: set[Path] = set()  # damaged checkpoints after the restored one
 
     def save(self, step: int, facts: dict) -> Path:
         """Writes the checkpoint of `step`, with `facts` (JSON values) in its manifest.
@@ -69,7 +68,6 @@ class Checkpoints:
                 f"cannot write the checkpoint of step {step:,} in {self.directory} ({reason(error)}); "
                 "earlier checkpoints are unchanged. Free some space and run the same command to resume."
             ) from error
-        self._damaged.discard(path)
         # During skipped steps nothing is removed: the run may have to return to a checkpoint before them.
         if not facts.get("bad_steps", {}).get("in_a_row"):
             for superseded in self._superseded(step):
@@ -98,9 +96,8 @@ class Checkpoints:
     def _superseded(self, step: int) -> list[Path]:
         """Checkpoints up to `step` that need not be kept."""
         paths = [path for path in complete_checkpoints(self.directory) if step_of(path) <= step]
-        intact = [path for path in paths if path not in self._damaged]
-        keep = intact[-self.keep :]
-        best = min(intact, key=validation_loss)
+        keep = paths[-self.keep :]
+        best = min(paths, key=validation_loss)
         if self.keep_best and validation_loss(best) < math.inf:
             keep.append(best)
         return [path for path in paths if path not in keep]
@@ -112,15 +109,13 @@ class Checkpoints:
             RunError: if there are checkpoints and all are damaged, or the latest does not fit.
         """
         remove_partial(self.directory)
-        paths = complete_checkpoints(self.directory)
-        if not paths:
+        if not complete_checkpoints(self.directory):
             return None
         try:
             path, manifest = read_latest_manifest(self.directory.parent)
             restore(path, manifest, self.variables)
         except RunError as error:
             raise RunError(f"{error}. To start a new run, use name=NEW.") from error
-        self._damaged = {later for later in paths if step_of(later) > manifest["step"]}
         return manifest
 
     def go_back(self, step: int) -> int | None:
@@ -170,16 +165,9 @@ def restore_weights(run_directory: Path, model: keras.Model, *, step: int | None
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints from earliest to latest.
-
-    Raises:
-        RunError: if the directory, or a link of its name, exists and cannot be read; a run that treated it as
-            empty would start from scratch.
-    """
-    try:
-        names = os.listdir(directory) if os.path.lexists(directory) else []
-    except OSError as error:
-        raise RunError(f"{directory} cannot be read ({reason(error)})") from error
+    """Checkpoints from earliest to latest."""
+    # Fails for a broken link, so that the run does not start from scratch.
+    names = os.listdir(directory) if os.path.lexists(directory) else []
     return sorted((directory / name for name in names if re.fullmatch(r"step-[0-9]+", name)), key=step_of)
 
 

@@ -19,9 +19,12 @@ def make_losses(documents, seed=0):
     return sums, counts.astype(float)
 
 
-def test_the_mean_is_over_targets():
+def test_the_mean_is_over_targets_and_one_document_has_no_standard_error():
     mean, _ = mean_over_documents(np.array([2.0, 30.0]), np.array([1.0, 9.0]))
     assert mean == pytest.approx(3.2)
+    mean, error = mean_over_documents(np.array([6.0]), np.array([4.0]))
+    assert mean == 1.5
+    assert math.isnan(error)
 
 
 def test_the_standard_error_for_documents_of_one_length_is_that_of_a_mean():
@@ -38,12 +41,6 @@ def test_the_standard_error_matches_a_bootstrap_over_documents():
     # The bootstrap has an error of 1 / sqrt(2 * 4,000), 1.1 %; the linearisation one of order 1/200.
     assert error == pytest.approx(means.std(), rel=0.06)
     assert error > 2 * math.sqrt(1 / counts.sum())  # far more than with targets as the sampling unit
-
-
-def test_a_single_document_has_no_standard_error():
-    mean, error = mean_over_documents(np.array([6.0]), np.array([4.0]))
-    assert mean == 1.5
-    assert math.isnan(error)
 
 
 @pytest.fixture(scope="module")

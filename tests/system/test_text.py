@@ -44,22 +44,6 @@ def test_a_closed_stream_is_reported_once_and_stops_nothing(gone):
     assert errors == {"nothing": "note: three\n", "stdout": f"{lost}note: three\n"}.get(gone, "")
 
 
-def test_a_full_disk_behind_standard_output_stops_nothing():
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", SPEAKER],
-            cwd=ROOT,
-            input="\n",
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    assert done.returncode == 7
-    assert done.stderr == (
-        "note: cannot write to standard output (No space left on device); the run continues.\nnote: three\n"
-    )
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0:00"), (59.9, "0:59"), (61, "1:01"), (3_600, "1:00:00"), (90_061, "25:01:01")]
 )

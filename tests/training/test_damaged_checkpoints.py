@@ -127,15 +127,3 @@ def test_damaged_checkpoints_of_later_steps_do_not_replace_intact_ones(tmp_path)
     run.save(20)
     assert run.names() == ["step-00000020"]
     assert run.checkpoints.restore_latest()["step"] == 20
-
-
-@pytest.mark.parametrize("keep_best", [True, False])
-def test_a_skipped_checkpoint_does_not_count_as_kept(tmp_path, keep_best):
-    run = Run(tmp_path, keep=2, keep_best=keep_best)
-    run.save(10, validation_loss=2.0)
-    truncate(run.save(20, validation_loss=1.0) / "tensors.index")
-    assert run.checkpoints.restore_latest()["step"] == 10
-    run.save(15)
-    assert run.names() == ["step-00000010", "step-00000015", "step-00000020"]
-    run.save(25)
-    assert run.names() == ["step-00000010"] * keep_best + ["step-00000015", "step-00000025"]

@@ -47,15 +47,10 @@ def test_means_are_over_the_targets_of_all_batches(logits, compile_mode):
     ]
     assert len(losses) == 11
     evaluate = make_evaluator(Table(logits), summed_loss, compile_mode=compile_mode)
-    assert evaluate(batches) == {"validation_loss": pytest.approx(np.mean(losses), abs=1e-6)}
+    for _ in range(2):
+        assert evaluate(batches) == {"validation_loss": pytest.approx(np.mean(losses), abs=1e-6)}
     mean_of_means = np.mean([np.mean(losses[:6]), losses[6], np.mean(losses[7:])])
     assert abs(mean_of_means - np.mean(losses)) > 0.01
-
-
-def test_an_evaluator_can_be_called_again(logits):
-    evaluate = make_evaluator(Table(logits), summed_loss, compile_mode="graph")
-    batches = list(masked_batches([6, 1]))
-    assert evaluate(batches) == evaluate(batches) != evaluate(batches[:1])
 
 
 def test_batches_without_targets_are_an_error(logits):

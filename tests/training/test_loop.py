@@ -78,13 +78,10 @@ def test_logging_evaluation_samples_and_saves_have_their_own_intervals():
     assert run.saved == [10, 20, 24]
     assert run.rows[5] == {"loss": 1.0, "gradient_norm": 1.5, "learning_rate": 0.25}
     assert run.rows[8] == {"validation_loss": 3.5}
-
-
-def test_a_checkpoint_records_the_validation_loss_of_its_step():
     run = Run(eval_every=4, checkpoint_every=2)
     run.train()
-    measured = {step: facts.get("validation_loss") for step, facts in run.facts.items()}
-    assert measured == {2: None, 4: 3.5, 6: None, 8: 3.5, 10: None}
+    losses = {step: facts["validation_loss"] for step, facts in run.facts.items()}
+    assert losses == {2: None, 4: 3.5, 6: None, 8: 3.5, 10: None}
 
 
 def test_a_resumed_run_does_the_same_at_the_same_steps():
@@ -95,12 +92,9 @@ def test_a_resumed_run_does_the_same_at_the_same_steps():
     assert rest.steps == [5, 6, 7, 8, 9]
     assert rest.rows == {step: metrics for step, metrics in whole.rows.items() if step > 5}
     assert rest.saved == [10]
-
-
-def test_a_completed_run_does_nothing():
-    run = Run()
-    assert run.train(start_step=10) == (10, 0)
-    assert (run.steps, run.rows, run.saved) == ([], {}, [])
+    completed = Run()
+    assert completed.train(start_step=10) == (10, 0)
+    assert (completed.steps, completed.rows, completed.saved) == ([], {}, [])
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted():
