@@ -86,8 +86,7 @@ def training_batch(
     num_phases = len(tokens) - num_windows * length
     phases = [_phase(num_phases, seed=seed, epoch=int(epoch)) for epoch in epochs]
     starts = np.array(phases) + windows * length  # (rows,)
-    pieces = np.stack([tokens[start : start + length + 1] for start in starts])  # (rows, length + 1)
-    pieces = pieces.astype(np.int32)
+    pieces = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int32)  # (rows, length + 1)
     return pieces[:, :-1], pieces[:, 1:]  # (rows, length) each
 
 
@@ -118,15 +117,16 @@ def batch_dataset(
 class EvaluationBatches(Sequence):
     """Sequence of (inputs, targets) that can be indexed and read repeatedly.
 
+    The rows of the last batch that are left over repeat the last item, with targets -1.
+
     Args:
         num_items: items 0..num_items - 1 are visited once each.
-        load: returns the batch of some items. Its second argument is the number of rows; rows without an item
-            have targets that do not count.
+        load: returns inputs and targets of some items, (rows,) int64.
         max_batches: evaluates on fewer batches, with the items evenly spread.
     """
 
     num_items: int
-    load: Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+    load: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     batch_size: int
     max_batches: int | None = None
     rows: slice = field(default_factory=lambda: ALL_ROWS)  # a slice has no hash in Python 3.11
@@ -140,32 +140,31 @@ class EvaluationBatches(Sequence):
             raise IndexError(f"batch {index} of {len(self)}")
         num_visited = min(self.num_items, len(self) * self.batch_size)
         positions = index * self.batch_size + np.arange(self.batch_size)[self.rows]  # (rows,)
-        items = positions[positions < num_visited] * self.num_items // num_visited
-        return self.load(items, len(positions))
-
-
-def evaluation_batches(
-    tokens: np.ndarray,
-    *,
-    batch_size: int,
-    length: int,
-    max_batches: int | None = None,
-    rows: slice = ALL_ROWS,
-) -> EvaluationBatches:
-    """Consecutive windows of a token array: every token except the first is a target exactly once.
-
-    A batch is inputs and targets, (rows, length) int32 each. Window w starts at token `w * length`. Positions
-    after the last of the (num_tokens,) tokens and padding rows of the last batch have the target -1.
-    """
-
-    def load(windows: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
-        inputs = np.full((num_rows, length), SEPARATOR, np.int32)
-        targets = np.full((num_rows, length), IGNORED_TARGET, np.int32)
-        for row, start in enumerate(windows * length):
-            piece = tokens[start : start + length + 1]  # shorter at the end of the tokens
-            inputs[row, : len(piece) - 1] = piece[:-1]
-            targets[row, : len(piece) - 1] = piece[1:]
+        items = np.minimum(positions, num_visited - 1) * self.num_items // num_visited
+        inputs, targets = self.load(items)
+        targets[positions >= num_visited] = IGNORED_TARGET
         return inputs, targets
 
-    num_windows = -(-(len(tokens) - 1) // length)
-    return EvaluationBatches(num_windows, load, batch_size=batch_size, max_batches=max_batches, rows=rows)
+
+def num_evaluation_windows(num_tokens: int, length: int) -> int:
+    """Number of windows of `evaluation_windows`."""
+    return -(-(num_tokens - 1) // length)
+
+
+def evaluation_windows(
+    tokens: np.ndarray, windows: np.ndarray, *, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Consecutive windows of a token array: every token except the first is a target exactly once.
+
+    Args:
+        tokens: (num_tokens,) integers.
+        windows: (rows,) numbers of windows; window w starts at token `w * length`.
+
+    Returns:
+        Inputs and targets, (rows, length) int32 each; positions after the last token have the target -1.
+    """
+    positions = windows[:, None] * length + np.arange(length + 1)  # (rows, length + 1)
+    pieces = tokens[np.minimum(positions, len(tokens) - 1)].astype(np.int32)  # (rows, length + 1)
+    has_target = positions[:, 1:] < len(tokens)  # (rows, length)
+    inputs = np.where(has_target, pieces[:, :-1], SEPARATOR)
+    return inputs, np.where(has_target, pieces[:, 1:], IGNORED_TARGET)

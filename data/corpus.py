@@ -1,37 +1,48 @@
-"""A text corpus as two memory-mapped arrays of byte tokens: a training and a held-out split.
+"""Text as two memory-mapped arrays of byte tokens: a training and a held-out split.
 
 Each split is stored as NUL document NUL document NUL ... NUL, so that a model sees where a document starts
 and ends. Exact duplicates are dropped, and held-out text never repeats a training document.
 """
 
+import glob
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import os
+import sysconfig
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 
 from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
-from data.disk_cache import Progress, cache_folder, hash_files, load_or_build, report_skipped
 from data.sources import (
     SPLITS,
     Document,
-    Documents,
+    InvalidItem,
+    Progress,
+    Report,
     Source,
     Split,
+    cache_folder,
+    file_state,
     hash_fraction,
-    python_stdlib_source,
-    text_files_source,
+    load_or_build,
+    read_file,
+    relative_name,
 )
 from data.tfds import tfds_source
-from data.tokens import SEPARATOR, InvalidText, clean_text
+from data.tokens import SEPARATOR, clean_text
 from system.errors import DataError
+from system.files import walk_files
 from system.text import format_count
 
 TextConfig = PythonStdlibConfig | TextFilesConfig | TfdsTextConfig
-Report = Callable[[str], None]
 
+STDLIB_EXCLUDED = (
+    *("test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip"),
+    *("site-packages", "dist-packages", "lib-dynload", "config-*"),
+)
 # With 8 documents expected on the smaller side, a side is empty in one of e**8 = 3,000 corpora.
 MIN_EXPECTED_DOCUMENTS = 8
 
@@ -61,22 +72,20 @@ def load_text(config: TextConfig, *, report: Report = print) -> TextCorpus:
         DataError: if the documents cannot be found or read, no text is left, or the cache cannot be written.
     """
     source = _source(config, report=report)
-    # A source with a validation split of its own does not depend on `held_out`.
-    held_out = config.held_out if source.validation_documents is None else None
-    folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": held_out})
-    meta = load_or_build(folder, lambda path: _tokenize(source, path, config.held_out, report))
-    report_skipped(meta, source.unit, report)
+    folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": source.held_out})
+    meta = load_or_build(folder, source, lambda *entry: _tokenize(source, *entry), report=report)
     train, validation = (np.memmap(folder / f"{split}.bin", np.uint8, mode="r") for split in SPLITS)
     train_size, held_out_size = (
-        f"{format_count(meta['documents'][split], 'document')}, {_format_size(len(tokens))}"
+        f"{format_count(meta['num_documents'][split], 'document')}, {_format_size(len(tokens))}"
         for split, tokens in zip(SPLITS, (train, validation), strict=True)
     )
-    if meta["rule"] == "tail":
+    if meta["max_bytes"] == 0:
         held_out_size = f"the last {100 * config.held_out:g} % of each, {_format_size(len(validation))},"
+    hashes = " ".join(meta["files"][f"{split}.bin"] for split in SPLITS)
     return TextCorpus(
         train=train,
         validation=validation,
-        fingerprint=meta["fingerprint"],
+        fingerprint=hashlib.sha256(hashes.encode()).hexdigest(),
         description=f"{source.name}: {train_size} for training; {held_out_size} held out",
     )
 
@@ -106,116 +115,136 @@ def _source(config: TextConfig, *, report: Report) -> Source:
             raise TypeError(f"config must be a text class of data.config, got {type(config).__name__}")
 
 
-def _usable(documents: Documents, progress: Progress, digests: set[bytes]) -> Iterator[Document]:
-    """Cleaned documents that are text, not empty and not in `digests`, the SHA-256 of those so far."""
-    for name, raw in documents:
-        progress.advance()
-        try:
-            content = clean_text(raw)
-        except InvalidText as error:
-            progress.skip(f"{name}: {error}")
-            continue
-        digest = hashlib.sha256(content).digest()
-        if digest in digests:
-            progress.num_repeated += 1
-        elif content:
-            digests.add(digest)
-            yield name, content
+def python_stdlib_source(config: PythonStdlibConfig) -> Source:
+    """The `*.py` files of the running Python's standard library, without its tests and tools."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    paths = walk_files(root, is_excluded=lambda name: any(fnmatch(name, each) for each in STDLIB_EXCLUDED))
+    paths = [path for path in paths if path.suffix == ".py"]
+    return _file_source(config.source, root, paths, held_out=config.held_out, invalid="skip")
 
 
-def _tokenize(source: Source, folder: Path, held_out: float, report: Report) -> dict:
-    """Writes both splits into `folder`; returns the facts for `meta.json`."""
-    report(f"tokenizing {format_count(source.num_items, source.unit)} of {source.name}")
-    progress = Progress("tokenized", source, report)
-    rule, parts = _divide(source, held_out, progress, report)
-    num_documents = _write_splits(parts, folder)
-    for split, use in (("train", "training"), ("validation", "validation")):
-        if not num_documents[split]:
-            first = f" (first: {progress.skipped[0]})" if progress.skipped else ""
-            raise DataError(
-                f"{source.name}: no text is left for {use}: of "
-                f"{format_count(source.num_items, source.unit)}, {progress.num_skipped:,} skipped{first}, "
-                f"{progress.num_repeated:,} repeated; add text"
-            )
-    hashes = hash_files(folder)
-    fingerprint = hashlib.sha256(" ".join(hashes[f"{split}.bin"] for split in SPLITS).encode()).hexdigest()
-    return {"documents": num_documents, "fingerprint": fingerprint, "rule": rule} | progress.facts()
+def text_files_source(config: TextFilesConfig) -> Source:
+    """The user's files in sorted order, without empty ones.
 
+    `config.path` is a file, a directory (all files below it) or a glob (`**` is any depth, `~` is the home
+    directory). Hidden files and folders are excluded unless the glob names their dot. The name of a document
+    is its path relative to the directory, or to the part of the glob before the first wildcard.
 
-def _divide(
-    source: Source, held_out: float, progress: Progress, report: Report
-) -> tuple[str, Iterable[tuple[Split, bytes]]]:
-    """Name of the rule that divides the documents, and (split, content) of each part."""
-    digests: set[bytes] = set()
-    documents = _usable(source.documents(), progress, digests)
-    if source.validation_documents is not None:
-        validation = _usable(source.validation_documents(), progress, digests)
-        return "source", chain(
-            (("train", content) for _, content in documents),
-            (("validation", content) for _, content in validation),
+    Raises:
+        DataError: if the path does not exist or matches no file with text.
+    """
+    root, pattern = _root_and_pattern(os.path.expanduser(config.path))
+    if not root.exists():
+        raise DataError(f"data.path={config.path}: {root.absolute()} does not exist; check the path")
+    matches = sorted(map(Path, glob.glob(pattern, recursive=True)))
+    paths = [path for path in matches if path.is_file() and path.stat().st_size]
+    if not paths:
+        raise DataError(
+            f"data.path={config.path} matches no file with text in {root.absolute()}; "
+            "for files at any depth use a glob such as 'texts/**/*.txt'"
         )
-    # The rule depends on the number and sizes of the usable documents: read all of them twice.
-    first_pass = Progress("measured", source, report)
-    max_bytes = held_out_bytes(_usable(source.documents(), first_pass, set()), held_out=held_out)
-    if max_bytes is None:
-        return "tail", split_by_tail(documents, held_out=held_out)
-    return "name", split_by_name(documents, held_out=held_out, max_bytes=max_bytes)
+    name = f"{config.source} {config.path}"
+    return _file_source(name, root, paths, held_out=config.held_out, invalid=config.invalid)
 
 
-def held_out_bytes(documents: Iterable[Document], *, held_out: float) -> int | None:
-    """Bytes to hold out in whole documents; None if either split would have fewer than 8 on average."""
-    sizes = [len(content) for _, content in documents]
-    if len(sizes) * min(held_out, 1 - held_out) < MIN_EXPECTED_DOCUMENTS:
-        return None
-    return round(sum(sizes) * held_out)
+def _root_and_pattern(path: str) -> tuple[Path, str]:
+    """Directory that names are relative to, and the glob that finds the files."""
+    if os.path.isdir(path):
+        return Path(path), os.path.join(glob.escape(path), "**", "*")
+    if os.path.exists(path):
+        return Path(path).parent, glob.escape(path)
+    root = Path(path)
+    while glob.has_magic(str(root)):
+        root = root.parent
+    return root, path
 
 
-def split_by_name(
-    documents: Iterable[Document], *, held_out: float, max_bytes: int
-) -> Iterator[tuple[Split, bytes]]:
-    """Holds out the documents whose name hashes below `held_out`.
+def _file_source(name: str, root: Path, paths: list[Path], *, held_out: float, invalid: str) -> Source:
+    files = {relative_name(path, root): path for path in paths}
+    identity = {
+        "root": str(root.absolute()),
+        "files": [file_state(name, path) for name, path in files.items()],
+        "invalid": invalid,
+    }
 
-    A document keeps its split when others are added or removed. One of more than `max_bytes`, the bytes to
-    hold out, is divided by `split_by_tail`. The documents must not repeat.
-    """
-    for name, content in documents:
-        if len(content) > max_bytes:
-            yield from split_by_tail([(name, content)], held_out=held_out)
-        else:
-            yield ("validation" if hash_fraction(name) < held_out else "train"), content
+    def documents(split: Split) -> Iterator[Document]:
+        for name, path in files.items():
+            yield name, read_file(path)
 
-
-def split_by_tail(documents: Iterable[Document], *, held_out: float) -> Iterator[tuple[Split, bytes]]:
-    """Holds out the last `held_out` of each document, for a corpus of one or a few documents.
-
-    The cut never divides a UTF-8 character. A document too short to be cut is training text.
-    """
-    for _, content in documents:
-        cut = _character_start(content, len(content) - round(len(content) * held_out))
-        for split, part in (("train", content[:cut]), ("validation", content[cut:])):
-            if part:
-                yield split, part
+    return Source(name, identity, len(files), "file", documents, held_out=held_out, invalid=invalid)
 
 
-def _character_start(content: bytes, index: int) -> int:
-    """Start of the UTF-8 character that contains byte `index`; the end of `content` in place of 0."""
-    while 0 < index < len(content) and content[index] & 0xC0 == 0x80:
-        index -= 1
-    return index or len(content)
-
-
-def _write_splits(parts: Iterable[tuple[Split, bytes]], folder: Path) -> dict[Split, int]:
-    """Writes documents with separators around them; returns the number of documents of each split."""
+def _tokenize(source: Source, folder: Path, progress: Progress) -> dict:
+    """Writes both splits into `folder`, with separators around the documents."""
+    max_bytes = None
+    if source.held_out is not None:
+        # The split depends on the number and sizes of all usable documents, which are read twice.
+        sizes = [len(content) for *_, content in _usable(source, Progress(source, progress.report))]
+        max_bytes = held_out_bytes(sizes, held_out=source.held_out)
     separator = bytes([SEPARATOR])
     num_documents = dict.fromkeys(SPLITS, 0)
     with open(folder / "train.bin", "wb") as train, open(folder / "validation.bin", "wb") as validation:
         files = {"train": train, "validation": validation}
-        train.write(separator)
-        validation.write(separator)
-        for split, content in parts:
-            files[split].write(content + separator)
-            num_documents[split] += 1
-    return num_documents
+        for file in files.values():
+            file.write(separator)
+        for split, name, content in _usable(source, progress):
+            parts = {split: content}
+            if max_bytes is not None:
+                parts = divide(name, content, held_out=source.held_out, max_bytes=max_bytes)
+            for part_split, part in parts.items():
+                files[part_split].write(part + separator)
+                num_documents[part_split] += 1
+    for split, use in (("train", "training"), ("validation", "validation")):
+        if not num_documents[split]:
+            raise DataError(
+                f"{source.name}: no text is left for {use} of {format_count(source.num_items, source.unit)}, "
+                f"without empty and repeated ones{progress.describe_skipped()}; add text"
+            )
+    return {"num_documents": num_documents, "max_bytes": max_bytes}
+
+
+def _usable(source: Source, progress: Progress) -> Iterator[tuple[Split, str, bytes]]:
+    """Split, name and cleaned content of the documents that are text, not empty and not repeated."""
+    digests = set()
+    for split in SPLITS if source.held_out is None else SPLITS[:1]:
+        for name, raw in source.items(split):
+            progress.advance()
+            try:
+                content = clean_text(raw)
+            except InvalidItem as error:
+                progress.skip(name, error)
+                continue
+            digest = hashlib.sha256(content).digest()
+            if content and digest not in digests:
+                digests.add(digest)
+                yield split, name, content
+
+
+def held_out_bytes(sizes: Sequence[int], *, held_out: float) -> int:
+    """Bytes to hold out in whole documents; 0 if either split would have fewer than 8 on average.
+
+    `sizes` are the bytes of each document.
+    """
+    if len(sizes) * min(held_out, 1 - held_out) < MIN_EXPECTED_DOCUMENTS:
+        return 0
+    return round(sum(sizes) * held_out)
+
+
+def divide(name: str, content: bytes, *, held_out: float, max_bytes: int) -> dict[Split, bytes]:
+    """Training and held-out part of a document.
+
+    A document of up to `max_bytes`, see `held_out_bytes`, is held out if its name hashes below `held_out`, so
+    that it keeps its split when others are added or removed. The last `held_out` of a longer one is held out;
+    the cut never divides a UTF-8 character, and a document too short to be cut is training text.
+    """
+    if len(content) <= max_bytes:
+        return {"validation" if hash_fraction(name) < held_out else "train": content}
+    cut = len(content) - round(len(content) * held_out)
+    while 0 < cut < len(content) and content[cut] & 0xC0 == 0x80:  # inside a UTF-8 character
+        cut -= 1
+    if cut in (0, len(content)):
+        return {"train": content}
+    return {"train": content[:cut], "validation": content[cut:]}
 
 
 def _format_size(num_bytes: int) -> str:

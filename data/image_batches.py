@@ -1,4 +1,4 @@
-"""Batches of images: augmented and shuffled for training, in stored order for evaluation.
+"""Training batches of images, augmented and shuffled, and the normalization of their pixels.
 
 The augmentation is one projective warp of each image, drawn from (seed, image, epoch). `rows` are those of
 `data.batches`; `mean` and `deviation` are (channels,) float32 statistics of the training pixels in [0, 1].
@@ -12,8 +12,6 @@ import tensorflow as tf
 from data.batches import (
     ALL_ROWS,
     AUGMENT_STREAM,
-    IGNORED_TARGET,
-    EvaluationBatches,
     batch_dataset,
     batch_items,
     random_generator,
@@ -48,48 +46,19 @@ def image_training_dataset(
 
     def batch(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         items, epochs = batch_items(index, batch_size=batch_size, num_items=num_items, seed=seed, rows=rows)
-        transforms = np.zeros((len(items), 8), np.float32)
-        if is_augmented(augment):
-            transforms = random_transforms(
-                augment, items, epochs, seed=seed, num_items=num_items, image_size=(height, width)
-            )
+        transforms = random_transforms(
+            augment, items, epochs, seed=seed, num_items=num_items, image_size=(height, width)
+        )
         return np.asarray(split.images[items]), split.labels[items], transforms
 
     def transform(images, labels, transforms):
         shape, images = images.shape, tf.cast(images, tf.float32)
-        if is_augmented(augment):
+        if augment != AugmentConfig():
             images = warp(images, transforms, fill=augment.fill)
         return tf.ensure_shape(images * scale + offset, shape), labels
 
     dataset = batch_dataset(batch, start_step=start_step, num_steps=num_steps)
     return dataset.map(transform, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-def image_evaluation_batches(
-    split: ImageSplit,
-    *,
-    batch_size: int,
-    mean: np.ndarray,
-    deviation: np.ndarray,
-    max_batches: int | None = None,
-    rows: slice = ALL_ROWS,
-) -> EvaluationBatches:
-    """Evaluation batches with every image exactly once, in stored order.
-
-    A batch is images (rows, height, width, channels) float32 and labels (rows,) int32. The last one is padded
-    with black images of label -1, which are masked.
-    """
-
-    def load(items: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
-        images = np.zeros((num_rows, *split.images.shape[1:]), np.uint8)
-        labels = np.full(num_rows, IGNORED_TARGET, np.int32)
-        images[: len(items)] = split.images[items]
-        labels[: len(items)] = split.labels[items]
-        return normalize(images, mean=mean, deviation=deviation), labels
-
-    return EvaluationBatches(
-        len(split.labels), load, batch_size=batch_size, max_batches=max_batches, rows=rows
-    )
 
 
 def normalize(images: np.ndarray, *, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
@@ -102,11 +71,6 @@ def _normalization(mean: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray,
     """Scale and offset of uint8 pixels, (channels,) float32 each."""
     mean, deviation = np.asarray(mean, np.float64), np.asarray(deviation, np.float64)
     return (1 / (255 * deviation)).astype(np.float32), (-mean / deviation).astype(np.float32)
-
-
-def is_augmented(config: AugmentConfig) -> bool:
-    """Whether `config` changes any image."""
-    return bool(config.rotation or config.scale or config.shear or config.shift or config.flip)
 
 
 def random_transforms(

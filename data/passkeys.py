@@ -15,7 +15,6 @@ from data.batches import (
     HELD_OUT_PASSKEY_STREAM,
     IGNORED_TARGET,
     PASSKEY_STREAM,
-    EvaluationBatches,
     random_generator,
 )
 from data.tokens import SEPARATOR, encode
@@ -113,28 +112,6 @@ def training_passkeys(
         sizes = _text_sizes(draw, length=length, digits=digits, texts=texts)
         packed.append([passkey_text(draw, size=size, digits=digits) for size in sizes])
     return _inputs_and_targets(packed, digits=digits)
-
-
-def passkey_evaluation_batches(
-    num_examples: int,
-    *,
-    batch_size: int,
-    length: int,
-    digits: int,
-    max_batches: int | None = None,
-    rows: slice = ALL_ROWS,
-) -> EvaluationBatches:
-    """The first `num_examples` held-out texts, one in each row; padding rows have no targets."""
-
-    def load(items: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
-        inputs = np.full((num_rows, length), SEPARATOR, np.int32)
-        targets = np.full((num_rows, length), IGNORED_TARGET, np.int32)
-        if len(items):
-            batch = held_out_passkeys(items, length=length, digits=digits)
-            inputs[: len(items)], targets[: len(items)] = batch
-        return inputs, targets
-
-    return EvaluationBatches(num_examples, load, batch_size=batch_size, max_batches=max_batches, rows=rows)
 
 
 def fingerprint(*, length: int, digits: int) -> str:

@@ -1,82 +1,192 @@
-"""Sources of documents and images, and the sources that read text files."""
+"""Sources of documents and images, and the cache of the files that are built from them.
 
-import glob
+A cache entry is a folder of binary files and `meta.json`, which records their SHA-256 and its own. The folder
+is renamed into place when it is complete. Every load compares the hashes, and builds a missing or damaged
+entry again.
+"""
+
 import hashlib
+import json
 import os
-import sysconfig
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatch
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from data.config import PythonStdlibConfig, TextFilesConfig
 from system.errors import DataError, reason
-from system.files import walk_files
-from system.text import printable
+from system.text import format_count, format_duration, printable
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 Document = tuple[str, bytes]
-Documents = Iterator[Document]
-Invalid = Literal["skip", "error"]  # whether an item that cannot be decoded is skipped or raises
+Report = Callable[[str], None]
 
-STDLIB_EXCLUDED = (
-    *("test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip"),
-    *("site-packages", "dist-packages", "lib-dynload", "config-*"),
-)
+# Part of the key of a cache entry: increase it when the content of the files changes.
+FORMAT_VERSION = 5
+REPORT_EVERY_SECONDS = 10
+MAX_SKIPPED_NAMED = 20
+
+
+class InvalidItem(ValueError):
+    """Bytes that are not a text or not an image; the message is the reason."""
+
+
+class Example(NamedTuple):
+    """Image, (height, width, channels) uint8, its class, and the name of its file if it has one."""
+
+    name: str | None
+    image: np.ndarray | InvalidItem
+    label: int
 
 
 @dataclass(frozen=True)
 class Source:
-    """Documents of one corpus.
+    """Documents or images of one dataset.
 
     Attributes:
-        identity: JSON values that change whenever a document may have changed.
-        num_items: number of documents, held-out ones included; `unit` is their name in the singular.
-        documents: yields (relative name, raw bytes), in the same order at every call.
-        validation_documents: the same for a held-out split that the source itself defines.
+        identity: JSON values that change whenever an item may have changed.
+        num_items: number of items of all splits, invalid ones included; `unit` is their name in the singular.
+        items: yields the items of a split, in the same order at every call: the (relative name, raw bytes) of
+            a document, or an `Example`.
+        held_out: share of the training documents that is held out; None if the source defines both splits.
+        classes: names of the classes of images.
+        invalid: whether an invalid item is skipped or raises.
     """
 
     name: str
     identity: dict
     num_items: int
     unit: str
-    documents: Callable[[], Documents]
-    validation_documents: Callable[[], Documents] | None = None
-    invalid: Invalid = "skip"
+    items: Callable[[Split], Iterator[Any]]
+    held_out: float | None = None
+    classes: tuple[str, ...] = ()
+    invalid: Literal["skip", "error"] = "skip"
 
 
-class Example(NamedTuple):
-    """One image, (height, width, channels) uint8, its class, and its name if it has one."""
+@dataclass
+class Progress:
+    """Counts the items of a source and reports the remaining time every 10 seconds.
 
-    name: str | None
-    image: np.ndarray
-    label: int
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """Images of one dataset.
-
-    Attributes:
-        identity: JSON values that change whenever an image may have changed.
-        num_items: number of images, invalid ones included; `unit` is their name in the singular.
-        examples: yields the examples of a split, in the same order at every call; its second argument is
-            called with `name: reason` of each invalid image.
-        every_class: whether each class must have an image in each split.
+    `skipped` has `name: reason` of each invalid item.
     """
 
-    name: str
-    identity: dict
-    num_items: int
-    classes: tuple[str, ...]
-    examples: Callable[[Split, Callable[[str], None]], Iterator[Example]]
-    every_class: bool
-    invalid: Invalid = "error"
-    unit: str = "image"
+    source: Source
+    report: Report
+    num_done: int = 0
+    skipped: list[str] = field(default_factory=list)
+    started_at: float = field(default_factory=time.monotonic)
+    reported_at: float = field(default_factory=time.monotonic)
+
+    def advance(self) -> None:
+        """Counts one more item as done."""
+        self.num_done += 1
+        now = time.monotonic()
+        if now - self.reported_at >= REPORT_EVERY_SECONDS:
+            self.reported_at = now
+            remaining = (self.source.num_items - self.num_done) * (now - self.started_at) / self.num_done
+            total = format_count(self.source.num_items, self.source.unit)
+            self.report(f"read {self.num_done:,} of {total}, {format_duration(remaining)} left")
+
+    def skip(self, name: str | None, error: InvalidItem) -> None:
+        """Records an invalid item; raises DataError unless the source skips them."""
+        if self.source.invalid == "error":
+            raise DataError(f"{name}: {error}; fix or remove the file, or set data.invalid=skip")
+        self.skipped.append(f"{name}: {error}")
+
+    def describe_skipped(self) -> str:
+        """` (2 skipped, first: name: reason)`, or an empty string."""
+        return f" ({len(self.skipped):,} skipped, first: {self.skipped[0]})" if self.skipped else ""
+
+
+def cache_folder(cache_dir: str | None, source: str, identity: dict) -> Path:
+    """Folder of one dataset in `cache_dir`, named after a hash of `identity`.
+
+    The default `cache_dir` is `rope-transformers-tf` in `$XDG_CACHE_HOME`, or in `~/.cache`.
+    """
+    canonical = json.dumps([FORMAT_VERSION, source, identity], sort_keys=True)
+    if cache_dir is None:
+        cache_dir = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "rope-transformers-tf")
+    key = hashlib.sha256(canonical.encode()).hexdigest()[:24]
+    return Path(cache_dir).expanduser().absolute() / f"{source}-{key}"
+
+
+def load_or_build(
+    folder: Path, source: Source, build: Callable[[Path, Progress], dict], *, report: Report
+) -> dict:
+    """Returns `meta.json` of the entry `folder`, which is built first unless it is complete and undamaged.
+
+    Several processes may build the same entry: the first complete one is kept.
+
+    Args:
+        build: writes files into a folder; returns JSON values for `meta.json`.
+        report: receives one-line messages: progress and skipped items, the latter at every load.
+
+    Raises:
+        DataError: if the cache cannot be written.
+    """
+    meta = read_meta(folder)
+    if meta is None:
+        report(f"reading {format_count(source.num_items, source.unit)} of {source.name}")
+        progress = Progress(source, report)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+                new = Path(temporary, "new")
+                new.mkdir()
+                write_meta(new, build(new, progress) | {"skipped": progress.skipped})
+                try:
+                    os.replace(new, folder)  # fails if `folder` exists and is not empty
+                except OSError:
+                    if read_meta(folder) is None:  # damaged, not completed by another process
+                        shutil.rmtree(folder)
+                        os.replace(new, folder)
+        except OSError as error:
+            raise DataError(
+                f"cannot write the cache in {folder.parent}: {reason(error)}; "
+                "set data.cache_dir=... to a folder on a writable disk with free space"
+            ) from error
+        meta = read_meta(folder)
+    skipped = meta["skipped"]
+    for message in skipped[:MAX_SKIPPED_NAMED]:
+        report(f"skipped {message}")
+    if len(skipped) > MAX_SKIPPED_NAMED:
+        report(f"skipped {format_count(len(skipped) - MAX_SKIPPED_NAMED, f'more {source.unit}')}")
+    return meta
+
+
+def read_meta(folder: Path) -> dict | None:
+    """`meta.json` of a cache entry; None if the entry is incomplete or any hash differs."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text("utf-8"))
+        is_intact = meta.pop("sha256") == _hash_meta(meta) and meta["files"] == _hash_files(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return meta if is_intact else None
+
+
+def write_meta(folder: Path, facts: dict) -> None:
+    """Writes `meta.json`: `facts`, the SHA-256 of all files in `folder`, and its own SHA-256."""
+    meta = {"files": _hash_files(folder), **facts}
+    meta["sha256"] = _hash_meta(meta)
+    (folder / "meta.json").write_text(json.dumps(meta), "utf-8")
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every binary file in `folder`, by name."""
+    hashes = {}
+    for path in sorted(folder.glob("*.bin")):
+        with open(path, "rb") as file:
+            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def _hash_meta(meta: dict) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def hash_fraction(name: str) -> float:
@@ -84,35 +194,9 @@ def hash_fraction(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-def python_stdlib_source(config: PythonStdlibConfig) -> Source:
-    """The `*.py` files of the running Python's standard library, without its tests and tools."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    paths = walk_files(root, is_excluded=lambda name: any(fnmatch(name, each) for each in STDLIB_EXCLUDED))
-    paths = [path for path in paths if path.suffix == ".py"]
-    return _file_source(config.source, root, paths, invalid="skip")
-
-
-def text_files_source(config: TextFilesConfig) -> Source:
-    """The user's files in sorted order, without empty ones.
-
-    `config.path` is a file, a directory (all files below it) or a glob (`**` is any depth, `~` is the home
-    directory). Hidden files and folders are excluded unless the glob names their dot. The name of a document
-    is its path relative to the directory, or to the part of the glob before the first wildcard.
-
-    Raises:
-        DataError: if the path does not exist or matches no file with text.
-    """
-    root, pattern = _root_and_pattern(os.path.expanduser(config.path))
-    if not root.exists():
-        raise DataError(f"data.path={config.path}: {root.absolute()} does not exist; check the path")
-    matches = sorted(map(Path, glob.glob(pattern, recursive=True)))
-    paths = [path for path in matches if path.is_file() and path.stat().st_size]
-    if not paths:
-        raise DataError(
-            f"data.path={config.path} matches no file with text in {root.absolute()}; "
-            "for files at any depth use a glob such as 'texts/**/*.txt'"
-        )
-    return _file_source(f"{config.source} {config.path}", root, paths, invalid=config.invalid)
+def relative_name(path: Path, root: Path) -> str:
+    """Printable name of a file below `root`."""
+    return printable(path.relative_to(root).as_posix())
 
 
 def read_file(path: Path) -> bytes:
@@ -127,30 +211,3 @@ def file_state(name: str, path: Path) -> tuple[str, int, int]:
     """Name, size and time of a file: JSON values that change when its content changes."""
     stat = path.stat()
     return name, stat.st_size, stat.st_mtime_ns
-
-
-def _root_and_pattern(path: str) -> tuple[Path, str]:
-    """Directory that names are relative to, and the glob that finds the files."""
-    if os.path.isdir(path):
-        return Path(path), os.path.join(glob.escape(path), "**", "*")
-    if os.path.exists(path):
-        return Path(path).parent, glob.escape(path)
-    root = Path(path)
-    while glob.has_magic(str(root)):
-        root = root.parent
-    return root, path
-
-
-def _file_source(name: str, root: Path, paths: list[Path], *, invalid: Invalid) -> Source:
-    files = [(printable(path.relative_to(root).as_posix()), path) for path in paths]
-    identity = {
-        "root": printable(str(root.absolute())),
-        "files": [file_state(name, path) for name, path in files],
-        "invalid": invalid,
-    }
-
-    def documents() -> Documents:
-        for name, path in files:
-            yield name, read_file(path)
-
-    return Source(printable(name), identity, len(paths), "file", documents, invalid=invalid)

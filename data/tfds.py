@@ -7,14 +7,16 @@ import contextlib
 import io
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 
 from data.config import TfdsImagesConfig, TfdsTextConfig
-from data.sources import Documents, Example, ImageSource, Source, Split
+from data.sources import Document, Example, Report, Source, Split
 from system.errors import DataError, reason
 from system.text import did_you_mean
 
@@ -23,7 +25,7 @@ CATALOG = "https://www.tensorflow.org/datasets/catalog"
 MAX_RETRIES = 3
 
 
-def tfds_source(config: TfdsTextConfig, *, report: Callable[[str], None]) -> Source:
+def tfds_source(config: TfdsTextConfig, *, report: Report) -> Source:
     """Text dataset `config.tfds_name`, one document for each example.
 
     The name of a document is its split and its index in the stored order.
@@ -31,64 +33,63 @@ def tfds_source(config: TfdsTextConfig, *, report: Callable[[str], None]) -> Sou
     Raises:
         DataError: if the set, its text key or a split is unknown, or the download fails.
     """
-    builder = find_builder(config.tfds_name, data_dir=config.data_dir)
-    _check_key(builder, "text_key", config.text_key)
-    prepare(builder, report=report)
-    train, validation = config.train_split, config.validation_split
-    counts = [count_examples(builder, train, option="data.train_split")]
-    if validation is not None:
-        counts.append(count_examples(builder, validation, option="data.validation_split"))
+    _, source = _open(config, ("text_key",), report=report)
+    names = {"train": config.train_split, "validation": config.validation_split}
 
-    def documents(split: str) -> Documents:
-        for index, example in enumerate(read_examples(builder, split, keys=(config.text_key,))):
-            yield f"{split}/{index}", example[config.text_key]
+    def documents(split: Split) -> Iterator[Document]:
+        for index, (text,) in enumerate(source.items(split)):
+            yield f"{names[split]}/{index}", text
 
-    return Source(
-        name=f"{config.source} {builder.info.full_name}",
-        identity=_identity(builder) | {"splits": [train, validation, counts], "text_key": config.text_key},
-        num_items=sum(counts),
-        unit="example",
-        documents=lambda: documents(train),
-        validation_documents=None if validation is None else lambda: documents(validation),
-    )
+    held_out = config.held_out if config.validation_split is None else None
+    return replace(source, items=documents, held_out=held_out)
 
 
-def tfds_images_source(config: TfdsImagesConfig, *, report: Callable[[str], None]) -> ImageSource:
+def tfds_images_source(config: TfdsImagesConfig, *, report: Report) -> Source:
     """Image classification dataset `config.tfds_name`.
 
     Raises:
         DataError: if the set, a key or a split is unknown, the splits overlap, an example has no label, or
             the download fails.
     """
-    builder = find_builder(config.tfds_name, data_dir=config.data_dir)
-    _check_key(builder, "image_key", config.image_key)
-    _check_key(builder, "label_key", config.label_key)
-    prepare(builder, report=report)
-    classes = tuple(builder.info.features[config.label_key].names)
-    splits: dict[Split, str] = {"train": config.train_split, "validation": config.validation_split}
-    counts = {
-        split: count_examples(builder, name, option=f"data.{split}_split") for split, name in splits.items()
-    }
+    builder, source = _open(config, ("image_key", "label_key"), report=report)
     check_disjoint(builder, config.train_split, config.validation_split)
-    keys = config.image_key, config.label_key
+    classes = tuple(builder.info.features[config.label_key].names)
 
-    def examples(split: Split, skip: Callable[[str], None]) -> Iterator[Example]:
-        for index, example in enumerate(read_examples(builder, splits[split], keys=keys)):
-            image, label = (example[key] for key in keys)
+    def examples(split: Split) -> Iterator[Example]:
+        for index, (image, label) in enumerate(source.items(split)):
             if not 0 <= label < len(classes):
                 raise DataError(
-                    f"data.{split}_split={splits[split]} of {builder.info.full_name} has the label {label} "
-                    f"at example {index:,}, outside 0..{len(classes) - 1}; choose a split with labels"
+                    f"example {index:,} of the {split} split of {source.name} has the label {label}, outside "
+                    f"0..{len(classes) - 1}; choose a data.{split}_split with labels"
                 )
             yield Example(None, image, int(label))
 
-    return ImageSource(
-        name=f"{config.source} {builder.info.full_name}",
-        identity=_identity(builder) | {"splits": [*splits.values(), *counts.values()], "keys": list(keys)},
-        num_items=sum(counts.values()),
-        classes=classes,
-        examples=examples,
-        every_class=False,
+    return replace(source, items=examples, classes=classes)
+
+
+def _open(
+    config: TfdsTextConfig | TfdsImagesConfig, key_options: tuple[str, ...], *, report: Report
+) -> tuple[Any, Source]:
+    """Builder of the prepared dataset, and the source of the values of the features that the options name."""
+    builder = find_builder(config.tfds_name, data_dir=config.data_dir)
+    keys = [getattr(config, option) for option in key_options]
+    for option, key in zip(key_options, keys, strict=True):
+        _check_key(builder, option, key)
+    prepare(builder, report=report)
+    splits = {"train": config.train_split, "validation": config.validation_split}
+    counts = [
+        count_examples(builder, name, option=f"data.{split}_split")
+        for split, name in splits.items()
+        if name is not None
+    ]
+    info = builder.info
+    identity = {"set": info.full_name, "folder": str(builder.data_dir), "bytes": int(info.dataset_size)}
+    return builder, Source(
+        name=f"{config.source} {info.full_name}",
+        identity=identity | {"splits": [*splits.values(), *counts], "keys": keys},
+        num_items=sum(counts),
+        unit="example",
+        items=lambda split: read_examples(builder, splits[split], keys),
     )
 
 
@@ -110,7 +111,7 @@ def find_builder(name: str, *, data_dir: str | None):
         raise DataError(f"data.tfds_name={name} cannot be loaded: {_reason(error)}; see {CATALOG}") from error
 
 
-def prepare(builder, *, report: Callable[[str], None]) -> None:
+def prepare(builder, *, report: Report) -> None:
     """Downloads and prepares the dataset of `builder` unless its `data_dir` has it.
 
     Raises:
@@ -160,8 +161,8 @@ def check_disjoint(builder, train: str, validation: str) -> None:
             )
 
 
-def read_examples(builder, split: str, *, keys: tuple[str, ...]) -> Iterator[dict]:
-    """Examples of a prepared dataset in their stored order, each a dict of NumPy values with `keys`."""
+def read_examples(builder, split: str, keys: list[str]) -> Iterator[list]:
+    """NumPy values of the features `keys` of each example of a prepared dataset, in their stored order."""
     import tensorflow_datasets as tfds
 
     with _quiet():
@@ -172,13 +173,8 @@ def read_examples(builder, split: str, *, keys: tuple[str, ...]) -> Iterator[dic
             # One file after the other: the order does not depend on the number of processors.
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
         )
-    yield from dataset.as_numpy_iterator()
-
-
-def _identity(builder) -> dict:
-    """JSON values that change whenever the prepared dataset may have changed."""
-    info = builder.info
-    return {"set": info.full_name, "folder": str(builder.data_dir), "bytes": int(info.dataset_size)}
+    for example in dataset.as_numpy_iterator():
+        yield [example[key] for key in keys]
 
 
 def _check_key(builder, option: str, key: str) -> None:

@@ -2,12 +2,10 @@
 
 import numpy as np
 
+from data.sources import InvalidItem
+
 SEPARATOR = 0
 VOCAB_SIZE = 256
-
-
-class InvalidText(ValueError):
-    """Bytes that are not text; the message is the reason."""
 
 
 def encode(text: str) -> np.ndarray:
@@ -21,11 +19,11 @@ def decode(tokens) -> str:
 
 
 def clean_text(raw: bytes) -> bytes:
-    r"""Document with \n for \r\n and lone \r; raises InvalidText if it is not UTF-8 or contains NUL."""
+    r"""Document with \n for \r\n and lone \r; raises InvalidItem if it is not UTF-8 or contains NUL."""
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidText(f"not UTF-8 at byte {error.start}") from None
+        raise InvalidItem(f"not UTF-8 at byte {error.start}") from None
     if b"\0" in raw:
-        raise InvalidText(f"contains NUL at byte {raw.index(0)}")
+        raise InvalidItem(f"contains NUL at byte {raw.index(0)}")
     return raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

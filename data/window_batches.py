@@ -71,21 +71,14 @@ def window_batches(targets: Targets, *, window: int, batch_size: int) -> Evaluat
 
     The inputs of a row are the `window` tokens before its last target, so that each target is predicted from
     `window - stride + 1` to `window` tokens. The targets are at the end of their row; positions before them
-    and padding rows of the last batch have the target -1.
-
-    `targets` must be chosen for this window or a longer one; row r contains block r.
+    have the target -1. `targets` must be chosen for this window or a longer one; row r contains block r.
     """
-    if window < targets.stride:
-        raise ValueError(f"a window must hold the stride of {targets.stride} targets, got {window}.")
 
-    def load(blocks: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
-        tokens, stride = targets.tokens, targets.stride
-        inputs = np.full((num_rows, window), SEPARATOR, np.int32)
-        answers = np.full((num_rows, stride), IGNORED_TARGET, np.int32)
-        for row, block in enumerate(blocks):
-            end, count = targets.ends[block], targets.counts[block]
-            inputs[row] = tokens[end - window : end]
-            answers[row, stride - count :] = tokens[end - count + 1 : end + 1]
-        return inputs, answers
+    def load(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ends, counts = targets.ends[blocks, None], targets.counts[blocks, None]  # (batch, 1) each
+        inputs = targets.tokens[ends + np.arange(-window, 0)].astype(np.int32)  # (batch, window)
+        places = ends + np.arange(1 - targets.stride, 1)  # (batch, stride)
+        answers = targets.tokens[places].astype(np.int32)  # (batch, stride)
+        return inputs, np.where(places > ends - counts, answers, IGNORED_TARGET)
 
     return EvaluationBatches(len(targets), load, batch_size=batch_size)

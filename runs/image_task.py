@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from configs.schema import Config
-from data.batches import ALL_ROWS
-from data.image_batches import image_evaluation_batches, image_training_dataset, normalize
+from data.batches import ALL_ROWS, EvaluationBatches
+from data.image_batches import image_training_dataset, normalize
 from data.images import ImageSet, load_images
 from models.config import AxialViTConfig
 from runs.plots import Prediction, plot_confusion, plot_predictions
@@ -65,12 +65,12 @@ class ImageTask:
         )
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
-        return image_evaluation_batches(
-            self.images.validation,
+        split = self.images.validation
+        return EvaluationBatches(
+            len(split.labels),
+            lambda items: (self.normalize(split.images[items]), split.labels[items]),
             batch_size=self.config.batch_size,
             max_batches=max_batches,
-            mean=self.mean,
-            deviation=self.deviation,
             rows=rows,
         )
 

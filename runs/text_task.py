@@ -10,13 +10,20 @@ from functools import partial
 import keras
 
 from configs.schema import Config
-from data.batches import ALL_ROWS, batch_dataset, evaluation_batches, training_batch
+from data.batches import (
+    ALL_ROWS,
+    EvaluationBatches,
+    batch_dataset,
+    evaluation_windows,
+    num_evaluation_windows,
+    training_batch,
+)
 from data.corpus import TextCorpus, check_length, load_text
 from data.passkeys import (
     check_room,
     fingerprint,
+    held_out_passkeys,
     held_out_text,
-    passkey_evaluation_batches,
     training_passkeys,
 )
 from data.tokens import SEPARATOR, VOCAB_SIZE, decode, encode
@@ -60,10 +67,11 @@ class TextTask:
         return batch_dataset(batch, start_step=start_step, num_steps=self.config.num_steps)
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
-        return evaluation_batches(
-            self.corpus.validation,
+        tokens, length = self.corpus.validation, self.config.context_length
+        return EvaluationBatches(
+            num_evaluation_windows(len(tokens), length),
+            partial(evaluation_windows, tokens, length=length),
             batch_size=self.config.batch_size,
-            length=self.config.context_length,
             max_batches=max_batches,
             rows=rows,
         )
@@ -133,12 +141,12 @@ class PasskeyTask:
         return batch_dataset(batch, start_step=start_step, num_steps=self.config.num_steps)
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
-        return passkey_evaluation_batches(
+        return EvaluationBatches(
             self.config.data.held_out_examples,
+            partial(held_out_passkeys, **self.sizes),
             batch_size=self.config.batch_size,
             max_batches=max_batches,
             rows=rows,
-            **self.sizes,
         )
 
     def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:

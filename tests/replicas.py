@@ -130,18 +130,24 @@ def make_model(config, precision):
 
 def make_batches(config, *, num_steps: int, rows: slice):
     """Training batches, and held-out ones of 21 rows in all, so that the last is partly filled."""
-    from data.batches import batch_dataset, evaluation_batches, training_batch
+    from data.batches import (
+        EvaluationBatches,
+        batch_dataset,
+        evaluation_windows,
+        training_batch,
+    )
     from data.config import AugmentConfig
-    from data.image_batches import image_evaluation_batches, image_training_dataset
+    from data.image_batches import image_training_dataset, normalize
     from data.images import ImageSplit
 
     draw = np.random.default_rng(5)
     steps = {"start_step": 0, "num_steps": num_steps}
     if isinstance(config, TransformerLMConfig):
         tokens, held_out = (draw.integers(20, size=size).astype(np.uint8) for size in (300, 21 * LENGTH - 2))
-        shape = {"batch_size": BATCH, "length": LENGTH, "rows": rows}
-        batch = functools.partial(training_batch, tokens, seed=6, **shape)
-        return batch_dataset(batch, **steps), evaluation_batches(held_out, **shape)
+        shape = {"batch_size": BATCH, "rows": rows}
+        batch = functools.partial(training_batch, tokens, length=LENGTH, seed=6, **shape)
+        load = functools.partial(evaluation_windows, held_out, length=LENGTH)
+        return batch_dataset(batch, **steps), EvaluationBatches(21, load, **shape)
     splits = [
         ImageSplit(
             draw.integers(256, size=(count, *config.image_size, config.channels)).astype(np.uint8),
@@ -149,11 +155,16 @@ def make_batches(config, *, num_steps: int, rows: slice):
         )
         for count in (50, 21)
     ]
-    shape = {"batch_size": BATCH, "mean": np.full(3, 0.5), "deviation": np.full(3, 0.3), "rows": rows}
-    augment = AugmentConfig(rotation=20.0)
+    train, held_out = splits
+    shape = {"batch_size": BATCH, "rows": rows}
+    moments = {"mean": np.full(3, 0.5), "deviation": np.full(3, 0.3)}
     return (
-        image_training_dataset(splits[0], augment=augment, seed=6, **steps, **shape),
-        image_evaluation_batches(splits[1], **shape),
+        image_training_dataset(
+            train, augment=AugmentConfig(rotation=20.0), seed=6, **moments, **steps, **shape
+        ),
+        EvaluationBatches(
+            21, lambda items: (normalize(held_out.images[items], **moments), held_out.labels[items]), **shape
+        ),
     )
 
 

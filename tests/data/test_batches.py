@@ -7,17 +7,19 @@ import numpy as np
 import pytest
 
 from data.batches import (
+    EvaluationBatches,
     batch_dataset,
     batch_items,
     epoch_order,
-    evaluation_batches,
+    evaluation_windows,
+    num_evaluation_windows,
     training_batch,
     windows_per_epoch,
 )
 from data.config import AugmentConfig
-from data.image_batches import image_evaluation_batches, image_training_dataset
+from data.image_batches import image_training_dataset
 from data.images import ImageSplit
-from data.passkeys import passkey_evaluation_batches, training_passkeys
+from data.passkeys import held_out_passkeys, training_passkeys
 
 # Each token is its own position, so that a window shows its start.
 TOKENS = np.arange(1_000, dtype=np.int64)
@@ -27,12 +29,17 @@ def starts(index, *, batch_size, length, seed=7, tokens=TOKENS) -> np.ndarray:
     return training_batch(tokens, index, batch_size=batch_size, length=length, seed=seed)[0][:, 0]
 
 
-@pytest.mark.parametrize(("batch_size", "length"), [(3, 8), (5, 2), (2, 13)])
-def test_training_targets_are_the_tokens_after_the_inputs(batch_size, length):
-    inputs, targets = training_batch(TOKENS, 4, batch_size=batch_size, length=length, seed=1)
-    assert inputs.shape == targets.shape == (batch_size, length)
+def evaluation(tokens, *, batch_size, length, **options) -> EvaluationBatches:
+    load = partial(evaluation_windows, tokens, length=length)
+    num_windows = num_evaluation_windows(len(tokens), length)
+    return EvaluationBatches(num_windows, load, batch_size=batch_size, **options)
+
+
+def test_training_targets_are_the_tokens_after_the_inputs():
+    inputs, targets = training_batch(TOKENS, 4, batch_size=3, length=8, seed=1)
+    assert inputs.shape == targets.shape == (3, 8)
     assert inputs.dtype == targets.dtype == np.int32
-    np.testing.assert_array_equal(inputs, inputs[:, :1] + np.arange(length))
+    np.testing.assert_array_equal(inputs, inputs[:, :1] + np.arange(8))
     np.testing.assert_array_equal(targets, inputs + 1)
 
 
@@ -104,21 +111,29 @@ def test_dataset_resumes_at_any_step_with_static_shapes():
 @pytest.mark.parametrize("num_tokens", [2, 8, 9, 10, 24, 25, 26, 100])
 @pytest.mark.parametrize(("batch_size", "length"), [(3, 8), (2, 5)])
 def test_every_token_but_the_first_is_an_evaluation_target_once(num_tokens, batch_size, length):
-    tokens = TOKENS[:num_tokens] + 5
-    targets = []
-    for inputs, target in evaluation_batches(tokens, batch_size=batch_size, length=length):
-        assert inputs.shape == target.shape == (batch_size, length)
-        assert inputs.dtype == target.dtype == np.int32
-        counted = target != -1
-        np.testing.assert_array_equal(inputs[counted] + 1, target[counted])
-        assert (inputs[~counted] == 0).all()
-        targets.extend(target[counted])
-    np.testing.assert_array_equal(targets, tokens[1:])
+    tokens = (TOKENS[:num_tokens] + 5).astype(np.uint8)
+    batches = evaluation(tokens, batch_size=batch_size, length=length)
+    counted_targets = []
+    for inputs, targets in batches:
+        assert inputs.shape == targets.shape == (batch_size, length)
+        assert inputs.dtype == targets.dtype == np.int32
+        counted = targets != -1
+        np.testing.assert_array_equal(inputs[counted] + 1, targets[counted])
+        counted_targets.extend(targets[counted])
+    np.testing.assert_array_equal(counted_targets, tokens[1:])
 
 
-def test_evaluation_batches_can_be_counted_indexed_and_read_again():
-    batches = evaluation_batches(TOKENS, batch_size=3, length=8)
-    assert len(batches) == len(list(batches)) == 42  # 999 targets / 8 in a row = 125 rows / 3
+def test_rows_after_the_last_item_repeat_it_without_targets():
+    *_, (inputs, targets) = evaluation(TOKENS[:34], batch_size=3, length=8)  # 5 windows
+    np.testing.assert_array_equal(inputs[:, 0], [24, 32, 32])
+    np.testing.assert_array_equal(targets[1], [33, -1, -1, -1, -1, -1, -1, -1])
+    assert (inputs[1, 1:] == 0).all()
+    assert (targets[2] == -1).all()
+
+
+def test_evaluation_batches_can_be_indexed_and_read_again():
+    batches = evaluation(TOKENS, batch_size=3, length=8)
+    assert len(batches) == 42  # 999 targets / 8 in a row = 125 rows / 3
     np.testing.assert_array_equal(list(batches), list(batches))
     np.testing.assert_array_equal(batches[41], list(batches)[41])
     with pytest.raises(IndexError):
@@ -127,7 +142,7 @@ def test_evaluation_batches_can_be_counted_indexed_and_read_again():
 
 @pytest.mark.parametrize("max_batches", [1, 4, 13, 42, 1_000])
 def test_fewer_evaluation_batches_are_spread_over_the_tokens(max_batches):
-    batches = evaluation_batches(TOKENS, batch_size=3, length=8, max_batches=max_batches)
+    batches = evaluation(TOKENS, batch_size=3, length=8, max_batches=max_batches)
     assert len(batches) == min(max_batches, 42)
     rows = np.concatenate([inputs[:, 0] for inputs, _ in batches])[:125]
     gaps = np.diff([*rows, len(TOKENS)])
@@ -145,7 +160,7 @@ MOMENTS = {"mean": np.full(3, 0.4), "deviation": np.full(3, 0.3)}
 STEPS = {"start_step": 0, "num_steps": 9}
 TRAINING = {"batch_size": BATCH, "seed": 2}
 AUGMENT = AugmentConfig(rotation=20.0, flip=True)
-# The last batch of each evaluation has so few items that one of the parts has none.
+# The last batch of each evaluation has so few items that one of the parts has less or none.
 SOURCES = {
     "text": lambda **rows: batch_dataset(
         partial(training_batch, BYTES, length=8, **TRAINING, **rows), **STEPS
@@ -156,14 +171,11 @@ SOURCES = {
     "images": lambda **rows: image_training_dataset(
         IMAGES, augment=AUGMENT, **TRAINING, **STEPS, **MOMENTS, **rows
     ),
-    "held-out text": lambda **rows: evaluation_batches(BYTES[:120], batch_size=BATCH, length=8, **rows),
-    "some held-out text": lambda **rows: evaluation_batches(
-        BYTES, batch_size=BATCH, length=8, max_batches=2, **rows
+    "held-out text": lambda **rows: evaluation(BYTES[:120], batch_size=BATCH, length=8, **rows),
+    "some held-out text": lambda **rows: evaluation(BYTES, batch_size=BATCH, length=8, max_batches=2, **rows),
+    "held-out passkeys": lambda **rows: EvaluationBatches(
+        11, partial(held_out_passkeys, length=60, digits=2), batch_size=BATCH, **rows
     ),
-    "held-out passkeys": lambda **rows: passkey_evaluation_batches(
-        8, batch_size=BATCH, length=60, digits=2, **rows
-    ),
-    "held-out images": lambda **rows: image_evaluation_batches(IMAGES, batch_size=BATCH, **MOMENTS, **rows),
 }
 
 

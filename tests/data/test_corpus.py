@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import disk_cache
+from data import sources
 from data.config import PythonStdlibConfig, TextFilesConfig
-from data.corpus import check_length, held_out_bytes, load_text, split_by_name, split_by_tail
+from data.corpus import check_length, divide, held_out_bytes, load_text
 from data.sources import hash_fraction
 from system.errors import DataError
 
@@ -109,10 +109,10 @@ def test_change_of_files_or_options_rebuilds_the_cache(folder):
         path.unlink,
     ):
         change()
-        assert messages_of(folder)[0].startswith("tokenizing ")
+        assert messages_of(folder)[0].startswith("reading ")
         assert messages_of(folder) == []
     for options in ({"held_out": 0.3}, {"invalid": "error"}):
-        assert messages_of(folder, **options)[0].startswith("tokenizing ")
+        assert messages_of(folder, **options)[0].startswith("reading ")
 
 
 def replace_text(path, old, new):
@@ -132,7 +132,7 @@ DAMAGES = {
     "missing file": lambda entry: (entry / "validation.bin").unlink(),
     "broken meta": lambda entry: os.truncate(entry / "meta.json", 10),
     "empty meta": lambda entry: (entry / "meta.json").write_text("[]"),
-    "other facts": lambda entry: replace_text(entry / "meta.json", '"name"', '"tail"'),
+    "other facts": lambda entry: replace_text(entry / "meta.json", '"num_documents"', '"num"'),
 }
 
 
@@ -148,6 +148,13 @@ def test_damaged_cache_is_rebuilt(folder, damage):
     assert [path.name for path in entry.parent.iterdir()] == [entry.name]
 
 
+SOURCE = sources.Source("texts", {}, 1, "file", lambda split: iter(()))
+
+
+def load_entry(entry: Path, build) -> dict:
+    return sources.load_or_build(entry, SOURCE, build, report=lambda message: None)
+
+
 def write_entry(path: Path, content: bytes) -> dict:
     """Writes the file of a cache entry."""
     (path / "train.bin").write_bytes(content)
@@ -157,11 +164,11 @@ def write_entry(path: Path, content: bytes) -> dict:
 def test_first_complete_entry_of_two_writers_stays(tmp_path):
     entry = tmp_path / "entry"
 
-    def build_slowly(path):
-        disk_cache.load_or_build(entry, lambda other_path: write_entry(other_path, b"fast"))
+    def build_slowly(path, progress):
+        load_entry(entry, lambda other_path, progress: write_entry(other_path, b"fast"))
         return write_entry(path, b"slow")
 
-    disk_cache.load_or_build(entry, build_slowly)
+    load_entry(entry, build_slowly)
     assert (entry / "train.bin").read_bytes() == b"fast"
     assert list(tmp_path.iterdir()) == [entry]
 
@@ -169,12 +176,12 @@ def test_first_complete_entry_of_two_writers_stays(tmp_path):
 def test_concurrent_writers_leave_one_complete_entry(tmp_path):
     barrier = threading.Barrier(4, timeout=30)
 
-    def build(path):
+    def build(path, progress):
         barrier.wait()
         return write_entry(path, b"text")
 
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: disk_cache.load_or_build(tmp_path / "entry", build), range(4)))
+        results = list(pool.map(lambda _: load_entry(tmp_path / "entry", build), range(4)))
     assert len(results) == 4
     assert all(results)
     assert [path.name for path in tmp_path.iterdir()] == ["entry"]
@@ -194,7 +201,7 @@ def test_crash_or_full_disk_leaves_no_entry(folder, monkeypatch):
         def fail(*args, error=error):
             raise error
 
-        monkeypatch.setattr(disk_cache, "write_meta", fail)
+        monkeypatch.setattr(sources, "write_meta", fail)
         with expected:
             load(folder)
         assert list((folder.parent / "cache").iterdir()) == []
@@ -214,14 +221,13 @@ def test_default_cache_is_in_the_cache_folder_of_the_user(folder, monkeypatch, t
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     inside_home = Path(load(folder, cache_dir=None).train.filename)
     assert inside_home.is_relative_to(tmp_path / "home" / ".cache" / "rope-transformers-tf")
-    assert json.loads((inside_home.parent / "meta.json").read_text())["fingerprint"]
 
 
 def test_invalid_files_are_skipped_and_named_at_every_load(folder, monkeypatch):
     (folder / "latin.txt").write_bytes(b"caf\xe9")
     (folder / "nul.txt").write_bytes(b"a\0b")
     skipped = ["skipped latin.txt: not UTF-8 at byte 3", "skipped nul.txt: contains NUL at byte 1"]
-    assert messages_of(folder) == ["tokenizing 202 files of text_files " + str(folder), *skipped]
+    assert messages_of(folder) == ["reading 202 files of text_files " + str(folder), *skipped]
     assert messages_of(folder) == skipped
     documents = documents_of(load(folder).train) + documents_of(load(folder).validation)
     assert b"caf" not in b"".join(documents)
@@ -243,16 +249,15 @@ def test_invalid_files_raise_on_request(folder, raw, reason):
 
 def test_corpus_without_valid_text_raises(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
-    message = r"no text is left for training: of 1 file, 1 skipped \(first: a\.txt: not"
+    message = r"no text is left for training of 1 file, .* \(1 skipped, first: a\.txt: not"
     with pytest.raises(DataError, match=message):
         load(tmp_path / "a.txt")
 
 
 def test_progress_reports_the_rate_and_the_remaining_time(folder, monkeypatch):
-    monkeypatch.setattr(disk_cache, "REPORT_EVERY_SECONDS", 0)
+    monkeypatch.setattr(sources, "REPORT_EVERY_SECONDS", 0)
     last = messages_of(folder)[-1]
-    assert last.startswith("tokenized 200 of 200 files, ")
-    assert last.endswith(" per second, 0:00 left")
+    assert last.startswith("read 200 of 200 files, 0:00 left")
 
 
 def test_corpus_shorter_than_a_window_raises(tmp_path):
@@ -276,8 +281,10 @@ def test_standard_library_is_a_corpus_of_python(tmp_path):
     assert not set(train) & set(validation)
 
 
-def numbered_documents(count: int) -> list[tuple[str, bytes]]:
-    return [(f"folder/{index}.txt", f"text {index}".encode()) for index in range(count)]
+def split_of(name: str, *, held_out: float) -> str:
+    """Split of a document that is not divided."""
+    (split,) = divide(name, b"text", held_out=held_out, max_bytes=4)
+    return split
 
 
 def test_hash_of_a_name_is_the_same_on_every_machine():
@@ -285,51 +292,32 @@ def test_hash_of_a_name_is_the_same_on_every_machine():
     assert hash_fraction("a/b.txt") == 0x5550000D3B1CF1FF / 2**64
 
 
-def test_split_by_name_holds_out_the_requested_fraction():
-    splits = [split for split, _ in split_by_name(numbered_documents(2_000), held_out=0.1, max_bytes=10_000)]
+def test_requested_share_of_the_documents_is_held_out():
+    splits = [split_of(f"{index}.txt", held_out=0.1) for index in range(2_000)]
     assert 150 < splits.count("validation") < 250  # 200 expected, standard deviation 13
 
 
-def test_document_keeps_its_split_when_others_come_or_go():
-    few, many = numbered_documents(50), numbered_documents(90)
-    splits_of_many = {
-        content: split for split, content in split_by_name(reversed(many), held_out=0.3, max_bytes=10_000)
-    }
-    for split, content in split_by_name(few, held_out=0.3, max_bytes=10_000):
-        assert splits_of_many[content] == split
-
-
 @pytest.mark.parametrize(
-    ("count", "held_out", "is_enough"),
-    [(159, 0.05, False), (160, 0.05, True), (15, 0.5, False), (16, 0.5, True), (20, 0.95, False)],
+    ("count", "held_out", "expected"),
+    [(159, 0.05, 0), (160, 0.05, 80), (15, 0.5, 0), (16, 0.5, 80), (20, 0.95, 0)],
 )
-def test_whole_documents_are_held_out_if_eight_are_expected_in_either_split(count, held_out, is_enough):
-    assert (held_out_bytes(numbered_documents(count), held_out=held_out) is not None) is is_enough
+def test_whole_documents_are_held_out_if_eight_are_expected_in_either_split(count, held_out, expected):
+    assert held_out_bytes([10] * count, held_out=held_out) == expected
 
 
-def test_held_out_bytes_are_the_fraction_of_all_bytes():
-    assert held_out_bytes([("a", b"x" * size) for size in range(160)], held_out=0.05) == 636  # of 12,720
-
-
-def test_document_longer_than_the_held_out_bytes_is_split_by_its_tail():
-    name = next(name for name, _ in numbered_documents(1_000) if hash_fraction(name) < 0.2)
-    long, short = (list(split_by_name([(name, b)], held_out=0.2, max_bytes=4)) for b in (b"01234", b"0123"))
-    assert long == [("train", b"0123"), ("validation", b"4")]
-    assert short == [("validation", b"0123")]
-
-
-def test_split_by_tail_holds_out_the_end_of_each_document():
-    parts = list(split_by_tail([("a", b"0123456789"), ("b", b"abcde")], held_out=0.2))
-    assert parts == [("train", b"01234567"), ("validation", b"89"), ("train", b"abcd"), ("validation", b"e")]
+def test_document_longer_than_the_held_out_bytes_is_divided():
+    name = next(f"{index}.txt" for index in range(1_000) if hash_fraction(f"{index}.txt") < 0.2)
+    assert divide(name, b"0123", held_out=0.2, max_bytes=4) == {"validation": b"0123"}
+    assert divide(name, b"01234", held_out=0.2, max_bytes=4) == {"train": b"0123", "validation": b"4"}
 
 
 @pytest.mark.parametrize("text", ["ééééééé", "你好你好你", "🙂🙂🙂🙂🙂", "a🙂b你cé"])
-def test_split_by_tail_divides_no_character_and_loses_no_byte(text):
+def test_cut_divides_no_character_and_loses_no_byte(text):
     for held_out in (0.05, 0.3, 0.5, 0.71, 0.95):
-        parts = [content for _, content in split_by_tail([("a", text.encode())], held_out=held_out)]
-        assert "".join(part.decode("utf-8") for part in parts) == text
+        parts = divide("a", text.encode(), held_out=held_out, max_bytes=0)
+        assert "".join(part.decode("utf-8") for part in parts.values()) == text
 
 
 @pytest.mark.parametrize("text", ["x", "你"])
 def test_document_too_short_to_cut_is_training_text(text):
-    assert list(split_by_tail([("a", text.encode())], held_out=0.95)) == [("train", text.encode())]
+    assert divide("a", text.encode(), held_out=0.95, max_bytes=0) == {"train": text.encode()}

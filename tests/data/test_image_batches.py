@@ -7,9 +7,7 @@ from data.batches import batch_items
 from data.config import AugmentConfig
 from data.image_batches import (
     affine_transforms,
-    image_evaluation_batches,
     image_training_dataset,
-    is_augmented,
     normalize,
     random_transforms,
     warp,
@@ -67,31 +65,10 @@ def test_dataset_resumes_at_any_step_with_static_shapes():
     assert (labels.shape, labels.dtype.name) == ((4,), "int32")
 
 
-@pytest.mark.parametrize(("count", "batch_size"), [(23, 4), (24, 4), (3, 8), (8, 8)])
-def test_evaluation_has_every_image_once(count, batch_size):
-    split = ImageSplit(IMAGES[np.arange(count) % COUNT], np.arange(count, dtype=np.int32))
-    found = []
-    batches = image_evaluation_batches(split, batch_size=batch_size, **MOMENTS)
-    for images, labels in batches:
-        assert (images.shape, images.dtype) == ((batch_size, 6, 5, 3), np.float32)
-        assert (labels.shape, labels.dtype) == ((batch_size,), np.int32)
-        counted = labels >= 0
-        np.testing.assert_allclose(images[counted], standardized(split.images[labels[counted]]), atol=1e-6)
-        np.testing.assert_allclose(images[~counted], standardized(np.zeros_like(images[~counted])), atol=1e-6)
-        assert (labels[~counted] == -1).all()
-        found.extend(labels[counted])
-    assert found == list(range(count))
-    assert len(batches) == len(list(batches)) == -(-count // batch_size)
-    assert len(image_evaluation_batches(split, batch_size=batch_size, max_batches=1, **MOMENTS)) == 1
-
-
 def test_memory_mapped_images_give_the_same_batches(tmp_path):
     mapped = np.memmap(tmp_path / "images.bin", np.uint8, mode="w+", shape=IMAGES.shape)
     mapped[:] = IMAGES
-    split = ImageSplit(mapped, SPLIT.labels)
-    np.testing.assert_array_equal(training(split)[5][0], training()[5][0])
-    in_memory, on_disk = (image_evaluation_batches(each, batch_size=4, **MOMENTS) for each in (SPLIT, split))
-    np.testing.assert_array_equal(on_disk[5][0], in_memory[5][0])
+    np.testing.assert_array_equal(training(ImageSplit(mapped, SPLIT.labels))[5][0], training()[5][0])
 
 
 IMAGE_SIZE = (6, 9)
@@ -211,7 +188,6 @@ def test_random_transform_depends_on_seed_image_and_epoch_alone():
 
 
 def test_default_options_are_the_identity():
-    assert not is_augmented(NO_OPTIONS)
     identity = [1, 0, 0, 0, 1, 0, 0, 0]
     np.testing.assert_array_equal(drawn(NO_OPTIONS, range(50)), np.tile(identity, (50, 1)))
 
@@ -219,7 +195,6 @@ def test_default_options_are_the_identity():
 @pytest.mark.parametrize("option", ["rotation", "scale", "shear", "shift", "flip"])
 def test_each_option_has_its_range_and_leaves_the_others(option):
     config = AugmentConfig(**{option: {"flip": True, "rotation": 20.0, "shear": 10.0}.get(option, 0.2)})
-    assert is_augmented(config)
     a, b, x, c, d, y, *perspective = drawn(config, range(1_000)).T
     assert not np.any(perspective)
     angle = np.degrees(np.arctan2(c, d))

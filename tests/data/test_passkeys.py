@@ -15,7 +15,6 @@ from data.passkeys import (
     fingerprint,
     held_out_passkeys,
     held_out_text,
-    passkey_evaluation_batches,
     passkey_text,
     smallest_text,
     training_passkeys,
@@ -130,16 +129,6 @@ def test_held_out_texts_differ_from_training_texts():
     trained, held_out = ({TEXT.search(text_of(row))[2] for row in rows} for rows in (trained, held_out))
     assert len(trained) == len(held_out) == 64
     assert not trained & held_out
-
-
-def test_evaluation_visits_each_held_out_text_once():
-    batches = passkey_evaluation_batches(5, batch_size=2, length=90, digits=5)
-    inputs, targets = (np.concatenate(parts) for parts in zip(*batches, strict=True))
-    expected = held_out_passkeys(np.arange(5), length=90, digits=5)
-    np.testing.assert_array_equal(inputs[:5], expected[0])
-    np.testing.assert_array_equal(targets[:5], expected[1])
-    assert (targets[5:] == IGNORED_TARGET).all()
-    assert len(passkey_evaluation_batches(5, batch_size=2, length=90, digits=5, max_batches=1)) == 1
 
 
 def test_context_too_short_for_the_question_raises():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.config import PythonStdlibConfig, TextFilesConfig
-from data.sources import python_stdlib_source, text_files_source
+from data.corpus import python_stdlib_source, text_files_source
 from system.errors import DataError
 
 
@@ -19,7 +19,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def names(path) -> list[str]:
-    return [name for name, _ in text_files_source(TextFilesConfig(path=str(path))).documents()]
+    return [name for name, _ in text_files_source(TextFilesConfig(path=str(path))).items("train")]
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_documents_have_relative_names_in_sorted_order(folder):
     source = text_files_source(TextFilesConfig(path=str(folder)))
     assert source.num_items == 3
     for _ in range(2):  # they can be read again
-        assert list(source.documents()) == [("a.md", b"ay"), ("b.txt", b"bee"), ("deep/er/c.txt", b"sea")]
+        assert list(source.items("train")) == [("a.md", b"ay"), ("b.txt", b"bee"), ("deep/er/c.txt", b"sea")]
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_standard_library_excludes_its_tests_and_tools(tmp_path, monkeypatch):
         "config-3.13-linux/x.py",
     ]
     write(tmp_path, dict.fromkeys([*included, *excluded, "README.txt"], b"pass"))
-    assert [name for name, _ in python_stdlib_source(PythonStdlibConfig()).documents()] == included
+    assert [name for name, _ in python_stdlib_source(PythonStdlibConfig()).items("train")] == included

@@ -192,7 +192,7 @@ def test_download_is_reported_in_one_line_and_tfds_prints_nothing(load_poems, tm
     printed = capfd.readouterr()
     assert [message.split(" into ")[0] for message in messages] == [
         "downloading tiny_poems/1.2.0",
-        "tokenizing 180 examples of tfds tiny_poems/1.2.0",
+        "reading 180 examples of tfds tiny_poems/1.2.0",
     ]
     assert printed.out == ""
     assert "Generating" not in printed.err  # title of the progress bars
@@ -202,7 +202,7 @@ def test_download_is_reported_in_one_line_and_tfds_prints_nothing(load_poems, tm
 def test_images_have_their_labels_splits_and_class_names(load_figures):
     messages = []
     found = load_figures(report=messages.append)
-    assert messages == ["reading 79 images of tfds_images drawn_figures/1.0.0"]
+    assert messages == ["reading 79 examples of tfds_images drawn_figures/1.0.0"]
     assert found.classes == tuple(CLASSES)
     assert sorted(values_of(found.train)) == list(range(0, 140, 2))
     assert sorted(values_of(found.validation)) == list(range(1, 19, 2))
@@ -260,7 +260,10 @@ def assert_one_line(load, options: dict, message: str) -> None:
         ({"train_split": "train[:x]"}, r"data\.train_split=train\[:x\] is not a split"),
         ({"validation_split": "dev"}, r"data\.validation_split=dev is not a split"),
         ({"train_split": "train[5:5]"}, r"data\.train_split=train\[5:5\] is not a split of .* with examples"),
-        ({"validation_split": "train"}, r"no text is left for validation: of 360 .* 0 skipped, 180 repeated"),
+        (
+            {"validation_split": "train"},
+            r"no text is left for validation of 360 examples, without empty and repeated ones; add",
+        ),
         ({"tfds_name": "unreachable_poems"}, r"unreachable_poems/1\.2\.0 could not be .*host='127\.0\.0\.1'"),
         (
             {"tfds_name": "broken_poems"},
@@ -287,7 +290,7 @@ def test_text_mistake_raises_one_line(load_poems, options, message):
         ({"label_key": "only"}, r"training images are of one class, shape; .*needs at least two classes"),
         (
             {"validation_split": "unlabelled"},
-            r"data\.validation_split=unlabelled .* has the label -1 at example 0, outside 0\.\.2; choose",
+            r"example 0 of the validation split of .* has the label -1, outside 0\.\.2; choose",
         ),
         ({"validation_split": "dev"}, r"data\.validation_split=dev is not a split"),
         (

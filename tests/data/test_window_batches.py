@@ -82,9 +82,3 @@ def test_window_longer_than_any_document_raises():
     assert len(choose_targets(TOKENS, window=29, stride=4)) == 1
     with pytest.raises(DataError, match=r"window of 30 tokens is longer .* the longest has 29 bytes"):
         choose_targets(TOKENS, window=30, stride=4)
-
-
-def test_window_shorter_than_the_stride_raises():
-    chosen = choose_targets(TOKENS, window=8, stride=4)
-    with pytest.raises(ValueError, match="hold the stride of 4 targets, got 3"):
-        window_batches(chosen, window=3, batch_size=2)
