@@ -183,8 +183,8 @@ def _class_files(folder: Path, root: Path) -> tuple[tuple[str, ...], list[ImageF
     classes = tuple(path.name for path in folders)
     if len(classes) < 2:
         raise DataError(
-            f"{folder} has too few class folders: {', '.join(classes) or 'none'}; classification needs at least "
-            f"two: {folder}/CLASS/*, or {folder}/train/CLASS/* and {folder}/test/CLASS/*"
+            f"{folder} has too few class folders: {', '.join(classes) or 'none'}; classification needs at "
+            f"least two: {folder}/CLASS/*, or {folder}/train/CLASS/* and {folder}/test/CLASS/*"
         )
     files = []
     for label, path in enumerate(folders):
