@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from models.kernels import RMSNorm
 from rope.positions import size_of
-from rope.rotation import rotary_table, rotate
+from rope.rotation import compose, compute_cos_sin, rotate
 
-# A rotary table for queries and one for keys, each broadcastable to (batch, heads, length, rotated pairs).
-Tables = tuple[tf.Tensor, tf.Tensor]
+# `cos_sin` of queries and of keys, see `rope.rotation.rotate`.
+CosSinPair = tuple[tf.Tensor, tf.Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Attention(keras.layers.Layer):
 
     Call arguments:
         x: (batch, length, dim).
-        tables, kernel: see `Block`.
+        cos_sin, kernel: see `Block`.
         cache: keys and values of the earlier tokens, or None.
 
     Returns:
@@ -97,7 +97,7 @@ class Attention(keras.layers.Layer):
         self,
         x: tf.Tensor,
         *,
-        tables: Tables | None,
+        cos_sin: CosSinPair | None,
         kernel: Callable[..., tf.Tensor],
         cache: LayerCache | None = None,
     ) -> tuple[tf.Tensor, LayerCache | None]:
@@ -111,11 +111,10 @@ class Attention(keras.layers.Layer):
             queries, keys = self.query_norm(queries), self.key_norm(keys)
         if self.rotations is not None:
             angles, cache = self.rotations(x, cache=cache)  # (batch, kv_heads, length, head_dim / 2)
-            tables = self._compose(tables, angles)
-        if tables is not None:
-            query_table, key_table = tables
-            queries = rotate(queries, query_table, layout=self.options.layout)
-            keys = rotate(keys, key_table, layout=self.options.layout)
+            cos_sin = self._add_rotations(cos_sin, angles)
+        if cos_sin is not None:
+            queries = rotate(queries, cos_sin[0], layout=self.options.layout)
+            keys = rotate(keys, cos_sin[1], layout=self.options.layout)
         if cache is not None:
             cache = cache.write(keys, values)
             keys, values = cache.keys, cache.values  # (batch, kv_heads, capacity, head_dim)
@@ -123,12 +122,14 @@ class Attention(keras.layers.Layer):
         mixed = tf.reshape(mixed, (batch, length, heads * head_dim))  # (batch, length, dim)
         return self.output_projection(mixed), cache
 
-    def _compose(self, tables: Tables | None, angles: tf.Tensor) -> Tables:
-        """Multiplies the tables by a rotation by learned angles."""
-        keys = rotary_table(angles)  # (batch, kv_heads, length, head_dim / 2)
+    def _add_rotations(self, cos_sin: CosSinPair | None, angles: tf.Tensor) -> CosSinPair:
+        """Composes the rotations by position with those by learned angles."""
+        keys = compute_cos_sin(angles)  # (batch, kv_heads, length, head_dim / 2, 2)
         group = self.options.num_heads // self.options.num_kv_heads
-        queries = tf.repeat(keys, group, axis=1)  # (batch, heads, length, head_dim / 2)
-        return (queries, keys) if tables is None else (tables[0] * queries, tables[1] * keys)
+        queries = tf.repeat(keys, group, axis=1)  # (batch, heads, length, head_dim / 2, 2)
+        return (
+            (queries, keys) if cos_sin is None else (compose(cos_sin[0], queries), compose(cos_sin[1], keys))
+        )
 
 
 class LearnedRotations(keras.layers.Layer):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from models.attention import Attention, BlockOptions, LayerCache, Tables, projection
+from models.attention import Attention, BlockOptions, CosSinPair, LayerCache, projection
 from models.kernels import RMSNorm, gated
 from rope.positions import size_of
 
@@ -25,7 +25,7 @@ class Block(keras.layers.Layer):
 
     Call arguments:
         x: (batch, length, dim) for full attention, (batch, rows, columns, dim) for axial.
-        tables: for each attention layer its rotary tables, or None without rotary positions.
+        cos_sin: for each attention layer those of queries and keys, or None without rotary positions.
         kernels: for each attention layer the function from queries, keys and values to the attended values,
             such as `attend`.
         cache: keys and values of the earlier tokens, or None; full attention only.
@@ -36,7 +36,7 @@ class Block(keras.layers.Layer):
     """
 
     def __init__(self, options: BlockOptions, *, drop_path_rate: float = 0.0, dtype, name: str):
-        # autocast would cast the rotary tables to the compute dtype.
+        # autocast would cast `cos_sin` to the compute dtype.
         super().__init__(dtype=dtype, name=name, autocast=False)
         self.options, self.drop_path_rate = options, drop_path_rate
         if options.attention == "full":
@@ -57,13 +57,13 @@ class Block(keras.layers.Layer):
         self,
         x: tf.Tensor,
         *,
-        tables: Sequence[Tables | None],
+        cos_sin: Sequence[CosSinPair | None],
         kernels: Sequence[Callable[..., tf.Tensor]],
         cache: LayerCache | None = None,
         seed: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, LayerCache | None]:
         for part, (norm, attention) in enumerate(zip(self.attention_norms, self.attentions, strict=True)):
-            options = {"tables": tables[part], "kernel": kernels[part]}
+            options = {"cos_sin": cos_sin[part], "kernel": kernels[part]}
             if self.options.attention == "full":
                 mixed, cache = attention(norm(x), cache=cache, **options)
             elif part == 0:
@@ -136,17 +136,17 @@ def fold_in(seed: tf.Tensor | None, number: int) -> tf.Tensor | None:
     return None if seed is None else tf.random.experimental.stateless_fold_in(seed, number)
 
 
-def recompute(block: Block, x: tf.Tensor, *, tables, **options) -> tf.Tensor:
+def recompute(block: Block, x: tf.Tensor, *, cos_sin, **options) -> tf.Tensor:
     """Applies `block` with gradient checkpointing: the backward pass recomputes its activations from `x`.
 
-    Gradients flow to `x`, the weights and `tables` only (Chen et al. 2016, arXiv 1604.06174).
+    Gradients flow to `x`, the weights and `cos_sin` only (Chen et al. 2016, arXiv 1604.06174).
     """
-    leaves = tf.nest.flatten(tables)
+    leaves = tf.nest.flatten(cos_sin)
 
-    # `tf.recompute_grad` takes tensors only: a table may be None.
+    # `tf.recompute_grad` takes tensors only, not None.
     def run(x, *tensors):
         tensors = iter(tensors)
         filled = [None if leaf is None else next(tensors) for leaf in leaves]
-        return block(x, tables=tf.nest.pack_sequence_as(tables, filled), **options)[0]
+        return block(x, cos_sin=tf.nest.pack_sequence_as(cos_sin, filled), **options)[0]
 
     return tf.recompute_grad(run)(x, *(leaf for leaf in leaves if leaf is not None))

@@ -3,15 +3,11 @@
 Shape words: batch, length, height, width, channels in pixels; rows, columns of patches; head_dim, dim.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import tensorflow as tf
 
-from rope.axial import MixedRotaryEmbedding, axis_positions, grid_angles, grid_positions
-from rope.embedding import RotaryEmbedding
 from rope.positions import size_of
-from rope.rotation import rotary_table, scaled_table
+from rope.rotation import compute_cos_sin
 
 
 def extract_patches(images: tf.Tensor, size: int) -> tf.Tensor:
@@ -23,45 +19,10 @@ def extract_patches(images: tf.Tensor, size: int) -> tf.Tensor:
     return tf.reshape(patches, (batch, rows, columns, size * size * channels))
 
 
-def axial_table(
-    embeddings: Sequence[RotaryEmbedding],
-    rows: int | tf.Tensor,
-    columns: int | tf.Tensor,
-    *,
-    coordinates: str,
-) -> tf.Tensor:
-    """(rows * columns, head_dim / 2) table of a grid: half of the pairs encode the row, half the column.
-
-    Args:
-        embeddings: embedding of the rows and of the columns, in one layout.
-        rows, columns: size of the grid.
-        coordinates: `cells` or `unit`, see `rope.axial.axis_positions`.
-    """
-    angles, factors = [], []
-    for embedding, size in zip(embeddings, (rows, columns), strict=True):
-        angles.append(embedding.angles(axis_positions(size, coordinates=coordinates)))
-        factors.append(np.full(embedding.dim // 2, embedding.attention_factor, np.float32))
-    factors = np.concatenate(factors)  # (head_dim / 2,)
-    angles = tf.reshape(grid_angles(angles), (-1, len(factors)))  # (rows * columns, head_dim / 2)
-    return scaled_table(rotary_table(angles), factors)
-
-
-def mixed_table(
-    embedding: MixedRotaryEmbedding,
-    rows: int | tf.Tensor,
-    columns: int | tf.Tensor,
-    *,
-    interpolate_factor: Sequence[float],
-) -> tf.Tensor:
-    """(num_heads, rows * columns, head_dim / 2) table of a grid; the factors divide rows and columns."""
-    positions = grid_positions(rows, columns)  # (rows * columns, 2)
-    return embedding.table(positions / tf.constant(interpolate_factor, positions.dtype))
-
-
-def prepend_unrotated(table: tf.Tensor) -> tf.Tensor:
-    """(..., 1 + length, head_dim / 2) table whose first token is not rotated."""
-    padding = [[0, 0]] * (table.shape.rank - 2) + [[1, 0], [0, 0]]
-    return tf.pad(table, padding, constant_values=tf.constant(1, table.dtype))
+def prepend_unrotated(cos_sin: tf.Tensor) -> tf.Tensor:
+    """(..., 1 + length, head_dim / 2, 2) `cos_sin` that leaves the first token unrotated."""
+    unrotated = compute_cos_sin(tf.zeros_like(cos_sin[..., :1, :, 0]))  # (..., 1, head_dim / 2, 2)
+    return tf.concat([unrotated, cos_sin], axis=-3)
 
 
 def sinusoidal_embedding(positions: tf.Tensor, dim: int) -> tf.Tensor:

@@ -192,13 +192,10 @@ class TransformerLM(keras.Model):
         elif self.config.position == "sinusoidal":
             x += tf.cast(sinusoidal_embedding(positions, self.config.dim), x.dtype)
         x = dropout(x, self.config.dropout, fold_in(seed, len(self.blocks)))
-        tables = None
-        if self.rotary is not None:
-            # Positions that differ by row need an axis for the heads.
-            tables = self.rotary.tables(positions if positions.shape.rank == 1 else positions[:, tf.newaxis])
+        cos_sin = None if self.rotary is None else self.rotary.cos_sin_pair(positions)
         layers = []
         for index, block in enumerate(self.blocks):
-            options = {"tables": [tables], "kernels": [kernel], "seed": fold_in(seed, index)}
+            options = {"cos_sin": [cos_sin], "kernels": [kernel], "seed": fold_in(seed, index)}
             if recompute_blocks:
                 x = recompute(block, x, **options)
                 continue

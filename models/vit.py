@@ -7,22 +7,15 @@ length = rows * columns, plus 1 with a class token.
 import keras
 import tensorflow as tf
 
-from models.attention import BlockOptions, projection
+from models.attention import BlockOptions, CosSinPair, projection
 from models.block import Block, dropout, fold_in, recompute
 from models.chunked import attend_in_chunks, is_chunked
 from models.config import AxialViTConfig
-from models.grid import (
-    axial_table,
-    extract_patches,
-    mixed_table,
-    prepend_unrotated,
-    resample_grid,
-    sinusoidal_grid,
-)
+from models.grid import extract_patches, prepend_unrotated, resample_grid, sinusoidal_grid
 from models.kernels import RMSNorm, attend
-from rope.axial import MixedRotaryEmbedding
+from rope.axial import AxialRotaryEmbedding, MixedRotaryEmbedding
 from rope.embedding import RotaryEmbedding
-from rope.positions import size_of
+from rope.positions import grid_positions, size_of
 
 # Learned positions and the class token start near the size of the embedded patches, as sinusoids do.
 EMBEDDING_STDDEV = 0.5
@@ -120,9 +113,9 @@ class AxialViT(keras.Model):
             token = tf.broadcast_to(tf.cast(self.class_token, x.dtype), (tf.shape(x)[0], 1, config.dim))
             x = tf.concat([token, x], axis=1)  # (batch, 1 + rows * columns, dim)
         x = dropout(x, config.dropout, fold_in(seed, len(self.blocks)))
-        tables, kernels = self._tables(rows, columns), self._kernels(rows, columns)
+        cos_sin, kernels = self._cos_sin(rows, columns), self._kernels(rows, columns)
         for index, block in enumerate(self.blocks):
-            options = {"tables": tables[index], "kernels": kernels, "seed": fold_in(seed, index)}
+            options = {"cos_sin": cos_sin[index], "kernels": kernels, "seed": fold_in(seed, index)}
             if training and config.recompute_blocks:
                 x = recompute(block, x, **options)
             else:
@@ -141,18 +134,23 @@ class AxialViT(keras.Model):
             name=name, shape=shape, initializer=initializer, dtype="float32", autocast=False
         )
 
-    def _make_rotaries(self) -> list[keras.layers.Layer]:
-        """One embedding for rows and one for columns, or one for each block, or none."""
+    def _make_rotaries(self) -> list[AxialRotaryEmbedding] | list[MixedRotaryEmbedding]:
+        """One embedding for all blocks, or one for each, or none."""
         config = self.config
         if config.position == "axial":
-            names = "row_rotary", "column_rotary"
-            options = zip(config.rotary_options(), names, strict=True)
-            return [RotaryEmbedding(**kwargs, name=name) for kwargs, name in options]
+            options = zip(config.rotary_options(), ("row_rotary", "column_rotary"), strict=True)
+            parts = [RotaryEmbedding(**kwargs, name=name) for kwargs, name in options]
+            return [AxialRotaryEmbedding(parts, name="rotary")]
         if config.position == "mixed":
-            options = {"theta": config.rope.theta, "layout": config.rope.layout}
             return [
                 MixedRotaryEmbedding(
-                    config.num_heads, config.head_dim, seed=index, name=f"rotary_{index}", **options
+                    config.num_heads,
+                    config.head_dim,
+                    theta=config.rope.theta,
+                    layout=config.rope.layout,
+                    interpolate_factor=config.rope.interpolate_factor,
+                    seed=index,
+                    name=f"rotary_{index}",
                 )
                 for index in range(config.num_layers)
             ]
@@ -178,27 +176,20 @@ class AxialViT(keras.Model):
         kernel = self.config.attention_kernel
         return [attend_in_chunks if is_chunked(kernel, length) else attend for length in static]
 
-    def _tables(self, rows, columns) -> list[list[tuple[tf.Tensor, tf.Tensor] | None]]:
-        """Rotary tables of each attention layer of each block."""
-        # Within a row all patches have the same row angle, which cancels: row 0's table serves every row.
+    def _cos_sin(self, rows, columns) -> list[list[CosSinPair | None]]:
+        """`cos_sin` of queries and keys of each attention layer of each block."""
+        # Within a row all patches have the same row angle, which cancels: row 0 serves every row.
         grids = [(rows, columns)] if self.config.attention == "full" else [(1, columns), (rows, 1)]
-        rope = self.config.rope
-
-        def pair(table):
-            table = table if self.class_token is None else prepend_unrotated(table)
-            return table, table  # of queries and keys
-
-        if self.config.position == "axial":
-            coordinates = "cells" if rope.counts_patches else "unit"
-            tables = [axial_table(self.rotaries, *grid, coordinates=coordinates) for grid in grids]
-            return [[pair(table) for table in tables]] * len(self.blocks)
-        if self.config.position == "mixed":
-            factor = rope.interpolate_factor
-            return [
-                [pair(mixed_table(rotary, *grid, interpolate_factor=factor)) for grid in grids]
-                for rotary in self.rotaries
-            ]
-        return [[None] * len(grids)] * len(self.blocks)
+        if not self.rotaries:
+            return [[None] * len(grids)] * len(self.blocks)
+        coordinates = "cells" if self.config.rope.counts_patches else "unit"
+        pairs = []
+        for rotary in self.rotaries:
+            cos_sin = [rotary.cos_sin(grid_positions(*grid, coordinates=coordinates)) for grid in grids]
+            if self.class_token is not None:
+                cos_sin = [prepend_unrotated(part) for part in cos_sin]
+            pairs.append([(part, part) for part in cos_sin])
+        return pairs if len(pairs) == len(self.blocks) else pairs * len(self.blocks)
 
     def _pool(self, x):
         """(batch, dim) class token, or mean over the patches."""

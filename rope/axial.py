@@ -1,87 +1,104 @@
 """Rotary embeddings over several axes: rows and columns of an image, frames of a video.
 
-Shape words: cells, all positions of a grid; axes, the coordinates of each; pairs, those that rotate with one
-axis; dim, the features of a head.
+Shape words: axes, the coordinates of a position; length, the positions, such as the cells of a flattened
+grid; dim, the rotated features of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from rope.embedding import PositionLayer, RotaryEmbedding
 from rope.frequencies import language_frequencies
-from rope.rotation import check_layout, doubled, rotary_angles, rotary_table, rotate
+from rope.rotation import as_positions, check_layout, compute_cos_sin, doubled, rotary_angles, rotate
 
 
-def axis_positions(
-    size: int | tf.Tensor, *, coordinates: str = "cells", offset: float | tf.Tensor = 0
-) -> tf.Tensor:
-    """(size,) positions along one axis: 0, 1, 2, ... for `cells`, equally spaced in [-1, 1] for `unit`.
-
-    `offset`, an integer or float32, is added to them.
-    """
-    if coordinates == "cells":
-        offset = tf.convert_to_tensor(offset)
-        return tf.cast(tf.range(size), offset.dtype) + offset
-    if coordinates == "unit":
-        return tf.linspace(-1.0, 1.0, size) + tf.cast(offset, tf.float32)
-    raise ValueError(f"coordinates must be one of cells, unit; got {coordinates!r}.")
-
-
-def axial_angles(
-    positions: Sequence[tf.Tensor], frequencies: tf.Tensor, *, axis_order: Sequence[int] | None = None
-) -> tf.Tensor:
-    """Angles on a grid, with one block of pairs for each axis.
+@keras.saving.register_keras_serializable(package="rope")
+class AxialRotaryEmbedding(PositionLayer):
+    """Rotary embedding of positions with several coordinates: one block of pairs for each (RoPE-ViT).
 
     Args:
-        positions: (size,) positions along each axis of the grid.
-        frequencies: (pairs,) radians per unit, shared by the axes.
-        axis_order: as for `grid_angles`.
+        embeddings: `RotaryEmbedding` of each coordinate, with its own frequencies and scaling, in one layout
+            and with one `seq_before_head_dim`, without xPos.
+        kwargs: `name`, `dtype` and `trainable` of a Keras layer.
+
+    Call arguments:
+        positions: (length, axes) or (batch, length, axes) coordinates, integer or float32, such as from
+            `grid_positions`.
 
     Returns:
-        (size of axis 0, size of axis 1, ..., axes * pairs) radians, float32.
-    """
-    return grid_angles([rotary_angles(axis, frequencies) for axis in positions], axis_order=axis_order)
-
-
-def grid_angles(angles: Sequence[tf.Tensor], *, axis_order: Sequence[int] | None = None) -> tf.Tensor:
-    """Angles on a grid, combined from the angles along each axis.
-
-    Args:
-        angles: (size, pairs) radians along each axis, float32.
-        axis_order: axis of each block of pairs; (0, 1, ...) when not given, which is rows, then columns, in
-            images. RoPE-ViT has columns first, (1, 0).
-
-    Returns:
-        (size of axis 0, size of axis 1, ..., sum of pairs) radians, float32.
+        (..., length, dim) angles for `apply_rotary_emb`, float32; dim is the sum over `embeddings`.
 
     Raises:
-        ValueError: if `axis_order` does not name each axis once.
+        ValueError: if the embeddings do not fit together or to the positions.
+
+    Example:
+
+    >>> axial = AxialRotaryEmbedding([RotaryEmbedding(4, theta=100.0), RotaryEmbedding(4, theta=100.0)])
+    >>> queries = tf.random.normal((2, 3, 35, 8))  # (batch, heads, height * width, head_dim)
+    >>> axial.rotate(queries, axial.cos_sin(grid_positions(5, 7))).shape
+    TensorShape([2, 3, 35, 8])
     """
-    axes = len(angles)
-    order = tuple(range(axes)) if axis_order is None else tuple(axis_order)
-    if sorted(order) != list(range(axes)):
-        raise ValueError(f"axis_order must name each of the axes 0 to {axes - 1} once, got {order}.")
-    sizes = [tf.shape(axis)[0] for axis in angles]
-    blocks = []
-    for axis in order:
-        pairs = angles[axis].shape[-1]
-        shape = [-1 if other == axis else 1 for other in range(axes)]
-        block = tf.reshape(angles[axis], (*shape, pairs))  # (1, ..., size, ..., 1, pairs)
-        blocks.append(tf.broadcast_to(block, (*sizes, pairs)))
-    return tf.concat(blocks, axis=-1)  # (*sizes, sum of pairs)
+
+    def __init__(self, embeddings: Sequence[RotaryEmbedding], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        if not embeddings or not all(isinstance(part, RotaryEmbedding) for part in embeddings):
+            raise ValueError(f"embeddings must be a RotaryEmbedding for each axis, got {embeddings}.")
+        if len({(part.layout, part.seq_before_head_dim) for part in embeddings}) > 1:
+            raise ValueError(f"embeddings must have one layout and seq_before_head_dim, got {embeddings}.")
+        if any(part.use_xpos for part in embeddings):
+            raise ValueError("xPos decays along one causal axis, got several. Set use_xpos=False.")
+        self.embeddings, self._config = list(embeddings), {}
+        self.layout, self.dim = embeddings[0].layout, sum(part.dim for part in embeddings)
+        self.built = True
+
+    def call(self, positions: tf.Tensor) -> tf.Tensor:
+        for embedding in self.embeddings:
+            embedding.check_has_only_angles()
+        return doubled(self.angles(positions), layout=self.layout)
+
+    def angles(self, positions: tf.Tensor) -> tf.Tensor:
+        """(..., length, dim / 2) angles in radians, float32, at (..., length, axes) positions."""
+        parts = zip(self.embeddings, self._by_axis(positions), strict=True)
+        return tf.concat([part.angles(coordinates) for part, coordinates in parts], axis=-1)
+
+    def cos_sin(self, positions: tf.Tensor) -> tf.Tensor:
+        """`cos_sin` for `rotate` at (length, axes) or (batch, length, axes) positions.
+
+        The axes are those of `RotaryEmbedding.cos_sin`.
+        """
+        parts = zip(self.embeddings, self._by_axis(positions), strict=True)
+        return tf.concat([part.cos_sin(coordinates) for part, coordinates in parts], axis=-2)
+
+    def rotate(self, x: tf.Tensor, cos_sin: tf.Tensor) -> tf.Tensor:
+        """Rotates (..., length, head_dim) queries or keys by a `cos_sin` of this embedding."""
+        return self.embeddings[0].rotate(x, cos_sin)
+
+    def get_config(self) -> dict[str, Any]:
+        embeddings = [keras.saving.serialize_keras_object(part) for part in self.embeddings]
+        return {**super().get_config(), "embeddings": embeddings}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "AxialRotaryEmbedding":
+        embeddings = [keras.saving.deserialize_keras_object(part) for part in config["embeddings"]]
+        return super().from_config({**config, "embeddings": embeddings})
+
+    def _by_axis(self, positions: tf.Tensor) -> list[tf.Tensor]:
+        return coordinates_of(positions, len(self.embeddings))
 
 
-def grid_positions(*dims: int, axis_order: Sequence[int] | None = None) -> tf.Tensor:
-    """(cells, axes) float32 coordinates of a flattened grid, last axis fastest.
-
-    Coordinate 0 is the row of an image, 1 the column; `axis_order` (1, 0) swaps them.
-    """
-    grid = tf.meshgrid(*[tf.range(size) for size in dims], indexing="ij")
-    order = range(len(dims)) if axis_order is None else axis_order
-    return tf.cast(tf.stack([tf.reshape(grid[axis], [-1]) for axis in order], axis=-1), tf.float32)
+def coordinates_of(positions: tf.Tensor, axes: int) -> list[tf.Tensor]:
+    """(..., length) float32 positions along each axis, from (..., length, axes)."""
+    positions = as_positions(positions)
+    if positions.shape.rank not in (2, 3) or positions.shape[-1] != axes:
+        raise ValueError(
+            f"positions must be ([batch,] length, {axes} coordinates), got shape {positions.shape}."
+        )
+    return tf.unstack(positions, axis=-1)
 
 
 def mixed_frequencies(num_heads: int, dim: int, *, theta: float = 10.0, turns: np.ndarray) -> np.ndarray:
@@ -107,19 +124,8 @@ def mixed_frequencies(num_heads: int, dim: int, *, theta: float = 10.0, turns: n
     return np.stack([magnitudes * np.cos(directions), magnitudes * np.sin(directions)])
 
 
-def add_frequencies(layer: keras.layers.Layer, initial: np.ndarray) -> Any:
-    """Adds a float32 weight for learned frequencies to a layer."""
-    return layer.add_weight(
-        name="frequencies",
-        shape=initial.shape,
-        dtype="float32",
-        initializer=lambda shape, dtype: tf.constant(initial, dtype),
-        autocast=False,
-    )
-
-
 @keras.saving.register_keras_serializable(package="rope")
-class MixedRotaryEmbedding(keras.layers.Layer):
+class MixedRotaryEmbedding(PositionLayer):
     """Learned 2-D frequencies of each head, mixing rows and columns (RoPE-ViT, arXiv 2403.13298).
 
     Create one for each attention layer. The frequencies are a float32 weight under every dtype policy;
@@ -130,12 +136,14 @@ class MixedRotaryEmbedding(keras.layers.Layer):
         layout: `interleaved` or `half`, see `rope.rotation`.
         turn_axes: initialize each head with axes rotated by a random angle, instead of axial.
         seed: seed of the random angles.
+        interpolate_factor: divides each coordinate, as for `RotaryEmbedding`.
+        kwargs: `name`, `dtype` and `trainable` of a Keras layer.
 
     Call arguments:
-        positions: (..., 2) coordinates in cells, such as from `grid_positions`.
+        positions: (length, 2) or (batch, length, 2) coordinates in cells, such as from `grid_positions`.
 
     Returns:
-        (num_heads, ..., dim) table of angles for `apply_rotary_emb`, float32.
+        ([batch,] num_heads, length, dim) angles for `apply_rotary_emb`, float32.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -144,7 +152,7 @@ class MixedRotaryEmbedding(keras.layers.Layer):
 
     >>> mixed = MixedRotaryEmbedding(num_heads=3, dim=8)
     >>> queries = tf.random.normal((2, 3, 35, 8))  # (batch, heads, height * width, head_dim)
-    >>> mixed.rotate(queries, mixed.table(grid_positions(5, 7))).shape
+    >>> mixed.rotate(queries, mixed.cos_sin(grid_positions(5, 7))).shape
     TensorShape([2, 3, 35, 8])
     """
 
@@ -157,43 +165,53 @@ class MixedRotaryEmbedding(keras.layers.Layer):
         layout: str = "interleaved",
         turn_axes: bool = True,
         seed: int = 0,
-        name: str | None = None,
+        interpolate_factor: Sequence[float] = (1.0, 1.0),
+        **kwargs: Any,
     ):
-        super().__init__(name=name, autocast=False)
+        super().__init__(**kwargs)
         check_layout(layout)
         if num_heads < 1:
             raise ValueError(f"num_heads must be >= 1, got {num_heads}.")
+        if len(interpolate_factor) != 2 or not min(interpolate_factor) >= 1:
+            raise ValueError(f"interpolate_factor must be two factors >= 1, got {interpolate_factor}.")
         self.num_heads, self.dim, self.layout = num_heads, dim, layout
-        rotations = {"turn_axes": turn_axes, "seed": seed}
-        self._config = {"num_heads": num_heads, "dim": dim, "theta": theta, "layout": layout, **rotations}
+        self.interpolate_factor = tuple(interpolate_factor)
+        self._config = {
+            "num_heads": num_heads,
+            "dim": dim,
+            "theta": theta,
+            "layout": layout,
+            "turn_axes": turn_axes,
+            "seed": seed,
+            "interpolate_factor": self.interpolate_factor,
+        }
         turns = np.zeros(num_heads)
         if turn_axes:
             turns = np.random.default_rng(seed).uniform(0, 2 * np.pi, num_heads)
-        initial = mixed_frequencies(num_heads, dim, theta=theta, turns=turns)
-        self.frequencies = add_frequencies(self, initial)
+        self.frequencies = self.add_frequencies(mixed_frequencies(num_heads, dim, theta=theta, turns=turns))
         self.built = True
 
     def call(self, positions: tf.Tensor) -> tf.Tensor:
         return doubled(self.angles(positions), layout=self.layout)
 
     def angles(self, positions: tf.Tensor) -> tf.Tensor:
-        """(num_heads, ..., dim / 2) angles in radians of (..., 2) positions, float32."""
-        positions = tf.convert_to_tensor(positions)
-        if positions.shape[-1] != 2:
-            raise ValueError(f"positions must have 2 coordinates, got shape {positions.shape}.")
+        """([batch,] num_heads, length, dim / 2) angles in radians at ([batch,] length, 2), float32."""
+        along_axes = coordinates_of(positions, 2)
         frequencies = tf.reshape(self.frequencies, (2, -1))  # (2, num_heads * dim / 2)
         # A sum of products, because a matrix product may run in TF32 on a GPU.
-        angles = rotary_angles(positions[..., 0], frequencies[0])  # (..., num_heads * dim / 2)
-        angles += rotary_angles(positions[..., 1], frequencies[1])
-        return tf.stack(tf.split(angles, self.num_heads, axis=-1))  # (num_heads, ..., dim / 2)
+        angles = tf.add_n(
+            [
+                rotary_angles(along_axes[axis] / factor, frequencies[axis])
+                for axis, factor in enumerate(self.interpolate_factor)
+            ]
+        )  # ([batch,] length, num_heads * dim / 2)
+        return tf.stack(tf.split(angles, self.num_heads, axis=-1), axis=-3)
 
-    def table(self, positions: tf.Tensor) -> tf.Tensor:
-        """(num_heads, ..., dim / 2) table for `rotate`."""
-        return rotary_table(self.angles(positions))
+    def cos_sin(self, positions: tf.Tensor) -> tf.Tensor:
+        """(1 or batch, num_heads, length, dim / 2, 2) for `rotate` at ([batch,] length, 2) positions."""
+        cos_sin = compute_cos_sin(self.angles(positions))
+        return cos_sin if cos_sin.shape.rank == 5 else cos_sin[tf.newaxis]
 
-    def rotate(self, x: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
-        """Rotates (batch, num_heads, length, dim) queries or keys by a table of this embedding."""
-        return rotate(x, table, layout=self.layout)
-
-    def get_config(self) -> dict:
-        return {"name": self.name, **self._config}
+    def rotate(self, x: tf.Tensor, cos_sin: tf.Tensor) -> tf.Tensor:
+        """Rotates (batch, num_heads, length, head_dim) queries or keys by a `cos_sin` of this embedding."""
+        return rotate(x, cos_sin, layout=self.layout)

@@ -1,4 +1,4 @@
-"""The rotary embedding as one stateless Keras layer.
+"""The rotary embedding as a Keras layer without state, other than learned frequencies.
 
 Shape words: batch, heads, length; head_dim, the features of a head; dim, the rotated ones; `...`, batch and
 heads.
@@ -11,18 +11,67 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from rope import xpos
-from rope.axial import add_frequencies, axial_angles, axis_positions
 from rope.frequencies import DEFAULTS, resolve
-from rope.positions import align_positions, align_scale, sequence_axis, shifted, size_of
-from rope.rotation import check_layout, doubled, rotary_angles, rotary_table, rotate, scaled_table
+from rope.positions import align_positions, align_scale, grid_positions, sequence_axis, shifted, size_of
+from rope.rotation import (
+    as_features,
+    check_dense,
+    check_layout,
+    compute_cos_sin,
+    doubled,
+    rotary_angles,
+    rotate,
+    xpos_scales,
+)
+
+# In units of xpos_scale_base, the length at which the scales of the fastest decay reach 150.
+XPOS_MAX_SPAN_FLOAT16 = 8
+
+
+class PositionLayer(keras.layers.Layer):
+    """Base of the layers from positions to angles, which are float32 under every dtype policy."""
+
+    layout: str
+    _config: dict[str, Any]  # arguments of the constructor
+
+    def __init__(self, **kwargs: Any):
+        # Without autocast=False, a mixed policy would cast positions to bfloat16.
+        super().__init__(autocast=False, **kwargs)
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        return self.compute_output_spec(keras.KerasTensor(input_shape, "float32")).shape
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> keras.KerasTensor:
+        # That of keras.layers.Layer would have the compute dtype.
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)
+
+    def add_frequencies(self, initial: np.ndarray) -> Any:
+        """Adds a float32 weight for learned frequencies."""
+        return self.add_weight(
+            name="frequencies",
+            shape=initial.shape,
+            dtype="float32",
+            initializer=lambda shape, dtype: tf.constant(initial, dtype),
+            autocast=False,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self._config}
+
+    def __repr__(self) -> str:
+        shown = {"name": self.name}
+        for key in ("num_heads", "dim", "layout", "scaling"):
+            if getattr(self, key, None) is not None:
+                shown[key] = getattr(self, key)
+        return f"<{type(self).__name__} {', '.join(f'{key}={value}' for key, value in shown.items())}>"
 
 
 @keras.saving.register_keras_serializable(package="rope")
-class RotaryEmbedding(keras.layers.Layer):
+class RotaryEmbedding(PositionLayer):
     """Rotary position embedding (Su et al. 2021, arXiv 2104.09864) with explicit positions.
 
-    A table is a pure function of the positions. Angles, sines and products are float32 under every policy.
+    Pure functions of the positions; angles, sines and products are float32 under every dtype policy. `RoPE`
+    is the layer that rotates what it is called on.
 
     Args:
         dim: number of rotated features, even: the size of a head, or less for partial rotation.
@@ -40,11 +89,12 @@ class RotaryEmbedding(keras.layers.Layer):
         scaling: a Hugging Face `rope_scaling` dict, see `rope.scaling`. Its `rope_theta` replaces `theta`,
             and its `partial_rotary_factor` rotates that share of `dim`.
         target_length: sequence length for scalings that depend on one.
-        use_xpos: makes scores decay with distance, see `rope.xpos`; for causal attention.
+        use_xpos: makes scores decay with distance, see `rope.rotation.xpos_scales`; for causal attention.
         xpos_scale_base: tokens over which a score decays by zeta.
         xpos_max_length: exclusive upper limit of the positions, which may differ between training and
             inference. Inside a `tf.function`, positions of unknown value are not checked against it.
         seq_before_head_dim: the sequence axis is -3, as in (batch, length, heads, dim), instead of -2.
+        kwargs: `name`, `dtype` and `trainable` of a Keras layer.
 
     Call arguments:
         t: (..., length) positions, integer or float32. (float64 becomes float32.)
@@ -65,7 +115,8 @@ class RotaryEmbedding(keras.layers.Layer):
             when not given. Keys have the positions of the queries when not given.
 
     Raises:
-        TypeError: if `scaling` is not a dict, or positions are bfloat16 or float16.
+        TypeError: if `scaling` is not a dict, positions are neither integers nor float32, queries or keys
+            are not floating-point, or the layer is called on them.
         ValueError: if an argument is out of its range, contradicts another, or would have no effect.
 
     Example:
@@ -96,10 +147,10 @@ class RotaryEmbedding(keras.layers.Layer):
         xpos_scale_base: float = DEFAULTS["xpos_scale_base"],
         xpos_max_length: int = DEFAULTS["xpos_max_length"],
         seq_before_head_dim: bool = False,
-        name: str | None = None,
+        **kwargs: Any,
     ):
-        # Without autocast=False, a mixed policy would cast positions to bfloat16.
-        super().__init__(name=name, autocast=False, trainable=learned_freq)
+        super().__init__(**kwargs)
+        self.supports_masking = True
         if custom_freqs is not None:
             custom_freqs = np.asarray(custom_freqs, np.float64).tolist()
         self._config = {
@@ -126,11 +177,11 @@ class RotaryEmbedding(keras.layers.Layer):
         self.dim, self.theta = self._resolved.dim, self._resolved.theta
         self.attention_factor = self._resolved.attention_factor
         self.interpolate_factor = self._resolved.interpolate_factor
-        self.freqs_for, self.layout = freqs_for, layout
+        self.freqs_for, self.layout, self.scaling = freqs_for, layout, scaling
         self.learned_freq, self.use_xpos = learned_freq, use_xpos
         self.xpos_scale_base, self.xpos_max_length = xpos_scale_base, xpos_max_length
-        self.default_seq_dim = -3 if seq_before_head_dim else -2
-        self._weight = add_frequencies(self, self._resolved.initial) if learned_freq else None
+        self.seq_before_head_dim = seq_before_head_dim
+        self._weight = self.add_frequencies(self._resolved.initial) if learned_freq else None
         self.built = True
 
     @property
@@ -147,7 +198,14 @@ class RotaryEmbedding(keras.layers.Layer):
         seq_len: int | None = None,
         offset: float | tf.Tensor = 0,
     ) -> tf.Tensor:
-        self._check_has_only_angles()
+        check_dense("positions", t)
+        t = tf.convert_to_tensor(t)
+        if t.shape.rank is not None and t.shape.rank > 2 and t.dtype.is_floating:
+            raise TypeError(
+                f"a RotaryEmbedding is called on positions, got {t.dtype.name} of shape {t.shape}. To rotate "
+                "queries or keys, call a RoPE layer on them, or rotate_queries_or_keys(x)."
+            )
+        self.check_has_only_angles()
         if seq_len is not None and t.shape[-1] not in (None, seq_len):
             raise ValueError(f"seq_len must be the number of positions {t.shape[-1]}, got {seq_len}.")
         return doubled(self.angles(shifted(t, offset)), layout=self.layout)
@@ -156,28 +214,39 @@ class RotaryEmbedding(keras.layers.Layer):
         """(..., length, dim / 2) angles in radians, float32, at (..., length) positions."""
         return rotary_angles(positions, self.frequencies)
 
-    def tables(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Tables for `rotate` of queries and of keys, with xPos and the attention factor of the scaling.
+    def cos_sin(self, positions: tf.Tensor) -> tf.Tensor:
+        """Scaled cosines and sines for `rotate`, of queries and of keys.
 
-        Both are (..., length, dim / 2) complex64, and the same object without xPos. The layers of a model can
-        share them. `positions` are (..., length), with an axis for the heads if they differ by row.
+        Args:
+            positions: (length,), (batch, length), or every axis of queries and keys before their features.
+
+        Returns:
+            (length, dim / 2, 2), or every axis of queries and keys before their features plus (dim / 2, 2),
+            float32. (batch, length) positions give (batch, 1, length, dim / 2, 2), or with
+            `seq_before_head_dim` (batch, length, 1, dim / 2, 2).
+
+        Raises:
+            ValueError: with xPos, which scales queries and keys differently.
         """
-        table = self._table_without_xpos(self.angles(positions))
-        if not self.use_xpos:
-            return table, table
-        scales = self._pair_scales(positions)
-        return scaled_table(table, scales), scaled_table(table, 1 / scales)
-
-    def table(self, positions: tf.Tensor) -> tf.Tensor:
-        """(..., length, dim / 2) table for `rotate` of queries and keys without xPos."""
         if self.use_xpos:
-            raise ValueError("xPos scales queries and keys differently, got one table. Use tables().")
-        return self.tables(positions)[0]
+            raise ValueError("xPos scales queries and keys differently, got one of them. Use cos_sin_pair().")
+        return self.cos_sin_pair(positions)[0]
 
-    def rotate(self, x: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
-        """Rotates (..., length, head_dim) queries or keys by a table from this embedding."""
-        (x,) = concrete(x)
-        return rotate(x, table, layout=self.layout)
+    def cos_sin_pair(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`cos_sin` of queries and of keys, with xPos; the same object twice without it.
+
+        The layers of a model can share them.
+        """
+        pair = self._cos_sin_pair(positions)
+        if pair[0].shape.rank != 4:
+            return pair
+        heads_axis = 2 if self.seq_before_head_dim else 1
+        queries = tf.expand_dims(pair[0], heads_axis)  # (batch, 1, length, dim / 2, 2)
+        return queries, tf.expand_dims(pair[1], heads_axis) if self.use_xpos else queries
+
+    def rotate(self, x: tf.Tensor, cos_sin: tf.Tensor) -> tf.Tensor:
+        """Rotates (..., length, head_dim) queries or keys by a `cos_sin` of this embedding."""
+        return rotate(x, cos_sin, layout=self.layout, seq_before_head_dim=self.seq_before_head_dim)
 
     def rotate_queries_or_keys(
         self,
@@ -195,18 +264,19 @@ class RotaryEmbedding(keras.layers.Layer):
             scale: multiplies the rotated features, and replaces the scales of xPos. A number, (length, dim),
                 (batch, length, dim), or every axis of `x`, such as from `get_scale(positions)`.
         """
-        (x,) = concrete(x)
+        x = as_features(x)
         if self.use_xpos and scale is None:
             raise ValueError(
                 "xPos scales queries and keys differently, got one of them. "
                 "Use rotate_queries_and_keys or rotate_queries_with_cached_keys, or give scale."
             )
         positions = self._positions(x, seq_dim, offset, positions)
-        table = self._table_without_xpos(self.angles(positions))
+        cos_sin = compute_cos_sin(self.angles(positions), self.attention_factor)
         if scale is None:
-            return self.rotate(x, table)
+            return rotate(x, cos_sin, layout=self.layout)
         scale = align_scale(scale, x, self._axis(x, seq_dim), self.dim)
-        scaled = self.rotate(tf.cast(x[..., : self.dim], tf.float32), table) * scale  # (..., length, dim)
+        rotated = rotate(tf.cast(x[..., : self.dim], tf.float32), cos_sin, layout=self.layout)
+        scaled = rotated * scale  # (..., length, dim)
         return tf.concat([tf.cast(scaled, x.dtype), x[..., self.dim :]], axis=-1)
 
     def rotate_queries_and_keys(
@@ -220,22 +290,22 @@ class RotaryEmbedding(keras.layers.Layer):
         key_positions: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Rotates queries and keys, with xPos if the embedding uses it; for the arguments see the class."""
-        q, k = concrete(q, k)
+        q, k = as_features(q), as_features(k)
         if positions is None:
             positions = tf.range(size_of(q, self._axis(q, seq_dim)))
         if key_positions is None:
             key_positions = positions
         for x in (q, k):
             self.check_compute_dtype(x.dtype)
-        query_table, _ = self.tables(self._positions(q, seq_dim, offset, positions))
-        _, key_table = self.tables(self._positions(k, seq_dim, offset, key_positions))
-        return self.rotate(q, query_table), self.rotate(k, key_table)
+        for_queries, _ = self._cos_sin_pair(self._positions(q, seq_dim, offset, positions))
+        _, for_keys = self._cos_sin_pair(self._positions(k, seq_dim, offset, key_positions))
+        return rotate(q, for_queries, layout=self.layout), rotate(k, for_keys, layout=self.layout)
 
     def rotate_queries_with_cached_keys(
         self, q: tf.Tensor, k: tf.Tensor, seq_dim: int | None = None, offset: int | tf.Tensor = 0
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Rotates all keys of a sequence, at 0, 1, 2, ..., and its last queries, which `offset` shifts."""
-        q, k = concrete(q, k)
+        q, k = as_features(q), as_features(k)
         length = size_of(q, self._axis(q, seq_dim))
         keys_length = size_of(k, self._axis(k, seq_dim))
         if isinstance(length, int) and isinstance(keys_length, int) and length > keys_length:
@@ -252,80 +322,47 @@ class RotaryEmbedding(keras.layers.Layer):
         """(..., length, dim) scales of xPos for queries at (..., length) positions; keys use the inverse."""
         if not self.use_xpos:
             raise ValueError("get_scale needs use_xpos=True, got False.")
-        return doubled(self._pair_scales(tf.convert_to_tensor(t)), layout=self.layout)
-
-    def axial_angles(
-        self,
-        *dims: int,
-        offsets: Sequence[float] | None = None,
-        coordinates: str | None = None,
-        axis_order: Sequence[int] | None = None,
-    ) -> tf.Tensor:
-        """(*dims, len(dims) * dim / 2) angles on a grid, float32, with the same frequencies for each axis.
-
-        Args:
-            dims: size of each axis: rows and columns of an image.
-            offsets: added to the coordinates of each axis.
-            coordinates: `cells` (0, 1, 2, ...) or `unit` (-1 to 1). When not given, `unit` for `pixel`
-                frequencies and `cells` for others.
-            axis_order: axis of each block of pairs, see `rope.axial.grid_angles`.
-        """
-        if self.use_xpos:
-            raise ValueError("xPos decays along one causal axis, got a grid. Set use_xpos=False.")
-        offsets = (0,) * len(dims) if offsets is None else offsets
-        if not dims or len(offsets) != len(dims):
-            raise ValueError(f"a grid needs one offset for each axis, got {len(offsets)} for sizes {dims}.")
-        if coordinates is None:
-            coordinates = "unit" if self.freqs_for == "pixel" else "cells"
-        positions = [
-            axis_positions(size, coordinates=coordinates, offset=offset)
-            for size, offset in zip(dims, offsets, strict=True)
-        ]
-        return axial_angles(positions, tf.cast(self.frequencies, tf.float32), axis_order=axis_order)
+        return doubled(self._pair_scales(t), layout=self.layout)
 
     def get_axial_freqs(
         self,
-        *dims: int,
+        *dims: int | tf.Tensor,
         offsets: Sequence[float] | None = None,
         coordinates: str | None = None,
         axis_order: Sequence[int] | None = None,
     ) -> tf.Tensor:
-        """(*dims, len(dims) * dim) angles for `apply_rotary_emb`; arguments as for `axial_angles`."""
-        angles = self.axial_angles(*dims, offsets=offsets, coordinates=coordinates, axis_order=axis_order)
-        self._check_has_only_angles()
-        return doubled(angles, layout=self.layout)
+        """(*dims, len(dims) * dim) angles on a grid for `apply_rotary_emb`, equal frequencies for each axis.
 
-    def axial_table(
-        self,
-        *dims: int,
-        offsets: Sequence[float] | None = None,
-        coordinates: str | None = None,
-        axis_order: Sequence[int] | None = None,
-    ) -> tf.Tensor:
-        """(*dims, len(dims) * dim / 2) table for `rotate`; arguments as for `axial_angles`."""
-        angles = self.axial_angles(*dims, offsets=offsets, coordinates=coordinates, axis_order=axis_order)
-        return self._table_without_xpos(angles)
+        For the arguments see `grid_positions`; `coordinates` are `unit` by default for `pixel` frequencies.
+        """
+        self.check_has_only_angles()
+        if coordinates is None:
+            coordinates = "unit" if self.freqs_for == "pixel" else "cells"
+        positions = grid_positions(*dims, coordinates=coordinates, offsets=offsets, axis_order=axis_order)
+        angles = self.angles(positions)  # (cells, axes, dim / 2)
+        return doubled(tf.reshape(angles, (*dims, len(dims) * self.dim // 2)), layout=self.layout)
 
     def check_compute_dtype(self, dtype: tf.DType | str) -> None:
         """Raises ValueError if `dtype` is float16 and too narrow for the scales of xPos."""
-        limit = int(xpos.MAX_SPAN_FLOAT16 * self.xpos_scale_base * self.interpolate_factor)
+        limit = int(XPOS_MAX_SPAN_FLOAT16 * self.xpos_scale_base * self.interpolate_factor)
         if self.use_xpos and tf.as_dtype(dtype) == tf.float16 and self.xpos_max_length > limit:
             raise ValueError(
                 f"xPos in float16 must have an xpos_max_length of at most {limit} (xpos_scale_base "
                 f"{self.xpos_scale_base}), got {self.xpos_max_length}. Use bfloat16 or float32."
             )
 
-    def get_config(self) -> dict:
-        return {"name": self.name, **self._config}
-
-    def _table_without_xpos(self, angles: tf.Tensor) -> tf.Tensor:
-        table = rotary_table(angles)
-        return table if self.attention_factor == 1 else scaled_table(table, self.attention_factor)
+    def _cos_sin_pair(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(..., length, dim / 2, 2) of queries and of keys at (..., length) positions."""
+        cos_sin = compute_cos_sin(self.angles(positions), self.attention_factor)
+        if not self.use_xpos:
+            return cos_sin, cos_sin
+        scales = self._pair_scales(positions)[..., tf.newaxis]  # (..., length, dim / 2, 1)
+        return cos_sin * scales, cos_sin / scales
 
     def _pair_scales(self, positions: tf.Tensor) -> tf.Tensor:
         """(..., length, dim / 2) scales of xPos for queries."""
-        xpos.check_positions(positions, self.xpos_max_length)
-        return xpos.xpos_scales(
+        check_xpos_positions(tf.convert_to_tensor(positions), self.xpos_max_length)
+        return xpos_scales(
             positions,
             self.dim,
             scale_base=self.xpos_scale_base,
@@ -334,7 +371,8 @@ class RotaryEmbedding(keras.layers.Layer):
         )
 
     def _axis(self, x: tf.Tensor, seq_dim: int | None) -> int:
-        return sequence_axis(x, self.default_seq_dim if seq_dim is None else seq_dim)
+        default = -3 if self.seq_before_head_dim else -2
+        return sequence_axis(x, default if seq_dim is None else seq_dim)
 
     def _positions(
         self, x: tf.Tensor, seq_dim: int | None, offset: int | tf.Tensor, positions: tf.Tensor | None
@@ -345,24 +383,26 @@ class RotaryEmbedding(keras.layers.Layer):
             positions = tf.range(size_of(x, axis))
         return shifted(align_positions(positions, x, axis), offset)
 
-    def _check_has_only_angles(self) -> None:
-        """Raises ValueError if this embedding also has scales, which a table of angles would lose."""
+    def check_has_only_angles(self) -> None:
+        """Raises ValueError if this embedding also has scales, which angles cannot hold."""
         if self.use_xpos:
-            raise ValueError(
-                "a table of angles cannot hold the scales of xPos. Use rotate_queries_and_keys or tables()."
-            )
+            raise ValueError("angles cannot hold the scales of xPos. Use rotate_queries_and_keys.")
         if self.attention_factor != 1:
             raise ValueError(
-                f"a table of angles cannot hold the attention factor {self.attention_factor:.4g} of its "
-                "scaling. Use a rotate_ method, tables() or axial_table()."
+                f"angles cannot hold the attention factor {self.attention_factor:.4g} of the scaling. Use "
+                "rotate_queries_or_keys, or rotate(x, cos_sin(positions))."
             )
 
 
-def concrete(*tensors: tf.Tensor) -> list[tf.Tensor]:
-    """Converts arrays to tensors; raises TypeError for symbolic tensors of a Functional model."""
-    if any(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
-        raise TypeError(
-            "a method of a layer was called on a symbolic KerasTensor: Keras would not track the layer's "
-            "weights. Call the layer on positions, or rotate inside the call of a layer of your own."
+def check_xpos_positions(positions: tf.Tensor, max_length: int) -> None:
+    """Raises ValueError if positions, or in a `tf.function` their number, exceed [0, max_length)."""
+    known = tf.get_static_value(positions)
+    if known is not None and known.size:
+        lowest, highest = np.min(known), np.max(known)
+    else:
+        lowest, highest = 0, (positions.shape[-1] or 1) - 1
+    if lowest < 0 or highest >= max_length:
+        raise ValueError(
+            f"xPos positions must be in [0, xpos_max_length {max_length}), got {lowest} to {highest}. "
+            "A larger xpos_max_length leaves trained weights valid."
         )
-    return [tf.convert_to_tensor(tensor) for tensor in tensors]

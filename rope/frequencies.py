@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rope.scaling import scale, scaling_type
+from rope.scaling import scale_frequencies, scaling_type
 from rope.schemes import Scaled, rescaled_theta
 
 FREQUENCIES = ("lang", "pixel", "constant")
@@ -229,5 +229,5 @@ def scaled_frequencies(
     if options["theta_rescale_factor"] != 1:
         scaling = {"rope_type": "ntk", "factor": options["theta_rescale_factor"]}
     base = theta if kind_of(options) == "lang" else None
-    scaled = scale(frequencies, scaling, theta=base, target_length=options["target_length"])
+    scaled = scale_frequencies(frequencies, scaling, theta=base, target_length=options["target_length"])
     return scaled._replace(frequencies=scaled.frequencies / options["interpolate_factor"])

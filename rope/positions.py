@@ -1,7 +1,9 @@
-"""Positions of tokens in padded, packed and cached sequences, and their alignment with the axes of a tensor.
+"""Positions of tokens in padded, packed and cached sequences and of cells in a grid, and their alignment.
 
-Shape words: batch, heads, length, head_dim.
+Shape words: batch, heads, length, head_dim; cells, all positions of a grid; axes, the coordinates of each.
 """
+
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -52,6 +54,47 @@ def positions_from_segments(segment_ids: tf.Tensor) -> tf.Tensor:
 def positions_from_cache(cached: int | tf.Tensor, length: int | tf.Tensor) -> tf.Tensor:
     """Int32 positions of `length` tokens after `cached` ones: (length,), or (batch, length) for (batch,)."""
     return tf.cast(cached, tf.int32)[..., tf.newaxis] + tf.range(length)
+
+
+def grid_positions(
+    *sizes: int | tf.Tensor,
+    coordinates: str = "cells",
+    offsets: Sequence[float] | None = None,
+    axis_order: Sequence[int] | None = None,
+) -> tf.Tensor:
+    """Coordinates of the cells of a flattened grid, the last axis fastest.
+
+    Args:
+        sizes: size of each axis: rows and columns of an image.
+        coordinates: `cells` (0, 1, 2, ...) or `unit` (equally spaced in [-1, 1]).
+        offsets: added to the coordinates of each axis.
+        axis_order: axis of each coordinate; when not given (0, 1, ...): rows, then columns, in images.
+            RoPE-ViT has columns first, (1, 0).
+
+    Returns:
+        (cells, axes) float32.
+
+    Raises:
+        ValueError: if there is not one offset for each axis, or `axis_order` does not name each axis once.
+    """
+    axes = len(sizes)
+    offsets = (0,) * axes if offsets is None else offsets
+    order = tuple(range(axes)) if axis_order is None else tuple(axis_order)
+    if not sizes or len(offsets) != axes:
+        raise ValueError(f"a grid needs one offset for each axis, got {len(offsets)} for sizes {sizes}.")
+    if sorted(order) != list(range(axes)):
+        raise ValueError(f"axis_order must name each of the axes 0 to {axes - 1} once, got {order}.")
+    if coordinates == "cells":
+        along_axes = [tf.cast(tf.range(size), tf.float32) for size in sizes]
+    elif coordinates == "unit":
+        along_axes = [tf.linspace(-1.0, 1.0, size) for size in sizes]
+    else:
+        raise ValueError(f"coordinates must be one of cells, unit; got {coordinates!r}.")
+    shifted_axes = [
+        axis + tf.cast(offset, tf.float32) for axis, offset in zip(along_axes, offsets, strict=True)
+    ]
+    grid = tf.meshgrid(*shifted_axes, indexing="ij")
+    return tf.stack([tf.reshape(grid[axis], [-1]) for axis in order], axis=-1)  # (cells, axes)
 
 
 def sequence_axis(x: tf.Tensor, seq_dim: int, *, name: str = "seq_dim") -> int:
@@ -110,15 +153,14 @@ def aligned_or_none(positions: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor 
     if rank == axes:
         aligned = positions
     elif rank == 1:
-        aligned = positions[(..., *after)]
+        aligned = positions[(*[tf.newaxis] * axis, slice(None), *after)]
     elif rank == 2 and axis > 0:
         aligned = positions[(slice(None), *[tf.newaxis] * (axis - 1), slice(None), *after)]
     else:
         return None
-    # Compared from the right: `aligned` may lack leading axes, which broadcast.
-    sizes = zip(range(axes - 1, -1, -1), reversed(aligned.shape), reversed(x.shape[:-1]), strict=False)
+    sizes = enumerate(zip(aligned.shape, x.shape[:-1], strict=True))
     fits = all(
-        have == want or None in (have, want) or (have == 1 and index != axis) for index, have, want in sizes
+        have == want or None in (have, want) or (have == 1 and index != axis) for index, (have, want) in sizes
     )
     return aligned if fits else None
 

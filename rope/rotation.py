@@ -1,20 +1,23 @@
-"""Rotation of feature pairs by position: angles, tables and the rotation itself.
+"""Rotation of feature pairs by position: angles, cosines and sines, the scales of xPos, the rotation itself.
 
-The pair (a, b) at angle t becomes (a cos t - b sin t, a sin t + b cos t), or (a + ib) e^(it) in complex
-numbers. The layout defines the pairs: (x[2i], x[2i + 1]) in `interleaved` (RoFormer, GPT-J),
-(x[i], x[i + dim / 2]) in `half` (GPT-NeoX, Hugging Face Llama).
+The pair (a, b) at angle t becomes (a cos t - b sin t, a sin t + b cos t). The layout defines the pairs:
+(x[2i], x[2i + 1]) in `interleaved` (RoFormer, GPT-J), (x[i], x[i + dim / 2]) in `half` (GPT-NeoX, Hugging
+Face Llama).
 
 Shape words: length; head_dim, the features of a head; dim, the rotated ones; `...`, batch and heads.
 """
 
 from collections.abc import Callable
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from rope.private_tensorflow import in_control_flow_body, in_xla
 
 LAYOUTS = ("interleaved", "half")
 HALF_PRECISION = (tf.bfloat16, tf.float16)
+XPOS_GAMMA = 0.4
 
 
 def rotary_angles(positions: tf.Tensor, frequencies: tf.Tensor) -> tf.Tensor:
@@ -30,12 +33,10 @@ def rotary_angles(positions: tf.Tensor, frequencies: tf.Tensor) -> tf.Tensor:
         (..., length, dim / 2) angles in radians, float32.
 
     Raises:
-        TypeError: if `positions` are bfloat16 or float16.
+        TypeError: if `positions` are neither integers nor float32.
     """
-    positions = tf.convert_to_tensor(positions)
-    check_positions_dtype(positions)
     frequencies = tf.cast(frequencies, tf.float32)
-    return tf.cast(positions, tf.float32)[..., tf.newaxis] * frequencies  # (..., length, dim / 2)
+    return as_positions(positions)[..., tf.newaxis] * frequencies  # (..., length, dim / 2)
 
 
 def doubled(per_pair: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
@@ -46,52 +47,99 @@ def doubled(per_pair: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
     return tf.repeat(per_pair, 2, axis=-1)
 
 
-def rotary_table(angles: tf.Tensor) -> tf.Tensor:
-    """Table for `rotate`: e^(i angle) of each pair, (..., length, dim / 2) complex64, from float32 radians.
+def compute_cos_sin(angles: tf.Tensor, scale: float | tf.Tensor = 1.0) -> tf.Tensor:
+    """Scaled cosine and sine of each angle, which `rotate` takes.
 
-    The product of two tables applies both rotations.
+    Args:
+        angles: (..., length, dim / 2) radians, float32.
+        scale: multiplies the rotated features; a number, or broadcastable to `angles`.
+
+    Returns:
+        (..., length, dim / 2, 2), float32.
     """
-    return tf.complex(tf.cos(angles), tf.sin(angles))
+    return tf.stack([tf.cos(angles) * scale, tf.sin(angles) * scale], axis=-1)
 
 
-def scaled_table(table: tf.Tensor, scale: float | tf.Tensor) -> tf.Tensor:
-    """Table that also multiplies the features by `scale`, a number or (..., length, dim / 2)."""
-    return table * tf.cast(scale, tf.complex64)
+def compose(a: tf.Tensor, b: tf.Tensor, *, seq_before_head_dim: bool = False) -> tf.Tensor:
+    """`cos_sin` of two rotations one after the other: the angles are added, the scales multiplied.
+
+    Args:
+        a, b: `cos_sin` as for `rotate`, both with the sequence axis alone, both with every axis, or one of
+            each.
+        seq_before_head_dim: as for `rotate`.
+
+    Raises:
+        ValueError: if the axes of `a` and `b` do not match.
+    """
+    a, b = as_cos_sin(a), as_cos_sin(b)
+    ranks = {a.shape.rank, b.shape.rank}
+    if len(ranks) > 1 and 3 not in ranks:
+        raise ValueError(
+            f"two cos_sin must have the sequence axis alone or every axis, got {a.shape} and {b.shape}."
+        )
+    if len(ranks) > 1 and seq_before_head_dim:
+        a, b = (x[:, tf.newaxis] if x.shape.rank == 3 else x for x in (a, b))  # (length, 1, dim / 2, 2)
+    (cos_a, sin_a), (cos_b, sin_b) = tf.unstack(a, axis=-1), tf.unstack(b, axis=-1)
+    return tf.stack([cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b], axis=-1)
 
 
-def rotate(x: tf.Tensor, table: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
-    """Rotates each pair of features by the table's angles.
+def rotate(
+    x: tf.Tensor, cos_sin: tf.Tensor, *, layout: str = "interleaved", seq_before_head_dim: bool = False
+) -> tf.Tensor:
+    """Rotates each pair of features.
 
-    Multiplies in float32 and casts last, whatever the dtype of `x`. For the layout `half` and half-precision
-    `x`, XLA fuses the operations in a graph with static shapes, outside loops and branches. A graph traced
-    outside XLA cannot be called from a function with `jit_compile=True`; trace the rotation inside it.
+    Multiplies in float32 and casts last, whatever the dtype of `x`. In a graph with static shapes, outside
+    loops and branches, XLA compiles the rotation to one loop.
 
     Args:
         x: (..., length, head_dim) queries or keys; only the first dim features are rotated.
-        table: (..., length, dim / 2) from `rotary_table`, broadcasts against the pairs of `x`.
+        cos_sin: from `compute_cos_sin`: (length, dim / 2, 2), or every axis of `x` before its features, each
+            equal or 1, plus (dim / 2, 2).
         layout: `interleaved` or `half`.
+        seq_before_head_dim: the sequence axis of `x` is -3, as in (batch, length, heads, head_dim), not -2.
 
     Returns:
         The rotated tensor, with the shape and dtype of `x`.
 
     Raises:
-        ValueError: if `layout` is unknown or the table has more pairs than `x`.
+        TypeError: if `x` is not a dense tensor of floats, or `cos_sin` not float32.
+        ValueError: if `layout` is unknown, or `cos_sin` does not match `x`.
     """
     check_layout(layout)
-    # A NumPy table may be complex128.
-    x, table = tf.convert_to_tensor(x), tf.convert_to_tensor(table, dtype_hint=tf.complex64)
-    head_dim, dim = x.shape[-1], 2 * table.shape[-1]
-    if head_dim < dim:
-        raise ValueError(f"x has {head_dim} features, fewer than the {dim} of its rotary table.")
-    needs_fusion = layout == "half" or x.dtype in HALF_PRECISION
-    if needs_fusion and _in_plain_graph() and _keeps_static_shape(x, table):
-        return _rotate_by_xla(x, table, layout)
-    return _rotate(x, table, layout)
+    x = as_features(x)
+    cos_sin = _match(as_cos_sin(cos_sin), x, seq_before_head_dim)
+    if _in_plain_graph() and x.shape.is_fully_defined() and cos_sin.shape.is_fully_defined():
+        return _rotate_by_xla(x, cos_sin, layout)
+    return _rotate(x, cos_sin, layout)
 
 
-def check_positions_dtype(positions: tf.Tensor) -> None:
-    if positions.dtype in HALF_PRECISION:
-        raise TypeError(f"positions must be integers or float32, got {positions.dtype.name}.")
+def xpos_decays(dim: int) -> np.ndarray:
+    """(dim / 2,) zeta of each pair in xPos, float64: (2i / dim + 0.4) / 1.4."""
+    return (np.arange(0, dim, 2) / dim + XPOS_GAMMA) / (1 + XPOS_GAMMA)
+
+
+def xpos_scales(
+    positions: tf.Tensor, dim: int, *, scale_base: float, centre: float, interpolate_factor: float = 1.0
+) -> tf.Tensor:
+    """Scale of each pair of the queries in xPos (Sun et al. 2022, arXiv 2212.10554): zeta^distance.
+
+    Keys have the inverse, so that the score of each pair decays by zeta^((m - n) / scale_base). The centre
+    cancels if it is the same for queries and keys: a constant of the embedding, not the middle of each call.
+    For keys after their query the factor exceeds 1, so xPos is for causal attention.
+
+    Args:
+        positions: (..., length) positions in tokens, integers or float32.
+        dim: rotated features.
+        scale_base: tokens over which a score decays by zeta.
+        centre: position with scale 1.
+        interpolate_factor: divides the distances, as it divides the positions of the rotation.
+
+    Returns:
+        (..., length, dim / 2) float32.
+    """
+    powers = (as_positions(positions) - centre) / (interpolate_factor * scale_base)  # (..., length)
+    logs = tf.constant(np.log(xpos_decays(dim)), tf.float32)  # (dim / 2,)
+    return tf.exp(powers[..., tf.newaxis] * logs)  # (..., length, dim / 2)
 
 
 def check_layout(layout: str) -> None:
@@ -99,78 +147,119 @@ def check_layout(layout: str) -> None:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}.")
 
 
-def _rotate(x: tf.Tensor, table: tf.Tensor, layout: str) -> tf.Tensor:
-    dim = 2 * table.shape[-1]
-    if x.shape[-1] > dim:
-        return tf.concat([_rotate(x[..., :dim], table, layout), x[..., dim:]], axis=-1)
-    pairs = _as_pairs(tf.cast(x, tf.float32), layout)  # (..., length, dim / 2) complex64
-    return tf.cast(_as_features(pairs * table, layout), x.dtype)  # (..., length, dim)
+def as_positions(positions: tf.Tensor) -> tf.Tensor:
+    """Positions as float32; raises TypeError unless they are integers, float32 or float64."""
+    check_dense("positions", positions)
+    positions = tf.convert_to_tensor(positions)
+    is_number = positions.dtype.is_integer or positions.dtype.is_floating
+    if positions.dtype in HALF_PRECISION or not is_number:
+        raise TypeError(f"positions must be integers or float32, got {positions.dtype.name}.")
+    return tf.cast(positions, tf.float32)
+
+
+def as_features(x: tf.Tensor) -> tf.Tensor:
+    """`x` as a tensor; raises TypeError or ValueError unless it is floats of a known number of features."""
+    if isinstance(x, keras.KerasTensor):
+        raise TypeError(
+            "a method of a layer was called on a symbolic KerasTensor: Keras would not track the layer's "
+            "weights. Call a RoPE layer, or rotate inside the call of a layer of your own."
+        )
+    check_dense("x", x)
+    x = tf.convert_to_tensor(x)
+    if not x.dtype.is_floating:
+        raise TypeError(f"x must be floating-point queries or keys, got {x.dtype.name}.")
+    if x.shape.rank is None or x.shape.rank < 2 or x.shape[-1] is None:
+        raise ValueError(
+            f"x must have a known rank and number of features, (..., length, head_dim), got shape {x.shape}."
+        )
+    return x
+
+
+def as_cos_sin(cos_sin: tf.Tensor) -> tf.Tensor:
+    """`cos_sin` as float32; raises TypeError or ValueError unless it is (..., length, dim / 2, 2) floats."""
+    cos_sin = tf.convert_to_tensor(cos_sin, dtype_hint=tf.float32)
+    if cos_sin.dtype not in (tf.float32, tf.float64):
+        raise TypeError(
+            f"cos_sin must be float32, got {cos_sin.dtype.name}. Under a mixed policy, a Keras layer that "
+            "takes it as an input needs autocast=False."
+        )
+    shape = cos_sin.shape
+    if shape.rank is None or shape.rank < 3 or shape[-1] != 2 or shape[-2] is None:
+        raise ValueError(f"cos_sin must be (..., length, dim / 2, 2), got shape {shape}.")
+    return tf.cast(cos_sin, tf.float32)
+
+
+def check_dense(name: str, x: object) -> None:
+    if isinstance(x, tf.RaggedTensor | tf.SparseTensor):
+        raise TypeError(f"{name} must be a dense tensor, got a {type(x).__name__}. Pad it, and use a mask.")
+
+
+def _match(cos_sin: tf.Tensor, x: tf.Tensor, seq_before_head_dim: bool) -> tf.Tensor:
+    """`cos_sin` with every axis of `x` before its features; raises ValueError if its axes do not match."""
+    head_dim, dim = x.shape[-1], 2 * cos_sin.shape[-2]
+    if head_dim < dim:
+        raise ValueError(f"x has {head_dim} features, fewer than the {dim} that cos_sin rotates.")
+    axis = x.shape.rank - (3 if seq_before_head_dim else 2)
+    sizes, expected = cos_sin.shape[:-2], x.shape[:-1]
+    if sizes.rank == 1:
+        matches = axis >= 0 and sizes.is_compatible_with(expected[axis : axis + 1])
+    else:
+        matches = sizes.rank == expected.rank and all(
+            size in (1, None, other) or other is None for size, other in zip(sizes, expected, strict=True)
+        )
+    if not matches:
+        raise ValueError(
+            f"cos_sin of shape {cos_sin.shape} does not match x of shape {x.shape} with its sequence at axis "
+            f"{axis}. Give (length, {dim // 2}, 2), or every axis of x before its features, each equal or 1, "
+            f"plus ({dim // 2}, 2)."
+        )
+    if sizes.rank > 1:
+        return cos_sin
+    after = [tf.newaxis] * (expected.rank - axis - 1)
+    return cos_sin[(*[tf.newaxis] * axis, slice(None), *after)]  # (1, ..., length, ..., dim / 2, 2)
+
+
+def _rotate(x: tf.Tensor, cos_sin: tf.Tensor, layout: str) -> tf.Tensor:
+    pairs = cos_sin.shape[-2]
+    if x.shape[-1] > 2 * pairs:
+        rotated = _rotate(x[..., : 2 * pairs], cos_sin, layout)
+        return tf.concat([rotated, x[..., 2 * pairs :]], axis=-1)  # (..., length, head_dim)
+    shape, axis = ((pairs, 2), -1) if layout == "interleaved" else ((2, pairs), -2)
+    x_pairs = tf.reshape(x, tf.concat([tf.shape(x)[:-1], shape], axis=0))  # (..., length, *shape)
+    x_pairs = tf.cast(x_pairs, tf.float32)
+    cos, sin = tf.unstack(cos_sin, axis=-1)  # (..., length, dim / 2) each
+    if in_xla():
+        a, b = tf.unstack(x_pairs, axis=axis)  # (..., length, dim / 2) each
+        rotated = tf.stack([a * cos - b * sin, a * sin + b * cos], axis=axis)  # (..., length, *shape)
+    else:  # the same; without fusion, slicing and stacking single features takes three times as long
+        cos, sin = tf.stack([cos, cos], axis=axis), tf.stack([-sin, sin], axis=axis)
+        rotated = x_pairs * cos + tf.reverse(x_pairs, [axis]) * sin  # (..., length, *shape)
+    return tf.cast(tf.reshape(rotated, tf.shape(x)), x.dtype)  # (..., length, dim)
 
 
 def _in_plain_graph() -> bool:
     """Whether the graph being traced is neither for XLA nor the body of a loop or a branch.
 
-    In such a body TensorFlow loses the tensors that a custom gradient captures: it raises, or treats the
-    table as a constant.
+    In such a body TensorFlow loses the tensors that a custom gradient captures: it raises, or treats
+    `cos_sin` as a constant.
     """
     return not tf.executing_eagerly() and not in_xla() and not in_control_flow_body()
-
-
-def _keeps_static_shape(x: tf.Tensor, table: tf.Tensor) -> bool:
-    """Whether all sizes are known and the result has the shape of `x`."""
-    are_known = x.shape.is_fully_defined() and table.shape.is_fully_defined()
-    return are_known and tf.broadcast_static_shape(x.shape[:-1], table.shape[:-1]) == x.shape[:-1]
 
 
 _compiled_rotate = tf.function(_rotate, jit_compile=True, autograph=False)
 
 
-def _rotate_by_xla(x: tf.Tensor, table: tf.Tensor, layout: str) -> tf.Tensor:
+def _rotate_by_xla(x: tf.Tensor, cos_sin: tf.Tensor, layout: str) -> tf.Tensor:
     @tf.custom_gradient
-    def rotate_with_gradients(x: tf.Tensor, table: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        # d_x is the rotation of d_rotated by the opposite angles: its product with the conjugate table.
+    def rotate_with_gradients(x: tf.Tensor, cos_sin: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+        # d_x is the rotation of d_rotated by the opposite angles.
         def gradients(d_rotated: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            with tf.GradientTape() as tape:  # pruned from the graph if d_table is unused
-                tape.watch(table)
-                rotated = _rotate(x, table, layout)
-            d_table = tape.gradient(rotated, table, output_gradients=d_rotated)
-            return rotate(d_rotated, tf.math.conj(table), layout=layout), d_table
+            with tf.GradientTape() as tape:  # pruned from the graph if d_cos_sin is unused
+                tape.watch(cos_sin)
+                rotated = _rotate(x, cos_sin, layout)
+            d_cos_sin = tape.gradient(rotated, cos_sin, output_gradients=d_rotated)
+            return rotate(d_rotated, cos_sin * [1.0, -1.0], layout=layout), d_cos_sin
 
-        return _compiled_rotate(x, table, layout), gradients
+        return _compiled_rotate(x, cos_sin, layout), gradients
 
-    return rotate_with_gradients(x, table)
-
-
-def _as_pairs(features: tf.Tensor, layout: str) -> tf.Tensor:
-    """(..., dim) float32 as (..., dim / 2) complex64."""
-    shape, dim = tf.shape(features), features.shape[-1]
-
-    @tf.custom_gradient
-    def convert(features: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        if layout == "half":
-            pairs = tf.complex(*tf.split(features, 2, axis=-1))  # (..., dim / 2)
-        else:
-            pairs = tf.reshape(features, tf.concat([shape[:-1], [dim // 2, 2]], axis=0))  # (..., dim / 2, 2)
-            # A bitcast copies nothing, but XLA does not support it for complex numbers.
-            pairs = tf.complex(*tf.unstack(pairs, axis=-1)) if in_xla() else tf.bitcast(pairs, tf.complex64)
-        return pairs, lambda gradient: _as_features(gradient, layout)
-
-    return convert(features)
-
-
-def _as_features(pairs: tf.Tensor, layout: str) -> tf.Tensor:
-    """(..., dim / 2) complex64 as (..., dim) float32."""
-    shape, dim = tf.shape(pairs), 2 * pairs.shape[-1]
-
-    @tf.custom_gradient
-    def convert(pairs: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-        if layout == "half":
-            features = tf.concat([tf.math.real(pairs), tf.math.imag(pairs)], axis=-1)  # (..., dim)
-        elif in_xla():
-            features = tf.stack([tf.math.real(pairs), tf.math.imag(pairs)], axis=-1)  # (..., dim / 2, 2)
-        else:
-            features = tf.bitcast(pairs, tf.float32)  # (..., dim / 2, 2)
-        features = tf.reshape(features, tf.concat([shape[:-1], [dim]], axis=0))
-        return features, lambda gradient: _as_pairs(gradient, layout)
-
-    return convert(pairs)
+    return rotate_with_gradients(x, cos_sin)

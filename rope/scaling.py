@@ -33,7 +33,7 @@ SCALINGS: dict[str, Callable[..., Scaled]] = {
 }
 
 
-def scale(
+def scale_frequencies(
     frequencies: np.ndarray,
     scaling: Mapping[str, Any],
     *,

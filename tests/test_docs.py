@@ -243,9 +243,7 @@ def test_scaling_of_the_tour_has_the_described_frequencies(edited_copy):
     """Runs without TensorFlow too."""
     scaling = {"rope_type": "ntk_mixed", "factor": 4.0}
     frequencies = "10.0 ** -np.arange(4)"
-    code = (
-        f"import numpy as np, rope.scaling; print(*rope.scaling.scale({frequencies}, {scaling}).frequencies)"
-    )
+    code = f"import numpy as np, rope; print(*rope.scale_frequencies({frequencies}, {scaling}).frequencies)"
     expected = [10**-i / 4 ** (((i + 1) / 4) ** 0.625) for i in range(4)]
     actual = [float(number) for number in run_in_copy(edited_copy, code).split()]
     np.testing.assert_allclose(actual, expected, rtol=1e-12)

@@ -7,11 +7,12 @@ from matplotlib.patches import Circle
 
 from docs.figures.before_rotation import SENTENCE
 from models.attention import BlockOptions, LearnedRotations
-from rope.axial import MixedRotaryEmbedding, grid_positions
+from rope.axial import AxialRotaryEmbedding, MixedRotaryEmbedding
 from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
+from rope.positions import grid_positions
 from rope.rotation import rotary_angles
-from rope.scaling import scale
+from rope.scaling import scale_frequencies
 from runs.plots import BLUE, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
 
 
@@ -76,16 +77,19 @@ def scale_by_each(frequencies: np.ndarray, *, length: int, factor: float) -> dic
         if name in ("dynamic", "yarn"):
             scaling["original_max_position_embeddings"] = length
         target_length = round(factor * length) if name == "dynamic" else None
-        scaled[name] = scale(frequencies, scaling, theta=10_000.0, target_length=target_length)
+        scaled[name] = scale_frequencies(frequencies, scaling, theta=10_000.0, target_length=target_length)
     return scaled
 
 
 def grid() -> Figure:
     """Angles of some pairs over a grid, and the score of equal patches with the one in the middle."""
     size, head_dim, theta, chosen = 15, 16, 10.0, (0, 3, 4, 7)
-    axial = RotaryEmbedding(head_dim // 2, theta=theta).axial_angles(size, size).numpy()
-    mixed = MixedRotaryEmbedding(1, head_dim, theta=theta).angles(grid_positions(size, size))
-    angles_by_name = {"axial": axial, "mixed": np.reshape(mixed, (size, size, -1))}
+    axial = AxialRotaryEmbedding([RotaryEmbedding(head_dim // 2, theta=theta)] * 2)
+    embeddings = {"axial": axial, "mixed": MixedRotaryEmbedding(1, head_dim, theta=theta)}
+    angles_by_name = {
+        name: np.reshape(embedding.angles(grid_positions(size, size)), (size, size, -1))
+        for name, embedding in embeddings.items()
+    }
     title = f"Rotation over {size} x {size} patches: cosine of the angle between a patch and the middle"
     figure, panels = subplots(10, 4.5, title, 2, len(chosen) + 1)
     for row, (name, angles) in zip(panels, angles_by_name.items(), strict=True):

@@ -7,11 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Circle
 
 from models.grid import sinusoidal_embedding
-from rope.apply import rotate_half
+from rope.compat import rotate_half
 from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
-from rope.rotation import doubled, rotary_angles, rotary_table, rotate
-from rope.xpos import xpos_scales
+from rope.rotation import compute_cos_sin, doubled, rotary_angles, rotate, xpos_scales
 from runs.plots import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
 
 
@@ -39,8 +38,8 @@ def turn() -> Figure:
 
 def rotate_vector(vector, positions) -> np.ndarray:
     """(positions, 2): a vector in the plane, rotated by 0.5 radians per position."""
-    table = rotary_table(rotary_angles(tf.constant(list(positions)), [0.5]))
-    return rotate(tf.constant([vector] * len(table), tf.float32), table).numpy()
+    cos_sin = compute_cos_sin(rotary_angles(tf.constant(list(positions)), [0.5]))
+    return rotate(tf.constant([vector] * len(cos_sin), tf.float32), cos_sin).numpy()
 
 
 def draw_arrow(axes: Axes, x: float, y: float, *, color: str, label: str) -> None:
@@ -94,7 +93,7 @@ def matrix() -> Figure:
     dim = 8
     angles = rotary_angles(tf.constant([3]), language_frequencies(dim, theta=100.0))
     eye = tf.eye(dim)
-    whole = tf.transpose(rotate(eye, rotary_table(angles))).numpy()
+    whole = tf.transpose(rotate(eye, tf.repeat(compute_cos_sin(angles), dim, axis=0))).numpy()
     cosines = np.diag(doubled(tf.cos(angles)).numpy()[0])
     sines = doubled(tf.sin(angles)).numpy()[0][:, np.newaxis] * tf.transpose(rotate_half(eye)).numpy()
     title = "The rotation at position 3, interleaved pairs: a matrix that is nearly empty"

@@ -3,7 +3,9 @@ import math
 import numpy as np
 import pytest
 
-from rope import RotaryEmbedding, language_frequencies, scale, with_original_length
+from rope import RotaryEmbedding, scale_frequencies
+from rope.frequencies import language_frequencies
+from rope.scaling import with_original_length
 from tests.rope.reference import LLAMA3, language
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2_048}
@@ -18,7 +20,7 @@ LONGROPE = {
 
 
 def scaled(scaling, *, dim=16, theta=10_000.0, target_length=None):
-    return scale(language(dim, theta), scaling, theta=theta, target_length=target_length)
+    return scale_frequencies(language(dim, theta), scaling, theta=theta, target_length=target_length)
 
 
 def test_linear_divides_every_frequency():

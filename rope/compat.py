@@ -1,7 +1,7 @@
-"""Rotation by a table of angles, with the names and arguments of rotary-embedding-torch.
+"""Rotation by doubled angles, with the names and arguments of rotary-embedding-torch.
 
-`freqs` there is a table of angles, (..., length, dim), with the angle of each pair at both of its features.
-Models use `rope.rotation`, which computes cosines and sines once for all layers.
+`freqs` there are angles, (..., length, dim), with the angle of each pair at both of its features. Models use
+`rope.rotation`, which computes cosines and sines once for all layers.
 
 Shape words: length; features, those of a head; dim, the rotated ones; pairs, dim / 2.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from rope.positions import sequence_axis, size_of
-from rope.rotation import HALF_PRECISION, check_layout, doubled
+from rope.rotation import HALF_PRECISION, as_features, check_layout, doubled
 
 
 def rotate_half(x: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
@@ -38,11 +38,11 @@ def apply_rotary_emb(
     """Rotates features [start_index, start_index + dim) of `t`, in float32; the others pass through.
 
     Args:
-        freqs: (..., length, dim) angles from `RotaryEmbedding(...)(positions)`; broadcasts against `t`. A 2-D
-            table belongs to axis `seq_dim` of `t`.
+        freqs: (..., length, dim) angles from `RotaryEmbedding(...)(positions)`; broadcasts against `t`. 2-D
+            angles belong to axis `seq_dim` of `t`.
         t: (..., length, features) queries or keys.
         start_index: first feature to rotate.
-        scale: multiplies the rotated features; a number, or (length, dim), aligned like a 2-D table.
+        scale: multiplies the rotated features; a number, or (length, dim), aligned like 2-D angles.
         seq_dim: sequence axis of `t`: -2, or -3 for (batch, length, heads, features).
         freqs_seq_dim: sequence axis of `freqs`. If given, or if `freqs` is 2-D, only the last `length` rows
             are used: queries are at the end of their keys.
@@ -55,7 +55,7 @@ def apply_rotary_emb(
         TypeError: if `freqs` are bfloat16 or float16.
         ValueError: if `t` lacks features to rotate, or `freqs` or `scale` do not match `t`.
     """
-    freqs, t = tf.convert_to_tensor(freqs), tf.convert_to_tensor(t)
+    freqs, t = tf.convert_to_tensor(freqs), as_features(t)
     check_angles(freqs)
     end, features = start_index + freqs.shape[-1], t.shape[-1]
     if start_index < 0 or end > features:
@@ -64,7 +64,7 @@ def apply_rotary_emb(
     freqs, scale = tf.cast(freqs, tf.float32), tf.convert_to_tensor(scale, tf.float32)
     if freqs_seq_dim is not None or freqs.shape.rank == 2:
         freqs_axis = sequence_axis(freqs, freqs_seq_dim or 0, name="freqs_seq_dim")
-        freqs = last_rows("table", freqs, t, axis, freqs_axis)
+        freqs = last_rows("freqs", freqs, t, axis, freqs_axis)
     freqs = align_rows(freqs, t, axis)
     if scale.shape.rank == 2:
         scale = align_rows(last_rows("scale", scale, t, axis, 0), t, axis)
@@ -94,8 +94,8 @@ def apply_learned_rotations(
     Raises:
         ValueError: if `t` has fewer pairs of features, or `rotations` not one row per token.
     """
-    rotations, t = tf.cast(rotations, tf.float32), tf.convert_to_tensor(t)
-    # A 2-D table of angles may have rows for earlier keys; predicted rotations have one row per token.
+    rotations, t = tf.cast(rotations, tf.float32), as_features(t)
+    # 2-D angles may have rows for earlier keys; predicted rotations have one row per token.
     if rotations.shape.rank == 2 and not rotations.shape[:1].is_compatible_with(t.shape[-2:-1]):
         tokens, rows = t.shape[-2], rotations.shape[0]
         raise ValueError(f"rotations must have a row for each of the {tokens} tokens of t, got {rows}.")
@@ -146,29 +146,29 @@ def check_angles(freqs: tf.Tensor) -> None:
         )
     if freqs.shape.rank < 2:
         raise ValueError(f"angles must be (..., length, dim), got shape {freqs.shape}.")
-    check_pairs("the table of angles", freqs)
+    check_pairs("freqs", freqs)
 
 
-def last_rows(name: str, table: tf.Tensor, t: tf.Tensor, axis: int, table_axis: int) -> tf.Tensor:
-    """Slices the last entries of `table_axis`, one for each position of `t` along `axis`."""
-    rows, length = size_of(table, table_axis), size_of(t, axis)
+def last_rows(name: str, values: tf.Tensor, t: tf.Tensor, axis: int, values_axis: int) -> tf.Tensor:
+    """Slices the last entries of `values_axis`, one for each position of `t` along `axis`."""
+    rows, length = size_of(values, values_axis), size_of(t, axis)
     if not (isinstance(rows, int) and isinstance(length, int)):
         start = tf.maximum(rows - length, 0)
     elif rows >= length:
         start = rows - length
     else:
         raise ValueError(
-            f"{name} of shape {table.shape} does not match the features to rotate, {t.shape}: it needs a row "
-            f"for each of the {length} positions, got {rows}."
+            f"{name} of shape {values.shape} does not match the features to rotate, {t.shape}: it needs a "
+            f"row for each of the {length} positions, got {rows}."
         )
-    return table[(*[slice(None)] * table_axis, slice(start, None))]
+    return values[(*[slice(None)] * values_axis, slice(start, None))]
 
 
-def align_rows(table: tf.Tensor, t: tf.Tensor, axis: int) -> tf.Tensor:
-    """Reshapes a (length, dim) table to broadcast along `axis` of `t`; returns other tables unchanged."""
-    if table.shape.rank != 2:
-        return table
-    return table[(slice(None), *[tf.newaxis] * (t.shape.rank - 2 - axis))]  # (length, 1, ..., dim)
+def align_rows(values: tf.Tensor, t: tf.Tensor, axis: int) -> tf.Tensor:
+    """Reshapes (length, dim) values to broadcast along `axis` of `t`; returns others unchanged."""
+    if values.shape.rank != 2:
+        return values
+    return values[(slice(None), *[tf.newaxis] * (t.shape.rank - 2 - axis))]  # (length, 1, ..., dim)
 
 
 def check_broadcast(freqs: tf.Tensor, x: tf.Tensor) -> None:
