@@ -23,7 +23,7 @@ class AxialRotaryEmbedding(PositionLayer):
     Args:
         embeddings: `RotaryEmbedding` of each coordinate, with its own frequencies and scaling, in one layout
             and with one `seq_before_head_dim`, without xPos.
-        kwargs: `name`, `dtype` and `trainable` of a Keras layer.
+        name, dtype, trainable: as for every Keras layer.
 
     Call arguments:
         positions: (length, axes) or (batch, length, axes) coordinates, integer or float32, such as from
@@ -43,12 +43,19 @@ class AxialRotaryEmbedding(PositionLayer):
     TensorShape([2, 3, 35, 8])
     """
 
-    def __init__(self, embeddings: Sequence[RotaryEmbedding], **kwargs: Any):
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        embeddings: Sequence[RotaryEmbedding],
+        *,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ):
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.supports_masking = True
         if not embeddings or not all(isinstance(part, RotaryEmbedding) for part in embeddings):
             raise ValueError(f"embeddings must be a RotaryEmbedding for each axis, got {embeddings}.")
-        if len({(part.layout, part.seq_before_head_dim) for part in embeddings}) > 1:
+        if len({(part.layout, part.default_seq_dim) for part in embeddings}) > 1:
             raise ValueError(f"embeddings must have one layout and seq_before_head_dim, got {embeddings}.")
         if any(part.use_xpos for part in embeddings):
             raise ValueError("xPos decays along one causal axis, got several. Set use_xpos=False.")
@@ -137,7 +144,7 @@ class MixedRotaryEmbedding(PositionLayer):
         turn_axes: initialize each head with axes rotated by a random angle, instead of axial.
         seed: seed of the random angles.
         interpolate_factor: divides each coordinate, as for `RotaryEmbedding`.
-        kwargs: `name`, `dtype` and `trainable` of a Keras layer.
+        name, dtype, trainable: as for every Keras layer.
 
     Call arguments:
         positions: (length, 2) or (batch, length, 2) coordinates in cells, such as from `grid_positions`.
@@ -166,9 +173,11 @@ class MixedRotaryEmbedding(PositionLayer):
         turn_axes: bool = True,
         seed: int = 0,
         interpolate_factor: Sequence[float] = (1.0, 1.0),
-        **kwargs: Any,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ):
-        super().__init__(**kwargs)
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         check_layout(layout)
         if num_heads < 1:
             raise ValueError(f"num_heads must be >= 1, got {num_heads}.")

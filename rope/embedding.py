@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from rope.frequencies import DEFAULTS, resolve
+from rope.huggingface import rotary_arguments
 from rope.positions import align_positions, align_scale, grid_positions, sequence_axis, shifted, size_of
 from rope.rotation import (
     as_features,
@@ -34,9 +35,9 @@ class PositionLayer(keras.layers.Layer):
     layout: str
     _config: dict[str, Any]  # arguments of the constructor
 
-    def __init__(self, **kwargs: Any):
+    def __init__(self, *, name: str | None, dtype: Any, trainable: bool):
         # Without autocast=False, a mixed policy would cast positions to bfloat16.
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(name=name, dtype=dtype, trainable=trainable, autocast=False)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         return self.compute_output_spec(keras.KerasTensor(input_shape, "float32")).shape
@@ -94,7 +95,7 @@ class RotaryEmbedding(PositionLayer):
         xpos_max_length: exclusive upper limit of the positions, which may differ between training and
             inference. Inside a `tf.function`, positions of unknown value are not checked against it.
         seq_before_head_dim: the sequence axis is -3, as in (batch, length, heads, dim), instead of -2.
-        kwargs: `name`, `dtype` and `trainable` of a Keras layer.
+        name, dtype, trainable: as for every Keras layer.
 
     Call arguments:
         t: (..., length) positions, integer or float32. (float64 becomes float32.)
@@ -147,9 +148,11 @@ class RotaryEmbedding(PositionLayer):
         xpos_scale_base: float = DEFAULTS["xpos_scale_base"],
         xpos_max_length: int = DEFAULTS["xpos_max_length"],
         seq_before_head_dim: bool = False,
-        **kwargs: Any,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
     ):
-        super().__init__(**kwargs)
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.supports_masking = True
         if custom_freqs is not None:
             custom_freqs = np.asarray(custom_freqs, np.float64).tolist()
@@ -180,9 +183,19 @@ class RotaryEmbedding(PositionLayer):
         self.freqs_for, self.layout, self.scaling = freqs_for, layout, scaling
         self.learned_freq, self.use_xpos = learned_freq, use_xpos
         self.xpos_scale_base, self.xpos_max_length = xpos_scale_base, xpos_max_length
-        self.seq_before_head_dim = seq_before_head_dim
+        self.default_seq_dim = -3 if seq_before_head_dim else -2
         self._weight = self.add_frequencies(self._resolved.initial) if learned_freq else None
         self.built = True
+
+    @classmethod
+    def from_hf_config(
+        cls, config: Mapping[str, Any], *, target_length: int | None = None, **kwargs: Any
+    ) -> "RotaryEmbedding":
+        """Embedding of a Hugging Face model, from the dict of its `config.json`.
+
+        For the arguments and errors see `rope.huggingface.rotary_arguments`; `kwargs` replace its results.
+        """
+        return cls(**(rotary_arguments(config, target_length=target_length) | kwargs))
 
     @property
     def frequencies(self) -> np.ndarray | tf.Tensor:
@@ -240,13 +253,13 @@ class RotaryEmbedding(PositionLayer):
         pair = self._cos_sin_pair(positions)
         if pair[0].shape.rank != 4:
             return pair
-        heads_axis = 2 if self.seq_before_head_dim else 1
+        heads_axis = 2 if self.default_seq_dim == -3 else 1
         queries = tf.expand_dims(pair[0], heads_axis)  # (batch, 1, length, dim / 2, 2)
         return queries, tf.expand_dims(pair[1], heads_axis) if self.use_xpos else queries
 
     def rotate(self, x: tf.Tensor, cos_sin: tf.Tensor) -> tf.Tensor:
         """Rotates (..., length, head_dim) queries or keys by a `cos_sin` of this embedding."""
-        return rotate(x, cos_sin, layout=self.layout, seq_before_head_dim=self.seq_before_head_dim)
+        return rotate(x, cos_sin, layout=self.layout, seq_before_head_dim=self.default_seq_dim == -3)
 
     def rotate_queries_or_keys(
         self,
@@ -272,11 +285,12 @@ class RotaryEmbedding(PositionLayer):
             )
         positions = self._positions(x, seq_dim, offset, positions)
         cos_sin = compute_cos_sin(self.angles(positions), self.attention_factor)
-        if scale is None:
-            return rotate(x, cos_sin, layout=self.layout)
-        scale = align_scale(scale, x, self._axis(x, seq_dim), self.dim)
+        factors = tf.cast(1.0 if scale is None else scale, tf.float32)
+        if factors.shape.rank == 0:
+            return rotate(x, cos_sin * factors, layout=self.layout)
+        factors = align_scale(factors, x, self._axis(x, seq_dim), self.dim)
         rotated = rotate(tf.cast(x[..., : self.dim], tf.float32), cos_sin, layout=self.layout)
-        scaled = rotated * scale  # (..., length, dim)
+        scaled = rotated * factors  # (..., length, dim)
         return tf.concat([tf.cast(scaled, x.dtype), x[..., self.dim :]], axis=-1)
 
     def rotate_queries_and_keys(
@@ -371,8 +385,7 @@ class RotaryEmbedding(PositionLayer):
         )
 
     def _axis(self, x: tf.Tensor, seq_dim: int | None) -> int:
-        default = -3 if self.seq_before_head_dim else -2
-        return sequence_axis(x, default if seq_dim is None else seq_dim)
+        return sequence_axis(x, self.default_seq_dim if seq_dim is None else seq_dim)
 
     def _positions(
         self, x: tf.Tensor, seq_dim: int | None, offset: int | tf.Tensor, positions: tf.Tensor | None

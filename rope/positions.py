@@ -129,14 +129,11 @@ def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor:
     return aligned
 
 
-def align_scale(scale: float | tf.Tensor, x: tf.Tensor, axis: int, dim: int) -> tf.Tensor:
-    """A float32 scale with every axis of `x`, of size 1 where it does not vary.
+def align_scale(scale: tf.Tensor, x: tf.Tensor, axis: int, dim: int) -> tf.Tensor:
+    """A scale with every axis of `x`, of size 1 where it does not vary.
 
-    `scale` is a number, or has the axes of positions in `align_positions` and a last axis of `dim` or 1.
+    `scale` has the axes of positions in `align_positions` and a last axis of `dim` or 1.
     """
-    scale = tf.cast(scale, tf.float32)
-    if scale.shape.rank == 0:
-        return scale
     aligned = aligned_or_none(scale[..., 0], x, axis) if scale.shape[-1] in (1, dim) else None
     if aligned is None:
         raise ValueError(

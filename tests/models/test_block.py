@@ -43,16 +43,16 @@ def vision_block(attention, **options):
 def apply(block, x, **options):
     """The output of a block without rotary positions."""
     count = len(block.attentions)
-    return block(x, tables=[None] * count, kernels=[attend] * count, **options)[0]
+    return block(x, cos_sin=[None] * count, kernels=[attend] * count, **options)[0]
 
 
 def test_qk_norm_makes_scores_independent_of_the_scale_of_the_kernel():
-    x, tables = normal(2, 5, 24), RotaryEmbedding(4, layout="half").tables(tf.range(5))
+    x, cos_sin = normal(2, 5, 24), RotaryEmbedding(4, layout="half").cos_sin_pair(tf.range(5))
     for qk_norm in (True, False):
         layer = attention_of(qk_norm=qk_norm)
-        before, _ = layer(x, tables=tables, kernel=attend)
+        before, _ = layer(x, cos_sin=cos_sin, kernel=attend)
         layer.qkv.kernel.assign(50 * layer.qkv.kernel)
-        after, _ = layer(x, tables=tables, kernel=attend)
+        after, _ = layer(x, cos_sin=cos_sin, kernel=attend)
         # Values are not normalised: they grow by 50, and the attention weights stay.
         is_equal = np.allclose(after / 50, before, rtol=1e-3, atol=1e-4)  # float32; epsilon of the norm
         assert is_equal == qk_norm
@@ -60,25 +60,25 @@ def test_qk_norm_makes_scores_independent_of_the_scale_of_the_kernel():
 
 def test_qk_norm_has_separate_scales_for_queries_and_keys():
     layer = attention_of(qk_norm=True)
-    layer(tf.zeros((1, 2, 24)), tables=None, kernel=attend)
+    layer(tf.zeros((1, 2, 24)), cos_sin=None, kernel=attend)
     scales = {weight.path: tuple(weight.shape) for weight in layer.weights if "norm" in weight.path}
     assert scales == {"attention/query_norm/scale": (4,), "attention/key_norm/scale": (4,)}
 
 
-def test_rotary_table_reaches_the_rotation_in_complex64_under_bfloat16(monkeypatch):
+def test_cos_sin_reaches_the_rotation_in_float32_under_bfloat16(monkeypatch):
     dtypes = set()
 
-    def recording_rotate(x, table, *, layout):
-        dtypes.add((x.dtype.name, table.dtype.name))
+    def recording_rotate(x, cos_sin, *, layout):
+        dtypes.add((x.dtype.name, cos_sin.dtype.name))
         return x
 
     monkeypatch.setattr(models.attention, "rotate", recording_rotate)
     options = BlockOptions(**SIZES, **STDDEVS, qk_norm=True)
     block = Block(options, dtype=keras.DTypePolicy("mixed_bfloat16"), name="block")
-    tables = RotaryEmbedding(4).tables(tf.range(5))
+    cos_sin = RotaryEmbedding(4).cos_sin_pair(tf.range(5))
     kernel = partial(attend, bias=tf.zeros((1, 1, 5, 5), tf.bfloat16))
-    block(tf.zeros((2, 5, 24), tf.bfloat16), tables=[tables], kernels=[kernel])
-    assert dtypes == {("bfloat16", "complex64")}
+    block(tf.zeros((2, 5, 24), tf.bfloat16), cos_sin=[cos_sin], kernels=[kernel])
+    assert dtypes == {("bfloat16", "float32")}
 
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
@@ -144,7 +144,7 @@ def test_axial_attention_is_limited_to_a_row_or_a_column():
     within_row, within_column = np.zeros((3, 5), bool), np.zeros((3, 5), bool)
     within_row[1], within_column[:, 3] = True, True
     for function, expected in ((attend_within_rows, within_row), (attend_within_columns, within_column)):
-        changed = changed_by(lambda x, f=function: f(attention, x, tables=None, kernel=attend), x, 1, 3)
+        changed = changed_by(lambda x, f=function: f(attention, x, cos_sin=None, kernel=attend), x, 1, 3)
         np.testing.assert_array_equal(changed, expected)
 
 

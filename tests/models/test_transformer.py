@@ -183,7 +183,7 @@ def test_weights_and_logits_are_float32_under_mixed_bfloat16(model_of, tokens):
     assert 1e-3 < difference < 0.3
 
 
-def test_weights_are_the_layers_of_the_config_without_rotary_tables(model_of, variant):
+def test_weights_are_the_layers_of_the_config_without_rotary_state(model_of, variant):
     model = model_of(variant=variant)
     config, vocabulary, context, dim, heads, head_dim, mlp = model.config, 37, 13, 24, 6, 4, 20
     block = 2 * dim + dim * (heads + 2 * config.num_kv_heads) * head_dim + dim * dim + 3 * dim * mlp

@@ -194,12 +194,18 @@ def test_angles_are_float32_under_bfloat16(monkeypatch, rope):
     """In bfloat16 the positions 256 and 257 are the same number."""
     config = AxialViTConfig(patch_size=1, num_layers=1, rope=AxialRopeConfig(**rope))
     model = AxialViT(config.for_images(2, 300, 1, 2), dtype="mixed_bfloat16")
-    tables = []
-    monkeypatch.setattr(models.attention, "rotate", lambda x, table, *, layout: tables.append(table) or x)
+    recorded = []
+
+    def record(x, cos_sin, *, layout):
+        recorded.append(cos_sin)
+        return x
+
+    monkeypatch.setattr(models.attention, "rotate", record)
     model(tf.zeros((1, 2, 300, 1)))
     angles = np.outer(np.arange(300), 10.0 ** (-np.arange(4) / 4))
-    found = np.reshape(tables[0], (2, 300, 8))[1, :, 4:]
-    np.testing.assert_allclose(found, np.exp(1j * angles), atol=2e-5)  # float32 angles near 300 rad
+    found = np.reshape(recorded[0], (2, 300, 8, 2))[1, :, 4:]
+    expected = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    np.testing.assert_allclose(found, expected, atol=2e-5)  # float32 angles near 300 rad
 
 
 def test_learned_positions_are_resampled_in_float32_under_bfloat16(monkeypatch):

@@ -4,122 +4,160 @@ import pytest
 import tensorflow as tf
 
 from rope import (
+    AxialRotaryEmbedding,
     MixedRotaryEmbedding,
     RotaryEmbedding,
     apply_rotary_emb,
-    grid_angles,
     grid_positions,
-    mixed_frequencies,
 )
+from rope.axial import mixed_frequencies
 from tests.rope.reference import angles_of, grid, language, normal, turned
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 
-@pytest.mark.parametrize("dims", [(7,), (3, 5), (2, 3, 5)])
-def test_each_axis_has_a_block_of_features(dims):
-    rotary, t = RotaryEmbedding(8), normal(2, *dims, 8 * len(dims))
-    expected = turned(t, grid(*[angles_of(range(size), language(8)) for size in dims]))
-    np.testing.assert_allclose(apply_rotary_emb(rotary.get_axial_freqs(*dims), t), expected, atol=2e-6)
+
+def axial(*options, **shared):
+    """Embedding with 8 features for each of the `options` of an axis."""
+    return AxialRotaryEmbedding([RotaryEmbedding(8, **(shared | axis)) for axis in options])
+
+
+def flat(angles):
+    return np.reshape(angles, (-1, angles.shape[-1]))
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "half"])
+@pytest.mark.parametrize("sizes", [(7,), (3, 5), (2, 3, 5)])
+def test_each_axis_has_a_block_of_pairs(sizes, layout):
+    rotary, x = axial(*[{}] * len(sizes), layout=layout), normal(2, 3, np.prod(sizes), 8 * len(sizes))
+    positions = grid_positions(*sizes)
+    expected = turned(x, flat(grid(*[angles_of(range(size), language(8)) for size in sizes])), layout)
+    np.testing.assert_allclose(rotary.rotate(x, rotary.cos_sin(positions)), expected, atol=2e-6)
+    np.testing.assert_allclose(apply_rotary_emb(rotary(positions), x, layout=layout), expected, atol=2e-6)
+    freqs = RotaryEmbedding(8, layout=layout).get_axial_freqs(*sizes)  # the same on the unflattened grid
+    np.testing.assert_array_equal(flat(freqs.numpy()), rotary(positions))
+
+
+def test_each_axis_has_its_own_frequencies_scaling_and_attention_factor():
+    rotary = axial({"theta": 50.0}, {"interpolate_factor": 3.0}, {"scaling": YARN, "theta": 100.0})
+    frequencies = (
+        language(8, 50.0),
+        language(8) / 3,
+        RotaryEmbedding(8, theta=100.0, scaling=YARN).frequencies,
+    )
+    assert frequencies[2][0] == 1 and frequencies[2][-1] == pytest.approx(100.0**-0.75 / 4)
+    x = normal(2, 3, 24, 24)
+    expected = turned(
+        x, flat(grid(*[angles_of(range(s), f) for s, f in zip((2, 3, 4), frequencies, strict=True)]))
+    )
+    expected[..., 16:] *= 1.13862944  # 0.1 ln 4 + 1
+    positions = grid_positions(2, 3, 4)
+    np.testing.assert_allclose(rotary.rotate(x, rotary.cos_sin(positions)), expected, atol=1e-5)
+    with pytest.raises(ValueError, match=r"cannot hold the attention factor 1\.139"):
+        rotary(positions)
+
+
+@pytest.mark.parametrize("seq_before_head_dim", [False, True])
+def test_positions_of_a_grid_may_differ_by_example(seq_before_head_dim):
+    rotary = axial({}, {"theta": 100.0}, seq_before_head_dim=seq_before_head_dim)
+    positions = np.random.default_rng(0).uniform(0, 9, (2, 5, 2)).astype(np.float32)
+    x = normal(2, 5, 5, 16)  # as many heads as tokens: shapes do not reveal a wrong axis
+    angles = np.concatenate(
+        [angles_of(positions[..., i], language(8, t)) for i, t in ((0, 1e4), (1, 100))], -1
+    )
+    expected = turned(x, np.repeat(angles[:, np.newaxis], 5, axis=1))
+    if seq_before_head_dim:
+        x, expected = x.swapaxes(1, 2), expected.swapaxes(1, 2)
+    np.testing.assert_allclose(rotary.rotate(x, rotary.cos_sin(positions)), expected, atol=1e-5)
+    assert rotary.cos_sin(positions).shape == ((2, 5, 1, 8, 2) if seq_before_head_dim else (2, 1, 5, 8, 2))
+
+
+def test_grid_positions_have_offsets_coordinates_and_an_order_of_axes():
+    # rotary-embedding-torch returns the cached rows of offset 0 in its axial mode.
+    np.testing.assert_array_equal(grid_positions(2, 2), [[0, 0], [0, 1], [1, 0], [1, 1]])
+    np.testing.assert_array_equal(grid_positions(2, 2, axis_order=(1, 0)), [[0, 0], [1, 0], [0, 1], [1, 1]])
+    moved = np.reshape(grid_positions(3, 5, offsets=(6, 0.5)), (3, 5, 2))
+    np.testing.assert_array_equal(moved, np.reshape(grid_positions(3, 5), (3, 5, 2)) + [6, 0.5])
+    unit = grid_positions(3, 5, coordinates="unit", offsets=(0.5, 0))
+    expected = [[row, column] for row in (-0.5, 0.5, 1.5) for column in np.linspace(-1, 1, 5)]
+    np.testing.assert_allclose(unit, expected, atol=1e-6)
+    rotary = RotaryEmbedding(8)
+    whole, part = rotary.get_axial_freqs(9, 9), rotary.get_axial_freqs(3, 5, offsets=(6, 2))
+    np.testing.assert_array_equal(part, whole[6:, 2:7])
 
 
 def test_pixels_lie_between_minus_one_and_one():
     rotary, t = RotaryEmbedding(8, freqs_for="pixel"), normal(3, 5, 16)
-    frequencies = np.pi * np.linspace(1, 5, 4)
     axes = np.linspace(-1, 1, 3), np.linspace(-1, 1, 5)
-    expected = turned(t, grid(*[angles_of(axis, frequencies) for axis in axes]))
+    expected = turned(t, grid(*[angles_of(axis, np.pi * np.linspace(1, 5, 4)) for axis in axes]))
     np.testing.assert_allclose(apply_rotary_emb(rotary.get_axial_freqs(3, 5), t), expected, atol=1e-5)
-
-
-def test_offsets_move_each_axis():
-    # rotary-embedding-torch returns the cached rows of offset 0 in its axial mode.
-    rotary = RotaryEmbedding(8)
-    rotary.get_axial_freqs(9, 9)
-    whole, part = rotary.axial_angles(9, 9), rotary.axial_angles(3, 5, offsets=(6, 2))
-    np.testing.assert_array_equal(part, whole[6:, 2:7])
-    axes = np.linspace(-1, 1, 3) + 0.5, np.linspace(-1, 1, 5)
-    expected = grid(*[angles_of(axis, rotary.frequencies) for axis in axes])
-    unit = rotary.axial_angles(3, 5, offsets=(0.5, 0), coordinates="unit")
-    np.testing.assert_allclose(unit, expected, atol=1e-5)
 
 
 def test_a_grid_is_not_its_transpose():
     rotary = RotaryEmbedding(8)
-    wide, tall = rotary.axial_angles(3, 5).numpy(), rotary.axial_angles(5, 3).numpy()
+    wide, tall = rotary.get_axial_freqs(3, 5).numpy(), rotary.get_axial_freqs(5, 3).numpy()
     assert np.abs(wide - tall.swapaxes(0, 1)).max() > 1
-    columns_first = rotary.axial_angles(5, 3, axis_order=(1, 0)).numpy()
+    columns_first = rotary.get_axial_freqs(5, 3, axis_order=(1, 0)).numpy()
     np.testing.assert_array_equal(wide, columns_first.swapaxes(0, 1))
-
-
-def test_each_axis_may_have_frequencies_of_its_own():
-    rows, columns = angles_of(range(3), [1.0, 0.5]), angles_of(range(5), [0.7, 0.2, 0.1])
-    actual = grid_angles([tf.constant(rows, tf.float32), tf.constant(columns, tf.float32)])
-    np.testing.assert_allclose(actual, grid(rows, columns), atol=1e-6)
 
 
 def test_columns_first_is_the_order_of_rope_vit():
     # In RoPE-ViT, x = index % width rotates the first block, and theta is 100.
-    rotary = RotaryEmbedding(8, theta=100.0)
-    np.testing.assert_allclose(rotary.frequencies, [1, 0.31622777, 0.1, 0.03162278], rtol=1e-6)
-    flat = np.reshape(rotary.axial_angles(3, 5, axis_order=(1, 0)), (15, 8))
-    index = np.arange(15)
+    angles = axial({}, {}, theta=100.0).angles(grid_positions(3, 5, axis_order=(1, 0)))
+    index, frequencies = np.arange(15), [1, 0.31622777, 0.1, 0.03162278]
     expected = np.concatenate(
-        [angles_of(index % 5, rotary.frequencies), angles_of(index // 5, rotary.frequencies)], axis=-1
+        [angles_of(index % 5, frequencies), angles_of(index // 5, frequencies)], axis=-1
     )
-    np.testing.assert_allclose(flat, expected, atol=1e-6)
+    np.testing.assert_allclose(angles, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("move", [(1, 0), (0, 1), (2, 3)])
-def test_moving_two_points_together_does_not_change_their_score(move):
-    freqs = RotaryEmbedding(8).get_axial_freqs(9, 9)
-    q, k = normal(16, seed=1), normal(16, seed=2)
+def mixed_of(layout="interleaved", **options):
+    return MixedRotaryEmbedding(3, 16, seed=5, layout=layout, **options)
 
-    def score(query_cell, key_cell):
-        rotated = (
-            apply_rotary_emb(freqs[cell][None], x[None]) for cell, x in ((query_cell, q), (key_cell, k))
+
+@pytest.mark.parametrize("make", [lambda layout: axial({}, {}, theta=100.0, layout=layout), mixed_of])
+@pytest.mark.parametrize("layout", ["interleaved", "half"])
+def test_scores_depend_on_the_difference_of_the_cells(make, layout):
+    rotary = make(layout=layout)
+    q, k = normal(1, 3, 1, 16, seed=1), normal(1, 3, 1, 16, seed=2)
+
+    def score(*cells):
+        rotated = [rotary.rotate(x, rotary.cos_sin([cell])) for x, cell in zip((q, k), cells, strict=True)]
+        return tf.reduce_sum(tf.multiply(*rotated), axis=(0, 2, 3)).numpy()  # of each head
+
+    base = score((1, 4), (3, 2))
+    for down, right in ((1, 0), (0, 1), (4, 6)):
+        moved = score((1 + down, 4 + right), (3 + down, 2 + right))
+        np.testing.assert_allclose(moved, base, atol=1e-4)  # float32, angles near 10
+    for other in ((3, 4), (2, 2), (2, 3)):  # other rows, other columns, and the two swapped
+        assert np.all(abs(score((1, 4), other) - base) > 1e-2)
+
+
+@pytest.mark.parametrize("factors", [(2.0, 2.0), (2.0, 1.0), (1.0, 3.0)])
+def test_interpolation_divides_each_coordinate(factors):
+    pairs = [
+        (axial(*[{"interpolate_factor": factor} for factor in factors]), axial({}, {})),
+        (mixed_of(interpolate_factor=factors), mixed_of()),
+    ]
+    for interpolated, plain in pairs:
+        positions = grid_positions(3, 5)
+        np.testing.assert_allclose(
+            interpolated.angles(positions * factors), plain.angles(positions), atol=2e-6
         )
-        return float(tf.reduce_sum(tf.multiply(*rotated)))
-
-    moved = score((1 + move[0], 4 + move[1]), (3 + move[0], 2 + move[1]))
-    assert moved == pytest.approx(score((1, 4), (3, 2)), abs=1e-4)
-    assert abs(score((1, 4), (5, 7)) - score((1, 4), (3, 2))) > 0.1
-
-
-def test_interpolation_divides_each_axis():
-    fine = RotaryEmbedding(8, interpolate_factor=2.0).axial_angles(6, 10)
-    np.testing.assert_allclose(fine[::2, ::2], RotaryEmbedding(8).axial_angles(3, 5), atol=1e-6)
-
-
-def test_yarn_scales_each_axis_and_applies_its_attention_factor():
-    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
-    rotary, x = RotaryEmbedding(16, theta=100.0, scaling=scaling), normal(3, 5, 32)
-    ratios = rotary.frequencies / language(16, 100.0)
-    assert ratios[0] == 1 and ratios[-1] == pytest.approx(0.25)
-    angles = grid(*[angles_of(range(size), rotary.frequencies) for size in (3, 5)])
-    expected = turned(x, angles) * 1.13862944
-    np.testing.assert_allclose(rotary.rotate(x, rotary.axial_table(3, 5)), expected, atol=1e-5)
-    with pytest.raises(ValueError, match=r"cannot hold the attention factor 1\.139"):
-        rotary.get_axial_freqs(3, 5)
-
-
-def test_the_half_layout_pairs_across_all_axes():
-    rotary, x = RotaryEmbedding(8, layout="half"), normal(3, 5, 16)
-    angles = grid(*[angles_of(range(size), language(8)) for size in (3, 5)])
-    expected = turned(x, angles, "half")
-    np.testing.assert_allclose(rotary.rotate(x, rotary.axial_table(3, 5)), expected, atol=2e-6)
-    actual = apply_rotary_emb(rotary.get_axial_freqs(3, 5), x, layout="half")
-    np.testing.assert_allclose(actual, expected, atol=2e-6)
+        assert np.abs(interpolated.angles(positions) - plain.angles(positions)).max() > 0.1
 
 
 def test_a_grid_of_unknown_size_is_traced_once():
-    rotary, traces = RotaryEmbedding(8), []
+    rotary, traces = axial({}, {}), []
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.int32)] * 2)
     def angles(height, width):
         traces.append(None)
-        return rotary.axial_angles(height, width)
+        return rotary.angles(grid_positions(height, width)), RotaryEmbedding(8).get_axial_freqs(height, width)
 
     for height, width in ((3, 5), (2, 7)):
-        np.testing.assert_allclose(angles(height, width), rotary.axial_angles(height, width), atol=1e-6)
-    assert len(traces) == 1
+        for one, other in zip(angles(height, width), angles.python_function(height, width), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+    assert len(traces) == 3
 
 
 @pytest.mark.parametrize(
@@ -133,7 +171,28 @@ def test_a_grid_of_unknown_size_is_traced_once():
 )
 def test_wrong_arguments_of_a_grid_are_refused(dims, arguments, message):
     with pytest.raises(ValueError, match=message):
-        RotaryEmbedding(8).axial_angles(*dims, **arguments)
+        grid_positions(*dims, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: AxialRotaryEmbedding([]), "a RotaryEmbedding for each axis"),
+        (lambda: AxialRotaryEmbedding([8, 8]), "a RotaryEmbedding for each axis"),
+        (lambda: axial({}, {"layout": "half"}), "one layout and seq_before_head_dim"),
+        (lambda: axial({}, {"seq_before_head_dim": True}), "one layout and seq_before_head_dim"),
+        (lambda: axial({"use_xpos": True}), "xPos decays along one causal axis"),
+        (
+            lambda: axial({}, {}).angles(tf.zeros((5, 3))),
+            "length, 2 coordinates",
+        ),
+        (lambda: axial({}, {}).angles(tf.zeros(2)), "length, 2 coordinates"),
+        (lambda: axial({}, {}).angles(tf.zeros((5, 2), tf.bfloat16)), "integers or float32, got bfloat16"),
+    ],
+)
+def test_wrong_arguments_of_an_axial_embedding_are_refused(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
 
 
 def test_mixed_frequencies_are_those_of_rope_vit():
@@ -146,11 +205,11 @@ def test_mixed_frequencies_are_those_of_rope_vit():
 
 def test_mixed_frequencies_without_turns_are_axial():
     mixed = MixedRotaryEmbedding(3, 16, turn_axes=False)
-    axial = RotaryEmbedding(8, theta=10.0).axial_angles(4, 5)
     angles = mixed.angles(grid_positions(4, 5))
     assert angles.shape == (3, 20, 8)
     for head in angles:
-        np.testing.assert_allclose(head, np.reshape(axial, (20, 8)), atol=1e-5)
+        expected = axial({}, {}, theta=10.0).angles(grid_positions(4, 5))
+        np.testing.assert_allclose(head, expected, atol=1e-5)
 
 
 def test_mixed_angles_are_sums_over_both_coordinates_for_each_head():
@@ -163,8 +222,13 @@ def test_mixed_angles_are_sums_over_both_coordinates_for_each_head():
     x = normal(2, 3, 20, 8)
     angles = np.einsum("nc,chf->hnf", np.float64(positions), np.float64(weights))
     expected = turned(x, np.broadcast_to(angles, (2, 3, 20, 4)))
-    np.testing.assert_allclose(mixed.rotate(x, mixed.table(positions)), expected, atol=5e-6)
+    np.testing.assert_allclose(mixed.rotate(x, mixed.cos_sin(positions)), expected, atol=5e-6)
     np.testing.assert_allclose(apply_rotary_emb(mixed(positions), x), expected, atol=5e-6)
+    by_example = np.stack([positions, positions[::-1]])  # (batch, length, 2)
+    rotated = mixed.rotate(x, mixed.cos_sin(by_example))
+    np.testing.assert_allclose(rotated[0], expected[0], atol=5e-6)
+    expected = turned(x[1], np.einsum("nc,chf->hnf", np.float64(by_example[1]), np.float64(weights)))
+    np.testing.assert_allclose(rotated[1], expected, atol=5e-6)
 
 
 def test_mixed_frequencies_train_in_float32_and_are_restored_from_a_file(tmp_path):
@@ -194,7 +258,9 @@ def test_mixed_frequencies_train_in_float32_and_are_restored_from_a_file(tmp_pat
         (lambda: MixedRotaryEmbedding(0, 8), "num_heads must be >= 1, got 0"),
         (lambda: MixedRotaryEmbedding(-1, 8), "num_heads must be >= 1, got -1"),
         (lambda: MixedRotaryEmbedding(3, 8, layout="both"), "layout must be one of"),
-        (lambda: MixedRotaryEmbedding(3, 8)(tf.zeros((5, 3))), "must have 2 coordinates"),
+        (lambda: MixedRotaryEmbedding(3, 8, interpolate_factor=(2.0, 0.5)), "two factors >= 1"),
+        (lambda: MixedRotaryEmbedding(3, 8, interpolate_factor=(2.0,)), "two factors >= 1"),
+        (lambda: MixedRotaryEmbedding(3, 8)(tf.zeros((5, 3))), "length, 2 coordinates"),
         (
             lambda: MixedRotaryEmbedding(3, 8)(tf.zeros((5, 2), tf.bfloat16)),
             "integers or float32, got bfloat16",

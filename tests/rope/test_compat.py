@@ -7,18 +7,15 @@ from rope import (
     apply_learned_rotations,
     apply_rotary_emb,
     broadcat,
-    doubled,
-    rotary_angles,
-    rotary_table,
-    rotate,
     rotate_half,
 )
+from rope.rotation import doubled, rotary_angles
 from tests.rope.reference import angles_of, language, normal, turned
 
 LAYOUTS = ("interleaved", "half")
 
 
-def table_of(length, dim, layout="interleaved"):
+def angles_for(length, dim, layout="interleaved"):
     return doubled(rotary_angles(tf.range(length), language(dim)), layout=layout)
 
 
@@ -29,55 +26,37 @@ def test_rotate_half_rotates_each_pair_by_90_degrees():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_doubled_table_rotates_like_complex_numbers(layout):
+def test_doubled_angles_rotate_like_complex_numbers(layout):
     t = normal(2, 3, 5, 8)
     expected = turned(t, angles_of(range(5), language(8)), layout)
-    actual = apply_rotary_emb(table_of(5, 8, layout), t, layout=layout)
+    actual = apply_rotary_emb(angles_for(5, 8, layout), t, layout=layout)
     np.testing.assert_allclose(actual, expected, atol=2e-6)  # float32
 
 
 def test_features_outside_the_rotated_ones_pass_through():
     t = normal(3, 5, 12)
-    rotated = apply_rotary_emb(table_of(5, 6), t, start_index=4)
+    rotated = apply_rotary_emb(angles_for(5, 6), t, start_index=4)
     np.testing.assert_array_equal(rotated[..., :4], t[..., :4])
     np.testing.assert_array_equal(rotated[..., 10:], t[..., 10:])
     expected = turned(t[..., 4:10], angles_of(range(5), language(6)))
     np.testing.assert_allclose(rotated[..., 4:10], expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_narrow_table_rotates_the_first_features_only(layout):
-    x = normal(2, 3, 5, 12)
-    table = rotary_table(rotary_angles(tf.range(5), language(6)))
-    expected = turned(x, angles_of(range(5), language(6)), layout)
-    rotated = rotate(x, table, layout=layout)
-    np.testing.assert_allclose(rotated, expected, atol=2e-6)
-    np.testing.assert_array_equal(rotated[..., 6:], x[..., 6:])
-
-
-def test_a_table_wider_than_the_head_and_an_unknown_layout_are_refused():
-    table = rotary_table(rotary_angles(tf.range(5), language(8)))
-    with pytest.raises(ValueError, match="x has 6 features, fewer than the 8"):
-        rotate(normal(5, 6), table)
-    with pytest.raises(ValueError, match="one of interleaved, half; got 'neox'"):
-        rotate(normal(5, 8), table, layout="neox")
-
-
 def test_scale_multiplies_only_the_rotated_features():
     t = normal(3, 5, 12)
-    plain, scaled = apply_rotary_emb(table_of(5, 6), t), apply_rotary_emb(table_of(5, 6), t, scale=3.0)
+    plain, scaled = apply_rotary_emb(angles_for(5, 6), t), apply_rotary_emb(angles_for(5, 6), t, scale=3.0)
     np.testing.assert_allclose(scaled[..., :6], 3 * plain[..., :6], rtol=1e-6)
     np.testing.assert_array_equal(scaled[..., 6:], t[..., 6:])
 
 
-def test_rows_of_a_two_dimensional_table_are_aligned_to_the_right():
+def test_rows_of_two_dimensional_angles_are_aligned_to_the_right():
     t = normal(3, 5, 8)
     expected = turned(t, angles_of(range(2, 7), language(8)))
-    np.testing.assert_allclose(apply_rotary_emb(table_of(7, 8), t), expected, atol=2e-6)
+    np.testing.assert_allclose(apply_rotary_emb(angles_for(7, 8), t), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("batch", [2, 9])
-def test_the_batch_axis_of_a_three_dimensional_table_is_not_cut(batch):
+def test_the_batch_axis_of_three_dimensional_angles_is_not_cut(batch):
     """rotary-embedding-torch takes freqs[-length:] of it; here batch 9 is above length 4."""
     positions = np.arange(batch)[:, None] * 10 + np.arange(4)
     t, freqs = normal(batch, 4, 8), RotaryEmbedding(8)(positions)
@@ -87,18 +66,18 @@ def test_the_batch_axis_of_a_three_dimensional_table_is_not_cut(batch):
 
 def test_freqs_seq_dim_selects_the_last_rows_of_that_axis():
     t = normal(3, 2, 5, 8)
-    freqs = table_of(7, 8)[tf.newaxis, tf.newaxis]
+    freqs = angles_for(7, 8)[tf.newaxis, tf.newaxis]
     expected = turned(t, angles_of(range(2, 7), language(8)))
-    for table, axis in ((freqs, 2), (freqs, -2), (table_of(7, 8), 0), (table_of(7, 8), -2)):
-        np.testing.assert_allclose(apply_rotary_emb(table, t, freqs_seq_dim=axis), expected, atol=2e-6)
+    for angles, axis in ((freqs, 2), (freqs, -2), (angles_for(7, 8), 0), (angles_for(7, 8), -2)):
+        np.testing.assert_allclose(apply_rotary_emb(angles, t, freqs_seq_dim=axis), expected, atol=2e-6)
 
 
 def test_the_sequence_axis_may_precede_the_heads():
     # 5 heads and a length of 5: shapes do not reveal a wrong axis.
     t = normal(2, 5, 5, 8)
     expected = turned(t.swapaxes(1, 2), angles_of(range(5), language(8))).swapaxes(1, 2)
-    np.testing.assert_allclose(apply_rotary_emb(table_of(5, 8), t, seq_dim=-3), expected, atol=2e-6)
-    np.testing.assert_allclose(apply_rotary_emb(table_of(5, 8), t, seq_dim=1), expected, atol=2e-6)
+    np.testing.assert_allclose(apply_rotary_emb(angles_for(5, 8), t, seq_dim=-3), expected, atol=2e-6)
+    np.testing.assert_allclose(apply_rotary_emb(angles_for(5, 8), t, seq_dim=1), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -116,8 +95,8 @@ def test_learned_rotations_have_a_row_for_each_token(rows):
 @pytest.mark.parametrize("dtype", [tf.bfloat16, tf.float16])
 def test_half_precision_is_rounded_once_at_the_end(dtype):
     t = tf.cast(normal(3, 5, 12), dtype)
-    exact = apply_rotary_emb(table_of(5, 8), tf.cast(t, tf.float32))
-    rotated = apply_rotary_emb(table_of(5, 8), t)
+    exact = apply_rotary_emb(angles_for(5, 8), tf.cast(t, tf.float32))
+    rotated = apply_rotary_emb(angles_for(5, 8), t)
     assert rotated.dtype == dtype
     np.testing.assert_array_equal(tf.cast(exact, dtype), rotated)
 
@@ -132,7 +111,7 @@ def test_half_precision_is_rounded_once_at_the_end(dtype):
         ((1, 8), (2, 5, 8), {}, "a row for each of the 5 positions, got 1"),
         ((1, 4, 8), (2, 5, 8), {"freqs_seq_dim": 1}, "a row for each of the 5 positions, got 4"),
         ((8,), (2, 5, 8), {}, r"angles must be \(..., length, dim\), got shape \(8,\)"),
-        ((5, 7), (2, 5, 8), {}, r"the table of angles must be even .* got shape \(5, 7\)"),
+        ((5, 7), (2, 5, 8), {}, r"last axis of freqs must be even .* got shape \(5, 7\)"),
         ((5, 8), (2, 5, 8), {"freqs_seq_dim": 4}, "freqs_seq_dim must be an axis before the last .* got 4"),
         ((3, 5, 8), (2, 5, 8), {}, "do not match the features"),
         ((2, 5, 8), (1, 5, 8), {}, "do not match the features"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rope import RotaryEmbedding, apply_rotary_emb, convert_layout, rotate
+from rope import RotaryEmbedding, apply_rotary_emb, convert_layout
 from tests.rope.reference import SCHEMES, angles_of, language, normal, turned
 
 EACH = pytest.mark.parametrize("options", SCHEMES.values(), ids=SCHEMES.keys())
@@ -103,13 +103,20 @@ def test_queries_at_the_end_of_cached_keys_equal_the_full_pass(options):
 
 
 @EACH
-def test_the_tables_of_a_model_rotate_like_the_methods(options):
-    rotary, q, k = embedding(options), normal(2, 3, 5, 8, seed=1), normal(2, 3, 5, 8, seed=2)
-    query_table, key_table = rotary.tables(tf.range(5))
-    assert (query_table is key_table) == (not rotary.use_xpos)
-    expected_q, expected_k = rotary.rotate_queries_and_keys(q, k)
-    np.testing.assert_allclose(rotate(q, query_table), expected_q, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(rotate(k, key_table), expected_k, rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize("seq_before_head_dim", [False, True])
+@pytest.mark.parametrize(("batch", "heads"), [(2, 3), (2, 5), (5, 3), (5, 5)])
+def test_cos_sin_rotates_like_the_methods(options, seq_before_head_dim, batch, heads):
+    """With as many heads or examples as tokens, shapes do not reveal a wrong axis."""
+    rotary, rows = embedding(options, seq_before_head_dim=seq_before_head_dim), tf.range(batch)[:, tf.newaxis]
+    shape = (batch, 5, heads, 12) if seq_before_head_dim else (batch, heads, 5, 12)
+    q, k = normal(*shape, seed=1), normal(*shape, seed=2)
+    for positions in (tf.range(5), 3 * rows + 2 * tf.range(5)):
+        for_queries, for_keys = rotary.cos_sin_pair(positions)
+        assert (for_queries is for_keys) == (not rotary.use_xpos)
+        assert for_queries.dtype == tf.float32
+        expected_q, expected_k = rotary.rotate_queries_and_keys(q, k, positions=positions)
+        np.testing.assert_allclose(rotary.rotate(q, for_queries), expected_q, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(rotary.rotate(k, for_keys), expected_k, rtol=1e-6, atol=1e-6)
 
 
 @EACH_COMPILED
@@ -152,7 +159,7 @@ def test_factor_f_at_position_f_times_p_equals_factor_one_at_p(options, factor):
     np.testing.assert_allclose(actual, expected, atol=2e-4)  # float32 pixel angles near 630 rad
 
 
-def test_the_table_divides_by_the_factor_once():
+def test_angles_are_divided_by_the_factor_once():
     rotary = RotaryEmbedding(8, interpolate_factor=4.0)
     expected = np.repeat(angles_of(np.arange(5) / 4, language(8)), 2, axis=-1)
     np.testing.assert_allclose(rotary(tf.range(5)), expected, rtol=1e-6)
@@ -161,7 +168,7 @@ def test_the_table_divides_by_the_factor_once():
     np.testing.assert_array_equal(rotary(rotary.get_seq_pos(5)), rotary(tf.range(5)))
 
 
-def test_the_table_adds_the_offset_and_checks_the_length():
+def test_a_call_adds_the_offset_and_checks_the_length():
     rotary = RotaryEmbedding(8)
     np.testing.assert_array_equal(rotary(tf.range(5), offset=3, seq_len=5), rotary(tf.range(3, 8)))
     np.testing.assert_array_equal(rotary(tf.range(5), offset=0.5), rotary(tf.range(5, dtype="float32") + 0.5))
@@ -177,11 +184,11 @@ def test_a_cache_key_has_no_effect():
     assert np.abs(first - shifted).max() > 1
 
 
-def test_a_doubled_table_has_each_angle_at_both_features_of_its_pair():
+def test_doubled_angles_have_each_angle_at_both_features_of_its_pair():
     # rotary-embedding-tensorflow tiled the angles, so that features rotated by the angles of other pairs.
     for layout, order in (("interleaved", [0, 0, 1, 1]), ("half", [0, 1, 0, 1])):
-        table = RotaryEmbedding(4, layout=layout)(tf.constant([100]))
-        np.testing.assert_allclose(table[0], 100 * language(4)[order], rtol=1e-6)
+        freqs = RotaryEmbedding(4, layout=layout)(tf.constant([100]))
+        np.testing.assert_allclose(freqs[0], 100 * language(4)[order], rtol=1e-6)
 
 
 @pytest.mark.parametrize("convert", [int, tf.constant])
@@ -284,7 +291,7 @@ def test_queries_longer_than_their_keys_are_refused():
         RotaryEmbedding(8).rotate_queries_and_keys(normal(5, 8), normal(6, 8))
 
 
-def test_a_scaling_that_scales_attention_is_not_lost_in_a_table_of_angles():
+def test_a_scaling_that_scales_attention_is_not_lost_in_angles():
     for name in ("yarn", "longrope"):
         with pytest.raises(ValueError, match="cannot hold the attention factor"):
             embedding(SCHEMES[name])(tf.range(5))

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rope import RotaryEmbedding, language_frequencies, pixel_frequencies, rotary_dim
+from rope import RotaryEmbedding
+from rope.frequencies import language_frequencies, pixel_frequencies, rotary_dim
 from tests.rope.reference import angles_of, normal, turned
 
 

@@ -120,7 +120,7 @@ def test_a_method_on_a_symbolic_tensor_is_refused():
         lambda: rotary.rotate_queries_or_keys(symbolic),
         lambda: rotary.rotate_queries_and_keys(symbolic, symbolic),
         lambda: rotary.rotate_queries_with_cached_keys(symbolic, symbolic),
-        lambda: rotary.rotate(symbolic, rotary.table(tf.range(5))),
+        lambda: rotary.rotate(symbolic, rotary.cos_sin(tf.range(5))),
         lambda: RoPE(8).rotate(symbolic),
         lambda: RoPE(8).rotate([symbolic, symbolic]),
     ):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rope import RotaryEmbedding, convert_layout, layout_permutation
+from rope import RotaryEmbedding, convert_layout
+from rope.layouts import layout_permutation
 from tests.rope.reference import normal
 
 

@@ -14,11 +14,12 @@ import rope
 
 ROOT = Path(__file__).resolve().parents[2]
 USER_FILE = """\
-from rope import RotaryEmbedding, language_frequencies
+import numpy as np
+from rope import RotaryEmbedding, scale_frequencies
 
 rotary = RotaryEmbedding(dim=8, theta=500.0)
 wrong = RotaryEmbedding(dim=8, thta=1)
-frequencies = language_frequencies(8, thta=1)
+frequencies = scale_frequencies(np.ones(4), {}, thta=1)
 """
 
 
@@ -52,7 +53,7 @@ def test_mypy_reports_a_misspelt_argument(tmp_path, monkeypatch):
     output, _, status = mypy.api.run(["--config-file=pyproject.toml", cache, str(file)])
     errors = [line for line in output.splitlines() if ": error: " in line]
     assert status == 1 and len(errors) == 2, output
-    for line, error, name in zip((4, 5), errors, ("RotaryEmbedding", "language_frequencies"), strict=True):
+    for line, error, name in zip((5, 6), errors, ("RotaryEmbedding", "scale_frequencies"), strict=True):
         expected = f'user.py:{line}: error: Unexpected keyword argument "thta" for "{name}"'
         assert expected in error and 'did you mean "theta"' in error
 

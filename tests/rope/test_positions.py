@@ -2,14 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rope import (
-    RotaryEmbedding,
-    positions_from_cache,
-    positions_from_mask,
-    positions_from_padding,
-    positions_from_segments,
-)
-from rope.positions import shifted
+from rope import RotaryEmbedding, positions_from_mask, positions_from_segments
+from rope.positions import positions_from_cache, positions_from_padding, shifted
 from tests.rope.reference import normal
 
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from rope import private_tensorflow
 from rope.private_tensorflow import in_control_flow_body, in_xla
-from rope.rotation import rotary_angles, rotary_table, rotate
+from rope.rotation import compute_cos_sin, rotary_angles, rotate
 
 
 def test_xla_and_control_flow_bodies_are_detected():
@@ -30,9 +30,9 @@ def test_xla_and_control_flow_bodies_are_detected():
 @pytest.mark.parametrize("layout", ["interleaved", "half"])
 def test_rotation_without_the_private_modules_is_the_same(layout, monkeypatch):
     x = tf.constant(np.random.default_rng(0).normal(size=(2, 3, 5, 8)), tf.float32)
-    table = rotary_table(rotary_angles(tf.range(5), [1.0, 0.5, 0.2, 0.1]))
-    expected = rotate(x, table, layout=layout)
+    cos_sin = compute_cos_sin(rotary_angles(tf.range(5), [1.0, 0.5, 0.2, 0.1]))
+    expected = rotate(x, cos_sin, layout=layout)
     monkeypatch.setattr(private_tensorflow, "control_flow_util", None)
     monkeypatch.setattr(private_tensorflow, "control_flow_v2_func_graphs", None)
-    rotated = tf.function(lambda x: rotate(x, table, layout=layout))(x)
+    rotated = tf.function(lambda x: rotate(x, cos_sin, layout=layout))(x)
     np.testing.assert_allclose(rotated, expected, atol=1e-6)  # float32

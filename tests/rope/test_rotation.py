@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from rope.frequencies import language_frequencies
-from rope.rotation import LAYOUTS, rotary_angles, rotary_table, rotate
+from rope.rotation import LAYOUTS, compose, compute_cos_sin, rotary_angles, rotate
 from tests.rope.reference import angles_of, language, normal, turned
 
 QUERY, KEY = np.arange(1, 9) / 8, np.arange(8, 0, -1) / 8
@@ -15,7 +15,7 @@ def rotated(x, positions, layout, *, theta=10_000.0):
     """Our rotation of (..., length, dim) `x` by (..., length) positions."""
     x = tf.convert_to_tensor(x)
     angles = rotary_angles(positions, language_frequencies(x.shape[-1], theta=theta))
-    return rotate(x, rotary_table(angles), layout=layout)
+    return rotate(x, compute_cos_sin(angles), layout=layout)
 
 
 @in_both_layouts
@@ -62,14 +62,14 @@ def test_rotation_is_a_complex_product_and_its_gradient_the_inverse_in_eager_gra
 @pytest.mark.parametrize("head_dim", [8, 12])
 def test_a_compiled_rotation_has_the_gradients_of_eager_code(layout, dtype, head_dim):
     x = tf.cast(normal(2, 3, 5, head_dim), dtype)
-    angles = tf.constant(normal(3, 5, 4, seed=1))  # of each head
+    angles = tf.constant(normal(1, 3, 5, 4, seed=1))  # of each head
 
     def value_and_gradients(x, angles):
         with tf.GradientTape() as outer:
             outer.watch(angles)
             with tf.GradientTape() as tape:
                 tape.watch((x, angles))
-                value = rotate(x, rotary_table(angles), layout=layout)
+                value = rotate(x, compute_cos_sin(angles), layout=layout)
                 cubes = tf.cast(value, tf.float32) ** 3
             d_x, d_angles = tape.gradient(cubes, (x, angles))
         return value, d_x, d_angles, outer.gradient(d_x, angles)
@@ -85,29 +85,11 @@ def test_a_compiled_rotation_has_the_gradients_of_eager_code(layout, dtype, head
 
 @in_both_layouts
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", [(1, 5, 8), (2, 1, 8), (5, 8)])
-def test_a_graph_sums_the_gradient_of_axes_that_the_table_broadcasts(layout, dtype, shape):
-    x = tf.cast(normal(*shape), dtype)
-    table, weights = rotary_table(normal(2, 5, 4, seed=1)), normal(2, 5, 8, seed=2)
-
-    def gradient(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            value = tf.reduce_sum(tf.cast(rotate(x, table, layout=layout), tf.float32) * weights)
-        return tape.gradient(value, x)
-
-    ours, eager = (tf.cast(function(x), tf.float32) for function in (tf.function(gradient), gradient))
-    rtol = 2e-2 if dtype == "bfloat16" else 1e-5  # sums of up to five
-    np.testing.assert_allclose(ours, eager, rtol=rtol, atol=rtol)
-
-
-@in_both_layouts
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_loops_and_branches_of_a_graph_have_the_gradients_of_eager_code(layout, dtype):
     x, angles = tf.cast(normal(2, 5, 8), dtype), tf.constant(normal(5, 4, seed=1))
 
     def rotate_by(x, angles):
-        return rotate(x, rotary_table(angles), layout=layout)
+        return rotate(x, compute_cos_sin(angles), layout=layout)
 
     def in_scan(x, angles):
         return tf.scan(lambda total, factor: rotate_by(total, angles) * factor, tf.ones(2, x.dtype), x)[-1]
@@ -134,27 +116,127 @@ def test_loops_and_branches_of_a_graph_have_the_gradients_of_eager_code(layout, 
 
 
 @in_both_layouts
-def test_a_table_may_be_a_numpy_array(layout):
+def test_cos_sin_may_be_a_numpy_array(layout):
     x, angles = normal(2, 5, 8), normal(5, 4, seed=1)
-    for table in (np.exp(1j * angles.astype(dtype)) for dtype in ("float32", "float64")):
-        np.testing.assert_allclose(
-            rotate(x, table, layout=layout), rotate(x, rotary_table(angles), layout=layout), atol=1e-6
-        )
+    expected = rotate(x, compute_cos_sin(angles), layout=layout)
+    for dtype in ("float32", "float64"):
+        cos_sin = np.stack([np.cos(angles), np.sin(angles)], axis=-1).astype(dtype)
+        np.testing.assert_allclose(rotate(x, cos_sin, layout=layout), expected, atol=1e-6)
 
 
-def test_xla_compiles_half_layout_and_half_precision_of_static_shape():
-    def is_compiled(shape, dtype, layout):
+@in_both_layouts
+def test_xla_compiles_graphs_of_static_shape(layout):
+    def is_compiled(shape, dtype):
         graph = tf.function(
-            lambda x: rotate(x, rotary_table(tf.ones((5, 4))), layout=layout),
+            lambda x: rotate(x, compute_cos_sin(tf.ones((5, 4))), layout=layout),
             input_signature=[tf.TensorSpec(shape, dtype)],
         )
         operations = graph.get_concrete_function().graph.get_operations()
         return any("_XlaMustCompile" in operation.node_def.attr for operation in operations)
 
-    assert is_compiled((2, 5, 8), tf.float32, "half")
-    assert is_compiled((2, 5, 8), tf.bfloat16, "interleaved")
-    assert not is_compiled((2, 5, 8), tf.float32, "interleaved")  # one pass already
-    assert not is_compiled((None, 5, 8), tf.bfloat16, "half")  # each shape would need its own compilation
+    assert is_compiled((2, 5, 8), tf.float32) and is_compiled((2, 5, 8), tf.bfloat16)
+    assert not is_compiled((None, 5, 8), tf.float32)  # each shape would need its own compilation
+
+
+@in_both_layouts
+@pytest.mark.parametrize("seq_before_head_dim", [False, True])
+@pytest.mark.parametrize(("batch", "heads", "length"), [(2, 3, 5), (2, 5, 5), (5, 3, 5), (5, 5, 5)])
+def test_cos_sin_has_the_sequence_axis_alone_or_every_axis(layout, seq_before_head_dim, batch, heads, length):
+    """With equal sizes, shapes do not reveal a wrong axis."""
+    x = normal(batch, heads, length, 12)
+    for axes in ((length,), (batch, 1, length), (1, heads, length), (batch, heads, length)):
+        angles = normal(*axes, 4)
+        expected = turned(x, np.broadcast_to(angles, (batch, heads, length, 4)), layout)
+        if not seq_before_head_dim:
+            rotated = rotate(x, compute_cos_sin(angles), layout=layout)
+        else:
+            ordered = angles if angles.ndim == 2 else angles.swapaxes(1, 2)
+            cos_sin = compute_cos_sin(ordered)
+            rotated = rotate(x.swapaxes(1, 2), cos_sin, layout=layout, seq_before_head_dim=True)
+            rotated = np.swapaxes(rotated, 1, 2)
+        np.testing.assert_allclose(rotated, expected, atol=5e-6)  # float32
+
+
+@pytest.mark.parametrize(
+    ("shape", "x_shape", "seq_before_head_dim"),
+    [
+        ((4, 4, 2), (2, 3, 5, 8), False),  # another length
+        ((1, 4, 2), (2, 3, 5, 8), False),
+        ((5, 4, 2), (2, 3, 5, 8), True),  # a row for each head
+        ((2, 5, 4, 2), (2, 3, 5, 8), False),  # no axis for the heads
+        ((3, 5, 4, 2), (2, 3, 5, 8), False),  # no axis for the batch
+        ((2, 2, 5, 4, 2), (2, 3, 5, 8), False),
+        ((2, 1, 5, 4, 2), (2, 5, 3, 8), True),
+        ((1, 2, 1, 5, 4, 2), (2, 3, 5, 8), False),
+        ((5, 4, 2), (5, 8), True),  # no axis for the heads in x
+    ],
+)
+def test_cos_sin_that_does_not_match_is_refused(shape, x_shape, seq_before_head_dim):
+    with pytest.raises(ValueError, match="does not match x of shape"):
+        rotate(tf.zeros(x_shape), tf.zeros(shape), seq_before_head_dim=seq_before_head_dim)
+
+
+def test_wrong_inputs_of_a_rotation_are_refused():
+    cos_sin, ragged = tf.zeros((5, 4, 2)), tf.ragged.constant([[[1.0] * 8] * 5, [[1.0] * 8] * 3])
+    for wrong, message in (
+        (tf.ones((2, 5, 8), tf.int32), "x must be floating-point queries or keys, got int32"),
+        (tf.ones((2, 5, 8), tf.uint8), "got uint8"),
+        (tf.ones((2, 5, 8), tf.bool), "got bool"),
+        (ragged, "x must be a dense tensor, got a RaggedTensor"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            rotate(wrong, cos_sin)
+    for shape in (None, (None, 5, None)):
+        traced = tf.function(lambda x: rotate(x, cos_sin), input_signature=[tf.TensorSpec(shape)])
+        with pytest.raises(ValueError, match="x must have a known rank and number of features"):
+            traced.get_concrete_function()
+    with pytest.raises(ValueError, match="one of interleaved, half; got 'neox'"):
+        rotate(tf.zeros((5, 8)), cos_sin, layout="neox")
+    with pytest.raises(ValueError, match="x has 6 features, fewer than the 8"):
+        rotate(tf.zeros((5, 6)), cos_sin)
+    with pytest.raises(TypeError, match="cos_sin must be float32, got bfloat16"):
+        rotate(tf.zeros((5, 8)), tf.cast(cos_sin, tf.bfloat16))
+    with pytest.raises(ValueError, match=r"cos_sin must be \(..., length, dim / 2, 2\), got shape \(5, 8\)"):
+        rotate(tf.zeros((5, 8)), tf.zeros((5, 8)))
+
+
+@pytest.mark.parametrize("seq_before_head_dim", [False, True])
+def test_compose_adds_angles_and_multiplies_scales(seq_before_head_dim):
+    axes = (2, 5, 5) if seq_before_head_dim else (2, 3, 5)
+    along, everywhere = normal(5, 4), normal(*axes, 4, seed=1)
+    angles = everywhere + (along[:, np.newaxis] if seq_before_head_dim else along)
+    expected = compute_cos_sin(angles, scale=6.0)
+    a, b = compute_cos_sin(along, scale=2.0), compute_cos_sin(everywhere, scale=3.0)
+    for first, second in ((a, b), (b, a)):
+        composed = compose(first, second, seq_before_head_dim=seq_before_head_dim)
+        np.testing.assert_allclose(composed, expected, atol=5e-6)  # float32, scale 6
+    np.testing.assert_allclose(compose(a, a), compute_cos_sin(2 * along, scale=4.0), atol=2e-6)
+    with pytest.raises(ValueError, match="the sequence axis alone or every axis"):
+        compose(b, b[0])
+
+
+@in_both_layouts
+@pytest.mark.parametrize("wrap", [lambda f: f, tf.function], ids=["eager", "graph"])
+def test_the_jvp_is_the_rotation_of_the_tangent(layout, wrap):
+    x, d_x, angles, d_angles = (
+        tf.constant(normal(2, 5, size, seed=seed)) for seed, size in enumerate((12, 12, 4, 4))
+    )
+
+    @wrap
+    def value_and_jvp(x, d_x, angles, d_angles):
+        with tf.autodiff.ForwardAccumulator([x, angles], [d_x, d_angles]) as accumulator:
+            rotated = rotate(x, compute_cos_sin(angles), layout=layout)
+        return rotated, accumulator.jvp(rotated)
+
+    rotated, jvp = value_and_jvp(x, d_x, angles, d_angles)
+    step = 1e-6
+    exact_x, exact_d_x, exact_angles, exact_d_angles = map(np.float64, (x, d_x, angles, d_angles))
+    ends = [
+        turned(exact_x + change * exact_d_x, exact_angles + change * exact_d_angles, layout)
+        for change in (step, -step)
+    ]
+    np.testing.assert_allclose(rotated, turned(x, exact_angles, layout), atol=5e-6)  # float32
+    np.testing.assert_allclose(jvp, (ends[0] - ends[1]) / (2 * step), atol=2e-5)  # float32
 
 
 @in_both_layouts

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rope import RotaryEmbedding, xpos_decays
+from rope import RotaryEmbedding
+from rope.rotation import xpos_decays
 from tests.rope.reference import angles_of, doubled, language, normal, turned
 
 
@@ -84,7 +85,7 @@ def test_positions_beyond_the_maximum_are_refused_in_eager_mode_and_by_static_sh
         lambda: rotary.rotate_queries_and_keys(one, one, offset=16),
         lambda: rotary.rotate_queries_and_keys(one, one, positions=[-1]),
         lambda: tf.function(rotary.rotate_queries_and_keys, jit_compile=True)(many, many),
-        lambda: tf.function(rotary.tables)(tf.range(17)),
+        lambda: tf.function(rotary.cos_sin_pair)(tf.range(17)),
     ):
         with pytest.raises(ValueError, match=r"xPos positions must be in \[0, xpos_max_length 16\)"):
             call()
@@ -119,14 +120,13 @@ def test_calls_that_would_lose_the_scales_are_refused():
     rotary, x = RotaryEmbedding(8, use_xpos=True), normal(5, 8)
     for call, argument in (
         (rotary, tf.range(5)),
-        (rotary.table, tf.range(5)),
+        (rotary.cos_sin, tf.range(5)),
         (rotary.rotate_queries_or_keys, x),
     ):
         with pytest.raises(ValueError, match="xPos"):
             call(argument)
-    for call in (rotary.get_axial_freqs, rotary.axial_angles, rotary.axial_table):
-        with pytest.raises(ValueError, match="xPos decays along one causal axis"):
-            call(2, 3)
+    with pytest.raises(ValueError, match="angles cannot hold the scales of xPos"):
+        rotary.get_axial_freqs(2, 3)
     with pytest.raises(ValueError, match="needs use_xpos=True"):
         RotaryEmbedding(8).get_scale(tf.range(5))
 
