@@ -37,6 +37,7 @@ class AxialRotaryEmbedding(PositionLayer):
 
     Example:
 
+    >>> from rope import grid_positions
     >>> axial = AxialRotaryEmbedding([RotaryEmbedding(4, theta=100.0), RotaryEmbedding(4, theta=100.0)])
     >>> queries = tf.random.normal((2, 3, 35, 8))  # (batch, heads, height * width, head_dim)
     >>> axial.rotate(queries, axial.cos_sin(grid_positions(5, 7))).shape
@@ -157,6 +158,7 @@ class MixedRotaryEmbedding(PositionLayer):
 
     Example:
 
+    >>> from rope import grid_positions
     >>> mixed = MixedRotaryEmbedding(num_heads=3, dim=8)
     >>> queries = tf.random.normal((2, 3, 35, 8))  # (batch, heads, height * width, head_dim)
     >>> mixed.rotate(queries, mixed.cos_sin(grid_positions(5, 7))).shape

@@ -60,11 +60,9 @@ class PositionLayer(keras.layers.Layer):
         return {**super().get_config(), **self._config}
 
     def __repr__(self) -> str:
-        shown = {"name": self.name}
-        for key in ("num_heads", "dim", "layout", "scaling"):
-            if getattr(self, key, None) is not None:
-                shown[key] = getattr(self, key)
-        return f"<{type(self).__name__} {', '.join(f'{key}={value}' for key, value in shown.items())}>"
+        keys = ("name", "num_heads", "dim", "layout", "scaling")
+        values = [f"{key}={getattr(self, key)}" for key in keys if getattr(self, key, None) is not None]
+        return f"<{type(self).__name__} {', '.join(values)}>"
 
 
 @keras.saving.register_keras_serializable(package="rope")

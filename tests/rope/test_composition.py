@@ -106,7 +106,7 @@ def test_queries_at_the_end_of_cached_keys_equal_the_full_pass(options):
 @pytest.mark.parametrize("seq_before_head_dim", [False, True])
 @pytest.mark.parametrize(("batch", "heads"), [(2, 3), (2, 5), (5, 3), (5, 5)])
 def test_cos_sin_rotates_like_the_methods(options, seq_before_head_dim, batch, heads):
-    """With as many heads or examples as tokens, shapes do not reveal a wrong axis."""
+    # Equal numbers of heads, examples and tokens: shapes do not reveal a wrong axis.
     rotary, rows = embedding(options, seq_before_head_dim=seq_before_head_dim), tf.range(batch)[:, tf.newaxis]
     shape = (batch, 5, heads, 12) if seq_before_head_dim else (batch, heads, 5, 12)
     q, k = normal(*shape, seed=1), normal(*shape, seed=2)

@@ -142,7 +142,7 @@ def test_xla_compiles_graphs_of_static_shape(layout):
 @pytest.mark.parametrize("seq_before_head_dim", [False, True])
 @pytest.mark.parametrize(("batch", "heads", "length"), [(2, 3, 5), (2, 5, 5), (5, 3, 5), (5, 5, 5)])
 def test_cos_sin_has_the_sequence_axis_alone_or_every_axis(layout, seq_before_head_dim, batch, heads, length):
-    """With equal sizes, shapes do not reveal a wrong axis."""
+    # Equal sizes: shapes do not reveal a wrong axis.
     x = normal(batch, heads, length, 12)
     for axes in ((length,), (batch, 1, length), (1, heads, length), (batch, heads, length)):
         angles = normal(*axes, 4)
