@@ -119,14 +119,9 @@ class Sampler:
             ValueError: if there is no prompt, or a prompt is empty, longer than the context, or has a token
                 outside the vocabulary.
         """
-        rows = [Row(prompt, options.seed) for prompt in prompts]
-        self._check(rows)
-        return self._generate(rows, num_tokens, options)
-
-    def _check(self, rows: list[Row]) -> None:
-        if not rows:
+        if not prompts:
             raise ValueError("there is no prompt; give at least one.")
-        vocab_size = self.model.config.vocab_size
+        rows, vocab_size = [Row(prompt, options.seed) for prompt in prompts], self.model.config.vocab_size
         for row in rows:
             if not row.tokens:
                 raise ValueError("a prompt is empty; give at least one token.")
@@ -136,6 +131,7 @@ class Sampler:
                 )
             if not all(0 <= token < vocab_size for token in row.tokens):
                 raise ValueError(f"a prompt has a token outside the vocabulary of {vocab_size}.")
+        return self._generate(rows, num_tokens, options)
 
     def _generate(self, rows, num_tokens, options):
         if self._float32 is not self.model:
@@ -168,8 +164,8 @@ class Sampler:
         # The output of a finished row is ignored, so that one token suffices.
         windows = [row.window[-1:] if row.finished else row.window for row in rows]
         width = max(map(len, windows))
-        padding = np.array([width - len(window) for window in windows], np.int32)
-        tokens = np.array([[0] * (width - len(window)) + window for window in windows], np.int32)
+        padding = [width - len(window) for window in windows]
+        tokens = [[0] * count + window for count, window in zip(padding, windows, strict=True)]
         capacity = min(self.capacity, CACHE_COLUMNS * math.ceil((width + num_tokens) / CACHE_COLUMNS))
         cache = self._float32.make_cache(len(rows), capacity=capacity, padding=tf.constant(padding))
         return tf.constant(tokens), cache

@@ -3,7 +3,7 @@ import functools
 import numpy as np
 import pytest
 
-from models.config import RopeConfig, TransformerLMConfig
+from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 
 # Sizes that differ on every axis: 37 tokens, 13 positions, 6 heads of 4 features.
@@ -15,18 +15,6 @@ SIZES = {
     "num_heads": 6,
     "num_kv_heads": 6,
     "mlp_dim": 20,
-}
-VARIANTS = {
-    "rotary": {},
-    "interpolated": {
-        "num_kv_heads": 3,
-        "rope": RopeConfig(theta=100.0, layout="half", interpolate_factor=2.0),
-    },
-    "one_kv_head": {"num_kv_heads": 1, "qk_norm": True},
-    "learned": {"position": "learned"},
-    "sinusoidal": {"position": "sinusoidal"},
-    "alibi": {"position": "alibi", "num_kv_heads": 2},
-    "none": {"position": "none"},
 }
 
 
@@ -48,13 +36,10 @@ def _model(dtype, items):
 
 @pytest.fixture(scope="session")
 def model_of():
-    """`model_of(dtype=..., **config)`: a tiny model with large random weights, shared by equal calls.
+    """`model_of(dtype=..., **config)`: a tiny model with large random weights, shared by equal calls."""
 
-    `variant` is a key of VARIANTS.
-    """
-
-    def model_of(*, variant="rotary", dtype="float32", **options):
-        return _model(dtype, tuple((VARIANTS[variant] | options).items()))
+    def model_of(*, dtype="float32", **options):
+        return _model(dtype, tuple(options.items()))
 
     return model_of
 
@@ -63,9 +48,3 @@ def model_of():
 def tokens():
     """(3, 13) tokens."""
     return np.random.default_rng(1).integers(0, 37, (3, 13)).astype(np.int32)
-
-
-def pytest_generate_tests(metafunc):
-    by_hand = any("variant" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
-    if "variant" in metafunc.fixturenames and not by_hand:
-        metafunc.parametrize("variant", VARIANTS)

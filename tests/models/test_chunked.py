@@ -26,7 +26,7 @@ MASKS = {
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(models.chunked, "CHUNK", 8)
-    monkeypatch.setattr(models.chunked, "SPANS", 3)  # quick to trace
+    monkeypatch.setattr(models.chunked, "SPANS", 2)  # quick to trace
 
 
 def parts_of(length, *, kv_heads=3, dtype="float32"):
@@ -67,13 +67,13 @@ def assert_same(found, expected, *, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("mask", "kv_heads"), [*((mask, 3) for mask in MASKS), ("causal", 6), ("causal", 2), ("causal", 1)]
+    ("mask", "kv_heads", "length"),
+    [*((mask, 3, 41) for mask in MASKS), ("causal", 6, 24), ("causal", 1, 1)],
 )
-def test_chunked_attention_and_its_gradients_equal_full_attention(mask, kv_heads):
-    for length in (1, 24, 41):  # 24: three spans of one chunk each
-        parts = parts_of(length, kv_heads=kv_heads)
-        found, expected = (results_of(kernel, *parts, mask_of(mask)) for kernel in (attend_in_chunks, full))
-        assert_same(found, expected, tolerance=1e-5)  # float32
+def test_chunked_attention_and_its_gradients_equal_full_attention(mask, kv_heads, length):
+    parts = parts_of(length, kv_heads=kv_heads)
+    found, expected = (results_of(kernel, *parts, mask_of(mask)) for kernel in (attend_in_chunks, full))
+    assert_same(found, expected, tolerance=1e-5)  # float32
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_chunks_equal_full_attention_in_graphs_of_known_and_unknown_length(mask,
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("mask", ["none", "documents", "alibi"])
+@pytest.mark.parametrize("mask", ["documents", "alibi"])
 def test_chunks_in_bfloat16_are_as_accurate_as_full_attention(mask):
     exact = results_of(full, *parts_of(70), mask_of(mask))
 

@@ -1,10 +1,18 @@
-"""Fast kernels and their gradients against plain formulas."""
+"""Fast kernels and their gradients against plain formulas, and the biases of attention."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.kernels import attend, gated, plain_attention, rms_normalize
+from models.kernels import (
+    CausalMask,
+    alibi_bias,
+    alibi_slopes,
+    attend,
+    gated,
+    plain_attention,
+    rms_normalize,
+)
 
 RANDOM = np.random.default_rng(0)
 CAUSAL = np.where(np.arange(7) > np.arange(5)[:, np.newaxis] + 2, -1e9, 0.0).astype(np.float32)
@@ -26,7 +34,6 @@ QUERIES_KEYS_VALUES = (normal(2, 6, 5, 8), normal(2, 2, 7, 8), normal(2, 2, 7, 8
 CASES = {
     "gated": (gated, plain_gated, (3 * normal(4, 5, 6), normal(4, 5, 6))),
     "norm": (rms_normalize, plain_norm, (normal(4, 5, 16), 1 + 0.2 * normal(16))),
-    "norm of heads": (rms_normalize, plain_norm, (normal(2, 3, 5, 8), 1 + 0.2 * normal(8))),
     "attend": (attend, plain_attention, QUERIES_KEYS_VALUES),
     "attend, masked": (
         lambda *x: attend(*x, CAUSAL),
@@ -48,7 +55,7 @@ def with_gradients(function, arguments, upstream):
 def test_kernels_and_their_gradients_equal_the_plain_formula(name, dtype):
     function, plain, arguments = CASES[name]
     # The scale of a norm is always float32.
-    dtypes = [dtype, "float32"] if name.startswith("norm") else [dtype] * len(arguments)
+    dtypes = [dtype, "float32"] if name == "norm" else [dtype] * len(arguments)
     arguments = [tf.cast(x, dtype) for x, dtype in zip(arguments, dtypes, strict=True)]
     upstream = tf.cast(np.random.default_rng(1).normal(size=function(*arguments).shape), dtype)
     exact = with_gradients(plain, [tf.cast(x, "float32") for x in arguments], tf.cast(upstream, "float32"))
@@ -86,3 +93,62 @@ def test_attention_in_bfloat16_sums_long_rows(compiled):
     run = tf.function(attend, jit_compile=True) if compiled else attend
     mixed = run(queries, tf.zeros(**like), values, tf.zeros((1, 1, 1, length), tf.bfloat16))
     np.testing.assert_allclose(tf.cast(mixed, tf.float32), 1, rtol=2**-7)  # bfloat16
+
+
+def test_alibi_slopes_equal_the_published_ones():
+    eight = [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]
+    np.testing.assert_array_equal(alibi_slopes(8), eight)
+    np.testing.assert_allclose(  # 12 heads: those of 8, then every other one of 16
+        alibi_slopes(12), eight + [2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5], rtol=1e-7
+    )
+    np.testing.assert_allclose(alibi_slopes(16), [2 ** (-i / 2) for i in range(1, 17)], rtol=1e-7)  # float32
+    np.testing.assert_array_equal(alibi_slopes(1), [2**-8])
+
+
+def test_alibi_bias_grows_with_distance():
+    bias = alibi_bias(tf.constant([3, 4]), tf.range(5), 8)
+    assert (bias.shape, bias.dtype) == ((8, 2, 5), tf.float32)
+    np.testing.assert_array_equal(bias[0], [[-1.5, -1, -0.5, 0, 0.5], [-2, -1.5, -1, -0.5, 0]])  # slope 1/2
+    np.testing.assert_array_equal(bias[2] * 4, bias[0])
+    far = CausalMask("bfloat16", alibi_heads=8).bias(tf.constant([257]), tf.range(2))
+    assert far.dtype == tf.float32 and far[0, 0, 0, 0] != far[0, 0, 0, 1]  # bfloat16 has no 257
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+def test_causal_mask_hides_later_columns(dtype):
+    bias = CausalMask(dtype.name).bias(tf.constant([1, 2]), tf.range(4))
+    assert (bias.shape, bias.dtype) == ((1, 1, 2, 4), dtype)
+    np.testing.assert_array_equal(bias[0, 0] == 0, [[True, True, False, False], [True, True, True, False]])
+    weights = tf.nn.softmax(bias + tf.cast(50, dtype))
+    np.testing.assert_array_equal(weights[0, 0, 0], [0.5, 0.5, 0, 0])
+
+
+def test_causal_mask_hides_the_padding_of_each_row():
+    bias = CausalMask("float32", padding=tf.constant([0, 2])).bias(tf.range(3), tf.range(3))
+    assert bias.shape == (2, 1, 3, 3)
+    np.testing.assert_array_equal(bias[0, 0] == 0, np.tri(3, dtype=bool))
+    np.testing.assert_array_equal(bias[1, 0] == 0, [[False] * 3, [False] * 3, [False, False, True]])
+    assert np.all(np.isfinite(tf.nn.softmax(bias)))  # every key is hidden from the queries of the padding
+
+
+def test_causal_mask_hides_other_documents():
+    segment_ids = tf.constant([[0, 0, 1, 1, 1], [4, 5, 5, 5, 6]])
+    bias = CausalMask("float32", segment_ids=segment_ids).bias(tf.constant([2, 4]), tf.range(5))
+    assert bias.shape == (2, 1, 2, 5)
+    np.testing.assert_array_equal(
+        bias[0, 0] == 0, [[False, False, True, False, False], [False, False, True, True, True]]
+    )
+    np.testing.assert_array_equal(bias[1, 0] == 0, [[False, True, True, False, False], [False] * 4 + [True]])
+
+
+@pytest.mark.parametrize("block", [1, 3, 4, 11])
+def test_blockwise_mask_shows_the_block_of_a_query_and_the_previous_one(block):
+    queries, keys = np.arange(2, 11), np.arange(11)
+    bias = CausalMask("float32", block=block).bias(tf.constant(queries), tf.constant(keys))
+    assert bias.shape == (1, 1, 9, 11)
+    blocks = [set(range(start, start + block)) for start in range(0, 11, block)]
+    for row, query in enumerate(queries):
+        (own,) = (number for number, columns in enumerate(blocks) if query in columns)
+        expected = blocks[own] | (blocks[own - 1] if own else set())
+        visible = {int(key) for key in keys if bias[0, 0, row, key] == 0}
+        assert visible == {key for key in expected if key <= query}

@@ -63,19 +63,11 @@ def rope(**options):
                 ("scaling", YARN),
             )
         ),
+        ({"rope": rope(freqs_for="pixel", scaling=YARN)}, "rope.scaling yarn needs theta, got none"),
+        ({"rope": rope(interpolate_factor=(2.0, 0.5))}, "rope.interpolate_factor must be >= 1, got 0.5"),
         (
-            {"rope": rope(freqs_for="pixel", scaling=YARN)},
-            "rope.scaling yarn needs theta, got none",
-        ),
-        (
-            {
-                "rope": rope(
-                    scaling=AxialScalingConfig(
-                        type="longrope", short_factor=(1.0,), long_factor=(2.0,), factor=(2.0, 2.0)
-                    )
-                )
-            },
-            "rope.scaling.short_factor must hold 4 positive numbers",
+            {"rope": rope(scaling=AxialScalingConfig(type="yarn", factor=(2.0, 0.5)))},
+            "rope.scaling.factor must be >= 1, got 0.5",
         ),
     ],
 )
