@@ -1,4 +1,4 @@
-"""Workers of a run in TF_CONFIG; used before TensorFlow is imported."""
+"""Processes of a run on several hosts, from TF_CONFIG."""
 
 import contextlib
 import json
@@ -6,10 +6,11 @@ import math
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from system.errors import RunError, reason
+from system.text import print_line
 
 JOBS = ("chief", "worker")
 EXAMPLE = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
@@ -68,13 +69,10 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
     return Cluster(tasks, names.index(own))
 
 
-def wait_for_processes(cluster: Cluster, report: Callable[[str], None] = print) -> None:
-    """Waits until every process of the cluster has started.
+def wait_for_processes(cluster: Cluster) -> None:
+    """Waits until every process of the cluster has started; prints the missing ones every 30 seconds.
 
     TensorFlow waits too, but does not say for which process, and cannot be interrupted by Ctrl-C.
-
-    Args:
-        report: called every 30 seconds with the names of missing processes.
 
     Raises:
         RunError: if another process listens at the address of this one.
@@ -85,7 +83,7 @@ def wait_for_processes(cluster: Cluster, report: Callable[[str], None] = print) 
         while missing := [number for number in missing if not is_listening(cluster.tasks[number][2])]:
             if time.monotonic() - reported > REPORT_EVERY_SECONDS:
                 names = ", ".join(map(cluster.name, missing))
-                report(f"{cluster.name(cluster.own)}: waiting for {names}")
+                print_line(f"{cluster.name(cluster.own)}: waiting for {names}")
                 reported = time.monotonic()
             time.sleep(RETRY_EVERY_SECONDS)
 

@@ -4,7 +4,6 @@ import os
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from training.checkpoints import Checkpoints, complete_checkpoints
 from training.config import OptimizerConfig
@@ -14,20 +13,11 @@ EMBEDDING = "model/stack/embedding/embeddings"
 FILES = ["manifest.json", "manifest.sha256", "tensors.data-00000-of-00001", "tensors.index"]
 
 
-class Stack(keras.Model):
+def make_stack(num_layers, dim):
     """Embedding and dense layers."""
-
-    def __init__(self, num_layers, dim):
-        super().__init__(name="stack")
-        self.embedding = keras.layers.Embedding(7, dim, name="embedding")
-        self.layers_above = [keras.layers.Dense(dim, name=f"dense_{index}") for index in range(num_layers)]
-        self(tf.zeros((1, 1), tf.int32))
-
-    def call(self, tokens):
-        x = self.embedding(tokens)
-        for layer in self.layers_above:
-            x = layer(x)
-        return x
+    layers = [keras.Input((1,), dtype="int32"), keras.layers.Embedding(7, dim, name="embedding")]
+    layers += [keras.layers.Dense(dim, name=f"dense_{index}") for index in range(num_layers)]
+    return keras.Sequential(layers, name="stack")
 
 
 class Run:
@@ -35,7 +25,7 @@ class Run:
 
     def __init__(self, path, *, seed=0, keep=2, keep_best=False, num_layers=1, dim=6):
         path.mkdir(exist_ok=True)
-        self.model = Stack(num_layers, dim)
+        self.model = make_stack(num_layers, dim)
         self.optimizer = make_optimizer(OptimizerConfig(), self.model.trainable_variables, num_steps=9)
         self.checkpoints = Checkpoints(
             path / "checkpoints", self.model, self.optimizer, keep=keep, keep_best=keep_best

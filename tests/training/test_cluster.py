@@ -65,13 +65,13 @@ def test_an_invalid_tf_config_is_reported_in_one_line(text, problem):
     assert "\n" not in str(caught.value)
 
 
-def test_processes_wait_for_each_other():
+def test_processes_wait_for_each_other(capsys):
     addresses = [free_address(), free_address()]
-    reports, all_met = ([], []), threading.Barrier(3)
+    all_met = threading.Barrier(3)
 
     def work(own, delay):
         time.sleep(delay)
-        wait_for_processes(local_cluster(*addresses, own=own), reports[own].append)
+        wait_for_processes(local_cluster(*addresses, own=own))
         # In place of TensorFlow's server; the others may not have connected yet.
         with socket.create_server(("127.0.0.1", int(addresses[own].rpartition(":")[2]))):
             all_met.wait(20)
@@ -79,8 +79,8 @@ def test_processes_wait_for_each_other():
     for own, delay in enumerate((0, 0.5)):
         threading.Thread(target=work, args=(own, delay), daemon=True).start()
     all_met.wait(20)
-    assert reports[0] == [f"worker 0 ({addresses[0]}): waiting for worker 1 ({addresses[1]})"]
-    assert reports[1] == []
+    line = f"worker 0 ({addresses[0]}): waiting for worker 1 ({addresses[1]})"
+    assert capsys.readouterr().out.splitlines() == [line]
 
 
 def test_a_port_in_use_is_an_error():

@@ -191,33 +191,19 @@ def test_tensorboard_draws_one_value_a_step_after_kills_and_resumes(directory):
     assert events[25, "sample"] == {b"```\n25\n```"}
 
 
-@pytest.fixture
-def synced(monkeypatch):
-    """Paths in the order in which they are synced."""
-    paths, fsync = [], os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda file: (paths.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file))
-    )
-    return paths
-
-
-def test_sync_and_exit_write_rows_and_events_to_disk(directory, synced):
+def test_rows_and_events_are_synced(directory, monkeypatch):
     """A checkpoint, and the summary, rely on them."""
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
     with make_log(directory) as log:
         log.write(10, {"loss": 1.0})
+        log.write(10, {"validation_loss": 1.0})
+        assert synced[-1] == str(directory.path)  # the row is rewritten
         files = [str(directory.metrics), *map(str, directory.tensorboard.iterdir())]
         for finish in (log.sync, log.__exit__):
             synced.clear()
             finish()
             assert synced == files
-
-
-def test_a_rewritten_row_is_synced(directory, synced):
-    with make_log(directory) as log:
-        log.write(10, {"loss": 1.0})
-        synced.clear()
-        log.write(10, {"validation_loss": 1.0})
-        assert synced[-1] == str(directory.path)
 
 
 def test_an_unwritable_tensorboard_is_reported_once(directory, capfd):
