@@ -1,8 +1,10 @@
 """Trains a model: `python train.py experiment=lm`; `python train.py --help` shows every key."""
 
+import argparse
 import sys
+from pathlib import Path
 
-from configs.compose import compose, missing_parent
+from configs.compose import compose, missing_parent, to_yaml
 from configs.help import help_text
 from configs.schema import parse_config
 from configs.sweep import sweep
@@ -10,21 +12,15 @@ from system.command import quiet_imports, run_command
 from system.errors import ConfigError
 from system.text import print_line
 
-HELP_FLAGS = {"-h", "--help"}
-SWEEP_FLAGS = {"-m", "--multirun"}
-
 
 def main(arguments: list[str]) -> int | None:
     """Trains, sweeps or prints help; returns the exit code."""
-    flags = set(arguments)
-    rest = [argument for argument in arguments if argument not in HELP_FLAGS | SWEEP_FLAGS]
-    if flags & SWEEP_FLAGS and not flags & HELP_FLAGS:
-        return sweep(rest)
-    values = compose(rest, report=print_line)
-    if values is None:  # Hydra has answered a flag such as --cfg
-        return None
-    if flags & HELP_FLAGS:
-        print(help_text(values))
+    options = parse(arguments)
+    if options.multirun and not options.help:
+        return sweep(options.overrides, options.config_dir)
+    values = compose(options.overrides, config_dir=options.config_dir, report=print_line)
+    if options.help or options.cfg:
+        print(help_text(values) if options.help else to_yaml(values))
         return None
     try:
         config = parse_config(values)
@@ -33,6 +29,16 @@ def main(arguments: list[str]) -> int | None:
     with quiet_imports():  # TensorFlow, which --help and an invalid configuration do not need
         from runs.run import train_run
     return train_run(config)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python train.py", add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--cfg", choices=["job"])
+    parser.add_argument("--config-dir", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    return parser.parse_intermixed_args(arguments)
 
 
 if __name__ == "__main__":

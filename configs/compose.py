@@ -2,33 +2,28 @@
 
 import contextlib
 import itertools
-import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import hydra
 import yaml
+from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
 from configs.help import CONFIGS, groups_of
 from configs.schema import Config, parse_config, to_dict
-from system.command import SHOW_TRACEBACK
 from system.errors import ConfigError, reason
 from system.files import write_text
 from system.text import did_you_mean
 
 PLAIN_OVERRIDE = re.compile(r"([A-Za-z_][\w.]*)=")
-# Hydra's rerun unpickles a file; its sweepers and launchers run all jobs in one process.
-REFUSED = re.compile(r"--e|[+~]*hydra[./](mode|sweep|sweeper|launcher)\b")
-
+HYDRA_OVERRIDE = re.compile(r"[+~]*hydra\b")
 PARENT = "parent"
 # Values of a vision transformer that come from the data of each run.
 FROM_IMAGES = ("image_size", "channels", "num_classes")
@@ -36,7 +31,11 @@ FROM_IMAGES = ("image_size", "channels", "num_classes")
 
 def save_config(config: Config, path: Path | str) -> None:
     """Writes YAML that `load_config` reads; the file is complete or absent."""
-    write_text(Path(path), OmegaConf.to_yaml(to_dict(config)))
+    write_text(Path(path), to_yaml(to_dict(config)))
+
+
+def to_yaml(values: dict) -> str:
+    return OmegaConf.to_yaml(values)
 
 
 def load_config(path: Path | str) -> Config:
@@ -63,25 +62,27 @@ def read_yaml(path: Path | str) -> dict:
     return loaded
 
 
-def compose(arguments: list[str], *, report: Callable[[str], None] = lambda line: None) -> dict | None:
-    """Nested values of a command line; None if Hydra has answered a flag such as `--cfg job`.
+def compose(
+    overrides: list[str], *, config_dir: Path | None = None, report: Callable[[str], None] = lambda line: None
+) -> dict:
+    """Nested values of a command line.
 
     Increasing precedence: defaults, values of the parent (`init_from`), experiment file, command line.
 
     Args:
-        arguments: command-line arguments.
+        overrides: `key=value`, `group=file`, `+key=value` or `~key`.
+        config_dir: directory with more files of the groups.
         report: receives one line that lists the inherited groups.
     """
-    cfg, choices, overrides = run_hydra(arguments)
-    if cfg is None:
-        return None
     with hydra_errors():
+        cfg, choices = compose_files(overrides, config_dir)
         path = config_to_inherit(cfg)
     if path is not None:
         parent = load_config(path)
         groups = implicit_groups(choices, overrides)
-        with parent_files(parent):
-            cfg, *_ = run_hydra(arguments, *(f"{group}={PARENT}" for group in (*groups, "inherited")))
+        inherited = [f"{group}={PARENT}" for group in (*groups, "inherited")]
+        with parent_files(parent), hydra_errors():
+            cfg, _ = compose_files([*overrides, *inherited], config_dir)
         if cfg.get("context_length") == parent.context_length:
             groups.append("context_length")
         if groups:
@@ -90,21 +91,18 @@ def compose(arguments: list[str], *, report: Callable[[str], None] = lambda line
         return OmegaConf.to_container(cfg, resolve=True)
 
 
-def run_hydra(arguments: list[str], *choices: str) -> tuple[DictConfig | None, dict[str, str], list[str]]:
-    """Composed configuration, chosen file of each group, and overrides; `choices` are further arguments."""
-    if refused := next(filter(REFUSED.match, arguments), None):
+def compose_files(overrides: list[str], config_dir: Path | None) -> tuple[DictConfig, dict[str, str]]:
+    """Composed configuration, and the chosen file of each group."""
+    if refused := next(filter(HYDRA_OVERRIDE.match, overrides), None):
         raise ConfigError(f"{refused!r} is not supported; sweep with -m key=value,value")
-    composed = []
-
-    def store(cfg: DictConfig) -> None:
-        choices, overrides = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
-        composed[:] = cfg, *map(OmegaConf.to_container, (choices, overrides))  # without interpolation
-
-    is_completion = {"-sc", "--shell-completion"} & set(arguments)
-    sys.argv[1:] = arguments if is_completion else [*map(allow_new_keys, arguments), *choices]
-    with hydra_errors(), raising_errors():
-        hydra.main(config_path=str(CONFIGS), config_name="train", version_base="1.3")(store)()
-    return tuple(composed) or (None, {}, [])
+    arguments = list(map(allow_new_keys, overrides))
+    if config_dir is not None:
+        arguments.append(f"hydra.searchpath=['{config_dir.absolute()}']")
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        cfg = hydra.compose("train", arguments, return_hydra_config=True)
+    with open_dict(cfg):
+        choices = OmegaConf.to_container(cfg.pop("hydra").runtime.choices)
+    return cfg, choices
 
 
 def config_to_inherit(cfg: DictConfig | dict) -> Path | None:
@@ -179,20 +177,7 @@ def alternatives(override: Override) -> list[str]:
 def allow_new_keys(argument: str) -> str:
     """`key=value` as `++key=value`: Hydra stops at the first unknown key, `parse_config` names all."""
     match = PLAIN_OVERRIDE.match(argument)
-    is_key = match and match[1] not in groups_of(CONFIGS) and not match[1].startswith("hydra.")
-    return f"++{argument}" if is_key else argument
-
-
-@contextlib.contextmanager
-def raising_errors() -> Iterator[None]:
-    """Makes Hydra raise its errors inside; by default it prints them and exits."""
-    before = os.environ.copy()
-    os.environ[SHOW_TRACEBACK] = "1"
-    try:
-        yield
-    finally:
-        del os.environ[SHOW_TRACEBACK]
-        os.environ.update(before)
+    return f"++{argument}" if match and match[1] not in groups_of(CONFIGS) else argument
 
 
 @contextlib.contextmanager
@@ -228,16 +213,14 @@ def explain(error: Exception) -> str:
 
 
 HYDRA_MESSAGES = {
-    r"Ambiguous value for argument '(?:\+\+)?(.+?)=(.*)'": (
-        r"""'\1=\2' holds several values: add -m to run each, or quote it to mean one: "\1='\2'" """.rstrip()
+    r"(?:Ambiguous value for argument|Sweep parameters) '(?:\+\+)?(.+?)=(.*?)'": (
+        "'\\1=\\2' holds several values: add -m to run each, or quote it to mean one: \"\\1='\\2'\""
     ),
-    r"Sweep parameters '(?:\+\+)?(.*)' requires": r"'\1' holds several values: add -m to run each",
     r"An item is already at '(.*)'": r"there is a key '\1' already: write \1=... without the '+'",
     r"Could not delete .*'(.*)' does not exist": r"cannot delete '\1': there is no such key",
     r"force-add of config groups .*'\+\+recipe=": "recipe cannot be set: experiment= and data= choose it",
     r"force-add of config groups .*'\+\+(.*)'": r"'\1' chooses a file: write it without the '++'",
     r"Could not override '(.*)'\.\n": r"unknown key '\1'",
-    r"ConfigLoader is not set|Can only enumerate": "glob() and interval() are not supported: list the values",
 }
 
 

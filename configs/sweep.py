@@ -29,28 +29,22 @@ class Job:
     measures: dict[str, float]
 
 
-def sweep(arguments: list[str]) -> int:
+def sweep(overrides: list[str], config_dir: Path | None) -> int:
     """Runs a job for each combination of values and returns the largest exit code."""
-    flags = [argument for argument in arguments if not is_override(argument)]
-    overrides = [argument for argument in arguments if is_override(argument)]
-    jobs = [sweep_job(flags, combination) for combination in combinations(overrides)]
+    jobs = [sweep_job(combination, config_dir) for combination in combinations(overrides)]
     print(format_jobs(jobs))
     return max(job.exit_code for job in jobs)
 
 
-def is_override(argument: str) -> bool:
-    return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
-
-
-def sweep_job(flags: list[str], overrides: tuple[str, ...]) -> Job:
+def sweep_job(overrides: tuple[str, ...], config_dir: Path | None) -> Job:
     """Runs one job; overrides that do not compose are run as they are, for their error message."""
+    flags = [] if config_dir is None else ["--config-dir", str(config_dir)]
     command = [sys.executable, sys.argv[0], *flags]
     try:
-        if (cfg := compose([*flags, *overrides])) is None:
-            return Job(" ".join(overrides), 0, {})
-        name, output_dir = job_name(str(cfg.get("name")), overrides), Path(str(cfg.get("output_dir")))
+        values = compose(list(overrides), config_dir=config_dir)
     except ConfigError:
         return Job(" ".join(overrides), run_job([*command, *overrides]), {})
+    name, output_dir = job_name(str(values.get("name")), overrides), Path(str(values.get("output_dir")))
     changes = [override for override in overrides if override_key(override) != "name"]
     exit_code = run_job([*command, *changes, f"name={name}"])
     return Job(name, exit_code, measures(output_dir / name))

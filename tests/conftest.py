@@ -1,8 +1,6 @@
 """Tiny runs of train.py on text and on images, shared by the tests of the command line."""
 
-import os
 import random
-import sys
 from pathlib import Path
 
 import pytest
@@ -72,14 +70,7 @@ class Workplace:
         import train
         from system.command import run_command
 
-        argv, variable = sys.argv, os.environ.pop("HYDRA_FULL_ERROR", None)
-        try:
-            sys.argv = ["train.py"]
-            return run_command(lambda: train.main(self.arguments(*changes)))
-        finally:
-            sys.argv = argv
-            if variable is not None:
-                os.environ["HYDRA_FULL_ERROR"] = variable
+        return run_command(lambda: train.main(self.arguments(*changes)))
 
 
 class TextWorkplace(Workplace):

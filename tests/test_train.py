@@ -24,7 +24,7 @@ from tests.run_helpers import (
     start_process,
     wait_for,
 )
-from training.run_log import RunDirectory, RunLog
+from training.run_log import RunDirectory
 
 UNTRAINED_LOSS = np.log(256)
 
@@ -125,9 +125,11 @@ def test_run_interrupted_during_its_final_evaluation_completes_it(trained_run, w
     run = copy_of(trained_run, "measured")
     for path in (run / "summary.json", run / "loss.png"):
         path.unlink()
-    assert workplace.train("name=measured", "log_every=3", "checkpoint_every=5", "keep_checkpoints=1") == 0
+    cadences = ("log_every=3", "checkpoint_every=5", "keep_checkpoints=1", WITHOUT_SAMPLES)
+    assert workplace.train("name=measured", *cadences) == 0
     assert yaml.safe_load((run / "config.yaml").read_text())["log_every"] == 3
-    assert rows_of(run) == rows_of(trained_run)
+    *rows, last = rows_of(trained_run)
+    assert rows_of(run) == [*rows, {key: value for key, value in last.items() if key != "sample"}]
     expected = json.loads((trained_run / "summary.json").read_text()) | {"name": "measured"}
     assert json.loads((run / "summary.json").read_text()) == expected
     assert (run / "loss.png").exists()
@@ -174,7 +176,7 @@ LONGROPE = [
 ]
 MUON, PACKED, BFLOAT16 = "optimizer.name=muon", "data.reset_positions=true", "precision=mixed_bfloat16"
 OPTIONS = {
-    "combined": [*YARN, *PARTIAL, MUON, PACKED, BFLOAT16],
+    "combined": [*YARN, *PARTIAL, PACKED, BFLOAT16],
     "xpos": ["model.rope.xpos=true"],
     "yarn": YARN,
     "longrope": LONGROPE,
@@ -204,7 +206,7 @@ def test_options_train_resume_exactly_and_generate(workplace, capsys, name):
     assert "resuming after step 2" in capsys.readouterr().out
     assert_same_tensors(tensors_of(run, step=4), tensors)
     assert rows_of(run) == rows
-    generate.main([str(run), "--prompt", "the ", "--length", "20"])
+    generate.main([str(run), "--prompt", "the ", "--length", "3"])
     assert capsys.readouterr().out.startswith("the ")
 
 
@@ -221,41 +223,6 @@ def test_reset_positions_changes_the_training(workplace):
         assert workplace.train(f"name=reset-{value}", *changes) == 0
         tensors.append(tensors_of(workplace.outputs / f"reset-{value}", step=2))
     assert any(np.any(tensors[0][key] != tensors[1][key]) for key in tensors[0])
-
-
-def test_init_from_takes_only_the_weights_and_a_started_child_does_not_need_its_parent(
-    trained_run, workplace, capsys
-):
-    """At a learning rate of almost zero, one step leaves the weights unchanged."""
-    parent = copy_of(trained_run, "parent")
-    changes = [
-        "name=child",
-        f"init_from={parent}",
-        "context_length=32",
-        "model.rope.scaling.type=yarn",
-        "model.rope.scaling.factor=2",
-        "model.dropout=0",
-        "num_steps=1",
-        "optimizer.learning_rate=1e-30",
-        "optimizer.weight_decay=0",
-        WITHOUT_SAMPLES,
-    ]
-    assert workplace.train(*changes) == 0
-    assert f"starting from step 30 of {parent}" in capsys.readouterr().out
-    child = workplace.outputs / "child"
-    config = yaml.safe_load((child / "config.yaml").read_text())
-    assert config["model"]["rope"]["scaling"]["original_max_position_embeddings"] == 16
-    old, new = tensors_of(parent), tensors_of(child, step=1)
-    assert new.keys() == old.keys()
-    for name, value in new.items():
-        if name.startswith("model/"):
-            np.testing.assert_array_equal(value, old[name], err_msg=name)
-        else:
-            assert (value != old[name]).any(), name
-    assert new["optimizer/adamw/iteration"] == 1
-    shutil.rmtree(parent)
-    (child / "summary.json").unlink()
-    assert workplace.train(*changes) == 0
 
 
 @pytest.mark.parametrize(
@@ -362,22 +329,6 @@ def test_unwritable_output_dir_is_a_one_line_error(refused, trained_run, tmp_pat
     (tmp_path / "file").touch()
     (line,) = refused("name=run", f"output_dir={tmp_path / 'file'}")
     assert line.startswith(f"cannot write to {tmp_path / 'file' / 'run'} (Not a directory)")
-
-
-def test_full_disk_is_a_one_line_error_and_leaves_the_checkpoints(
-    trained_run, workplace, monkeypatch, capsys
-):
-    def fill_disk(log, step, metrics):
-        raise OSError(28, "No space left on device")
-
-    run = copy_of(trained_run, "full")
-    shutil.rmtree(run / "checkpoints" / "step-00000030")
-    before = contents_of(run / "checkpoints")
-    monkeypatch.setattr(RunLog, "write", fill_disk)
-    assert workplace.train("name=full") == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert_mentions(line, "error: cannot write", str(run), "No space left on device", "output_dir=")
-    assert contents_of(run / "checkpoints") == before
 
 
 def test_diverging_run_returns_to_its_last_finite_checkpoint(workplace, capsys):

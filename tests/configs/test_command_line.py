@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from system.command import run_command
 from train import main
@@ -50,7 +51,6 @@ def errors_of(empty, monkeypatch, capsys):
 
     def call(*arguments):
         monkeypatch.chdir(empty)
-        monkeypatch.setattr(sys, "argv", ["train.py"])
         assert run_command(lambda: main(list(map(str, arguments)))) == 2
         output, errors = capsys.readouterr()
         lines = errors.splitlines()
@@ -139,14 +139,20 @@ def test_every_problem_of_the_command_line_is_one_line(errors_of):
             "hydra.mode=MULTIRUN",
             "'hydra.mode=MULTIRUN' is not supported; sweep with -m key=value,value",
         ),
-        (
-            "--experimental-rerun=x",
-            "'--experimental-rerun=x' is not supported; sweep with -m key=value,value",
-        ),
     ],
 )
 def test_argument_that_hydra_refuses_gives_one_line(errors_of, argument, problem):
     assert errors_of(argument) == [problem]
+
+
+def test_config_is_printed_as_yaml_and_an_unknown_flag_is_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["num_steps=3", "--cfg", "job", "seed=5"]) is None
+    values = yaml.safe_load(capsys.readouterr().out)
+    assert (values["num_steps"], values["seed"], values["model"]["dim"]) == (3, 5, 128)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--experimental-rerun=x"])
+    assert "unrecognized arguments: --experimental-rerun=x" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

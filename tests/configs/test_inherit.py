@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from dataclasses import replace
 
 import pytest
@@ -23,7 +22,6 @@ IMAGES = Config(name="vit", context_length=None, model=VIT, data=DigitsConfig(im
 def parents(tmp_path, monkeypatch):
     """Runs in outputs/docs and outputs/vit of the working directory."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
     for config in (TEXT, IMAGES):
         directory = tmp_path / "outputs" / config.name
         directory.mkdir(parents=True)
@@ -111,9 +109,7 @@ def test_nothing_in_the_config_of_a_parent_is_resolved(monkeypatch):
     assert composed("init_from=outputs/docs")[0].data.path == "${oc.env:SECRET}"
 
 
-def test_composition_leaves_the_environment_and_the_groups_as_they_were(monkeypatch):
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+def test_composition_leaves_the_groups_as_they_were():
     composed("init_from=outputs/docs")
-    assert "HYDRA_FULL_ERROR" not in os.environ
     with pytest.raises(ConfigError, match=r"^no 'parent' in model; choose from lm_shallow, lm_small, "):
         compose(["model=parent"])

@@ -1,3 +1,4 @@
+import functools
 import pathlib
 
 import pytest
@@ -22,6 +23,7 @@ CHOICES = sorted(
 )
 
 
+@functools.cache
 def composed(*overrides):
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)

@@ -11,6 +11,7 @@ from models.config import AxialViTConfig, TransformerLMConfig
 from runs.checkpointing import check_manifest
 from runs.resolve import Run
 from system.errors import ConfigError, RunError
+from tests.run_helpers import assert_mentions
 from training.hardware import describe_environment
 from training.replicas import ONE_DEVICE
 from training.run_log import RunDirectory
@@ -52,7 +53,10 @@ def test_a_checkpoint_of_other_data_or_another_config_is_refused(tmp_path):
         check_manifest(manifest_of(config), run_of(replace(config, seed=1), tmp_path))
 
 
-def test_another_environment_is_noted(tmp_path, capsys):
-    manifest = manifest_of(Config(), environment=describe_environment() | {"keras": "0.1"})
+def test_another_environment_is_noted_in_one_line(tmp_path, capsys):
+    recorded = {"threads": 64, "tensorflow": "2.20.0", "processor_flags": ["avx5"], "XLA_FLAGS": "--fast"}
+    manifest = manifest_of(Config(), environment=describe_environment() | recorded)
     check_manifest(manifest, run_of(Config(), tmp_path))
-    assert "results may differ in the last bits" in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.splitlines()
+    words = ("last bits", "tensorflow 2.20.0", "threads 64", "processor_flags", "avx5", "XLA_FLAGS --fast")
+    assert_mentions(line, *words)

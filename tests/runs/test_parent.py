@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from configs.compose import save_config
+from configs.compose import load_config, save_config
 from configs.schema import Config
 from data.config import DigitsConfig
 from models.config import (
@@ -26,6 +26,7 @@ from runs.parent import (
     check_factor,
     check_options,
     check_positions,
+    fill_from_parent,
     inherit,
     load_parent_weights,
     trained_length,
@@ -355,37 +356,52 @@ def child_of(parent, name, *changes):
     return [f"name={name}", f"init_from={parent}", *cadence, *changes]
 
 
-def test_a_child_records_its_parent_and_resumes_without_it(trained_run, workplace, refused):
-    """A crash before the first checkpoint leaves the record alone."""
+def test_a_child_takes_only_the_weights_of_a_checkpoint_and_resumes_without_its_parent(
+    trained_run, workplace, refused, capsys
+):
+    """At a learning rate of almost zero, one step leaves the weights unchanged."""
     parent = copy_of(trained_run, "a-parent")
-    command = child_of(parent, "a-child", "context_length=32", "model.rope.interpolate_factor=2")
+    command = child_of(
+        parent,
+        "a-child",
+        "init_from_step=20",
+        "context_length=32",
+        "model.rope.scaling.type=yarn",
+        "model.rope.scaling.factor=2",
+        "model.dropout=0",
+        "num_steps=1",
+        "optimizer.learning_rate=1e-30",
+        "optimizer.weight_decay=0",
+    )
     assert workplace.train(*command) == 0
+    assert f"starting from step 20 of {parent}" in capsys.readouterr().out
     child = workplace.outputs / "a-child"
     record = yaml.safe_load((child / "config.yaml").read_text())
-    facts = json.loads((parent / "checkpoints" / "step-00000030" / "manifest.json").read_text())
-    assert record["init_from"] == str(parent)
-    assert (record["init_from_step"], record["init_from_data"]) == (30, facts["data_fingerprint"])
+    facts = json.loads((parent / "checkpoints" / "step-00000020" / "manifest.json").read_text())
+    assert (record["init_from"], record["init_from_step"]) == (str(parent), 20)
+    assert record["init_from_data"] == facts["data_fingerprint"]
+    assert record["model"]["rope"]["scaling"]["original_max_position_embeddings"] == 16
 
-    shutil.rmtree(parent / "checkpoints" / "step-00000030")
+    old, latest, new = tensors_of(parent, step=20), tensors_of(parent), tensors_of(child)
+    assert new.keys() == old.keys()
+    for name, value in new.items():
+        assert (value == old[name]).all() == name.startswith("model/"), name
+    assert any((latest[name] != value).any() for name, value in new.items() if name.startswith("model/"))
+    assert new["optimizer/adamw/iteration"] == 1
+
+    shutil.rmtree(parent)
     (child / "summary.json").unlink()
     assert workplace.train(*command) == 0
-
     shutil.rmtree(child / "checkpoints")
     (line,) = refused(*command)
-    assert line == (f"{parent} has no checkpoint of step 30; available steps: 20")
+    assert line.startswith(f"{parent} is not a run directory")
 
 
-def test_a_child_can_start_from_an_earlier_checkpoint(trained_run, workplace, refused):
-    still = ("optimizer.learning_rate=1e-30", "optimizer.weight_decay=0")
-    command = child_of(trained_run, "earlier", "init_from_step=20", *still)
-    assert workplace.train(*command) == 0
-    child = workplace.outputs / "earlier"
-    assert yaml.safe_load((child / "config.yaml").read_text())["init_from_step"] == 20
-    new, latest = tensors_of(child), tensors_of(trained_run)
-    weights = {name: value for name, value in tensors_of(trained_run, step=20).items() if "model/" in name}
-    for name, value in weights.items():
-        np.testing.assert_array_equal(new[name], value, err_msg=name)
-    assert any((latest[name] != value).any() for name, value in weights.items())
+def test_a_child_starts_from_the_latest_checkpoint_by_default(trained_run, refused):
+    config = replace(load_config(trained_run / "config.yaml"), init_from=str(trained_run))
+    facts = json.loads((trained_run / "checkpoints" / "step-00000030" / "manifest.json").read_text())
+    child = fill_from_parent(config)
+    assert (child.init_from_step, child.init_from_data) == (30, facts["data_fingerprint"])
     (line,) = refused(*child_of(trained_run, "missing", "init_from_step=25"))
     assert line == f"{trained_run} has no checkpoint of step 25; available steps: 20, 30"
 

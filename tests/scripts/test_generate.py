@@ -46,9 +46,19 @@ def run_directory(model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def continued(model):
+def sampler(model):
+    return Sampler(model)
+
+
+@pytest.fixture
+def traced_once(sampler, monkeypatch):
+    """Makes the command use one sampler, which traces its functions once; its model has the same weights."""
+    monkeypatch.setattr("models.sampling.Sampler", lambda model: sampler)
+
+
+@pytest.fixture(scope="module")
+def continued(sampler):
     """`continued(prompt, length, **options)`: the expected output of the command."""
-    sampler = Sampler(model)
 
     def continued(prompt, length, **options):
         options = SamplingOptions(**({"temperature": 0.8, "stop_token": SEPARATOR} | options))
@@ -65,7 +75,7 @@ def test_a_prompt_is_printed_and_continued_by_the_model(run, run_directory, cont
     assert re.fullmatch(SPEED, speed)[1] == "12"
 
 
-def test_each_sampling_option_has_an_effect(run, run_directory, continued):
+def test_each_sampling_option_has_an_effect(traced_once, run, run_directory, continued):
     options = {"temperature": 2.0, "top_k": 50, "top_p": 0.7, "seed": 3}
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     _, out, _ = run(main, run_directory, "--prompt", "ab", "--length", 22, *arguments)
@@ -74,7 +84,7 @@ def test_each_sampling_option_has_an_effect(run, run_directory, continued):
         assert out != continued("ab", 22, **{key: options[key] for key in options if key != name})
 
 
-def test_several_prompts_are_continued_like_single_ones(run, run_directory, continued):
+def test_several_prompts_are_continued_like_single_ones(traced_once, run, run_directory, continued):
     a, b = "def ", "a longer one"
     _, out, _ = run(main, run_directory, "--prompt", a, "--prompt", b, "--length", 9)
     assert out == f"--- 1 ---\n{continued(a, 9)}--- 2 ---\n{continued(b, 9)}"
@@ -87,7 +97,9 @@ def test_several_prompts_are_continued_like_single_ones(run, run_directory, cont
         ("stop", CONTEXT + 1 - 4, "the text ends there"),
     ],
 )
-def test_a_text_longer_than_the_context_is_noted(run, run_directory, continued, overflow, added, what):
+def test_a_text_longer_than_the_context_is_noted(
+    traced_once, run, run_directory, continued, overflow, added, what
+):
     code, out, (note, speed) = run(
         main, run_directory, "--prompt", "def ", "--length", 30, "--temperature", 0, "--overflow", overflow
     )
@@ -128,7 +140,7 @@ def test_tokens_that_are_not_bytes_are_left_out(capsys):
     assert capsys.readouterr().out == "--- 1 ---\nabc\n--- 2 ---\nABde\n"
 
 
-def test_a_prompt_that_is_not_utf_8_is_continued(run, run_directory):
+def test_a_prompt_that_is_not_utf_8_is_continued(traced_once, run, run_directory):
     code, out, _ = run(main, run_directory, "--prompt", "a\udcff", "--length", 3)
     assert code == 0
     assert out.startswith("a\ufffd")
@@ -147,7 +159,7 @@ def test_a_prompt_that_is_not_utf_8_is_continued(run, run_directory):
         (["--prompt", "a", "--top-k", "0"], "top_k must be >= 1, got 0"),
     ],
 )
-def test_invalid_input_is_reported_in_one_line(run, run_directory, arguments, problem):
+def test_invalid_input_is_reported_in_one_line(traced_once, run, run_directory, arguments, problem):
     assert run(main, run_directory, *arguments) == (2, "", [f"error: {problem}"])
 
 
