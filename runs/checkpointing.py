@@ -1,8 +1,6 @@
 """Facts that a checkpoint of a run records, and restoring a run from a checkpoint."""
 
 import contextlib
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 
 import keras
@@ -61,11 +59,10 @@ def check_manifest(manifest: dict, run: Run) -> None:
 
 def make_save(run: Run, checkpoints: Checkpoints, log: RunLog) -> Callable[[int, dict], None]:
     """Function `save(step, facts)` that writes a checkpoint; `facts` are values from the loop."""
-    task, keys = run.task, deciding_keys(run.config)
+    task = run.task
     constant = {
         **task.facts,
-        "config": keys,
-        "config_sha256": hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest(),
+        "config": deciding_keys(run.config),
         "environment": describe_environment(),
         "replicas": run.replicas.num_replicas,
     }

@@ -87,12 +87,8 @@ def num_digits(run: Run) -> int:
 
 def make_row(case: Case, depth: float, found: np.ndarray) -> dict:
     return {
-        "run": str(case.run.path),
-        "step": case.run.manifest["step"],
-        "context_length": case.run.trained_length,
+        **case.facts,
         "digits": num_digits(case.run),
-        "zero_shot": case.scaling,
-        "factor": case.factor,
         "length": case.length,
         "depth": float(depth),
         "examples": len(found),

@@ -7,8 +7,8 @@ interpolation. Zero-shot: the weights of a run under scalings that it was not tr
 import csv
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import keras
 import numpy as np
@@ -87,24 +87,23 @@ def measure_losses(cases: list[Case], targets: Targets, *, attention: str) -> di
     with tqdm(total=total, unit="token", unit_scale=True, disable=None) as progress:
         for case, sequence in batches.items():
             progress.set_description(case.describe())
-            evaluate = make_window_evaluator(make_case_model(case), compile_mode=case.run.config.compile)
-            # Half the trained length, as in arXiv 2212.10554.
-            block = case.run.trained_length // 2 if attention == "blockwise-causal" else None
+            evaluate = make_window_evaluator(
+                make_case_model(case),
+                compile_mode=case.run.config.compile,
+                # Half the trained length, as in arXiv 2212.10554.
+                attention_block=case.run.trained_length // 2 if attention == "blockwise-causal" else None,
+            )
             losses = []
             for inputs, labels in sequence:
-                losses.append(evaluate(inputs, labels, attention_block=block).sum(axis=1, dtype=np.float64))
+                losses.append(evaluate(inputs, labels).numpy().sum(axis=1, dtype=np.float64))
                 progress.update(inputs.size)
             sums[case] = sum_by_document(targets, np.concatenate(losses)[: len(targets)])
     return sums
 
 
-class WindowEvaluator(Protocol):
-    def __call__(
-        self, inputs: np.ndarray, targets: np.ndarray, *, attention_block: int | None = None
-    ) -> np.ndarray: ...
-
-
-def make_window_evaluator(model: keras.Model, *, compile_mode: str) -> WindowEvaluator:
+def make_window_evaluator(
+    model: keras.Model, *, compile_mode: str, attention_block: int | None = None
+) -> Callable[[np.ndarray, np.ndarray], tf.Tensor]:
     """Function from inputs (batch, window) and targets (batch, stride) to losses (batch, stride) in nats.
 
     The targets follow the last `stride` inputs of their row; the loss of a masked (negative) target is 0.
@@ -112,16 +111,13 @@ def make_window_evaluator(model: keras.Model, *, compile_mode: str) -> WindowEva
     """
 
     @tf.function(jit_compile=compile_mode == "xla")
-    def losses(inputs, targets, attention_block):
+    def losses(inputs, targets):
         stride = targets.shape[1]
         logits = model(inputs, attention_block=attention_block, last=stride)  # (batch, stride, classes)
         values = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(targets, 0), logits)
         return tf.where(targets >= 0, values, 0.0)  # (batch, stride)
 
-    def evaluate(inputs, targets, *, attention_block=None):
-        return losses(tf.constant(inputs), tf.constant(targets), attention_block).numpy()
-
-    return evaluate
+    return lambda inputs, targets: losses(tf.constant(inputs), tf.constant(targets))
 
 
 def sum_by_document(targets: Targets, values: np.ndarray) -> np.ndarray:
@@ -157,11 +153,7 @@ def make_row(case: Case, sums: np.ndarray, counts: np.ndarray, *, first: np.ndar
     mean, error = mean_over_documents(sums, counts)
     difference, difference_error = mean_over_documents(sums - first, counts)
     return {
-        "run": str(case.run.path),
-        "step": case.run.manifest["step"],
-        "context_length": case.run.trained_length,
-        "zero_shot": case.scaling,
-        "factor": case.factor,
+        **case.facts,
         "window": case.length,
         "nats_per_token": mean,
         "standard_error": none_if_nan(error),

@@ -58,6 +58,17 @@ class Case(NamedTuple):
         """Case with the same result: up to the trained length, a scaling changes nothing."""
         return self if self.is_scaled else self._replace(scaling="none")
 
+    @property
+    def facts(self) -> dict:
+        """First columns of a row of results."""
+        return {
+            "run": str(self.run.path),
+            "step": self.run.manifest["step"],
+            "context_length": self.run.trained_length,
+            "zero_shot": self.scaling,
+            "factor": self.factor,
+        }
+
     def describe(self) -> str:
         return f"{self.run.path} {self.scaling} {self.length:,}"
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,7 +14,6 @@ from data.image_batches import image_training_dataset, normalize
 from data.images import ImageSet, load_images
 from models.config import AxialViTConfig
 from runs.plots import Prediction, plot_confusion, plot_predictions
-from runs.task import Outcome
 from system.errors import DataError
 from system.text import format_value
 from training.evaluation import summed_loss_and_accuracy
@@ -24,7 +24,7 @@ NUM_EXAMPLES, NUM_MISTAKES = 16, 16
 
 @dataclass(frozen=True)
 class ImageTask:
-    """Images of a vision transformer; see `runs.task.Task`.
+    """Images of a vision transformer; see `runs.load.Task`.
 
     `mean` and `deviation` are (channels,) float32, by which images are normalized.
     """
@@ -99,7 +99,7 @@ class ImageTask:
     def verdict(self, row: dict) -> str:
         return f"accuracy {row['accuracy']:.2%} held out, loss {row['validation_loss']:.4f}"
 
-    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> Outcome:
+    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
         """Draws the confusion matrix, some predictions and the most confident mistakes."""
         probabilities = self.probabilities(model)
         labels, predicted = self.images.validation.labels, probabilities.argmax(axis=1)
@@ -116,17 +116,13 @@ class ImageTask:
             plot_confusion(directory.confusion, confusion, self.images.classes)
         with directory.optional(directory.predictions):
             plot_predictions(directory.predictions, groups)
-        return Outcome(
-            summary={
-                "classes": list(self.images.classes),
-                "confusion_matrix": confusion.tolist(),
-                "mistakes": [
-                    self.describe_mistake(*mistake) for mistake in zip(worst, mistakes, strict=True)
-                ],
-            },
-            files=[directory.predictions, directory.confusion],
-            next_command=f"python -m scripts.evaluate {directory.path} --image-size {self.other_sizes()}",
-        )
+        summary = {
+            "classes": list(self.images.classes),
+            "confusion_matrix": confusion.tolist(),
+            "mistakes": list(map(self.describe_mistake, worst, mistakes)),
+        }
+        command = f"python -m scripts.evaluate {directory.path} --image-size {self.other_sizes()}"
+        return summary, [directory.predictions, directory.confusion], command
 
     def other_sizes(self) -> str:
         """The image size and larger ones that the patch size divides, such as `8x8 16x16`."""
@@ -199,15 +195,17 @@ def load_image_task(
 def check_unchanged(model: AxialViTConfig, images: ImageSet, facts: dict | None) -> None:
     """Raises DataError naming a property of the images that differs from the recorded model or facts."""
     height, width, channels = images.train.images.shape[1:]
-    old = {key: getattr(model, key) for key in ("image_size", "channels", "num_classes")}
-    new = {"image_size": (height, width), "channels": channels, "num_classes": len(images.classes)}
+    properties = [
+        ("image_size", model.image_size, (height, width)),
+        ("channels", model.channels, channels),
+        ("num_classes", model.num_classes, len(images.classes)),
+    ]
     if facts is not None:
-        old |= {f"class {index}": name for index, name in enumerate(facts["classes"])}
-        new |= {f"class {index}": name for index, name in enumerate(images.classes)}
-    changes = [key for key in old if old[key] != new.get(key)]
-    if changes:
-        key = changes[0]
-        raise DataError(
-            f"the data have changed since this run began: {key} was {format_value(old[key])}, "
-            f"now it is {format_value(new.get(key))}. To use the current data, start a new run: name=NEW"
-        )
+        pairs = zip(facts["classes"], images.classes, strict=False)
+        properties += [(f"class {number}", *names) for number, names in enumerate(pairs)]
+    for key, old, new in properties:
+        if old != new:
+            raise DataError(
+                f"the data have changed since this run began: {key} was {format_value(old)}, "
+                f"now it is {format_value(new)}. To use the current data, start a new run: name=NEW"
+            )

@@ -1,7 +1,8 @@
-"""Loads the data and model of a config, and trained models from run directories."""
+"""The task of a run, and loading of tasks, models and trained runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol
 
 import keras
 
@@ -13,12 +14,54 @@ from models.config import AxialViTConfig
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 from runs.image_task import load_image_task
-from runs.task import Task
 from runs.text_task import load_passkey_task, load_text_task
 from system.errors import RunError
 from system.text import print_line, print_note
 from training.checkpoints import restore_weights
+from training.evaluation import Measure
 from training.hardware import initialize_devices
+from training.run_log import RunDirectory
+
+
+class Task(Protocol):
+    """Data of a run, and everything that depends on the kind of data: text, passkeys or images.
+
+    Attributes:
+        config: the run's config, with the values that come from the data filled in.
+        unit: unit of the training data, `tokens` or `images`.
+        description: one line about the data.
+        facts: values for the checkpoint: `data_fingerprint`, and those that inference needs.
+        samples_at_end: whether the sampler is called for the last row too; images draw theirs in `finish`.
+        measure: sums over the targets of a batch, from `training.evaluation`.
+    """
+
+    config: Config
+    unit: str
+    description: str
+    facts: dict
+    samples_at_end: bool
+    measure: Measure
+
+    def training_batches(self, start_step: int, rows: slice) -> Iterable:
+        """Batches of the steps from `start_step` on, restricted to `rows`."""
+
+    def evaluation_batches(self, max_batches: int | None, rows: slice) -> Iterable:
+        """All held-out data, or `max_batches` batches spread evenly over it."""
+
+    def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
+        """Function that samples the model and returns values to log by name."""
+
+    def results(self, means: dict[str, float]) -> dict:
+        """Row of a table of runs, from the means over all held-out data."""
+
+    def verdict(self, row: dict) -> str:
+        """Quality of the model in one phrase, from the last row of metrics.jsonl."""
+
+    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
+        """Writes the pictures of a finished run; `row` is the last row of metrics.jsonl.
+
+        Returns values for summary.json, the files that show what the model does, and a command to try next.
+        """
 
 
 def load_task(

@@ -15,9 +15,8 @@ from configs.schema import (
     to_flat,
 )
 from models.config import AxialViTConfig
-from runs.load import load_task
+from runs.load import Task, load_task
 from runs.parent import check_parent, fill_from_parent, fill_missing, fill_original_length
-from runs.task import Task
 from system.errors import ConfigError
 from training.checkpoints import complete_checkpoints
 from training.hardware import resolve_compile, resolve_precision

@@ -46,7 +46,7 @@ def train_run(config: Config) -> int:
         if replicas.is_chief:
             save_config(run.config, directory.config)
             print_line(f"{describe(run, model)}\n{manifest['origin']}")
-        if replicas.any(is_complete(run, manifest["step"])):
+        if replicas.any(manifest["step"] == run.config.num_steps and directory.summary.exists()):
             replicas.on_chief(lambda: print_line(f"This run is complete. Its summary: {directory.summary}"))
             return 0
         return train_and_evaluate(run, model, optimizer, checkpoints, manifest)
@@ -90,10 +90,6 @@ def build(run: Run) -> tuple[keras.Model, keras.optimizers.Optimizer, Checkpoint
         keep_best=config.keep_best,
     )
     return model, optimizer, checkpoints
-
-
-def is_complete(run: Run, step: int) -> bool:
-    return step == run.config.num_steps and run.directory.summary.exists()
 
 
 def train_and_evaluate(
@@ -213,16 +209,16 @@ def finish(run: Run, model: keras.Model, row: dict) -> None:
         row: last row of metrics.jsonl.
     """
     task, directory = run.task, run.directory
-    outcome = task.finish(directory, model, row)
+    facts, files, next_command = task.finish(directory, model, row)
     verdict = task.verdict(row)
-    write_text(directory.summary, format_summary(summarize(run.config, model, row, outcome.summary)))
+    write_text(directory.summary, format_summary(summarize(run.config, model, row, facts)))
     with directory.optional(directory.loss_plot):
         title = f"{run.config.name}: {verdict}"
         plot_loss(read_rows(directory), directory.loss_plot, unit=task.unit, title=title)
     print_line(f"{row[task.unit]:,} {task.unit} in {format_duration(row['elapsed_seconds'])}: {verdict}")
-    files = [directory.loss_plot, directory.summary, *outcome.files]
-    print_line(f"wrote {', '.join(str(path) for path in files if path not in directory.unwritable)}")
-    print_line(f"next: {outcome.next_command}")
+    written = [directory.loss_plot, directory.summary, *files]
+    print_line(f"wrote {', '.join(str(path) for path in written if path not in directory.unwritable)}")
+    print_line(f"next: {next_command}")
 
 
 def summarize(config: Config, model: keras.Model, row: dict, facts: dict) -> dict:

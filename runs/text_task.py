@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import keras
 
@@ -28,7 +29,6 @@ from data.passkeys import (
 )
 from data.tokens import SEPARATOR, VOCAB_SIZE, decode, encode
 from models.sampling import Sampler, SamplingOptions
-from runs.task import Outcome
 from training.evaluation import summed_loss, summed_loss_and_answers
 from training.run_log import RunDirectory
 
@@ -38,7 +38,7 @@ PASSKEY_SAMPLES, SHOWN_QUESTION_LENGTH = 3, 60
 
 @dataclass(frozen=True)
 class TextTask:
-    """Corpus of a language model; see `runs.task.Task`."""
+    """Corpus of a language model; see `runs.load.Task`."""
 
     config: Config
     corpus: TextCorpus
@@ -94,18 +94,16 @@ class TextTask:
         loss = row["validation_loss"]
         return f"held-out loss {loss:.4f} nats per token, {loss / math.log(2):.4f} bits per byte"
 
-    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> Outcome:
+    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
         prompt = shlex.quote(next(iter(row.get("sample", "").split()), "The"))
-        return Outcome(
-            summary={"bits_per_byte": row["validation_loss"] / math.log(2)},
-            files=[directory.samples] if "sample" in row else [],
-            next_command=f"python -m scripts.generate {directory.path} --prompt {prompt}",
-        )
+        files = [directory.samples] if "sample" in row else []
+        command = f"python -m scripts.generate {directory.path} --prompt {prompt}"
+        return {"bits_per_byte": row["validation_loss"] / math.log(2)}, files, command
 
 
 @dataclass(frozen=True)
 class PasskeyTask:
-    """Generated texts of a passkey run; see `runs.task.Task`."""
+    """Generated texts of a passkey run; see `runs.load.Task`."""
 
     config: Config
 
@@ -175,12 +173,9 @@ class PasskeyTask:
     def verdict(self, row: dict) -> str:
         return f"{row['accuracy']:.1%} of held-out keys found, loss {row['validation_loss']:.4f} per digit"
 
-    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> Outcome:
-        return Outcome(
-            summary={"digits": self.config.data.digits},
-            files=[directory.samples] if "sample" in row else [],
-            next_command=f"python -m scripts.passkey {directory.path}",
-        )
+    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
+        files = [directory.samples] if "sample" in row else []
+        return {"digits": self.config.data.digits}, files, f"python -m scripts.passkey {directory.path}"
 
 
 def load_text_task(config: Config, *, report: Callable[[str], None]) -> TextTask:

@@ -160,8 +160,9 @@ def test_only_configs_imports_hydra():
     assert {path.relative_to(ROOT).parts[0] for path in users} <= {"configs"}
 
 
-def test_configs_and_packages_are_imported_without_tensorflow():
-    light = [*PACKAGES, "configs.schema", "train"]
+def test_configs_packages_and_commands_are_imported_without_tensorflow():
+    light = [*PACKAGES, "configs.schema", "train", "benchmarks.__main__", "docs.figures.__main__"]
+    light += [f"scripts.{path.stem}" for path in (ROOT / "scripts").glob("[a-z]*.py")]
     light += [f"{package}.config" for package in PACKAGES if (ROOT / package / "config.py").exists()]
     code = f"import sys, {', '.join(light)}\nprint({{'tensorflow', 'keras'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -70,8 +70,8 @@ def test_costs_are_quartiles_of_the_turns_and_the_last_peak(monkeypatch):
 
 
 def test_memory_is_counted_from_the_first_call():
-    (cost,) = harness.measure([fake("ours", "allocating", before=300, during=400)], {}, repeats=1)
-    assert 380e6 < cost.peak_bytes < 500e6
+    (cost,) = harness.measure([fake("ours", "allocating", before=100, during=150)], {}, repeats=1)
+    assert 140e6 < cost.peak_bytes < 220e6
 
 
 def test_contenders_that_fail_are_left_out_of_the_table(fakes, capsys):
@@ -90,18 +90,14 @@ def test_contenders_that_fail_are_left_out_of_the_table(fakes, capsys):
     ]
 
 
-def test_commands_have_no_columns_for_memory_and_rate(monkeypatch, capsys):
-    command = fake("ours", "sleeping", milliseconds=1)
-    monkeypatch.setitem(WORKLOADS, "startup", [Workload("command", {"size": 3}, [command], None)])
+def test_commands_have_no_columns_for_memory_and_rate_and_a_missing_peer_is_no_failure(monkeypatch, capsys):
+    commands = [fake("ours", "sleeping", milliseconds=1), fake("peer", "missing")]
+    monkeypatch.setitem(WORKLOADS, "startup", [Workload("command", {"size": 3}, commands, None)])
     assert benchmark.main(["startup", "--repeats", "1", "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    result = json.loads(capsys.readouterr().out)
+    (row,) = result["rows"]
     assert list(row) == ["work", "by", "milliseconds", "first_quartile", "third_quartile", "ratio"]
-
-
-def test_a_missing_peer_is_not_a_failure(fakes, capsys):
-    fakes(fake("peer", "missing"))
-    assert benchmark.main(["rope"]) == 0
-    assert "pip install -r requirements-bench.txt" in capsys.readouterr().out
+    assert list(result["left_out"].values()) == [["command: peer"]]
 
 
 def test_only_selects_rows_by_their_names(monkeypatch, capsys):
@@ -152,7 +148,7 @@ def our_works():
             if path.endswith(".ours"):
                 arguments = tiny(workload.sizes) | options
                 same = function, options.get("layout"), options.get("attention")
-                marks = [] if what in ("rope", "generate") else [pytest.mark.slow]
+                marks = [] if what == "rope" else [pytest.mark.slow]
                 name = f"{what}: {contender.name}"
                 works.setdefault(same, pytest.param(function, arguments, id=name, marks=marks))
     return works.values()
@@ -232,7 +228,8 @@ def test_the_backward_pass_is_part_of_the_timed_rotation():
 
 def test_generation_returns_every_token():
     work = ours.generation(batch=2, prompt=3, tokens=5, precision="float32", **MODEL)
-    assert np.shape(work.call()) == (5, 2)
+    for _ in range(2):
+        assert np.shape(work.call()) == (5, 2)
     assert work.count == 5
 
 

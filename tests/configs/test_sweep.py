@@ -77,7 +77,7 @@ JOB = """
 import pathlib, signal, sys, time
 
 def end(number, frame):
-    time.sleep(0.6)
+    time.sleep(0.4)
     pathlib.Path(sys.argv[1]).touch()
     sys.exit(0)
 
@@ -86,35 +86,38 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 print("started", flush=True)
 time.sleep(30)
 """
+# As in a terminal, also where the tests run in the background.
+SWEEP = """
+import signal, sys
+from configs.sweep import run_job
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+run_job([sys.executable, *sys.argv[1:]])
+"""
 
 
-@pytest.mark.parametrize(
-    ("end", "code"),
-    [
-        (lambda sweep: os.killpg(sweep.pid, signal.SIGINT), -signal.SIGINT),  # as a terminal does
+def test_a_stopped_sweep_waits_for_its_job(tmp_path):
+    """Ctrl-C, which a terminal sends to the job too, SIGTERM and SIGHUP."""
+    (tmp_path / "job.py").write_text(JOB)
+    ends = [
+        (lambda sweep: os.killpg(sweep.pid, signal.SIGINT), -signal.SIGINT),
         (lambda sweep: sweep.terminate(), 143),
         (lambda sweep: sweep.send_signal(signal.SIGHUP), 129),
-    ],
-    ids=["Ctrl-C", "SIGTERM", "SIGHUP"],
-)
-def test_a_stopped_sweep_waits_for_its_job(tmp_path, end, code):
-    job, saved = tmp_path / "job.py", tmp_path / "saved"
-    job.write_text(JOB)
-    command = f"[sys.executable, {str(job)!r}, {str(saved)!r}]"
-    # As in a terminal, also where the tests run in the background.
-    program = (
-        "import signal, sys; from configs.sweep import run_job; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f"signal.signal(signal.SIGHUP, signal.SIG_DFL); run_job({command})"
-    )
-    sweep = subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while b"started" not in sweep.stdout.readline():
-        pass
-    end(sweep)
-    assert sweep.wait(timeout=120) == code
-    assert saved.exists()
+    ]
+    sweeps = [
+        subprocess.Popen(
+            [sys.executable, "-c", SWEEP, str(tmp_path / "job.py"), str(tmp_path / str(number))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        for number in range(len(ends))
+    ]
+    for sweep, (end, _) in zip(sweeps, ends, strict=True):
+        while b"started" not in sweep.stdout.readline():
+            pass
+        end(sweep)
+    for number, (sweep, (_, code)) in enumerate(zip(sweeps, ends, strict=True)):
+        assert sweep.wait(timeout=120) == code
+        assert (tmp_path / str(number)).exists()

@@ -23,7 +23,8 @@ def test_the_summary_lists_the_most_confident_mistakes(untrained, named):
     split = task.images.validation
     names = [f"digits/{index}.png" for index in range(len(split.labels))] if named else None
     task = replace(task, images=replace(task.images, validation=replace(split, names=names)))
-    mistakes = task.finish(RunDirectory(path), model, {}).summary["mistakes"]
+    summary, _, _ = task.finish(RunDirectory(path), model, {})
+    mistakes = summary["mistakes"]
 
     logits = model((np.float32(split.images) / 255 - task.mean) / task.deviation).numpy().astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)

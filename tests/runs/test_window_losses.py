@@ -70,7 +70,9 @@ def test_each_loss_is_that_of_one_target(model, compile_mode):
 
 def test_attention_block_is_passed_to_the_model(model):
     inputs = np.random.default_rng(0).integers(19, size=(2, 9)).astype(np.int32)
-    evaluate = make_window_evaluator(model, compile_mode="graph")
-    full, blockwise, wide = (evaluate(inputs, inputs[:, :2], attention_block=block) for block in (None, 2, 9))
+    full, blockwise, wide = (
+        make_window_evaluator(model, compile_mode="graph", attention_block=block)(inputs, inputs[:, :2])
+        for block in (None, 2, 9)
+    )
     np.testing.assert_allclose(wide, full, atol=1e-5)  # float32
     assert np.all(abs(blockwise - full) > 1e-4)

@@ -3,12 +3,11 @@
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from scripts.__main__ import main as list_commands
 from scripts.evaluate import main
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -40,7 +39,7 @@ def test_evaluate_prints_one_table_for_each_task(trained_run, trained_images, ru
     assert row.split()[0] == str(trained_images)
 
 
-def test_evaluate_notes_text_that_has_changed(trained_run, workplace, run):
+def test_evaluate_notes_text_that_has_changed(eagerly, trained_run, workplace, run):
     content, times = workplace.text.read_bytes(), workplace.text.stat()
     try:
         workplace.text.write_bytes(content + b"one more line\n")
@@ -58,16 +57,9 @@ def test_evaluate_refuses_a_directory_that_is_not_a_run(tmp_path, run):
     assert error.startswith(f"error: {tmp_path} is not a run directory")
 
 
-def test_the_scripts_package_lists_its_commands():
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "scripts"],
-        cwd=SCRIPTS.parent,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "tensorflow" not in done.stderr
-    names = [line.split()[2] for line in done.stdout.splitlines()]
+def test_the_scripts_package_lists_its_commands(capsys):
+    list_commands()
+    names = [line.split()[2] for line in capsys.readouterr().out.splitlines()]
     assert names == sorted(
         f"scripts.{path.stem}" for path in SCRIPTS.glob("*.py") if not path.stem.startswith("_")
     )

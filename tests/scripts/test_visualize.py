@@ -1,14 +1,8 @@
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from runs import plots
 from scripts.visualize import main
 from system.command import run_command
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def visualize(*arguments):
@@ -33,16 +27,6 @@ def test_wrong_arguments_are_refused(arguments, problem, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert problem in capsys.readouterr().err
-
-
-def test_help_does_not_import_tensorflow():
-    code = (
-        "import sys\nfrom scripts.visualize import main\n"
-        "try:\n    main(['resolution', '--help'])\n"
-        "except SystemExit:\n    print({'tensorflow', 'keras', 'matplotlib'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("set()\n") and "HEIGHTxWIDTH" in done.stdout
 
 
 def test_attention_depends_on_the_prompt_and_fits_the_context(trained_run, tmp_path, capsys):
