@@ -53,11 +53,11 @@ def test_evaluate_gives_the_accuracy_of_the_summary(trained_images, run):
 @pytest.mark.parametrize("position", POSITIONS)
 def test_image_sizes_give_the_results_of_the_model_on_resized_images(position, eagerly, tmp_path, run):
     path, task, model = save_untrained_image_run(tmp_path, position=position)
-    code, output, errors = run(main, path, "--image-size", "8", "8x12", "12x6", "--json")
+    code, output, errors = run(main, path, "--image-size", "8", "12x6", "--json")
     assert code == 0
     rows = json.loads(output)
-    assert [row["image_size"] for row in rows] == ["8x8", "8x12", "12x6"]
-    for row, size in zip(rows, ((8, 8), (8, 12), (12, 6)), strict=True):
+    assert [row["image_size"] for row in rows] == ["8x8", "12x6"]
+    for row, size in zip(rows, ((8, 8), (12, 6)), strict=True):
         accuracy, loss = expected_results(task, model, size)
         assert (row["step"], row["images"]) == (7, 360)
         assert row["accuracy"] == pytest.approx(
@@ -65,10 +65,8 @@ def test_image_sizes_give_the_results_of_the_model_on_resized_images(position, e
         )  # a rounded pixel may change one image
         assert row["loss"] == pytest.approx(loss, rel=1e-3)
     notes = [line for line in errors if line.startswith("note: ")]
-    sizes = ("8x12", "12x6") if position == "learned" else ()
-    assert notes == [
-        f"note: the learned positions of {path} are resampled for images of {size}." for size in sizes
-    ]
+    note = f"note: the learned positions of {path} are resampled for images of 12x6."
+    assert notes == ([note] if position == "learned" else [])
     assert errors[-1] == f"wrote {path / 'resolution.png'}"
     assert (path / "resolution.png").read_bytes().startswith(b"\x89PNG")
 
@@ -96,7 +94,7 @@ def test_a_size_that_is_not_a_multiple_of_the_patches_is_refused(untrained, run)
     ]
 
 
-@pytest.mark.parametrize("size", ["0", "8x", "x8", "8x12x3", "8,12", "-8", "big"])
+@pytest.mark.parametrize("size", ["0", "8x", "8x12x3", "8,12", "big"])
 def test_an_invalid_size_is_refused(size, run, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(main, "anywhere", f"--image-size={size}")

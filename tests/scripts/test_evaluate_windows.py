@@ -155,7 +155,7 @@ def test_xpos_beyond_its_context_is_the_same_model_with_its_scaling(eagerly, sca
     tokens = run.corpus.validation[None, :12].astype(np.int32)
     # The centre of its scales moves, and cancels: float32.
     np.testing.assert_allclose(longer(tokens), run.model(tokens), rtol=1e-4, atol=1e-4)
-    rows = evaluate_windows([run], [9, 30], **OPTIONS)
+    rows = evaluate_windows([run], [9, 30], **OPTIONS | {"max_targets": 20})
     assert all(math.isfinite(row["nats_per_token"]) for row in rows)
 
 
@@ -180,7 +180,7 @@ def test_windows_that_do_not_fit_in_memory_are_refused(monkeypatch):
 
 
 def test_less_memory_gives_smaller_batches_with_the_same_losses(eagerly, monkeypatch):
-    run, options = plain_run(), OPTIONS | {"stride": 2}
+    run, options = plain_run(), OPTIONS | {"stride": 2, "max_targets": 30}
     expected = losses_of(evaluate_windows([run], [2, 5], **options))
     assert choose_batch_size(Case(run, "none", 5)) == 160  # 100 rows of 8 tokens
     monkeypatch.setattr(extended_context, "available_memory", lambda: 2 * row_memory(run.model, 5))
@@ -241,7 +241,7 @@ def test_runs_that_cannot_be_evaluated_are_refused(model, options, message):
         evaluate_windows([run_of(**model)], [5, 20], **OPTIONS | options)
 
 
-def test_the_command_prints_json_and_writes_csv_and_picture(trained_run, tmp_path, run):
+def test_the_command_prints_json_and_writes_csv_and_picture(eagerly, trained_run, tmp_path, run):
     files = "--csv", tmp_path / "rows.csv", "--plot", tmp_path / "windows.png"
     code, output, errors = run(
         main, trained_run, "--windows", 20, 10, "--zero-shot", "yarn", "--json", *files
@@ -260,7 +260,7 @@ def test_the_command_prints_json_and_writes_csv_and_picture(trained_run, tmp_pat
     assert (tmp_path / "windows.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_command_prints_a_table_with_the_picture_in_the_run(trained_run, run):
+def test_the_command_prints_a_table_with_the_picture_in_the_run(eagerly, trained_run, run):
     try:
         _, output, _ = run(main, trained_run, "--windows", 8, 16, "--targets", 30, "--stride", 7)
         assert (trained_run / "context.png").exists()
@@ -275,7 +275,9 @@ def test_the_command_prints_a_table_with_the_picture_in_the_run(trained_run, run
     assert rows[0].split()[-2:] == ["28", "1"]  # 4 blocks of 7, one document
 
 
-def test_several_runs_have_their_picture_in_the_current_directory(trained_run, tmp_path, monkeypatch, run):
+def test_several_runs_have_their_picture_in_the_current_directory(
+    eagerly, trained_run, tmp_path, monkeypatch, run
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.csv").mkdir()
     options = "--windows", 8, "--targets", 10
