@@ -82,7 +82,7 @@ def compose(
         groups = implicit_groups(choices, overrides)
         inherited = [f"{group}={PARENT}" for group in (*groups, "inherited")]
         with parent_files(parent), hydra_errors():
-            cfg, _ = compose_files([*overrides, *inherited], config_dir)
+            cfg, _ = compose_files(overrides, config_dir, inherited)
         if cfg.get("context_length") == parent.context_length:
             groups.append("context_length")
         if groups:
@@ -91,11 +91,13 @@ def compose(
         return OmegaConf.to_container(cfg, resolve=True)
 
 
-def compose_files(overrides: list[str], config_dir: Path | None) -> tuple[DictConfig, dict[str, str]]:
-    """Composed configuration, and the chosen file of each group."""
+def compose_files(
+    overrides: list[str], config_dir: Path | None, inherited: Iterable[str] = ()
+) -> tuple[DictConfig, dict[str, str]]:
+    """Composed configuration, and the chosen file of each group; `inherited` are files of the parent."""
     if refused := next(filter(HYDRA_OVERRIDE.match, overrides), None):
         raise ConfigError(f"{refused!r} is not supported; sweep with -m key=value,value")
-    arguments = list(map(allow_new_keys, overrides))
+    arguments = [*map(allow_new_keys, overrides), *inherited]
     if config_dir is not None:
         arguments.append(f"hydra.searchpath=['{config_dir.absolute()}']")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
