@@ -23,7 +23,6 @@ from system.files import write_text
 from system.text import did_you_mean
 
 PLAIN_OVERRIDE = re.compile(r"([A-Za-z_][\w.]*)=")
-HYDRA_OVERRIDE = re.compile(r"[+~]*hydra\b")
 PARENT = "parent"
 # Values of a vision transformer that come from the data of each run.
 FROM_IMAGES = ("image_size", "channels", "num_classes")
@@ -95,8 +94,8 @@ def compose_files(
     overrides: list[str], config_dir: Path | None, inherited: Iterable[str] = ()
 ) -> tuple[DictConfig, dict[str, str]]:
     """Composed configuration, and the chosen file of each group; `inherited` are files of the parent."""
-    if refused := next(filter(HYDRA_OVERRIDE.match, overrides), None):
-        raise ConfigError(f"{refused!r} is not supported; sweep with -m key=value,value")
+    if refused := [override for override in overrides if re.match(r"hydra\b", override_key(override))]:
+        raise ConfigError(f"{refused[0]!r} is not supported; sweep with -m key=value,value")
     arguments = [*map(allow_new_keys, overrides), *inherited]
     if config_dir is not None:
         arguments.append(f"hydra.searchpath=['{config_dir.absolute()}']")
@@ -131,7 +130,7 @@ def implicit_groups(choices: Mapping[str, str], overrides: Iterable[str]) -> lis
         overrides: overrides of the command line.
     """
     defaults = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))["defaults"]
-    chosen = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    chosen = set(map(override_key, overrides))
     groups = (group for group in ("model", "data") if group not in chosen)
     return [group for group in groups if {group: choices.get(group)} in defaults]
 
@@ -161,6 +160,10 @@ def escape(value: object) -> object:
     if isinstance(value, dict):
         return {key: escape(item) for key, item in value.items()}
     return value.replace("${", "\\${") if isinstance(value, str) else value
+
+
+def override_key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def combinations(overrides: list[str]) -> list[tuple[str, ...]]:

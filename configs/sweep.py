@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.compose import combinations, compose
+from configs.compose import combinations, compose, override_key
 from system.errors import ConfigError
 from system.text import format_table
 
@@ -59,10 +59,6 @@ def job_name(base: str, overrides: list[str]) -> str:
         return name
     digest = hashlib.sha256("\0".join([base, *changes]).encode()).hexdigest()[:8]
     return f"{name[:LONGEST_NAME].rstrip('-')}-{digest}"
-
-
-def override_key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
 
 
 def run_job(command: list[str]) -> int:
