@@ -58,7 +58,7 @@ def test_each_loss_is_that_of_one_target(model, compile_mode):
     inputs = draw.integers(19, size=(3, 7)).astype(np.int32)
     targets = draw.integers(19, size=(3, 4)).astype(np.int32)
     targets[1, :2] = -1
-    losses = make_window_evaluator(model, compile_mode=compile_mode)(inputs, targets)
+    losses = make_window_evaluator(model, compile_mode=compile_mode)(inputs, targets).numpy()
     assert losses.shape == (3, 4)
     for row, column in np.ndindex(3, 4):
         logits = model(inputs[row : row + 1, : 4 + column]).numpy()[0, -1].astype(float)
