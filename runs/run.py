@@ -211,7 +211,15 @@ def finish(run: Run, model: keras.Model, row: dict) -> None:
     task, directory = run.task, run.directory
     facts, files, next_command = task.finish(directory, model, row)
     verdict = task.verdict(row)
-    write_text(directory.summary, format_summary(summarize(run.config, model, row, facts)))
+    summary = {
+        "name": run.config.name,
+        **{key: value for key, value in row.items() if key != "sample"},
+        "parameters": model.count_params(),
+        **facts,
+        "precision": run.config.precision,
+        "compile": run.config.compile,
+    }
+    write_text(directory.summary, format_summary(summary))
     with directory.optional(directory.loss_plot):
         title = f"{run.config.name}: {verdict}"
         plot_loss(read_rows(directory), directory.loss_plot, unit=task.unit, title=title)
@@ -219,18 +227,6 @@ def finish(run: Run, model: keras.Model, row: dict) -> None:
     written = [directory.loss_plot, directory.summary, *files]
     print_line(f"wrote {', '.join(str(path) for path in written if path not in directory.unwritable)}")
     print_line(f"next: {next_command}")
-
-
-def summarize(config: Config, model: keras.Model, row: dict, facts: dict) -> dict:
-    """Contents of summary.json."""
-    return {
-        "name": config.name,
-        **{key: value for key, value in row.items() if key != "sample"},
-        "parameters": model.count_params(),
-        **facts,
-        "precision": config.precision,
-        "compile": config.compile,
-    }
 
 
 def format_summary(summary: dict) -> str:
