@@ -225,30 +225,6 @@ def test_reset_positions_changes_the_training(workplace):
     assert any(np.any(tensors[0][key] != tensors[1][key]) for key in tensors[0])
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ("model.dimm=3", ["model.dimm", "did you mean 'model.dim'"]),
-        ("+typo=1", ["typo"]),
-        ("num_steps=many", ["num_steps", "many"]),
-        ("model.dropout=1.5", ["model.dropout", "1.5"]),
-        ("precision=float31", ["precision", "auto", "float32", "mixed_bfloat16", "float31"]),
-        ("model.dim=6", ["model.dim", "multiple of 2"]),
-        ("accumulation_steps=3", ["accumulation_steps", "batch_size", "4", "3"]),
-    ],
-)
-def test_wrong_key_or_value_is_a_one_line_error(refused, trained_run, change, words):
-    (line,) = refused("name=wrong", change, label="config error")
-    assert_mentions(line, *words)
-
-
-def test_wrong_key_in_an_experiment_is_a_one_line_error(refused, trained_run, tmp_path):
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nmodel:\n  dimm: 3\n")
-    (line,) = refused(f"--config-dir={tmp_path}", "experiment=mine", label="config error")
-    assert_mentions(line, "model.dimm", "did you mean 'model.dim'")
-
-
 def test_other_config_in_a_run_directory_is_refused(refused, trained_run):
     (line,) = refused("name=whole", "model.dropout=0.2", "seed=5", "log_every=3", label="config error")
     assert_mentions(line, str(trained_run), "model.dropout", "0.1", "0.2", "seed", "5", "name=")

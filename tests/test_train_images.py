@@ -176,37 +176,21 @@ def test_other_image_size_in_a_run_directory_is_refused(refused, trained_images)
 
 
 @pytest.mark.parametrize(
-    ("changes", "label", "words"),
+    ("changes", "words"),
     [
-        (["data.image_size=[9,8]", "model.patch_size=2"], "error", ["digits", "patch_size", "2", "9x8"]),
-        (["data.image_size=[7,7]"], "error", ["digits", "patch_size", "7x7"]),
-        (["model.channels=3"], "error", ["digits", "channels", "3", "1"]),
-        (["data=python_stdlib"], "config error", ["python_stdlib", "vision transformer", "data=digits"]),
-        (["context_length=64"], "config error", ["context_length", "null", "64"]),
-        (
-            ["model.pooling=class_token", "model.attention=axial"],
-            "config error",
-            ["model.pooling", "class_token", "attention=full"],
-        ),
+        (["data.image_size=[9,8]", "model.patch_size=2"], ["digits", "patch_size", "2", "9x8"]),
+        (["data.image_size=[7,7]"], ["digits", "patch_size", "7x7"]),
+        (["model.channels=3"], ["digits", "channels", "3", "1"]),
     ],
 )
-def test_incompatible_options_are_a_one_line_error(refused, trained_images, changes, label, words):
-    (line,) = refused("name=wrong", *changes, label=label)
+def test_options_that_do_not_fit_the_images_are_a_one_line_error(refused, trained_images, changes, words):
+    (line,) = refused("name=wrong", *changes)
     assert_mentions(line, *words)
 
 
-def test_images_need_a_vision_transformer(workplace, trained_run, capsys):
-    changes = ("name=wrong", "data=digits", "~data.held_out", "~data.path", "~data.cache_dir")
-    (line,) = refusal(workplace, capsys, *changes, label="config error")
-    assert_mentions(line, "digits", "language model", "data=python_stdlib", "experiment=vit")
-
-
-def test_init_from_another_architecture_is_refused(trained_run, trained_images, workplace, refused, capsys):
+def test_init_from_another_architecture_is_refused(trained_run, refused):
     (line,) = refused("name=wrong", f"init_from={trained_run}", label="config error")
     assert_mentions(line, f"init_from={trained_run}", "transformer_lm", "axial_vit")
-    command = ("name=wrong", f"init_from={trained_images}", "model=lm_tiny")
-    (line,) = refusal(workplace, capsys, *command, label="config error")
-    assert_mentions(line, f"init_from={trained_images}", "transformer_lm", "axial_vit")
 
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
