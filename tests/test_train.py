@@ -128,8 +128,7 @@ def test_run_interrupted_during_its_final_evaluation_completes_it(trained_run, w
     cadences = ("log_every=3", "checkpoint_every=5", "keep_checkpoints=1", WITHOUT_SAMPLES)
     assert workplace.train("name=measured", *cadences) == 0
     assert yaml.safe_load((run / "config.yaml").read_text())["log_every"] == 3
-    *rows, last = rows_of(trained_run)
-    assert rows_of(run) == [*rows, {key: value for key, value in last.items() if key != "sample"}]
+    assert rows_of(run) == rows_of(trained_run)
     expected = json.loads((trained_run / "summary.json").read_text()) | {"name": "measured"}
     assert json.loads((run / "summary.json").read_text()) == expected
     assert (run / "loss.png").exists()
@@ -206,8 +205,9 @@ def test_options_train_resume_exactly_and_generate(workplace, capsys, name):
     assert "resuming after step 2" in capsys.readouterr().out
     assert_same_tensors(tensors_of(run, step=4), tensors)
     assert rows_of(run) == rows
-    generate.main([str(run), "--prompt", "the ", "--length", "3"])
-    assert capsys.readouterr().out.startswith("the ")
+    if name != "combined":  # the slow tests cover each option
+        generate.main([str(run), "--prompt", "the ", "--length", "20"])
+        assert capsys.readouterr().out.startswith("the ")
 
 
 @pytest.mark.slow
