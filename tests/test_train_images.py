@@ -12,8 +12,9 @@ from PIL import Image
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
+from runs.plots import plot_predictions
 from tests.comparison import rows_of, tensors_of
-from tests.run_helpers import assert_mentions, assert_same_tensors, contents_of, copy_of, refusal
+from tests.run_helpers import assert_mentions, assert_same_tensors, contents_of, refusal
 from training.run_log import RunLog
 
 NUM_HELD_OUT = 360
@@ -112,29 +113,6 @@ def test_finished_run_is_not_changed(trained_images, train, capsys):
     assert contents_of(trained_images) == before
 
 
-def test_end_of_a_run_draws_its_predictions_once_and_prints_the_results(
-    trained_images, train, monkeypatch, capsys
-):
-    run = copy_of(trained_images, "drawn")
-    (run / "summary.json").unlink()
-    groups_drawn = []
-    monkeypatch.setattr(
-        "runs.image_task.plot_predictions", lambda path, groups: groups_drawn.append(list(groups))
-    )
-    capsys.readouterr()
-    assert train("name=drawn") == 0
-    assert groups_drawn == [["held-out images", "most confident mistakes"]]
-    output = capsys.readouterr().out
-    for text in (
-        "images 8x8x1 in 4x4 patches of 2x2 pixels, position axial, full attention",
-        "12 steps of 16 images, 192 in all",
-        "digits: 1,437 images of 8x8x1 in 10 classes for training; 360 held out",
-        f"accuracy {summary_of(run)['accuracy']:.2%} held out",
-        f"next: python -m scripts.evaluate {run} --image-size 8x8 12x12 16x16",
-    ):
-        assert text in output
-
-
 def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_images, image_workplace, monkeypatch, capsys):
     """Augmentation and stochastic depth are enabled; the run stops between two checkpoints."""
     run = image_workplace.outputs / "stopped"
@@ -153,8 +131,25 @@ def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_images, image_wo
     assert max(path.name for path in (run / "checkpoints").iterdir()) == "step-00000006"
     assert not (run / "summary.json").exists()
 
+    groups_drawn = []
+
+    def plot(path, groups):
+        groups_drawn.append(list(groups))
+        plot_predictions(path, groups)
+
+    monkeypatch.setattr("runs.image_task.plot_predictions", plot)
     assert image_workplace.train("name=stopped") == 0
-    assert "resuming after step 6" in capsys.readouterr().out
+    assert groups_drawn == [["held-out images"], ["held-out images", "most confident mistakes"]]
+    output = capsys.readouterr().out
+    for text in (
+        "images 8x8x1 in 4x4 patches of 2x2 pixels, position axial, full attention",
+        "12 steps of 16 images, 192 in all",
+        "digits: 1,437 images of 8x8x1 in 10 classes for training; 360 held out",
+        "resuming after step 6",
+        f"accuracy {summary_of(run)['accuracy']:.2%} held out",
+        f"next: python -m scripts.evaluate {run} --image-size 8x8 12x12 16x16",
+    ):
+        assert text in output
     assert_same_tensors(tensors_of(run), tensors_of(trained_images))
     assert rows_of(run) == rows_of(trained_images)
     for name in ("predictions.png", "confusion.png"):
