@@ -1,8 +1,6 @@
 """A training run, from its config to its summary."""
 
 import json
-import os
-import signal
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,11 +14,9 @@ from runs.checkpointing import make_save, restore, reverting_on_divergence
 from runs.load import make_model
 from runs.plots import plot_loss
 from runs.resolve import Run, resolve
-from system.command import silenced_standard_error
 from system.files import write_text
 from system.text import format_duration, print_line
 from training.checkpoints import Checkpoints
-from training.cluster import read_cluster, wait_for_processes
 from training.evaluation import make_evaluator
 from training.hardware import initialize_devices
 from training.loop import NO_BAD_STEPS, train
@@ -53,7 +49,7 @@ def train_run(config: Config) -> int:
 
 
 def find_replicas(config: Config) -> Replicas:
-    """Replicas on the devices of `distribute`; waits for the other workers of a cluster.
+    """Replicas on the devices of `distribute`.
 
     Raises:
         RunError: if TF_CONFIG or a device is wrong, or the batch cannot be divided among the replicas.
@@ -61,14 +57,7 @@ def find_replicas(config: Config) -> Replicas:
     if config.distribute.strategy == "none":
         initialize_devices()
         return ONE_DEVICE
-    cluster = None
-    if config.distribute.strategy == "multi_worker":
-        cluster = read_cluster(os.environ)
-        wait_for_processes(cluster)
-    with silenced_standard_error():
-        replicas = make_replicas(config.distribute, cluster)
-    if cluster is not None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow installs a handler that does nothing
+    replicas = make_replicas(config.distribute)
     replicas.check_batch(config.batch_size, config.accumulation_steps)
     return replicas
 

@@ -2,14 +2,17 @@
 
 import contextlib
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from system.command import silenced_standard_error
 from system.errors import LostWorkerError, RunError
-from training.cluster import Cluster
+from training.cluster import Cluster, read_cluster, wait_for_processes
 from training.config import DistributeConfig
 from training.replicas import Replicas
 
@@ -171,12 +174,22 @@ class Silent:
         pass
 
 
-def make_replicas(config: DistributeConfig, cluster: Cluster | None) -> MultiDevice:
-    """Replicas on the devices of `config`, before TensorFlow is used; RunError if a device does not exist."""
+def make_replicas(config: DistributeConfig) -> MultiDevice:
+    """Replicas on the devices of `config`; called before any device is used. Waits for the other workers.
+
+    Raises:
+        RunError: if TF_CONFIG is invalid or a device does not exist.
+    """
     if config.strategy == "multi_worker":
-        return MultiWorker(tf.distribute.MultiWorkerMirroredStrategy(), cluster)
+        cluster = read_cluster(os.environ)
+        wait_for_processes(cluster)
+        with silenced_standard_error():
+            replicas = MultiWorker(tf.distribute.MultiWorkerMirroredStrategy(), cluster)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # TensorFlow installs a handler that does nothing
+        return replicas
     if config.strategy == "mirrored":
-        return MultiDevice(tf.distribute.MirroredStrategy(device_names(config.devices)))
+        with silenced_standard_error():
+            return MultiDevice(tf.distribute.MirroredStrategy(device_names(config.devices)))
     raise ValueError(f"distribute.strategy must be mirrored or multi_worker, got {config.strategy!r}")
 
 
