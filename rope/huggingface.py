@@ -90,11 +90,9 @@ def _first(config: Mapping[str, Any], *keys: str) -> Any:
 
 
 def _head_dim(config: Mapping[str, Any]) -> int:
-    if config.get("head_dim") is not None:
-        return config["head_dim"]
-    try:
-        return config["hidden_size"] // config["num_attention_heads"]
-    except KeyError as error:
-        raise ValueError(
-            f"config needs head_dim, or hidden_size and num_attention_heads; no {error}."
-        ) from None
+    head_dim, width, heads = map(config.get, ("head_dim", "hidden_size", "num_attention_heads"))
+    if head_dim is not None:
+        return head_dim
+    if width is None or heads is None:
+        raise ValueError("config needs head_dim, or hidden_size and num_attention_heads.")
+    return width // heads

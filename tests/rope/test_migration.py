@@ -1,0 +1,73 @@
+"""Results equal to those of other libraries, stored by `make_peer_values.py`."""
+
+import numpy as np
+import pytest
+
+import rope
+from rope.huggingface import INTERLEAVED, rotary_arguments
+from tests.rope.make_peer_values import CONFIGS, LENGTH, VALUES, config_json, features, inputs, table_rows
+
+ROWS = table_rows()
+
+
+@pytest.fixture(scope="module")
+def stored():
+    with np.load(VALUES) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("row", range(len(ROWS)))
+def test_each_row_of_the_migration_table_equals_the_other_library(stored, row):
+    _, there, here = ROWS[row]
+    assert stored[f"row/{row}/code"] == there, "run make_peer_values.py"
+    names = {name: getattr(rope, name) for name in rope.__all__}
+    results = eval(here, {**names, **inputs(), "config": config_json("llama3")})
+    results = results if isinstance(results, tuple) else (results,)
+    expected = [stored[f"row/{row}/{index}"] for index in range(len(results))]
+    if "use_xpos" in here:  # the scales have another centre, which cancels in the scores
+        results, expected = ([q @ np.swapaxes(k, -1, -2)] for q, k in (np.array(results), expected))
+    for result, value in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, value, atol=1e-5)  # float32
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_json_gives_the_rotation_of_its_model(stored, name):
+    rotary = rope.RotaryEmbedding(**rotary_arguments(config_json(name), target_length=LENGTH))
+    expected = stored[f"config/{name}"]
+    rotated = rotary.rotate_queries_or_keys(features(expected.shape[-1]))
+    np.testing.assert_allclose(rotated[:, :, ::23], expected, atol=1e-4)  # float32 angles of up to 300 rad
+
+
+def test_the_length_of_a_config_json_is_its_max_position_embeddings():
+    assert rotary_arguments(config_json("dynamic"))["target_length"] == 256
+    assert rotary_arguments(config_json("llama3"))["target_length"] is None
+    assert {rotary_arguments({"head_dim": 8, "model_type": name})["layout"] for name in INTERLEAVED} == {
+        "interleaved"
+    }
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 1]}}, "^mrope is not supported"),
+        ({"rope_scaling": {"rope_type": "default", "mrope_section": [2, 1, 1]}}, "^mrope is not supported"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {}}},
+            r"differ between full_attention, sliding_attention.*config\['rope_parameters'\]\['full_attention'\]",
+        ),
+        ({"rope_local_base_freq": 10_000.0}, "rope_local_base_freq is not supported"),
+        ({"qk_rope_head_dim": 64}, "qk_rope_head_dim is not supported"),
+        ({"rotary_dim": 64}, r"rotary_dim is not supported.*RotaryEmbedding\(rotary_dim\)"),
+        ({"text_config": {}}, r"pass config\['text_config'\]"),
+        ({"num_attention_heads": None}, "needs head_dim, or hidden_size and num_attention_heads"),
+        ({"rope_scaling": {"rope_type": "yrn", "factor": 2.0}}, "did you mean 'yarn'"),
+    ],
+)
+def test_a_config_json_that_one_embedding_cannot_express_is_refused(keys, message):
+    with pytest.raises(ValueError, match=message):
+        rotary_arguments({"hidden_size": 24, "num_attention_heads": 3, **keys})
+
+
+def test_a_config_object_is_refused():
+    with pytest.raises(TypeError, match=r"got object. Use config.to_dict\(\)"):
+        rotary_arguments(object())
