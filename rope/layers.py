@@ -9,13 +9,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from rope.embedding import RotaryEmbedding
+from rope.embedding import PositionLayer, RotaryEmbedding
 from rope.frequencies import DEFAULTS
 from rope.positions import size_of
 
 
 @keras.saving.register_keras_serializable(package="rope")
-class RoPE(keras.layers.Layer):
+class RoPE(PositionLayer):
     """Rotates the tensors it is called on by their positions (Su et al. 2021, arXiv 2104.09864).
 
     Args:
@@ -65,10 +65,8 @@ class RoPE(keras.layers.Layer):
         dtype: Any = None,
         trainable: bool = True,
     ):
-        # Without autocast=False, a mixed policy would cast positions to bfloat16.
-        super().__init__(autocast=False, name=name, dtype=dtype, trainable=trainable)
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.supports_masking = True
-        self.use_xpos = use_xpos
         # The method `rotate` applies xPos whether or not calls do.
         self.rotary = RotaryEmbedding(
             dim,
@@ -84,7 +82,12 @@ class RoPE(keras.layers.Layer):
             xpos_scale_base=xpos_scale_base,
             xpos_max_length=xpos_max_length,
             seq_before_head_dim=seq_before_head_dim,
+            trainable=trainable,
         )
+        self.dim, self.layout, self.scaling, self.use_xpos = dim, layout, scaling, use_xpos
+        unused = ("freqs_for", "max_freq", "pixel_spacing", "num_freqs", "name", "dtype", "trainable")
+        config = {key: value for key, value in self.rotary.get_config().items() if key not in unused}
+        self._config = config | {"use_xpos": use_xpos}
         self.built = True
 
     def call(
@@ -98,7 +101,7 @@ class RoPE(keras.layers.Layer):
             return self._rotate_one(x, positions, offset)
         queries, keys = pair(x)
         if positions is None:  # otherwise keys of another length would have positions of their own
-            positions = tf.range(size_of(queries, self.rotary.default_seq_dim))
+            positions = tf.range(size_of(queries, -3 if self.rotary.seq_before_head_dim else -2))
         if self.use_xpos:
             return self.rotary.rotate_queries_and_keys(queries, keys, offset=offset, positions=positions)
         return self._rotate_one(queries, positions, offset), self._rotate_one(keys, positions, offset)
@@ -111,11 +114,6 @@ class RoPE(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple:
         return tuple(input_shape)
-
-    def get_config(self) -> dict[str, Any]:
-        config = self.rotary.get_config() | {"use_xpos": self.use_xpos} | super().get_config()
-        unused = ("freqs_for", "max_freq", "pixel_spacing", "num_freqs")
-        return {key: value for key, value in config.items() if key not in unused}
 
     def _to_compute_dtype(self, x: tf.Tensor) -> tf.Tensor:
         return self.dtype_policy.convert_input(x, True, self.compute_dtype)
@@ -137,6 +135,12 @@ class _RotatedAttention(keras.layers.Layer):
         # A copy, as Keras cannot load a file of layers that share the weight of learned frequencies.
         self.rotary = RotaryEmbedding.from_config(rotary.get_config())
 
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+        super().build(query_shape, value_shape, key_shape)
+        if not self.trainable:  # Keras 3.15 builds the projections of a frozen layer as trainable
+            for layer in self._flatten_layers(include_self=False):
+                layer.trainable = False
+
     def _compute_attention(
         self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, *args: Any, **kwargs: Any
     ) -> Any:
@@ -151,6 +155,9 @@ class _RotatedAttention(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rotary": keras.saving.serialize_keras_object(self.rotary)}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} name={self.name}, rotary={self.rotary!r}>"
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:

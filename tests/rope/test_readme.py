@@ -3,19 +3,25 @@
 import pathlib
 import re
 
+import numpy as np
+
 from rope.scaling import SCALINGS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / "rope" / "README.md").read_text()
 
 
-def test_the_examples_of_the_readme_run_in_order():
+def test_the_examples_of_the_readme_run_in_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # an example saves a model
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 11
     names = {}
     for block in blocks:
         exec(compile(block, "rope/README.md", "exec"), names)
     assert names["new_keys"].shape == (2, 8, 1, 64)
+    # The cached decode of the left-padded row equals a full pass without its padding.
+    expected = names["model"](names["tokens"][:1, 3:])[:, -1:]
+    np.testing.assert_allclose(names["logits"][:1], expected, atol=1e-5)
 
 
 def test_every_scaling_has_an_example():
