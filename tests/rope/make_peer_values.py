@@ -2,6 +2,8 @@
 
 pip install torch==2.14.1 rotary-embedding-torch==0.9.1 keras-hub==0.32.0 transformers==5.24.0
 python -m tests.rope.make_peer_values
+
+The tests import the inputs from here, so that the libraries are imported inside functions.
 """
 
 from pathlib import Path
@@ -44,6 +46,7 @@ CONFIGS = {
     "glm": ("glm", {"head_dim": 8, "partial_rotary_factor": 0.5, "pad_token_id": 0}),
 }
 LENGTH = 300  # beyond max_position_embeddings, which dynamic and longrope depend on
+STEP = 23  # between the positions that are stored
 
 
 def config_json(name: str) -> dict:
@@ -53,10 +56,9 @@ def config_json(name: str) -> dict:
 
 def table_rows() -> list[tuple[str, str, str]]:
     """Library, code there and code here of each row of the table of `rope/README.md`."""
-    section = (
-        (ROOT / "rope" / "README.md").read_text().partition("you write here |\n")[2].partition("\n\n")[0]
-    )
-    rows = [line.strip("| ").split(" | ") for line in section.splitlines()[1:]]
+    readme = (ROOT / "rope" / "README.md").read_text()
+    table = readme.partition("you write here |\n")[2].partition("\n\n")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[1:]]
     return [
         (library, there.strip("`"), (there if here.startswith("the same") else here).strip("`"))
         for library, there, here in rows
@@ -92,8 +94,7 @@ def peer_names(library: str) -> dict:
         import keras_hub
 
         return {"RotaryEmbedding": keras_hub.layers.RotaryEmbedding, **inputs()}
-    config = hf_config("llama3")
-    return {**vars(modeling_llama), **tensors, "config": config}
+    return {**vars(modeling_llama), **tensors, "config": hf_config("llama3")}
 
 
 def hf_config(name: str):
@@ -104,7 +105,7 @@ def hf_config(name: str):
 
 
 def rotated_by_transformers(name: str) -> np.ndarray:
-    """(1, 1, LENGTH, head_dim) ones, rotated by the model's own embedding."""
+    """(1, 1, some of LENGTH, head_dim) features, rotated by the model's own embedding."""
     import importlib
 
     import torch
@@ -117,7 +118,7 @@ def rotated_by_transformers(name: str) -> np.ndarray:
     cos, sin = embedding(config)(x, torch.arange(LENGTH)[None])
     rotated = cos.shape[-1]
     turned, _ = module.apply_rotary_pos_emb(x[..., :rotated], x[..., :rotated], cos, sin)
-    return torch.cat([turned, x[..., rotated:]], dim=-1).numpy()[:, :, ::23]
+    return torch.cat([turned, x[..., rotated:]], dim=-1).numpy()[:, :, ::STEP]
 
 
 def features(head_dim: int) -> np.ndarray:

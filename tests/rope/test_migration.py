@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 import rope
-from rope.huggingface import INTERLEAVED, rotary_arguments
-from tests.rope.make_peer_values import CONFIGS, LENGTH, VALUES, config_json, features, inputs, table_rows
+from rope.huggingface import rotary_arguments
+from tests.rope import make_peer_values as peers
 
-ROWS = table_rows()
+ROWS = peers.table_rows()
 
 
 @pytest.fixture(scope="module")
 def stored():
-    with np.load(VALUES) as arrays:
+    with np.load(peers.VALUES) as arrays:
         return dict(arrays)
 
 
@@ -21,7 +21,7 @@ def test_each_row_of_the_migration_table_equals_the_other_library(stored, row):
     _, there, here = ROWS[row]
     assert stored[f"row/{row}/code"] == there, "run make_peer_values.py"
     names = {name: getattr(rope, name) for name in rope.__all__}
-    results = eval(here, {**names, **inputs(), "config": config_json("llama3")})
+    results = eval(here, {**names, **peers.inputs(), "config": peers.config_json("llama3")})
     results = results if isinstance(results, tuple) else (results,)
     expected = [stored[f"row/{row}/{index}"] for index in range(len(results))]
     if "use_xpos" in here:  # the scales have another centre, which cancels in the scores
@@ -30,20 +30,17 @@ def test_each_row_of_the_migration_table_equals_the_other_library(stored, row):
         np.testing.assert_allclose(result, value, atol=1e-5)  # float32
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", peers.CONFIGS)
 def test_a_config_json_gives_the_rotation_of_its_model(stored, name):
-    rotary = rope.RotaryEmbedding(**rotary_arguments(config_json(name), target_length=LENGTH))
+    rotary = rope.RotaryEmbedding(**rotary_arguments(peers.config_json(name), target_length=peers.LENGTH))
     expected = stored[f"config/{name}"]
-    rotated = rotary.rotate_queries_or_keys(features(expected.shape[-1]))
-    np.testing.assert_allclose(rotated[:, :, ::23], expected, atol=1e-4)  # float32 angles of up to 300 rad
+    rotated = rotary.rotate_queries_or_keys(peers.features(expected.shape[-1]))[:, :, :: peers.STEP]
+    np.testing.assert_allclose(rotated, expected, atol=1e-4)  # float32 angles of up to 300 rad
 
 
 def test_the_length_of_a_config_json_is_its_max_position_embeddings():
-    assert rotary_arguments(config_json("dynamic"))["target_length"] == 256
-    assert rotary_arguments(config_json("llama3"))["target_length"] is None
-    assert {rotary_arguments({"head_dim": 8, "model_type": name})["layout"] for name in INTERLEAVED} == {
-        "interleaved"
-    }
+    assert rotary_arguments(peers.config_json("dynamic"))["target_length"] == 256
+    assert rotary_arguments(peers.config_json("llama3"))["target_length"] is None
 
 
 @pytest.mark.parametrize(
