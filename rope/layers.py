@@ -101,7 +101,7 @@ class RoPE(PositionLayer):
             return self._rotate_one(x, positions, offset)
         queries, keys = pair(x)
         if positions is None:  # otherwise keys of another length would have positions of their own
-            positions = tf.range(size_of(queries, -3 if self.rotary.seq_before_head_dim else -2))
+            positions = tf.range(size_of(queries, self.rotary.default_seq_dim))
         if self.use_xpos:
             return self.rotary.rotate_queries_and_keys(queries, keys, offset=offset, positions=positions)
         return self._rotate_one(queries, positions, offset), self._rotate_one(keys, positions, offset)
