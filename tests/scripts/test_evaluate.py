@@ -26,7 +26,7 @@ def test_evaluate_gives_the_loss_of_the_summary(trained_run, run):
     assert result["perplexity"] == pytest.approx(math.exp(summary["validation_loss"]), rel=1e-6)
 
 
-def test_evaluate_prints_one_table_for_each_task(eagerly, trained_run, trained_images, run):
+def test_evaluate_prints_one_table_for_each_task(trained_run, trained_images, run):
     _, output, _ = run(main, trained_run, trained_images, trained_run)
     text, images = output.split("\n\n")
     headers, *rows = text.splitlines()
@@ -39,7 +39,7 @@ def test_evaluate_prints_one_table_for_each_task(eagerly, trained_run, trained_i
     assert row.split()[0] == str(trained_images)
 
 
-def test_evaluate_notes_text_that_has_changed(eagerly, trained_run, workplace, run):
+def test_evaluate_notes_text_that_has_changed(trained_run, workplace, run):
     content, times = workplace.text.read_bytes(), workplace.text.stat()
     try:
         workplace.text.write_bytes(content + b"one more line\n")

@@ -244,7 +244,7 @@ def test_runs_that_cannot_be_evaluated_are_refused(model, options, message):
 def test_the_command_prints_json_and_writes_csv_and_picture(eagerly, trained_run, tmp_path, run):
     files = "--csv", tmp_path / "rows.csv", "--plot", tmp_path / "windows.png"
     code, output, errors = run(
-        main, trained_run, "--windows", 20, 10, "--zero-shot", "yarn", "--json", *files
+        main, trained_run, "--windows", 20, 10, "--targets", 60, "--zero-shot", "yarn", "--json", *files
     )
     assert (code, errors[-2:]) == (0, [f"wrote {file}" for file in files[1::2]])
     rows = json.loads(output)

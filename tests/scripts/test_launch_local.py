@@ -42,7 +42,7 @@ def test_a_killed_worker_gives_the_exit_code_of_a_shell():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_forwarded_to_the_workers(number, capfd, monkeypatch):
-    monkeypatch.setattr(launch_local, "hangup_signals", lambda: [signal.SIGHUP])  # also under nohup
+    monkeypatch.setattr(launch_local, "stop_signals", lambda: [number])  # also SIGHUP under nohup
     code = (
         "import signal\n"
         f"signal.signal({number:d}, lambda *_: sys.exit(130))\n"

@@ -40,7 +40,7 @@ def test_attention_depends_on_the_prompt_and_fits_the_context(trained_run, tmp_p
     assert list((tmp_path / "other").iterdir()) == []
 
 
-def test_accuracy_is_drawn_by_image_size(eagerly, trained_images, tmp_path):
+def test_accuracy_is_drawn_by_image_size(trained_images, tmp_path):
     pictures = []
     for sizes in ([], ["--image-size", "8", "12x8"]):
         assert visualize("resolution", trained_images, *sizes, "--output", tmp_path) == 0
