@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.compose import combinations, compose, override_key
+from system.command import stop_signals
 from system.errors import ConfigError
 from system.text import format_table
 
@@ -75,10 +76,8 @@ def run_job(command: list[str]) -> int:
             received.append(number)
             process.send_signal(number)
 
-        previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-        for number, handler in previous.items():
-            if handler is not signal.SIG_IGN:  # as under nohup
-                signal.signal(number, forward)
+        forwarded = set(stop_signals()) - {signal.SIGINT}
+        previous = {number: signal.signal(number, forward) for number in forwarded}
         try:
             code = process.wait()
         except KeyboardInterrupt:
