@@ -23,7 +23,7 @@ from rope.embedding import RotaryEmbedding
 from runs.extended_context import row_memory
 from runs.load import Task, load_task, make_model
 from training.checkpoints import Checkpoints
-from training.config import OptimizerConfig
+from training.config import OptimizerConfig, TrainingConfig
 from training.hardware import available_memory, resolve_compile, resolve_precision
 from training.optimizer import make_optimizer
 from training.step import make_train_step
@@ -107,11 +107,8 @@ def step_of(model: keras.Model, mode: str, inputs, targets) -> Work:
     step = make_train_step(
         model,
         make_optimizer(OptimizerConfig(), model.trainable_variables, num_steps=NUM_STEPS),
-        accumulation_steps=1,
+        TrainingConfig(compile=resolve_compile(mode)[0]),
         clip_norm=OptimizerConfig().clip_norm,
-        label_smoothing=0.0,
-        seed=0,
-        compile_mode=resolve_compile(mode)[0],
     )
     number, inputs, targets = tf.constant(0), tf.constant(inputs), tf.constant(targets)
     return Work(lambda: float(step(number, inputs, targets).loss))

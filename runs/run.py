@@ -99,14 +99,7 @@ def train_and_evaluate(
     with log, replicas.on_chief(lambda: reverting_on_divergence(run, checkpoints)):
         done, stop_code = train(
             make_train_step(
-                model,
-                optimizer,
-                accumulation_steps=config.accumulation_steps,
-                clip_norm=config.optimizer.clip_norm,
-                label_smoothing=config.label_smoothing,
-                seed=config.seed,
-                compile_mode=config.compile,
-                replicas=replicas,
+                model, optimizer, config, clip_norm=config.optimizer.clip_norm, replicas=replicas
             ),
             task.training_batches(manifest["step"], rows),
             config=config,

@@ -59,7 +59,7 @@ def train(case: Case, replicas) -> dict:
     import keras
     import tensorflow as tf
 
-    from training.config import OptimizerConfig
+    from training.config import OptimizerConfig, TrainingConfig
     from training.evaluation import make_evaluator, summed_loss_and_accuracy
     from training.optimizer import make_optimizer
     from training.step import make_train_step
@@ -69,16 +69,9 @@ def train(case: Case, replicas) -> dict:
     with replicas.scope():
         model = make_model(case.model, case.precision)
         optimizer = make_optimizer(config, model.trainable_variables, num_steps=20)
-    step = make_train_step(
-        model,
-        optimizer,
-        accumulation_steps=case.accumulation_steps,
-        clip_norm=0.3,
-        label_smoothing=0.1,
-        seed=3,
-        compile_mode=case.compile_mode,
-        replicas=replicas,
-    )
+    options = {"accumulation_steps": case.accumulation_steps, "compile": case.compile_mode}
+    step_config = TrainingConfig(label_smoothing=0.1, seed=3, **options)
+    step = make_train_step(model, optimizer, step_config, clip_norm=0.3, replicas=replicas)
     batches, held_out = make_batches(case.model, num_steps=case.num_steps, rows=replicas.rows(BATCH))
     losses, norms, row_hashes = [], [], []
     for number, (inputs, targets) in enumerate(batches):

@@ -35,7 +35,6 @@ class DistributeConfig(Options):
     devices: Annotated[tuple[str, ...] | None, Field(examples=["[CPU:0,CPU:1]"])] = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Key and message of each violated rule between fields."""
         if self.devices is None:
             return
         names = ", ".join(self.devices)
@@ -70,7 +69,6 @@ class TrainingConfig(Options):
     keep_best: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Key and message of each violated rule between fields."""
         if self.batch_size % self.accumulation_steps:
             yield (
                 "accumulation_steps",

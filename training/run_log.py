@@ -16,6 +16,7 @@ from system.errors import RunError, reason
 from system.files import sync, write_text
 from system.text import format_duration, print_line, print_note
 
+FORMATS = {"loss": "loss {:.4f}", "validation_loss": "validation {:.4f}", "accuracy": "accuracy {:.2%}"}
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
@@ -106,7 +107,6 @@ class RunLog:
     again. Progress is a live line on a terminal, and plain lines elsewhere.
 
     Args:
-        directory: directory of the run.
         start_step: number of steps already done.
         num_steps: number of steps of the whole run.
         unit: `tokens` or `images`.
@@ -209,12 +209,7 @@ class RunLog:
 
     def _format(self, row: dict) -> str:
         parts = [f"step {row['step']:,}/{self.num_steps:,}"]
-        if "loss" in row:
-            parts.append(f"loss {row['loss']:.4f}")
-        if "validation_loss" in row:
-            parts.append(f"validation {row['validation_loss']:.4f}")
-        if "accuracy" in row:
-            parts.append(f"accuracy {row['accuracy']:.2%}")
+        parts += [text.format(row[name]) for name, text in FORMATS.items() if name in row]
         if self.rate:
             left = (self.num_steps - row["step"]) * self.units_per_step
             parts.append(f"{self.rate:,} {self.unit}/s")

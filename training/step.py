@@ -9,6 +9,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from training.config import TrainingConfig
 from training.evaluation import count_targets, summed_cross_entropy
 from training.replicas import ONE_DEVICE, Replicas, all_reduced
 
@@ -25,12 +26,9 @@ class StepResult(NamedTuple):
 def make_train_step(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
+    config: TrainingConfig,
     *,
-    accumulation_steps: int,
     clip_norm: float,
-    label_smoothing: float,
-    seed: int,
-    compile_mode: str,
     replicas: Replicas = ONE_DEVICE,
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], StepResult]:
     """Compiled step `(step, inputs, targets) -> StepResult`.
@@ -38,19 +36,15 @@ def make_train_step(
     Args:
         model: called as `model(inputs, training=True, seed=(2,) int32)`.
         optimizer: built for the model's trainable variables.
-        accumulation_steps: number of micro-batches of a replica, processed one after the other; divides its
-            rows.
+        config: `accumulation_steps` micro-batches of a replica are processed one after the other; dropout is
+            stateless, keyed by (seed, step, micro-batch, layer); `compile` is `graph` or `xla`, with several
+            replicas of the gradients alone.
         clip_norm: maximum global norm of the gradient.
-        label_smoothing: see `summed_cross_entropy`.
-        seed: seed of the run; dropout is stateless, keyed by (seed, step, micro-batch, layer).
-        compile_mode: `graph` or `xla`; with several replicas, of the gradients alone.
         replicas: inputs and targets are the rows of the batch that this worker reads.
     """
-    gradients_of = make_gradient_function(
-        model, accumulation_steps=accumulation_steps, label_smoothing=label_smoothing, seed=seed
-    )
+    gradients_of = make_gradient_function(model, config)
     update = make_update(optimizer, model.trainable_variables, clip_norm=clip_norm)
-    use_xla = compile_mode == "xla"
+    use_xla = config.compile == "xla"
 
     if replicas.strategy is None:
 
@@ -67,7 +61,7 @@ def make_train_step(
     def replica_step(inputs, targets, step):
         # Micro-batches are numbered over all replicas, so that two replicas draw the dropout of one with
         # twice the accumulation_steps.
-        first = tf.distribute.get_replica_context().replica_id_in_sync_group * accumulation_steps
+        first = tf.distribute.get_replica_context().replica_id_in_sync_group * config.accumulation_steps
         loss, gradients = summed_gradients_of(inputs, targets, step, tf.convert_to_tensor(first), 1.0)
         count, loss, *gradients = all_reduced([count_targets(targets), loss, *gradients])
         count = tf.maximum(count, 1.0)
@@ -77,9 +71,7 @@ def make_train_step(
     return lambda step, inputs, targets: compiled(inputs, targets, step=step)
 
 
-def make_gradient_function(
-    model: keras.Model, *, accumulation_steps: int, label_smoothing: float, seed: int
-) -> Callable:
+def make_gradient_function(model: keras.Model, config: TrainingConfig) -> Callable:
     """Function `(inputs, targets, step, first, count) -> (loss, gradients)` of a replica's part of a batch.
 
     `first` is the number of its first micro-batch. Losses and gradients are sums over the targets divided by
@@ -91,21 +83,22 @@ def make_gradient_function(
         micro_batch_seed = tf.random.experimental.stateless_fold_in(step_seed, number)  # (2,)
         with tf.GradientTape() as tape:
             logits = model(inputs, training=True, seed=micro_batch_seed)  # (rows, ..., classes)
-            loss = summed_cross_entropy(logits, targets, label_smoothing=label_smoothing) / count  # ()
+            loss = summed_cross_entropy(logits, targets, label_smoothing=config.label_smoothing) / count  # ()
         # Dense: Keras' Adam squares the slices of a sparse embedding gradient before it adds them up.
         return loss, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
 
     def gradients_of(inputs, targets, step, first, count):
-        step_seed = tf.random.experimental.stateless_fold_in(tf.constant([seed, 0], tf.int32), step)  # (2,)
-        if accumulation_steps == 1:
+        run_seed = tf.constant([config.seed, 0], tf.int32)  # (2,)
+        step_seed = tf.random.experimental.stateless_fold_in(run_seed, step)  # (2,)
+        if config.accumulation_steps == 1:
             return micro_batch_gradients(inputs, targets, step_seed, first, count)
         # XLA cannot slice rows at an index that it does not know; it can index a leading axis.
         inputs, targets = (
-            tf.stack(tf.split(rows, accumulation_steps))  # (accumulation, rows, ...)
+            tf.stack(tf.split(rows, config.accumulation_steps))  # (accumulation, rows, ...)
             for rows in (inputs, targets)  # (accumulation * rows, ...)
         )
         loss, total = tf.constant(0.0), [tf.zeros_like(variable) for variable in variables]
-        for index in tf.range(accumulation_steps):
+        for index in tf.range(config.accumulation_steps):
             # Otherwise TensorFlow starts the next iteration before the memory of this one is free.
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
             micro_batch_loss, gradients = micro_batch_gradients(

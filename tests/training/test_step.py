@@ -8,9 +8,10 @@ import tensorflow as tf
 from models.block import dropout
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
-from training.config import OptimizerConfig
+from training.config import OptimizerConfig, TrainingConfig
 from training.evaluation import summed_cross_entropy
 from training.optimizer import make_optimizer
+from training.replicas import ONE_DEVICE
 from training.step import make_train_step
 
 BATCH, LENGTH, DIM, VOCAB = 4, 7, 5, 11
@@ -79,12 +80,12 @@ def make_batch(seed=0):
     return tf.constant(tokens[:, :-1]), tf.constant(tokens[:, 1:])
 
 
-def make_step(model, optimizer="adamw", **options):
+def make_step(model, optimizer="adamw", *, clip_norm=1e9, replicas=ONE_DEVICE, **options):
     if isinstance(optimizer, str):
         config = OptimizerConfig(name=optimizer, **CONSTANT_RATE)
         optimizer = make_optimizer(config, model.trainable_variables, num_steps=100)
-    defaults = {"accumulation_steps": 1, "clip_norm": 1e9, "label_smoothing": 0.0, "seed": 3}
-    step = make_train_step(model, optimizer, **defaults | {"compile_mode": "graph"} | options)
+    config = TrainingConfig(**{"seed": 3, "compile": "graph"} | options)
+    step = make_train_step(model, optimizer, config, clip_norm=clip_norm, replicas=replicas)
     return lambda number, inputs, targets: step(tf.constant(number), inputs, targets)
 
 
@@ -122,7 +123,7 @@ def test_micro_batches_make_the_update_of_one_batch():
 @pytest.mark.slow
 def test_xla_makes_the_updates_of_the_graph():
     graph, graph_result = train(make_transformer(), range(2), accumulation_steps=2)
-    xla, xla_result = train(make_transformer(), range(2), accumulation_steps=2, compile_mode="xla")
+    xla, xla_result = train(make_transformer(), range(2), accumulation_steps=2, compile="xla")
     assert float(xla_result.loss) == pytest.approx(float(graph_result.loss), abs=1e-5)
     # XLA sums in another order; where a gradient is near 0, Adam turns its error into one of the step, 0.01.
     assert_weights_close(xla, graph, atol=1e-4)
@@ -192,7 +193,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(optimizer, compile_mode, bad)
     model = Classifier()
     config = OptimizerConfig(name=optimizer, **CONSTANT_RATE)
     optimizer = make_optimizer(config, model.trainable_variables, num_steps=100)
-    step = make_step(model, optimizer, accumulation_steps=2, compile_mode=compile_mode)
+    step = make_step(model, optimizer, accumulation_steps=2, compile=compile_mode)
     assert bool(step(0, *make_examples()).finite)
     variables = [*model.variables, *optimizer.variables]
     before = [variable.numpy() for variable in variables]
@@ -220,7 +221,7 @@ def test_dropout_depends_on_the_step_and_the_seed_alone(compile_mode):
     initial = model.get_weights()
     optimizer = keras.optimizers.SGD()
     optimizer.build(model.trainable_variables)
-    options = {"accumulation_steps": 2, "compile_mode": compile_mode}
+    options = {"accumulation_steps": 2, "compile": compile_mode}
     step, step_of_other_seed = (make_step(model, optimizer, seed=seed, **options) for seed in (3, 2))
 
     def weights_after(step, number):
