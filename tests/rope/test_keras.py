@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rope import RoPE, RotaryEmbedding
-from tests.rope.reference import SCHEMES, angles_of, language, normal, turned
+from rope import AxialRotaryEmbedding, MixedRotaryEmbedding, RoPE, RotaryEmbedding
+from tests.rope.keras_contract import check_contract
+from tests.rope.reference import SCHEMES, angles_of, language, normal
 
 
 @pytest.fixture(params=["mixed_bfloat16", "mixed_float16"])
@@ -34,23 +35,46 @@ def test_the_config_names_every_argument():
     assert RotaryEmbedding(8).get_config().keys() == arguments
 
 
-def functional(**options):
-    positions = keras.Input((None,), dtype="int32")
-    return keras.Model(positions, RotaryEmbedding(8, **options)(positions))
+LAYERS = {
+    "rotary": (lambda **more: RotaryEmbedding(8, learned_freq=True, **more), (2, 5)),
+    "rotary_unlearned": (lambda **more: RotaryEmbedding(8, layout="half", **more), (2, 5)),
+    "axial": (
+        lambda **more: AxialRotaryEmbedding(
+            [RotaryEmbedding(8, learned_freq=True), RotaryEmbedding(4, interpolate_factor=2.0)], **more
+        ),
+        (2, 5, 2),
+    ),
+    "mixed": (lambda **more: MixedRotaryEmbedding(3, 8, interpolate_factor=(2.0, 1.0), **more), (2, 5, 2)),
+}
 
 
-@pytest.mark.parametrize("learned", [False, True])
-def test_a_functional_model_is_restored_from_a_file(tmp_path, learned):
-    model, positions = functional(learned_freq=learned, layout="half", theta=500.0), np.array([[0, 5, 300]])
-    if learned:
-        model.trainable_weights[0].assign([0.5, 0.4, 0.3, 0.2])
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(loaded(positions), model(positions))
-    frequencies = [0.5, 0.4, 0.3, 0.2] if learned else language(8, 500.0)
-    expected = np.tile(angles_of(positions, frequencies), 2)
-    np.testing.assert_allclose(loaded(positions), expected, rtol=1e-6)
-    assert len(loaded.trainable_weights) == learned
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_positions_keep_the_contract_of_keras(name, tmp_path):
+    make, shape = LAYERS[name]
+    check_contract(make, np.random.default_rng(0).integers(0, 300, shape).astype("int32"), tmp_path)
+    assert make().supports_masking == (name != "mixed")  # its result has the heads at axis 1
+    for policy in ("mixed_bfloat16", "mixed_float16"):
+        assert make(dtype=policy)(np.ones(shape, "float32")).dtype == tf.float32
+
+
+def test_the_repr_shows_dim_layout_and_scaling():
+    scaling = {"rope_type": "linear", "factor": 2.0}
+    rotary = RotaryEmbedding(8, layout="half", scaling=scaling, name="mine")
+    assert repr(rotary) == f"<RotaryEmbedding name=mine, dim=8, layout=half, scaling={scaling}>"
+    axial = AxialRotaryEmbedding([RotaryEmbedding(8), RotaryEmbedding(4)], name="grid")
+    assert repr(axial) == "<AxialRotaryEmbedding name=grid, dim=12, layout=interleaved>"
+    mixed = MixedRotaryEmbedding(3, 8, name="heads")
+    assert repr(mixed) == "<MixedRotaryEmbedding name=heads, num_heads=3, dim=8, layout=interleaved>"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_call_on_queries_is_refused(dtype):
+    queries = tf.cast(normal(2, 3, 5, 8), dtype)
+    for call in (RotaryEmbedding(8), lambda x: RotaryEmbedding(8)(keras.Input(x.shape[1:], dtype=dtype))):
+        with pytest.raises(TypeError, match=r"got .* call a RoPE layer .* rotate_queries_or_keys"):
+            call(queries)
+    with pytest.raises(TypeError, match="positions must be a dense tensor, got a RaggedTensor"):
+        RotaryEmbedding(8).angles(tf.ragged.constant([[0, 1], [0]]))
 
 
 @keras.saving.register_keras_serializable(package="rope_tests")
@@ -74,16 +98,6 @@ def test_a_layer_that_rotates_in_its_call_trains_and_is_restored_from_a_file(tmp
     before = model.trainable_weights[0].numpy()
     model.fit(x, normal(4, 5, 8, seed=1), epochs=1, verbose=0)
     assert np.abs(model.trainable_weights[0] - before).max() > 1e-6
-    model.save(tmp_path / "model.keras")
-    np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(x), model(x))
-
-
-def test_rope_works_in_a_functional_model(tmp_path):
-    inputs = keras.Input((None, 12))
-    model = keras.Model(inputs, RoPE(8, interpolate_factor=2.0)(inputs))
-    x = normal(2, 5, 12)
-    expected = turned(x, angles_of(np.arange(5) / 2, language(8)))
-    np.testing.assert_allclose(model(x), expected, atol=2e-6)
     model.save(tmp_path / "model.keras")
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "model.keras")(x), model(x))
 
