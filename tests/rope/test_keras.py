@@ -6,7 +6,6 @@ import pytest
 import tensorflow as tf
 
 from rope import AxialRotaryEmbedding, MixedRotaryEmbedding, RoPE, RotaryEmbedding
-from tests.rope.keras_contract import check_contract
 from tests.rope.reference import SCHEMES, angles_of, language, normal
 
 
@@ -33,28 +32,6 @@ def test_the_config_restores_the_layer(options):
 def test_the_config_names_every_argument():
     arguments = RotaryEmbedding.__init__.__kwdefaults__.keys() | {"dim"}
     assert RotaryEmbedding(8).get_config().keys() == arguments
-
-
-LAYERS = {
-    "rotary": (lambda **more: RotaryEmbedding(8, learned_freq=True, **more), (2, 5)),
-    "rotary_unlearned": (lambda **more: RotaryEmbedding(8, layout="half", **more), (2, 5)),
-    "axial": (
-        lambda **more: AxialRotaryEmbedding(
-            [RotaryEmbedding(8, learned_freq=True), RotaryEmbedding(4, interpolate_factor=2.0)], **more
-        ),
-        (2, 5, 2),
-    ),
-    "mixed": (lambda **more: MixedRotaryEmbedding(3, 8, interpolate_factor=(2.0, 1.0), **more), (2, 5, 2)),
-}
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_layers_of_positions_keep_the_contract_of_keras(name, tmp_path):
-    make, shape = LAYERS[name]
-    check_contract(make, np.random.default_rng(0).integers(0, 300, shape).astype("int32"), tmp_path)
-    assert make().supports_masking == (name != "mixed")  # its result has the heads at axis 1
-    for policy in ("mixed_bfloat16", "mixed_float16"):
-        assert make(dtype=policy)(np.ones(shape, "float32")).dtype == tf.float32
 
 
 def test_the_repr_shows_dim_layout_and_scaling():
