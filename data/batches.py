@@ -37,9 +37,7 @@ def random_generator(seed: int, number: int, *, stream: int) -> np.random.Genera
 @lru_cache(maxsize=2)
 def epoch_order(num_items: int, *, seed: int, epoch: int) -> np.ndarray:
     """(num_items,) random permutation of the items 0..num_items - 1 for one epoch; read-only."""
-    dtype = np.int32 if num_items <= np.iinfo(np.int32).max else np.int64  # half the memory
-    generator = random_generator(seed, epoch, stream=PERMUTATION_STREAM)
-    order = generator.permutation(np.arange(num_items, dtype=dtype))
+    order = random_generator(seed, epoch, stream=PERMUTATION_STREAM).permutation(num_items)
     order.flags.writeable = False
     return order
 
@@ -61,11 +59,6 @@ def batch_items(
     return items, epochs
 
 
-def windows_per_epoch(num_tokens: int, length: int) -> int:
-    """Number of windows in each epoch; they fit at every phase."""
-    return max(1, (num_tokens - length) // length)
-
-
 def training_batch(
     tokens: np.ndarray, index: int, *, batch_size: int, length: int, seed: int, rows: slice = ALL_ROWS
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +73,7 @@ def training_batch(
     Returns:
         Inputs and targets, (rows, length) int32 each; a target is the token after its input.
     """
-    num_windows = windows_per_epoch(len(tokens), length)
+    num_windows = max(1, (len(tokens) - length) // length)  # as many as fit at every phase
     windows, epochs = batch_items(index, batch_size=batch_size, num_items=num_windows, seed=seed, rows=rows)
     # Between `length` and 2 * length - 1 phases, so that every alignment occurs and every token is used.
     num_phases = len(tokens) - num_windows * length

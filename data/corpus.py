@@ -18,7 +18,6 @@ import numpy as np
 from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
 from data.sources import (
     SPLITS,
-    Document,
     InvalidItem,
     Progress,
     Report,
@@ -26,16 +25,16 @@ from data.sources import (
     Split,
     cache_folder,
     file_state,
+    hash_files,
     hash_fraction,
     load_or_build,
     read_file,
-    relative_name,
 )
 from data.tfds import tfds_source
 from data.tokens import SEPARATOR, clean_text
 from system.errors import DataError
 from system.files import walk_files
-from system.text import format_count
+from system.text import format_count, printable
 
 TextConfig = PythonStdlibConfig | TextFilesConfig | TfdsTextConfig
 
@@ -43,8 +42,6 @@ STDLIB_EXCLUDED = (
     *("test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip"),
     *("site-packages", "dist-packages", "lib-dynload", "config-*"),
 )
-# With 8 documents expected on the smaller side, a side is empty in one of e**8 = 3,000 corpora.
-MIN_EXPECTED_DOCUMENTS = 8
 
 
 @dataclass(frozen=True)
@@ -71,48 +68,38 @@ def load_text(config: TextConfig, *, report: Report = print) -> TextCorpus:
     Raises:
         DataError: if the documents cannot be found or read, no text is left, or the cache cannot be written.
     """
-    source = _source(config, report=report)
+    match config:
+        case PythonStdlibConfig():
+            source = python_stdlib_source(config)
+        case TextFilesConfig():
+            source = text_files_source(config)
+        case TfdsTextConfig():
+            source = tfds_source(config, report=report)
+        case _:
+            raise TypeError(f"config must be a text class of data.config, got {type(config).__name__}")
     folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": source.held_out})
     meta = load_or_build(folder, source, lambda *entry: _tokenize(source, *entry), report=report)
     train, validation = (np.memmap(folder / f"{split}.bin", np.uint8, mode="r") for split in SPLITS)
     train_size, held_out_size = (
-        f"{format_count(meta['num_documents'][split], 'document')}, {_format_size(len(tokens))}"
+        f"{format_count(meta['num_documents'][split], 'document')}, {len(tokens):,} tokens"
         for split, tokens in zip(SPLITS, (train, validation), strict=True)
     )
-    if meta["max_bytes"] == 0:
-        held_out_size = f"the last {100 * config.held_out:g} % of each, {_format_size(len(validation))},"
-    hashes = " ".join(meta["files"][f"{split}.bin"] for split in SPLITS)
     return TextCorpus(
         train=train,
         validation=validation,
-        fingerprint=hashlib.sha256(hashes.encode()).hexdigest(),
+        fingerprint=meta["fingerprint"],
         description=f"{source.name}: {train_size} for training; {held_out_size} held out",
     )
 
 
 def check_length(corpus: TextCorpus, context_length: int) -> None:
     """Raises DataError if a split is shorter than one window, `context_length + 1` tokens."""
-    for split, tokens, advice in (
-        ("train", corpus.train, "add text"),
-        ("validation", corpus.validation, "add text, increase data.held_out"),
-    ):
+    for split, tokens in (("train", corpus.train), ("validation", corpus.validation)):
         if len(tokens) < context_length + 1:
             raise DataError(
                 f"the {split} split has {len(tokens):,} tokens but one window needs {context_length + 1:,} "
-                f"(context_length {context_length:,} + 1); {advice} or decrease context_length"
+                "(context_length + 1); add text, change data.held_out or decrease context_length"
             )
-
-
-def _source(config: TextConfig, *, report: Report) -> Source:
-    match config:
-        case PythonStdlibConfig():
-            return python_stdlib_source(config)
-        case TextFilesConfig():
-            return text_files_source(config)
-        case TfdsTextConfig():
-            return tfds_source(config, report=report)
-        case _:
-            raise TypeError(f"config must be a text class of data.config, got {type(config).__name__}")
 
 
 def python_stdlib_source(config: PythonStdlibConfig) -> Source:
@@ -120,7 +107,7 @@ def python_stdlib_source(config: PythonStdlibConfig) -> Source:
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = walk_files(root, is_excluded=lambda name: any(fnmatch(name, each) for each in STDLIB_EXCLUDED))
     paths = [path for path in paths if path.suffix == ".py"]
-    return _file_source(config.source, root, paths, held_out=config.held_out, invalid="skip")
+    return _file_source(config.source, root, paths, held_out=config.held_out)
 
 
 def text_files_source(config: TextFilesConfig) -> Source:
@@ -131,17 +118,15 @@ def text_files_source(config: TextFilesConfig) -> Source:
     is its path relative to the directory, or to the part of the glob before the first wildcard.
 
     Raises:
-        DataError: if the path does not exist or matches no file with text.
+        DataError: if the path matches no file with text.
     """
     root, pattern = _root_and_pattern(os.path.expanduser(config.path))
-    if not root.exists():
-        raise DataError(f"data.path={config.path}: {root.absolute()} does not exist; check the path")
     matches = sorted(map(Path, glob.glob(pattern, recursive=True)))
     paths = [path for path in matches if path.is_file() and path.stat().st_size]
     if not paths:
         raise DataError(
-            f"data.path={config.path} matches no file with text in {root.absolute()}; "
-            "for files at any depth use a glob such as 'texts/**/*.txt'"
+            f"data.path={config.path} matches no file with text in {root.absolute()}; check the path, or use "
+            "a glob such as 'texts/**/*.txt' for files at any depth"
         )
     name = f"{config.source} {config.path}"
     return _file_source(name, root, paths, held_out=config.held_out, invalid=config.invalid)
@@ -159,15 +144,17 @@ def _root_and_pattern(path: str) -> tuple[Path, str]:
     return root, path
 
 
-def _file_source(name: str, root: Path, paths: list[Path], *, held_out: float, invalid: str) -> Source:
-    files = {relative_name(path, root): path for path in paths}
+def _file_source(
+    name: str, root: Path, paths: list[Path], *, held_out: float, invalid: str = "skip"
+) -> Source:
+    files = {printable(path.relative_to(root).as_posix()): path for path in paths}
     identity = {
         "root": str(root.absolute()),
         "files": [file_state(name, path) for name, path in files.items()],
         "invalid": invalid,
     }
 
-    def documents(split: Split) -> Iterator[Document]:
+    def documents(split: Split) -> Iterator[tuple[str, bytes]]:
         for name, path in files.items():
             yield name, read_file(path)
 
@@ -197,10 +184,12 @@ def _tokenize(source: Source, folder: Path, progress: Progress) -> dict:
     for split, use in (("train", "training"), ("validation", "validation")):
         if not num_documents[split]:
             raise DataError(
-                f"{source.name}: no text is left for {use} of {format_count(source.num_items, source.unit)}, "
-                f"without empty and repeated ones{progress.describe_skipped()}; add text"
+                f"{source.name}: no text is left for {use} of {source.describe_size()}, without empty "
+                f"and repeated ones{progress.describe_skipped()}; add text"
             )
-    return {"num_documents": num_documents, "max_bytes": max_bytes}
+    hashes = " ".join(hash_files(folder).values())
+    fingerprint = hashlib.sha256(hashes.encode()).hexdigest()
+    return {"num_documents": num_documents, "fingerprint": fingerprint}
 
 
 def _usable(source: Source, progress: Progress) -> Iterator[tuple[Split, str, bytes]]:
@@ -225,7 +214,8 @@ def held_out_bytes(sizes: Sequence[int], *, held_out: float) -> int:
 
     `sizes` are the bytes of each document.
     """
-    if len(sizes) * min(held_out, 1 - held_out) < MIN_EXPECTED_DOCUMENTS:
+    # With 8 documents expected on the smaller side, a side is empty in one of e**8 = 3,000 corpora.
+    if len(sizes) * min(held_out, 1 - held_out) < 8:
         return 0
     return round(sum(sizes) * held_out)
 
@@ -245,7 +235,3 @@ def divide(name: str, content: bytes, *, held_out: float, max_bytes: int) -> dic
     if cut in (0, len(content)):
         return {"train": content}
     return {"train": content[:cut], "validation": content[cut:]}
-
-
-def _format_size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e3:.1f} kB" if num_bytes < 100_000 else f"{num_bytes / 1e6:,.1f} MB"

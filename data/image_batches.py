@@ -6,20 +6,15 @@ The augmentation is one projective warp of each image, drawn from (seed, image, 
 
 from functools import lru_cache
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from data.batches import (
-    ALL_ROWS,
-    AUGMENT_STREAM,
-    batch_dataset,
-    batch_items,
-    random_generator,
-)
+from data.batches import ALL_ROWS, AUGMENT_STREAM, batch_dataset, batch_items, random_generator
 from data.config import AugmentConfig
 from data.images import ImageSplit
 
-FILL_MODES = {"zero": "CONSTANT", "reflect": "REFLECT"}
+FILL_MODES = {"zero": "constant", "reflect": "reflect"}
 # Random numbers of one image: rotation, scale, shear, vertical shift, horizontal shift, flip.
 NUM_DRAWS = 6
 
@@ -54,7 +49,9 @@ def image_training_dataset(
     def transform(images, labels, transforms):
         shape, images = images.shape, tf.cast(images, tf.float32)
         if augment != AugmentConfig():
-            images = warp(images, transforms, fill=augment.fill)
+            images = keras.ops.image.affine_transform(
+                images, transforms, fill_mode=FILL_MODES[augment.fill], data_format="channels_last"
+            )
         return tf.ensure_shape(images * scale + offset, shape), labels
 
     dataset = batch_dataset(batch, start_step=start_step, num_steps=num_steps)
@@ -88,7 +85,7 @@ def random_transforms(
     the largest shift is below one pixel, they are fractions.
 
     Returns:
-        (batch, 8) float32, see `warp`.
+        (batch, 8) float32, see `affine_transforms`.
     """
     draws = np.empty((len(items), NUM_DRAWS))
     for epoch in np.unique(epochs):
@@ -138,7 +135,9 @@ def affine_transforms(
         flip: (batch,) booleans, left to right.
 
     Returns:
-        (batch, 8) float32, see `warp`; exact for an identity, a flip and a shift by whole pixels.
+        (batch, 8) float32 for `keras.ops.image.affine_transform`: a0, a1, a2, b0, b1, b2, 0, 0, where the
+        pixel (x, y) of the result is at (a0 x + a1 y + a2, b0 x + b1 y + b2) of the image. An identity, a
+        flip and a shift by whole pixels are exact.
     """
     angle, lean = np.radians(rotation), np.tan(np.radians(shear))
     sine, cosine = np.sin(angle), np.cos(angle)
@@ -157,21 +156,3 @@ def affine_transforms(
 def _matrices(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
     """(batch, 2, 2) matrices [[a, b], [c, d]]."""
     return np.stack([np.stack([a, b], axis=-1), np.stack([c, d], axis=-1)], axis=-2)
-
-
-def warp(images, transforms, *, fill: str) -> tf.Tensor:
-    """Images (batch, height, width, channels) float32, resampled with bilinear interpolation.
-
-    Args:
-        transforms: (batch, 8) float32 coefficients a0, a1, a2, b0, b1, b2, 0, 0: the pixel (x, y) of the
-            result is at (a0 x + a1 y + a2, b0 x + b1 y + b2) of the image.
-        fill: values outside the image: "zero", or "reflect" for its mirror image.
-    """
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=transforms,
-        output_shape=tf.shape(images)[1:3],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode=FILL_MODES[fill],
-    )

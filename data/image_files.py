@@ -14,17 +14,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.config import ImageFolderConfig
 from data.sources import (
-    Example,
     InvalidItem,
     Source,
     Split,
     file_state,
     hash_fraction,
     read_file,
-    relative_name,
 )
 from system.errors import DataError, reason
 from system.files import walk_files
+from system.text import printable
 
 # Names of the folders of the splits; the first of each that exists is used.
 TRAIN_FOLDERS = ("train", "training")
@@ -96,9 +95,8 @@ def fit_images(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     scale = min(height / image_size[0], width / image_size[1])
     new_height, new_width = (max(1, round(side * scale)) for side in image_size)
     top, left = (height - new_height) // 2, (width - new_width) // 2
-    images = images[
-        :, top : top + new_height, left : left + new_width
-    ]  # (count, new_height, new_width, channels)
+    bottom, right = top + new_height, left + new_width
+    images = images[:, top:bottom, left:right]  # (count, new_height, new_width, channels)
     if (new_height, new_width) == tuple(image_size):
         return images
     # Always on the CPU, so that a file gives the same pixels on every machine.
@@ -134,7 +132,7 @@ def image_folder_source(config: ImageFolderConfig) -> Source:
     classes, splits = _find_files(root, config)
     states = {split: [file_state(file.name, file.path) for file in files] for split, files in splits.items()}
 
-    def examples(split: Split) -> Iterator[Example]:
+    def items(split: Split) -> Iterator[tuple]:
         is_colour = any(has_colour(file.path) for files in splits.values() for file in files)
         return _read(splits[split], config.image_size, channels=3 if is_colour else 1)
 
@@ -143,7 +141,7 @@ def image_folder_source(config: ImageFolderConfig) -> Source:
         identity={"root": str(root.absolute()), "files": states, "invalid": config.invalid},
         num_items=sum(map(len, splits.values())),
         unit="image",
-        items=examples,
+        items=items,
         classes=classes,
         invalid=config.invalid,
     )
@@ -168,11 +166,9 @@ def _find_files(
     classes, train_files = _class_files(root / train, root)
     other_classes, held_out_files = _class_files(root / held_out, root)
     if classes != other_classes:
-        name = min(set(classes) ^ set(other_classes))
-        present, missing = (train, held_out) if name in classes else (held_out, train)
+        names = ", ".join(sorted(set(classes) ^ set(other_classes)))
         raise DataError(
-            f"the classes of {root}/{train} and /{held_out} differ: {name} is in {present} and not in "
-            f"{missing}; both need the same folders"
+            f"the class folders of {root}/{train} and {root}/{held_out} differ: {names}; both need the same"
         )
     return classes, {"train": train_files, "validation": held_out_files}
 
@@ -189,7 +185,7 @@ def _class_files(folder: Path, root: Path) -> tuple[tuple[str, ...], list[ImageF
     files = []
     for label, path in enumerate(folders):
         found = [
-            ImageFile(relative_name(file, root), file, label)
+            ImageFile(printable(file.relative_to(root).as_posix()), file, label)
             for file in walk_files(path, is_excluded=lambda name: name.startswith("."))
         ]
         if not found:
@@ -214,18 +210,18 @@ def _split_by_hash(files: list[ImageFile], *, held_out: float) -> dict[Split, li
     return splits
 
 
-def _read(files: list[ImageFile], image_size: tuple[int, int] | None, *, channels: int) -> Iterator[Example]:
+def _read(files: list[ImageFile], image_size: tuple[int, int] | None, *, channels: int) -> Iterator[tuple]:
     """Decodes the files on all cores and yields them in order."""
 
-    def decode(file: ImageFile) -> Example:
+    def decode(file: ImageFile) -> tuple[str, np.ndarray | InvalidItem, int]:
         try:
             image = decode_image(read_file(file.path), channels=channels)
         except InvalidItem as error:
-            return Example(file.name, error, file.label)
+            return file.name, error, file.label
         # Resized here, so that each thread holds at most one large image.
         if image_size is not None:
             image = fit_images(image[None], image_size)[0]
-        return Example(file.name, image, file.label)
+        return file.name, image, file.label
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), FILES_AT_ONCE):

@@ -14,18 +14,15 @@ import numpy as np
 from data.config import DigitsConfig, ImageFolderConfig, TfdsImagesConfig
 from data.image_files import fit_images, image_folder_source
 from data.sources import SPLITS, InvalidItem, Progress, Report, Source, Split, cache_folder, load_or_build
-from data.tfds import tfds_images_source
+from data.tfds import tfds_source
 from system.errors import DataError
 
 ImagesConfig = DigitsConfig | TfdsImagesConfig | ImageFolderConfig
 
-# Fixed split of the digits.
-DIGITS_SPLIT_SEED, DIGITS_HELD_OUT = 0, 0.2
-
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Images (count, height, width, channels) uint8, labels (count,) int32, and the names of the images."""
+    """Images (count, height, width, channels) uint8, labels (count,) int32, and names if they have any."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -67,7 +64,7 @@ def load_images(config: ImagesConfig, *, report: Report = print) -> ImageSet:
         case ImageFolderConfig():
             source = image_folder_source(config)
         case TfdsImagesConfig():
-            source = tfds_images_source(config, report=report)
+            source = tfds_source(config, report=report)
         case _:
             raise TypeError(f"config must be an image class of data.config, got {type(config).__name__}")
     identity = source.identity | {"image_size": config.image_size, "classes": source.classes}
@@ -84,7 +81,7 @@ def _load_digits(config: DigitsConfig) -> ImageSet:
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # (1797, 8, 8, 1)
     labels = digits.target.astype(np.int32)
     indices = model_selection.train_test_split(
-        np.arange(len(labels)), test_size=DIGITS_HELD_OUT, stratify=labels, random_state=DIGITS_SPLIT_SEED
+        np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0
     )
     if config.image_size is not None:
         images = fit_images(images, config.image_size)
@@ -123,6 +120,8 @@ def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, pro
                 if isinstance(image, InvalidItem):
                     progress.skip(name, image)
                     continue
+                if label < 0:
+                    raise DataError(f"{name} has no label; choose a data.{split}_split with labels")
                 if image_size is not None:
                     image = fit_images(image[None], image_size)[0]
                 shape = shape or image.shape
@@ -133,7 +132,7 @@ def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, pro
                         "set data.image_size=[height,width]"
                     )
                 file.write(image.tobytes())
-                labels[split].append(label)
+                labels[split].append(int(label))
                 names[split].append(name)
         if not labels[split]:
             use = "training" if split == "train" else "validation"
@@ -154,9 +153,7 @@ def _read_splits(folder: Path, meta: dict) -> dict[Split, ImageSplit]:
     for split in SPLITS:
         images = np.memmap(folder / f"{split}.bin", np.uint8, mode="r")
         images = images.reshape(-1, *meta["shape"])  # (count, height, width, channels)
-        names = meta["names"][split]
-        labels = np.array(meta["labels"][split], np.int32)
-        splits[split] = ImageSplit(images, labels, None if names[0] is None else names)
+        splits[split] = ImageSplit(images, np.array(meta["labels"][split], np.int32), meta["names"][split])
     return splits
 
 

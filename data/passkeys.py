@@ -10,13 +10,7 @@ import hashlib
 
 import numpy as np
 
-from data.batches import (
-    ALL_ROWS,
-    HELD_OUT_PASSKEY_STREAM,
-    IGNORED_TARGET,
-    PASSKEY_STREAM,
-    random_generator,
-)
+from data.batches import ALL_ROWS, HELD_OUT_PASSKEY_STREAM, IGNORED_TARGET, PASSKEY_STREAM, random_generator
 from data.tokens import SEPARATOR, encode
 from system.errors import DataError
 
@@ -31,9 +25,6 @@ FILLER = (
     "Snow lies on the hill. ",
 )
 STATEMENT, QUESTION = "The key: {}. ", "What was the key? The key: "
-# Every run holds out the same texts.
-HELD_OUT_SEED = 0
-NUM_FINGERPRINTED = 16
 
 
 def passkey_text(draw: np.random.Generator, *, size: int, digits: int, depth: float | None = None) -> str:
@@ -76,8 +67,8 @@ def check_room(*, length: int, digits: int) -> None:
 
 
 def held_out_text(index: int, *, length: int, digits: int, depth: float | None = None) -> str:
-    """Held-out text `index` of `length` bytes, which no run trains on."""
-    draw = random_generator(HELD_OUT_SEED, index, stream=HELD_OUT_PASSKEY_STREAM)
+    """Held-out text `index` of `length` bytes, which is the same for every run and which no run trains on."""
+    draw = random_generator(0, index, stream=HELD_OUT_PASSKEY_STREAM)
     return passkey_text(draw, size=length, digits=digits, depth=depth)
 
 
@@ -116,7 +107,7 @@ def training_passkeys(
 
 def fingerprint(*, length: int, digits: int) -> str:
     """SHA-256 over a few held-out texts, which changes when their wording changes."""
-    inputs, _ = held_out_passkeys(np.arange(NUM_FINGERPRINTED), length=length, digits=digits)
+    inputs, _ = held_out_passkeys(np.arange(16), length=length, digits=digits)
     return hashlib.sha256(inputs.tobytes()).hexdigest()
 
 

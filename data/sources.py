@@ -1,6 +1,6 @@
 """Sources of documents and images, and the cache of the files that are built from them.
 
-A cache entry is a folder of binary files and `meta.json`, which records their SHA-256 and its own. The folder
+A cache entry is a folder of binary files, `meta.json`, and `sha256.json` with the SHA-256 of both. The folder
 is renamed into place when it is complete. Every load compares the hashes, and builds a missing or damaged
 entry again.
 """
@@ -14,16 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import numpy as np
+from typing import Literal
 
 from system.errors import DataError, reason
-from system.text import format_count, format_duration, printable
+from system.text import format_count, printable
 
 Split = Literal["train", "validation"]
-SPLITS: tuple[Split, ...] = ("train", "validation")
-Document = tuple[str, bytes]
+SPLITS: tuple[Split, Split] = ("train", "validation")
 Report = Callable[[str], None]
 
 # Part of the key of a cache entry: increase it when the content of the files changes.
@@ -36,14 +33,6 @@ class InvalidItem(ValueError):
     """Bytes that are not a text or not an image; the message is the reason."""
 
 
-class Example(NamedTuple):
-    """Image, (height, width, channels) uint8, its class, and the name of its file if it has one."""
-
-    name: str | None
-    image: np.ndarray | InvalidItem
-    label: int
-
-
 @dataclass(frozen=True)
 class Source:
     """Documents or images of one dataset.
@@ -51,8 +40,8 @@ class Source:
     Attributes:
         identity: JSON values that change whenever an item may have changed.
         num_items: number of items of all splits, invalid ones included; `unit` is their name in the singular.
-        items: yields the items of a split, in the same order at every call: the (relative name, raw bytes) of
-            a document, or an `Example`.
+        items: yields the items of a split, in the same order at every call: (name, raw bytes) of a document,
+            or (name, image, label), where the image is (height, width, channels) uint8 or an `InvalidItem`.
         held_out: share of the training documents that is held out; None if the source defines both splits.
         classes: names of the classes of images.
         invalid: whether an invalid item is skipped or raises.
@@ -62,15 +51,19 @@ class Source:
     identity: dict
     num_items: int
     unit: str
-    items: Callable[[Split], Iterator[Any]]
+    items: Callable[[Split], Iterator[tuple]]
     held_out: float | None = None
     classes: tuple[str, ...] = ()
     invalid: Literal["skip", "error"] = "skip"
 
+    def describe_size(self) -> str:
+        """Number of items with their unit."""
+        return format_count(self.num_items, self.unit)
+
 
 @dataclass
 class Progress:
-    """Counts the items of a source and reports the remaining time every 10 seconds.
+    """Counts the items of a source and reports the number every 10 seconds.
 
     `skipped` has `name: reason` of each invalid item.
     """
@@ -79,20 +72,16 @@ class Progress:
     report: Report
     num_done: int = 0
     skipped: list[str] = field(default_factory=list)
-    started_at: float = field(default_factory=time.monotonic)
     reported_at: float = field(default_factory=time.monotonic)
 
     def advance(self) -> None:
         """Counts one more item as done."""
         self.num_done += 1
-        now = time.monotonic()
-        if now - self.reported_at >= REPORT_EVERY_SECONDS:
-            self.reported_at = now
-            remaining = (self.source.num_items - self.num_done) * (now - self.started_at) / self.num_done
-            total = format_count(self.source.num_items, self.source.unit)
-            self.report(f"read {self.num_done:,} of {total}, {format_duration(remaining)} left")
+        if time.monotonic() - self.reported_at >= REPORT_EVERY_SECONDS:
+            self.reported_at = time.monotonic()
+            self.report(f"read {self.num_done:,} of {self.source.describe_size()}")
 
-    def skip(self, name: str | None, error: InvalidItem) -> None:
+    def skip(self, name: str, error: InvalidItem) -> None:
         """Records an invalid item; raises DataError unless the source skips them."""
         if self.source.invalid == "error":
             raise DataError(f"{name}: {error}; fix or remove the file, or set data.invalid=skip")
@@ -131,7 +120,7 @@ def load_or_build(
     """
     meta = read_meta(folder)
     if meta is None:
-        report(f"reading {format_count(source.num_items, source.unit)} of {source.name}")
+        report(f"reading {source.describe_size()} of {source.name}")
         progress = Progress(source, report)
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -162,41 +151,32 @@ def load_or_build(
 def read_meta(folder: Path) -> dict | None:
     """`meta.json` of a cache entry; None if the entry is incomplete or any hash differs."""
     try:
-        meta = json.loads((folder / "meta.json").read_text("utf-8"))
-        is_intact = meta.pop("sha256") == _hash_meta(meta) and meta["files"] == _hash_files(folder)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return meta if is_intact else None
+        if json.loads((folder / "sha256.json").read_text("utf-8")) == hash_files(folder):
+            return json.loads((folder / "meta.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        pass
+    return None
 
 
 def write_meta(folder: Path, facts: dict) -> None:
-    """Writes `meta.json`: `facts`, the SHA-256 of all files in `folder`, and its own SHA-256."""
-    meta = {"files": _hash_files(folder), **facts}
-    meta["sha256"] = _hash_meta(meta)
-    (folder / "meta.json").write_text(json.dumps(meta), "utf-8")
+    """Writes `facts` to `meta.json`, and the hashes of all files to `sha256.json`."""
+    (folder / "meta.json").write_text(json.dumps(facts), "utf-8")
+    (folder / "sha256.json").write_text(json.dumps(hash_files(folder)), "utf-8")
 
 
-def _hash_files(folder: Path) -> dict[str, str]:
-    """SHA-256 of every binary file in `folder`, by name."""
+def hash_files(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in `folder` except `sha256.json`, by name."""
     hashes = {}
-    for path in sorted(folder.glob("*.bin")):
-        with open(path, "rb") as file:
-            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    for path in sorted(folder.iterdir()):
+        if path.name != "sha256.json":
+            with open(path, "rb") as file:
+                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
-
-
-def _hash_meta(meta: dict) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def hash_fraction(name: str) -> float:
     """Hash of `name` as a number in [0, 1), equal on every machine and in every run."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
-
-
-def relative_name(path: Path, root: Path) -> str:
-    """Printable name of a file below `root`."""
-    return printable(path.relative_to(root).as_posix())
 
 
 def read_file(path: Path) -> bytes:

@@ -7,93 +7,64 @@ import contextlib
 import io
 import logging
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import product
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 
 from data.config import TfdsImagesConfig, TfdsTextConfig
-from data.sources import Document, Example, Report, Source, Split
+from data.sources import Report, Source, Split
 from system.errors import DataError, reason
 from system.text import did_you_mean
 
+TEXT_KEYS, IMAGE_KEYS = ("text_key",), ("image_key", "label_key")
 CATALOG = "https://www.tensorflow.org/datasets/catalog"
-# TFDS retries a connection 10 times, which takes minutes without a network.
-MAX_RETRIES = 3
 
 
-def tfds_source(config: TfdsTextConfig, *, report: Report) -> Source:
-    """Text dataset `config.tfds_name`, one document for each example.
+def tfds_source(config: TfdsTextConfig | TfdsImagesConfig, *, report: Report) -> Source:
+    """Texts, or images and labels, of the dataset `config.tfds_name`.
 
-    The name of a document is its split and its index in the stored order.
+    The name of an item is its split and its index in the stored order.
 
     Raises:
-        DataError: if the set, its text key or a split is unknown, or the download fails.
+        DataError: if the set, a key or a split is unknown, or the download fails.
     """
-    _, source = _open(config, ("text_key",), report=report)
-    names = {"train": config.train_split, "validation": config.validation_split}
-
-    def documents(split: Split) -> Iterator[Document]:
-        for index, (text,) in enumerate(source.items(split)):
-            yield f"{names[split]}/{index}", text
-
-    held_out = config.held_out if config.validation_split is None else None
-    return replace(source, items=documents, held_out=held_out)
-
-
-def tfds_images_source(config: TfdsImagesConfig, *, report: Report) -> Source:
-    """Image classification dataset `config.tfds_name`.
-
-    Raises:
-        DataError: if the set, a key or a split is unknown, the splits overlap, an example has no label, or
-            the download fails.
-    """
-    builder, source = _open(config, ("image_key", "label_key"), report=report)
-    check_disjoint(builder, config.train_split, config.validation_split)
-    classes = tuple(builder.info.features[config.label_key].names)
-
-    def examples(split: Split) -> Iterator[Example]:
-        for index, (image, label) in enumerate(source.items(split)):
-            if not 0 <= label < len(classes):
-                raise DataError(
-                    f"example {index:,} of the {split} split of {source.name} has the label {label}, outside "
-                    f"0..{len(classes) - 1}; choose a data.{split}_split with labels"
-                )
-            yield Example(None, image, int(label))
-
-    return replace(source, items=examples, classes=classes)
-
-
-def _open(
-    config: TfdsTextConfig | TfdsImagesConfig, key_options: tuple[str, ...], *, report: Report
-) -> tuple[Any, Source]:
-    """Builder of the prepared dataset, and the source of the values of the features that the options name."""
-    builder = find_builder(config.tfds_name, data_dir=config.data_dir)
-    keys = [getattr(config, option) for option in key_options]
-    for option, key in zip(key_options, keys, strict=True):
+    is_text = isinstance(config, TfdsTextConfig)
+    builder = _find_builder(config.tfds_name, data_dir=config.data_dir)
+    keys = {option: getattr(config, option) for option in (TEXT_KEYS if is_text else IMAGE_KEYS)}
+    for option, key in keys.items():
         _check_key(builder, option, key)
-    prepare(builder, report=report)
+    _prepare(builder, report=report)
     splits = {"train": config.train_split, "validation": config.validation_split}
     counts = [
-        count_examples(builder, name, option=f"data.{split}_split")
+        _count_examples(builder, name, option=f"data.{split}_split")
         for split, name in splits.items()
         if name is not None
     ]
+
+    def items(split: Split) -> Iterator[tuple]:
+        for index, example in enumerate(_read_examples(builder, splits[split], keys.values())):
+            yield f"{splits[split]}/{index}", *(example[key] for key in keys.values())
+
     info = builder.info
-    identity = {"set": info.full_name, "folder": str(builder.data_dir), "bytes": int(info.dataset_size)}
-    return builder, Source(
+    return Source(
         name=f"{config.source} {info.full_name}",
-        identity=identity | {"splits": [*splits.values(), *counts], "keys": keys},
+        identity={
+            "set": info.full_name,
+            "folder": str(builder.data_dir),
+            "bytes": int(info.dataset_size),
+            "splits": [*splits.values(), *counts],
+            "keys": keys,
+        },
         num_items=sum(counts),
         unit="example",
-        items=lambda split: read_examples(builder, splits[split], keys),
+        items=items,
+        held_out=config.held_out if config.validation_split is None else None,
+        classes=() if is_text else tuple(info.features[config.label_key].names),
     )
 
 
-def find_builder(name: str, *, data_dir: str | None):
+def _find_builder(name: str, *, data_dir: str | None):
     """Builder of `name`, which is `dataset[/config][:version]`; raises DataError if there is none."""
     import tensorflow_datasets as tfds
 
@@ -111,19 +82,15 @@ def find_builder(name: str, *, data_dir: str | None):
         raise DataError(f"data.tfds_name={name} cannot be loaded: {_reason(error)}; see {CATALOG}") from error
 
 
-def prepare(builder, *, report: Report) -> None:
-    """Downloads and prepares the dataset of `builder` unless its `data_dir` has it.
-
-    Raises:
-        DataError: if that fails, such as without a network.
-    """
+def _prepare(builder, *, report: Report) -> None:
+    """Downloads and prepares the dataset unless its `data_dir` has it; raises DataError if that fails."""
     from tensorflow_datasets.core.download import downloader
 
     with _quiet():
         if builder.is_prepared():
             return
     report(f"downloading {builder.info.full_name} into {builder.data_dir}")
-    downloader.MAX_RETRIES = MAX_RETRIES
+    downloader.MAX_RETRIES = 3  # its default of 10 takes minutes without a network
     try:
         with _quiet():
             builder.download_and_prepare()
@@ -136,7 +103,7 @@ def prepare(builder, *, report: Report) -> None:
         ) from error
 
 
-def count_examples(builder, split: str, *, option: str) -> int:
+def _count_examples(builder, split: str, *, option: str) -> int:
     """Number of examples in `split`, the value of `option`; raises DataError if it is unknown or empty."""
     try:
         count = builder.info.splits[split].num_examples
@@ -150,19 +117,8 @@ def count_examples(builder, split: str, *, option: str) -> int:
     return count
 
 
-def check_disjoint(builder, train: str, validation: str) -> None:
-    """Raises DataError if the two splits, which must be known, have an example in common."""
-    files = (builder.info.splits[split].file_instructions for split in (train, validation))
-    for a, b in product(*files):
-        if a.filename == b.filename and max(a.skip, b.skip) < min(a.skip + a.take, b.skip + b.take):
-            raise DataError(
-                f"data.train_split={train} and data.validation_split={validation} share examples of "
-                f"{builder.info.full_name}; choose disjoint splits such as train[:90%] and train[90%:]"
-            )
-
-
-def read_examples(builder, split: str, keys: list[str]) -> Iterator[list]:
-    """NumPy values of the features `keys` of each example of a prepared dataset, in their stored order."""
+def _read_examples(builder, split: str, keys: Iterable[str]) -> Iterator[dict]:
+    """Examples of a prepared dataset in their stored order, each a dict of NumPy values with `keys`."""
     import tensorflow_datasets as tfds
 
     with _quiet():
@@ -173,8 +129,7 @@ def read_examples(builder, split: str, keys: list[str]) -> Iterator[list]:
             # One file after the other: the order does not depend on the number of processors.
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
         )
-    for example in dataset.as_numpy_iterator():
-        yield [example[key] for key in keys]
+    return dataset.as_numpy_iterator()
 
 
 def _check_key(builder, option: str, key: str) -> None:

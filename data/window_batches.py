@@ -60,9 +60,8 @@ def choose_targets(
         for first in range(start + window, stop, stride)
     ]
     firsts, ends, documents = np.array(blocks, np.int64).T  # (blocks,) each
-    chosen = np.arange(len(ends))
-    if max_targets is not None and max_targets // stride < len(chosen):
-        chosen = np.arange(max_targets // stride) * len(chosen) // (max_targets // stride)
+    count = len(ends) if max_targets is None else min(len(ends), max_targets // stride)
+    chosen = np.arange(count) * len(ends) // count
     return Targets(tokens, ends[chosen], (ends - firsts + 1)[chosen], documents[chosen], stride)
 
 

@@ -159,7 +159,7 @@ class ImageTask:
         """JSON values of a misclassified held-out image."""
         names = self.images.validation.names
         return {
-            **({} if names is None else {"file": names[index]}),
+            **({} if names is None else {"name": names[index]}),
             "index": int(index),
             "class": prediction.label,
             "predicted": prediction.predicted,

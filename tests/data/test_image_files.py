@@ -73,12 +73,6 @@ def test_invalid_image_raises(raw, reason):
         decode_image(raw, channels=3)
 
 
-def test_decompression_bomb_raises(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17)  # Pillow raises above twice as many
-    with pytest.raises(InvalidItem, match=r"cannot be decoded .*limit of 34 pixels"):
-        decode_image(encode(COLOUR), channels=3)
-
-
 @pytest.mark.parametrize(("height", "width"), [(10, 29), (29, 10), (7, 10), (10, 9)])
 def test_image_fills_the_size_and_is_cropped_about_its_middle(height, width):
     rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
@@ -93,14 +87,6 @@ def test_image_fills_the_size_and_is_cropped_about_its_middle(height, width):
     np.testing.assert_allclose(fitted[0, 1:-1, 1], expected_columns[1:-1], atol=0.8)
 
 
-def test_thin_strip_is_cropped_to_one_pixel():
-    strip = np.zeros((1, 3_001, 3), np.uint8)
-    strip[:, 1_500] = 200
-    fitted = fit_images(strip[None], (8, 8))
-    assert fitted.shape == (1, 8, 8, 3)
-    assert (fitted == 200).all()
-
-
 def test_smaller_image_is_an_average():
     board = np.zeros((20, 20, 1), np.uint8)
     board[::2, ::2] = board[1::2, 1::2] = 100
@@ -113,6 +99,7 @@ def test_images_are_resized_independently_and_unchanged_at_their_size():
     alone = np.concatenate([fit_images(image[None], (5, 5)) for image in images])
     np.testing.assert_array_equal(fit_images(images, (5, 5)), alone)
     np.testing.assert_array_equal(fit_images(images, (9, 12)), images)
+    assert fit_images(images[:, :1], (8, 8)).shape == (3, 8, 8, 3)  # cropped to one pixel
 
 
 def test_read_image_gives_the_input_of_a_model(tmp_path):

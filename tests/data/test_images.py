@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import datasets
 
-from data.config import AugmentConfig, DigitsConfig, ImageFolderConfig, TfdsImagesConfig
+from data.config import DigitsConfig, ImageFolderConfig, TfdsImagesConfig
 from data.images import channel_statistics, load_images
 
 
@@ -45,27 +45,17 @@ def test_digits_can_be_resized(found):
     assert resized.fingerprint != found.fingerprint
 
 
-def test_digits_are_augmented_without_flips_by_default():
-    augment = DigitsConfig().augment
-    assert augment == AugmentConfig(rotation=10.0, scale=0.1, shear=10.0, shift=0.1, flip=False, fill="zero")
-
-
-def test_statistics_are_those_of_the_training_images_alone(found):
-    values = found.train.images.astype(np.float64) / 255
-    np.testing.assert_allclose(found.mean, values.mean(axis=(0, 1, 2)), rtol=1e-6)  # float32
-    np.testing.assert_allclose(found.deviation, values.std(axis=(0, 1, 2)), rtol=1e-6)
-    assert found.mean.dtype == found.deviation.dtype == np.float32
-
-
-def test_channels_have_their_own_statistics():
+def test_statistics_are_those_of_each_channel_of_the_training_images(found):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), np.uint8) // np.array([1, 2, 3, 4])
-    mean, deviation = channel_statistics(pixels.astype(np.uint8))
-    np.testing.assert_allclose(mean, (pixels / 255).mean(axis=(0, 1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(deviation, (pixels / 255).std(axis=(0, 1, 2)), rtol=1e-6)
-
-
-def test_deviation_of_a_constant_channel_is_one():
-    mean, deviation = channel_statistics(np.full((2, 3, 5, 1), 51, np.uint8))
+    for images, statistics in (
+        (pixels.astype(np.uint8), channel_statistics(pixels.astype(np.uint8))),
+        (found.train.images, (found.mean, found.deviation)),
+    ):
+        values = images.astype(np.float64) / 255
+        np.testing.assert_allclose(statistics[0], values.mean(axis=(0, 1, 2)), rtol=1e-6)  # float32
+        np.testing.assert_allclose(statistics[1], values.std(axis=(0, 1, 2)), rtol=1e-6)
+        assert statistics[0].dtype == statistics[1].dtype == np.float32
+    mean, deviation = channel_statistics(np.full((2, 3, 5, 1), 51, np.uint8))  # a constant channel
     np.testing.assert_allclose((mean[0], deviation[0]), (0.2, 1))
 
 

@@ -8,8 +8,6 @@ import pytest
 from data.batches import IGNORED_TARGET
 from data.passkeys import (
     FILLER,
-    QUESTION,
-    STATEMENT,
     check_room,
     filler,
     fingerprint,
@@ -38,13 +36,7 @@ def test_text_has_its_size_and_ends_with_the_stated_key(size, digits):
     assert len(stated) == digits
 
 
-def test_filler_contains_no_key():
-    assert TEXT.fullmatch(STATEMENT.format("12") + QUESTION + "12")
-    assert not any(char.isdigit() or char == ":" for sentence in FILLER for char in sentence)
-
-
-@pytest.mark.parametrize("depth", [0.0, 0.1, 0.5, 0.73, 1.0])
-@pytest.mark.parametrize("size", [256, 700])
+@pytest.mark.parametrize(("depth", "size"), [(0.0, 256), (0.1, 700), (0.5, 256), (0.73, 700), (1.0, 256)])
 def test_key_is_between_two_sentences_near_its_depth(depth, size):
     for seed in range(20):
         text = passkey_text(np.random.default_rng(seed), size=size, digits=5, depth=depth)
@@ -82,6 +74,7 @@ def test_filler_is_whole_sentences_except_for_its_start():
     assert set(others) <= set(FILLER)
     assert any(sentence.endswith(first) for sentence in FILLER)
     assert filler(np.random.default_rng(0), 0) == []
+    assert not any(char.isdigit() or char == ":" for sentence in FILLER for char in sentence)
 
 
 def test_held_out_targets_are_the_digits_of_the_answer():

@@ -36,7 +36,7 @@ def test_the_summary_lists_the_most_confident_mistakes(untrained):
         index = mistake["index"]
         assert (mistake["class"], mistake["predicted"]) == (str(split.labels[index]), str(guesses[index]))
         assert mistake["class"] != mistake["predicted"]
-        assert mistake["file"] == names[index]
+        assert mistake["name"] == names[index]
 
 
 @pytest.mark.parametrize(
