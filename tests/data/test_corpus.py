@@ -160,7 +160,7 @@ def test_first_complete_entry_of_concurrent_writers_stays(tmp_path):
 @pytest.mark.parametrize(
     ("error", "reported", "message"),
     [
-        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
         (
             OSError(28, "No space left on device"),
             DataError,
