@@ -112,7 +112,7 @@ class Attention(keras.layers.Layer):
         if self.rotations is not None:
             angles, cache = self.rotations(x, cache=cache)  # (batch, kv_heads, length, head_dim / 2)
             cos_sin = self._add_rotations(cos_sin, angles)
-        if cos_sin is not None:
+        if cos_sin:
             queries = rotate(queries, cos_sin[0], layout=self.options.layout)
             keys = rotate(keys, cos_sin[1], layout=self.options.layout)
         if cache is not None:
@@ -127,9 +127,7 @@ class Attention(keras.layers.Layer):
         keys = compute_cos_sin(angles)  # (batch, kv_heads, length, head_dim / 2, 2)
         group = self.options.num_heads // self.options.num_kv_heads
         queries = tf.repeat(keys, group, axis=1)  # (batch, heads, length, head_dim / 2, 2)
-        return (
-            (queries, keys) if cos_sin is None else (compose(cos_sin[0], queries), compose(cos_sin[1], keys))
-        )
+        return (compose(cos_sin[0], queries), compose(cos_sin[1], keys)) if cos_sin else (queries, keys)
 
 
 class LearnedRotations(keras.layers.Layer):

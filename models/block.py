@@ -141,12 +141,9 @@ def recompute(block: Block, x: tf.Tensor, *, cos_sin, **options) -> tf.Tensor:
 
     Gradients flow to `x`, the weights and `cos_sin` only (Chen et al. 2016, arXiv 1604.06174).
     """
-    leaves = tf.nest.flatten(cos_sin)
+    pairs = [pair or () for pair in cos_sin]  # `tf.recompute_grad` takes tensors only, not None
 
-    # `tf.recompute_grad` takes tensors only, not None.
     def run(x, *tensors):
-        tensors = iter(tensors)
-        filled = [None if leaf is None else next(tensors) for leaf in leaves]
-        return block(x, cos_sin=tf.nest.pack_sequence_as(cos_sin, filled), **options)[0]
+        return block(x, cos_sin=tf.nest.pack_sequence_as(pairs, tensors), **options)[0]
 
-    return tf.recompute_grad(run)(x, *(leaf for leaf in leaves if leaf is not None))
+    return tf.recompute_grad(run)(x, *tf.nest.flatten(pairs))

@@ -24,11 +24,7 @@ def is_chunked(kernel: str, length: int | None) -> bool:
         kernel: `full`, `chunked`, or `auto`, which chunks lengths from `AUTO_LENGTH` on and unknown ones: a
             length below `CHUNK` is one chunk.
     """
-    if kernel == "auto":
-        return length is None or length >= AUTO_LENGTH
-    if kernel not in ("full", "chunked"):
-        raise ValueError(f"attention_kernel must be one of full, chunked, auto; got {kernel!r}.")
-    return kernel == "chunked"
+    return kernel == "chunked" or (kernel == "auto" and (length is None or length >= AUTO_LENGTH))
 
 
 def attend_in_chunks(

@@ -166,7 +166,7 @@ def test_eager_graph_and_xla_agree_and_one_trace_serves_every_size(variant):
     assert len(traces) == 2
 
 
-def test_gradients_agree_eagerly_in_a_graph_and_under_xla():
+def test_gradients_agree_eagerly_and_under_xla():
     model, images = model_of("learned_by_axis", num_layers=1), tf.constant(images_of())
 
     def gradients(images):
@@ -175,10 +175,9 @@ def test_gradients_agree_eagerly_in_a_graph_and_under_xla():
         return tape.gradient(loss, model.trainable_variables)
 
     expected = gradients(images)
-    for jit_compile in (False, True):
-        found = tf.function(gradients, jit_compile=jit_compile)(images)
-        for gradient, other in zip(found, expected, strict=True):
-            assert relative_difference(gradient, other) < 1e-3  # float32
+    found = tf.function(gradients, jit_compile=True)(images)
+    for gradient, other in zip(found, expected, strict=True):
+        assert relative_difference(gradient, other) < 1e-3  # float32
 
 
 @pytest.mark.parametrize("variant", ["axial", "mixed_class_token", "learned_by_axis", "per_token"])
@@ -218,32 +217,6 @@ def test_learned_positions_are_resampled_in_float32_under_bfloat16(monkeypatch):
     monkeypatch.setattr(models.vit, "resample_grid", recording)
     model_of("learned", dtype="mixed_bfloat16")(images_of(8, 4))
     assert dtypes == [tf.float32]
-
-
-@pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("attention", ["full", "axial"])
-def test_order_of_the_patches_matters_except_without_positions(position, attention):
-    model, images = model_of(position=position, attention=attention), images_of()
-    patches = images.reshape(2, 3, 2, 5, 2, 3)
-    moved = patches[:, [2, 0, 1]][:, :, :, [1, 0, 4, 2, 3]].reshape(images.shape)  # whole rows and columns
-    difference = relative_difference(model(moved), model(images))
-    assert difference < 1e-5 if position == "none" else difference > 1e-2  # float32
-
-
-def test_axial_attention_without_positions_depends_on_which_patches_share_a_row():
-    images = images_of()
-    swapped = images.copy()
-    swapped[:, 0:2, 0:2], swapped[:, 4:6, 6:8] = images[:, 4:6, 6:8], images[:, 0:2, 0:2]
-    full, axial = (model_of(position="none", attention=attention) for attention in ("full", "axial"))
-    assert relative_difference(full(swapped), full(images)) < 1e-5  # float32
-    assert relative_difference(axial(swapped), axial(images)) > 1e-2
-
-
-@pytest.mark.parametrize("variant", ["axial", "mixed", "learned", "sinusoidal", "axial_by_axis", "none"])
-def test_an_image_is_not_its_transpose(variant):
-    model, images = model_of(variant, patch_size=1, image_size=(3, 5)), images_of(3, 5)
-    difference = relative_difference(model(images.swapaxes(1, 2)), model(images))
-    assert difference < 1e-5 if variant == "none" else difference > 1e-2  # float32
 
 
 def rope(**options):
