@@ -16,7 +16,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
-from configs.help import CONFIGS, groups_of
+from configs.help import CONFIGS, config_groups
 from configs.schema import Config, parse_config, to_dict
 from system.errors import ConfigError, reason
 from system.files import write_text
@@ -182,7 +182,7 @@ def alternatives(override: Override) -> list[str]:
 def allow_new_keys(argument: str) -> str:
     """`key=value` as `++key=value`: Hydra stops at the first unknown key, `parse_config` names all."""
     match = PLAIN_OVERRIDE.match(argument)
-    return f"++{argument}" if match and match[1] not in groups_of(CONFIGS) else argument
+    return f"++{argument}" if match and match[1] not in config_groups() else argument
 
 
 @contextlib.contextmanager

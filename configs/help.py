@@ -29,15 +29,15 @@ Groups, as group=file:
 
 def help_text(config: dict) -> str:
     """Help for a composed configuration."""
-    groups = [f"  {group}: {', '.join(options)}" for group, options in groups_of(CONFIGS).items()]
+    groups = [f"  {group}: {', '.join(options)}" for group, options in config_groups().items()]
     keys = [f"  {line}" for line in commented(config, dict(comments(config)))]
     title = "Keys, as key=value; nested ones as model.rope.theta=value:"
     return "\n".join([USAGE, *groups, "", title, "", *keys])
 
 
-def groups_of(directory: Path) -> dict[str, list[str]]:
+def config_groups() -> dict[str, list[str]]:
     """Names of the files in each group that a user chooses from."""
-    paths = [path for path in sorted(directory.glob("*/*.yaml")) if path.parent.name != "recipe"]
+    paths = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name != "recipe"]
     return {
         group: [path.stem for path in paths if path.parent.name == group]
         for group in sorted({path.parent.name for path in paths})

@@ -18,7 +18,7 @@ from system.text import format_table
 LONGEST_NAME = 120
 # A name of such overrides joined by '-' is unambiguous: a key begins with a letter, and a '-' within a value
 # is followed by a digit.
-PLAIN_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=\w[\w.]*(-\d[\w.]*)*", re.ASCII)
+EXACT_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=\w[\w.]*(-\d[\w.]*)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def job_name(base: str, overrides: list[str]) -> str:
     """Directory name that is unique to the overrides."""
     changes = [change.removeprefix("++") for change in overrides if override_key(change) != "name"]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([base, *changes]))
-    is_exact = re.fullmatch(r"[\w.-]+", base, re.ASCII) and all(map(PLAIN_OVERRIDE.fullmatch, changes))
+    is_exact = re.fullmatch(r"[\w.-]+", base, re.ASCII) and all(map(EXACT_OVERRIDE.fullmatch, changes))
     if is_exact and len(name) <= LONGEST_NAME:
         return name
     digest = hashlib.sha256("\0".join([base, *changes]).encode()).hexdigest()[:8]

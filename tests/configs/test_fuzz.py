@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from configs.compose import compose, load_config, save_config
-from configs.help import CONFIGS, groups_of
+from configs.help import CONFIGS, config_groups
 from configs.schema import Config, flatten, parse_config
 from system.errors import ConfigError
 from tests.run_helpers import contents_of, copy_of
@@ -164,7 +164,7 @@ def random_overrides(generator, *, places=True):
     for _ in range(generator.randint(1, 2)):
         kind = generator.random()
         if kind < 0.15:
-            group = generator.choice(list(groups_of(CONFIGS)))
+            group = generator.choice(list(config_groups()))
             yield f"{generator.choice(['', '', '+', '++', '~'])}{group}={generator.choice(TEXTS)}"
         elif kind < 0.25:
             yield generator.choice(STRANGE)
