@@ -13,14 +13,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.config import ImageFolderConfig
-from data.sources import (
-    InvalidItem,
-    Source,
-    Split,
-    file_state,
-    hash_fraction,
-    read_file,
-)
+from data.sources import InvalidItem, Source, Split, file_state, hash_fraction, read_file
 from system.errors import DataError, reason
 from system.files import walk_files
 from system.text import printable
@@ -199,10 +192,9 @@ def _split_by_hash(files: list[ImageFile], *, held_out: float) -> dict[Split, li
     splits: dict[Split, list[ImageFile]] = {"train": [], "validation": []}
     for _, group in groupby(files, key=lambda file: file.label):
         fractions = {file: hash_fraction(file.name) for file in group}
-        if len(fractions) == 1:
-            (only,) = fractions
-            raise DataError(f"{only.name} is the only image of its class; add another, one is held out")
         ranked = sorted(fractions, key=fractions.get)
+        if len(ranked) == 1:
+            raise DataError(f"{ranked[0].name} is the only image of its class; add another, one is held out")
         below = sum(fraction < held_out for fraction in fractions.values())
         validation = set(ranked[: min(max(below, 1), len(ranked) - 1)])
         for file in fractions:

@@ -134,16 +134,13 @@ def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, pro
                 file.write(image.tobytes())
                 labels[split].append(int(label))
                 names[split].append(name)
-        if not labels[split]:
-            use = "training" if split == "train" else "validation"
+        num_needed = 2 if split == "train" else 1
+        classes = [source.classes[label] for label in sorted(set(labels[split]))]
+        if len(classes) < num_needed:
             raise DataError(
-                f"{source.name}: no image is left for {use}{progress.describe_skipped()}; add images"
+                f"{source.name}: the {split} split has images of too few classes: "
+                f"{', '.join(classes) or 'none'}{progress.describe_skipped()}; it needs at least {num_needed}"
             )
-    if len(set(labels["train"])) == 1:
-        raise DataError(
-            f"{source.name}: all training images are of one class, {source.classes[labels['train'][0]]}"
-            f"{progress.describe_skipped()}; classification needs at least two classes"
-        )
     meta = {"shape": shape, "labels": labels, "names": names}
     return meta | _facts(source.classes, _read_splits(folder, meta))
 

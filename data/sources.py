@@ -151,11 +151,10 @@ def load_or_build(
 def read_meta(folder: Path) -> dict | None:
     """`meta.json` of a cache entry; None if the entry is incomplete or any hash differs."""
     try:
-        if json.loads((folder / "sha256.json").read_text("utf-8")) == hash_files(folder):
-            return json.loads((folder / "meta.json").read_text("utf-8"))
+        is_intact = json.loads((folder / "sha256.json").read_text("utf-8")) == hash_files(folder)
+        return json.loads((folder / "meta.json").read_text("utf-8")) if is_intact else None
     except (OSError, ValueError):
-        pass
-    return None
+        return None
 
 
 def write_meta(folder: Path, facts: dict) -> None:

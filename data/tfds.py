@@ -17,7 +17,6 @@ from data.sources import Report, Source, Split
 from system.errors import DataError, reason
 from system.text import did_you_mean
 
-TEXT_KEYS, IMAGE_KEYS = ("text_key",), ("image_key", "label_key")
 CATALOG = "https://www.tensorflow.org/datasets/catalog"
 
 
@@ -31,7 +30,8 @@ def tfds_source(config: TfdsTextConfig | TfdsImagesConfig, *, report: Report) ->
     """
     is_text = isinstance(config, TfdsTextConfig)
     builder = _find_builder(config.tfds_name, data_dir=config.data_dir)
-    keys = {option: getattr(config, option) for option in (TEXT_KEYS if is_text else IMAGE_KEYS)}
+    options = ("text_key",) if is_text else ("image_key", "label_key")
+    keys = {option: getattr(config, option) for option in options}
     for option, key in keys.items():
         _check_key(builder, option, key)
     _prepare(builder, report=report)

@@ -44,13 +44,6 @@ class UnreachablePoems(TinyPoems):
         dl_manager.download("http://127.0.0.1:9/poems.txt")
 
 
-class BrokenPoems(TinyPoems):
-    """A set that fails while it is prepared."""
-
-    def _split_generators(self, dl_manager):
-        raise ConnectionError("the connection broke\nwith details on a second line")
-
-
 class DrawnFigures(tfds.core.GeneratorBasedBuilder):
     """Images of one size, of several sizes, of four channels and of 16 bits."""
 
@@ -222,60 +215,41 @@ def test_image_splits_may_be_expressions(load_figures):
     assert not set(values_of(found.train)) & set(values_of(found.validation))
 
 
-def assert_one_line(load, options: dict, message: str) -> None:
+TEXT_MISTAKES = [
+    ({"tfds_name": "tiny_poem"}, r"no set 'tiny_poem'; did you mean 'tiny_poems'\?$"),
+    ({"tfds_name": "qqqqqqqq"}, r"no set 'qqqqqqqq'; see https://"),
+    ({"tfds_name": "imdb_reviews/plan_text"}, r"plan_text not found .* closely match: plain_text"),
+    ({"tfds_name": "tiny_poems:9.9.9"}, r"cannot be loaded at version 9\.9\.9, only: 1\.2\.0"),
+    ({"text_key": "text"}, r"data\.text_key=text is not a text .*choose one of title, verse$"),
+    ({"tfds_name": "mnist"}, r"not a text of mnist/.*; it has none; choose another"),
+    ({"train_split": "trian"}, r"data\.train_split=trian is not a split .*choose one of train, test,"),
+    ({"validation_split": "dev"}, r"data\.validation_split=dev is not a split"),
+    ({"train_split": "train[5:5]"}, r"data\.train_split=train\[5:5\] is not a split of .* with examples"),
+    ({"validation_split": "train"}, r"no text is left for validation of 360 examples, .* repeated ones; add"),
+    (
+        {"tfds_name": "unreachable_poems"},
+        r"unreachable_poems/1\.2\.0 could not be .* in .*/unreachable_poems/1.2.0: .*host='127\.0\.0\.1'.*"
+        r"\. Check the network .* data\.data_dir=",
+    ),
+]
+IMAGE_MISTAKES = [
+    ({"image_key": "img"}, r"image_key=img is not a uint8 image .*choose one of image, layers, photo$"),
+    ({"image_key": "depth"}, r"image_key=depth is not a uint8 image .*choose one of image, layers"),
+    ({"label_key": "title"}, r"label_key=title is not a class label .*of label, number, only$"),
+    ({"label_key": "only"}, r"the train split has images of too few classes: shape; it needs at least 2"),
+    ({"validation_split": "unlabelled"}, r"unlabelled/0 has no label; choose a data\.validation_split with"),
+    ({"image_key": "photo"}, r"images of several shapes, [56]x7x3 and [56]x7x3; set data\.image_size="),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [("load_poems", *mistake) for mistake in TEXT_MISTAKES]
+    + [("load_figures", *mistake) for mistake in IMAGE_MISTAKES],
+    ids=str,
+)
+def test_mistake_raises_one_line(request, kind, options, message):
     with pytest.raises(DataError, match=message) as caught:
-        load(**options)
+        request.getfixturevalue(kind)(**options)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tfds_name": "tiny_poem"}, r"no set 'tiny_poem'; did you mean 'tiny_poems'\?$"),
-        ({"tfds_name": "qqqqqqqq"}, r"no set 'qqqqqqqq'; see https://"),
-        ({"tfds_name": "imdb_reviews/plan_text"}, r"plan_text not found .* closely match: plain_text"),
-        ({"tfds_name": "tiny_poems:9.9.9"}, r"cannot be loaded at version 9\.9\.9, only: 1\.2\.0"),
-        ({"text_key": "text"}, r"data\.text_key=text is not a text .*choose one of title, verse$"),
-        ({"tfds_name": "mnist"}, r"not a text of mnist/.*; it has none; choose another"),
-        ({"train_split": "trian"}, r"data\.train_split=trian is not a split .*choose one of train, test,"),
-        ({"validation_split": "dev"}, r"data\.validation_split=dev is not a split"),
-        ({"train_split": "train[5:5]"}, r"data\.train_split=train\[5:5\] is not a split of .* with examples"),
-        (
-            {"validation_split": "train"},
-            r"no text is left for validation of 360 examples, without empty and repeated ones; add",
-        ),
-        ({"tfds_name": "unreachable_poems"}, r"unreachable_poems/1\.2\.0 could not be .*host='127\.0\.0\.1'"),
-        (
-            {"tfds_name": "broken_poems"},
-            r"broken_poems/1\.2\.0 could not be .* in .*/tfds.*/broken_poems/1.2.0: the connection broke\. "
-            r"Check the network .* data\.data_dir=",
-        ),
-    ],
-    ids=str,
-)
-def test_text_mistake_raises_one_line(load_poems, options, message):
-    assert_one_line(load_poems, options, message)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"image_key": "img"}, r"image_key=img is not a uint8 image .*choose one of image, layers, photo$"),
-        ({"image_key": "depth"}, r"image_key=depth is not a uint8 image .*choose one of image, layers"),
-        ({"label_key": "title"}, r"label_key=title is not a class label .*of label, number, only$"),
-        (
-            {"tfds_name": "tiny_poems"},
-            r"data\.image_key=image is not a uint8 image of .*; it has none; choose",
-        ),
-        ({"label_key": "only"}, r"training images are of one class, shape; .*needs at least two classes"),
-        (
-            {"validation_split": "unlabelled"},
-            r"unlabelled/0 has no label; choose a data\.validation_split with labels",
-        ),
-        ({"image_key": "photo"}, r"images of several shapes, [56]x7x3 and [56]x7x3; set data\.image_size="),
-    ],
-    ids=str,
-)
-def test_image_mistake_raises_one_line(load_figures, options, message):
-    assert_one_line(load_figures, options, message)
