@@ -64,7 +64,7 @@ def assert_same(found, expected):
     for ours, theirs in zip(found, expected, strict=True):
         assert np.any(theirs.numpy() != 0)
         size = np.sqrt(np.mean(np.square(theirs)))
-        np.testing.assert_allclose(ours, theirs, atol=1e-4 * size)  # float32, two layers
+        np.testing.assert_allclose(ours, theirs, atol=2e-4 * size)  # float32, angles summed over 13 tokens
 
 
 def tokens():
