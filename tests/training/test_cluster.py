@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from scripts.launch_local import free_addresses
 from system.errors import RunError
 from training.cluster import Cluster, read_cluster, wait_for_processes
 
@@ -15,12 +16,6 @@ WORKERS = ["one:2001", "two:2002"]
 
 def tf_config(index=0, kind="worker", **cluster):
     return json.dumps({"cluster": cluster or {"worker": WORKERS}, "task": {"type": kind, "index": index}})
-
-
-def free_address():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def local_cluster(*addresses, own=0):
@@ -66,7 +61,7 @@ def test_an_invalid_tf_config_is_reported_in_one_line(text, problem):
 
 
 def test_processes_wait_for_each_other(capsys):
-    addresses = [free_address(), free_address()]
+    addresses = free_addresses(2)
     all_met = threading.Barrier(3)
 
     def work(own, delay):
