@@ -78,8 +78,9 @@ def one_device():
 
 
 def assert_same_curve(actual, expected, rtol=1e-5):
-    for key in ("losses", "norms"):
-        np.testing.assert_allclose(actual[key], expected[key], rtol=rtol)
+    np.testing.assert_allclose(actual["losses"], expected["losses"], rtol=rtol)
+    # The rounding of earlier updates changes a gradient more than the loss.
+    np.testing.assert_allclose(actual["norms"], expected["norms"], rtol=3 * rtol)
 
 
 @pytest.mark.slow
