@@ -32,9 +32,10 @@ NOT_SUPPORTED = {
 def rotary_arguments(config: Mapping[str, Any], *, target_length: int | None = None) -> dict[str, Any]:
     """Arguments of the `RotaryEmbedding` that equals the rotary embedding of a Hugging Face model.
 
-    Reads `head_dim`, or `hidden_size` and `num_attention_heads`; `rope_theta`, `partial_rotary_factor`, and
-    `rope_parameters` or `rope_scaling`, whose own values win; `max_position_embeddings`,
-    `original_max_position_embeddings` and `model_type`. Which layers rotate is not part of an embedding.
+    Reads `head_dim`, or `hidden_size` and `num_attention_heads`; `rope_theta` (or `rotary_emb_base`),
+    `partial_rotary_factor` (or `rotary_pct`), and `rope_parameters` or `rope_scaling`, whose own values win;
+    `max_position_embeddings`, `original_max_position_embeddings` and `model_type`. Which layers rotate is not
+    part of an embedding.
 
     Args:
         config: contents of a `config.json`.
@@ -68,7 +69,7 @@ def rotary_arguments(config: Mapping[str, Any], *, target_length: int | None = N
         "dim": _head_dim(config),
         "theta": theta,
         "layout": "interleaved" if config.get("model_type") in INTERLEAVED else "half",
-        "scaling": scaling,
+        "scaling": None if scaling == {"rope_type": "default"} else scaling,
         "target_length": (target_length or longest) if "target_length" in read else None,
     }
 

@@ -161,7 +161,14 @@ def test_only_configs_imports_hydra():
 
 
 def test_configs_packages_and_commands_are_imported_without_tensorflow():
-    light = [*PACKAGES, "configs.schema", "train", "benchmarks.__main__", "docs.figures.__main__"]
+    light = [
+        *PACKAGES,
+        "rope.huggingface",
+        "configs.schema",
+        "train",
+        "benchmarks.__main__",
+        "docs.figures.__main__",
+    ]
     light += [f"scripts.{path.stem}" for path in (ROOT / "scripts").glob("[a-z]*.py")]
     light += [f"{package}.config" for package in PACKAGES if (ROOT / package / "config.py").exists()]
     code = f"import sys, {', '.join(light)}\nprint({{'tensorflow', 'keras'}} & set(sys.modules))"

@@ -38,9 +38,11 @@ def test_a_config_json_gives_the_rotation_of_its_model(stored, name):
     np.testing.assert_allclose(rotated, expected, atol=1e-4)  # float32 angles of up to 300 rad
 
 
-def test_the_length_of_a_config_json_is_its_max_position_embeddings():
+def test_a_config_json_is_extended_by_length_or_by_a_factor():
     assert rotary_arguments(peers.config_json("dynamic"))["target_length"] == 256
     assert rotary_arguments(peers.config_json("llama3"))["target_length"] is None
+    extended = rope.RotaryEmbedding.from_hf_config(peers.config_json("default"), interpolate_factor=2.0)
+    assert extended.theta == 700 and extended.interpolate_factor == 2 and extended.layout == "half"
 
 
 @pytest.mark.parametrize(

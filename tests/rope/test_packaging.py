@@ -15,11 +15,12 @@ import rope
 ROOT = Path(__file__).resolve().parents[2]
 USER_FILE = """\
 import numpy as np
-from rope import RotaryEmbedding, scale_frequencies
+from rope import RoPE, RotaryEmbedding, scale_frequencies
 
 rotary = RotaryEmbedding(dim=8, theta=500.0)
 wrong = RotaryEmbedding(dim=8, thta=1)
 frequencies = scale_frequencies(np.ones(4), {}, thta=1)
+layer = RoPE(8, thta=1)
 """
 
 
@@ -52,8 +53,9 @@ def test_mypy_reports_a_misspelt_argument(tmp_path, monkeypatch):
     cache = f"--cache-dir={tmp_path / 'cache'}"
     output, _, status = mypy.api.run(["--config-file=pyproject.toml", cache, str(file)])
     errors = [line for line in output.splitlines() if ": error: " in line]
-    assert status == 1 and len(errors) == 2, output
-    for line, error, name in zip((5, 6), errors, ("RotaryEmbedding", "scale_frequencies"), strict=True):
+    assert status == 1 and len(errors) == 3, output
+    names = ("RotaryEmbedding", "scale_frequencies", "RoPE")
+    for line, error, name in zip((5, 6, 7), errors, names, strict=True):
         expected = f'user.py:{line}: error: Unexpected keyword argument "thta" for "{name}"'
         assert expected in error and 'did you mean "theta"' in error
 
