@@ -60,8 +60,8 @@ def table_rows() -> list[tuple[str, str, str]]:
     table = readme.partition("you write here |\n")[2].partition("\n\n")[0]
     rows = [line.strip("| ").split(" | ") for line in table.splitlines()[1:]]
     return [
-        (library, there.strip("`"), (there if here.startswith("the same") else here).strip("`"))
-        for library, there, here in rows
+        (library, their_code.strip("`"), (their_code if code.startswith("the same") else code).strip("`"))
+        for library, their_code, code in rows
     ]
 
 
@@ -127,10 +127,10 @@ def features(head_dim: int) -> np.ndarray:
 
 def main() -> None:
     arrays = {}
-    for row, (library, there, _) in enumerate(table_rows()):
-        results = eval(there, peer_names(library))
+    for row, (library, code, _) in enumerate(table_rows()):
+        results = eval(code, peer_names(library))
         results = results if isinstance(results, tuple) else (results,)
-        arrays[f"row/{row}/code"] = np.array(there)
+        arrays[f"row/{row}/code"] = np.array(code)
         for index, result in enumerate(results):
             arrays[f"row/{row}/{index}"] = np.array(result.detach() if hasattr(result, "detach") else result)
     for name in CONFIGS:

@@ -130,6 +130,7 @@ def test_a_config_and_a_file_restore_the_layer_and_whether_it_trains(case, tmp_p
         assert len(loaded.trainable_weights) == len(model.trainable_weights) == weights * trainable
 
 
+@pytest.mark.filterwarnings("ignore:Layer '.*' .of type EinsumDense")  # inside GroupQueryAttention
 @pytest.mark.parametrize("name", ["RoPE", "RotaryAttention", "RotaryGroupQueryAttention"])
 def test_the_mask_of_an_embedding_reaches_the_pooling(name):
     make, _, _, _ = LAYERS[name]
