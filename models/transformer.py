@@ -80,7 +80,6 @@ class TransformerLM(keras.Model):
         self.rotary = None
         if config.position == "rotary":
             self.rotary = RotaryEmbedding(**config.rotary_options(), name="rotary")
-            self.rotary.check_compute_dtype(self.compute_dtype)
         options = BlockOptions(
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,

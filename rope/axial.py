@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from rope.embedding import PositionLayer, RotaryEmbedding
 from rope.frequencies import language_frequencies
-from rope.rotation import as_positions, check_layout, compute_cos_sin, doubled, rotary_angles, rotate
+from rope.positions import check_positions
+from rope.rotation import check_layout, compute_cos_sin, doubled, rotary_angles, rotate
 
 
 @keras.saving.register_keras_serializable(package="rope")
@@ -104,7 +105,7 @@ class AxialRotaryEmbedding(PositionLayer):
 
 def coordinates_of(positions: tf.Tensor, axes: int) -> list[tf.Tensor]:
     """(..., length) float32 positions along each axis, from (..., length, axes)."""
-    positions = as_positions(positions)
+    positions = tf.cast(check_positions(positions), tf.float32)
     if positions.shape.rank not in (2, 3) or positions.shape[-1] != axes:
         raise ValueError(
             f"positions must be ([batch,] length, {axes} coordinates), got shape {positions.shape}."

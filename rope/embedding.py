@@ -13,10 +13,15 @@ import tensorflow as tf
 
 from rope.frequencies import DEFAULTS, resolve
 from rope.huggingface import rotary_arguments
-from rope.positions import align_positions, align_scale, grid_positions, sequence_axis, shifted, size_of
+from rope.positions import (
+    align_positions,
+    grid_positions,
+    sequence_axis,
+    shifted,
+    size_of,
+)
 from rope.rotation import (
     as_features,
-    check_dense,
     check_layout,
     compute_cos_sin,
     doubled,
@@ -199,7 +204,7 @@ class RotaryEmbedding(PositionLayer):
     def frequencies(self) -> np.ndarray | tf.Tensor:
         """(dim / 2,) radians per position, scaled: float64 NumPy, or a float32 tensor if they are learned."""
         if self._weight is None:
-            return self._resolved.scaled
+            return self._resolved.initial * self._resolved.ratios
         return tf.convert_to_tensor(self._weight) * tf.constant(self._resolved.ratios, tf.float32)
 
     def call(
@@ -209,7 +214,6 @@ class RotaryEmbedding(PositionLayer):
         seq_len: int | None = None,
         offset: float | tf.Tensor = 0,
     ) -> tf.Tensor:
-        check_dense("positions", t)
         t = tf.convert_to_tensor(t)
         if t.shape.rank is not None and t.shape.rank > 2 and t.dtype.is_floating:
             raise TypeError(
@@ -286,7 +290,10 @@ class RotaryEmbedding(PositionLayer):
         factors = tf.cast(1.0 if scale is None else scale, tf.float32)
         if factors.shape.rank == 0:
             return rotate(x, cos_sin * factors, layout=self.layout)
-        factors = align_scale(factors, x, self._axis(x, seq_dim), self.dim)
+        if factors.shape[-1] not in (1, self.dim):
+            raise ValueError(f"scale must have {self.dim} features or one, got shape {factors.shape}.")
+        rows = align_positions(factors[..., 0], x, self._axis(x, seq_dim), name="rows of scale")
+        factors = tf.reshape(factors, tf.concat([tf.shape(rows), factors.shape[-1:]], axis=0))
         rotated = rotate(tf.cast(x[..., : self.dim], tf.float32), cos_sin, layout=self.layout)
         scaled = rotated * factors  # (..., length, dim)
         return tf.concat([tf.cast(scaled, x.dtype), x[..., self.dim :]], axis=-1)

@@ -78,13 +78,6 @@ def pixel_frequencies(dim: int, *, max_freq: float = 10.0, spacing: str = "linea
     raise ValueError(f"pixel_spacing must be one of linear, log; got {spacing!r}.")
 
 
-def constant_frequencies(num_freqs: int = 1) -> np.ndarray:
-    """(num_freqs,) ones, float64, for positions that are angles, or as a start for learned frequencies."""
-    if num_freqs < 1:
-        raise ValueError(f"num_freqs must be >= 1, got {num_freqs}.")
-    return np.ones(num_freqs)
-
-
 def rotary_dim(head_dim: int, fraction: float) -> int:
     """Number of rotated features in a partial rotation (GPT-NeoX, GPT-J, Phi): int(fraction head_dim).
 
@@ -110,14 +103,12 @@ def check_dim(dim: int) -> None:
 class Resolved(NamedTuple):
     """Values that follow from the arguments of a `RotaryEmbedding`.
 
-    `initial` and `scaled` are (dim / 2,) radians per position, before and after scaling; `ratios` is their
-    quotient.
+    `initial` are (dim / 2,) radians per position before scaling, which multiplies them by `ratios`.
     """
 
     dim: int
     theta: float
     initial: np.ndarray
-    scaled: np.ndarray
     ratios: np.ndarray
     attention_factor: float
     interpolate_factor: float
@@ -137,18 +128,16 @@ def resolve(options: Mapping[str, Any]) -> Resolved:
         fraction = scaling.pop("partial_rotary_factor", None)
         dim = dim if fraction is None else rotary_dim(dim, fraction)
     initial = initial_frequencies(options, dim, theta)
-    scaled = scaled_frequencies(initial, options, scaling, theta)
     # The ratio of a pair of frequency 0 is computed at a frequency close to 0.
     nonzero = np.where(initial == 0, 1e-30, initial)
-    ratios = scaled_frequencies(nonzero, options, scaling, theta).frequencies / nonzero
+    scaled = scaled_frequencies(nonzero, options, scaling, theta)
     # Linear scaling is interpolation under another name, and so divides the distances of xPos too.
     is_linear = scaling_type(scaling) == "linear"
     interpolate_factor = scaling["factor"] if is_linear else options["interpolate_factor"]
     if options["use_xpos"]:
         check_xpos(options["xpos_max_length"], options["xpos_scale_base"], interpolate_factor)
-    return Resolved(
-        dim, theta, initial, scaled.frequencies, ratios, scaled.attention_factor, interpolate_factor
-    )
+    ratios = scaled.frequencies / nonzero
+    return Resolved(dim, theta, initial, ratios, scaled.attention_factor, interpolate_factor)
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -210,7 +199,7 @@ def initial_frequencies(options: Mapping[str, Any], dim: int, theta: float) -> n
     if kind == "pixel":
         return pixel_frequencies(dim, max_freq=options["max_freq"], spacing=options["pixel_spacing"])
     if kind == "constant":
-        frequencies, source = constant_frequencies(options["num_freqs"]), "num_freqs"
+        frequencies, source = np.ones(options["num_freqs"]), "num_freqs"
     else:
         frequencies, source = np.array(options["custom_freqs"], np.float64), "custom_freqs"
         if frequencies.ndim != 1 or not np.isfinite(frequencies).all():

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-WIDE_INTEGERS = (tf.int64, tf.uint32, tf.uint64)
-
 
 def positions_from_padding(
     padding: tf.Tensor, length: int | tf.Tensor, *, start: int | tf.Tensor = 0
@@ -49,11 +47,6 @@ def positions_from_segments(segment_ids: tf.Tensor) -> tf.Tensor:
     columns = tf.broadcast_to(tf.range(length), (batch, length))
     first_columns = tf.math.unsorted_segment_min(columns, runs, batch * length)  # (batch * length,)
     return columns - tf.gather(first_columns, runs)
-
-
-def positions_from_cache(cached: int | tf.Tensor, length: int | tf.Tensor) -> tf.Tensor:
-    """Int32 positions of `length` tokens after `cached` ones: (length,), or (batch, length) for (batch,)."""
-    return tf.cast(cached, tf.int32)[..., tf.newaxis] + tf.range(length)
 
 
 def grid_positions(
@@ -111,65 +104,56 @@ def size_of(x: tf.Tensor, axis: int) -> int | tf.Tensor:
     return tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
 
 
-def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor:
-    """Positions with every axis of `x` but the last, of size 1 where they do not vary.
+def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int, *, name: str = "positions") -> tf.Tensor:
+    """Positions, or other values for each of them, with every axis of `x` but the last.
 
     Args:
         positions: (length,), (batch, length), or every axis of `x` but the last, each equal or 1.
         x: queries or keys; the first axis is the batch.
         axis: sequence axis of `x`.
+        name: what `positions` are, for the error message.
+
+    Returns:
+        `positions` with axes of size 1 where they do not vary.
     """
-    positions = tf.convert_to_tensor(positions)
-    aligned = aligned_or_none(positions, x, axis)
-    if aligned is None:
+    aligned = positions = tf.convert_to_tensor(positions)
+    axes, rank = x.shape.rank - 1, positions.shape.rank
+    before, after = [tf.newaxis] * axis, [tf.newaxis] * (axes - 1 - axis)
+    if rank == 1 and axes > 1:
+        aligned = positions[(*before, slice(None), *after)]
+    elif rank == 2 and axes > 2 and axis > 0:
+        aligned = positions[(slice(None), *before[1:], slice(None), *after)]
+    matches = aligned.shape.rank == axes and all(
+        size == other or None in (size, other) or (size == 1 and index != axis)
+        for index, (size, other) in enumerate(zip(aligned.shape, x.shape[:-1], strict=True))
+    )
+    if not matches:
         raise ValueError(
-            f"x of shape {x.shape} needs {x.shape[axis]} positions along its axis {axis}, got shape "
+            f"x of shape {x.shape} needs {x.shape[axis]} {name} along its axis {axis}, got shape "
             f"{positions.shape}. Give (length,), (batch, length), or every axis of x but the last."
         )
     return aligned
 
 
-def align_scale(scale: tf.Tensor, x: tf.Tensor, axis: int, dim: int) -> tf.Tensor:
-    """A scale with every axis of `x`, of size 1 where it does not vary.
-
-    `scale` has the axes of positions in `align_positions` and a last axis of `dim` or 1.
-    """
-    aligned = aligned_or_none(scale[..., 0], x, axis) if scale.shape[-1] in (1, dim) else None
-    if aligned is None:
-        raise ValueError(
-            f"scale must match the {dim} rotated features and axis {axis}, the sequence, of x of shape "
-            f"{x.shape}, got {scale.shape}. Give a number, (length, {dim}) or (batch, length, {dim})."
-        )
-    return tf.reshape(scale, tf.concat([tf.shape(aligned), [scale.shape[-1]]], axis=0))
+def check_positions(positions: tf.Tensor) -> tf.Tensor:
+    """Positions as a tensor; raises TypeError unless they are integers, float32 or float64."""
+    check_dense("positions", positions)
+    positions = tf.convert_to_tensor(positions)
+    if not positions.dtype.is_integer and positions.dtype not in (tf.float32, tf.float64):
+        raise TypeError(f"positions must be integers or float32, got {positions.dtype.name}.")
+    return positions
 
 
-def aligned_or_none(positions: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor | None:
-    """Result of `align_positions`, or None if the positions do not match."""
-    rank, axes = positions.shape.rank, x.shape.rank - 1
-    after = [tf.newaxis] * (axes - 1 - axis)
-    if rank == axes:
-        aligned = positions
-    elif rank == 1:
-        aligned = positions[(*[tf.newaxis] * axis, slice(None), *after)]
-    elif rank == 2 and axis > 0:
-        aligned = positions[(slice(None), *[tf.newaxis] * (axis - 1), slice(None), *after)]
-    else:
-        return None
-    sizes = enumerate(zip(aligned.shape, x.shape[:-1], strict=True))
-    fits = all(
-        have == want or None in (have, want) or (have == 1 and index != axis) for index, (have, want) in sizes
-    )
-    return aligned if fits else None
+def check_dense(name: str, x: object) -> None:
+    if isinstance(x, tf.RaggedTensor | tf.SparseTensor):
+        raise TypeError(f"{name} must be a dense tensor, got a {type(x).__name__}. Pad it, and use a mask.")
 
 
 def shifted(positions: tf.Tensor, offset: float | tf.Tensor) -> tf.Tensor:
-    """Positions plus one offset; integers of at least 32 bits if both are integers."""
-    positions, offset = tf.convert_to_tensor(positions), tf.convert_to_tensor(offset)
+    """Positions plus one offset: int64 if both are integers, otherwise float32."""
+    positions, offset = check_positions(positions), check_positions(offset)
     if offset.shape.rank:
         raise ValueError(f"offset must be a scalar, got shape {offset.shape}. Give positions for each row.")
-    if positions.dtype.is_integer:
-        # Narrow integers would overflow: 250 + 10 is 4 in uint8.
-        is_wide = positions.dtype in WIDE_INTEGERS or offset.dtype in WIDE_INTEGERS
-        integer = tf.int64 if is_wide else tf.int32
-        positions = tf.cast(positions, tf.float32 if offset.dtype.is_floating else integer)
-    return positions + tf.cast(offset, positions.dtype)
+    # Narrow integers would overflow: 250 + 10 is 4 in uint8.
+    dtype = tf.int64 if positions.dtype.is_integer and offset.dtype.is_integer else tf.float32
+    return tf.cast(positions, dtype) + tf.cast(offset, dtype)

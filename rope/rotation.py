@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from rope.positions import check_dense, check_positions
 from rope.private_tensorflow import in_control_flow_body, in_xla
 
 LAYOUTS = ("interleaved", "half")
@@ -35,8 +36,8 @@ def rotary_angles(positions: tf.Tensor, frequencies: tf.Tensor) -> tf.Tensor:
     Raises:
         TypeError: if `positions` are neither integers nor float32.
     """
-    frequencies = tf.cast(frequencies, tf.float32)
-    return as_positions(positions)[..., tf.newaxis] * frequencies  # (..., length, dim / 2)
+    positions = tf.cast(check_positions(positions), tf.float32)
+    return positions[..., tf.newaxis] * tf.cast(frequencies, tf.float32)  # (..., length, dim / 2)
 
 
 def doubled(per_pair: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
@@ -137,7 +138,8 @@ def xpos_scales(
     Returns:
         (..., length, dim / 2) float32.
     """
-    powers = (as_positions(positions) - centre) / (interpolate_factor * scale_base)  # (..., length)
+    positions = tf.cast(check_positions(positions), tf.float32)
+    powers = (positions - centre) / (interpolate_factor * scale_base)  # (..., length)
     logs = tf.constant(np.log(xpos_decays(dim)), tf.float32)  # (dim / 2,)
     return tf.exp(powers[..., tf.newaxis] * logs)  # (..., length, dim / 2)
 
@@ -145,16 +147,6 @@ def xpos_scales(
 def check_layout(layout: str) -> None:
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}.")
-
-
-def as_positions(positions: tf.Tensor) -> tf.Tensor:
-    """Positions as float32; raises TypeError unless they are integers, float32 or float64."""
-    check_dense("positions", positions)
-    positions = tf.convert_to_tensor(positions)
-    is_number = positions.dtype.is_integer or positions.dtype.is_floating
-    if positions.dtype in HALF_PRECISION or not is_number:
-        raise TypeError(f"positions must be integers or float32, got {positions.dtype.name}.")
-    return tf.cast(positions, tf.float32)
 
 
 def as_features(x: tf.Tensor) -> tf.Tensor:
@@ -187,11 +179,6 @@ def as_cos_sin(cos_sin: tf.Tensor) -> tf.Tensor:
     if shape.rank is None or shape.rank < 3 or shape[-1] != 2 or shape[-2] is None:
         raise ValueError(f"cos_sin must be (..., length, dim / 2, 2), got shape {shape}.")
     return tf.cast(cos_sin, tf.float32)
-
-
-def check_dense(name: str, x: object) -> None:
-    if isinstance(x, tf.RaggedTensor | tf.SparseTensor):
-        raise TypeError(f"{name} must be a dense tensor, got a {type(x).__name__}. Pad it, and use a mask.")
 
 
 def _match(cos_sin: tf.Tensor, x: tf.Tensor, seq_before_head_dim: bool) -> tf.Tensor:

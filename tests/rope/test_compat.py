@@ -125,7 +125,9 @@ def test_angles_that_do_not_fit_are_refused(freqs_shape, t_shape, arguments, mes
         apply_rotary_emb(tf.zeros(freqs_shape), tf.zeros(t_shape), **arguments)
 
 
-def test_angles_in_half_precision_are_refused():
+def test_angles_in_half_precision_and_integer_queries_are_refused():
+    with pytest.raises(TypeError, match="x must be floating-point queries or keys, got int32"):
+        apply_rotary_emb(tf.zeros((5, 8)), tf.zeros((2, 5, 8), tf.int32))
     with pytest.raises(TypeError, match="angles must be float32, got bfloat16"):
         apply_rotary_emb(tf.zeros((5, 8), tf.bfloat16), tf.zeros((2, 5, 8)))
 

@@ -120,19 +120,6 @@ def test_cos_sin_rotates_like_the_methods(options, seq_before_head_dim, batch, h
 
 
 @EACH_COMPILED
-def test_eager_graph_and_xla_agree(options):
-    rotary, q = embedding(options), normal(2, 3, 5, 8)
-
-    def call(q):
-        return rotary.rotate_queries_and_keys(q, q, offset=3)
-
-    eager = call(q)
-    for compiled in (tf.function(call), tf.function(call, jit_compile=True)):
-        for one, other in zip(eager, compiled(q), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
-
-
-@EACH_COMPILED
 def test_one_trace_serves_unknown_batch_and_length(options):
     rotary, traces = embedding(options, layout="half"), []
 

@@ -81,14 +81,12 @@ CONTEXTS = {
     "`tf.recompute_grad`": lambda rotate: [tf.function(tf.recompute_grad(rotate))],
     "`tf.GradientTape`": lambda rotate: [
         gradient(rotate),
-        tf.function(gradient(rotate)),
         in_xla(gradient(rotate)),
         gradient(tf.function(rotate)),
         tf.function(gradient(while_loop(rotate))),
     ],
     "`tf.autodiff.ForwardAccumulator`": lambda rotate: [
         jvp(rotate),
-        tf.function(jvp(rotate)),
         in_xla(jvp(rotate)),
         jvp(tf.function(rotate)),
         tf.function(jvp(cond(rotate))),

@@ -72,7 +72,7 @@ def test_the_rotated_part_of_a_head_is_rounded_down_and_even():
         ({"interpolate_factor": float("nan")}, "interpolate_factor must be >= 1, got nan"),
         ({"freqs_for": "constant"}, "num_freqs must give dim / 2 frequencies, got 1 for dim 8"),
         ({"freqs_for": "constant", "num_freqs": 2, "learned_freq": True}, "got 2 for dim 8"),
-        ({"freqs_for": "constant", "num_freqs": 0}, "num_freqs must be >= 1"),
+        ({"freqs_for": "constant", "num_freqs": 0}, "num_freqs must give dim / 2 frequencies"),
         ({"custom_freqs": [1.0, 2.0]}, "custom_freqs must give dim / 2 frequencies"),
         ({"dim": 2, "custom_freqs": [float("nan")]}, "vector of finite numbers"),
         ({"custom_freqs": [[1.0, 2.0], [3.0, 4.0]]}, r"vector of finite .* got shape \(2, 2\)"),

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from rope import RotaryEmbedding, positions_from_mask, positions_from_segments
-from rope.positions import positions_from_cache, positions_from_padding, shifted
+from rope.positions import positions_from_padding, shifted
 from tests.rope.reference import normal
 
 
@@ -63,8 +63,3 @@ def test_segments_of_unknown_shape_run_in_a_graph_and_under_xla():
         np.testing.assert_array_equal(compiled(segments), [[0, 1, 0], [0, 0, 1]])
     with pytest.raises(ValueError, match="segment_ids must be"):
         positions_from_segments([1, 1, 2])
-
-
-def test_positions_continue_after_a_cache():
-    np.testing.assert_array_equal(positions_from_cache(4, 3), [4, 5, 6])
-    np.testing.assert_array_equal(positions_from_cache(tf.constant([4, 0]), 2), [[4, 5], [0, 1]])
