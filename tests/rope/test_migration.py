@@ -42,6 +42,7 @@ def test_a_config_json_is_extended_by_length_or_by_a_factor():
     assert rotary_arguments(peers.config_json("dynamic"))["target_length"] == 256
     assert rotary_arguments(peers.config_json("llama3"))["target_length"] is None
     extended = rope.RotaryEmbedding.from_hf_config(peers.config_json("default"), interpolate_factor=2.0)
+    assert rope.RoPE(**rotary_arguments(peers.config_json("yarn"))).scaling["factor"] == 4
     assert extended.theta == 700 and extended.interpolate_factor == 2 and extended.layout == "half"
 
 
