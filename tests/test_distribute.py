@@ -94,7 +94,8 @@ def test_two_replicas_train_as_one_device(request, one_device, processes):
         for result in results:
             assert_same_curve(result[name], expected)
             for weight, other in zip(result[name]["weights"], expected["weights"], strict=True):
-                np.testing.assert_allclose(weight, other, rtol=0, atol=1e-5)
+                # Where a gradient is near 0, Adam turns its rounding into a part of a step, 0.01.
+                np.testing.assert_allclose(weight, other, rtol=0, atol=3e-5)
             assert result[name]["metrics"] == pytest.approx(expected["metrics"], rel=1e-5)
             assert result[name]["a step that is not finite is skipped"]
         hashes = [list(chain(*rows)) for rows in zip(*(r[name]["row hashes"] for r in results), strict=True)]
