@@ -7,7 +7,7 @@ and group = heads / kv_heads the number of query heads that share a head of keys
 import tensorflow as tf
 
 from models.kernels import CausalMask
-from rope.private_tensorflow import in_xla
+from rope.private_tensorflow import in_plain_operations, in_xla
 
 # Maximum number of queries in a chunk: smaller chunks save little memory, and small matmuls are slow.
 CHUNK = 512
@@ -22,8 +22,11 @@ def is_chunked(kernel: str, length: int | None) -> bool:
 
     Args:
         kernel: `full`, `chunked`, or `auto`, which chunks lengths from `AUTO_LENGTH` on and unknown ones: a
-            length below `CHUNK` is one chunk.
+            length below `CHUNK` is one chunk. Under `plain_operations` never: converters need static shapes
+            in a loop.
     """
+    if in_plain_operations():
+        return False
     return kernel == "chunked" or (kernel == "auto" and (length is None or length >= AUTO_LENGTH))
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from rope.positions import size_of
+from rope.private_tensorflow import in_plain_operations
 
 NORM_EPSILON = 1e-5
 MASKED = -1e9  # added to the score of a hidden key
@@ -30,7 +31,8 @@ def compile_in_graphs(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*args):
-        return (function if tf.executing_eagerly() else compiled)(*args)
+        is_plain = tf.executing_eagerly() or in_plain_operations()
+        return (function if is_plain else compiled)(*args)
 
     return call
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rope.positions import grid_positions as grid_positions
     from rope.positions import positions_from_mask as positions_from_mask
     from rope.positions import positions_from_segments as positions_from_segments
+    from rope.private_tensorflow import plain_operations as plain_operations
     from rope.rotation import compose as compose
     from rope.rotation import rotate as rotate
     from rope.scaling import scale_frequencies as scale_frequencies
@@ -33,6 +34,7 @@ _NAMES_IN = {
     "rope.layouts": ("convert_layout",),
     "rope.layers": ("RoPE", "RotaryAttention", "RotaryGroupQueryAttention"),
     "rope.positions": ("grid_positions", "positions_from_mask", "positions_from_segments"),
+    "rope.private_tensorflow": ("plain_operations",),
     "rope.rotation": ("compose", "rotate"),
     "rope.scaling": ("scale_frequencies",),
 }

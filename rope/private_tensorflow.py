@@ -1,7 +1,12 @@
-"""The only imports of private TensorFlow modules, with a fallback for versions that lack them.
+"""What the graph being traced allows; the only imports of private TensorFlow modules.
 
-The fallback assumes XLA and a control flow body in every graph, and so uses only operations that work there.
+The fallback for versions that lack them assumes XLA and a control flow body in every graph, and so uses only
+operations that work there.
 """
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -9,6 +14,26 @@ try:
     from tensorflow.python.ops import control_flow_util, control_flow_v2_func_graphs
 except ImportError:
     control_flow_util = control_flow_v2_func_graphs = None
+
+_plain = contextvars.ContextVar("plain_operations", default=False)
+
+
+@contextlib.contextmanager
+def plain_operations() -> Iterator[None]:
+    """Makes functions that are traced inside consist of operations that LiteRT and ONNX know.
+
+    A rotation is then no nested function compiled by XLA. A function that was traced before stays as it is.
+    """
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def in_plain_operations() -> bool:
+    """Whether `plain_operations` is active."""
+    return _plain.get()
 
 
 def in_xla() -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from rope.positions import check_dense, check_positions
-from rope.private_tensorflow import in_control_flow_body, in_xla
+from rope.private_tensorflow import in_control_flow_body, in_plain_operations, in_xla
 
 LAYOUTS = ("interleaved", "half")
 HALF_PRECISION = (tf.bfloat16, tf.float16)
@@ -109,7 +109,7 @@ def rotate(
     check_layout(layout)
     x = as_features(x)
     cos_sin = _match(as_cos_sin(cos_sin), x, seq_before_head_dim)
-    if _in_plain_graph() and x.shape.is_fully_defined() and cos_sin.shape.is_fully_defined():
+    if _can_compile() and x.shape.is_fully_defined() and cos_sin.shape.is_fully_defined():
         return _rotate_by_xla(x, cos_sin, layout)
     return _rotate(x, cos_sin, layout)
 
@@ -224,13 +224,15 @@ def _rotate(x: tf.Tensor, cos_sin: tf.Tensor, layout: str) -> tf.Tensor:
     return tf.cast(tf.reshape(rotated, tf.shape(x)), x.dtype)  # (..., length, dim)
 
 
-def _in_plain_graph() -> bool:
-    """Whether the graph being traced is neither for XLA nor the body of a loop or a branch.
+def _can_compile() -> bool:
+    """Whether a graph is traced, neither for XLA or export nor as the body of a loop or a branch.
 
     In such a body TensorFlow loses the tensors that a custom gradient captures: it raises, or treats
     `cos_sin` as a constant.
     """
-    return not tf.executing_eagerly() and not in_xla() and not in_control_flow_body()
+    if tf.executing_eagerly() or in_plain_operations():
+        return False
+    return not in_xla() and not in_control_flow_body()
 
 
 _compiled_rotate = tf.function(_rotate, jit_compile=True, autograph=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rope import RotaryEmbedding
+from rope import RotaryEmbedding, plain_operations
 from tests.rope.reference import angles_of, language, normal, turned
 
 README = pathlib.Path(__file__).resolve().parents[2] / "rope" / "README.md"
@@ -58,6 +58,21 @@ def mirrored(rotate):
     return lambda x: strategy.experimental_local_results(tf.function(strategy.run)(rotate, (x,)))[-1]
 
 
+def exported(rotate):
+    """A rotation for converters, which know neither nested functions nor complex numbers."""
+    function = tf.function(rotate)
+
+    def run(x):
+        with plain_operations():
+            operations = {
+                operation.type for operation in function.get_concrete_function(x).graph.get_operations()
+            }
+        assert not {"PartitionedCall", "StatefulPartitionedCall", "Complex", "Bitcast"} & operations
+        return function(x)
+
+    return run
+
+
 CONTEXTS = {
     "eager": lambda rotate: [rotate],
     "`tf.function`, static and unknown sizes": lambda rotate: [
@@ -69,6 +84,7 @@ CONTEXTS = {
         in_xla(tf.function(rotate)),
         in_xla(tf.function(rotate, input_signature=ANY_SIZE)),
     ],
+    "`plain_operations()` around a `tf.function`": lambda rotate: [exported(rotate)],
     "`tf.data.Dataset.map`": lambda rotate: [
         lambda x: next(iter(tf.data.Dataset.from_tensors(x).map(rotate)))
     ],

@@ -14,7 +14,7 @@ README = (ROOT / "rope" / "README.md").read_text()
 def test_the_examples_of_the_readme_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # an example saves a model
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 11
+    assert len(blocks) == 12
     names = {}
     for block in blocks:
         exec(compile(block, "rope/README.md", "exec"), names)
