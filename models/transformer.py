@@ -14,6 +14,7 @@ from models.chunked import attend_in_chunks, is_chunked
 from models.config import TransformerLMConfig
 from models.grid import sinusoidal_embedding
 from models.kernels import CausalMask, RMSNorm, attend
+from models.saving import ConfiguredModel
 from rope.embedding import RotaryEmbedding
 from rope.positions import positions_from_padding, positions_from_segments, size_of
 
@@ -21,7 +22,8 @@ EMBEDDING_STDDEV = 0.02
 Cache = tuple[LayerCache, ...]  # one entry for each layer
 
 
-class TransformerLM(keras.Model):
+@keras.saving.register_keras_serializable(package="models")
+class TransformerLM(ConfiguredModel):
     """Decoder-only language model with the block of the Llama family (arXiv 2302.13971).
 
     Pre-norm, RMSNorm, SwiGLU, no biases, grouped-query attention, tied embeddings.
@@ -53,6 +55,8 @@ class TransformerLM(keras.Model):
     >>> model(tf.zeros((2, 5), tf.int32)).shape
     TensorShape([2, 5, 256])
     """
+
+    config_class = TransformerLMConfig
 
     def __init__(
         self, config: TransformerLMConfig, *, dtype: str = "float32", document_separator: int | None = None
@@ -98,6 +102,12 @@ class TransformerLM(keras.Model):
         ]
         self.norm = RMSNorm(dtype=policy, name="norm")
         self(tf.zeros((1, 1), tf.int32))  # creates the weights
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "document_separator": self.document_separator}
+
+    def input_spec_for_export(self) -> tf.TensorSpec:
+        return tf.TensorSpec((None, None), tf.int32, name="tokens")
 
     def call(
         self,

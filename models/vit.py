@@ -13,6 +13,7 @@ from models.chunked import attend_in_chunks, is_chunked
 from models.config import AxialViTConfig
 from models.grid import extract_patches, prepend_unrotated, resample_grid, sinusoidal_grid
 from models.kernels import RMSNorm, attend
+from models.saving import ConfiguredModel
 from rope.axial import AxialRotaryEmbedding, MixedRotaryEmbedding
 from rope.embedding import RotaryEmbedding
 from rope.positions import grid_positions, size_of
@@ -21,7 +22,8 @@ from rope.positions import grid_positions, size_of
 EMBEDDING_STDDEV = 0.5
 
 
-class AxialViT(keras.Model):
+@keras.saving.register_keras_serializable(package="models")
+class AxialViT(ConfiguredModel):
     """Vision transformer (arXiv 2010.11929) with axial rotary embedding (RoPE-ViT, arXiv 2403.13298).
 
     The blocks are those of the language model, without the causal mask.
@@ -48,6 +50,8 @@ class AxialViT(keras.Model):
     >>> model(tf.zeros((2, 12, 8, 1))).shape
     TensorShape([2, 10])
     """
+
+    config_class = AxialViTConfig
 
     def __init__(self, config: AxialViTConfig, *, dtype: str = "float32"):
         super().__init__(dtype=dtype, name="axial_vit")
@@ -97,6 +101,9 @@ class AxialViT(keras.Model):
         )
         self.built = True  # the layers build themselves in the call that creates the weights
         self(tf.zeros((1, *config.image_size, config.channels)))
+
+    def input_spec_for_export(self) -> tf.TensorSpec:
+        return tf.TensorSpec((None, None, None, self.config.channels), tf.float32, name="images")
 
     def call(self, images: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         config = self.config
