@@ -20,8 +20,8 @@ import json
 import sys
 from collections.abc import Iterator
 
-from benchmarks.harness import FAILED, Contender, Cost, measure
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.harness import FAILED, Workload, measure
+from benchmarks.workloads import WORKLOADS
 from runs.arguments import positive_integer
 from system.command import quiet_imports, run_command
 from system.text import format_table, print_error
@@ -32,13 +32,12 @@ PACKAGES = ("tensorflow", "keras", "torch", "rotary-embedding-torch", "transform
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     rows, left_out = [], {}
-    for workload, contenders in options.selection:
-        print_error(f"{workload.title}: {', '.join(contender.name for contender in contenders)}")
-        costs = measure(contenders, workload.sizes, repeats=options.repeats)
-        rows += make_rows(workload, contenders, costs)
-        for contender, cost in zip(contenders, costs, strict=True):
-            if isinstance(cost, str):
-                left_out.setdefault(cost, []).append(f"{workload.title}: {contender.name}")
+    for workload in options.workloads:
+        print_error(f"{workload.title}: {', '.join(contender.name for contender in workload.contenders)}")
+        measured, problems = measure(workload, repeats=options.repeats)
+        rows += measured
+        for name, problem in problems:
+            left_out.setdefault(problem, []).append(f"{workload.title}: {name}")
     with quiet_imports():
         from training.hardware import describe_machine
     facts = {"machine": describe_machine(), "packages": package_versions()}
@@ -48,8 +47,8 @@ def main(arguments: list[str]) -> int:
         print(", ".join([facts["machine"], *facts["packages"]]))
         if rows:
             print(format_table([round_numbers(row) for row in rows]))
-        for reason, names in left_out.items():
-            print(f"left out, {reason}: {'; '.join(names)}")
+        for problem, names in left_out.items():
+            print(f"left out, {problem}: {'; '.join(names)}")
     return int(FAILED in left_out)
 
 
@@ -60,27 +59,23 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("subject", choices=WORKLOADS, metavar="subject", help=", ".join(WORKLOADS))
-    parser.add_argument(
-        "--repeats", type=positive_integer, default=5, help="number of rounds (default %(default)s)"
+    repeats = "number of rounds (default %(default)s)"
+    parser.add_argument("--repeats", type=positive_integer, default=5, help=repeats)
+    only = (
+        "measure only implementations whose `WORK: BY`, the first two columns of the table, contains one of "
+        "these texts"
     )
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        metavar="TEXT",
-        default=[""],
-        help="measure only implementations whose `WORK: BY`, the first two columns of the table, contains "
-        "one of these texts",
-    )
+    parser.add_argument("--only", nargs="+", metavar="TEXT", default=[""], help=only)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
-    options.selection = list(select(options.subject, options.only))
-    if not options.selection:
+    options.workloads = list(select(options.subject, options.only))
+    if not options.workloads:
         texts = " or ".join(map(repr, options.only))
         parser.error(f"argument --only: no row of {options.subject} contains {texts}")
     return options
 
 
-def select(subject: str, texts: list[str]) -> Iterator[tuple[Workload, list[Contender]]]:
+def select(subject: str, texts: list[str]) -> Iterator[Workload]:
     """Workloads of a subject, with the contenders whose `WORK: BY` contains one of the texts."""
     for workload in WORKLOADS[subject]:
         contenders = [
@@ -89,24 +84,7 @@ def select(subject: str, texts: list[str]) -> Iterator[tuple[Workload, list[Cont
             if any(text in f"{workload.title}: {contender.name}" for text in texts)
         ]
         if contenders:
-            yield workload, contenders
-
-
-def make_rows(workload: Workload, contenders: list[Contender], costs: list[Cost | str]) -> Iterator[dict]:
-    measured = [pair for pair in zip(contenders, costs, strict=True) if isinstance(pair[1], Cost)]
-    for contender, cost in measured:
-        row = {
-            "work": workload.title,
-            "by": contender.name,
-            "milliseconds": cost.seconds * 1e3,
-            "first_quartile": cost.first_quartile * 1e3,
-            "third_quartile": cost.third_quartile * 1e3,
-            "ratio": cost.seconds / measured[0][1].seconds,
-        }
-        if workload.rate is not None:
-            unit, number = workload.rate
-            row |= {"peak_megabytes": round(cost.peak_bytes / 1e6), unit: number / cost.seconds}
-        yield row
+            yield workload._replace(contenders=contenders)
 
 
 def round_numbers(row: dict) -> dict:

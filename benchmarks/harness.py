@@ -2,13 +2,12 @@
 
 import contextlib
 import importlib
-import json
+import multiprocessing
 import os
 import resource
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +16,10 @@ import numpy as np
 from system.command import silenced_standard_error
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVE = "from benchmarks.harness import serve; serve()"
+CALLS = 20  # of short work, in a turn
+CHANNELS, CLASSES, PATCH_SIZE = 3, 10, 4
 FAILED = "failed"
+SPAWN = multiprocessing.get_context("spawn")
 
 
 class UnavailableError(Exception):
@@ -40,94 +41,108 @@ class Contender(NamedTuple):
     options: dict
 
 
-class Cost(NamedTuple):
-    """Seconds of a unit of work, median and quartiles over the rounds, and growth of the process in bytes."""
+class Workload(NamedTuple):
+    """Work that several contenders do.
 
-    seconds: float
-    first_quartile: float
-    third_quartile: float
-    peak_bytes: int
+    sizes: arguments of every contender.
+    contenders: the first is the reference of the ratios.
+    rate: name of a rate, and its units in a unit of work. None for commands, whose own processes are not
+        measured in memory either.
+    """
+
+    title: str
+    sizes: dict
+    contenders: list[Contender]
+    rate: tuple[str, float] | None
 
 
-def measure(contenders: Sequence[Contender], sizes: dict, *, repeats: int) -> list[Cost | str]:
-    """Cost of each contender, or the reason why it has none."""
+def measure(workload: Workload, *, repeats: int) -> tuple[list[dict], list[tuple[str, str]]]:
+    """A row for each contender that can be measured; name and problem of each of the others."""
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(Process(contender, sizes)) for contender in contenders]
+        contenders = workload.contenders
+        processes = [stack.enter_context(Process(contender, workload.sizes)) for contender in contenders]
         for number in range(repeats):
             # The order alternates, so that a machine that slows down slows all contenders alike.
             for process in processes if number % 2 == 0 else reversed(processes):
                 process.take_turn()
-        return [process.cost() for process in processes]
+    rows = [make_row(workload, process) for process in processes if process.problem is None]
+    for row in rows:
+        row["ratio"] = row["milliseconds"] / rows[0]["milliseconds"]
+    return rows, [(process.name, process.problem) for process in processes if process.problem is not None]
 
 
 class Process(contextlib.AbstractContextManager):
-    """Process of a contender: each line of its input starts a turn, and a line of JSON answers."""
+    """Process of a contender, which has prepared its work and done it once.
+
+    turns: seconds of a unit of work, and peak memory in bytes, of each turn.
+    problem: the reason why the contender cannot be measured.
+    """
 
     def __init__(self, contender: Contender, sizes: dict):
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, contender.make, json.dumps(sizes | contender.options)],
-            cwd=ROOT,
-            env={"TF_CPP_MIN_LOG_LEVEL": "2"} | os.environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._turns = []
-        self._problem = self._read_answer().get("problem")
+        self.name, self.turns, self.problem = contender.name, [], None
+        self._connection, remote = SPAWN.Pipe()
+        arguments = contender.make, sizes | contender.options, remote
+        self._process = SPAWN.Process(target=serve, args=arguments)
+        self._process.start()
+        remote.close()  # so that the end of the process ends the connection
+        self._receive()
 
     def take_turn(self) -> None:
-        if self._problem is None:
+        if self.problem is None:
             with contextlib.suppress(BrokenPipeError):
-                print(file=self._process.stdin, flush=True)
-            self._turns.append(self._read_answer())
-            self._problem = self._turns[-1].get("problem")
+                self._connection.send("turn")
+            self.turns.append(self._receive())
 
-    def cost(self) -> Cost | str:
-        if self._problem is not None:
-            return self._problem
-        seconds = [turn["seconds"] for turn in self._turns]
-        first_quartile, median, third_quartile = np.quantile(seconds, (0.25, 0.5, 0.75)).tolist()
-        return Cost(median, first_quartile, third_quartile, self._turns[-1]["peak_bytes"])
+    def _receive(self) -> object:
+        try:
+            self.problem, answer = self._connection.recv()
+        except (EOFError, ConnectionResetError):  # the process has ended
+            self.problem, answer = FAILED, None
+        return answer
 
     def __exit__(self, *_) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._process.communicate()  # closes its input, which ends it
-
-    def _read_answer(self) -> dict:
-        line = self._process.stdout.readline()
-        return json.loads(line) if line else {"problem": FAILED}  # it has ended
+        self._connection.close()  # which ends the process
+        self._process.join()
 
 
-def serve() -> None:
-    """Main function of a contender's process: does the work once for each line of standard input."""
-    answers = os.fdopen(os.dup(1), "w")
+def make_row(workload: Workload, process: Process) -> dict:
+    """Times, median and quartiles over the turns, memory and rate of a contender."""
+    seconds, peaks = zip(*process.turns, strict=True)
+    first_quartile, median, third_quartile = (1e3 * np.quantile(seconds, (0.25, 0.5, 0.75))).tolist()
+    row = {"work": workload.title, "by": process.name, "milliseconds": median}
+    row |= {"first_quartile": first_quartile, "third_quartile": third_quartile}
+    if workload.rate is not None:
+        unit, number = workload.rate
+        row |= {"peak_megabytes": round(peaks[-1] / 1e6), unit: 1e3 * number / median}
+    return row
+
+
+def serve(make: str, options: dict, connection: Connection) -> None:
+    """Main function of a contender's process: prepares the work, and does it once for each message.
+
+    Sends pairs of a problem, or None, and the seconds and peak memory of a turn.
+    """
     os.dup2(2, 1)  # what libraries print goes to standard error
-
-    def answer(**values):
-        print(json.dumps(values), file=answers, flush=True)
-
-    module, function = sys.argv[1].split(":")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    module, function = make.split(":")
     try:
         with silenced_standard_error():  # TensorFlow prints when it is imported and initializes its devices
-            work = getattr(importlib.import_module(module), function)(**json.loads(sys.argv[2]))
+            work = getattr(importlib.import_module(module), function)(**options)
     except ModuleNotFoundError as error:
-        return answer(problem=f"{error.name} is not installed: pip install -r requirements-bench.txt")
+        problem = f"{error.name} is not installed: pip install -r requirements-bench.txt"
+        return connection.send((problem, None))
     except UnavailableError as error:
-        return answer(problem=str(error))
+        return connection.send((str(error), None))
     # Memory is counted from here: without the libraries and the weights.
     before = peak_bytes()
     work.call()  # traces and compiles
-    answer()
-    for _ in sys.stdin:
-        started = time.perf_counter()
-        work.call()
-        seconds = (time.perf_counter() - started) / work.count
-        answer(seconds=seconds, peak_bytes=peak_bytes() - before)
-
-
-def run_python(*arguments: str) -> None:
-    """Runs Python with these arguments in the repository until it ends."""
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+    connection.send((None, None))
+    with contextlib.suppress(EOFError):
+        while connection.recv():
+            started = time.perf_counter()
+            work.call()
+            seconds = (time.perf_counter() - started) / work.count
+            connection.send((None, (seconds, peak_bytes() - before)))
 
 
 def peak_bytes() -> int:

@@ -39,7 +39,7 @@ def language_model(length: int, *, dim: int, num_layers: int, num_heads: int, ml
     embedding = keras.layers.ReversibleEmbedding(256, dim)
     x = embedding(tokens)
     for _ in range(num_layers):
-        x += Attention(num_heads, dim)(keras.layers.RMSNormalization()(x))
+        x += Attention(length, num_heads, dim)(keras.layers.RMSNormalization()(x))
         normed = keras.layers.RMSNormalization()(x)
         gate, up = dense(mlp_dim, activation="silu")(normed), dense(mlp_dim)(normed)
         x += dense(dim)(gate * up)
@@ -53,16 +53,12 @@ def dense(features: int, **options) -> keras.layers.Dense:
 class Attention(keras.layers.Layer):
     """Causal attention over rotated queries and keys, in the half layout."""
 
-    def __init__(self, num_heads: int, dim: int):
+    def __init__(self, length: int, num_heads: int, dim: int):
         super().__init__()
         self.num_heads, self.head_dim = num_heads, dim // num_heads
         self.query, self.key, self.value, self.projection = (dense(dim) for _ in range(4))
-
-    def build(self, shape):
-        for part in (self.query, self.key, self.value, self.projection):
-            part.build(shape)
         frequencies = 10_000 ** -np.linspace(0, 1, self.head_dim // 2, endpoint=False)
-        angles = np.outer(np.arange(shape[1]), frequencies)[:, np.newaxis]
+        angles = np.outer(np.arange(length), frequencies)[:, np.newaxis]
         self.cosines, self.sines = np.cos(angles), np.sin(angles)
 
     def call(self, x):

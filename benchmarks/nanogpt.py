@@ -55,9 +55,8 @@ class Model(nn.Module):
 
 def draw_batch(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Random windows and the next character at each of their positions."""
-    windows = torch.stack(
-        [tokens[at : at + LENGTH + 1] for at in torch.randint(len(tokens) - LENGTH, (BATCH,))]
-    )
+    starts = torch.randint(len(tokens) - LENGTH, (BATCH,))
+    windows = torch.stack([tokens[start : start + LENGTH + 1] for start in starts])
     return windows[:, :-1], windows[:, 1:]
 
 

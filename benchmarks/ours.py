@@ -4,7 +4,7 @@ import itertools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.harness import ROOT, UnavailableError, Work, run_python
+from benchmarks.harness import CALLS, CHANNELS, CLASSES, PATCH_SIZE, ROOT, UnavailableError, Work
 from configs.compose import compose
 from configs.schema import parse_config
 from models.config import AxialViTConfig, TransformerLMConfig
@@ -28,8 +28,7 @@ from training.hardware import available_memory, resolve_compile, resolve_precisi
 from training.optimizer import make_optimizer
 from training.step import make_train_step
 
-CALLS, NUM_STEPS = 20, 1_000_000
-CHANNELS, CLASSES, PATCH_SIZE = 3, 10, 4
+NUM_STEPS = 1_000_000  # of a recipe, so that its schedule does not end
 
 
 def rotation(*, layout: str, head_dim: int, **options) -> Work:
@@ -39,11 +38,13 @@ def rotation(*, layout: str, head_dim: int, **options) -> Work:
 
 def copy(**options) -> Work:
     """TensorFlow's copy of the tensor, as the cost of moving its bytes."""
+    deep_copy = tf.raw_ops.DeepCopy
 
-    def deep_copy(x):
-        return tf.raw_ops.DeepCopy(x=x)
+    @tf.custom_gradient
+    def rotate(x):
+        return deep_copy(x=x), lambda gradient: deep_copy(x=gradient)
 
-    return time_rotation(tf.custom_gradient(lambda x: (deep_copy(x), deep_copy)), **options)
+    return time_rotation(rotate, **options)
 
 
 def time_rotation(
@@ -71,7 +72,9 @@ def time_rotation(
 def text_step(*, batch: int, length: int, precision: str = "auto", mode: str = "auto", **sizes) -> Work:
     """Training step on random bytes."""
     model = language_model(length, precision, **sizes)
-    check_memory(model, batch, length)
+    needed = batch * row_memory(model, length) * model.config.num_layers
+    if needed > available_memory():
+        raise UnavailableError(f"it may need {needed / 1e9:.0f} GB, which are not free")
     tokens = np.random.default_rng(0).integers(256, size=(batch, length + 1), dtype=np.int32)
     return step_of(model, mode, tokens[:, :-1], tokens[:, 1:])
 
@@ -80,13 +83,6 @@ def language_model(context_length: int, precision: str, *, num_heads: int, **siz
     heads = {"num_heads": num_heads, "num_kv_heads": num_heads}
     config = TransformerLMConfig(context_length=context_length, **heads, **sizes)
     return TransformerLM(config, dtype=resolve_precision(precision)[0])
-
-
-def check_memory(model: TransformerLM, batch: int, length: int) -> None:
-    """Raises UnavailableError if a training step may need more memory than is free."""
-    needed = batch * row_memory(model, length) * model.config.num_layers
-    if needed > available_memory():
-        raise UnavailableError(f"it may need {needed / 1e9:.0f} GB, which are not free")
 
 
 def image_step(*, batch: int, grid: int, precision: str = "auto", mode: str = "auto", **sizes) -> Work:
@@ -158,33 +154,21 @@ def load_recipe(arguments: list[str]) -> Task:
     return load_task(replace(config, precision=precision))
 
 
-def help_text() -> Work:
-    return Work(lambda: run_python("train.py", "--help"))
-
-
-def speed_run() -> Work:
-    """Run of `experiment=shakespeare_speedrun`, from start to exit."""
+def command(*, arguments: Sequence[str] = (), until: str | None = None) -> Work:
+    """Run of `train.py ARGUMENTS` from its start to its end, or to a line that begins with `until`."""
 
     def call():
         with tempfile.TemporaryDirectory() as directory:
-            run_python("train.py", "experiment=shakespeare_speedrun", f"output_dir={directory}")
-
-    return Work(call)
-
-
-def first_step(*arguments: str) -> Work:
-    """Startup of train.py, up to the line of its first step."""
-
-    def call():
-        with tempfile.TemporaryDirectory() as directory:
-            command = [sys.executable, "train.py", f"output_dir={directory}", *arguments]
+            words = [sys.executable, "train.py", f"output_dir={directory}", *arguments]
             output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-            with subprocess.Popen(command, cwd=ROOT, **output) as process:
+            with subprocess.Popen(words, cwd=ROOT, **output) as process:
                 line = ""
                 for line in process.stdout:
-                    if line.startswith("step 1/"):
+                    if until is not None and line.startswith(until):
                         process.kill()
                         return line
-                raise RuntimeError(f"{' '.join(command)} ended before its first step: {line}")
+        if until is not None or process.returncode != 0:
+            raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}: {line}")
+        return line
 
     return Work(call)

@@ -1,6 +1,8 @@
 """Workloads implemented with PyTorch, rotary-embedding-torch and transformers, eager or compiled."""
 
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.harness import UnavailableError, Work, run_python
+from benchmarks.harness import CALLS, CHANNELS, CLASSES, PATCH_SIZE, ROOT, UnavailableError, Work
 
-CALLS = 20
-CHANNELS, CLASSES, PATCH_SIZE = 3, 10, 4
 DTYPES = {"float32": torch.float32, "mixed_bfloat16": torch.bfloat16, "bfloat16": torch.bfloat16}
 
 
@@ -32,9 +32,8 @@ def package_rotation(*, head_dim: int, **options) -> Work:
 
 def half_rotation(*, length: int, head_dim: int, **options) -> Work:
     """Rotation written out in PyTorch, without a library."""
-    return time_rotation(
-        Rotation(rotary_angles(length, head_dim // 2)), length=length, head_dim=head_dim, **options
-    )
+    rotate = Rotation(rotary_angles(length, head_dim // 2))
+    return time_rotation(rotate, length=length, head_dim=head_dim, **options)
 
 
 def time_rotation(
@@ -60,7 +59,7 @@ def text_step(*, batch: int, length: int, precision: str, mode: str, **sizes) ->
 
 
 def language_model(length: int, *, dim: int, num_heads: int, **sizes) -> nn.Module:
-    embedding, head = nn.Embedding(256, dim), nn.Linear(dim, 256, bias=False)
+    embedding, head = nn.Embedding(256, dim), linear(dim, 256)
     nn.init.normal_(embedding.weight, std=0.02)
     head.weight = embedding.weight
     angles = rotary_angles(length, dim // num_heads // 2)
@@ -76,7 +75,7 @@ def image_step(*, batch: int, grid: int, precision: str, mode: str, **sizes) -> 
 def vision_model(grid: int, *, dim: int, num_heads: int, **sizes) -> nn.Module:
     axis_angles = rotary_angles(grid, dim // num_heads // 4)
     angles = torch.cat([axis_angles.repeat_interleave(grid, 0), axis_angles.repeat(grid, 1)], -1)
-    head = nn.Linear(dim, CLASSES, bias=False)
+    head = linear(dim, CLASSES)
     return Transformer(Patches(dim), head, angles, causal=False, dim=dim, num_heads=num_heads, **sizes)
 
 
@@ -151,9 +150,8 @@ class Block(nn.Module):
         super().__init__()
         self.rotate, self.causal, self.num_heads = rotate, causal, num_heads
         self.attention_norm, self.mlp_norm = nn.RMSNorm(dim, eps=1e-5), nn.RMSNorm(dim, eps=1e-5)
-        self.qkv, self.output = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim, bias=False)
-        self.gate_and_up = nn.Linear(dim, 2 * mlp_dim, bias=False)
-        self.down = nn.Linear(mlp_dim, dim, bias=False)
+        self.qkv, self.output = linear(dim, 3 * dim), linear(dim, dim)
+        self.gate_and_up, self.down = linear(dim, 2 * mlp_dim), linear(mlp_dim, dim)
 
     def forward(self, x):
         parts = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.num_heads, -1))
@@ -182,11 +180,15 @@ class Transformer(nn.Module):
 
 
 class Patches(nn.Linear):
-    def __init__(self, dim):
+    def __init__(self, dim: int):
         super().__init__(PATCH_SIZE**2 * CHANNELS, dim, bias=False)
 
     def forward(self, images):
         return super().forward(functional.unfold(images, PATCH_SIZE, stride=PATCH_SIZE).transpose(1, 2))
+
+
+def linear(features: int, outputs: int) -> nn.Linear:
+    return nn.Linear(features, outputs, bias=False)
 
 
 def nanogpt() -> Work:
@@ -199,4 +201,5 @@ def nanogpt() -> Work:
     for split in ("train", "validation"):
         tokens = getattr(corpus, split)
         tokens[tokens != SEPARATOR].tofile(Path(folder.name, f"{split}.bin"))
-    return Work(lambda: run_python("-m", "benchmarks.nanogpt", folder.name))
+    words = [sys.executable, "-m", "benchmarks.nanogpt", folder.name]
+    return Work(lambda: subprocess.run(words, cwd=ROOT, check=True, capture_output=True))

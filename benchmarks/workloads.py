@@ -2,24 +2,15 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from benchmarks.harness import Contender
+from benchmarks.harness import Contender, Workload
 
-
-class Workload(NamedTuple):
-    """Work that several contenders do.
-
-    sizes: arguments of every contender.
-    contenders: the first is the reference of the ratios.
-    rate: name of a rate, and its units in a unit of work. None for commands, whose own processes are not
-        measured in memory either.
-    """
-
-    title: str
-    sizes: dict
-    contenders: list[Contender]
-    rate: tuple[str, float] | None
+DIM_128 = {"dim": 128, "num_layers": 4, "num_heads": 4, "mlp_dim": 384}
+DIM_384 = {"dim": 384, "num_layers": 6, "num_heads": 6, "mlp_dim": 1024}
+DIM_192 = {"dim": 192, "num_layers": 6, "num_heads": 6, "mlp_dim": 576}
+DIM_64 = {"dim": 64, "num_layers": 2, "num_heads": 4, "mlp_dim": 192}
+TEXT = {"batch": 16, "length": 256}
+PRECISIONS, MODES, TORCH_MODES = ("float32", "mixed_bfloat16"), ("graph", "xla"), ("eager", "compiled")
 
 
 def by(name: str, make: str, **choices: Sequence) -> list[Contender]:
@@ -28,16 +19,6 @@ def by(name: str, make: str, **choices: Sequence) -> list[Contender]:
         dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
     )
     return [Contender(name.format(**options), f"benchmarks.{make}", options) for options in combinations]
-
-
-DIM_128 = {"dim": 128, "num_layers": 4, "num_heads": 4, "mlp_dim": 384}
-DIM_384 = {"dim": 384, "num_layers": 6, "num_heads": 6, "mlp_dim": 1024}
-DIM_192 = {"dim": 192, "num_layers": 6, "num_heads": 6, "mlp_dim": 576}
-DIM_64 = {"dim": 64, "num_layers": 2, "num_heads": 4, "mlp_dim": 192}
-TEXT = {"batch": 16, "length": 256}
-IMAGES = {"batch": 128, "grid": 8}
-PRECISIONS, MODES, TORCH_MODES = ("float32", "mixed_bfloat16"), ("graph", "xla"), ("eager", "compiled")
-BFLOAT16, COMPILED = PRECISIONS[1:], ["compiled"]
 
 
 def rotation(dtype: str, direction: str) -> Workload:
@@ -77,16 +58,16 @@ def ours_and_torch(kind: str, torch_modes: Sequence[str]) -> list[Contender]:
     )
 
 
+OURS, TORCH, KERAS = "ours:text_step", "torch_peers:text_step", "keras_peers:text_step"
 TRAIN_TEXT = (
     ours_and_torch("text", TORCH_MODES)
-    + by("Keras fit, defaults", "keras_peers:text_step", precision=["float32"], mode=["auto"])
-    + by("Keras fit, {precision}, {mode}", "keras_peers:text_step", precision=PRECISIONS, mode=MODES)
+    + by("Keras fit, defaults", KERAS, precision=["float32"], mode=["auto"])
+    + by("Keras fit, {precision}, {mode}", KERAS, precision=PRECISIONS, mode=MODES)
 )
-OURS, TORCH = "ours:text_step", "torch_peers:text_step"
 ATTENTION = (
     by("ours, {attention_kernel}, {precision}", OURS, attention_kernel=("auto", "full"), precision=PRECISIONS)
-    + by("ours, recompute_blocks, {precision}", OURS, recompute_blocks=[True], precision=BFLOAT16)
-    + by("torch, {mode}, {precision}", TORCH, mode=COMPILED, precision=PRECISIONS)
+    + by("ours, recompute_blocks, {precision}", OURS, recompute_blocks=[True], precision=["mixed_bfloat16"])
+    + by("torch, {mode}, {precision}", TORCH, mode=["compiled"], precision=PRECISIONS)
 )
 PEERS = "torch_peers:generation"
 GENERATE = (
@@ -99,8 +80,11 @@ DATA = (
     + by("batch", "ours:recipe_batches")
     + by("checkpoint", "ours:recipe_checkpoints")
 )
-STARTUP = by("train.py, to its first step", "ours:first_step") + by("train.py --help", "ours:help_text")
-SPEEDRUN = by("train.py experiment=shakespeare_speedrun", "ours:speed_run") + by(
+STARTUP = by("train.py, to its first step", "ours:command", until=["step 1/"]) + by(
+    "train.py --help", "ours:command", arguments=[["--help"]]
+)
+SPEED = ["experiment=shakespeare_speedrun"]
+SPEEDRUN = by("train.py {arguments[0]}", "ours:command", arguments=[SPEED]) + by(
     "nanoGPT's recipe", "torch_peers:nanogpt"
 )
 AXIAL = by("{attention} attention", "ours:image_step", attention=("full", "axial"))
@@ -114,7 +98,7 @@ WORKLOADS = {
     "train": [
         text_step(TEXT | DIM_128, TRAIN_TEXT),
         text_step(TEXT | DIM_384, TRAIN_TEXT),
-        image_step(IMAGES | DIM_192, ours_and_torch("image", COMPILED)),
+        image_step({"batch": 128, "grid": 8} | DIM_192, ours_and_torch("image", ["compiled"])),
     ],
     "attention": [
         text_step({"batch": 1, "length": length} | DIM_128, ATTENTION) for length in (1024, 4096, 16_384)

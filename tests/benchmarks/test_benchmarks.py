@@ -1,7 +1,6 @@
 """Benchmarks: turns, ratios, contenders that are left out, and the work that each contender does."""
 
 import json
-import subprocess
 
 import keras
 import numpy as np
@@ -9,8 +8,8 @@ import pytest
 
 from benchmarks import __main__ as benchmark
 from benchmarks import harness, keras_peers, ours
-from benchmarks.harness import Contender, Cost
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.harness import Contender, Workload
+from benchmarks.workloads import WORKLOADS
 from models.config import RopeConfig
 from training.evaluation import summed_cross_entropy
 from training.hardware import describe_machine
@@ -40,11 +39,21 @@ def tiny(sizes):
     return {name: TINY.get(name, value) for name, value in sizes.items()}
 
 
-def test_contenders_take_turns_in_alternating_order(fakes, tmp_path):
+def test_contenders_take_turns_and_those_that_fail_are_left_out(fakes, tmp_path, capsys):
     log = tmp_path / "log"
-    fakes(*(fake(name, "sleeping", milliseconds=1, log=str(log), mark=name) for name in "abc"))
-    assert benchmark.main(["rope", "--repeats", "3", "--json"]) == 0
+    names = ("missing", "too_large", "broken", "dying")
+    sleeping = (fake(mark, "sleeping", milliseconds=1, log=str(log), mark=mark) for mark in "abc")
+    fakes(*(fake(name, name) for name in names), *sleeping)
+    assert benchmark.main(["rope", "--repeats", "3"]) == 1
     assert log.read_text() == "abc" + "abc" + "cba" + "abc"  # the first call of each is a warm-up
+    first, headers, *rows, missing, too_large, failed = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{describe_machine()}, tensorflow 2.")
+    assert headers.split()[:3] == ["work", "by", "milliseconds"]
+    assert [row.split()[:3] for row in rows] == [["the", "work", mark] for mark in "abc"]
+    reason = "a_package_that_nobody_has is not installed: pip install -r requirements-bench.txt"
+    assert missing == f"left out, {reason}: the work: missing"
+    assert too_large == "left out, it may need 99 GB, which are not free: the work: too_large"
+    assert failed == "left out, failed: the work: broken; the work: dying"
 
 
 def test_times_are_per_unit_and_ratios_refer_to_the_first_contender(fakes, capsys):
@@ -62,57 +71,55 @@ def test_times_are_per_unit_and_ratios_refer_to_the_first_contender(fakes, capsy
     assert peer["pages_per_second"] == pytest.approx(5_000 / peer["milliseconds"])
 
 
-def test_costs_are_quartiles_of_the_turns_and_the_last_peak(monkeypatch):
-    answers = iter([{}, *({"seconds": number / 10, "peak_bytes": number} for number in (5, 1, 2, 4, 3))])
-    monkeypatch.setattr(harness.Process, "_read_answer", lambda process: next(answers))
-    (cost,) = harness.measure([fake("ours", "sleeping", milliseconds=1)], {}, repeats=5)
-    np.testing.assert_allclose(cost, (0.3, 0.2, 0.4, 3))
+class Turns:
+    """Stands in for the process of a contender; its memory grows, and `none` cannot be measured."""
+
+    def __init__(self, contender, sizes):
+        self.name, self.problem = contender.name, "no reason" if contender.name == "none" else None
+        self.turns, self._seconds = [], iter((0.5, 0.1, 0.2, 0.4, 0.3))
+
+    def take_turn(self):
+        self.turns.append((next(self._seconds), 1_000_000 * len(self.turns)))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_rows_have_quartiles_and_the_last_peak_and_commands_only_times(monkeypatch):
+    monkeypatch.setattr(harness, "Process", Turns)
+    work = Workload("the work", {}, [fake("none", ""), fake("ours", "")], ("pages_per_second", 6))
+    (row,), problems = harness.measure(work, repeats=5)
+    times = {"milliseconds": 300, "first_quartile": 200, "third_quartile": 400, "ratio": 1}
+    names = {"work": "the work", "by": "ours"}
+    assert row == names | times | {"peak_megabytes": 4, "pages_per_second": 20}
+    assert problems == [("none", "no reason")]
+    (row,), _ = harness.measure(work._replace(rate=None), repeats=5)
+    assert row == names | times
 
 
 def test_memory_is_counted_from_the_first_call():
-    (cost,) = harness.measure([fake("ours", "allocating", before=100, during=150)], {}, repeats=1)
-    assert 140e6 < cost.peak_bytes < 220e6
-
-
-def test_contenders_that_fail_are_left_out_of_the_table(fakes, capsys):
-    names = ("missing", "too_large", "broken", "dying")
-    fakes(*(fake(name, name) for name in names), fake("ours", "sleeping", milliseconds=1))
-    assert benchmark.main(["rope", "--repeats", "2"]) == 1
-    first, headers, row, *left_out = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{describe_machine()}, tensorflow 2.")
-    assert headers.split()[:3] == ["work", "by", "milliseconds"]
-    assert row.split()[:3] == ["the", "work", "ours"]
-    assert left_out == [
-        "left out, a_package_that_nobody_has is not installed: pip install -r requirements-bench.txt: "
-        "the work: missing",
-        "left out, it may need 99 GB, which are not free: the work: too_large",
-        "left out, failed: the work: broken; the work: dying",
-    ]
-
-
-def test_commands_have_no_columns_for_memory_and_rate_and_a_missing_peer_is_no_failure(monkeypatch, capsys):
-    commands = [fake("ours", "sleeping", milliseconds=1), fake("peer", "missing")]
-    monkeypatch.setitem(WORKLOADS, "startup", [Workload("command", {"size": 3}, commands, None)])
-    assert benchmark.main(["startup", "--repeats", "1", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    (row,) = result["rows"]
-    assert list(row) == ["work", "by", "milliseconds", "first_quartile", "third_quartile", "ratio"]
-    assert list(result["left_out"].values()) == [["command: peer"]]
+    work = Workload("", {}, [fake("ours", "allocating", before=100, during=150)], ("pages_per_second", 1))
+    (row,), _ = harness.measure(work, repeats=1)
+    assert 140 < row["peak_megabytes"] < 220
 
 
 def test_only_selects_rows_by_their_names(monkeypatch, capsys):
-    calls = []
+    works = []
 
-    def measure(contenders, sizes, *, repeats):
-        calls.append(([contender.name for contender in contenders], sizes["direction"], repeats))
-        return [Cost(0.5, 0.25, 1.0, 7_000_000)] * len(contenders)
+    def measure(work, *, repeats):
+        works.append(work)
+        return [{"by": "copy", "milliseconds": 1_234.5, "ratio": 1.0, "peak_megabytes": 7}], []
 
     monkeypatch.setattr(benchmark, "measure", measure)
     assert benchmark.main(["rope", "--only", "float32, forward: copy", "nothing", "--repeats", "4"]) == 0
-    assert calls == [(["copy by TensorFlow"], "forward", 4)]
-    *_, row = capsys.readouterr().out.splitlines()
-    # 2 * 8 * 8 * 1024 * 64 numbers of 4 bytes in half a second.
-    assert row.split()[-6:] == ["500", "250", "1,000", "1.00", "7", "0.0671"]
+    (work,) = works
+    assert [contender.name for contender in work.contenders] == ["copy by TensorFlow"]
+    assert work.sizes["direction"] == "forward"
+    assert work.rate[1] == pytest.approx(2 * 8 * 8 * 1024 * 64 * 4 / 1e9)  # gigabytes read and written
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["copy", "1,234", "1.00", "7"]
 
 
 @pytest.mark.parametrize(
@@ -234,10 +241,8 @@ def test_generation_returns_every_token():
 
 
 def test_a_step_that_exceeds_the_memory_is_left_out():
-    full = ours.language_model(8, "float32", **MODEL, attention_kernel="full")
     with pytest.raises(harness.UnavailableError, match=r"it may need \d+ GB, which are not free"):
-        ours.check_memory(full, 1, 10_000_000)
-    ours.check_memory(ours.language_model(8, "float32", **MODEL), 1, 10_000)
+        ours.text_step(batch=10_000_000, length=80, **MODEL, attention_kernel="full")
 
 
 def test_torch_compile_needs_a_compiler(monkeypatch):
@@ -247,25 +252,17 @@ def test_torch_compile_needs_a_compiler(monkeypatch):
         torch_peers.half_rotation(dtype="float32", direction="forward", mode="compiled", **QUERIES)
 
 
-def test_startup_is_timed_up_to_the_first_step(tmp_path, monkeypatch):
+def test_commands_are_timed_to_a_line_or_to_their_end(tmp_path, monkeypatch):
     monkeypatch.setattr(ours, "ROOT", tmp_path)
     train = tmp_path / "train.py"
     train.write_text("import time\nprint('step 1/9 at last', flush=True)\ntime.sleep(999)")
-    assert ours.first_step().call() == "step 1/9 at last\n"
-    train.write_text("import sys\nprint('config error:', sys.argv[-1])")
-    with pytest.raises(RuntimeError, match="ended before its first step: config error: nonsense=1"):
-        ours.first_step("nonsense=1").call()
-
-
-def test_the_speed_run_is_timed_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(harness, "ROOT", tmp_path)
-    (tmp_path / "train.py").write_text("import sys\nopen('arguments', 'w').write(' '.join(sys.argv[1:]))")
-    ours.speed_run().call()
-    words = (tmp_path / "arguments").read_text().split()
-    assert words[0] == "experiment=shakespeare_speedrun" and words[1].startswith("output_dir=")
-    (tmp_path / "train.py").write_text("raise SystemExit(2)")
-    with pytest.raises(subprocess.CalledProcessError):
-        ours.speed_run().call()
+    assert ours.command(until="step 1/").call() == "step 1/9 at last\n"
+    train.write_text("import sys\nprint('step 1/9')\nprint(*sys.argv[1:])")
+    assert ours.command(arguments=["name=x"]).call().split()[1:] == ["name=x"]
+    train.write_text("import sys\nprint('config error:', sys.argv[-1])\nsys.exit(len(sys.argv) - 2)")
+    for options in ({"until": "step 1/"}, {"arguments": ["nonsense=1"]}):
+        with pytest.raises(RuntimeError, match=r"train\.py .* ended with [01]: config error: "):
+            ours.command(**options).call()
 
 
 def test_the_recipe_of_nanogpt_has_its_published_size_and_learns(tmp_path, monkeypatch, capsys):
