@@ -1,17 +1,17 @@
 """Passkey retrieval: share of the keys that a language model finds, by context length and depth."""
 
 import itertools
+from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from data.config import PasskeyConfig
 from data.passkeys import check_room, held_out_passkeys
 from runs.arguments import write_rows
-from runs.extended_context import Case, Run, check_run, choose_batch_size, make_case_model, make_cases
+from runs.extended_context import Case, Run, check_run, evaluate_cases, make_case_model, make_cases
 from runs.plots import save, subplots, without_formulas, write_cells
 from system.text import print_error
 
@@ -42,42 +42,36 @@ def evaluate_passkeys(
         check_room(length=run_lengths[0], digits=num_digits(run))
         check_run(run, run_lengths, scalings=scalings)
     cases = make_cases(runs, scalings, lengths=lengths_of)
-    batch_sizes = {case: choose_batch_size(case) for case in dict.fromkeys(c.equivalent for c in cases)}
-    depths, found = np.linspace(0, 1, num_depths), {}
-    with tqdm(total=len(batch_sizes) * num_depths * examples, disable=None) as progress:
-        for case, size in batch_sizes.items():
-            progress.set_description(case.describe())
-            found[case] = find_keys(case, depths, examples=examples, batch_size=size, progress=progress)
+    depths = np.linspace(0, 1, num_depths)
+    found = evaluate_cases(cases, lambda case, batch_size: find_keys(case, depths, examples, batch_size))
     return [
         make_row(case, depth, found_at_depth)
-        for case in cases
-        for depth, found_at_depth in zip(depths, found[case.equivalent], strict=True)
+        for case, found_in_case in zip(cases, found, strict=True)
+        for depth, found_at_depth in zip(depths, found_in_case.reshape(num_depths, examples), strict=True)
     ]
 
 
 def find_keys(
-    case: Case, depths: np.ndarray, *, examples: int, batch_size: int, progress: tqdm
-) -> np.ndarray:
-    """Whether greedy decoding gives the key, (depths, examples) bool.
+    case: Case, depths: np.ndarray, examples: int, batch_size: int
+) -> tuple[list[slice], Callable[[slice], np.ndarray]]:
+    """Batches of the examples at each depth, and whether greedy decoding gives their keys, (batch,) bool.
 
     One forward pass over the text with the key suffices: as long as greedy decoding is correct, its input is
     the key.
     """
     digits = num_digits(case.run)
     model = make_case_model(case)
+    numbers, places = np.tile(np.arange(examples), len(depths)), np.repeat(depths, examples)
 
     @tf.function(jit_compile=case.run.config.compile == "xla")
     def predict(inputs):
         return tf.argmax(model(inputs, last=digits), axis=-1, output_type=tf.int32)  # (batch, digits)
 
-    numbers, places = np.tile(np.arange(examples), len(depths)), np.repeat(depths, examples)
-    found = []
-    for start in range(0, len(numbers), batch_size):
-        rows = slice(start, start + batch_size)
+    def find(rows):
         inputs, targets = held_out_passkeys(numbers[rows], places[rows], length=case.length, digits=digits)
-        found.append((predict(tf.constant(inputs)).numpy() == targets[:, -digits:]).all(axis=1))
-        progress.update(len(inputs))
-    return np.concatenate(found).reshape(len(depths), examples)
+        return (predict(tf.constant(inputs)).numpy() == targets[:, -digits:]).all(axis=1)
+
+    return [slice(start, start + batch_size) for start in range(0, len(numbers), batch_size)], find
 
 
 def num_digits(run: Run) -> int:

@@ -1,21 +1,19 @@
 """Evaluation of trained runs, also at other image sizes, and classification of image files."""
 
-import math
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
-from matplotlib.axes import Axes
 from tqdm import tqdm
 
 from configs.schema import Config
 from data.image_batches import normalize
 from data.image_files import read_image
 from models.config import AxialViTConfig
-from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model, load_task, note_other_data
-from runs.plots import save, subplots, without_formulas
 from system.errors import DataError, RunError
 from system.text import print_error, print_note
 from training.evaluation import make_evaluator
@@ -23,50 +21,40 @@ from training.evaluation import make_evaluator
 Size = tuple[int, int]
 
 
-def evaluate_run(path: Path) -> dict:
-    """Results of a run on all its held-out data."""
-    model, config, manifest = load_model(path)
-    task = load_task(config, report=print_error, recorded=True, facts=manifest)
-    note_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
-    evaluate = make_evaluator(model, task.measure, compile_mode=config.compile)
-    means = evaluate(tqdm(task.evaluation_batches(), desc=str(path), disable=None))
-    return {
-        "run": str(path),
-        "step": manifest["step"],
-        "parameters": model.count_params(),
-        **task.results(means),
-    }
-
-
-def evaluate_image_sizes(paths: list[Path], sizes: list[Size]) -> list[dict]:
-    """Row for each run and size, with the results on all its held-out images, resized.
+def evaluate_runs(paths: list[Path], sizes: list[Size]) -> list[dict]:
+    """Row for each run, with its results on all its held-out data, or for each run and image size.
 
     Raises:
-        RunError: if a run is not of a vision transformer, or a size is not a multiple of its patches.
-        DataError: if the images cannot be read, or do not suit the model.
+        RunError: if sizes are given and a run is not of a vision transformer, or a size is not a multiple of
+            its patches.
+        DataError: if the data cannot be read, or do not suit the model.
     """
-    runs = [(path, *load_model(path, of=AxialViTConfig)) for path in paths]
+    runs = [(path, *load_model(path, of=AxialViTConfig if sizes else None)) for path in paths]
     for path, _, config, _ in runs:
-        patch_size = config.model.patch_size
         for size in sizes:
+            patch_size = config.model.patch_size
             if any(side % patch_size for side in size):
                 raise RunError(
                     f"--image-size {format_size(size)} is not a multiple of the patches of {path}, "
                     f"which are {patch_size}x{patch_size} pixels"
                 )
-    rows = []
-    for path, model, config, manifest in runs:
-        evaluate = make_evaluator(model, ImageTask.measure, compile_mode=config.compile)
-        for size in sizes:
-            shape = format_size(size)
-            if model.resamples_positions(*size):
-                print_note(f"the learned positions of {path} are resampled for images of {shape}.")
-            task = load_image_task(resized(config, size), report=print_error, recorded=True, facts=manifest)
-            if size == config.model.image_size:
-                note_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
-            means = evaluate(tqdm(task.evaluation_batches(), desc=f"{path} {shape}", disable=None))
-            rows.append({"run": str(path), "step": manifest["step"], **task.results(means)})
-    return rows
+    return [row for run in runs for row in evaluate_run(*run, sizes)]
+
+
+def evaluate_run(
+    path: Path, model: keras.Model, config: Config, manifest: dict, sizes: list[Size]
+) -> Iterator[dict]:
+    for evaluated in [resized(config, size) for size in sizes] or [config]:
+        task = load_task(evaluated, report=print_error, recorded=True, facts=manifest)
+        if evaluated.model == config.model:
+            note_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
+        elif model.resamples_positions(*evaluated.model.image_size):
+            shape = format_size(evaluated.model.image_size)
+            print_note(f"the learned positions of {path} are resampled for images of {shape}.")
+        evaluate = make_evaluator(model, task.measure, compile_mode=config.compile)
+        means = evaluate(tqdm(task.evaluation_batches(), desc=str(path), disable=None))
+        facts = {"run": str(path), "step": manifest["step"], "parameters": model.count_params()}
+        yield facts | task.results(means)
 
 
 def resized(config: Config, size: Size) -> Config:
@@ -77,28 +65,6 @@ def resized(config: Config, size: Size) -> Config:
 
 def format_size(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
-
-
-def draw_accuracies(axes: Axes, rows: list[dict], sizes: list[Size]) -> None:
-    """Draws the accuracy of each run at these image sizes."""
-    labels = [format_size(size) for size in sizes]
-    for run in dict.fromkeys(row["run"] for row in rows):
-        accuracies = {row["image_size"]: row["accuracy"] for row in rows if row["run"] == run}
-        axes.plot(range(len(sizes)), [accuracies[label] for label in labels], marker="o", label=run)
-    axes.set_xticks(range(len(sizes)), labels)
-    axes.set_ylabel("held-out accuracy")
-
-
-@without_formulas
-def plot_rows(rows: list[dict], path: Path) -> None:
-    """Draws the accuracy of each run against the image size, in order of the number of pixels."""
-    sizes = sorted({tuple(map(int, row["image_size"].split("x"))) for row in rows})
-    figure, axes = subplots(7, 4)
-    draw_accuracies(axes, rows, sorted(sizes, key=math.prod))
-    axes.set_xlabel("image size, height x width in pixels")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    save(figure, path, dpi=120)
 
 
 def classify_files(run_directory: Path, paths: list[Path], *, top: int) -> tuple[list[dict], list[str]]:

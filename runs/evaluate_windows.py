@@ -13,13 +13,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from data.config import PasskeyConfig
 from data.corpus import load_text
 from data.window_batches import Targets, choose_targets, window_batches
 from models.config import TransformerLMConfig
-from runs.extended_context import Case, Run, check_run, choose_batch_size, make_case_model, make_cases
+from runs.extended_context import Case, Run, check_run, evaluate_cases, make_case_model, make_cases
 from runs.load import load_model, note_other_data
 from runs.plots import save, subplots, without_formulas
 from system.errors import RunError
@@ -69,36 +68,26 @@ def evaluate_windows(
             )
     tokens = runs[0].corpus.validation
     targets = choose_targets(tokens, window=windows[-1], stride=stride, max_targets=max_targets)
-    cases = make_cases(runs, scalings, lengths=dict.fromkeys(runs, windows))
-    sums = measure_losses(cases, targets, attention=attention)
     counts = sum_by_document(targets, targets.counts)
+
+    def prepare(case, batch_size):
+        evaluate = make_window_evaluator(
+            make_case_model(case),
+            compile_mode=case.run.config.compile,
+            # Half the trained length, as in arXiv 2212.10554.
+            attention_block=case.run.trained_length // 2 if attention == "blockwise-causal" else None,
+        )
+        batches = window_batches(targets, window=case.length, batch_size=batch_size)
+        return batches, lambda batch: evaluate(*batch).numpy().sum(axis=1, dtype=np.float64)
+
+    cases = make_cases(runs, scalings, lengths=dict.fromkeys(runs, windows))
+    losses = evaluate_cases(cases, prepare)  # (blocks,) each, and rows that fill the last batch
+    sums = [sum_by_document(targets, values[: len(targets)]) for values in losses]
     options = {"attention": attention, "stride": stride}
-    return [make_row(case, sums[case.equivalent], counts, first=sums[cases[0]]) | options for case in cases]
-
-
-def measure_losses(cases: list[Case], targets: Targets, *, attention: str) -> dict[Case, np.ndarray]:
-    """Sums of the losses over each document, (documents,) float64, of each case and window."""
-    batches = {
-        case: window_batches(targets, window=case.length, batch_size=choose_batch_size(case))
-        for case in dict.fromkeys(case.equivalent for case in cases)
-    }
-    sums = {}
-    total = sum(len(sequence) * choose_batch_size(case) * case.length for case, sequence in batches.items())
-    with tqdm(total=total, unit="token", unit_scale=True, disable=None) as progress:
-        for case, sequence in batches.items():
-            progress.set_description(case.describe())
-            evaluate = make_window_evaluator(
-                make_case_model(case),
-                compile_mode=case.run.config.compile,
-                # Half the trained length, as in arXiv 2212.10554.
-                attention_block=case.run.trained_length // 2 if attention == "blockwise-causal" else None,
-            )
-            losses = []
-            for inputs, labels in sequence:
-                losses.append(evaluate(inputs, labels).numpy().sum(axis=1, dtype=np.float64))
-                progress.update(inputs.size)
-            sums[case] = sum_by_document(targets, np.concatenate(losses)[: len(targets)])
-    return sums
+    return [
+        make_row(case, case_sums, counts, first=sums[0]) | options
+        for case, case_sums in zip(cases, sums, strict=True)
+    ]
 
 
 def make_window_evaluator(
@@ -126,7 +115,7 @@ def sum_by_document(targets: Targets, values: np.ndarray) -> np.ndarray:
     return np.bincount(documents, weights=values)
 
 
-def mean_over_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+def mean_over_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float | None]:
     """Mean over the targets of all documents, and its standard error with documents as the sampling unit.
 
     The targets of one document are correlated, so that they are not independent samples. The mean is a ratio
@@ -138,11 +127,11 @@ def mean_over_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[float, fl
         counts: (documents,) number of targets of each document.
 
     Returns:
-        The mean, and its standard error: NaN for a single document.
+        The mean, and its standard error: None for a single document.
     """
     mean = sums.sum() / counts.sum()
     if len(sums) < 2:
-        return float(mean), math.nan
+        return float(mean), None
     residuals = sums - mean * counts  # (documents,)
     scale = len(sums) / (len(sums) - 1) / counts.sum() ** 2
     return float(mean), math.sqrt(scale * (residuals**2).sum())
@@ -156,18 +145,14 @@ def make_row(case: Case, sums: np.ndarray, counts: np.ndarray, *, first: np.ndar
         **case.facts,
         "window": case.length,
         "nats_per_token": mean,
-        "standard_error": none_if_nan(error),
+        "standard_error": error,
         "perplexity": math.exp(mean),
         "bits_per_byte": mean / math.log(2),
         "difference": difference,
-        "difference_error": none_if_nan(difference_error),
+        "difference_error": difference_error,
         "targets": int(counts.sum()),
         "documents": len(counts),
     }
-
-
-def none_if_nan(number: float) -> float | None:
-    return None if math.isnan(number) else number
 
 
 def table_rows(rows: list[dict]) -> list[dict]:

@@ -1,10 +1,13 @@
 """Language models beyond their trained context: zero-shot scalings, checks and memory."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from configs.schema import Config
 from data.corpus import TextCorpus
@@ -69,9 +72,6 @@ class Case(NamedTuple):
             "factor": self.factor,
         }
 
-    def describe(self) -> str:
-        return f"{self.run.path} {self.scaling} {self.length:,}"
-
 
 def load_run(path: Path) -> Run:
     return Run(path, *load_model(path, of=TransformerLMConfig))
@@ -85,6 +85,28 @@ def make_cases(runs: list[Run], scalings: list[str], *, lengths: dict[Run, list[
         for scaling in ("none", *scalings)
         for length in lengths[run]
     ]
+
+
+def evaluate_cases(
+    cases: list[Case], prepare: Callable[[Case, int], tuple[Sequence, Callable[[Any], np.ndarray]]]
+) -> list[np.ndarray]:
+    """Values of each case, over all its batches; equivalent cases are evaluated once.
+
+    Args:
+        cases: cases to evaluate.
+        prepare: returns the batches of a case with so many rows, and a function from a batch to its values.
+
+    Raises:
+        RunError: before any evaluation, if a case does not fit in memory.
+    """
+    batch_sizes = {case: choose_batch_size(case) for case in dict.fromkeys(c.equivalent for c in cases)}
+    values = {}
+    for case, batch_size in batch_sizes.items():
+        batches, evaluate = prepare(case, batch_size)
+        description = f"{case.run.path} {case.scaling} {case.length:,}"
+        progress = tqdm(batches, desc=description, disable=None)
+        values[case] = np.concatenate([evaluate(batch) for batch in progress])
+    return [values[case.equivalent] for case in cases]
 
 
 def config_of(case: Case) -> TransformerLMConfig:

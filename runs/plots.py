@@ -38,7 +38,7 @@ DPI = 100
 STYLE = {
     **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor", "legend.facecolor"), PAPER),
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "text.parse_math"), False),
     "axes.titlesize": "medium",
     "axes.prop_cycle": f"cycler('color', {list(COLORS)})",
     "grid.color": FAINT,
@@ -183,7 +183,9 @@ def draw(function: Callable[..., Figure], path: Path, **arguments: object) -> No
         function(**arguments).savefig(buffer, dpi=DPI, format="png")
     # A palette makes the file three times smaller; PIL writes neither date nor version.
     picture = Image.open(buffer).convert("RGB")
-    picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="png", optimize=True)
 
 
 def hide_ticks(axes: Axes, *, frame: bool = True) -> None:

@@ -13,7 +13,7 @@ from data.image_batches import normalize
 from data.tokens import encode
 from models import kernels, transformer, vit
 from models.config import AxialViTConfig, TransformerLMConfig
-from runs.evaluate_runs import draw_accuracies, evaluate_image_sizes, format_size, resized
+from runs.evaluate_runs import Size, resized
 from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model
 from runs.plots import COLORS, FAINT, SHARES, hide_ticks, new_figure
@@ -39,7 +39,7 @@ def attention(run_directory: Path, *, prompt: str) -> Figure:
     title = f"Attention of the heads of {run_directory}: rows are queries, columns are keys, darker is more"
     if len(prompt) > LONGEST_PROMPT:
         prompt = prompt[:LONGEST_PROMPT] + "\N{HORIZONTAL ELLIPSIS}"
-    figure.suptitle(f"{title}\n{prompt!r}", fontsize=11, parse_math=False)
+    figure.suptitle(f"{title}\n{prompt!r}", fontsize=11)
     grid = figure.subplots(len(layers), num_heads + 1, squeeze=False, width_ratios=[*[1] * num_heads, 1.5])
     for number, (row, (weights,)) in enumerate(zip(grid, layers, strict=True)):
         for head, axes in enumerate(row[:-1]):
@@ -91,32 +91,34 @@ def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]
     return layers
 
 
-def resolution(run_directories: list[Path], *, image_sizes: list[tuple[int, int]] | None) -> Figure:
+def default_sizes(run_directory: Path) -> list[Size]:
+    """Image sizes of 1, 1.5 and 2 times the trained size, as far as they are multiples of the patches."""
+    _, config, _ = load_model(run_directory, of=AxialViTConfig)
+    sizes = [tuple(side * halves // 2 for side in config.model.image_size) for halves in (2, 3, 4)]
+    return [size for size in sizes if not any(side % config.model.patch_size for side in size)]
+
+
+def resolution(rows: list[dict]) -> Figure:
     """Accuracy of each run by image size, below one held-out image at each size with its patches.
 
     Args:
-        image_sizes: (height, width) in pixels; 1, 1.5 and 2 times the trained size when not given.
-
-    Raises:
-        RunError: if a run is not of images, or a size is not a multiple of the patch size.
-        DataError: if the images cannot be loaded, or do not fit the model.
+        rows: rows of `evaluate_runs`; the images are shown with the predictions of the first run.
     """
-    model, config, manifest = load_model(run_directories[0], of=AxialViTConfig)
-    trained, patch_size = config.model.image_size, config.model.patch_size
-    if image_sizes is None:
-        image_sizes = [tuple(side * halves // 2 for side in trained) for halves in (2, 3, 4)]
-        image_sizes = [size for size in image_sizes if not any(side % patch_size for side in size)]
-    sizes = sorted(set(image_sizes), key=math.prod)
-    rows = evaluate_image_sizes(run_directories, sizes)
+    model, config, manifest = load_model(Path(rows[0]["run"]), of=AxialViTConfig)
+    sizes = {row["image_size"]: tuple(map(int, row["image_size"].split("x"))) for row in rows}
+    sizes = dict(sorted(sizes.items(), key=lambda size: math.prod(size[1])))
     figure = new_figure(max(7, 1.9 * len(sizes)), 5.2, "The same weights at other image sizes")
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.25])
-    for axes, size in zip(top.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
+    for axes, (name, size) in zip(top.subplots(1, len(sizes), squeeze=False)[0], sizes.items(), strict=True):
         task = load_image_task(resized(config, size), report=print_error, recorded=True, facts=manifest)
-        draw_prediction(axes, task, model, patch_size)
-        axes.set_xlabel(f"{format_size(size)} pixels" + (", as trained" if size == trained else ""))
+        draw_prediction(axes, task, model, config.model.patch_size)
+        axes.set_xlabel(f"{name} pixels" + (", as trained" if size == config.model.image_size else ""))
     axes = bottom.subplots()
-    draw_accuracies(axes, rows, sizes)
-    axes.set(xlabel="image size, pixels", ylim=(0, 1.05))
+    for run in dict.fromkeys(row["run"] for row in rows):
+        accuracies = {row["image_size"]: row["accuracy"] for row in rows if row["run"] == run}
+        axes.plot([accuracies[name] for name in sizes], marker="o", label=run)
+    axes.set_xticks(range(len(sizes)), sizes)
+    axes.set(xlabel="image size, height x width in pixels", ylabel="held-out accuracy", ylim=(0, 1.05))
     axes.axhline(1 / config.model.num_classes, color=FAINT, linestyle="--", linewidth=1, label="guessing")
     axes.grid()
     axes.legend(loc="lower left")
@@ -137,4 +139,4 @@ def draw_prediction(axes: Axes, task: ImageTask, model: keras.Model, patch_size:
     hide_ticks(axes, frame=False)
     classes, predicted = task.images.classes, probabilities.argmax()
     label, share = classes[task.images.validation.labels[0]], probabilities[predicted]
-    axes.set_title(f"{label}, predicted {classes[predicted]} ({share:.0%})", parse_math=False)
+    axes.set_title(f"{label}, predicted {classes[predicted]} ({share:.0%})")

@@ -29,8 +29,6 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     if options.windows:
         evaluate_windows(options)
-    elif options.image_size:
-        evaluate_image_sizes(options)
     else:
         evaluate_runs(options)
 
@@ -98,19 +96,15 @@ def check_window_options(parser: argparse.ArgumentParser, options: argparse.Name
 
 def evaluate_runs(options: argparse.Namespace) -> None:
     with quiet_imports():
-        from runs.evaluate_runs import evaluate_run
+        from runs.evaluate_runs import evaluate_runs
+        from runs.plots import draw
+        from runs.run_figures import resolution
 
-    results = [evaluate_run(path) for path in options.run_directories]
-    print(json.dumps(results, indent=1) if options.json else format_tables(results))
-
-
-def evaluate_image_sizes(options: argparse.Namespace) -> None:
-    with quiet_imports():
-        from runs.evaluate_runs import evaluate_image_sizes, plot_rows
-
-    rows = evaluate_image_sizes(options.run_directories, options.image_size)
-    print(json.dumps(rows, indent=1) if options.json else format_table(rows))
-    write_rows(plot_rows, rows, default_picture(options.run_directories, "resolution.png"))
+    rows = evaluate_runs(options.run_directories, options.image_size or [])
+    print(json.dumps(rows, indent=1) if options.json else format_tables(rows))
+    if options.image_size:
+        picture = default_picture(options.run_directories, "resolution.png")
+        write_rows(lambda rows, path: draw(resolution, path, rows=rows), rows, picture)
 
 
 def evaluate_windows(options: argparse.Namespace) -> None:
@@ -132,11 +126,11 @@ def evaluate_windows(options: argparse.Namespace) -> None:
     write_rows(windows.plot_rows, rows, picture)
 
 
-def format_tables(results: list[dict]) -> str:
-    """One table for the runs of each task, which have the same columns."""
+def format_tables(rows: list[dict]) -> str:
+    """One table for the rows of each kind of task, which have the same columns."""
     tables: dict[tuple, list[dict]] = {}
-    for result in results:
-        tables.setdefault(tuple(result), []).append(result)
+    for row in rows:
+        tables.setdefault(tuple(row), []).append(row)
     return "\n\n".join(map(format_table, tables.values()))
 
 

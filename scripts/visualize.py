@@ -18,15 +18,17 @@ PROMPT = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n     
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     with quiet_imports():
+        from runs.evaluate_runs import evaluate_runs
         from runs.plots import draw
-        from runs.run_figures import attention, resolution
+        from runs.run_figures import attention, default_sizes, resolution
 
     path = options.output / f"{options.figure}.png"
     options.output.mkdir(parents=True, exist_ok=True)
     if options.figure == "attention":
         draw(attention, path, run_directory=options.run_directory, prompt=options.prompt)
     else:
-        draw(resolution, path, run_directories=options.run_directories, image_sizes=options.image_size)
+        sizes = options.image_size or default_sizes(options.run_directories[0])
+        draw(resolution, path, rows=evaluate_runs(options.run_directories, sizes))
     print(f"wrote {path}")
 
 

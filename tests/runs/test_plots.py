@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from runs import evaluate_runs, evaluate_windows
+from runs import evaluate_windows
 from runs.plots import Prediction, plot_confusion, plot_loss, plot_predictions
 
 CLASSES = "a", "a very long name of a class", "third"
@@ -131,24 +131,6 @@ def test_names_with_dollars_are_not_formulas(figures, tmp_path):
     plot_confusion(tmp_path / "confusion.png", np.eye(2, dtype=int), (FORMULA, "b"))
     image = np.zeros((4, 6, 3), np.uint8)
     plot_predictions(tmp_path / "predictions.png", {FORMULA: [Prediction(image, "b", FORMULA, 0.5)]})
-    evaluate_runs.plot_rows(image_rows(FORMULA, {"8x8": 0.5}), tmp_path / "resolution.png")
     evaluate_windows.plot_rows(window_rows(FORMULA, points=[(8, 1.0, 0.1)]), tmp_path / "context.png")
     assert labels_of(figures[0].axes[0].get_xticklabels())[0] == FORMULA
-    assert len(figures) == 4
-
-
-def image_rows(run, accuracies):
-    return [{"run": run, "image_size": size, "accuracy": value} for size, value in accuracies.items()]
-
-
-def test_image_sizes_are_ordered_by_their_pixels(figures, tmp_path):
-    accuracies = {"12x8": 0.5, "8x8": 0.75, "16x16": 0.25, "8x12": 1.0}
-    halves = {size: accuracy / 2 for size, accuracy in accuracies.items()}
-    rows = [*image_rows("vit", accuracies), *image_rows("mixed", halves)]
-    evaluate_runs.plot_rows(rows, tmp_path / "resolution.png")
-    axes = figures[0].axes[0]
-    assert labels_of(axes.get_xticklabels()) == ["8x8", "8x12", "12x8", "16x16"]
-    first, second = axes.lines
-    np.testing.assert_array_equal(first.get_xydata(), [(0, 0.75), (1, 1.0), (2, 0.5), (3, 0.25)])
-    np.testing.assert_array_equal(second.get_ydata(), first.get_ydata() / 2)
-    assert labels_of(axes.get_legend().get_texts()) == ["vit", "mixed"]
+    assert len(figures) == 3

@@ -24,7 +24,7 @@ def test_the_mean_is_over_targets_and_one_document_has_no_standard_error():
     assert mean == pytest.approx(3.2)
     mean, error = mean_over_documents(np.array([6.0]), np.array([4.0]))
     assert mean == 1.5
-    assert math.isnan(error)
+    assert error is None
 
 
 def test_the_standard_error_for_documents_of_one_length_is_that_of_a_mean():

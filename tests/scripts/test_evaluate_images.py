@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from configs.compose import save_config
 from configs.schema import Config
+from runs import plots
 from scripts.evaluate import main
 from tests.run_helpers import save_untrained_image_run
 from training.checkpoints import Checkpoints
@@ -74,16 +76,29 @@ def test_image_sizes_give_the_results_of_the_model_on_resized_images(position, e
 def test_several_runs_share_a_table_and_a_picture_in_the_current_directory(
     untrained, eagerly, tmp_path, monkeypatch, run
 ):
-    other, _, _ = save_untrained_image_run(tmp_path / "other", patch_size=4)
-    monkeypatch.chdir(tmp_path)
-    code, output, errors = run(main, untrained[0], other, "--image-size", "8", "4x8")
+    figures = []
+    monkeypatch.setattr(plots, "draw", lambda make, path, rows: figures.append((make(rows), path)))
+    other, _, _ = save_untrained_image_run(tmp_path / "$other", patch_size=4)
+    code, output, errors = run(
+        main, untrained[0], other, "--image-size", "12x8", "8", "4x8", "8x12", "--json"
+    )
     assert (code, errors) == (0, ["wrote resolution.png"])
-    headers, *rows = output.splitlines()
-    assert headers.split()[:5] == ["run", "step", "image", "size", "images"]
-    assert [row.split()[:3] for row in rows] == [
-        [str(path), "7", size] for path in (untrained[0], other) for size in ("8x8", "4x8")
+    rows = json.loads(output)
+    assert [(row["run"], row["image_size"]) for row in rows] == [
+        (str(path), size) for path in (untrained[0], other) for size in ("12x8", "8x8", "4x8", "8x12")
     ]
-    assert (tmp_path / "resolution.png").exists()
+    ((figure, path),) = figures
+    assert path == Path("resolution.png")
+    *images, axes = figure.axes
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["4x8", "8x8", "12x8", "8x12"]  # by pixels
+    assert [panel.get_xlabel() for panel in images][:2] == ["4x8 pixels", "8x8 pixels, as trained"]
+    first, second, guessing = axes.lines
+    for line, path in ((first, untrained[0]), (second, other)):
+        accuracies = {row["image_size"]: row["accuracy"] for row in rows if row["run"] == str(path)}
+        np.testing.assert_array_equal(line.get_xydata(), list(enumerate(accuracies[size] for size in labels)))
+        assert line.get_label() == str(path)
+    assert guessing.get_ydata()[0] == 0.1
 
 
 def test_a_size_that_is_not_a_multiple_of_the_patches_is_refused(untrained, run):
@@ -94,11 +109,11 @@ def test_a_size_that_is_not_a_multiple_of_the_patches_is_refused(untrained, run)
     ]
 
 
-@pytest.mark.parametrize("size", ["0", "8x", "8x12x3", "8,12", "big"])
-def test_an_invalid_size_is_refused(size, run, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        run(main, "anywhere", f"--image-size={size}")
-    assert f"must be pixels, such as 16 or 16x24, got {size!r}" in capsys.readouterr().err
+def test_an_invalid_size_is_refused(run, capsys):
+    for size in ("0", "8x", "8x12x3", "8,12", "big"):
+        with pytest.raises(SystemExit, match="2"):
+            run(main, "anywhere", f"--image-size={size}")
+        assert f"must be pixels, such as 16 or 16x24, got {size!r}" in capsys.readouterr().err
 
 
 def test_windows_and_image_sizes_exclude_each_other(run, capsys):
