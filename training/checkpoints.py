@@ -1,11 +1,14 @@
 """Checkpoints: named tensors and a manifest, in a directory that is complete or absent."""
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -186,9 +189,22 @@ def restore(path: Path, manifest: dict, variables: dict[str, keras.Variable], *,
             f"{path} does not fit: {first} is {found.get(first, 'missing')}, expected "
             f"{expected.get(first, 'no such tensor')}{others}"
         )
-    reader = tf.train.load_checkpoint(str(path / TENSORS))
-    for name, variable in variables.items():
-        variable.assign(reader.get_tensor(name))
+    with without_wildcards(path) as directory:
+        reader = tf.train.load_checkpoint(str(directory / TENSORS))
+        for name, variable in variables.items():
+            variable.assign(reader.get_tensor(name))
+
+
+@contextlib.contextmanager
+def without_wildcards(directory: Path) -> Iterator[Path]:
+    """Path of `directory`, through a link if TensorFlow's reader would take its name for a pattern."""
+    if not set(str(directory)) & set("*?[\\"):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        link = Path(temporary, "checkpoint")
+        link.symlink_to(directory.absolute())
+        yield link
 
 
 def specs(variables: dict[str, keras.Variable]) -> dict[str, str]:

@@ -33,6 +33,16 @@ def test_restored_values_equal_saved_values_bit_for_bit(run, tmp_path):
     assert_same_tensors(other.values(), saved)
 
 
+@pytest.mark.parametrize("name", ["v[1]", "a*b", "what?", "back\\slash"])
+def test_directory_names_are_not_patterns(tmp_path, name):
+    run = Run(tmp_path / name)
+    run.save(3)
+    saved = run.values()
+    run.fill(1)
+    assert run.checkpoints.restore_latest()["step"] == 3
+    assert_same_tensors(run.values(), saved)
+
+
 def test_restoring_before_the_first_save_changes_nothing(run, tmp_path):
     before = run.values()
     assert run.checkpoints.restore_latest() is None
