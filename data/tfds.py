@@ -5,6 +5,7 @@
 
 import contextlib
 import io
+import itertools
 import logging
 import sys
 from collections.abc import Iterable, Iterator
@@ -26,7 +27,7 @@ def tfds_source(config: TfdsTextConfig | TfdsImagesConfig, *, report: Report) ->
     The name of an item is its split and its index in the stored order.
 
     Raises:
-        DataError: if the set, a key or a split is unknown, or the download fails.
+        DataError: if the set, a key or a split is unknown, splits of images overlap, or the download fails.
     """
     is_text = isinstance(config, TfdsTextConfig)
     builder = _find_builder(config.tfds_name, data_dir=config.data_dir)
@@ -41,6 +42,8 @@ def tfds_source(config: TfdsTextConfig | TfdsImagesConfig, *, report: Report) ->
         for split, name in splits.items()
         if name is not None
     ]
+    if not is_text:  # of texts, those that repeat are left out
+        _check_disjoint(builder, **splits)
 
     def items(split: Split) -> Iterator[tuple]:
         for index, example in enumerate(_read_examples(builder, splits[split], keys.values())):
@@ -115,6 +118,17 @@ def _count_examples(builder, split: str, *, option: str) -> int:
             f"{', '.join(builder.info.splits)}, or a part such as 'train[:90%]'"
         )
     return count
+
+
+def _check_disjoint(builder, *, train: str, validation: str) -> None:
+    """Raises DataError if the two splits have an example in common."""
+    parts = (builder.info.splits[split].file_instructions for split in (train, validation))
+    for a, b in itertools.product(*parts):
+        if a.filename == b.filename and max(a.skip, b.skip) < min(a.skip + a.take, b.skip + b.take):
+            raise DataError(
+                f"data.train_split={train} and data.validation_split={validation} share examples of "
+                f"{builder.info.full_name}; choose disjoint splits such as train[:90%] and train[90%:]"
+            )
 
 
 def _read_examples(builder, split: str, keys: Iterable[str]) -> Iterator[dict]:

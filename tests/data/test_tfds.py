@@ -238,6 +238,10 @@ IMAGE_MISTAKES = [
     ({"label_key": "title"}, r"label_key=title is not a class label .*of label, number, only$"),
     ({"label_key": "only"}, r"the train split has images of too few classes: shape; it needs at least 2"),
     ({"validation_split": "unlabelled"}, r"unlabelled/0 has no label; choose a data\.validation_split with"),
+    (
+        {"train_split": "train[:90%]", "validation_split": "test+train"},
+        r"data\.train_split=train\[:90%\] and data\.validation_split=test\+train share ex",
+    ),
     ({"image_key": "photo"}, r"images of several shapes, [56]x7x3 and [56]x7x3; set data\.image_size="),
 ]
 
