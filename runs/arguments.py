@@ -8,7 +8,6 @@ from system.errors import RunError, reason
 from system.text import did_you_mean, print_error
 
 SCALINGS = ("linear", "ntk", "yarn", "dynamic")
-PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def add_zero_shot_option(parser: argparse._ActionsContainer) -> None:
@@ -44,20 +43,6 @@ def scaling_list(text: str) -> list[str]:
                 f"must be one of {', '.join(SCALINGS)}; got {name!r}{did_you_mean(name, SCALINGS)}"
             )
     return names
-
-
-def output_path(text: str) -> Path:
-    path = Path(text)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"cannot write {text}: there is no directory {path.parent}")
-    return path
-
-
-def picture_path(text: str) -> Path:
-    path = output_path(text)
-    if path.suffix not in PICTURE_SUFFIXES:
-        raise argparse.ArgumentTypeError(f"must end in {', '.join(PICTURE_SUFFIXES)}, got {text!r}")
-    return path
 
 
 def default_picture(run_directories: list[Path], name: str) -> Path:

@@ -1,8 +1,6 @@
 """Passkey retrieval: share of the keys that a language model finds, by context length and depth."""
 
-import itertools
 from collections.abc import Callable
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,16 @@ import tensorflow as tf
 from data.config import PasskeyConfig
 from data.passkeys import check_room, held_out_passkeys
 from runs.arguments import write_rows
-from runs.extended_context import Case, Run, check_run, evaluate_cases, make_case_model, make_cases
+from runs.extended_context import (
+    Case,
+    Run,
+    check_run,
+    evaluate_cases,
+    group_rows,
+    label_of,
+    make_case_model,
+    make_cases,
+)
 from runs.plots import save, subplots, without_formulas, write_cells
 from system.text import print_error
 
@@ -90,11 +97,6 @@ def make_row(case: Case, depth: float, found: np.ndarray) -> dict:
     }
 
 
-def group_rows(rows: list[dict], *columns: str) -> list[list[dict]]:
-    """Consecutive rows with the same values of these columns."""
-    return [list(group) for _, group in itertools.groupby(rows, key=itemgetter(*columns))]
-
-
 def mean_accuracy(rows: list[dict]) -> float:
     return float(np.mean([row["accuracy"] for row in rows]))
 
@@ -144,9 +146,7 @@ def plot_panels(panels: list[list[dict]], path: Path) -> None:
         write_cells(axes, shares, [[f"{share:.0%}" for share in row] for row in shares])
         axes.set_xticks(range(len(groups)), [f"{group[0]['length']:,}" for group in groups])
         axes.set_yticks(range(len(groups[0])), [f"{row['depth']:.0%}" for row in groups[0]])
-        first = groups[0][0]
-        scaling = "" if first["zero_shot"] == "none" else f", {first['zero_shot']}"
-        title = f"{first['run']}, trained at {first['context_length']:,}{scaling}"
+        title = f"{label_of(groups[0][0])}, trained at {groups[0][0]['context_length']:,}"
         axes.set_title(title, fontsize="medium")
         axes.set(xlabel="context, tokens", ylabel="depth of the key")
     figure.colorbar(heat_map, ax=axes_grid, label="keys found")

@@ -4,10 +4,10 @@ The sliding window of Press et al. 2021 (arXiv 2108.12409), by which arXiv 2306.
 interpolation. Zero-shot: the weights of a run under scalings that it was not trained with.
 """
 
-import csv
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -17,12 +17,20 @@ import tensorflow as tf
 from data.config import PasskeyConfig
 from data.corpus import load_text
 from data.window_batches import Targets, choose_targets, window_batches
-from models.config import TransformerLMConfig
-from runs.extended_context import Case, Run, check_run, evaluate_cases, make_case_model, make_cases
-from runs.load import load_model, note_other_data
+from runs.extended_context import (
+    Case,
+    Run,
+    check_run,
+    evaluate_cases,
+    group_rows,
+    label_of,
+    load_run,
+    make_case_model,
+    make_cases,
+)
+from runs.load import note_other_data
 from runs.plots import save, subplots, without_formulas
 from system.errors import RunError
-from system.files import replacing
 from system.text import print_error
 
 # Columns left out of the table.
@@ -32,15 +40,15 @@ CURVE_MARKERS = "os^vDXP*"
 
 def load_run_with_text(path: Path) -> Run:
     """Raises RunError if it is not a run on text."""
-    model, config, manifest = load_model(path, of=TransformerLMConfig)
-    if isinstance(config.data, PasskeyConfig):
+    run = load_run(path)
+    if isinstance(run.config.data, PasskeyConfig):
         raise RunError(
             f"{path} was trained on generated passkeys, not on text. Measure how many keys it finds: "
             f"python -m scripts.passkey {path}"
         )
-    corpus = load_text(config.data, report=print_error)
-    note_other_data(path, config, manifest, fingerprint=corpus.fingerprint)
-    return Run(path, model, config, manifest, corpus)
+    corpus = load_text(run.config.data, report=print_error)
+    note_other_data(path, run.config, run.manifest, fingerprint=corpus.fingerprint)
+    return replace(run, corpus=corpus)
 
 
 def evaluate_windows(
@@ -159,41 +167,27 @@ def table_rows(rows: list[dict]) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in JSON_COLUMNS} for row in rows]
 
 
-def write_csv(rows: list[dict], path: Path) -> None:
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 @without_formulas
 def plot_rows(rows: list[dict], path: Path) -> None:
-    """Draws a curve for each run and scaling, labelled with the name of the run if it is unique."""
-    paths = {row["run"] for row in rows}
-    has_unique_names = len({Path(path).name for path in paths}) == len(paths)
-    curves: dict[str, list[dict]] = {}
-    for row in rows:
-        name = Path(row["run"]).name if has_unique_names else row["run"]
-        label = name if row["zero_shot"] == "none" else f"{name}, {row['zero_shot']}"
-        curves.setdefault(label, []).append(row)
+    """Draws a curve for each run and scaling."""
     figure, axes = subplots(8, 4.5)
     trained_lengths = sorted({row["context_length"] for row in rows})
     for length in trained_lengths:
         axes.axvline(length, color="grey", linestyle="--", linewidth=1)
-    for (label, points), marker in zip(curves.items(), itertools.cycle(CURVE_MARKERS), strict=False):
-        columns = ("window", "nats_per_token", "standard_error")
+    columns = "window", "nats_per_token", "standard_error"
+    curves = group_rows(rows, "run", "zero_shot")
+    for group, marker in zip(curves, itertools.cycle(CURVE_MARKERS), strict=False):
         # None becomes NaN, which is drawn without a bar.
-        windows, losses, errors = np.array([[row[name] for name in columns] for row in points], float).T
+        windows, losses, errors = np.array([[row[name] for name in columns] for row in group], float).T
         style = {"marker": marker, "markersize": 5, "capsize": 3, "alpha": 0.8}
-        axes.errorbar(windows, losses, yerr=errors, label=label, **style)
+        axes.errorbar(windows, losses, yerr=errors, label=label_of(group[0]), **style)
     windows = sorted({row["window"] for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_xticks(windows, [f"{window:,}" for window in windows])
     axes.minorticks_off()
     lengths = ", ".join(f"{length:,}" for length in trained_lengths)
+    axes.set(title="Held-out loss by window; bars are one standard error", ylabel="loss, nats per token")
     axes.set_xlabel(f"window of context, tokens (dashed: trained length {lengths})")
-    axes.set_ylabel("loss, nats per token")
-    axes.set_title("Held-out loss by window; bars are one standard error")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small")
     save(figure, path, dpi=120)

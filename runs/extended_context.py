@@ -1,7 +1,9 @@
 """Language models beyond their trained context: zero-shot scalings, checks and memory."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,6 +111,16 @@ def evaluate_cases(
     return [values[case.equivalent] for case in cases]
 
 
+def group_rows(rows: list[dict], *columns: str) -> list[list[dict]]:
+    """Consecutive rows with the same values of these columns."""
+    return [list(group) for _, group in itertools.groupby(rows, key=itemgetter(*columns))]
+
+
+def label_of(row: dict) -> str:
+    """Run and zero-shot scaling of a row, for a figure."""
+    return row["run"] if row["zero_shot"] == "none" else f"{row['run']}, {row['zero_shot']}"
+
+
 def config_of(case: Case) -> TransformerLMConfig:
     """Config of the model that evaluates the case; its weights are those of the run."""
     config = case.run.model.config
@@ -140,20 +152,33 @@ def make_case_model(case: Case) -> TransformerLM:
 
 def check_run(run: Run, lengths: list[int], *, scalings: list[str], attention: str = "full") -> None:
     """Raises RunError for what cannot be evaluated or has no effect; warns of extrapolation."""
-    trained = run.trained_length
+    trained, config = run.trained_length, run.model.config
     longer = [length for length in lengths if length > trained]
     if not longer and (scalings or attention != "full"):
         option = "--zero-shot" if scalings else f"--attention {attention}"
         raise RunError(
             f"{option} has no effect on {run.path}: no window is longer than its context of {trained:,}"
         )
-    if longer and run.model.config.position == "learned":
+    if longer and config.position == "learned":
         raise RunError(
             f"a window of {longer[0]:,} cannot be evaluated: the learned positions of {run.path} end at its "
             f"context_length {trained:,}. Leave out longer windows"
         )
-    if scalings:
-        check_unscaled(run)
+    if scalings and config.position != "rotary":
+        raise RunError(
+            f"--zero-shot scales rotary positions, {run.path} has position={config.position}. Leave it out"
+        )
+    rope = config.rope
+    factors = {
+        "interpolate_factor": rope.interpolate_factor,
+        "theta_rescale_factor": rope.theta_rescale_factor,
+    }
+    for key, value in (factors | {"scaling.type": rope.scaling.type}).items():
+        if scalings and value not in (1, "none"):
+            raise RunError(
+                f"--zero-shot starts from a model without a scaling, but {run.path} was trained with "
+                f"model.rope.{key}={value}. Leave out --zero-shot, or evaluate its parent run"
+            )
     for case in make_cases([run], scalings, lengths={run: longer}):
         try:
             config_of(case)
@@ -165,25 +190,6 @@ def check_run(run: Run, lengths: list[int], *, scalings: list[str], attention: s
             f"warning: {run.path} was trained on a context of {trained:,} tokens; without a scaling the "
             f"windows {', '.join(f'{length:,}' for length in longer)} are extrapolation"
         )
-
-
-def check_unscaled(run: Run) -> None:
-    """Raises RunError if the model has no rotary positions or a scaling already."""
-    config, rope = run.model.config, run.model.config.rope
-    if config.position != "rotary":
-        raise RunError(
-            f"--zero-shot scales rotary positions, {run.path} has position={config.position}. Leave it out"
-        )
-    for key, value in {
-        "interpolate_factor": rope.interpolate_factor,
-        "theta_rescale_factor": rope.theta_rescale_factor,
-        "scaling.type": rope.scaling.type,
-    }.items():
-        if value not in (1, "none"):
-            raise RunError(
-                f"--zero-shot starts from a model without a scaling, but {run.path} was trained with "
-                f"model.rope.{key}={value}. Leave out --zero-shot, or evaluate its parent run"
-            )
 
 
 def row_memory(model: TransformerLM, length: int) -> int:

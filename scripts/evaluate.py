@@ -9,15 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from runs.arguments import (
-    add_zero_shot_option,
-    default_picture,
-    image_size,
-    output_path,
-    picture_path,
-    positive_integer,
-    write_rows,
-)
+from runs.arguments import add_zero_shot_option, default_picture, image_size, positive_integer, write_rows
 from system.command import quiet_imports, run_command
 from system.text import format_table
 
@@ -72,24 +64,21 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
         help="blockwise-causal (arXiv 2212.10554): a token attends to its block of half the trained length "
         "and to the block before it (default full)",
     )
-    group.add_argument("--csv", type=output_path, metavar="FILE", help="also write the rows to this file")
-    picture = "plot of the losses (default context.png in the run directory, or here for several runs)"
-    group.add_argument("--plot", type=picture_path, metavar="FILE", help=picture)
 
 
 def check_window_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Fills in the defaults; ends with an error of the parser if options contradict each other."""
     if options.windows is None:
-        for name in ("stride", "targets", "zero_shot", "attention", "csv", "plot"):
+        for name in ("stride", "targets", "zero_shot", "attention"):
             if getattr(options, name) is not None:
                 parser.error(f"--{name.replace('_', '-')} has no effect without --windows")
         return
     options.windows = sorted(set(options.windows))
     smallest = options.windows[0]
     options.stride = options.stride or max(1, smallest // 2)
+    options.targets = options.targets or max(DEFAULT_TARGETS, options.stride)
     if options.stride > smallest:
         parser.error(f"--stride must be at most the smallest window {smallest}, got {options.stride}")
-    options.targets = options.targets or max(DEFAULT_TARGETS, options.stride)
     if options.targets < options.stride:
         parser.error(f"--targets must be at least the stride {options.stride}, got {options.targets}")
 
@@ -120,10 +109,7 @@ def evaluate_windows(options: argparse.Namespace) -> None:
         attention=options.attention or "full",
     )
     print(json.dumps(rows, indent=1) if options.json else format_table(windows.table_rows(rows)))
-    if options.csv is not None:
-        write_rows(windows.write_csv, rows, options.csv)
-    picture = options.plot or default_picture(options.run_directories, "context.png")
-    write_rows(windows.plot_rows, rows, picture)
+    write_rows(windows.plot_rows, rows, default_picture(options.run_directories, "context.png"))
 
 
 def format_tables(rows: list[dict]) -> str:

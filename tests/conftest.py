@@ -105,3 +105,13 @@ def trained_images(image_workplace) -> Path:
     """Directory of a finished run on digits of 12 steps; tests must not change it."""
     assert image_workplace.train("name=whole") == 0
     return image_workplace.outputs / "whole"
+
+
+@pytest.fixture
+def eagerly():
+    """Runs `tf.function`s without tracing, which takes longer than evaluating a tiny model."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

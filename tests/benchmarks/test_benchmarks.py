@@ -146,10 +146,10 @@ def test_our_work_is_measured_in_its_own_process(monkeypatch, capsys):
 
 
 def our_works():
-    """Tiny work of each function in `benchmarks.ours` except commands, with each layout and attention."""
+    """Tiny work of each function in `benchmarks.ours` except commands and generation, with each layout."""
     works = {}
     for what, (workload, *_) in WORKLOADS.items():
-        for contender in workload.contenders if what not in ("startup", "speedrun") else []:
+        for contender in workload.contenders if what not in ("startup", "speedrun", "generate") else []:
             path, function = contender.make.split(":")
             options = contender.options
             if path.endswith(".ours"):
@@ -175,7 +175,7 @@ def default_policy():
     keras.config.set_dtype_policy("float32")
 
 
-def test_keras_layers_train_under_fit(default_policy):
+def test_keras_layers_train_under_fit(eagerly, default_policy):
     work = keras_peers.text_step(**MODEL, batch=2, length=8, precision="mixed_bfloat16", mode="graph")
     losses = [work.call().history["loss"][0] for _ in range(3)]
     assert losses[2] < losses[0] < 6  # ln 256 = 5.5 at first
@@ -233,7 +233,7 @@ def test_the_backward_pass_is_part_of_the_timed_rotation():
     np.testing.assert_array_equal(rotated, gradient)  # x is also the gradient of the output
 
 
-def test_generation_returns_every_token():
+def test_generation_returns_every_token(eagerly):
     work = ours.generation(batch=2, prompt=3, tokens=5, precision="float32", **MODEL)
     for _ in range(2):
         assert np.shape(work.call()) == (5, 2)

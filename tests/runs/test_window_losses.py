@@ -52,13 +52,12 @@ def model():
     return model
 
 
-@pytest.mark.parametrize("compile_mode", ["graph", "xla"])
-def test_each_loss_is_that_of_one_target(model, compile_mode):
+def test_each_loss_is_that_of_one_target(model):
     draw = np.random.default_rng(0)
     inputs = draw.integers(19, size=(3, 7)).astype(np.int32)
     targets = draw.integers(19, size=(3, 4)).astype(np.int32)
     targets[1, :2] = -1
-    losses = make_window_evaluator(model, compile_mode=compile_mode)(inputs, targets).numpy()
+    losses = make_window_evaluator(model, compile_mode="xla")(inputs, targets).numpy()
     assert losses.shape == (3, 4)
     for row, column in np.ndindex(3, 4):
         logits = model(inputs[row : row + 1, : 4 + column]).numpy()[0, -1].astype(float)

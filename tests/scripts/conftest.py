@@ -1,17 +1,8 @@
 """Fixtures of the tests of the commands."""
 
 import pytest
-import tensorflow as tf
 
 from system.command import run_command
-
-
-@pytest.fixture
-def eagerly():
-    """Runs `tf.function`s without tracing, which takes longer than evaluating a tiny model."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from scripts.__main__ import main as list_commands
 from scripts.evaluate import main
+from tests.run_helpers import save_untrained_image_run
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -26,8 +27,9 @@ def test_evaluate_gives_the_loss_of_the_summary(trained_run, run):
     assert result["perplexity"] == pytest.approx(math.exp(summary["validation_loss"]), rel=1e-6)
 
 
-def test_evaluate_prints_one_table_for_each_task(trained_run, trained_images, run):
-    _, output, _ = run(main, trained_run, trained_images, trained_run)
+def test_evaluate_prints_one_table_for_each_task(eagerly, trained_run, tmp_path, run):
+    untrained_images, _, _ = save_untrained_image_run(tmp_path)
+    _, output, _ = run(main, trained_run, untrained_images, trained_run)
     text, images = output.split("\n\n")
     headers, *rows = text.splitlines()
     assert headers.split()[:2] == ["run", "step"]
@@ -36,10 +38,10 @@ def test_evaluate_prints_one_table_for_each_task(trained_run, trained_images, ru
     assert f"{summary['validation_loss']:.4f}" in rows[0].split()
     headers, row = images.splitlines()
     assert headers.split()[-2:] == ["5", "accuracy"]
-    assert row.split()[0] == str(trained_images)
+    assert row.split()[0] == str(untrained_images)
 
 
-def test_evaluate_notes_text_that_has_changed(trained_run, workplace, run):
+def test_evaluate_notes_text_that_has_changed(eagerly, trained_run, workplace, run):
     content, times = workplace.text.read_bytes(), workplace.text.stat()
     try:
         workplace.text.write_bytes(content + b"one more line\n")

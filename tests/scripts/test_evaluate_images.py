@@ -53,7 +53,10 @@ def test_evaluate_gives_the_accuracy_of_the_summary(trained_images, run):
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_image_sizes_give_the_results_of_the_model_on_resized_images(position, eagerly, tmp_path, run):
+def test_image_sizes_give_the_results_of_the_model_on_resized_images(
+    position, eagerly, tmp_path, monkeypatch, run
+):
+    monkeypatch.setattr(plots, "DPI", 30)
     path, task, model = save_untrained_image_run(tmp_path, position=position)
     code, output, errors = run(main, path, "--image-size", "8", "12x6", "--json")
     assert code == 0
@@ -62,9 +65,8 @@ def test_image_sizes_give_the_results_of_the_model_on_resized_images(position, e
     for row, size in zip(rows, ((8, 8), (12, 6)), strict=True):
         accuracy, loss = expected_results(task, model, size)
         assert (row["step"], row["images"]) == (7, 360)
-        assert row["accuracy"] == pytest.approx(
-            accuracy, abs=1.5 / 360
-        )  # a rounded pixel may change one image
+        # A rounded pixel may change one image.
+        assert row["accuracy"] == pytest.approx(accuracy, abs=1.5 / 360)
         assert row["loss"] == pytest.approx(loss, rel=1e-3)
     notes = [line for line in errors if line.startswith("note: ")]
     note = f"note: the learned positions of {path} are resampled for images of 12x6."

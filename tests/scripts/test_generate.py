@@ -69,7 +69,7 @@ def continued(sampler):
     return continued
 
 
-def test_a_prompt_is_printed_and_continued_by_the_model(run, run_directory, continued):
+def test_a_prompt_is_printed_and_continued_by_the_model(eagerly, run, run_directory, continued):
     code, out, (speed,) = run(main, run_directory, "--prompt", "def née", "--length", 12)
     assert (code, out) == (0, continued("def née", 12))
     assert re.fullmatch(SPEED, speed)[1] == "12"
@@ -121,14 +121,10 @@ def test_characters_are_printed_when_their_last_byte_is_generated(capsys):
     assert printed == ["ab", "", "é", "", "", "→", "", "", "", "🙂", "x\n"]
 
 
-def test_a_character_begun_by_the_prompt_is_completed(capsys):
+def test_a_character_begun_by_the_prompt_is_completed_and_other_bytes_are_replaced(capsys):
     print_stream(b"ab\xe2\x86", [np.array([0x92]), np.array([ord("c")])])
-    assert capsys.readouterr().out == "ab→c\n"
-
-
-def test_bytes_that_are_not_text_are_replaced(capsys):
     print_stream(b"\xffa", [np.array([0xFF]), np.array([ord("b")]), np.array([0xE2])])
-    assert capsys.readouterr().out == "\ufffda\ufffdb\ufffd\n"
+    assert capsys.readouterr().out == "ab→c\n\ufffda\ufffdb\ufffd\n"
 
 
 def test_tokens_that_are_not_bytes_are_left_out(capsys):

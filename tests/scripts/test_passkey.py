@@ -160,12 +160,6 @@ def test_the_table_has_a_row_for_each_length_and_a_column_for_each_depth():
     assert (second["length"], second["0%"], second["all"]) == (128, "25%", "12.5%")
 
 
-def test_a_run_that_finds_nine_keys_of_ten_at_its_trained_length_has_a_heat_map(tmp_path, capsys):
-    plot_rows(make_rows({32: (0.0, 0.0), 64: (1.0, 0.8), 128: (0.0, 0.0)}), tmp_path / "passkey.png")
-    assert (tmp_path / "passkey.png").read_bytes().startswith(b"\x89PNG")
-    assert capsys.readouterr().err == f"wrote {tmp_path / 'passkey.png'}\n"
-
-
 def test_a_run_that_finds_fewer_keys_has_no_heat_map_and_an_old_one_is_removed(tmp_path, capsys):
     (tmp_path / "passkey.png").write_text("older")
     plot_rows(make_rows({32: (1.0, 1.0), 64: (1.0, 0.79)}), tmp_path / "passkey.png")
@@ -183,12 +177,12 @@ def test_only_runs_that_have_learned_the_task_are_drawn_with_a_panel_for_each_sc
     figures = []
     monkeypatch.setattr(evaluate_passkey, "save", lambda figure, path, **_: figures.append(figure))
     rows = make_rows({64: (0.5, 0.5)}, run="unlearned")
-    rows += make_rows({64: (1.0, 0.9), 128: (0.5, 0.25)})
-    rows += make_rows({64: (1.0, 0.9), 128: (0.75, 0.0)}, scaling="yarn")
+    rows += make_rows({64: (1.0, 0.8), 128: (0.5, 0.25)})  # finds 90 % of the keys
+    rows += make_rows({64: (1.0, 0.8), 128: (0.75, 0.0)}, scaling="yarn")
     plot_rows(rows, tmp_path / "passkey.png")
     plain, yarn, _ = figures[0].axes
-    assert [axes.get_title() for axes in (plain, yarn)] == ["run, trained at 64", "run, trained at 64, yarn"]
-    np.testing.assert_array_equal(yarn.images[0].get_array(), [[1.0, 0.75], [0.9, 0.0]])
+    assert [axes.get_title() for axes in (plain, yarn)] == ["run, trained at 64", "run, yarn, trained at 64"]
+    np.testing.assert_array_equal(yarn.images[0].get_array(), [[1.0, 0.75], [0.8, 0.0]])
     assert "unlearned has not learned the task" in capsys.readouterr().err
 
 

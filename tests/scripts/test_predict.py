@@ -76,11 +76,10 @@ def test_each_file_is_one_line_with_its_most_probable_classes(untrained, digits,
         assert line == f"{path}: {first} {probabilities[first]:.1%}, {second} {probabilities[second]:.1%}"
 
 
-@pytest.mark.parametrize(("top", "expected"), [(1, 1), (10, 10), (99, 10)])
-def test_top_sets_the_number_of_classes(untrained, digits, run, top, expected):
-    _, output, _ = run(main, untrained[0], digits[1][0], "--json", "--top", top)
+def test_top_is_at_most_the_number_of_classes(untrained, digits, run):
+    _, output, _ = run(main, untrained[0], digits[1][0], "--json", "--top", 99)
     (prediction,) = json.loads(output)
-    assert_is_prediction(prediction, expected_probabilities(untrained, digits[0][0]), top=expected)
+    assert_is_prediction(prediction, expected_probabilities(untrained, digits[0][0]), top=10)
 
 
 def test_fewer_than_one_class_is_refused(run, capsys):

@@ -1,12 +1,18 @@
 import pytest
 
-from runs import plots
+from runs import plots, run_figures
 from scripts.visualize import main
 from system.command import run_command
+from tests.run_helpers import save_untrained_image_run
 
 
 def visualize(*arguments):
     return run_command(lambda: main([str(argument) for argument in arguments]))
+
+
+@pytest.fixture(scope="module")
+def untrained_images(tmp_path_factory):
+    return save_untrained_image_run(tmp_path_factory.mktemp("untrained"))[0]
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +35,7 @@ def test_wrong_arguments_are_refused(arguments, problem, capsys):
     assert problem in capsys.readouterr().err
 
 
-def test_attention_depends_on_the_prompt_and_fits_the_context(trained_run, tmp_path, capsys):
+def test_attention_depends_on_the_prompt_and_fits_the_context(eagerly, trained_run, tmp_path, capsys):
     pictures = []
     for prompt in ("the fox", "the $ vex"):
         assert visualize("attention", trained_run, "--prompt", prompt, "--output", tmp_path) == 0
@@ -40,18 +46,22 @@ def test_attention_depends_on_the_prompt_and_fits_the_context(trained_run, tmp_p
     assert list((tmp_path / "other").iterdir()) == []
 
 
-def test_accuracy_is_drawn_by_image_size(trained_images, tmp_path):
-    pictures = []
+def test_accuracy_is_drawn_by_image_size(eagerly, untrained_images, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(run_figures, "resolution", lambda rows: drawn.append(rows) or plots.new_figure(2, 2))
     for sizes in ([], ["--image-size", "8", "12x8"]):
-        assert visualize("resolution", trained_images, *sizes, "--output", tmp_path) == 0
-        pictures.append((tmp_path / "resolution.png").read_bytes())
-    assert pictures[0] != pictures[1]
+        assert visualize("resolution", untrained_images, *sizes, "--output", tmp_path) == 0
+    assert [[row["image_size"] for row in rows] for rows in drawn] == [
+        ["8x8", "12x12", "16x16"],
+        ["8x8", "12x8"],
+    ]
+    assert (tmp_path / "resolution.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_or_size_of_another_kind_is_an_error(trained_run, trained_images, tmp_path, capsys):
-    assert visualize("attention", trained_images, "--output", tmp_path) == 2
+def test_a_run_or_size_of_another_kind_is_an_error(trained_run, untrained_images, tmp_path, capsys):
+    assert visualize("attention", untrained_images, "--output", tmp_path) == 2
     assert visualize("resolution", trained_run, "--output", tmp_path) == 2
     assert capsys.readouterr().err.count("is a run of model.architecture") == 2
-    assert visualize("resolution", trained_images, "--image-size", "9", "--output", tmp_path) == 2
+    assert visualize("resolution", untrained_images, "--image-size", "9", "--output", tmp_path) == 2
     assert "is not a multiple of the patches" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
