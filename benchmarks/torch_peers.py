@@ -1,6 +1,5 @@
 """Workloads implemented with PyTorch, rotary-embedding-torch and transformers, eager or compiled."""
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,17 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.harness import CALLS, CHANNELS, CLASSES, PATCH_SIZE, ROOT, UnavailableError, Work
+from benchmarks.harness import CALLS, CHANNELS, CLASSES, PATCH_SIZE, ROOT, Work
 
 DTYPES = {"float32": torch.float32, "mixed_bfloat16": torch.bfloat16, "bfloat16": torch.bfloat16}
-
-
-def compile_if(mode: str, function: Callable) -> Callable:
-    if mode == "eager":
-        return function
-    if not any(map(shutil.which, ("g++", "clang++"))):
-        raise UnavailableError("torch.compile needs a C++ compiler, g++ or clang++")
-    return torch.compile(function)
+COMPILE = {"eager": lambda function: function, "compiled": torch.compile}
 
 
 def package_rotation(*, head_dim: int, **options) -> Work:
@@ -39,7 +31,7 @@ def half_rotation(*, length: int, head_dim: int, **options) -> Work:
 def time_rotation(
     rotate: Callable, *, batch, heads, length, head_dim, dtype: str, direction: str, mode: str
 ) -> Work:
-    rotate, backward = compile_if(mode, rotate), direction == "forward+backward"
+    rotate, backward = COMPILE[mode](rotate), direction == "forward+backward"
     x = torch.randn(batch, heads, length, head_dim, dtype=DTYPES[dtype], requires_grad=backward)
     gradient = x.detach().clone()
 
@@ -82,7 +74,7 @@ def vision_model(grid: int, *, dim: int, num_heads: int, **sizes) -> nn.Module:
 def step_of(model: nn.Module, precision: str, mode: str, inputs, targets) -> Work:
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.1, fused=True)
-    compute_loss = compile_if(mode, model)
+    compute_loss = COMPILE[mode](model)
 
     def call():
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "mixed_bfloat16"):
@@ -113,7 +105,6 @@ def generation(*, batch: int, prompt: int, tokens: int, precision: str, mode: st
     model = LlamaForCausalLM(config).to(DTYPES[precision]).eval()
     options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
     if mode == "compiled":
-        compile_if(mode, model)  # checks for a compiler; generate itself compiles
         compile_config = CompileConfig()
         compile_config._compile_all_devices = True  # also on a CPU, as in the tests of transformers
         options |= {"cache_implementation": "static", "compile_config": compile_config}

@@ -16,13 +16,14 @@ from models.config import AxialViTConfig, TransformerLMConfig
 from runs.evaluate_runs import Size, resized
 from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model
-from runs.plots import COLORS, FAINT, SHARES, hide_ticks, new_figure
+from runs.plots import COLORS, FAINT, SHARES, hide_ticks, new_figure, without_formulas
 from system.errors import RunError
 from system.text import print_error
 
 LONGEST_PROMPT = 90
 
 
+@without_formulas
 def attention(run_directory: Path, *, prompt: str) -> Figure:
     """Attention weights of each head on a prompt, and their mean by distance.
 
@@ -98,6 +99,7 @@ def default_sizes(run_directory: Path) -> list[Size]:
     return [size for size in sizes if not any(side % config.model.patch_size for side in size)]
 
 
+@without_formulas
 def resolution(rows: list[dict]) -> Figure:
     """Accuracy of each run by image size, below one held-out image at each size with its patches.
 

@@ -11,8 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from runs.arguments import positive_integer
@@ -47,14 +47,10 @@ def launch(command: list[str], *, num_workers: int) -> int:
     """
     addresses = free_addresses(num_workers)
     workers = [start(command, addresses, index) for index in range(num_workers)]
-    readers = [threading.Thread(target=relay, args=(worker, index)) for index, worker in enumerate(workers)]
-    for reader in readers:
-        reader.start()
-    with forwarding_signals(workers):
-        code = wait(workers)
-    for reader in readers:
-        reader.join()
-    return code
+    with ThreadPoolExecutor(num_workers) as readers, forwarding_signals(workers):
+        for index, worker in enumerate(workers):
+            readers.submit(relay, worker, index)
+        return wait(workers)
 
 
 def free_addresses(count: int) -> list[str]:

@@ -245,13 +245,6 @@ def test_a_step_that_exceeds_the_memory_is_left_out():
         ours.text_step(batch=10_000_000, length=80, **MODEL, attention_kernel="full")
 
 
-def test_torch_compile_needs_a_compiler(monkeypatch):
-    torch_peers = pytest.importorskip("benchmarks.torch_peers", reason="torch is not installed")
-    monkeypatch.setattr(torch_peers.shutil, "which", lambda name: None)
-    with pytest.raises(harness.UnavailableError, match=r"torch\.compile needs a C\+\+ compiler"):
-        torch_peers.half_rotation(dtype="float32", direction="forward", mode="compiled", **QUERIES)
-
-
 def test_commands_are_timed_to_a_line_or_to_their_end(tmp_path, monkeypatch):
     monkeypatch.setattr(ours, "ROOT", tmp_path)
     train = tmp_path / "train.py"

@@ -53,12 +53,6 @@ def test_evaluate_notes_text_that_has_changed(eagerly, trained_run, workplace, r
     assert any(f"{trained_run} was trained on data that differ" in line for line in errors)
 
 
-def test_evaluate_refuses_a_directory_that_is_not_a_run(tmp_path, run):
-    code, output, (error,) = run(main, tmp_path)
-    assert (code, output) == (2, "")
-    assert error.startswith(f"error: {tmp_path} is not a run directory")
-
-
 def test_the_scripts_package_lists_its_commands(capsys):
     list_commands()
     names = [line.split()[2] for line in capsys.readouterr().out.splitlines()]

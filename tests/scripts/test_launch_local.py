@@ -10,7 +10,7 @@ import time
 import pytest
 
 from scripts import launch_local
-from scripts.launch_local import free_addresses, launch, main
+from scripts.launch_local import launch
 
 READ_TASK = "import json, os, sys, time\nconfig = json.loads(os.environ['TF_CONFIG'])\n"
 
@@ -60,14 +60,3 @@ def test_signals_are_forwarded_to_the_workers(number, capfd, monkeypatch):
     thread = threading.Thread(target=stop, daemon=True)
     thread.start()
     assert launch(command(code), num_workers=2) == 130
-
-
-def test_free_addresses_are_distinct():
-    assert len(set(free_addresses(5))) == 5
-
-
-def test_the_number_of_workers_must_be_positive(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["--workers", "0", "--", "name=x"])
-    assert caught.value.code == 2
-    assert "must be a whole number of at least 1, got '0'" in capsys.readouterr().err

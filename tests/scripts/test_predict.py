@@ -82,12 +82,6 @@ def test_top_is_at_most_the_number_of_classes(untrained, digits, run):
     assert_is_prediction(prediction, expected_probabilities(untrained, digits[0][0]), top=10)
 
 
-def test_fewer_than_one_class_is_refused(run, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        run(main, "anywhere", "image.png", "--top", 0)
-    assert "argument --top: must be a whole number of at least 1, got '0'" in capsys.readouterr().err
-
-
 def test_an_unreadable_file_is_reported_and_the_others_are_classified(untrained, digits, tmp_path, run):
     text, missing = tmp_path / "notes.txt", tmp_path / "missing.png"
     text.write_text("not an image")
@@ -108,9 +102,3 @@ def test_a_run_of_a_language_model_is_refused(digits, tmp_path, run):
     assert errors == [
         f"error: {tmp_path} is a run of model.architecture transformer_lm, this command needs axial_vit"
     ]
-
-
-def test_a_directory_that_is_not_a_run_is_refused(digits, tmp_path, run):
-    code, output, (error,) = run(main, tmp_path, digits[1][0])
-    assert (code, output) == (2, "")
-    assert error.startswith(f"error: {tmp_path} is not a run directory")
