@@ -175,7 +175,8 @@ def default_policy():
     keras.config.set_dtype_policy("float32")
 
 
-def test_keras_layers_train_under_fit(eagerly, default_policy):
+@pytest.mark.slow
+def test_keras_layers_train_under_fit(default_policy):
     work = keras_peers.text_step(**MODEL, batch=2, length=8, precision="mixed_bfloat16", mode="graph")
     losses = [work.call().history["loss"][0] for _ in range(3)]
     assert losses[2] < losses[0] < 6  # ln 256 = 5.5 at first

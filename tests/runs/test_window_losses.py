@@ -7,7 +7,7 @@ from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from runs.evaluate_windows import make_window_evaluator, mean_over_documents
 
-SIZES = {"vocab_size": 19, "dim": 8, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "mlp_dim": 12}
+SIZES = {"vocab_size": 19, "dim": 8, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "mlp_dim": 12}
 
 
 def make_losses(documents, seed=0):
