@@ -34,11 +34,15 @@ def main(arguments: list[str]) -> int | None:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python train.py", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
-    parser.add_argument("-m", "--multirun", action="store_true")
-    parser.add_argument("--cfg", choices=["job"])
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("-m", "--multirun", action="store_true")
+    mode.add_argument("--cfg", choices=["job"])
     parser.add_argument("--config-dir", type=Path)
     parser.add_argument("overrides", nargs="*")
-    return parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if options.config_dir is not None and not options.config_dir.is_dir():
+        raise ConfigError(f"--config-dir {options.config_dir} is not a directory")
+    return options
 
 
 if __name__ == "__main__":

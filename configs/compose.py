@@ -226,6 +226,7 @@ HYDRA_MESSAGES = {
     r"force-add of config groups .*'\+\+recipe=": "recipe cannot be set: experiment= and data= choose it",
     r"force-add of config groups .*'\+\+(.*)'": r"'\1' chooses a file: write it without the '++'",
     r"Could not override '(.*)'\.\n": r"unknown key '\1'",
+    r"ConfigLoader is not set|Can only enumerate": "glob() and interval() are not supported: list the values",
 }
 
 

@@ -140,14 +140,30 @@ def test_argument_that_hydra_refuses_gives_one_line(errors_of, argument, problem
     assert errors_of(argument) == [problem]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["-m", "seed=glob(*)"], "glob() and interval() are not supported: list the values"),
+        (["-m", "seed=interval(1,2)"], "glob() and interval() are not supported: list the values"),
+        (["--config-dir", "absent"], "--config-dir absent is not a directory"),
+    ],
+)
+def test_flag_that_cannot_be_followed_gives_one_line(errors_of, arguments, problem):
+    assert errors_of(*arguments) == [problem]
+
+
 def test_config_is_printed_as_yaml_and_an_unknown_flag_is_refused(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["num_steps=3", "--cfg", "job", "seed=5"]) is None
     values = yaml.safe_load(capsys.readouterr().out)
     assert (values["num_steps"], values["seed"], values["model"]["dim"]) == (3, 5, 128)
-    with pytest.raises(SystemExit, match="2"):
-        main(["--experimental-rerun=x"])
-    assert "unrecognized arguments: --experimental-rerun=x" in capsys.readouterr().err
+    for flags, problem in (
+        (["--experimental-rerun=x"], "unrecognized arguments: --experimental-rerun=x"),
+        (["-m", "--cfg", "job", "seed=1,2"], "argument --cfg: not allowed with argument -m/--multirun"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(flags)
+        assert problem in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
