@@ -9,7 +9,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 
-from system.errors import CommandError, reason
+from system.errors import CommandError
 from system.text import discard_output, print_error
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED, CLOSED_PIPE = 2, 70, 130, 141
@@ -38,7 +38,7 @@ def run_command(command: Callable[[], int | None]) -> int:
         if os.environ.get(SHOW_TRACEBACK) == "1":
             traceback.print_exc()
         else:
-            message = f"{type(error).__name__}: {reason(error)}"
+            message = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
             print_error(f"internal error: {message}; traceback in {save_traceback()}")
         return INTERNAL_ERROR
 

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -48,14 +49,18 @@ def test_user_errors_are_reported_in_one_line(error, code, lines, capsys):
     assert capsys.readouterr().err == lines
 
 
-def test_an_unexpected_exception_becomes_one_line_and_a_file(monkeypatch, capsys):
+def test_an_unexpected_exception_becomes_one_line_and_a_file(monkeypatch, capsys, tmp_path):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert run_command(lambda: (tmp_path / "absent").read_text()) == 70
+    assert f"FileNotFoundError: [Errno 2] No such file or directory: '{tmp_path}/absent'; traceback in " in (
+        capsys.readouterr().err
+    )
     assert run_command(lambda: 1 / 0) == 70
     (line,) = capsys.readouterr().err.splitlines()
     message, path = line.split("; traceback in ")
     assert message == "internal error: ZeroDivisionError: division by zero"
     assert "run_command(lambda: 1 / 0)" in Path(path).read_text()
-    Path(path).unlink()
 
 
 def test_a_traceback_is_printed_on_request(monkeypatch, capsys):
