@@ -150,6 +150,13 @@ def _find_files(
     )
     if train is None or held_out is None:
         classes, files = _class_files(root, root)
+        # Classes with the same folders and no files are splits of other names.
+        first, *others = ({path.name: path.is_dir() for path in (root / name).iterdir()} for name in classes)
+        if len(first) > 1 and all(first.values()) and all(each == first for each in others):
+            raise DataError(
+                f"{root}: {', '.join(classes)} contain the same folders, {', '.join(sorted(first))}, and no "
+                "images; if these are splits, rename them train and test"
+            )
         return classes, _split_by_hash(files, held_out=config.held_out)
     if config.held_out != ImageFolderConfig.held_out:
         raise DataError(

@@ -175,6 +175,14 @@ MISTAKES = {
     r"the class folder .*/photos/bird is empty; add images or remove it": (
         lambda folder: (folder / "bird" / "inner").mkdir(parents=True)
     ),
+    r"photos: pets, zoo contain the same folders, cat, dog, and no images; if these are splits, rename": (
+        lambda folder: (
+            shutil.copytree(folder, folder / "pets"),
+            shutil.copytree(folder / "pets", folder / "zoo"),
+            shutil.rmtree(folder / "cat"),
+            shutil.rmtree(folder / "dog"),
+        )
+    ),
     r"bird/1\.png is the only image of its class; add another": (
         lambda folder: write(folder / "bird" / "1.png", 5)
     ),
