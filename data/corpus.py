@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def load_text(config: TextConfig, *, report: Report = print) -> TextCorpus:
         case _:
             raise TypeError(f"config must be a text class of data.config, got {type(config).__name__}")
     folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": source.held_out})
-    meta = load_or_build(folder, source, lambda *entry: _tokenize(source, *entry), report=report)
+    meta = load_or_build(folder, source, partial(_tokenize, source), report=report)
     train, validation = (np.memmap(folder / f"{split}.bin", np.uint8, mode="r") for split in SPLITS)
     train_size, held_out_size = (
         f"{format_count(meta['num_documents'][split], 'document')}, {len(tokens):,} tokens"

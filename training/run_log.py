@@ -23,7 +23,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 class RunDirectory:
     """Directory `outputs/<name>`, locked inside its context; the lock ends with the process.
 
-    A run that fails before its config is recorded leaves no directory behind.
+    A run that fails before its config is recorded removes the directory.
 
     Raises:
         RunError: if it cannot be created or another process is using it; also in place of an `OSError` inside
