@@ -190,7 +190,6 @@ def draw(function: Callable[..., Figure], path: Path, **arguments: object) -> No
 
 def hide_ticks(axes: Axes, *, frame: bool = True) -> None:
     """Removes the ticks, and with `frame=False` the frame."""
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     if not frame:
         axes.spines[:].set_visible(False)

@@ -20,13 +20,7 @@ from data.batches import (
     training_batch,
 )
 from data.corpus import TextCorpus, check_length, load_text
-from data.passkeys import (
-    check_room,
-    fingerprint,
-    held_out_passkeys,
-    held_out_text,
-    training_passkeys,
-)
+from data.passkeys import check_room, fingerprint, held_out_passkeys, held_out_text, training_passkeys
 from data.tokens import SEPARATOR, VOCAB_SIZE, decode, encode
 from models.sampling import Sampler, SamplingOptions
 from training.evaluation import summed_loss, summed_loss_and_answers
