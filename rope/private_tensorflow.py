@@ -1,4 +1,4 @@
-"""What the graph being traced allows; the only imports of private TensorFlow modules.
+"""Properties of the graph that is traced; the only imports of private TensorFlow modules.
 
 The fallback for versions that lack them assumes XLA and a control flow body in every graph, and so uses only
 operations that work there.
