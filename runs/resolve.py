@@ -18,6 +18,7 @@ from models.config import AxialViTConfig
 from runs.load import Task, load_task
 from runs.parent import check_parent, fill_from_parent, fill_missing, fill_original_length
 from system.errors import ConfigError
+from system.text import print_line
 from training.checkpoints import complete_checkpoints
 from training.hardware import resolve_compile, resolve_precision
 from training.replicas import Replicas
@@ -95,7 +96,7 @@ def resolve_config(config: Config, recorded_path: Path) -> Config:
         check_recorded(recorded_path.parent, deciding_keys(recorded), config)
     elif config.init_from is not None:
         config = fill_from_parent(config)
-    print(f"precision {precision} ({precision_reason}), compile {compile_mode} ({compile_reason})")
+    print_line(f"precision {precision} ({precision_reason}), compile {compile_mode} ({compile_reason})")
     return config
 
 

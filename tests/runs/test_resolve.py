@@ -1,6 +1,9 @@
 """Resolution of the values that a config leaves open."""
 
+import errno
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,6 +12,7 @@ from configs.schema import Config
 from data.config import DigitsConfig, ImageFolderConfig, TfdsTextConfig
 from models.config import AxialViTConfig
 from runs.resolve import resolve_config, with_absolute_paths
+from system import text
 from system.errors import ConfigError
 
 
@@ -51,3 +55,15 @@ def test_a_patch_size_that_does_not_fit_the_recorded_images_is_refused(tmp_path)
     recorded = Config(model=AxialViTConfig(image_size=(8, 8), patch_size=2), **options)
     error = conflict_of(Config(model=AxialViTConfig(patch_size=3), **options), recorded, tmp_path)
     assert error.startswith("patch_size must divide both sides of the images, got 3 for 8x8")
+
+
+def test_a_full_disk_behind_standard_output_is_noted(tmp_path, monkeypatch, capsys):
+    """With PYTHONUNBUFFERED, each write fails at once."""
+
+    def fail(line):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(text, "discard_output", lambda descriptor: None)
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=fail))
+    assert resolve_config(Config(), tmp_path / "config.yaml").precision != "auto"
+    assert "note: cannot write to standard output (No space left" in capsys.readouterr().err
