@@ -84,7 +84,7 @@ def num_threads() -> int:
 
 
 def environment_changes(recorded: dict, current: dict) -> str:
-    """Values that differ, such as `threads 2, now 1`, and only the items of lists that differ; or no text."""
+    """Differences such as `threads 2, now 1`; of lists, the items that differ; empty if there are none."""
     changes = []
     for name in recorded | current:
         before, now = recorded.get(name), current.get(name)
