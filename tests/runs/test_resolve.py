@@ -58,7 +58,7 @@ def test_a_patch_size_that_does_not_fit_the_recorded_images_is_refused(tmp_path)
 
 
 def test_a_full_disk_behind_standard_output_is_noted(tmp_path, monkeypatch, capsys):
-    """With PYTHONUNBUFFERED, each write fails at once."""
+    """Each write fails at once, as under PYTHONUNBUFFERED=1."""
 
     def fail(line):
         raise OSError(errno.ENOSPC, "No space left on device")
