@@ -15,6 +15,7 @@ from rope.frequencies import DEFAULTS, resolve
 from rope.huggingface import rotary_arguments
 from rope.positions import (
     align_positions,
+    check_dense,
     grid_positions,
     sequence_axis,
     shifted,
@@ -214,6 +215,7 @@ class RotaryEmbedding(PositionLayer):
         seq_len: int | None = None,
         offset: float | tf.Tensor = 0,
     ) -> tf.Tensor:
+        check_dense("positions", t)
         t = tf.convert_to_tensor(t)
         if t.shape.rank is not None and t.shape.rank > 2 and t.dtype.is_floating:
             raise TypeError(

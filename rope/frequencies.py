@@ -142,8 +142,7 @@ def resolve(options: Mapping[str, Any]) -> Resolved:
 
 def check_options(options: Mapping[str, Any]) -> None:
     """Raises ValueError for options that contradict each other or have no effect."""
-    if options["scaling"] is not None:
-        scaling_type(options["scaling"])
+    name = "default" if options["scaling"] is None else scaling_type(options["scaling"])
     freqs_for, kind = options["freqs_for"], kind_of(options)
     if freqs_for not in FREQUENCIES:
         raise ValueError(f"freqs_for must be one of {', '.join(FREQUENCIES)}; got {freqs_for!r}.")
@@ -161,7 +160,7 @@ def check_options(options: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{key} must be >= 1, got {options[key]}. To extend a context of 256 to 512, use 2.0."
             )
-        if options[key] != 1 and options["scaling"] is not None:
+        if options[key] != 1 and name != "default":
             raise ValueError(f"{key} cannot be combined with scaling, got {options[key]}. Use one of them.")
 
 

@@ -52,6 +52,8 @@ def rotary_arguments(config: Mapping[str, Any], *, target_length: int | None = N
     for key, reason in NOT_SUPPORTED.items():
         if config.get(key) is not None:
             raise ValueError(f"{key} is not supported: {reason}.")
+    if config.get("model_type") == "nanochat":
+        raise ValueError("model_type nanochat is not supported: it rotates by the opposite angles.")
     scaling: dict[str, Any] = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     scaling["rope_type"] = scaling.get("rope_type") or scaling.pop("type", "default")
     _check_expressible(scaling)

@@ -84,7 +84,7 @@ class RoPE(PositionLayer):
             seq_before_head_dim=seq_before_head_dim,
             trainable=trainable,
         )
-        self.dim, self.layout, self.scaling, self.use_xpos = dim, layout, scaling, use_xpos
+        self.dim, self.layout, self.scaling, self.use_xpos = self.rotary.dim, layout, scaling, use_xpos
         unused = ("freqs_for", "max_freq", "pixel_spacing", "num_freqs", "name", "dtype", "trainable")
         config = {key: value for key, value in self.rotary.get_config().items() if key not in unused}
         self._config = config | {"use_xpos": use_xpos}

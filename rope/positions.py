@@ -116,6 +116,7 @@ def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int, *, name: str 
     Returns:
         `positions` with axes of size 1 where they do not vary.
     """
+    check_dense(name, positions)
     aligned = positions = tf.convert_to_tensor(positions)
     axes, rank = x.shape.rank - 1, positions.shape.rank
     before, after = [tf.newaxis] * axis, [tf.newaxis] * (axes - 1 - axis)

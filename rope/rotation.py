@@ -74,9 +74,11 @@ def compose(a: tf.Tensor, b: tf.Tensor, *, seq_before_head_dim: bool = False) ->
     """
     a, b = as_cos_sin(a), as_cos_sin(b)
     ranks = {a.shape.rank, b.shape.rank}
-    if len(ranks) > 1 and 3 not in ranks:
+    matches = a.shape[-2] == b.shape[-2] and (len(ranks) == 1 or 3 in ranks)
+    if not matches or (ranks == {3} and not a.shape.is_compatible_with(b.shape)):
         raise ValueError(
-            f"two cos_sin must have the sequence axis alone or every axis, got {a.shape} and {b.shape}."
+            "two cos_sin must have the sequence axis alone or every axis, and the same pairs and length, got "
+            f"{a.shape} and {b.shape}."
         )
     if len(ranks) > 1 and seq_before_head_dim:
         a, b = (x[:, tf.newaxis] if x.shape.rank == 3 else x for x in (a, b))  # (length, 1, dim / 2, 2)

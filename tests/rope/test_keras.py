@@ -50,8 +50,14 @@ def test_a_call_on_queries_is_refused(dtype):
     for call in (RotaryEmbedding(8), lambda x: RotaryEmbedding(8)(keras.Input(x.shape[1:], dtype=dtype))):
         with pytest.raises(TypeError, match=r"got .* call a RoPE layer .* rotate_queries_or_keys"):
             call(queries)
-    with pytest.raises(TypeError, match="positions must be a dense tensor, got a RaggedTensor"):
-        RotaryEmbedding(8).angles(tf.ragged.constant([[0, 1], [0]]))
+    ragged = tf.ragged.constant([[0, 1], [0]])
+    for call in (
+        lambda: RotaryEmbedding(8)(ragged),
+        lambda: RotaryEmbedding(8).angles(ragged),
+        lambda: RoPE(8)(tf.zeros((2, 2, 8)), positions=ragged),
+    ):
+        with pytest.raises(TypeError, match="positions must be a dense tensor, got a RaggedTensor"):
+            call()
 
 
 @keras.saving.register_keras_serializable(package="rope_tests")

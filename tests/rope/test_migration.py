@@ -44,6 +44,9 @@ def test_a_config_json_is_extended_by_length_or_by_a_factor():
     extended = rope.RotaryEmbedding.from_hf_config(peers.config_json("default"), interpolate_factor=2.0)
     assert rope.RoPE(**rotary_arguments(peers.config_json("yarn"))).scaling["factor"] == 4
     assert extended.theta == 700 and extended.interpolate_factor == 2 and extended.layout == "half"
+    partial = rope.RotaryEmbedding.from_hf_config(peers.config_json("partial"), interpolate_factor=2.0)
+    expected = rope.RotaryEmbedding.from_hf_config(peers.config_json("partial")).frequencies / 2
+    np.testing.assert_allclose(partial.frequencies, expected)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,7 @@ def test_a_config_json_is_extended_by_length_or_by_a_factor():
         ),
         ({"rope_local_base_freq": 10_000.0}, "rope_local_base_freq is not supported"),
         ({"qk_rope_head_dim": 64}, "qk_rope_head_dim is not supported"),
+        ({"model_type": "nanochat"}, "model_type nanochat is not supported: .* opposite angles"),
         ({"rotary_dim": 64}, r"rotary_dim is not supported.*RotaryEmbedding\(rotary_dim\)"),
         ({"text_config": {}}, r"pass config\['text_config'\]"),
         ({"num_attention_heads": None}, "needs head_dim, or hidden_size and num_attention_heads"),

@@ -211,8 +211,11 @@ def test_compose_adds_angles_and_multiplies_scales(seq_before_head_dim):
         composed = compose(first, second, seq_before_head_dim=seq_before_head_dim)
         np.testing.assert_allclose(composed, expected, atol=5e-6)  # float32, scale 6
     np.testing.assert_allclose(compose(a, a), compute_cos_sin(2 * along, scale=4.0), atol=2e-6)
-    with pytest.raises(ValueError, match="the sequence axis alone or every axis"):
-        compose(b, b[0])
+    for wrong in (b[0], b[..., :1, :], a[..., :1, :]):
+        with pytest.raises(ValueError, match="the sequence axis alone or every axis"):
+            compose(b, wrong)
+    with pytest.raises(ValueError, match="the same pairs and length"):
+        compose(a, a[:1])
 
 
 @in_both_layouts
