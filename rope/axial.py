@@ -4,7 +4,7 @@ Shape words: axes, the coordinates of a position; length, the positions, such as
 grid; dim, the rotated features of a head.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -75,16 +75,14 @@ class AxialRotaryEmbedding(PositionLayer):
 
     def angles(self, positions: tf.Tensor) -> tf.Tensor:
         """(..., length, dim / 2) angles in radians, float32, at (..., length, axes) positions."""
-        parts = zip(self.embeddings, self._by_axis(positions), strict=True)
-        return tf.concat([part.angles(coordinates) for part, coordinates in parts], axis=-1)
+        return tf.concat([part.angles(x) for part, x in self._by_axis(positions)], axis=-1)
 
     def cos_sin(self, positions: tf.Tensor) -> tf.Tensor:
         """`cos_sin` for `rotate` at (length, axes) or (batch, length, axes) positions.
 
         The axes are those of `RotaryEmbedding.cos_sin`.
         """
-        parts = zip(self.embeddings, self._by_axis(positions), strict=True)
-        return tf.concat([part.cos_sin(coordinates) for part, coordinates in parts], axis=-2)
+        return tf.concat([part.cos_sin(x) for part, x in self._by_axis(positions)], axis=-2)
 
     def rotate(self, x: tf.Tensor, cos_sin: tf.Tensor) -> tf.Tensor:
         """Rotates (..., length, head_dim) queries or keys by a `cos_sin` of this embedding."""
@@ -99,8 +97,8 @@ class AxialRotaryEmbedding(PositionLayer):
         embeddings = [keras.saving.deserialize_keras_object(part) for part in config["embeddings"]]
         return super().from_config({**config, "embeddings": embeddings})
 
-    def _by_axis(self, positions: tf.Tensor) -> list[tf.Tensor]:
-        return coordinates_of(positions, len(self.embeddings))
+    def _by_axis(self, positions: tf.Tensor) -> Iterable[tuple[RotaryEmbedding, tf.Tensor]]:
+        return zip(self.embeddings, coordinates_of(positions, len(self.embeddings)), strict=True)
 
 
 def coordinates_of(positions: tf.Tensor, axes: int) -> list[tf.Tensor]:
@@ -214,12 +212,11 @@ class MixedRotaryEmbedding(PositionLayer):
         along_axes = coordinates_of(positions, 2)
         frequencies = tf.reshape(self.frequencies, (2, -1))  # (2, num_heads * dim / 2)
         # A sum of products, because a matrix product may run in TF32 on a GPU.
-        angles = tf.add_n(
-            [
-                rotary_angles(along_axes[axis] / factor, frequencies[axis])
-                for axis, factor in enumerate(self.interpolate_factor)
-            ]
-        )  # ([batch,] length, num_heads * dim / 2)
+        factor_0, factor_1 = self.interpolate_factor
+        angles = rotary_angles(along_axes[0] / factor_0, frequencies[0])
+        angles += rotary_angles(
+            along_axes[1] / factor_1, frequencies[1]
+        )  # ([batch,] length, heads * dim / 2)
         return tf.stack(tf.split(angles, self.num_heads, axis=-1), axis=-3)
 
     def cos_sin(self, positions: tf.Tensor) -> tf.Tensor:

@@ -6,6 +6,8 @@
 Shape words: length; features, those of a head; dim, the rotated ones; pairs, dim / 2.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -117,20 +119,9 @@ def broadcat(tensors: Sequence[tf.Tensor], dim: int = -1) -> tf.Tensor:
     if not -rank <= dim < rank:
         raise ValueError(f"broadcat got dim {dim}, tensors of rank {rank} have -{rank} to {rank - 1}.")
     dim %= rank
-    static, shape = tf.TensorShape([1] * rank), tf.ones(rank, tf.int32)
-    for tensor in tensors:
-        others = [1 if axis == dim else size for axis, size in enumerate(tensor.shape)]
-        static = tf.broadcast_static_shape(static, tf.TensorShape(others))
-        shape = tf.broadcast_dynamic_shape(shape, with_size(tf.shape(tensor), dim, 1))
-    return tf.concat(
-        [tf.broadcast_to(tensor, with_size(shape, dim, tf.shape(tensor)[dim])) for tensor in tensors],
-        axis=dim,
-    )
-
-
-def with_size(shape: tf.Tensor, axis: int, size: int | tf.Tensor) -> tf.Tensor:
-    """`shape` with the size of `axis` replaced."""
-    return tf.concat([shape[:axis], [size], shape[axis + 1 :]], axis=0)
+    index = (*[slice(None)] * dim, slice(1))
+    zeros = functools.reduce(operator.add, [tf.zeros_like(tensor[index]) for tensor in tensors])
+    return tf.concat([tensor + zeros for tensor in tensors], axis=dim)  # adding zeros broadcasts
 
 
 def check_pairs(name: str, x: tf.Tensor) -> None:

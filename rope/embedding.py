@@ -13,14 +13,7 @@ import tensorflow as tf
 
 from rope.frequencies import DEFAULTS, resolve
 from rope.huggingface import rotary_arguments
-from rope.positions import (
-    align_positions,
-    check_dense,
-    grid_positions,
-    sequence_axis,
-    shifted,
-    size_of,
-)
+from rope.positions import align_positions, check_dense, grid_positions, sequence_axis, shifted, size_of
 from rope.rotation import (
     as_features,
     check_layout,

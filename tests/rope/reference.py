@@ -57,9 +57,8 @@ def angles_of(positions, frequencies):
 
 def grid(*angles):
     """(*sizes, sum of pairs) angles of a grid: one block of (size, pairs) angles for each axis."""
-    sizes = tuple(len(block) for block in angles)
-    cells = [np.concatenate([angles[axis][i] for axis, i in enumerate(cell)]) for cell in np.ndindex(sizes)]
-    return np.reshape(cells, (*sizes, -1))
+    cells = np.indices([len(block) for block in angles])  # (axes, *sizes)
+    return np.concatenate([block[index] for block, index in zip(angles, cells, strict=True)], axis=-1)
 
 
 def normal(*shape, seed=0):

@@ -111,7 +111,13 @@ CONTEXTS = {
 }
 
 
-@pytest.mark.parametrize("context", CONTEXTS)
+# TensorFlow operations, a nested function, fused by XLA; `test_rotation.py` tests gradients, jvps and loops.
+FAST = ("eager", "`tf.function`, static and unknown sizes", "`jit_compile=True`")
+
+
+@pytest.mark.parametrize(
+    "context", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in CONTEXTS]
+)
 def test_a_rotation_runs_in_every_context(context):
     x = normal(2, 5, 8)
     plain = RotaryEmbedding(8)

@@ -46,6 +46,7 @@ def test_type_checkers_see_the_public_names():
     assert visible == rope._MODULE_OF
 
 
+@pytest.mark.slow  # mypy reads the stubs of TensorFlow and NumPy
 def test_mypy_reports_a_misspelt_argument(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     file = tmp_path / "user.py"

@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import numpy as np
+import pytest
 
 from rope.scaling import SCALINGS
 
@@ -11,6 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / "rope" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_readme_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # an example saves a model
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
