@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
 from configs.help import CONFIGS, config_groups
-from configs.schema import Config, parse_config, to_dict
+from configs.schema import Config, parse_config, replace_places, to_dict
 from system.errors import ConfigError, reason
 from system.files import write_text
 from system.text import did_you_mean
@@ -29,8 +30,12 @@ FROM_IMAGES = ("image_size", "channels", "num_classes")
 
 
 def save_config(config: Config, path: Path | str) -> None:
-    """Writes YAML that `load_config` reads; the file is complete or absent."""
-    write_text(Path(path), to_yaml(to_dict(config)))
+    """Writes YAML that `load_config` reads; the file is complete or absent.
+
+    Places inside the project are relative to it, so that it can be moved.
+    """
+    relative = replace_places(config, lambda place: place.removeprefix(f"{CONFIGS.parent}/"))
+    write_text(Path(path), to_yaml(to_dict(relative)))
 
 
 def to_yaml(values: dict) -> str:
@@ -44,7 +49,8 @@ def load_config(path: Path | str) -> Config:
         ConfigError: every line names the file.
     """
     try:
-        return parse_config(read_yaml(path))
+        config = parse_config(read_yaml(path))
+        return replace_places(config, lambda place: os.path.join(CONFIGS.parent, place))
     except ConfigError as error:
         raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
 
@@ -110,8 +116,8 @@ def config_to_inherit(cfg: DictConfig | dict) -> Path | None:
     """File of the config to inherit: that of the run itself once it exists, else that of `init_from`."""
     if not isinstance(cfg.get("init_from"), str):
         return None
-    own = Path(str(cfg.get("output_dir")), str(cfg.get("name")))
-    paths = (directory / "config.yaml" for directory in (own, Path(cfg["init_from"]).expanduser()))
+    own = os.path.join(str(cfg.get("output_dir")), str(cfg.get("name")))
+    paths = (Path(os.path.expanduser(place), "config.yaml") for place in (own, cfg["init_from"]))
     return next(filter(Path.is_file, paths), None)
 
 

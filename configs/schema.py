@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, field, fields, is_dataclass
 from typing import Annotated, get_args
 
@@ -13,6 +13,7 @@ from data.config import (
     DigitsConfig,
     ImageFolderConfig,
     PasskeyConfig,
+    Place,
     PythonStdlibConfig,
     TextFilesConfig,
     TfdsImagesConfig,
@@ -30,12 +31,13 @@ Data = TextData | DigitsConfig | TfdsImagesConfig | ImageFolderConfig
 UNSET = "???"
 # Set at the top level, for the model too.
 SHARED = {"model.context_length": "context_length"}
+# Files and directories: a run is the same at other places, if its data are the same.
+PLACES = ("init_from", "data.path", "data.data_dir", "data.cache_dir")
 # Keys that may change when a run is resumed: names, places, devices and intervals.
 FREE_KEYS = {
+    *PLACES,
     "name",
     "output_dir",
-    "data.cache_dir",
-    "data.data_dir",
     "max_minutes",
     "max_bad_steps",
     "distribute.strategy",
@@ -54,8 +56,8 @@ class Config(TrainingConfig):
     """Options of a run; `context_length` is null for images."""
 
     name: str = "lm"
-    output_dir: str = "outputs"
-    init_from: Annotated[str | None, Field(examples=["outputs/lm"])] = None
+    output_dir: Place = "outputs"
+    init_from: Annotated[Place | None, Field(examples=["outputs/lm"])] = None
     init_from_step: Annotated[int, Field(ge=0)] | None = None
     init_from_data: str | None = None
     resample_positions: bool = False
@@ -226,6 +228,13 @@ def to_flat(config: Config) -> dict[str, object]:
 def to_dict(config: Config) -> dict:
     """Nested values of a config: `parse_config(to_dict(config)) == config`."""
     return nest(to_flat(config))
+
+
+def replace_places(config: Config, change: Callable[[str], str]) -> Config:
+    """Copy of a config with `change` applied to each of its `PLACES`."""
+    flat = to_flat(config)
+    changes = {key: change(flat[key]) for key in PLACES if flat.get(key) is not None}
+    return parse_config(nest(flat | changes))
 
 
 def differing_keys(a: Config, b: Config) -> list[tuple[str, object, object]]:

@@ -1,15 +1,17 @@
 """Options of the data, one class for each source; imports no TensorFlow."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from system.validation import Options
 
 HELD_OUT = 0.05
 Share = Annotated[float, Field(gt=0, lt=1)]
+Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # of a file or directory
 Side = Annotated[int, Field(ge=1)]
 ImageSize = Annotated[tuple[Side, Side] | None, Field(examples=["[64,96]"])]  # height and width in pixels
 
@@ -20,18 +22,18 @@ class PythonStdlibConfig(Options):
     source: Literal["python_stdlib"] = "python_stdlib"
     held_out: Share = HELD_OUT
     reset_positions: bool = False
-    cache_dir: str | None = None
+    cache_dir: Place | None = None
 
 
 class TextFilesConfig(Options):
     """UTF-8 text files of the user, one document for each: `path` is a file, a directory or a glob."""
 
-    path: Annotated[str, Field(examples=["'docs/**/*.md'"])]
+    path: Annotated[Place, Field(examples=["'docs/**/*.md'"])]
     source: Literal["text_files"] = "text_files"
     invalid: Literal["skip", "error"] = "skip"
     held_out: Share = HELD_OUT
     reset_positions: bool = False
-    cache_dir: str | None = None
+    cache_dir: Place | None = None
 
 
 class TfdsTextConfig(Options):
@@ -46,9 +48,9 @@ class TfdsTextConfig(Options):
     train_split: str = "train"
     validation_split: str | None = None
     held_out: Share = HELD_OUT
-    data_dir: str | None = None
+    data_dir: Place | None = None
     reset_positions: bool = False
-    cache_dir: str | None = None
+    cache_dir: Place | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Key and message of each violated rule between fields."""
@@ -108,8 +110,8 @@ class TfdsImagesConfig(Options):
     validation_split: str = "test"
     image_size: ImageSize = None
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    data_dir: str | None = None
-    cache_dir: str | None = None
+    data_dir: Place | None = None
+    cache_dir: Place | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Key and message of each violated rule between fields."""
@@ -123,13 +125,13 @@ class ImageFolderConfig(Options):
     `held_out` splits the first form and must keep its default for the second.
     """
 
-    path: Annotated[str, Field(examples=["photos"])]
+    path: Annotated[Place, Field(examples=["photos"])]
     source: Literal["image_folder"] = "image_folder"
     image_size: ImageSize = (64, 64)
     invalid: Literal["skip", "error"] = "error"
     held_out: Share = 0.2
     augment: AugmentConfig = field(default_factory=lambda: PHOTOS_AUGMENT)
-    cache_dir: str | None = None
+    cache_dir: Place | None = None
 
 
 IMAGE_CONFIGS = (DigitsConfig, TfdsImagesConfig, ImageFolderConfig)

@@ -114,14 +114,14 @@ def python_stdlib_source(config: PythonStdlibConfig) -> Source:
 def text_files_source(config: TextFilesConfig) -> Source:
     """The user's files in sorted order, without empty ones.
 
-    `config.path` is a file, a directory (all files below it) or a glob (`**` is any depth, `~` is the home
-    directory). Hidden files and folders are excluded unless the glob names their dot. The name of a document
-    is its path relative to the directory, or to the part of the glob before the first wildcard.
+    `config.path` is a file, a directory (all files below it) or a glob (`**` is any depth). Hidden files and
+    folders are excluded unless the glob names their dot. The name of a document is its path relative to the
+    directory, or to the part of the glob before the first wildcard.
 
     Raises:
         DataError: if the path matches no file with text.
     """
-    root, pattern = _root_and_pattern(os.path.expanduser(config.path))
+    root, pattern = _root_and_pattern(config.path)
     matches = sorted(map(Path, glob.glob(pattern, recursive=True)))
     paths = [path for path in matches if path.is_file() and path.stat().st_size]
     if not paths:

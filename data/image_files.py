@@ -117,7 +117,7 @@ def image_folder_source(config: ImageFolderConfig) -> Source:
     Raises:
         DataError: if the folder is not of this form, or `held_out` is set although the splits exist.
     """
-    root = Path(config.path).expanduser()
+    root = Path(config.path)
     if not root.is_dir():
         raise DataError(
             f"data.path={config.path} is not a folder; choose a folder with one folder for each class"

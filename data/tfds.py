@@ -9,7 +9,6 @@ import itertools
 import logging
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import tensorflow as tf
 
@@ -73,7 +72,7 @@ def _find_builder(name: str, *, data_dir: str | None):
 
     try:
         with _quiet():
-            return tfds.builder(name, data_dir=data_dir and str(Path(data_dir).expanduser()))
+            return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         dataset = name.split("/")[0].split(":")[0]
         suggestion = did_you_mean(dataset, tfds.list_builders(with_community_datasets=False))

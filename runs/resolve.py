@@ -6,11 +6,14 @@ from pathlib import Path
 
 from configs.compose import load_config
 from configs.schema import (
+    PLACES,
     Config,
     conflicting_keys,
     deciding_keys,
     describe_difference,
+    differing_keys,
     parse_config,
+    replace_places,
     to_dict,
     to_flat,
 )
@@ -18,7 +21,7 @@ from models.config import AxialViTConfig
 from runs.load import Task, load_task
 from runs.parent import check_parent, fill_from_parent, fill_missing, fill_original_length
 from system.errors import ConfigError
-from system.text import print_line
+from system.text import print_line, print_note
 from training.checkpoints import complete_checkpoints
 from training.hardware import resolve_compile, resolve_precision
 from training.replicas import Replicas
@@ -27,7 +30,6 @@ from training.run_log import RunDirectory
 # Keys that are null until the parent, or the images, have been read.
 OPEN_KEYS = ("init_from_step", "init_from_data")
 OPEN_IMAGE_KEYS = ("image_size", "channels", "num_classes", "patch_size")
-PATH_KEYS = ("path", "data_dir", "cache_dir")
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,14 @@ def resolve_config(config: Config, recorded_path: Path) -> Config:
     precision, precision_reason = resolve_precision(config.precision)
     compile_mode, compile_reason = resolve_compile(config.compile)
     config = replace(config, precision=precision, compile=compile_mode)
-    config = with_absolute_paths(config)
+    config = replace_places(config, os.path.abspath)  # the run resumes from any working directory
     if recorded_path.exists():
         recorded = load_config(recorded_path)
         config = fill_from_record(config, recorded)
         check_recorded(recorded_path.parent, deciding_keys(recorded), config)
+        for difference in differing_keys(recorded, config):
+            if difference[0] in PLACES:
+                print_note(f"{recorded_path.parent}: {describe_difference(difference)}")
     elif config.init_from is not None:
         config = fill_from_parent(config)
     print_line(f"precision {precision} ({precision_reason}), compile {compile_mode} ({compile_reason})")
@@ -107,25 +112,14 @@ def check_recorded(place: Path, recorded: dict, config: Config) -> None:
         raise ConfigError(f"{place} is a run of another config: {changes}. Use name= for another run.")
 
 
-def with_absolute_paths(config: Config) -> Config:
-    """Replaces relative paths of the user's files, so that the run resumes from any working directory."""
-    if config.init_from is not None:
-        config = replace(config, init_from=absolute(config.init_from))
-    paths = {key: getattr(config.data, key, None) for key in PATH_KEYS}
-    changes = {key: absolute(path) for key, path in paths.items() if path is not None}
-    return replace(config, data=replace(config.data, **changes))
-
-
-def absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
-
-
 def fill_from_record(config: Config, recorded: Config) -> Config:
     """Fills in the open values that an earlier start of this run recorded."""
     if type(config.model) is not type(recorded.model):
         return config
-    if config.init_from is not None:  # without it, the keys are left null and conflict with the recorded ones
+    if config.init_from == recorded.init_from:
         config = fill_missing(config, recorded, OPEN_KEYS)
+    elif config.init_from is not None:  # a moved parent; of another one, the step or data conflict
+        config = fill_from_parent(fill_missing(config, recorded, ("init_from_step",)))
     if isinstance(config.model, AxialViTConfig):
         config = replace(config, model=fill_missing(config.model, recorded.model, OPEN_IMAGE_KEYS))
     return fill_original_length(config, recorded.model.rope.scaling.original_max_position_embeddings)

@@ -267,13 +267,21 @@ def test_unusable_text_is_a_one_line_error(refused, trained_run, tmp_path):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "short.txt").write_text("too short")
     for path, problem in (
-        ("missing.txt", "does not exist"),
+        ("missing.txt", "matches no file"),
         ("*.md", "matches no file"),
         ("empty.txt", "empty"),
         ("short.txt", "17"),
     ):
         (line,) = refused("name=wrong", f"data.path={tmp_path / path}")
         assert problem in line
+
+
+def test_run_resumes_with_its_text_at_another_place(workplace, trained_run, tmp_path, capsys):
+    copy = copy_of(trained_run, "moved-text")
+    moved = shutil.copy(workplace.text, tmp_path / "moved.txt")
+    assert workplace.train("name=moved-text", f"data.path={moved}") == 0
+    assert f"data.path is {workplace.text} there, {moved} here" in capsys.readouterr().err
+    assert f"path: {moved}" in (copy / "config.yaml").read_text()  # for scripts.evaluate
 
 
 def test_changed_text_is_refused(refused, trained_run, workplace):

@@ -13,7 +13,7 @@ from models.config import AxialViTConfig, RopeConfig, RopeScalingConfig, Transfo
 from system.errors import ConfigError
 
 LM = TransformerLMConfig(context_length=64, dim=96, num_layers=3, rope=RopeConfig(theta=5_000.0))
-TEXT = Config(name="docs", context_length=64, model=LM, data=TextFilesConfig(path="docs/*.md", held_out=0.1))
+TEXT = Config(name="docs", context_length=64, model=LM, data=TextFilesConfig(path="/docs/*.md", held_out=0.1))
 VIT = AxialViTConfig(image_size=(8, 8), channels=1, num_classes=10, patch_size=2, dim=32, num_layers=2)
 IMAGES = Config(name="vit", context_length=None, model=VIT, data=DigitsConfig(image_size=(8, 8)))
 
@@ -105,8 +105,8 @@ def test_damaged_parent_is_named():
 
 def test_nothing_in_the_config_of_a_parent_is_resolved(monkeypatch):
     monkeypatch.setenv("SECRET", "hidden")
-    save_config(replace(TEXT, data=TextFilesConfig(path="${oc.env:SECRET}")), "outputs/docs/config.yaml")
-    assert composed("init_from=outputs/docs")[0].data.path == "${oc.env:SECRET}"
+    save_config(replace(TEXT, data=TextFilesConfig(path="/${oc.env:SECRET}")), "outputs/docs/config.yaml")
+    assert composed("init_from=outputs/docs")[0].data.path == "/${oc.env:SECRET}"
 
 
 def test_composition_leaves_the_groups_as_they_were():

@@ -260,10 +260,10 @@ def test_missing_key_of_a_group_gets_the_default_of_its_source():
 def unusual_config():
     return Config(
         name="1e-3",
-        init_from="outputs/a",
+        init_from="/outputs/a",
         context_length=48,
         model=TransformerLMConfig(context_length=48, dim=96, num_heads=3, num_kv_heads=1, qk_norm=True),
-        data=TextFilesConfig(path="a 'b' # c: d", cache_dir="null"),
+        data=TextFilesConfig(path="/a 'b' # c: d", cache_dir="/null"),
         optimizer=OptimizerConfig(learning_rate=1e-2, epsilon=1e-12),
         num_steps=777,
         precision="float32",

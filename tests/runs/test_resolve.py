@@ -7,33 +7,37 @@ from types import SimpleNamespace
 
 import pytest
 
+from configs import compose
 from configs.compose import save_config
-from configs.schema import Config
-from data.config import DigitsConfig, ImageFolderConfig, TfdsTextConfig
+from configs.schema import Config, parse_config
+from data.config import DigitsConfig, TextFilesConfig
 from models.config import AxialViTConfig
-from runs.resolve import resolve_config, with_absolute_paths
+from runs import resolve
+from runs.resolve import resolve_config
 from system import text
 from system.errors import ConfigError
 
 
-@pytest.mark.parametrize(
-    ("data", "key"),
-    [
-        (ImageFolderConfig(path="photos"), "path"),
-        (ImageFolderConfig(path="/photos", cache_dir="cache"), "cache_dir"),
-        (TfdsTextConfig(tfds_name="poems", data_dir="tfds"), "data_dir"),
-        (TfdsTextConfig(tfds_name="poems", cache_dir="~/cache"), "cache_dir"),
-    ],
-)
-def test_paths_of_a_run_become_absolute(data, key, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    place = getattr(data, key).removeprefix("~/")
-    is_vision = isinstance(data, ImageFolderConfig)
-    options = {"model": AxialViTConfig(), "context_length": None} if is_vision else {}
-    config = Config(data=data, **options)
-    resolved = with_absolute_paths(config).data
-    assert resolved == replace(data, **{key: str(tmp_path / place)})
+def test_a_tilde_is_the_home_directory_in_every_place(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    data = {"source": "tfds", "tfds_name": "poems", "data_dir": "~/tfds", "cache_dir": "~/cache"}
+    config = parse_config({"output_dir": "~/runs", "init_from": "~/parent", "data": data})
+    folder = parse_config({"data": {"source": "text_files", "path": "~/*.md"}}).data
+    places = (config.output_dir, config.init_from, config.data.data_dir, config.data.cache_dir, folder.path)
+    names = ("runs", "parent", "tfds", "cache", "*.md")
+    assert places == tuple(f"/home/someone/{name}" for name in names)
+
+
+def test_places_inside_the_project_move_with_it(tmp_path, monkeypatch):
+    project = compose.CONFIGS.parent
+    config = Config(init_from=str(project / "outputs/a"), data=TextFilesConfig(path="/texts", cache_dir="x"))
+    path = tmp_path / "config.yaml"
+    save_config(config, path)
+    assert "init_from: outputs/a\n" in path.read_text()
+    monkeypatch.setattr(compose, "CONFIGS", tmp_path / "moved" / "configs")
+    loaded = compose.load_config(path)
+    places = (loaded.init_from, loaded.data.path, loaded.data.cache_dir)
+    assert places == (str(tmp_path / "moved/outputs/a"), "/texts", str(tmp_path / "moved/x"))
 
 
 def conflict_of(config, recorded, directory):
@@ -47,7 +51,19 @@ def conflict_of(config, recorded, directory):
 
 def test_a_run_with_a_parent_is_refused_without_it(tmp_path):
     recorded = Config(init_from="/parent", init_from_step=3, init_from_data="abc")
-    assert "init_from is /parent there, null here" in conflict_of(Config(), recorded, tmp_path)
+    assert "init_from_step is 3 there, null here" in conflict_of(Config(), recorded, tmp_path)
+
+
+def test_a_parent_at_another_place_must_have_the_recorded_data(tmp_path, monkeypatch, capsys):
+    options = {"precision": "float32", "compile": "graph"}
+    recorded = Config(init_from="/parent", init_from_step=3, init_from_data="abc", **options)
+    config = replace(recorded, init_from="/moved", init_from_step=None, init_from_data=None)
+    monkeypatch.setattr(resolve, "fill_from_parent", lambda config: replace(config, init_from_data="abc"))
+    save_config(recorded, tmp_path / "config.yaml")
+    assert resolve_config(config, tmp_path / "config.yaml") == replace(recorded, init_from="/moved")
+    assert "init_from is /parent there, /moved here" in capsys.readouterr().err
+    monkeypatch.setattr(resolve, "fill_from_parent", lambda config: replace(config, init_from_data="x"))
+    assert "init_from_data is abc there, x here" in conflict_of(config, recorded, tmp_path)
 
 
 def test_a_patch_size_that_does_not_fit_the_recorded_images_is_refused(tmp_path):
