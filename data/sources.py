@@ -24,7 +24,7 @@ SPLITS: tuple[Split, Split] = ("train", "validation")
 Report = Callable[[str], None]
 
 # Part of the key of a cache entry: increase it when the content of the files changes.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 REPORT_EVERY_SECONDS = 10
 MAX_SKIPPED_NAMED = 20
 

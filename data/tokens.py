@@ -19,11 +19,11 @@ def decode(tokens) -> str:
 
 
 def clean_text(raw: bytes) -> bytes:
-    r"""Document with \n for \r\n and lone \r; raises InvalidItem if it is not UTF-8 or contains NUL."""
+    r"""Text with \n for \r\n and \r, no byte order mark; raises InvalidItem if not UTF-8 or if it has NUL."""
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidItem(f"not UTF-8 at byte {error.start}") from None
     if b"\0" in raw:
         raise InvalidItem(f"contains NUL at byte {raw.index(0)}")
-    return raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return raw.removeprefix("\ufeff".encode()).replace(b"\r\n", b"\n").replace(b"\r", b"\n")

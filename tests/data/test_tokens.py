@@ -31,5 +31,6 @@ def test_decode_rejects_tokens_of_another_vocabulary():
             decode([65, token])
 
 
-def test_line_ends_become_newlines():
+def test_line_ends_become_newlines_and_a_byte_order_mark_is_removed():
+    assert clean_text("\ufeffa\ufeff".encode()) == "a\ufeff".encode()
     assert clean_text(b"a\r\nb\rc\nd\r\r\n") == b"a\nb\nc\nd\n\n"
