@@ -62,11 +62,23 @@ def resample_grid(embedding: tf.Tensor, rows: int | tf.Tensor, columns: int | tf
 
 def cubic_weights(size: int | tf.Tensor, source: int) -> tf.Tensor:
     """(size, source) float32 weights that resample `source` points to `size`: Keys' cubic with a = -1/2."""
-    ratio = source / tf.cast(size, tf.float32)
-    centres = (tf.range(size, dtype=tf.float32) + 0.5) * ratio - 0.5
-    # When downsampling, the kernel is widened to cover all source points.
-    distance = abs(centres[:, tf.newaxis] - tf.range(source, dtype=tf.float32)) / tf.maximum(ratio, 1.0)
+    distance = resampling_distances(size, source)
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((2.5 - 0.5 * distance) * distance - 4) * distance + 2
     weights = tf.where(distance <= 1, near, tf.where(distance < 2, far, 0.0))
     return weights / tf.reduce_sum(weights, axis=1, keepdims=True)
+
+
+def triangle_weights(size: int, source: int | tf.Tensor) -> tf.Tensor:
+    """(size, source) float32 weights of the antialiased bilinear resize of `tf.image.resize`."""
+    weights = tf.maximum(1 - resampling_distances(size, source), 0)
+    return weights / tf.reduce_sum(weights, axis=1, keepdims=True)
+
+
+def resampling_distances(size: int | tf.Tensor, source: int | tf.Tensor) -> tf.Tensor:
+    """(size, source) float32 distances of the points, in units of the width of the kernel."""
+    points = tf.range(tf.cast(source, tf.float32))
+    ratio = tf.cast(source, tf.float32) / tf.cast(size, tf.float32)
+    centres = (tf.range(size, dtype=tf.float32) + 0.5) * ratio - 0.5
+    # When downsampling, the kernel is widened to cover all source points.
+    return abs(centres[:, tf.newaxis] - points) / tf.maximum(ratio, 1.0)
