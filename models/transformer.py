@@ -64,6 +64,7 @@ class TransformerLM(ConfiguredModel):
         super().__init__(dtype=dtype, name="transformer_lm")
         self.config = config
         self.document_separator = document_separator
+        self.export_spec = tf.TensorSpec((None, None), tf.int32, name="tokens")
         policy = self.dtype_policy
         self.embedding = keras.layers.ReversibleEmbedding(
             config.vocab_size,
@@ -105,9 +106,6 @@ class TransformerLM(ConfiguredModel):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "document_separator": self.document_separator}
-
-    def input_spec_for_export(self) -> tf.TensorSpec:
-        return tf.TensorSpec((None, None), tf.int32, name="tokens")
 
     def call(
         self,

@@ -59,6 +59,7 @@ class AxialViT(ConfiguredModel):
             if getattr(config, key) is None:
                 raise ValueError(f"{key} is not set: fill it in from the data with config.for_images().")
         self.config = config
+        self.export_spec = tf.TensorSpec((None, None, None, config.channels), tf.float32, name="images")
         policy = self.dtype_policy
         pixels = config.patch_size**2 * config.channels
         self.patch_embedding = projection(
@@ -101,9 +102,6 @@ class AxialViT(ConfiguredModel):
         )
         self.built = True  # the layers build themselves in the call that creates the weights
         self(tf.zeros((1, *config.image_size, config.channels)))
-
-    def input_spec_for_export(self) -> tf.TensorSpec:
-        return tf.TensorSpec((None, None, None, self.config.channels), tf.float32, name="images")
 
     def call(self, images: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         config = self.config

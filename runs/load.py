@@ -1,6 +1,7 @@
 """The task of a run, and loading of tasks, models and trained runs."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -97,12 +98,15 @@ def make_model(config: Config) -> keras.Model:
     return TransformerLM(config.model, dtype=config.precision, document_separator=separator)
 
 
-def load_model(run_directory: Path, *, of: type | None = None) -> tuple[keras.Model, Config, dict]:
+def load_model(
+    run_directory: Path, *, of: type | None = None, precision: str | None = None
+) -> tuple[keras.Model, Config, dict]:
     """Loads the latest checkpoint of a run.
 
     Args:
         run_directory: directory of the run.
         of: required class of the model's config, for a command that supports one kind of model.
+        precision: Keras dtype policy in place of that of the run.
 
     Returns:
         The model, the run's config, and the checkpoint's manifest.
@@ -118,6 +122,8 @@ def load_model(run_directory: Path, *, of: type | None = None) -> tuple[keras.Mo
             f"{run_directory} is a run of model.architecture {config.model.architecture}, "
             f"this command needs {of.architecture}"
         )
+    if precision is not None:
+        config = replace(config, precision=precision)
     model = make_model(config)
     return model, config, restore_weights(run_directory, model)
 

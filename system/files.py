@@ -2,21 +2,34 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success the file there is synced and takes its place."""
+    """Yields a temporary path beside `path`; on success the file there is synced and takes its place.
+
+    A directory takes the place of an empty or absent one.
+    """
     temporary = path.with_name(f".{path.name}.partial")
+    _remove(temporary)
     try:
         yield temporary
-        sync(temporary)
+        for written in [*temporary.rglob("*"), temporary]:
+            sync(written)
         os.replace(temporary, path)
         sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,10 +13,9 @@ import numpy as np
 import train
 from configs.compose import save_config
 from configs.schema import Config
-from data.config import DigitsConfig
-from models.config import AxialViTConfig
-from runs.image_task import load_image_task
-from runs.load import make_model
+from data.config import DigitsConfig, TextFilesConfig
+from models.config import AxialViTConfig, TransformerLMConfig
+from runs.load import load_task, make_model
 from training.checkpoints import Checkpoints, write_manifest
 
 PROGRAM = Path(train.__file__)
@@ -87,19 +86,35 @@ def rewrite_manifest(path, changes):
 
 def save_untrained_image_run(path, **model):
     """Directory, task and model of a run on digits with random, untrained weights."""
+    sizes = {"dim": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 24}
+    return save_untrained_run(path, None, DigitsConfig(), AxialViTConfig(**(sizes | model)))
+
+
+def save_untrained_text_run(path, **model):
+    """The same of a run on a text file, with a context of 24 bytes."""
+    text, cache = path / "text.txt", path / "cache"
+    path.mkdir(parents=True, exist_ok=True)
+    text.write_text("".join(f"line {number} of {number * number}\n" for number in range(99)))
+    sizes = {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "mlp_dim": 24}
+    config = TransformerLMConfig(context_length=24, **(sizes | model))
+    data = TextFilesConfig(path=str(text), cache_dir=str(cache), held_out=0.2)
+    return save_untrained_run(path / "run", 24, data, config)
+
+
+def save_untrained_run(path, context_length, data, model):
     config = Config(
-        context_length=None,
-        data=DigitsConfig(),
-        model=AxialViTConfig(dim=16, num_layers=1, num_heads=2, mlp_dim=24, **model),
+        context_length=context_length,
+        data=data,
+        model=model,
         batch_size=50,
         precision="float32",
         compile="graph",
     )
-    task = load_image_task(config, report=print)
-    vit = make_model(task.config)
-    for number, weight in enumerate(vit.trainable_variables):
+    task = load_task(config, report=lambda line: None)
+    network = make_model(task.config)
+    for number, weight in enumerate(network.trainable_variables):
         weight.assign(np.random.default_rng(number).normal(size=weight.shape, scale=0.5))
     path.mkdir(parents=True, exist_ok=True)
-    Checkpoints(path / "checkpoints", vit, keras.optimizers.SGD(), keep=1).save(7, task.facts)
+    Checkpoints(path / "checkpoints", network, keras.optimizers.SGD(), keep=1).save(7, task.facts)
     save_config(task.config, path / "config.yaml")
-    return path, task, vit
+    return path, task, network

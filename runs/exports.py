@@ -1,0 +1,130 @@
+"""Export of a trained model to a file format, and its comparison with the run on held-out data."""
+
+import importlib.util
+import statistics
+import timeit
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from data.tokens import SEPARATOR
+from models.config import AxialViTConfig
+from models.exported import image_module, text_module
+from rope import plain_operations
+from runs.load import load_model, load_task
+from system.command import silenced_standard_error
+from system.errors import RunError, reason
+from system.files import replacing
+from system.text import print_error
+
+TOLERANCE = 1e-4  # largest difference of the logits, in units of their standard deviation
+COMPARED_ROWS, TIMED_CALLS = 8, 20
+PACKAGES = {"onnx": ("tf2onnx", "onnxruntime")}  # that TensorFlow does not contain
+Logits = Callable[[np.ndarray], np.ndarray]  # from tokens or uint8 images to logits
+
+
+def export_run(run_directory: Path, file_format: str, output: Path) -> str:
+    """Writes the model of a run to the directory `output`, and returns a line about the result.
+
+    Raises:
+        RunError: if `output` exists or cannot be written, a package is missing, the run has no checkpoint, or
+            the exported logits differ from those of the run.
+        DataError: if the data of the run cannot be read.
+    """
+    for package in PACKAGES.get(file_format, ()):
+        if importlib.util.find_spec(package) is None:
+            raise RunError(f"--format {file_format} needs {package}: pip install -r requirements-export.txt")
+    if output.exists():
+        raise RunError(f"{output} exists; remove it, or choose another --output")
+    model, config, manifest = load_model(run_directory, precision="float32")
+    task = load_task(config, report=print_error, recorded=True, facts=manifest)
+    if isinstance(config.model, AxialViTConfig):
+        module = image_module(model, mean=task.mean, deviation=task.deviation)
+        inputs = np.asarray(task.images.validation.images[:COMPARED_ROWS])
+        expected = model(task.normalize(inputs)).numpy()
+        model = classifier_of_pixels(model, task.mean, task.deviation)
+    else:
+        module = text_module(model, stop_token=SEPARATOR)
+        tokens, *_ = next(iter(task.evaluation_batches(max_batches=1)))
+        inputs = np.asarray(tokens)[:COMPARED_ROWS]
+        expected = model(inputs).numpy()
+    try:
+        with replacing(output) as temporary, silenced_standard_error():
+            temporary.mkdir()
+            if "classes" in manifest:
+                (temporary / "class_names.txt").write_text("\n".join(manifest["classes"]) + "\n")
+            logits = FORMATS[file_format](module, model, temporary)
+            difference = check_logits(logits(inputs), expected)
+            seconds = timeit.repeat(lambda: logits(inputs[:1]), number=1, repeat=TIMED_CALLS)
+            size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
+    except (OSError, tf.errors.OpError) as error:
+        raise RunError(f"cannot write {output} ({reason(error)})") from error
+    shape, milliseconds = "x".join(map(str, inputs[:1].shape)), 1_000 * statistics.median(seconds)
+    return (
+        f"wrote {output}: {size / 1e6:.2f} MB, {milliseconds:.1f} ms a call of {shape}; "
+        f"the logits of {len(inputs)} held-out rows differ by {difference:.1e} of their standard deviation"
+    )
+
+
+def classifier_of_pixels(model: keras.Model, mean: np.ndarray, deviation: np.ndarray) -> keras.Model:
+    """Model from pixels between 0 and 255 to logits."""
+    rescaling = keras.layers.Rescaling((1 / (255 * deviation)).tolist(), (-mean / deviation).tolist())
+    return keras.Sequential([keras.Input((None, None, len(mean))), rescaling, model])
+
+
+def check_logits(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference in units of the standard deviation; raises RunError above `TOLERANCE`."""
+    difference = float(abs(actual - expected).max() / expected.std())
+    if not difference <= TOLERANCE:
+        raise RunError(
+            f"the exported logits differ from those of the run by {difference:.1e} of their standard "
+            f"deviation, more than {TOLERANCE}"
+        )
+    return difference
+
+
+def saved_model(module: tf.Module, model: keras.Model, directory: Path) -> Logits:
+    functions = {name: getattr(module, name, None) for name in ("logits", "generate", "predict")}
+    signatures = {name: function for name, function in functions.items() if function is not None}
+    with plain_operations():
+        tf.saved_model.save(module, str(directory), {"serving_default": module.main, **signatures})
+    loaded = tf.saved_model.load(str(directory))
+    return lambda inputs: loaded.main(inputs)["logits"].numpy()
+
+
+def keras_file(module: tf.Module, model: keras.Model, directory: Path) -> Logits:
+    model.save(directory / "model.keras")
+    loaded = tf.function(keras.models.load_model(directory / "model.keras"), reduce_retracing=True)
+    return lambda inputs: loaded(inputs).numpy()
+
+
+def litert(module: tf.Module, model: keras.Model, directory: Path) -> Logits:
+    with plain_operations():
+        function = module.main.get_concrete_function()
+    content = tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
+    (directory / "model.tflite").write_bytes(content)
+    with warnings.catch_warnings():  # it is deprecated in favour of the same class in ai-edge-litert
+        warnings.simplefilter("ignore")
+        runner = tf.lite.Interpreter(model_content=content).get_signature_runner()
+    (name,) = runner.get_input_details()
+    return lambda inputs: runner(**{name: inputs})["logits"]
+
+
+def onnx(module: tf.Module, model: keras.Model, directory: Path) -> Logits:
+    import onnxruntime
+    import tf2onnx
+
+    path = str(directory / "model.onnx")
+    with plain_operations():
+        tf2onnx.convert.from_function(module.main, module.main.input_signature, opset=18, output_path=path)
+    session = onnxruntime.InferenceSession(path)
+    name = session.get_inputs()[0].name
+    return lambda inputs: session.run(["logits"], {name: inputs})[0]
+
+
+# Functions that write a module, or its Keras model, to a directory, and return the logits of the result.
+FORMATS = {"saved_model": saved_model, "keras": keras_file, "litert": litert, "onnx": onnx}

@@ -1,0 +1,35 @@
+"""Exports a trained model: `python -m scripts.export outputs/lm --format onnx --output lm_onnx`.
+
+Compares the exported model with the run on held-out data. docs/export.md shows how to load each format.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from runs.arguments import output_path
+from system.command import quiet_imports, run_command
+
+FORMATS = ("saved_model", "keras", "litert", "onnx")
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(arguments)
+    with quiet_imports():
+        from runs.exports import export_run
+
+    print(export_run(options.run_directory, options.format, options.output))
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m scripts.export", description=__doc__)
+    run = "run, such as outputs/lm or outputs/vit"
+    parser.add_argument("run_directory", type=Path, help=run)
+    parser.add_argument("--format", choices=FORMATS, required=True, help="format of the files")
+    output = "directory to create"
+    parser.add_argument("--output", type=output_path, required=True, metavar="DIR", help=output)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.exported import ENDED, fit_pixels, text_module
+from models.sampling import Sampler, SamplingOptions
+from rope import plain_operations
+
+CONTEXT = 9
+PROMPTS = ["d", "ef 'é'", "def foo(x)", "\x01\x02"]  # ten bytes exceed the context
+
+
+@pytest.fixture(scope="module")
+def model(model_of):
+    """A model of bytes whose logits depend on where the window starts, and on all tokens before it."""
+    options = {"position": "learned", "learned_rotations": "cumulative"}
+    return model_of(vocab_size=256, context_length=CONTEXT, num_layers=1, num_kv_heads=3, **options)
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    """Greedy continuations of the prompts by 25 bytes."""
+    options, sampler = SamplingOptions(temperature=0), Sampler(model)
+    prompts = [list(prompt.encode()[-CONTEXT:]) for prompt in PROMPTS]
+    columns = list(sampler.generate(prompts, 25, options))
+    return [bytes(int(column[row]) for column in columns) for row in range(len(PROMPTS))]
+
+
+def generate(model, *arguments, stop_token=ENDED):
+    with plain_operations():
+        (result,) = text_module(model, stop_token=stop_token).generate(*arguments).values()
+    return result.numpy()
+
+
+def test_a_batch_is_continued_beyond_the_context_as_by_the_sampler(model, expected):
+    texts = generate(model, PROMPTS, 25, 0.0, 0)
+    assert texts.tolist() == [prompt.encode() + text for prompt, text in zip(PROMPTS, expected, strict=True)]
+    assert len(set(texts[0])) > 4  # not the same byte throughout
+
+
+def test_a_row_ends_before_the_stop_token(model, expected):
+    stop = expected[0][3]
+    texts = generate(model, PROMPTS, 25, 0.0, 0, stop_token=stop)
+    for prompt, text, continued in zip(PROMPTS, texts, expected, strict=True):
+        assert text == prompt.encode() + continued.partition(bytes([stop]))[0]
+
+
+def test_samples_have_the_probabilities_of_the_softmax(model):
+    prompts = ["ab"] * 4_000
+    texts = generate(model, prompts, 1, 2.0, 7)
+    frequencies = np.bincount([text[2] for text in texts if len(text) == 3], minlength=256) / len(texts)
+    probabilities = tf.nn.softmax(model(tf.constant([[97, 98]]))[0, -1] / 2).numpy()
+    # four standard deviations of a frequency
+    assert (abs(frequencies - probabilities) < 4 * np.sqrt(probabilities / len(texts)) + 1e-3).all()
+    assert (generate(model, prompts[:50], 1, 2.0, 7) == texts[:50]).mean() < 1 or len(set(texts)) > 1
+
+
+def test_tokens_that_are_not_bytes_are_continued(model_of):
+    model = model_of(context_length=CONTEXT)
+    prompts = np.array([[3, 1, 4], [1, 5, 9]], np.int32)
+    columns = Sampler(model).generate(prompts, 12, SamplingOptions(temperature=0))
+    expected = np.concatenate([prompts, np.stack(list(columns), axis=1)], axis=1)  # (2, 15)
+    np.testing.assert_array_equal(generate(model, prompts, 12, 0.0, 0), expected)
+    stop = expected[0, 7]
+    ended = generate(model, prompts[:1], 12, 0.0, 0, stop_token=stop)[0]
+    length = 3 + expected[0, 3:].tolist().index(stop)
+    np.testing.assert_array_equal(ended, [*expected[0, :length], *[ENDED] * (15 - length)])
+
+
+def test_an_empty_prompt_is_refused(model):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a prompt is empty"):
+        generate(model, ["a", ""], 5, 0.0, 0)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (7, 9), (30, 31), (41, 22), (5, 50)])
+def test_images_are_fitted_as_in_training(size):
+    from data.image_files import fit_images
+
+    images = np.random.default_rng(0).integers(0, 256, (2, *size, 3)).astype(np.uint8)
+    fitted = fit_pixels(tf.cast(images, tf.float32), (8, 12)).numpy()
+    difference = abs(fitted - fit_images(images, (8, 12)))
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.01  # halves may be rounded the other way

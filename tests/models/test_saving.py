@@ -1,0 +1,43 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from models.config import AxialViTConfig, RopeConfig, RopeScalingConfig
+from models.vit import AxialViT
+
+
+@pytest.fixture(scope="module")
+def models(model_of):
+    """A language model and a vision transformer with options of every kind, and inputs of each."""
+    rope = RopeConfig(
+        scaling=RopeScalingConfig(type="longrope", short_factor=(1.0, 2.0), long_factor=(1.0, 3.0))
+    )
+    lm = model_of(dtype="mixed_bfloat16", num_layers=1, rope=rope, learned_rotations="cumulative")
+    lm.document_separator = 5
+    config = AxialViTConfig(dim=16, num_layers=1, mlp_dim=24, position="mixed", pooling="class_token")
+    vit = AxialViT(config.for_images(8, 12, channels=3, num_classes=7))
+    for number, weight in enumerate(vit.trainable_variables):
+        weight.assign(np.random.default_rng(number).normal(size=weight.shape, scale=0.3))
+    tokens = np.random.default_rng(0).integers(0, 37, (2, 11)).astype(np.int32)
+    return [(lm, tokens), (vit, np.random.default_rng(0).normal(size=(2, 16, 8, 3)).astype(np.float32))]
+
+
+def test_a_keras_file_restores_options_and_weights(models, tmp_path):
+    for model, inputs in models:
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        assert (loaded.config, loaded.dtype_policy) == (model.config, model.dtype_policy)
+        np.testing.assert_array_equal(loaded(inputs), model(inputs))
+
+
+def test_an_exported_model_takes_inputs_of_any_size(models, tmp_path):
+    for model, inputs in models:
+        model.export(tmp_path / model.name)
+        loaded = tf.saved_model.load(tmp_path / model.name)
+        (spec,) = loaded.signatures["serving_default"].structured_input_signature[1].values()
+        assert (spec.dtype, spec.shape.rank) == (tf.as_dtype(inputs.dtype), inputs.ndim)
+        # bfloat16 in the language model
+        np.testing.assert_allclose(
+            loaded.serve(inputs), model(inputs), atol=0.05 if inputs.ndim == 2 else 1e-5
+        )
