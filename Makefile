@@ -10,8 +10,8 @@ train: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-# Tests that start several processes, kill runs, or take longer than about 8 seconds.
-test-slow: .venv/ready
+# Tests that start several processes, kill runs, take longer than about 8 seconds, or need converters.
+test-slow: .venv/export
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 lint: .venv/ready
@@ -24,6 +24,10 @@ lint: .venv/ready
 		{ echo "Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/export: .venv/ready requirements-export.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-export.txt
 	touch $@
 
 clean:

@@ -7,7 +7,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from runs.arguments import output_path
 from system.command import quiet_imports, run_command
 
 FORMATS = ("saved_model", "keras", "litert", "onnx")
@@ -27,7 +26,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("run_directory", type=Path, help=run)
     parser.add_argument("--format", choices=FORMATS, required=True, help="format of the files")
     output = "directory to create"
-    parser.add_argument("--output", type=output_path, required=True, metavar="DIR", help=output)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=output)
     return parser.parse_args(arguments)
 
 

@@ -47,7 +47,7 @@ def blocks(page, *languages):
 
 
 @pytest.mark.parametrize("page", [EXPLAINED, TOUR], ids=relative)
-def test_snippets_of_a_page_run_in_order(page):
+def test_snippets_of_a_page_run_in_order(page, eagerly):
     tf.random.set_seed(0)
     snippets = [code for _, code in blocks(page, "python")]
     assert len(snippets) > 5

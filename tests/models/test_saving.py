@@ -10,9 +10,14 @@ from models.vit import AxialViT
 @pytest.fixture(scope="module")
 def models(model_of):
     """A language model and a vision transformer with options of every kind, and inputs of each."""
-    rope = RopeConfig(
-        scaling=RopeScalingConfig(type="longrope", short_factor=(1.0, 2.0), long_factor=(1.0, 3.0))
+    scaling = RopeScalingConfig(
+        type="longrope",
+        short_factor=(1.0, 2.0),
+        long_factor=(1.0, 3.0),
+        original_max_position_embeddings=8,
+        max_position_embeddings=16,
     )
+    rope = RopeConfig(scaling=scaling)
     lm = model_of(dtype="mixed_bfloat16", num_layers=1, rope=rope, learned_rotations="cumulative")
     lm.document_separator = 5
     config = AxialViTConfig(dim=16, num_layers=1, mlp_dim=24, position="mixed", pooling="class_token")
