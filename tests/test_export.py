@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 FACTOR = {"factor": 2.0, "original_max_position_embeddings": 8}
 LONGROPE = {
-    "short_factor": (1.0, 2.0),
-    "long_factor": (1.0, 3.0),
+    "short_factor": (1.0, 1.0, 2.0, 2.0),
+    "long_factor": (1.0, 2.0, 3.0, 4.0),
     "original_max_position_embeddings": 8,
     "max_position_embeddings": 16,
 }
