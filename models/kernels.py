@@ -238,7 +238,7 @@ class CausalMask(NamedTuple):
         if self.segment_ids is not None:
             query_ids = tf.gather(self.segment_ids, query_columns, axis=1)  # (batch, length)
             key_ids = tf.gather(self.segment_ids, key_columns, axis=1)  # (batch, keys_length)
-            visible &= (query_ids[:, :, tf.newaxis] == key_ids[:, tf.newaxis])[:, tf.newaxis]
+            visible &= (tf.expand_dims(query_ids, 2) == key_ids[:, tf.newaxis])[:, tf.newaxis]
         dtype = self.dtype if self.alibi_heads is None else tf.float32
         bias = tf.where(visible, tf.cast(0, dtype), tf.cast(MASKED, dtype))
         if self.alibi_heads is not None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from rope.private_tensorflow import in_plain_operations
+
 
 def positions_from_padding(
     padding: tf.Tensor, length: int | tf.Tensor, *, start: int | tf.Tensor = 0
@@ -45,6 +47,9 @@ def positions_from_segments(segment_ids: tf.Tensor) -> tf.Tensor:
     runs = tf.concat([first, tf.cumsum(starts, axis=1)], axis=1)  # (batch, length)
     runs += tf.range(batch)[:, tf.newaxis] * length
     columns = tf.broadcast_to(tf.range(length), (batch, length))
+    if in_plain_operations():  # ONNX has no segment minimum
+        same = tf.expand_dims(runs, 2) == tf.expand_dims(runs, 1)  # (batch, length, length)
+        return columns - tf.argmax(tf.cast(same, tf.int32), axis=2, output_type=tf.int32)
     first_columns = tf.math.unsorted_segment_min(columns, runs, batch * length)  # (batch * length,)
     return columns - tf.gather(first_columns, runs)
 
