@@ -22,6 +22,7 @@ from system.text import printable
 TRAIN_FOLDERS = ("train", "training")
 HELD_OUT_FOLDERS = ("validation", "val", "valid", "dev", "eval", "test", "testing")
 FILES_AT_ONCE = 64
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # EPS runs Ghostscript
 
 
 def read_image(path: Path | str, *, image_size: tuple[int, int], channels: int) -> np.ndarray:
@@ -46,11 +47,11 @@ def decode_image(raw: bytes, *, channels: int) -> np.ndarray:
         InvalidItem: if Pillow cannot decode `raw`, or its pixels have 32 bits.
     """
     try:
-        image = Image.open(io.BytesIO(raw))
+        image = Image.open(io.BytesIO(raw), formats=FORMATS)
         upright = _eight_bits(ImageOps.exif_transpose(image))
         pixels = np.asarray(upright.convert("L" if channels == 1 else "RGB"))
     except UnidentifiedImageError as error:
-        raise InvalidItem("not an image that Pillow can read") from error
+        raise InvalidItem("not an image in a supported format") from error
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
     except Exception as error:
         raise InvalidItem(f"cannot be decoded ({reason(error)})") from error
@@ -72,7 +73,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def has_colour(path: Path) -> bool:
     """Whether a file is an image of more than one channel; reads the header only."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return not (image.mode in ("1", "L", "LA") or image.mode.startswith("I;16"))
     except Exception:
         return False

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.predict", description=__doc__)
     parser.add_argument("run_directory", type=Path, help="run of a vision transformer, such as outputs/vit")
-    image = "image file in a format that Pillow can read"
+    image = "image file: AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP"
     parser.add_argument("images", type=Path, nargs="+", metavar="image", help=image)
     top = "number of classes to print (default %(default)s)"
     parser.add_argument("--top", type=positive_integer, default=3, help=top)

@@ -216,7 +216,7 @@ def test_image_folder_is_learned_and_refused_once_it_has_changed(
     (folder / "red" / "notes.txt").write_text("not an image")
     command = photos(folder, "photos", "data.invalid=skip")
     assert train(*command) == 0
-    assert "skipped red/notes.txt: not an image that Pillow can read" in capsys.readouterr().out
+    assert "skipped red/notes.txt: not an image in a supported format" in capsys.readouterr().out
     run = image_workplace.outputs / "photos"
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["image_size"] == [8, 12]
@@ -251,7 +251,7 @@ def test_unusable_image_folder_is_a_one_line_error(refused, trained_images, tmp_
     damaged = write_photos(tmp_path / "damaged", classes=["red", "blue"])
     (damaged / "red" / "2.png").write_text("not an image")
     (line,) = refused(*photos(damaged, "wrong"))
-    assert_mentions(line, "red/2.png: not an image that Pillow can read", "data.invalid=skip")
+    assert_mentions(line, "red/2.png: not an image in a supported format", "data.invalid=skip")
 
 
 def test_init_from_continues_at_a_larger_image_size(image_workplace, train, trained_images, capsys):

@@ -1,12 +1,13 @@
 """Image files decoded and brought to one size."""
 
 import io
+import subprocess
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data.image_files import decode_image, fit_images, read_image
+from data.image_files import decode_image, fit_images, has_colour, read_image
 from data.sources import InvalidItem
 from system.errors import DataError
 
@@ -59,11 +60,20 @@ def test_animation_gives_its_first_frame():
     assert (decode_image(animation, channels=1) == 10).all()
 
 
+def test_other_formats_of_pillow_are_refused_and_start_no_program(tmp_path, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail(f"started {args}"))
+    raw = encode(COLOUR, "EPS")
+    with pytest.raises(InvalidItem, match="not an image in a supported format"):
+        decode_image(raw, channels=3)
+    (tmp_path / "photo.png").write_bytes(raw)
+    assert not has_colour(tmp_path / "photo.png")
+
+
 @pytest.mark.parametrize(
     ("raw", "reason"),
     [
-        (b"", "not an image that Pillow can read"),
-        (b"some text", "not an image that Pillow can read"),
+        (b"", "not an image in a supported format"),
+        (b"some text", "not an image in a supported format"),
         (encode(RANDOM.integers(0, 256, (50, 50, 3), np.uint8))[:4_000], r"cannot be decoded \(.*truncated"),
         (encode(np.zeros((5, 7), np.float32), "TIFF"), "32-bit pixels"),
     ],
@@ -112,7 +122,7 @@ def test_read_image_gives_the_input_of_a_model(tmp_path):
 def test_file_that_cannot_be_read_raises_one_line(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     for name, message in (
-        ("notes.txt", r"notes\.txt: not an image that Pillow can read; choose an image file$"),
+        ("notes.txt", r"notes\.txt: not an image in a supported format; choose an image file$"),
         ("missing.png", r"cannot read .*missing\.png: No such file"),
     ):
         with pytest.raises(DataError, match=message):

@@ -155,8 +155,8 @@ def test_invalid_files_raise_or_are_skipped(folder, monkeypatch):
     skipping = load(folder, invalid="skip", report=messages.append)
     assert skipping.fingerprint == expected
     assert messages[1:] == [
-        "skipped dog/0.txt: not an image that Pillow can read",
-        "skipped dog/1.txt: not an image that Pillow can read",
+        "skipped dog/0.txt: not an image in a supported format",
+        "skipped dog/1.txt: not an image in a supported format",
         "skipped 3 more images",
     ]
     assert messages[0] == f"reading 75 images of image_folder {folder}"

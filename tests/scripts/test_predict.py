@@ -88,7 +88,7 @@ def test_an_unreadable_file_is_reported_and_the_others_are_classified(untrained,
     code, output, errors = run(main, untrained[0], text, digits[1][0], missing, digits[1][2], "--json")
     assert code == 2
     assert errors == [
-        f"error: {text}: not an image that Pillow can read; choose an image file",
+        f"error: {text}: not an image in a supported format; choose an image file",
         f"error: cannot read {missing}: No such file or directory",
     ]
     predictions = json.loads(output)
