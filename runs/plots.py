@@ -1,8 +1,6 @@
-"""Pictures of runs, and the helpers and style of other figures."""
+"""Pictures of runs, and helpers for other figures."""
 
-import io
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +8,6 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 from system.files import replacing
 
@@ -28,26 +25,6 @@ CELL_HEIGHT, IMAGE_SIDE, IMAGE_TOP = 1.35, 0.94, 0.33
 
 MAX_CLASSES_WITH_COUNTS, MAX_CLASSES_WITH_NAMES = 20, 40
 MAX_NAME_LENGTH = 14
-
-# Style of the figures of `draw`: dark on an opaque light background, readable on light and dark pages.
-PAPER, INK, FAINT = "#f7f6f2", "#1f2328", "#8a8f98"
-BLUE, ORANGE, GREEN, PURPLE, RED = COLORS = ("#1f6fb2", "#c4560a", "#2e7d32", "#7b4ab5", "#b3273a")
-# Colour maps for shares from 0 to 1 and for numbers of either sign.
-SHARES, SIGNED = "Blues", "RdBu_r"
-DPI = 100
-STYLE = {
-    **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor", "legend.facecolor"), PAPER),
-    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
-    "axes.titlesize": "medium",
-    "axes.prop_cycle": f"cycler('color', {list(COLORS)})",
-    "grid.color": FAINT,
-    "grid.alpha": 0.3,
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "legend.framealpha": 0.9,
-    "legend.fontsize": "small",
-}
 
 # Dollar signs in names of runs and classes do not delimit formulas.
 without_formulas = rc_context({"text.parse_math": False})
@@ -174,22 +151,3 @@ def save(figure: Figure, path: Path, **options) -> None:
     """Writes the figure to `path` in one step, in the format of its suffix."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix.removeprefix("."), **options)
-
-
-def draw(function: Callable[..., Figure], path: Path, **arguments: object) -> None:
-    """Writes the figure that `function` returns as a PNG, the same bytes each time."""
-    with rc_context(STYLE):
-        buffer = io.BytesIO()
-        function(**arguments).savefig(buffer, dpi=DPI, format="png")
-    # A palette makes the file three times smaller; PIL writes neither date nor version.
-    picture = Image.open(buffer).convert("RGB")
-    picture = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    with replacing(path) as temporary:
-        picture.save(temporary, format="png", optimize=True)
-
-
-def hide_ticks(axes: Axes, *, frame: bool = True) -> None:
-    """Removes the ticks, and with `frame=False` the frame."""
-    axes.set(xticks=[], yticks=[])
-    if not frame:
-        axes.spines[:].set_visible(False)

@@ -14,9 +14,10 @@ from data.tokens import encode
 from models import kernels, transformer, vit
 from models.config import AxialViTConfig, TransformerLMConfig
 from runs.evaluate_runs import Size, resized
+from runs.figure_style import COLORS, FAINT, SHARES, hide_ticks
 from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model
-from runs.plots import COLORS, FAINT, SHARES, hide_ticks, new_figure, without_formulas
+from runs.plots import new_figure, without_formulas
 from system.errors import RunError
 from system.text import print_error
 

@@ -86,7 +86,7 @@ def check_window_options(parser: argparse.ArgumentParser, options: argparse.Name
 def evaluate_runs(options: argparse.Namespace) -> None:
     with quiet_imports():
         from runs.evaluate_runs import evaluate_runs
-        from runs.plots import draw
+        from runs.figure_style import draw
         from runs.run_figures import resolution
 
     rows = evaluate_runs(options.run_directories, options.image_size or [])

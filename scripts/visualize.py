@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> None:
     options = parse(arguments)
     with quiet_imports():
         from runs.evaluate_runs import evaluate_runs
-        from runs.plots import draw
+        from runs.figure_style import draw
         from runs.run_figures import attention, default_sizes, resolution
 
     path = options.output / f"{options.figure}.png"

@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> None:
     folder = parser.parse_args(arguments).folder
     with quiet_imports():
         from docs.figures import before_rotation, extensions, rotary
-        from runs.plots import draw
+        from runs.figure_style import draw
         from training.hardware import initialize_devices
     initialize_devices()
 

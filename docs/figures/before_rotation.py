@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from models.grid import sinusoidal_embedding
 from models.kernels import alibi_bias, alibi_slopes
 from rope.embedding import RotaryEmbedding
-from runs.plots import BLUE, FAINT, INK, ORANGE, SIGNED, subplots
+from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED
+from runs.plots import subplots
 
 SENTENCE = ("the", "man", "escaped", "from", "the", "snake")
 SWAPPED = ("the", "snake", "escaped", "from", "the", "man")

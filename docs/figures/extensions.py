@@ -13,7 +13,8 @@ from rope.frequencies import language_frequencies
 from rope.positions import grid_positions
 from rope.rotation import rotary_angles
 from rope.scaling import scale_frequencies
-from runs.plots import BLUE, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
+from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, hide_ticks
+from runs.plots import subplots
 
 
 def interpolation() -> Figure:

@@ -11,7 +11,8 @@ from rope.compat import rotate_half
 from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
 from rope.rotation import compute_cos_sin, doubled, rotary_angles, rotate, xpos_scales
-from runs.plots import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
+from runs.figure_style import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, hide_ticks
+from runs.plots import subplots
 
 
 def turn() -> Figure:
