@@ -6,7 +6,7 @@ from docs.figures.__main__ import PAGE_FOLDER, main
 from docs.figures.before_rotation import moving_scores
 from docs.figures.extensions import compare_angles, scale_by_each, scalings
 from docs.figures.rotary import decay_bound
-from runs import plots
+from runs import figure_style
 
 NAMES = sorted(path.stem for path in PAGE_FOLDER.glob("*.png"))
 
@@ -34,7 +34,7 @@ def test_one_command_draws_every_figure_of_the_page(drawn):
 def test_a_figure_is_the_same_bytes_each_time(tmp_path):
     paths = tmp_path / "first.png", tmp_path / "second.png"
     for path in paths:
-        plots.draw(scalings, path)
+        figure_style.draw(scalings, path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert abs(pixels(paths[0]) - pixels(PAGE_FOLDER / "scalings.png")).mean() < 1  # of 255
 
@@ -48,10 +48,10 @@ def test_figures_are_small_and_contain_no_date_or_version():
 
 def test_figures_are_readable_on_light_and_dark_pages():
     """They have an opaque background of their own; the contrast limits are those of WCAG 2."""
-    assert contrast(plots.INK, plots.PAPER) > 7
-    colors = (*plots.COLORS, plots.FAINT)
-    assert all(contrast(color, plots.PAPER) > 3 for color in colors)
-    paper = [int(plots.PAPER[start : start + 2], 16) for start in (1, 3, 5)]
+    assert contrast(figure_style.INK, figure_style.PAPER) > 7
+    colors = (*figure_style.COLORS, figure_style.FAINT)
+    assert all(contrast(color, figure_style.PAPER) > 3 for color in colors)
+    paper = [int(figure_style.PAPER[start : start + 2], 16) for start in (1, 3, 5)]
     for path in PAGE_FOLDER.glob("*.png"):
         image = pixels(path)
         assert (image[..., 3] == 255).all(), path
