@@ -19,6 +19,7 @@ from system.files import sync
 from system.text import print_note
 
 TENSORS = "tensors"
+CHECKPOINT = r"step-[0-9]{8,}"
 FORMAT = 3
 MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
 
@@ -90,7 +91,7 @@ class Checkpoints:
         write_manifest(temporary, {**facts, "tensors": specs(self.variables)})
         for written in [*temporary.iterdir(), temporary]:
             sync(written)
-        if path.exists():
+        if os.path.lexists(path):
             remove(path)
         os.replace(temporary, path)
         sync(self.directory)
@@ -168,10 +169,11 @@ def restore_weights(run_directory: Path, model: keras.Model, *, step: int | None
 
 
 def complete_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints from earliest to latest."""
+    """Checkpoints from earliest to latest; anything else in the directory is ignored."""
     # Fails for a broken link, so that the run does not start from scratch.
     names = os.listdir(directory) if os.path.lexists(directory) else []
-    return sorted((directory / name for name in names if re.fullmatch(r"step-[0-9]+", name)), key=step_of)
+    paths = (directory / name for name in names if re.fullmatch(CHECKPOINT, name))
+    return sorted(filter(Path.is_dir, paths), key=step_of)
 
 
 def restore(path: Path, manifest: dict, variables: dict[str, keras.Variable], *, prefix: str = "") -> None:
@@ -235,12 +237,21 @@ def remove(checkpoint: Path) -> None:
     """Removes a checkpoint; a crash in between leaves only a `.partial` directory."""
     renamed = checkpoint.with_suffix(".old.partial")
     os.replace(checkpoint, renamed)
-    shutil.rmtree(renamed)
+    delete(renamed)
 
 
 def remove_partial(directory: Path) -> None:
     """Removes checkpoints that a crash left half-written or half-removed."""
-    for path in directory.glob("*.partial"):
+    for path in directory.glob("step-*.partial"):
+        if re.fullmatch(rf"{CHECKPOINT}(\.old)?\.partial", path.name):
+            delete(path)
+
+
+def delete(path: Path) -> None:
+    """Deletes a directory with its content, but of a link only the link."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    else:
         shutil.rmtree(path)
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from system.errors import RunError
-from tests.run_helpers import assert_same_tensors
+from tests.run_helpers import assert_same_tensors, contents_of
 from tests.training.checkpoint_runs import FILES, Run
 from training.checkpoints import restore_weights
 
@@ -22,6 +22,26 @@ def test_a_half_written_checkpoint_is_ignored_and_removed(run, tmp_path):
     assert partial.exists()  # another process may be writing it
     assert run.checkpoints.restore_latest()["step"] == 1
     assert not partial.exists()
+
+
+def test_other_files_are_ignored_and_links_are_not_followed(tmp_path):
+    run = Run(tmp_path / "run", keep=1)
+    directory, elsewhere = run.checkpoints.directory, tmp_path / "elsewhere"
+    shutil.move(run.save(1), elsewhere)
+    (directory / "step-00000001").symlink_to(elsewhere)  # moved to another disk
+    (directory / "step-00000002.partial").symlink_to(elsewhere)
+    (directory / "step-00000003").symlink_to("nowhere")
+    (directory / "step-00000004").touch()
+    others = ["notes.partial", "step-7", "step-8.partial", "step-x.partial"]
+    for name in others:
+        (directory / name).touch()
+    before = contents_of(elsewhere)
+    assert run.checkpoints.restore_latest()["step"] == 1
+    for step in (3, 4):
+        run.save(step)
+    assert run.checkpoints.restore_latest()["step"] == 4
+    assert {path.name for path in directory.iterdir()} == {"step-00000004", *others}
+    assert contents_of(elsewhere) == before
 
 
 CALLS = ((tf.raw_ops, "SaveV2"), (os, "fsync"), (os, "replace"), (shutil, "rmtree"))
