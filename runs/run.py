@@ -201,10 +201,10 @@ def finish(run: Run, model: keras.Model, row: dict) -> None:
         "precision": run.config.precision,
         "compile": run.config.compile,
     }
-    write_text(directory.summary, format_summary(summary))
     with directory.optional(directory.loss_plot):
         title = f"{run.config.name}: {verdict}"
         plot_loss(read_rows(directory), directory.loss_plot, unit=task.unit, title=title)
+    write_text(directory.summary, format_summary(summary))  # the last file: it marks the run as complete
     print_line(f"{row[task.unit]:,} {task.unit} in {format_duration(row['elapsed_seconds'])}: {verdict}")
     written = [directory.loss_plot, directory.summary, *files]
     print_line(f"wrote {', '.join(str(path) for path in written if path not in directory.unwritable)}")

@@ -11,7 +11,7 @@ from pathlib import Path
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success the file there is synced and takes its place.
 
-    A directory takes the place of an empty or absent one.
+    Links at both paths are removed, and not followed. A directory takes the place of an empty or absent one.
     """
     temporary = path.with_name(f".{path.name}.partial")
     _remove(temporary)
@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

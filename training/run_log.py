@@ -45,6 +45,12 @@ class RunDirectory:
         self._lock = FileLock(self.path / ".lock", timeout=0)
 
     def __enter__(self) -> "RunDirectory":
+        for path in (self.checkpoints, self.tensorboard):
+            if path.is_symlink():
+                raise RunError(
+                    f"{path} is a symbolic link, and a run writes only in its own directory. Move the "
+                    "directory here, or link the directory of the run itself."
+                )
         missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -148,7 +154,7 @@ class RunLog:
         with self.directory.optional(self.directory.tensorboard):
             self._events.close()
         if kind is None:
-            self.sync()  # before the summary, which marks the run as complete
+            self.sync()
 
     def step_took(self, seconds: float, loss: float) -> None:
         """Counts one step; its time excludes evaluation, samples and checkpoints."""
