@@ -183,12 +183,9 @@ def describe_language_model(model: TransformerLMConfig) -> list[str]:
 
 
 def finish(run: Run, model: keras.Model, row: dict) -> None:
-    """Writes summary.json and the pictures, and prints what was written and a command to try next.
+    """Writes the pictures and summary.json, and prints what was written and a command to try next.
 
-    Args:
-        run: the finished run.
-        model: with the final weights.
-        row: last row of metrics.jsonl.
+    `row` is the last row of metrics.jsonl.
     """
     task, directory = run.task, run.directory
     facts, files, next_command = task.finish(directory, model, row)

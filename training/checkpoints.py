@@ -54,8 +54,6 @@ class Checkpoints:
     def save(self, step: int, facts: dict) -> Path:
         """Writes the checkpoint of `step`, with `facts` (JSON values) in its manifest.
 
-        Everything is written to another directory, which is synced and then renamed.
-
         Raises:
             RunError: if it cannot be written; earlier checkpoints are unchanged.
             OSError: if it is written, and a superseded one cannot be removed.

@@ -45,12 +45,8 @@ class RunDirectory:
         self._lock = FileLock(self.path / ".lock", timeout=0)
 
     def __enter__(self) -> "RunDirectory":
-        for path in (self.checkpoints, self.tensorboard):
-            if path.is_symlink():
-                raise RunError(
-                    f"{path} is a symbolic link, and a run writes only in its own directory. Move the "
-                    "directory here, or link the directory of the run itself."
-                )
+        if linked := [path for path in (self.checkpoints, self.tensorboard) if path.is_symlink()]:
+            raise RunError(f"{linked[0]} is a symbolic link; to use another disk, link {self.path} itself.")
         missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -196,8 +192,7 @@ class RunLog:
 
     def sync(self) -> None:
         """Waits until the rows and events are on disk."""
-        if self.directory.metrics.exists():
-            sync(self.directory.metrics)
+        sync(self.directory.metrics)
         with self.directory.optional(self.directory.tensorboard):
             for path in self.directory.tensorboard.glob("events.*"):
                 sync(path)
