@@ -10,7 +10,7 @@ from configs.schema import parse_config
 from configs.sweep import sweep
 from system.command import quiet_imports, run_command
 from system.errors import ConfigError
-from system.text import print_line
+from system.text import print_line, print_result
 
 
 def main(arguments: list[str]) -> int | None:
@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int | None:
         return sweep(options.overrides, options.config_dir)
     values = compose(options.overrides, config_dir=options.config_dir, report=print_line)
     if options.help or options.cfg:
-        print(help_text(values) if options.help else to_yaml(values))
+        print_result(help_text(values) if options.help else to_yaml(values))
         return None
     try:
         config = parse_config(values)

@@ -13,7 +13,7 @@ from pathlib import Path
 from configs.compose import combinations, compose, override_key
 from system.command import stop_signals
 from system.errors import ConfigError
-from system.text import format_table
+from system.text import format_table, print_line
 
 LONGEST_NAME = 120
 # A name of such overrides joined by '-' is unambiguous: a key begins with a letter, and a '-' within a value
@@ -33,7 +33,7 @@ class Job:
 def sweep(overrides: list[str], config_dir: Path | None) -> int:
     """Runs a job for each combination of values and returns the largest exit code."""
     jobs = [sweep_job(combination, config_dir) for combination in combinations(overrides)]
-    print(format_jobs(jobs))
+    print_line(format_jobs(jobs))
     return max(job.exit_code for job in jobs)
 
 
@@ -68,7 +68,7 @@ def run_job(command: list[str]) -> int:
     The terminal sends Ctrl-C to the job too; SIGTERM and SIGHUP are forwarded. Each ends the sweep once the
     job has ended.
     """
-    print(shlex.join(["python", *command[1:]]), flush=True)
+    print_line(shlex.join(["python", *command[1:]]))
     received = []
     with subprocess.Popen(command) as process:
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runs.arguments import add_zero_shot_option, default_picture, image_size, positive_integer, write_rows
 from system.command import quiet_imports, run_command
-from system.text import format_table
+from system.text import format_table, print_result
 
 # Takes about a minute and a half on two cores for five windows from 128 to 2,048 and the default model.
 DEFAULT_TARGETS = 20_000
@@ -90,7 +90,7 @@ def evaluate_runs(options: argparse.Namespace) -> None:
         from runs.run_figures import resolution
 
     rows = evaluate_runs(options.run_directories, options.image_size or [])
-    print(json.dumps(rows, indent=1) if options.json else format_tables(rows))
+    print_result(json.dumps(rows, indent=1) if options.json else format_tables(rows))
     if options.image_size:
         picture = default_picture(options.run_directories, "resolution.png")
         write_rows(lambda rows, path: draw(resolution, path, rows=rows), rows, picture)
@@ -108,7 +108,7 @@ def evaluate_windows(options: argparse.Namespace) -> None:
         scalings=options.zero_shot or [],
         attention=options.attention or "full",
     )
-    print(json.dumps(rows, indent=1) if options.json else format_table(windows.table_rows(rows)))
+    print_result(json.dumps(rows, indent=1) if options.json else format_table(windows.table_rows(rows)))
     write_rows(windows.plot_rows, rows, default_picture(options.run_directories, "context.png"))
 
 

@@ -11,7 +11,7 @@ from data.tokens import SEPARATOR, VOCAB_SIZE, encode
 from runs.arguments import positive_integer
 from system.command import quiet_imports, run_command
 from system.errors import RunError
-from system.text import print_error, print_note
+from system.text import print_error, print_note, print_result
 
 OVERFLOW_NOTES = {
     "slide": "generation continues from the second half of the context",
@@ -80,7 +80,7 @@ def print_texts(prompts: Sequence[Sequence[int]], steps: Iterator[Sequence[int]]
     if len(prompts) > 1:
         for row, prompt in enumerate(prompts):
             text = bytes(prompt) + to_bytes(column[row] for column in columns)
-            print(f"--- {row + 1} ---\n{text.decode(errors='replace')}")
+            print_result(f"--- {row + 1} ---\n{text.decode(errors='replace')}")
     count = sum(int(token) >= 0 for column in columns for token in column)
     speed = f"{count / elapsed_seconds:.0f} bytes/s"
     print_error(f"{count} bytes in {elapsed_seconds:.1f} s, {speed}, including compilation.")
@@ -89,12 +89,12 @@ def print_texts(prompts: Sequence[Sequence[int]], steps: Iterator[Sequence[int]]
 def print_stream(prompt: Sequence[int], steps: Iterable[Sequence[int]]) -> list[Sequence[int]]:
     """Prints each character as soon as its last byte is generated, and returns the steps."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    print(decoder.decode(bytes(prompt)), end="", flush=True)
+    print_result(decoder.decode(bytes(prompt)), end="")
     columns = []
     for column in steps:
         columns.append(column)
-        print(decoder.decode(to_bytes(column)), end="", flush=True)
-    print(decoder.decode(b"", final=True), flush=True)
+        print_result(decoder.decode(to_bytes(column)), end="")
+    print_result(decoder.decode(b"", final=True))
     return columns
 
 

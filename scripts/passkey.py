@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runs.arguments import add_zero_shot_option, default_picture, positive_integer
 from system.command import quiet_imports, run_command
-from system.text import format_table
+from system.text import format_table, print_result
 
 MAX_DEPTHS = 101
 
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
         examples=options.examples,
         scalings=options.zero_shot or [],
     )
-    print(json.dumps(rows, indent=1) if options.json else format_table(table_rows(rows)))
+    print_result(json.dumps(rows, indent=1) if options.json else format_table(table_rows(rows)))
     plot_rows(rows, default_picture(paths, "passkey.png"))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runs.arguments import positive_integer
 from system.command import USER_ERROR, quiet_imports, run_command
-from system.text import print_error
+from system.text import print_error, print_result
 
 
 def main(arguments: list[str]) -> int:
@@ -20,11 +20,11 @@ def main(arguments: list[str]) -> int:
 
     predictions, failures = classify_files(options.run_directory, options.images, top=options.top)
     if options.json:
-        print(json.dumps(predictions, indent=1))
+        print_result(json.dumps(predictions, indent=1))
     else:
         for prediction in predictions:
             guesses = [f"{guess['class']} {guess['probability']:.1%}" for guess in prediction["guesses"]]
-            print(f"{prediction['image']}: {', '.join(guesses)}")
+            print_result(f"{prediction['image']}: {', '.join(guesses)}")
     for failure in failures:
         print_error(f"error: {failure}")
     return USER_ERROR if failures else 0

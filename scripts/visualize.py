@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runs.arguments import image_size
 from system.command import quiet_imports, run_command
+from system.text import print_line
 
 FOLDER = Path("outputs/figures")
 PROMPT = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self."
@@ -29,7 +30,7 @@ def main(arguments: list[str]) -> None:
     else:
         sizes = options.image_size or default_sizes(options.run_directories[0])
         draw(resolution, path, rows=evaluate_runs(options.run_directories, sizes))
-    print(f"wrote {path}")
+    print_line(f"wrote {path}")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from system.errors import CommandError
-from system.text import discard_output, print_error
+from system.text import discard_output, print_error, print_result
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED, CLOSED_PIPE = 2, 70, 130, 141
 SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
@@ -23,8 +23,12 @@ def run_command(command: Callable[[], int | None]) -> int:
     worker. Any other exception gives 70, one line, and a file with the traceback; with HYDRA_FULL_ERROR=1 the
     traceback is printed instead.
     """
+    prepare_standard_streams()
     try:
-        return command() or 0
+        try:
+            return command() or 0
+        finally:
+            print_result("", end="")  # flushes what argparse and libraries have printed
     except CommandError as error:
         for line in str(error).splitlines():
             print_error(f"{error.label}: {line}")
@@ -41,6 +45,14 @@ def run_command(command: Callable[[], int | None]) -> int:
             message = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
             print_error(f"internal error: {message}; traceback in {save_traceback()}")
         return INTERNAL_ERROR
+
+
+def prepare_standard_streams() -> None:
+    """Opens closed standard streams on the null device, so that no other file gets their descriptors."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def save_traceback() -> str:

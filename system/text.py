@@ -6,22 +6,53 @@ A closed terminal or pipe does not stop the program.
 import difflib
 import os
 import sys
+import unicodedata
 from collections.abc import Iterable
+
+from system.errors import CommandError, reason
+
+KEPT = "\n\t\u200c\u200d"  # joiners are part of words and of emoji
 
 
 def print_line(text: str) -> None:
     """Prints a line on standard output; the first failure is reported, later ones are not."""
     try:
-        print(text, flush=True)
+        print(escape(text), flush=True)
     except OSError as error:
         discard_output(1)
         print_note(f"cannot write to standard output ({error.strerror}); the run continues.")
 
 
+def print_result(text: str, *, end: str = "\n") -> None:
+    """Prints a result of a command on standard output.
+
+    Raises:
+        BrokenPipeError: if the reader, such as `head`, has closed its end.
+        CommandError: if it cannot be written for another reason, such as a full disk.
+    """
+    try:
+        print(escape(text), end=end, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_output(1)
+        raise CommandError(f"cannot write to standard output ({reason(error)})") from error
+
+
+def escape(text: str) -> str:
+    """Text with control and direction characters escaped, which a terminal would obey."""
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") and char not in KEPT
+        else char
+        for char in text
+    )
+
+
 def print_error(text: str) -> None:
     """Prints a line on standard error, where it does not mix with results."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(escape(text), file=sys.stderr, flush=True)
     except OSError:
         discard_output(2)
 

@@ -11,6 +11,7 @@ from data.tokens import SEPARATOR
 from models.sampling import Sampler, SamplingOptions
 from models.transformer import TransformerLM
 from scripts.generate import main, print_stream, print_texts
+from system.text import escape
 from training.checkpoints import Checkpoints
 
 CONTEXT = 24
@@ -64,7 +65,7 @@ def continued(sampler):
         options = SamplingOptions(**({"temperature": 0.8, "stop_token": SEPARATOR} | options))
         steps = sampler.generate([prompt.encode()], length, options)
         added = bytes(int(token) for (token,) in steps if token >= 0)
-        return (prompt.encode() + added).decode(errors="replace") + "\n"
+        return escape((prompt.encode() + added).decode(errors="replace")) + "\n"
 
     return continued
 
