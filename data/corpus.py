@@ -10,7 +10,7 @@ import os
 import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatch, fnmatchcase
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,6 @@ import numpy as np
 from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
 from data.sources import (
     SPLITS,
-    InvalidItem,
     Progress,
     Report,
     Source,
@@ -106,58 +105,78 @@ def check_length(corpus: TextCorpus, context_length: int) -> None:
 def python_stdlib_source(config: PythonStdlibConfig) -> Source:
     """The `*.py` files of the running Python's standard library, without its tests and tools."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    paths = walk_files(root, is_excluded=lambda name: any(fnmatch(name, each) for each in STDLIB_EXCLUDED))
-    paths = [path for path in paths if path.suffix == ".py"]
-    return _file_source(config.source, root, paths, held_out=config.held_out)
+
+    def is_included(parts: list[str], is_directory: bool) -> bool:
+        is_excluded = any(fnmatch(parts[-1], each) for each in STDLIB_EXCLUDED)
+        return not is_excluded and (is_directory or parts[-1].endswith(".py"))
+
+    return _file_source(config.source, root, walk_files(root, is_included), held_out=config.held_out)
 
 
 def text_files_source(config: TextFilesConfig) -> Source:
-    """The user's files in sorted order, without empty ones.
+    """The user's files in sorted order.
 
     `config.path` is a file, a directory (all files below it) or a glob (`**` is any depth). Hidden files and
     folders are excluded unless the glob names their dot. The name of a document is its path relative to the
     directory, or to the part of the glob before the first wildcard.
 
     Raises:
-        DataError: if the path matches no file with text.
+        DataError: if the path matches no file.
     """
     root, pattern = _root_and_pattern(config.path)
-    matches = sorted(map(Path, glob.glob(pattern, recursive=True)))
-    paths = [path for path in matches if path.is_file() and path.stat().st_size]
-    if not paths:
+    files = walk_files(root, lambda parts, is_directory: _matches(parts, pattern, is_directory))
+    if not os.path.isdir(root) or not files:
         raise DataError(
-            f"data.path={config.path} matches no file with text in {root.absolute()}; check the path, or use "
+            f"data.path={config.path} matches no file in {root.absolute()}; check the path, or use "
             "a glob such as 'texts/**/*.txt' for files at any depth"
         )
     name = f"{config.source} {config.path}"
-    return _file_source(name, root, paths, held_out=config.held_out, invalid=config.invalid)
+    return _file_source(name, root, files, held_out=config.held_out, invalid=config.invalid)
 
 
-def _root_and_pattern(path: str) -> tuple[Path, str]:
-    """Directory that names are relative to, and the glob that finds the files."""
+def _root_and_pattern(path: str) -> tuple[Path, list[str]]:
+    """Directory that names are relative to, and the parts of the glob that their parts match."""
     if os.path.isdir(path):
-        return Path(path), os.path.join(glob.escape(path), "**", "*")
-    if os.path.exists(path):
-        return Path(path).parent, glob.escape(path)
+        return Path(path), ["**"]
     root = Path(path)
+    if os.path.exists(path):
+        return root.parent, [glob.escape(printable(root.name))]
     while glob.has_magic(str(root)):
         root = root.parent
-    return root, path
+    return root, list(Path(printable(path)).parts[len(root.parts) :])
+
+
+def _matches(parts: list[str], pattern: list[str], is_directory: bool) -> bool:
+    """Whether a file matches the glob, or a file below a directory may match it."""
+    if not parts:
+        return bool(pattern) if is_directory else set(pattern) <= {"**"}
+    if not pattern:
+        return False
+    if pattern[0] == "**" and _matches(parts, pattern[1:], is_directory):
+        return True
+    if parts[0].startswith(".") and not pattern[0].startswith("."):
+        return False
+    if pattern[0] == "**":
+        return _matches(parts[1:], pattern, is_directory)
+    return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:], is_directory)
 
 
 def _file_source(
-    name: str, root: Path, paths: list[Path], *, held_out: float, invalid: str = "skip"
+    name: str, root: Path, files: list[tuple[str, Path]], *, held_out: float, invalid: str = "skip"
 ) -> Source:
-    files = {printable(path.relative_to(root).as_posix()): path for path in paths}
     identity = {
         "root": str(root.absolute()),
-        "files": [file_state(name, path) for name, path in files.items()],
+        "files": [file_state(name, path) for name, path in files],
         "invalid": invalid,
     }
 
-    def documents(split: Split) -> Iterator[tuple[str, bytes]]:
-        for name, path in files.items():
-            yield name, read_file(path)
+    def documents(split: Split) -> Iterator[tuple[str, bytes | DataError]]:
+        for name, path in files:
+            try:
+                raw = read_file(path)
+            except DataError as error:
+                raw = error
+            yield name, raw
 
     return Source(name, identity, len(files), "file", documents, held_out=held_out, invalid=invalid)
 
@@ -200,8 +219,10 @@ def _usable(source: Source, progress: Progress) -> Iterator[tuple[Split, str, by
         for name, raw in source.items(split):
             progress.advance()
             try:
+                if isinstance(raw, DataError):
+                    raise raw
                 content = clean_text(raw)
-            except InvalidItem as error:
+            except DataError as error:
                 progress.skip(name, error)
                 continue
             digest = hashlib.sha256(content).digest()

@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -22,7 +23,9 @@ from system.text import printable
 TRAIN_FOLDERS = ("train", "training")
 HELD_OUT_FOLDERS = ("validation", "val", "valid", "dev", "eval", "test", "testing")
 FILES_AT_ONCE = 64
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # EPS runs Ghostscript
+# Native decoders. Others of Pillow start programs: EPS runs Ghostscript, whatever the name of the file.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+warnings.filterwarnings("ignore", "Corrupt EXIF data", module="PIL")
 
 
 def read_image(path: Path | str, *, image_size: tuple[int, int], channels: int) -> np.ndarray:
@@ -47,9 +50,9 @@ def decode_image(raw: bytes, *, channels: int) -> np.ndarray:
         InvalidItem: if Pillow cannot decode `raw`, or its pixels have 32 bits.
     """
     try:
-        image = Image.open(io.BytesIO(raw), formats=FORMATS)
-        upright = _eight_bits(ImageOps.exif_transpose(image))
-        pixels = np.asarray(upright.convert("L" if channels == 1 else "RGB"))
+        image = open_image(io.BytesIO(raw))
+        image.load()
+        pixels = np.asarray(_eight_bits(_upright(image)).convert("L" if channels == 1 else "RGB"))
     except UnidentifiedImageError as error:
         raise InvalidItem("not an image in a supported format") from error
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
@@ -58,6 +61,19 @@ def decode_image(raw: bytes, *, channels: int) -> np.ndarray:
     if image.mode in ("I", "F"):
         raise InvalidItem("has 32-bit pixels, whose range is unknown")
     return pixels.reshape(*pixels.shape[:2], channels)  # (height, width, channels)
+
+
+def open_image(source: Path | io.BytesIO) -> Image.Image:
+    """Opens an image in one of `FORMATS`; its pixels are decoded when they are read."""
+    return Image.open(source, formats=FORMATS)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image rotated as its EXIF says, or as it is stored if the EXIF cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # as many kinds as for damaged pixels, which are decoded by now
+        return image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -73,7 +89,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def has_colour(path: Path) -> bool:
     """Whether a file is an image of more than one channel; reads the header only."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        if not path.is_file():  # opening a FIFO blocks
+            return False
+        with open_image(path) as image:
             return not (image.mode in ("1", "L", "LA") or image.mode.startswith("I;16"))
     except Exception:
         return False
@@ -119,7 +137,7 @@ def image_folder_source(config: ImageFolderConfig) -> Source:
         DataError: if the folder is not of this form, or `held_out` is set although the splits exist.
     """
     root = Path(config.path)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(
             f"data.path={config.path} is not a folder; choose a folder with one folder for each class"
         )
@@ -146,14 +164,18 @@ def _find_files(
 ) -> tuple[tuple[str, ...], dict[Split, list[ImageFile]]]:
     """Names of the classes, and the files of each split."""
     train, held_out = (
-        next((name for name in names if (root / name).is_dir()), None)
+        next((name for name in names if os.path.isdir(root / name)), None)
         for names in (TRAIN_FOLDERS, HELD_OUT_FOLDERS)
     )
     if train is None or held_out is None:
-        classes, files = _class_files(root, root)
+        classes, files = _class_files(root)
+        folders = {name: set() for name in classes}
+        for file in files:
+            name, *inner = file.name.split("/")
+            folders[name].add(inner[0] if len(inner) > 1 else None)
         # Classes with the same folders and no files are splits of other names.
-        first, *others = ({path.name: path.is_dir() for path in (root / name).iterdir()} for name in classes)
-        if len(first) > 1 and all(first.values()) and all(each == first for each in others):
+        first, *others = folders.values()
+        if len(first) > 1 and None not in first and all(each == first for each in others):
             raise DataError(
                 f"{root}: {', '.join(classes)} contain the same folders, {', '.join(sorted(first))}, and no "
                 "images; if these are splits, rename them train and test"
@@ -164,8 +186,8 @@ def _find_files(
             f"data.held_out={config.held_out} has no effect: {root} is already split into {train} and "
             f"{held_out}; omit it"
         )
-    classes, train_files = _class_files(root / train, root)
-    other_classes, held_out_files = _class_files(root / held_out, root)
+    classes, train_files = _class_files(root / train, prefix=f"{train}/")
+    other_classes, held_out_files = _class_files(root / held_out, prefix=f"{held_out}/")
     if classes != other_classes:
         names = ", ".join(sorted(set(classes) ^ set(other_classes)))
         raise DataError(
@@ -174,25 +196,21 @@ def _find_files(
     return classes, {"train": train_files, "validation": held_out_files}
 
 
-def _class_files(folder: Path, root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
-    """Names of the classes in `folder`, and their files."""
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    classes = tuple(path.name for path in folders)
+def _class_files(folder: Path, *, prefix: str = "") -> tuple[tuple[str, ...], list[ImageFile]]:
+    """Names of the classes in `folder`, and their files; `prefix` is the beginning of each file's name."""
+    folders = [path.name for path in folder.iterdir() if os.path.isdir(path)]
+    classes = tuple(sorted({printable(name) for name in folders if not name.startswith(".")}))
+    labels = {name: label for label, name in enumerate(classes)}
     if len(classes) < 2:
         raise DataError(
             f"{folder} has too few class folders: {', '.join(classes) or 'none'}; classification needs at "
             f"least two: {folder}/CLASS/*, or {folder}/train/CLASS/* and {folder}/test/CLASS/*"
         )
-    files = []
-    for label, path in enumerate(folders):
-        found = [
-            ImageFile(printable(file.relative_to(root).as_posix()), file, label)
-            for file in walk_files(path, is_excluded=lambda name: name.startswith("."))
-        ]
-        if not found:
-            raise DataError(f"the class folder {path} is empty; add images or remove it")
-        files += sorted(found)
-    return classes, files
+    found = walk_files(folder, lambda parts, _: parts[0] in labels and not parts[-1].startswith("."))
+    files = [ImageFile(prefix + name, path, labels[name.split("/")[0]]) for name, path in found]
+    for label in set(labels.values()) - {file.label for file in files}:
+        raise DataError(f"the class folder {folder / classes[label]} is empty; add images or remove it")
+    return classes, sorted(files, key=lambda file: (file.label, file.name))
 
 
 def _split_by_hash(files: list[ImageFile], *, held_out: float) -> dict[Split, list[ImageFile]]:
@@ -213,10 +231,10 @@ def _split_by_hash(files: list[ImageFile], *, held_out: float) -> dict[Split, li
 def _read(files: list[ImageFile], image_size: tuple[int, int] | None, *, channels: int) -> Iterator[tuple]:
     """Decodes the files on all cores and yields them in order."""
 
-    def decode(file: ImageFile) -> tuple[str, np.ndarray | InvalidItem, int]:
+    def decode(file: ImageFile) -> tuple[str, np.ndarray | DataError, int]:
         try:
             image = decode_image(read_file(file.path), channels=channels)
-        except InvalidItem as error:
+        except DataError as error:
             return file.name, error, file.label
         # Resized here, so that each thread holds at most one large image.
         if image_size is not None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from data.config import DigitsConfig, ImageFolderConfig, TfdsImagesConfig
 from data.image_files import fit_images, image_folder_source
-from data.sources import SPLITS, InvalidItem, Progress, Report, Source, Split, cache_folder, load_or_build
+from data.sources import SPLITS, Progress, Report, Source, Split, cache_folder, load_or_build
 from data.tfds import tfds_source
 from system.errors import DataError
 
@@ -117,7 +117,7 @@ def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, pro
         with open(folder / f"{split}.bin", "wb") as file:
             for name, image, label in source.items(split):
                 progress.advance()
-                if isinstance(image, InvalidItem):
+                if isinstance(image, DataError):
                     progress.skip(name, image)
                     continue
                 if label < 0:

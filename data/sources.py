@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ REPORT_EVERY_SECONDS = 10
 MAX_SKIPPED_NAMED = 20
 
 
-class InvalidItem(ValueError):
+class InvalidItem(DataError):
     """Bytes that are not a text or not an image; the message is the reason."""
 
 
@@ -41,7 +42,8 @@ class Source:
         identity: JSON values that change whenever an item may have changed.
         num_items: number of items of all splits, invalid ones included; `unit` is their name in the singular.
         items: yields the items of a split, in the same order at every call: (name, raw bytes) of a document,
-            or (name, image, label), where the image is (height, width, channels) uint8 or an `InvalidItem`.
+            or (name, image, label) with an image (height, width, channels) uint8. A `DataError` in place of
+            the bytes or the image makes the item invalid.
         held_out: share of the training documents that is held out; None if the source defines both splits.
         classes: names of the classes of images.
         invalid: whether an invalid item is skipped or raises.
@@ -81,7 +83,7 @@ class Progress:
             self.reported_at = time.monotonic()
             self.report(f"read {self.num_done:,} of {self.source.describe_size()}")
 
-    def skip(self, name: str, error: InvalidItem) -> None:
+    def skip(self, name: str, error: DataError) -> None:
         """Records an invalid item; raises DataError unless the source skips them."""
         if self.source.invalid == "error":
             raise DataError(f"{name}: {error}; fix or remove the file, or set data.invalid=skip")
@@ -179,14 +181,20 @@ def hash_fraction(name: str) -> float:
 
 
 def read_file(path: Path) -> bytes:
-    """Content of a file; raises DataError if it cannot be read."""
+    """Content of a regular file; raises DataError if it cannot be read."""
     try:
+        # A FIFO blocks, and a device may never end. A directory gives its own error.
+        if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            raise OSError("not a regular file")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {printable(str(path))}: {reason(error)}") from error
 
 
-def file_state(name: str, path: Path) -> tuple[str, int, int]:
-    """Name, size and time of a file: JSON values that change when its content changes."""
-    stat = path.stat()
-    return name, stat.st_size, stat.st_mtime_ns
+def file_state(name: str, path: Path) -> tuple:
+    """Name, size, time and access of a file: JSON values that change when its content changes."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (name,)
+    return name, status.st_size, status.st_mtime_ns, os.access(path, os.R_OK)

@@ -3,8 +3,11 @@
 import contextlib
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from system.text import printable
 
 
 @contextlib.contextmanager
@@ -47,18 +50,32 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def walk_files(root: Path, *, is_excluded: Callable[[str], bool]) -> list[Path]:
-    """Files below `root`, sorted; names for which `is_excluded` is true are left out, directories as a whole.
+def walk_files(root: Path, is_included: Callable[[list[str], bool], bool]) -> list[tuple[str, Path]]:
+    """`printable` names of the files below `root`, relative to it, and their paths, sorted.
 
-    Raises:
-        OSError: if a directory cannot be read.
+    Links to directories are followed, and each directory is listed once, by a path without links if it has
+    one. A directory that cannot be listed is in the result itself: reading it as a file gives the reason.
+
+    Args:
+        is_included: whether to include the parts of a name; the second argument is true for a directory.
     """
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    paths = []
-    for directory, subdirectories, names in os.walk(root, onerror=fail):
-        subdirectories[:] = [name for name in subdirectories if not is_excluded(name)]
-        paths += [Path(directory, name) for name in names if not is_excluded(name)]
-    return sorted(paths)
+    files, directories, links, visited = [], deque([("", root)]), deque(), set()
+    while directories or links:
+        prefix, directory = (directories or links).popleft()
+        try:
+            status = directory.stat()
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+        except OSError:
+            files.append((prefix or ".", directory))
+            continue
+        for entry in entries:
+            name = f"{prefix}/{printable(entry.name)}".lstrip("/")
+            is_link = entry.is_symlink()
+            is_directory = os.path.isdir(entry) if is_link else entry.is_dir()
+            if is_included(name.split("/"), is_directory):
+                found = files if not is_directory else links if is_link else directories
+                found.append((name, Path(entry.path)))
+    return sorted(files, key=lambda file: file[0].split("/"))

@@ -1,6 +1,7 @@
 """Image files decoded and brought to one size."""
 
 import io
+import os
 import subprocess
 
 import numpy as np
@@ -60,13 +61,22 @@ def test_animation_gives_its_first_frame():
     assert (decode_image(animation, channels=1) == 10).all()
 
 
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage!", b"Exif\0\0MM\0*\xff\xff\xff\xff"])
+def test_pixels_with_broken_exif_are_read_as_stored(form, exif):
+    raw = encode(COLOUR, form, lossless=True, exif=exif)
+    np.testing.assert_array_equal(decode_image(raw, channels=3), COLOUR)
+
+
 def test_other_formats_of_pillow_are_refused_and_start_no_program(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail(f"started {args}"))
     raw = encode(COLOUR, "EPS")
     with pytest.raises(InvalidItem, match="not an image in a supported format"):
         decode_image(raw, channels=3)
     (tmp_path / "photo.png").write_bytes(raw)
+    os.mkfifo(tmp_path / "pipe.png")
     assert not has_colour(tmp_path / "photo.png")
+    assert not has_colour(tmp_path / "pipe.png")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +131,9 @@ def test_read_image_gives_the_input_of_a_model(tmp_path):
 
 def test_file_that_cannot_be_read_raises_one_line(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
+    os.mkfifo(tmp_path / "pipe.png")
     for name, message in (
+        ("pipe.png", r"cannot read .*pipe\.png: not a regular file"),
         ("notes.txt", r"notes\.txt: not an image in a supported format; choose an image file$"),
         ("missing.png", r"cannot read .*missing\.png: No such file"),
     ):

@@ -118,6 +118,24 @@ def test_hidden_files_and_files_outside_classes_are_ignored(folder):
     assert load(folder).fingerprint == before
 
 
+def test_linked_folders_of_images_are_read_once(folder, tmp_path):
+    before = load(folder)
+    (folder / "dog" / "some").rename(tmp_path / "elsewhere")
+    (folder / "dog" / "some").symlink_to(tmp_path / "elsewhere")
+    (folder / "dog" / "again").symlink_to(folder / "dog")
+    (folder / "dog" / "cats").symlink_to(folder / "cat")
+    assert load(folder).fingerprint == before.fingerprint
+
+
+def test_classes_of_two_splits_are_compared_in_one_unicode_form(split_folder):
+    before = load(split_folder)
+    (split_folder / "train" / "cat").rename(split_folder / "train" / "caf\u00e9")
+    (split_folder / "test" / "cat").rename(split_folder / "test" / "cafe\u0301")
+    found = load(split_folder)
+    assert found.classes == ("caf\u00e9", "dog")
+    assert found.train.images.tobytes() == before.train.images.tobytes()
+
+
 def test_images_are_resized_unless_image_size_is_null(folder):
     assert load(folder, image_size=None).fingerprint == load(folder).fingerprint
     write(folder / "cat" / "large.png", 99, size=(300, 200))
@@ -146,8 +164,9 @@ def test_prediction_reads_a_file_like_training(folder):
 
 def test_invalid_files_raise_or_are_skipped(folder, monkeypatch):
     expected = load(folder).fingerprint
-    for index in range(5):
+    for index in range(4):
         (folder / "dog" / f"{index}.txt").write_text("not an image")
+    (folder / "dog" / "gone.txt").symlink_to("nowhere")
     with pytest.raises(DataError, match=r"^dog/0\.txt: not an image .*set data\.invalid=skip$"):
         load(folder)
     monkeypatch.setattr(sources, "MAX_SKIPPED_NAMED", 2)

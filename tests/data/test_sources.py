@@ -25,7 +25,7 @@ def names(path) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path):
-    files = {"b.txt": b"bee", "a.md": b"ay", "deep/er/c.txt": b"sea", "empty.txt": b"", ".hidden.txt": b"no"}
+    files = {"b.txt": b"bee", "a.md": b"ay", "deep/er/c.txt": b"sea", ".hidden.txt": b"no"}
     return write(tmp_path / "texts", files)
 
 
@@ -42,6 +42,11 @@ def test_documents_have_relative_names_in_sorted_order(folder):
         ("*.txt", ["b.txt"]),
         ("**/*.txt", ["b.txt", "deep/er/c.txt"]),
         ("deep/**", ["er/c.txt"]),
+        ("**", ["a.md", "b.txt", "deep/er/c.txt"]),
+        ("**/e?/**/*", ["deep/er/c.txt"]),
+        ("*", ["a.md", "b.txt"]),
+        (".h*", [".hidden.txt"]),
+        ("[a-b].*", ["a.md", "b.txt"]),
         ("b.txt", ["b.txt"]),
         ("deep", ["er/c.txt"]),
     ],
@@ -69,23 +74,57 @@ def test_file_name_that_is_not_utf8_becomes_printable(tmp_path):
 
 
 def test_path_without_text_is_named(folder):
-    for path in ("nowhere", "nowhere/*.txt", "*.rst", "empty.txt"):
-        message = re.escape(f"data.path={folder / path} matches no file with text in ")
+    for path in ("nowhere", "nowhere/*.txt", "*.rst"):
+        message = re.escape(f"data.path={folder / path} matches no file in ")
         with pytest.raises(DataError, match=rf"^{message}.*texts.*; check the path, .* '.*\*\*"):
             names(folder / path)
 
 
-def test_unreadable_file_is_named(folder, monkeypatch):
-    read_bytes = Path.read_bytes
+def test_linked_directory_is_read_once_by_its_own_path(folder, tmp_path):
+    write(tmp_path / "elsewhere", {"d.txt": b"dee", "back/e.txt": b"e"})
+    for link, target in (
+        ("a link", folder / "deep"),
+        ("loop", folder),
+        ("deep/up", folder),
+        ("more", tmp_path / "elsewhere"),
+        ("more again", tmp_path / "elsewhere"),
+    ):
+        (folder / link).symlink_to(target)
+    expected = ["a.md", "b.txt", "deep/er/c.txt", "more/back/e.txt", "more/d.txt"]
+    assert names(folder) == expected
+    assert names(folder / "**/*.txt") == expected[1:]
 
-    def fail(path):
-        if path.name == "b.txt":
+
+def test_what_cannot_be_read_is_an_invalid_document(folder, monkeypatch):
+    os.mkfifo(folder / "pipe.txt")
+    (folder / "null.txt").symlink_to("/dev/zero")
+    (folder / "gone.txt").symlink_to("nowhere")
+    scandir = os.scandir
+
+    def fail(path):  # root can list a directory of any mode
+        if path == folder / "deep":
             raise PermissionError(13, "Permission denied")
-        return read_bytes(path)
+        return scandir(path)
 
-    monkeypatch.setattr(Path, "read_bytes", fail)  # root can read a file of any mode
-    with pytest.raises(DataError, match=r"cannot read .*b\.txt: Permission denied"):
-        names(folder)
+    monkeypatch.setattr(os, "scandir", fail)
+    documents = dict(text_files_source(TextFilesConfig(path=str(folder))).items("train"))
+    reasons = {name: str(error) for name, error in documents.items() if isinstance(error, DataError)}
+    assert list(documents) == ["a.md", "b.txt", "deep", "gone.txt", "null.txt", "pipe.txt"]
+    assert reasons == {
+        "deep": f"cannot read {folder / 'deep'}: Is a directory",
+        "gone.txt": f"cannot read {folder / 'gone.txt'}: No such file or directory",
+        "null.txt": f"cannot read {folder / 'null.txt'}: not a regular file",
+        "pipe.txt": f"cannot read {folder / 'pipe.txt'}: not a regular file",
+    }
+
+
+def test_names_are_compared_in_one_unicode_form(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    write(tmp_path, {f"{composed}.txt": b"1", f"{decomposed}.txt": b"2", f"{decomposed}/a.txt": b"3"})
+    expected = [f"{composed}.txt", f"{composed}.txt", f"{composed}/a.txt"]
+    assert sorted(names(tmp_path)) == sorted(expected)
+    for pattern in (f"{composed}*", f"{decomposed}*"):
+        assert names(tmp_path / pattern) == expected[:2]
 
 
 def test_standard_library_excludes_its_tests_and_tools(tmp_path, monkeypatch):
