@@ -1,4 +1,4 @@
-"""What commands print: unencodable and control characters, full disks and closed streams."""
+"""Output of commands: unencodable and control characters, full disks and closed streams."""
 
 import os
 import subprocess
