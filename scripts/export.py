@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from system.command import quiet_imports, run_command
+from system.text import print_result
 
 FORMATS = ("saved_model", "keras", "litert", "onnx")
 
@@ -17,7 +18,7 @@ def main(arguments: list[str]) -> None:
     with quiet_imports():
         from runs.exports import export_run
 
-    print(export_run(options.run_directory, options.format, options.output))
+    print_result(export_run(options.run_directory, options.format, options.output))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -16,6 +16,7 @@ from models.vit import AxialViT
 from runs.exports import FORMATS, check_logits, classifier_of_pixels
 from scripts.export import main
 from scripts.generate import main as generate
+from system.text import escape
 from tests.run_helpers import save_untrained_image_run, save_untrained_text_run
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +88,7 @@ def test_every_kind_of_language_model_is_exported(file_format, tmp_path):
         if number:
             del module.generate  # which takes seconds to trace
         logits = FORMATS[file_format](module, model, path)
-        for shape in ((2, 5), (3, 11)):
+        for shape in ((2, 5), (3, 11))[: 1 if file_format == "keras" else 2]:  # Keras compiles for each
             tokens = np.random.default_rng(number).integers(0, 9, shape).astype(np.int32)
             assert check_logits(logits(tokens), model(tokens).numpy()) < 1e-5, options
 
@@ -131,4 +132,4 @@ def test_the_page_about_export_is_true(run, tmp_path, monkeypatch):
     (snippet,) = (snippet for snippet in snippets if ".generate(" in snippet)
     done = subprocess.run([sys.executable, "-c", snippet], env=environment, capture_output=True, check=True)
     _, text, _ = run(generate, "outputs/lm", "--prompt", "def ", "--length", 200, "--temperature", 0)
-    assert done.stdout.decode() == text
+    assert escape(done.stdout.decode()) == text
