@@ -18,7 +18,7 @@ KEPT = "\n\t\u200c\u200d"  # joiners are part of words and of emoji
 def print_line(text: str) -> None:
     """Prints a line on standard output; the first failure is reported, later ones are not."""
     try:
-        print(escape(text), flush=True)
+        print(f"{escape(text)}\n", end="", flush=True)  # one write, so that lines of threads do not mix
     except OSError as error:
         discard_output(1)
         print_note(f"cannot write to standard output ({error.strerror}); the run continues.")

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from configs.compose import save_config
 from configs.schema import Config
-from runs import plots
+from runs import figure_style
 from scripts.evaluate import main
 from tests.run_helpers import save_untrained_image_run
 from training.checkpoints import Checkpoints
@@ -56,7 +56,7 @@ def test_evaluate_gives_the_accuracy_of_the_summary(trained_images, run):
 def test_image_sizes_give_the_results_of_the_model_on_resized_images(
     position, eagerly, tmp_path, monkeypatch, run
 ):
-    monkeypatch.setattr(plots, "DPI", 30)
+    monkeypatch.setattr(figure_style, "DPI", 30)
     path, task, model = save_untrained_image_run(tmp_path, position=position)
     code, output, errors = run(main, path, "--image-size", "8", "12x6", "--json")
     assert code == 0
@@ -79,7 +79,7 @@ def test_several_runs_share_a_table_and_a_picture_in_the_current_directory(
     untrained, eagerly, tmp_path, monkeypatch, run
 ):
     figures = []
-    monkeypatch.setattr(plots, "draw", lambda make, path, rows: figures.append((make(rows), path)))
+    monkeypatch.setattr(figure_style, "draw", lambda make, path, rows: figures.append((make(rows), path)))
     other, _, _ = save_untrained_image_run(tmp_path / "$other", patch_size=4)
     code, output, errors = run(main, untrained[0], other, "--image-size", "12x8", "8", "4x8", "--json")
     assert (code, errors) == (0, ["wrote resolution.png"])

@@ -1,6 +1,7 @@
 import pytest
 
-from runs import plots, run_figures
+from runs import figure_style, run_figures
+from runs.plots import new_figure
 from scripts.visualize import main
 from system.command import run_command
 from tests.run_helpers import save_untrained_image_run
@@ -17,7 +18,7 @@ def untrained_images(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def low_resolution(monkeypatch):
-    monkeypatch.setattr(plots, "DPI", 40)
+    monkeypatch.setattr(figure_style, "DPI", 40)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_attention_depends_on_the_prompt_and_fits_the_context(eagerly, trained_r
 
 def test_accuracy_is_drawn_by_image_size(eagerly, untrained_images, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(run_figures, "resolution", lambda rows: drawn.append(rows) or plots.new_figure(2, 2))
+    monkeypatch.setattr(run_figures, "resolution", lambda rows: drawn.append(rows) or new_figure(2, 2))
     for sizes in ([], ["--image-size", "8", "12x8"]):
         assert visualize("resolution", untrained_images, *sizes, "--output", tmp_path) == 0
     assert [[row["image_size"] for row in rows] for rows in drawn] == [
