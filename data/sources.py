@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from system.errors import DataError, reason
-from system.text import format_count, printable
+from system.text import format_count, format_duration, printable
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, Split] = ("train", "validation")
@@ -65,7 +65,7 @@ class Source:
 
 @dataclass
 class Progress:
-    """Counts the items of a source and reports the number every 10 seconds.
+    """Counts the items of a source and reports number, rate and remaining time every 10 seconds.
 
     `skipped` has `name: reason` of each invalid item.
     """
@@ -74,14 +74,22 @@ class Progress:
     report: Report
     num_done: int = 0
     skipped: list[str] = field(default_factory=list)
-    reported_at: float = field(default_factory=time.monotonic)
+    started_at: float = 0.0
+    reported_at: float = 0.0
 
     def advance(self) -> None:
         """Counts one more item as done."""
+        now = time.monotonic()
+        if self.num_done == 0:
+            self.started_at = self.reported_at = now
         self.num_done += 1
-        if time.monotonic() - self.reported_at >= REPORT_EVERY_SECONDS:
-            self.reported_at = time.monotonic()
-            self.report(f"read {self.num_done:,} of {self.source.describe_size()}")
+        if now - self.reported_at >= REPORT_EVERY_SECONDS:
+            self.reported_at = now
+            rate = self.num_done / max(now - self.started_at, 1e-6)
+            left = format_duration((self.source.num_items - self.num_done) / rate)
+            self.report(
+                f"read {self.num_done:,} of {self.source.describe_size()}, {rate:,.0f}/s, {left} left"
+            )
 
     def skip(self, name: str, error: DataError) -> None:
         """Records an invalid item; raises DataError unless the source skips them."""
