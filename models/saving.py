@@ -24,11 +24,11 @@ class ConfiguredModel(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ConfiguredModel":
-        options = TypeAdapter(cls.config_class).validate_json(json.dumps(config.pop("config")))
-        return cls(options, **config)
+        options = TypeAdapter(cls.config_class).validate_json(json.dumps(config["config"]))
+        return cls(**{**config, "config": options})
 
     def export(self, filepath: str, format: str = "tf_saved_model", **options) -> None:
-        """As `keras.Model.export`; attention is computed in full, not in chunks."""
+        """Exports for inputs of any size, as `keras.Model.export`; attention is computed in full."""
         options = {"input_signature": [self.export_spec], "verbose": False, **options}
         with plain_operations():
             super().export(filepath, format=format, **options)

@@ -34,6 +34,9 @@ def test_a_keras_file_restores_options_and_weights(models, tmp_path):
         loaded = keras.models.load_model(tmp_path / "model.keras")
         assert (loaded.config, loaded.dtype_policy) == (model.config, model.dtype_policy)
         np.testing.assert_array_equal(loaded(inputs), model(inputs))
+        config = model.get_config()
+        type(model).from_config(config)
+        assert config == model.get_config()  # unchanged
 
 
 def test_an_exported_model_takes_inputs_of_any_size(models, tmp_path):
