@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from models.grid import triangle_weights
+from models.sampling import FINISHED
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 
 NUM_BYTES = 256
-ENDED = -1  # token of a row that has ended
 
 
 def text_module(model: TransformerLM, *, stop_token: int) -> tf.Module:
@@ -21,7 +21,7 @@ def text_module(model: TransformerLM, *, stop_token: int) -> tf.Module:
     `logits(tokens)` takes (batch, length) int32 and returns {"logits": (batch, length, vocab_size)}.
     `generate(text, length, temperature, seed)` continues (batch,) texts by at most `length` bytes, greedily
     at temperature 0. If the tokens are not bytes, it takes (batch, width) int32 `tokens`, and returns them
-    with `length` more columns, which are `ENDED` after the end of a row.
+    with `length` more columns, which are -1 after the end of a row.
     """
 
     def logits(tokens):
@@ -80,12 +80,12 @@ def generate_tokens(model, prompts, padding, length, temperature, seed, stop_tok
         scores = logits[:, -1] - temperature * tf.math.log(-tf.math.log(uniform))  # (batch, vocab_size)
         chosen = tf.argmax(scores, axis=-1, output_type=tf.int32)  # (batch,)
         has_ended |= chosen == stop_token
-        column = tf.where(has_ended, ENDED, chosen)[:, tf.newaxis]  # (batch, 1)
+        column = tf.where(has_ended, FINISHED, chosen)[:, tf.newaxis]  # (batch, 1)
         tokens = tf.concat([tokens[:, :end], column, tokens[:, end + 1 :]], axis=1)
         starts = tf.where(end + 1 - starts > capacity, end + 1 - max(1, capacity // 2), starts)
         return end + 1, tokens, starts, has_ended, cache
 
-    tokens = tf.pad(prompts, [[0, 0], [0, length]], constant_values=ENDED)  # (batch, width + length)
+    tokens = tf.pad(prompts, [[0, 0], [0, length]], constant_values=FINISHED)  # (batch, width + length)
     cache = model.make_cache(batch)
     cache = (cache[0]._replace(start=capacity), *cache[1:])  # full, so that the prompts are read
     state = (width, tokens, tf.maximum(padding, width - capacity), tf.zeros([batch], tf.bool), cache)
@@ -119,9 +119,9 @@ def image_module(model: AxialViT, *, mean: np.ndarray, deviation: np.ndarray) ->
 
 def fit_pixels(images: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
     """`data.image_files.fit_images` of float32 images, in operations that LiteRT and ONNX know."""
-    sides = tf.cast(tf.shape(images)[1:3], tf.float32)
-    ratio = image_size[0] / image_size[1]
-    crop = tf.minimum(sides, tf.maximum(tf.round(sides[::-1] * [ratio, 1 / ratio]), 1))
+    sides, size = tf.cast(tf.shape(images)[1:3], tf.float32), np.float32(image_size)
+    # Multiplied first, so that halves are exact.
+    crop = tf.minimum(sides, tf.maximum(tf.round(sides[::-1] * size / size[::-1]), 1))
     top, left = tf.unstack(tf.cast((sides - crop) // 2, tf.int32))
     height, width = tf.unstack(tf.cast(crop, tf.int32))
     images = images[:, top : top + height, left : left + width]  # (batch, height, width, channels)
