@@ -56,7 +56,8 @@ def export_run(run_directory: Path, file_format: str, output: Path) -> str:
         with replacing(output) as temporary, silenced_standard_error():
             temporary.mkdir()
             if "classes" in manifest:
-                (temporary / "class_names.txt").write_text("\n".join(manifest["classes"]) + "\n")
+                names = "\n".join(manifest["classes"]) + "\n"
+                (temporary / "class_names.txt").write_text(names, encoding="utf-8")
             logits = FORMATS[file_format](module, model, temporary)
             difference = check_logits(logits(inputs), expected)
             seconds = timeit.repeat(lambda: logits(inputs[:1]), number=1, repeat=TIMED_CALLS)
@@ -88,8 +89,8 @@ def check_logits(actual: np.ndarray, expected: np.ndarray) -> float:
 
 
 def saved_model(module: tf.Module, model: keras.Model, directory: Path) -> Logits:
-    functions = {name: getattr(module, name, None) for name in ("logits", "generate", "predict")}
-    signatures = {name: function for name, function in functions.items() if function is not None}
+    names = ("logits", "generate", "predict")
+    signatures = {name: getattr(module, name) for name in names if hasattr(module, name)}
     with plain_operations():
         tf.saved_model.save(module, str(directory), {"serving_default": module.main, **signatures})
     loaded = tf.saved_model.load(str(directory))
