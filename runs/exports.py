@@ -40,6 +40,8 @@ def export_run(run_directory: Path, file_format: str, output: Path) -> str:
             raise RunError(f"--format {file_format} needs {package}: pip install -r requirements-export.txt")
     if output.exists():
         raise RunError(f"{output} exists; remove it, or choose another --output")
+    if not output.parent.is_dir():
+        raise RunError(f"cannot write {output}: there is no directory {output.parent}")
     model, config, manifest = load_model(run_directory, precision="float32")
     task = load_task(config, report=print_error, recorded=True, facts=manifest)
     if isinstance(config.model, AxialViTConfig):

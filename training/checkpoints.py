@@ -168,8 +168,10 @@ def restore_weights(run_directory: Path, model: keras.Model, *, step: int | None
 
 def complete_checkpoints(directory: Path) -> list[Path]:
     """Checkpoints from earliest to latest; anything else in the directory is ignored."""
-    # Fails for a broken link, so that the run does not start from scratch.
-    names = os.listdir(directory) if os.path.lexists(directory) else []
+    try:
+        names = os.listdir(directory) if os.path.lexists(directory) else []
+    except OSError as error:  # also for a broken link, so that the run does not start from scratch
+        raise RunError(f"{directory} cannot be read ({reason(error)})") from error
     paths = (directory / name for name in names if re.fullmatch(CHECKPOINT, name))
     return sorted(filter(Path.is_dir, paths), key=step_of)
 

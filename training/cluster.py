@@ -96,7 +96,7 @@ def listening(address: str) -> Iterator[None]:
         try:
             server.bind(("", int(address.rpartition(":")[2])))
             server.listen(BACKLOG)
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # the latter for a port above 65535
             raise RunError(
                 f"cannot listen at {address}, the address of this process in TF_CONFIG ({reason(error)}). Is "
                 "another process with the same task running?"
@@ -109,6 +109,6 @@ def is_listening(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError:
+    except (OSError, OverflowError):
         return False
     return True

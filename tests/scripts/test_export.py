@@ -88,7 +88,7 @@ def test_mistakes_are_reported_in_one_line(text_run, run, tmp_path, monkeypatch,
     shutil.copy(directory / "config.yaml", tmp_path)
     assert "has no checkpoint" in refusal(run, tmp_path, "keras", output)
     assert f"{tmp_path} exists" in refusal(run, directory, "keras", tmp_path)
-    assert "No such file or directory" in refusal(run, directory, "keras", tmp_path / "no" / "output")
+    assert "there is no directory" in refusal(run, tmp_path, "keras", tmp_path / "no" / "output")
     with pytest.raises(SystemExit, match="2"):
         main([str(directory), "--format", "onx", "--output", str(output)])
     assert "invalid choice: 'onx'" in capsys.readouterr().err

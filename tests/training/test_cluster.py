@@ -83,3 +83,8 @@ def test_a_port_in_use_is_an_error():
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(RunError, match=rf"cannot listen at {address}, .* \(Address already in use\)"):
             wait_for_processes(local_cluster(address))
+
+
+def test_a_port_out_of_range_is_an_error():
+    with pytest.raises(RunError, match=r"cannot listen at 127\.0\.0\.1:70000, the address of this process"):
+        wait_for_processes(local_cluster("127.0.0.1:70000"))

@@ -106,7 +106,7 @@ def test_an_unreadable_checkpoint_directory_is_an_error(run, tmp_path):
     checkpoints = run.checkpoints.directory
     checkpoints.rename(tmp_path / "elsewhere")
     checkpoints.symlink_to(tmp_path / "not mounted")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(RunError, match=r"checkpoints cannot be read \(No such file or directory\)"):
         run.checkpoints.restore_latest()
 
 
