@@ -61,7 +61,10 @@ def scale_frequencies(
             check_value(key, value)
         elif key == "target_length" and value is not None:
             raise ValueError(f"scaling {name} does not depend on a target_length, got {value}. Leave it out.")
-    return SCALINGS[name](frequencies, **options)
+    try:
+        return SCALINGS[name](frequencies, **options)
+    except OverflowError as error:
+        raise ValueError(f"scaling {name} must stay in the range of float64, got {options}.") from error
 
 
 def parsed(scaling: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

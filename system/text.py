@@ -8,7 +8,6 @@ import os
 import sys
 import unicodedata
 from collections.abc import Iterable
-from unicodedata import normalize
 
 from system.errors import CommandError, reason
 
@@ -119,4 +118,4 @@ def format_count(number: int, unit: str) -> str:
 
 def printable(name: str) -> str:
     """File name in Unicode's form NFC, with the bytes that are not UTF-8 escaped."""
-    return normalize("NFC", os.fsencode(name).decode("utf-8", errors="backslashreplace"))
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", errors="backslashreplace"))

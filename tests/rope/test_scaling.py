@@ -214,6 +214,8 @@ def test_the_original_length_can_be_filled_in_where_it_is_read_and_missing():
         (LONGROPE | {"long_factor": 2.0}, 10, "long_factor must be a list of numbers"),
         (LONGROPE | {"factor": 32.0}, 10, "factor replaces max_position_embeddings"),
         (LONGROPE | {"original_max_position_embeddings": 1}, 10, "embeddings must be above 1, got 1"),
+        ({"rope_type": "ntk", "factor": 1e300}, None, "in the range of float64, got {.factor.: 1e[+]300"),
+        (YARN | {"beta_slow": 1e-320}, None, "yarn must stay in the range of float64"),
         ({"rope_type": "linear", "factor": 10**400}, None, "factor must be a number"),
         (LONGROPE | {"max_position_embeddings": None}, 10, "needs factor, max_position_embeddings or"),
         ({"rope_type": "proportional", "partial_rotary_factor": 1.5}, None, "must be in \\(0, 1\\], got 1.5"),
