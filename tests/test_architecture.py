@@ -42,8 +42,8 @@ BELOW = {
 SYSTEM_NEEDS = {"pydantic", "pydantic_core"}
 HYDRA = {"hydra", "omegaconf"}
 # Files and lines that `python train.py` reaches by imports, and lines of the longest function.
-MOST_FILES = 65
-MOST_LINES = 9_810
+MOST_FILES = 67
+MOST_LINES = 10_700
 LONGEST_FUNCTION = 60
 # Two files share a name only where they mirror each other.
 SHARED_NAMES = {"__init__.py", "__main__.py", "config.py"}
