@@ -19,6 +19,7 @@ import numpy as np
 from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
 from data.sources import (
     SPLITS,
+    MappedFile,
     Progress,
     Report,
     Source,
@@ -79,7 +80,7 @@ def load_text(config: TextConfig, *, report: Report = print) -> TextCorpus:
             raise TypeError(f"config must be a text class of data.config, got {type(config).__name__}")
     folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": source.held_out})
     meta = load_or_build(folder, source, partial(_tokenize, source), report=report)
-    train, validation = (np.memmap(folder / f"{split}.bin", np.uint8, mode="r") for split in SPLITS)
+    train, validation = (MappedFile(folder / f"{split}.bin", np.uint8, mode="r") for split in SPLITS)
     train_size, held_out_size = (
         f"{format_count(meta['num_documents'][split], 'document')}, {len(tokens):,} tokens"
         for split, tokens in zip(SPLITS, (train, validation), strict=True)

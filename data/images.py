@@ -13,7 +13,7 @@ import numpy as np
 
 from data.config import DigitsConfig, ImageFolderConfig, TfdsImagesConfig
 from data.image_files import fit_images, image_folder_source
-from data.sources import SPLITS, Progress, Report, Source, Split, cache_folder, load_or_build
+from data.sources import SPLITS, MappedFile, Progress, Report, Source, Split, cache_folder, load_or_build
 from data.tfds import tfds_source
 from system.errors import DataError
 
@@ -148,7 +148,7 @@ def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, pro
 def _read_splits(folder: Path, meta: dict) -> dict[Split, ImageSplit]:
     splits = {}
     for split in SPLITS:
-        images = np.memmap(folder / f"{split}.bin", np.uint8, mode="r")
+        images = MappedFile(folder / f"{split}.bin", np.uint8, mode="r")
         images = images.reshape(-1, *meta["shape"])  # (count, height, width, channels)
         splits[split] = ImageSplit(images, np.array(meta["labels"][split], np.int32), meta["names"][split])
     return splits

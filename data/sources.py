@@ -5,19 +5,23 @@ is renamed into place when it is complete. Every load compares the hashes, and b
 entry again.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from filelock import FileLock, Timeout
+
 from system.errors import DataError, reason
+from system.files import replacing
 from system.text import format_count, format_duration, printable
 
 Split = Literal["train", "validation"]
@@ -102,6 +106,18 @@ class Progress:
         return f" ({len(self.skipped):,} skipped, first: {self.skipped[0]})" if self.skipped else ""
 
 
+class MappedFile(np.memmap):
+    """Memory-mapped file of the cache; indexing raises DataError if the file has been cut since.
+
+    To read memory behind the end of the file would end the process by SIGBUS.
+    """
+
+    def __getitem__(self, index):
+        if self._mmap and self._mmap.size() < len(self._mmap):  # None in a copy of a part
+            raise DataError(f"{self.filename} was cut during this run; the same command builds it again")
+        return super().__getitem__(index)
+
+
 def cache_folder(cache_dir: str | None, source: str, identity: dict) -> Path:
     """Folder of one dataset in `cache_dir`, named after a hash of `identity`.
 
@@ -119,7 +135,7 @@ def load_or_build(
 ) -> dict:
     """Returns `meta.json` of the entry `folder`, which is built first unless it is complete and undamaged.
 
-    Several processes may build the same entry: the first complete one is kept.
+    Of several processes that need an entry, one builds it and the others wait.
 
     Args:
         build: writes files into a folder; returns JSON values for `meta.json`.
@@ -128,34 +144,47 @@ def load_or_build(
     Raises:
         DataError: if the cache cannot be written.
     """
-    meta = read_meta(folder)
-    if meta is None:
-        report(f"reading {source.describe_size()} of {source.name}")
-        progress = Progress(source, report)
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-                new = Path(temporary, "new")
-                new.mkdir()
-                write_meta(new, build(new, progress) | {"skipped": progress.skipped})
-                try:
-                    os.replace(new, folder)  # fails if `folder` exists and is not empty
-                except OSError:
-                    if read_meta(folder) is None:  # damaged, not completed by another process
-                        shutil.rmtree(folder)
-                        os.replace(new, folder)
-        except OSError as error:
-            raise DataError(
-                f"cannot write the cache in {folder.parent}: {reason(error)}; "
-                "set data.cache_dir=... to a folder on a writable disk with free space"
-            ) from error
-        meta = read_meta(folder)
+    remove_partial(folder.parent)
+    try:
+        meta = read_meta(folder) or _build(folder, source, build, report)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the cache in {folder.parent}: {reason(error)}; "
+            "set data.cache_dir=... to a folder on a writable disk with free space"
+        ) from error
     skipped = meta["skipped"]
     for message in skipped[:MAX_SKIPPED_NAMED]:
         report(f"skipped {message}")
     if len(skipped) > MAX_SKIPPED_NAMED:
         report(f"skipped {format_count(len(skipped) - MAX_SKIPPED_NAMED, f'more {source.unit}')}")
     return meta
+
+
+def _build(folder: Path, source: Source, build: Callable[[Path, Progress], dict], report: Report) -> dict:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        report(f"waiting for another process, which reads {source.name}")
+        held = lock.acquire()
+    with held:
+        if (meta := read_meta(folder)) is None:
+            report(f"reading {source.describe_size()} of {source.name}")
+            progress = Progress(source, report)
+            with replacing(folder) as temporary:
+                temporary.mkdir()
+                write_meta(temporary, build(temporary, progress) | {"skipped": progress.skipped})
+                shutil.rmtree(folder, ignore_errors=True)  # a damaged entry
+            meta = read_meta(folder)
+    return meta
+
+
+def remove_partial(cache_dir: Path) -> None:
+    """Removes entries that a process left when it was killed: their locks are free."""
+    for path in cache_dir.glob(".*.partial"):
+        with contextlib.suppress(OSError, Timeout), FileLock(path.with_suffix(".lock"), timeout=0):
+            shutil.rmtree(path)
 
 
 def read_meta(folder: Path) -> dict | None:

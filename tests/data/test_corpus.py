@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from data import sources
 from data.config import PythonStdlibConfig, TextFilesConfig
@@ -119,6 +120,11 @@ def change_bit(path):
     path.write_bytes(content)
 
 
+def names_in(cache):
+    """Sorted names in a cache directory without lock files."""
+    return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
+
+
 DAMAGES = {
     "truncated": lambda entry: os.truncate(entry / "train.bin", 100),
     "one bit": lambda entry: change_bit(entry / "train.bin"),
@@ -137,25 +143,53 @@ def test_damaged_cache_is_rebuilt(folder, damage):
     again = load(folder)
     assert again.fingerprint == corpus.fingerprint
     assert again.train.tobytes() == expected
-    assert [path.name for path in entry.parent.iterdir()] == [entry.name]
+    assert names_in(entry.parent) == [entry.name]
 
 
-def test_first_complete_entry_of_concurrent_writers_stays(tmp_path):
-    source = sources.Source("texts", {}, 1, "file", items=lambda split: iter(()))
-    barrier = threading.Barrier(4, timeout=30)
+def test_one_of_several_threads_or_processes_builds_an_entry(tmp_path):
+    source, builds = sources.Source("texts", {}, 1, "file", items=lambda split: iter(())), []
+    waiting = threading.Event()
 
-    def load_entry(number):
-        def build(path, progress):
-            barrier.wait()
-            (path / "train.bin").write_bytes(b"text")
-            return {"number": number}
+    def build(path, progress):
+        (path / "train.bin").write_bytes(b"text")
+        assert waiting.wait(30)
+        builds.append(path)
+        return {"number": len(builds)}
 
-        return sources.load_or_build(tmp_path / "entry", source, build, report=lambda message: None)
+    def report(message):
+        if message == "waiting for another process, which reads texts":
+            waiting.set()
+
+    def load_entry(_):
+        return sources.load_or_build(tmp_path / "entry", source, build, report=report)
 
     with ThreadPoolExecutor(4) as pool:
-        metas = list(pool.map(load_entry, range(4)))
-    assert all(meta == metas[0] for meta in metas)
-    assert [path.name for path in tmp_path.iterdir()] == ["entry"]
+        assert [meta["number"] for meta in pool.map(load_entry, range(4))] == [1] * 4
+    assert len(builds) == 1
+    assert names_in(tmp_path) == ["entry"]
+
+
+def test_what_killed_processes_left_is_removed_at_the_next_load(folder, tmp_path):
+    cache = tmp_path / "cache"
+    for name in (".text_files-killed.partial", ".images-running.partial"):
+        (cache / name).mkdir(parents=True)
+    with FileLock(cache / ".images-running.lock"):
+        load(folder)  # builds an entry
+        assert names_in(cache)[0] == ".images-running.partial"
+        assert len(names_in(cache)) == 2
+    load(folder)  # reads it
+    assert len(names_in(cache)) == 1
+
+
+def test_cut_file_is_an_error_and_not_the_end_of_the_process(folder):
+    corpus = load(folder)
+    whole = corpus.train.copy()
+    assert corpus.train[[3, 5]].tolist() == whole[[3, 5]].tolist()
+    os.truncate(corpus.train.filename, 2)
+    for part in (slice(5), [3, 5]):
+        with pytest.raises(DataError, match=r"train\.bin was cut during this run; the same command builds"):
+            corpus.train[part]
+    assert load(folder).train.tolist() == whole.tolist()
 
 
 @pytest.mark.parametrize(
@@ -177,7 +211,7 @@ def test_crash_or_full_disk_leaves_no_entry(folder, monkeypatch, error, reported
     monkeypatch.setattr(sources, "write_meta", fail)
     with pytest.raises(reported, match=message):
         load(folder)
-    assert list((folder.parent / "cache").iterdir()) == []
+    assert names_in(folder.parent / "cache") == []
 
 
 def test_default_cache_is_in_the_cache_folder_of_the_user(folder, monkeypatch, tmp_path):
