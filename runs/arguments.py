@@ -20,6 +20,19 @@ def add_zero_shot_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def add_step_option(parser: argparse._ActionsContainer) -> None:
+    step = "checkpoint: a step, `latest`, or `best`: the lowest held-out loss (default %(default)s)"
+    parser.add_argument("--step", type=checkpoint_step, default="latest", help=step)
+
+
+def checkpoint_step(text: str) -> int | str:
+    if text in ("latest", "best"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a step, latest or best, got {text!r}")
+    return int(text)
+
+
 def positive_integer(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         hint = "; separate several by spaces" if "," in text else ""

@@ -21,15 +21,19 @@ from training.evaluation import make_evaluator
 Size = tuple[int, int]
 
 
-def evaluate_runs(paths: list[Path], sizes: list[Size]) -> list[dict]:
+def evaluate_runs(paths: list[Path], sizes: list[Size] | None, *, step: int | str = "latest") -> list[dict]:
     """Row for each run, with its results on all its held-out data, or for each run and image size.
+
+    An empty list of sizes stands for `default_sizes` of the first run.
 
     Raises:
         RunError: if sizes are given and a run is not of a vision transformer, or a size is not a multiple of
             its patches.
         DataError: if the data cannot be read, or do not suit the model.
     """
-    runs = [(path, *load_model(path, of=AxialViTConfig if sizes else None)) for path in paths]
+    of = None if sizes is None else AxialViTConfig
+    runs = [(path, *load_model(path, of=of, step=step)) for path in paths]
+    sizes = default_sizes(runs[0][2].model) if sizes == [] else sizes or []
     for path, _, config, _ in runs:
         for size in sizes:
             patch_size = config.model.patch_size
@@ -57,6 +61,12 @@ def evaluate_run(
         yield facts | task.results(means)
 
 
+def default_sizes(model: AxialViTConfig) -> list[Size]:
+    """Image sizes of 1, 1.5 and 2 times the trained size, as far as they are multiples of the patches."""
+    sizes = [tuple(side * halves // 2 for side in model.image_size) for halves in (2, 3, 4)]
+    return [size for size in sizes if not any(side % model.patch_size for side in size)]
+
+
 def resized(config: Config, size: Size) -> Config:
     """The config of a run with another image size."""
     data, model = replace(config.data, image_size=size), replace(config.model, image_size=size)
@@ -67,12 +77,14 @@ def format_size(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def classify_files(run_directory: Path, paths: list[Path], *, top: int) -> tuple[list[dict], list[str]]:
+def classify_files(
+    run_directory: Path, paths: list[Path], *, top: int, step: int | str = "latest"
+) -> tuple[list[dict], list[str]]:
     """The `top` most probable classes of each image file, and one message for each unreadable file.
 
     Images are resized to the training size, and those of another shape are cropped to their centre.
     """
-    model, config, manifest = load_model(run_directory, of=AxialViTConfig)
+    model, config, manifest = load_model(run_directory, of=AxialViTConfig, step=step)
     mean, deviation = (np.array(manifest[key], np.float32) for key in ("mean", "deviation"))  # (channels,)
     predictions, failures = [], []
     for path in paths:

@@ -38,9 +38,9 @@ JSON_COLUMNS = {"step", "context_length", "factor", "attention", "stride"}
 CURVE_MARKERS = "os^vDXP*"
 
 
-def load_run_with_text(path: Path) -> Run:
+def load_run_with_text(path: Path, *, step: int | str = "latest") -> Run:
     """Raises RunError if it is not a run on text."""
-    run = load_run(path)
+    run = load_run(path, step=step)
     if isinstance(run.config.data, PasskeyConfig):
         raise RunError(
             f"{path} was trained on generated passkeys, not on text. Measure how many keys it finds: "

@@ -27,7 +27,7 @@ PACKAGES = {"onnx": ("tf2onnx", "onnxruntime")}  # that TensorFlow does not cont
 Logits = Callable[[np.ndarray], np.ndarray]  # from tokens or uint8 images to logits
 
 
-def export_run(run_directory: Path, file_format: str, output: Path) -> str:
+def export_run(run_directory: Path, file_format: str, output: Path, *, step: int | str = "latest") -> str:
     """Writes the model of a run to the directory `output`, and returns a line about the result.
 
     Raises:
@@ -42,7 +42,7 @@ def export_run(run_directory: Path, file_format: str, output: Path) -> str:
         raise RunError(f"{output} exists; remove it, or choose another --output")
     if not output.parent.is_dir():
         raise RunError(f"cannot write {output}: there is no directory {output.parent}")
-    model, config, manifest = load_model(run_directory, precision="float32")
+    model, config, manifest = load_model(run_directory, precision="float32", step=step)
     task = load_task(config, report=print_error, recorded=True, facts=manifest)
     if isinstance(config.model, AxialViTConfig):
         module = image_module(model, mean=task.mean, deviation=task.deviation)

@@ -75,8 +75,8 @@ class Case(NamedTuple):
         }
 
 
-def load_run(path: Path) -> Run:
-    return Run(path, *load_model(path, of=TransformerLMConfig))
+def load_run(path: Path, *, step: int | str = "latest") -> Run:
+    return Run(path, *load_model(path, of=TransformerLMConfig, step=step))
 
 
 def make_cases(runs: list[Run], scalings: list[str], *, lengths: dict[Run, list[int]]) -> list[Case]:

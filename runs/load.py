@@ -1,5 +1,6 @@
 """The task of a run, and loading of tasks, models and trained runs."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,10 @@ from runs.image_task import load_image_task
 from runs.text_task import load_passkey_task, load_text_task
 from system.errors import RunError
 from system.text import print_line, print_note
-from training.checkpoints import restore_weights
+from training.checkpoints import complete_checkpoints, restore_weights, step_of
 from training.evaluation import Measure
 from training.hardware import initialize_devices
-from training.run_log import RunDirectory
+from training.run_log import RunDirectory, read_rows
 
 
 class Task(Protocol):
@@ -99,14 +100,21 @@ def make_model(config: Config) -> keras.Model:
 
 
 def load_model(
-    run_directory: Path, *, of: type | None = None, precision: str | None = None
+    run_directory: Path,
+    *,
+    of: type | None = None,
+    precision: str | None = None,
+    step: int | str = "latest",
+    report: Callable[[str], None] = print_note,
 ) -> tuple[keras.Model, Config, dict]:
-    """Loads the latest checkpoint of a run.
+    """Loads a checkpoint of a run.
 
     Args:
         run_directory: directory of the run.
         of: required class of the model's config, for a command that supports one kind of model.
         precision: Keras dtype policy in place of that of the run.
+        step: step of the checkpoint, `latest`, or `best` for the lowest held-out loss among those kept.
+        report: receives one line with the step of the checkpoint.
 
     Returns:
         The model, the run's config, and the checkpoint's manifest.
@@ -124,8 +132,36 @@ def load_model(
         )
     if precision is not None:
         config = replace(config, precision=precision)
+    remark = ""
+    if step == "best":
+        step, remark = find_best_step(run_directory)
     model = make_model(config)
-    return model, config, restore_weights(run_directory, model)
+    manifest = restore_weights(run_directory, model, step=None if step == "latest" else step)
+    report(f"{run_directory}: using the checkpoint of step {manifest['step']:,}{remark}")
+    return model, config, manifest
+
+
+def find_best_step(run_directory: Path) -> tuple[int, str]:
+    """Step of the kept checkpoint with the lowest held-out loss in metrics.jsonl, and a remark about it.
+
+    Raises:
+        RunError: if no kept checkpoint has a held-out loss.
+    """
+    directory = RunDirectory(run_directory)
+    losses = {row["step"]: row.get("validation_loss") for row in read_rows(directory)}
+    losses = {step: loss for step, loss in losses.items() if loss is not None and math.isfinite(loss)}
+    steps = [step_of(path) for path in complete_checkpoints(directory.checkpoints)]
+    measured = [step for step in steps if step in losses]
+    if not measured:
+        raise RunError(
+            f"{directory.metrics} has no held-out loss of a kept checkpoint; use --step latest, or one of "
+            f"its steps: {', '.join(map(str, steps)) or 'none'}"
+        )
+    best, lowest = min(measured, key=losses.get), min(losses, key=losses.get)
+    remark = f" (held-out loss {losses[best]:.4f}"
+    if losses[lowest] < losses[best]:
+        remark += f"; step {lowest:,} had {losses[lowest]:.4f}, but its checkpoint was not kept"
+    return best, remark + ")"
 
 
 def load_run_config(run_directory: Path) -> Config:

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from data.image_batches import normalize
 from data.tokens import encode
 from models import kernels, transformer, vit
-from models.config import AxialViTConfig, TransformerLMConfig
-from runs.evaluate_runs import Size, resized
+from models.config import TransformerLMConfig
+from runs.evaluate_runs import resized
 from runs.figure_style import COLORS, FAINT, SHARES, hide_ticks
 from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model
@@ -25,13 +25,13 @@ LONGEST_PROMPT = 90
 
 
 @without_formulas
-def attention(run_directory: Path, *, prompt: str) -> Figure:
+def attention(run_directory: Path, *, prompt: str, step: int | str = "latest") -> Figure:
     """Attention weights of each head on a prompt, and their mean by distance.
 
     Raises:
         RunError: if the run is not of a language model, or the prompt is too short or too long.
     """
-    model, config, _ = load_model(run_directory, of=TransformerLMConfig)
+    model, config, _ = load_model(run_directory, of=TransformerLMConfig, step=step)
     tokens = encode(prompt)
     if not 2 <= len(tokens) <= config.context_length:
         raise RunError(f"--prompt must have 2 to {config.context_length} bytes, got {len(tokens)}")
@@ -93,13 +93,6 @@ def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]
     return layers
 
 
-def default_sizes(run_directory: Path) -> list[Size]:
-    """Image sizes of 1, 1.5 and 2 times the trained size, as far as they are multiples of the patches."""
-    _, config, _ = load_model(run_directory, of=AxialViTConfig)
-    sizes = [tuple(side * halves // 2 for side in config.model.image_size) for halves in (2, 3, 4)]
-    return [size for size in sizes if not any(side % config.model.patch_size for side in size)]
-
-
 @without_formulas
 def resolution(rows: list[dict]) -> Figure:
     """Accuracy of each run by image size, below one held-out image at each size with its patches.
@@ -107,7 +100,8 @@ def resolution(rows: list[dict]) -> Figure:
     Args:
         rows: rows of `evaluate_runs`; the images are shown with the predictions of the first run.
     """
-    model, config, manifest = load_model(Path(rows[0]["run"]), of=AxialViTConfig)
+    path, step = Path(rows[0]["run"]), rows[0]["step"]
+    model, config, manifest = load_model(path, step=step, report=lambda line: None)
     sizes = {row["image_size"]: tuple(map(int, row["image_size"].split("x"))) for row in rows}
     sizes = dict(sorted(sizes.items(), key=lambda size: math.prod(size[1])))
     figure = new_figure(max(7, 1.9 * len(sizes)), 5.2, "The same weights at other image sizes")

@@ -9,7 +9,14 @@ import json
 import sys
 from pathlib import Path
 
-from runs.arguments import add_zero_shot_option, default_picture, image_size, positive_integer, write_rows
+from runs.arguments import (
+    add_step_option,
+    add_zero_shot_option,
+    default_picture,
+    image_size,
+    positive_integer,
+    write_rows,
+)
 from system.command import quiet_imports, run_command
 from system.text import format_table, print_result
 
@@ -29,15 +36,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.evaluate", description=__doc__)
     run = "run, such as outputs/lm"
     parser.add_argument("run_directories", type=Path, nargs="+", metavar="run_directory", help=run)
+    add_step_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     sizes = (
-        "vision transformers: evaluate at these sizes, N or HEIGHTxWIDTH, and draw resolution.png; images "
-        "are resized, and those of another shape are cropped to their centre"
+        "vision transformers: evaluate at these sizes, N or HEIGHTxWIDTH (without a value 1, 1.5 and 2 times "
+        "that of the first run), and draw resolution.png; images are resized, and those of another shape are "
+        "cropped to their centre"
     )
-    parser.add_argument("--image-size", type=image_size, nargs="+", metavar="SIZE", help=sizes)
+    parser.add_argument("--image-size", type=image_size, nargs="*", metavar="SIZE", help=sizes)
     add_window_options(parser)
     options = parser.parse_args(arguments)
-    if options.windows and options.image_size:
+    if options.windows and options.image_size is not None:
         parser.error("--windows is for language models, --image-size for vision transformers: use one")
     check_window_options(parser, options)
     return options
@@ -89,9 +98,9 @@ def evaluate_runs(options: argparse.Namespace) -> None:
         from runs.figure_style import draw
         from runs.run_figures import resolution
 
-    rows = evaluate_runs(options.run_directories, options.image_size or [])
+    rows = evaluate_runs(options.run_directories, options.image_size, step=options.step)
     print_result(json.dumps(rows, indent=1) if options.json else format_tables(rows))
-    if options.image_size:
+    if options.image_size is not None:
         picture = default_picture(options.run_directories, "resolution.png")
         write_rows(lambda rows, path: draw(resolution, path, rows=rows), rows, picture)
 
@@ -101,7 +110,7 @@ def evaluate_windows(options: argparse.Namespace) -> None:
         from runs import evaluate_windows as windows
 
     rows = windows.evaluate_windows(
-        [windows.load_run_with_text(path) for path in options.run_directories],
+        [windows.load_run_with_text(path, step=options.step) for path in options.run_directories],
         options.windows,
         stride=options.stride,
         max_targets=options.targets,

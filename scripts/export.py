@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from runs.arguments import add_step_option
 from system.command import quiet_imports, run_command
 from system.text import print_result
 
@@ -18,7 +19,7 @@ def main(arguments: list[str]) -> None:
     with quiet_imports():
         from runs.exports import export_run
 
-    print_result(export_run(options.run_directory, options.format, options.output))
+    print_result(export_run(options.run_directory, options.format, options.output, step=options.step))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -28,6 +29,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--format", choices=FORMATS, required=True, help="format of the files")
     output = "directory to create"
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=output)
+    add_step_option(parser)
     return parser.parse_args(arguments)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data.tokens import SEPARATOR, VOCAB_SIZE, encode
-from runs.arguments import positive_integer
+from runs.arguments import add_step_option, positive_integer
 from system.command import quiet_imports, run_command
 from system.errors import RunError
 from system.text import print_error, print_note, print_result
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
         from runs.load import load_model
 
     prompts = [encode(prompt) for prompt in options.prompt]
-    model, config, _ = load_model(options.run_directory, of=TransformerLMConfig)
+    model, config, _ = load_model(options.run_directory, of=TransformerLMConfig, step=options.step)
     try:
         sampling = SamplingOptions(
             temperature=options.temperature,
@@ -64,6 +64,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="random seed (default %(default)s)")
     overflow = "when the context is full, continue from its second half, or stop (default %(default)s)"
     parser.add_argument("--overflow", choices=OVERFLOW_NOTES, default="slide", help=overflow)
+    add_step_option(parser)
     return parser.parse_args(arguments)
 
 

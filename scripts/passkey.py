@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from runs.arguments import add_zero_shot_option, default_picture, positive_integer
+from runs.arguments import add_step_option, add_zero_shot_option, default_picture, positive_integer
 from system.command import quiet_imports, run_command
 from system.text import format_table, print_result
 
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
 
     paths = list(dict.fromkeys(options.run_directories))
     rows = evaluate_passkeys(
-        [load_run(path) for path in paths],
+        [load_run(path, step=options.step) for path in paths],
         options.lengths,
         num_depths=options.depths,
         examples=options.examples,
@@ -47,6 +47,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     examples = "number of texts for each length and depth (default %(default)s)"
     parser.add_argument("--examples", type=positive_integer, default=100, help=examples)
     add_zero_shot_option(parser)
+    add_step_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     if not 2 <= options.depths <= MAX_DEPTHS:

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from runs.arguments import positive_integer
+from runs.arguments import add_step_option, positive_integer
 from system.command import USER_ERROR, quiet_imports, run_command
 from system.text import print_error, print_result
 
@@ -18,7 +18,9 @@ def main(arguments: list[str]) -> int:
     with quiet_imports():
         from runs.evaluate_runs import classify_files
 
-    predictions, failures = classify_files(options.run_directory, options.images, top=options.top)
+    predictions, failures = classify_files(
+        options.run_directory, options.images, top=options.top, step=options.step
+    )
     if options.json:
         print_result(json.dumps(predictions, indent=1))
     else:
@@ -37,6 +39,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("images", type=Path, nargs="+", metavar="image", help=image)
     top = "number of classes to print (default %(default)s)"
     parser.add_argument("--top", type=positive_integer, default=3, help=top)
+    add_step_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
     return parser.parse_args(arguments)
 

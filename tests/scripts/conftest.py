@@ -7,12 +7,16 @@ from system.command import run_command
 
 @pytest.fixture
 def run(capsys):
-    """`run(main, *arguments)`: exit code, standard output and lines of standard error of a command."""
+    """`run(main, *arguments)`: exit code, standard output and lines of standard error of a command.
+
+    The lines are without the notes of the checkpoints that are used.
+    """
 
     def run(main, *arguments):
         capsys.readouterr()
         code = run_command(lambda: main([str(argument) for argument in arguments]))
         output = capsys.readouterr()
-        return code, output.out, output.err.splitlines()
+        lines = output.err.splitlines()
+        return code, output.out, [line for line in lines if ": using the checkpoint of step" not in line]
 
     return run

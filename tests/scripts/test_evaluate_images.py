@@ -101,6 +101,12 @@ def test_several_runs_share_a_table_and_a_picture_in_the_current_directory(
     assert guessing.get_ydata()[0] == 0.1
 
 
+def test_image_sizes_default_to_multiples_of_the_trained_size(untrained, eagerly, monkeypatch, run):
+    monkeypatch.setattr(figure_style, "draw", lambda make, path, rows: None)
+    _, output, _ = run(main, untrained[0], "--json", "--image-size")
+    assert [row["image_size"] for row in json.loads(output)] == ["8x8", "12x12", "16x16"]
+
+
 def test_a_size_that_is_not_a_multiple_of_the_patches_is_refused(untrained, run):
     code, output, errors = run(main, untrained[0], "--image-size", "8", "8x13")
     assert (code, output) == (2, "")
