@@ -10,7 +10,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from models.kernels import RMSNorm
+from models.kernels import NORM_EPSILON, RMSNorm
 from rope.positions import size_of
 from rope.rotation import compose, compute_cos_sin, rotate
 
@@ -22,6 +22,7 @@ CosSinPair = tuple[tf.Tensor, tf.Tensor]
 class BlockOptions:
     """Options that all blocks of a model share."""
 
+    dim: int  # features of the residual stream
     num_heads: int  # query heads
     num_kv_heads: int  # heads of keys and values, each shared by a group of query heads
     head_dim: int
@@ -30,14 +31,12 @@ class BlockOptions:
     output_stddev: float  # initial weights of the layers that write to it
     attention: str = "full"  # or `axial`: within the rows of a grid, then within its columns
     layout: str = "interleaved"  # pair layout of the rotation, or `half`
+    norm_epsilon: float = NORM_EPSILON
+    qkv_bias: bool = False  # biases of queries, keys and values
     qk_norm: bool = False  # RMS-normalise queries and keys, with learned scales, before the rotation
     learned_rotations: str = "none"  # or `per_token`, `cumulative`, see `LearnedRotations`
     num_unrotated: int = 0  # leading tokens without learned rotations, such as a class token
     dropout: float = 0.0  # rate of dropout on each branch
-
-    @property
-    def dim(self) -> int:
-        return self.num_heads * self.head_dim
 
 
 class LayerCache(NamedTuple):
@@ -83,12 +82,14 @@ class Attention(keras.layers.Layer):
         self.options = options
         features = (options.num_heads + 2 * options.num_kv_heads) * options.head_dim
         stddev = options.output_stddev
-        self.qkv = projection(features, stddev=options.input_stddev, dtype=dtype, name="qkv")
+        self.qkv = projection(
+            features, stddev=options.input_stddev, use_bias=options.qkv_bias, dtype=dtype, name="qkv"
+        )
         self.output_projection = projection(options.dim, stddev=stddev, dtype=dtype, name="output")
         self.query_norm = self.key_norm = self.rotations = None
         if options.qk_norm:
-            self.query_norm = RMSNorm(dtype=dtype, name="query_norm")
-            self.key_norm = RMSNorm(dtype=dtype, name="key_norm")
+            self.query_norm = RMSNorm(options.norm_epsilon, dtype=dtype, name="query_norm")
+            self.key_norm = RMSNorm(options.norm_epsilon, dtype=dtype, name="key_norm")
         if options.learned_rotations != "none":
             self.rotations = LearnedRotations(options, name="learned_rotations")
         self.built = True
@@ -119,8 +120,8 @@ class Attention(keras.layers.Layer):
             cache = cache.write(keys, values)
             keys, values = cache.keys, cache.values  # (batch, kv_heads, capacity, head_dim)
         mixed = tf.transpose(kernel(queries, keys, values), (0, 2, 1, 3))  # (batch, length, heads, head_dim)
-        mixed = tf.reshape(mixed, (batch, length, heads * head_dim))  # (batch, length, dim)
-        return self.output_projection(mixed), cache
+        mixed = tf.reshape(mixed, (batch, length, heads * head_dim))
+        return self.output_projection(mixed), cache  # (batch, length, dim)
 
     def _add_rotations(self, cos_sin: CosSinPair | None, angles: tf.Tensor) -> CosSinPair:
         """Composes the rotations by position with those by learned angles."""
@@ -179,7 +180,9 @@ class LearnedRotations(keras.layers.Layer):
         return sums, cache._replace(rotation=sums[:, :, -1])
 
 
-def projection(features: int, *, stddev: float, dtype, name: str) -> keras.layers.Dense:
-    """A dense layer without bias and with normally distributed initial weights."""
+def projection(
+    features: int, *, stddev: float, use_bias: bool = False, dtype, name: str
+) -> keras.layers.Dense:
+    """A dense layer with normally distributed initial weights."""
     normal = keras.initializers.RandomNormal(stddev=stddev)
-    return keras.layers.Dense(features, use_bias=False, kernel_initializer=normal, dtype=dtype, name=name)
+    return keras.layers.Dense(features, use_bias=use_bias, kernel_initializer=normal, dtype=dtype, name=name)

@@ -47,9 +47,9 @@ class Block(keras.layers.Layer):
             raise ValueError(f"attention must be one of full, axial; got {options.attention!r}.")
         self.attention_norms, self.attentions = [], []
         for part in names:
-            self.attention_norms.append(RMSNorm(dtype=dtype, name=f"{part}_norm"))
+            self.attention_norms.append(RMSNorm(options.norm_epsilon, dtype=dtype, name=f"{part}_norm"))
             self.attentions.append(Attention(options, dtype=dtype, name=part))
-        self.mlp_norm = RMSNorm(dtype=dtype, name="mlp_norm")
+        self.mlp_norm = RMSNorm(options.norm_epsilon, dtype=dtype, name="mlp_norm")
         self.mlp = FeedForward(options, dtype=dtype, name="mlp")
         self.built = True  # the sublayers build themselves; Keras would trace the call to build them
 

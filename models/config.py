@@ -139,7 +139,11 @@ class TransformerLMConfig(Options):
     num_layers: PositiveInt = 4
     num_heads: PositiveInt = 4
     num_kv_heads: PositiveInt = 4
+    head_dim: PositiveInt | None = None
     mlp_dim: PositiveInt = 384
+    norm_epsilon: Annotated[float, Field(gt=0)] = 1e-5
+    tied_embeddings: bool = True
+    qkv_bias: bool = False
     initial_stddev: Annotated[float, Field(gt=0)] = 0.02  # of the weights that read the residual stream
     position: Literal["rotary", "learned", "sinusoidal", "alibi", "none"] = "rotary"
     qk_norm: bool = False
@@ -150,8 +154,9 @@ class TransformerLMConfig(Options):
     rope: RopeConfig = field(default_factory=RopeConfig)
 
     @property
-    def head_dim(self) -> int:
-        return self.dim // self.num_heads
+    def head_size(self) -> int:
+        """Features of a head."""
+        return self.head_dim or self.dim // self.num_heads
 
     def rotary_options(self) -> dict[str, object]:
         """Arguments of the model's `RotaryEmbedding`.
@@ -163,7 +168,7 @@ class TransformerLMConfig(Options):
 
         rope = self.rope
         options = {
-            "dim": rotary_dim(self.head_dim, rope.rotary_fraction),
+            "dim": rotary_dim(self.head_size, rope.rotary_fraction),
             "theta": rope.theta,
             "theta_rescale_factor": rope.theta_rescale_factor,
             "learned_freq": rope.learned_freq,
@@ -223,7 +228,7 @@ class AxialViTConfig(Options):
         return replace(self, **found, patch_size=self.patch_size or smallest_patch(height, width))
 
     @property
-    def head_dim(self) -> int:
+    def head_size(self) -> int:
         return self.dim // self.num_heads
 
     @property
@@ -241,7 +246,7 @@ class AxialViTConfig(Options):
         frequency = "theta" if rope.freqs_for == "lang" else "max_freq"
         return [
             {
-                "dim": self.head_dim // 2,
+                "dim": self.head_size // 2,
                 "freqs_for": rope.freqs_for,
                 "learned_freq": rope.learned_freq,
                 "layout": rope.layout,
@@ -279,16 +284,18 @@ def rope_problems(
         embeddings: returns the arguments of each `RotaryEmbedding` of the model.
     """
     rope, position, learned = model.rope, model.position, model.learned_rotations != "none"
-    if model.dim % model.num_heads:
+    head_dim = getattr(model, "head_dim", None)
+    if head_dim is None and model.dim % model.num_heads:
         yield "dim", f"must be a multiple of num_heads {model.num_heads}, got {model.dim}"
         return
     multiple = {"rotary": 2, "axial": 4, "mixed": 4}.get(position, 2 if learned else 1)
-    if model.head_dim % multiple:
-        yield (
-            "dim",
-            f"/ num_heads must be a multiple of {multiple} to form rotation pairs, got head_dim "
-            f"{model.head_dim} (dim {model.dim} / num_heads {model.num_heads})",
-        )
+    if model.head_size % multiple:
+        rule = f"must be a multiple of {multiple} to form rotation pairs, got"
+        if head_dim is not None:
+            yield "head_dim", f"{rule} {head_dim}"
+        else:
+            ratio = f"(dim {model.dim} / num_heads {model.num_heads})"
+            yield "dim", f"/ num_heads {rule} head_dim {model.head_size} {ratio}"
         return
     if position in ("rotary", "axial"):
         read = vars(rope)

@@ -59,19 +59,22 @@ def _gated_gradients(gate, up, d_product):
 class RMSNorm(keras.layers.Layer):
     """`rms_normalize` with a learned scale, initially 1."""
 
+    def __init__(self, epsilon: float = NORM_EPSILON, *, dtype, name: str):
+        super().__init__(dtype=dtype, name=name)
+        self.epsilon = epsilon
+
     def build(self, input_shape):
         self.scale = self.add_weight(
             shape=input_shape[-1:], initializer="ones", dtype="float32", autocast=False, name="scale"
         )
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        return rms_normalize(x, tf.convert_to_tensor(self.scale))
+        return rms_normalize(x, tf.convert_to_tensor(self.scale), epsilon=self.epsilon)
 
 
 @tf.autograph.experimental.do_not_convert
-@tf.custom_gradient
-def rms_normalize(x: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """x / sqrt(mean(x^2) + 1e-5) * scale over the last axis (Zhang and Sennrich 2019, arXiv 1910.07467).
+def rms_normalize(x: tf.Tensor, scale: tf.Tensor, *, epsilon: float = NORM_EPSILON) -> tf.Tensor:
+    """x / sqrt(mean(x^2) + epsilon) * scale over the last axis (Zhang and Sennrich 2019, arXiv 1910.07467).
 
     Computed in float32 and cast last.
 
@@ -82,28 +85,32 @@ def rms_normalize(x: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
 
     def gradients(d_normed):
         rows = (tf.reshape(part, (-1, scale.shape[0])) for part in (x, d_normed))  # (rows, dim) each
-        d_rows, d_scale = _rms_gradients(*rows, scale)
+        d_rows, d_scale = _rms_gradients(*rows, scale, epsilon)
         return tf.reshape(d_rows, tf.shape(x)), d_scale
 
-    wide = tf.cast(x, tf.float32)
-    return tf.cast(wide * _inverse_rms(wide) * scale, x.dtype), gradients
+    @tf.custom_gradient
+    def normalize(x, scale):
+        wide = tf.cast(x, tf.float32)
+        return tf.cast(wide * _inverse_rms(wide, epsilon) * scale, x.dtype), gradients
+
+    return normalize(x, scale)
 
 
 @compile_in_graphs
-def _rms_gradients(x, d_normed, scale):
+def _rms_gradients(x, d_normed, scale, epsilon):
     # r = 1 / rms(x), n = x * r, g = d_normed * scale:
     # d_x = r * (g - n * mean(n * g)),   d_scale = sum(d_normed * n)
     dtype = x.dtype
     x, d_normed = tf.cast(x, tf.float32), tf.cast(d_normed, tf.float32)
-    inverse = _inverse_rms(x)
+    inverse = _inverse_rms(x, epsilon)
     normed, d_unscaled = x * inverse, d_normed * scale
     row_means = tf.reduce_mean(normed * d_unscaled, axis=-1, keepdims=True)  # (rows, 1)
     d_scale = tf.reduce_sum(d_normed * normed, axis=0)  # (dim,)
     return tf.cast(inverse * (d_unscaled - normed * row_means), dtype), d_scale
 
 
-def _inverse_rms(x):
-    return tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=-1, keepdims=True) + NORM_EPSILON)  # (..., 1)
+def _inverse_rms(x, epsilon):
+    return tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=-1, keepdims=True) + epsilon)  # (..., 1)
 
 
 def attention_weights(queries: tf.Tensor, keys: tf.Tensor, bias: tf.Tensor | None = None) -> tf.Tensor:

@@ -26,7 +26,7 @@ Cache = tuple[LayerCache, ...]  # one entry for each layer
 class TransformerLM(ConfiguredModel):
     """Decoder-only language model with the block of the Llama family (arXiv 2302.13971).
 
-    Pre-norm, RMSNorm, SwiGLU, no biases, grouped-query attention, tied embeddings.
+    Pre-norm, RMSNorm, SwiGLU, grouped-query attention; by default no biases, and tied embeddings.
 
     Args:
         config: sizes and options, see `TransformerLMConfig`.
@@ -69,6 +69,7 @@ class TransformerLM(ConfiguredModel):
         self.embedding = keras.layers.ReversibleEmbedding(
             config.vocab_size,
             config.dim,
+            tie_weights=config.tied_embeddings,
             embeddings_initializer=keras.initializers.RandomNormal(stddev=EMBEDDING_STDDEV),
             dtype=policy,
             name="embedding",
@@ -86,14 +87,17 @@ class TransformerLM(ConfiguredModel):
         if config.position == "rotary":
             self.rotary = RotaryEmbedding(**config.rotary_options(), name="rotary")
         options = BlockOptions(
+            dim=config.dim,
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
+            head_dim=config.head_size,
             mlp_dim=config.mlp_dim,
             input_stddev=config.initial_stddev,
             # GPT-2 scales the layers that write to the residual stream by the number of writes.
             output_stddev=config.initial_stddev * (2 * config.num_layers) ** -0.5,
             layout=config.rope.layout,
+            norm_epsilon=config.norm_epsilon,
+            qkv_bias=config.qkv_bias,
             qk_norm=config.qk_norm,
             learned_rotations=config.learned_rotations,
             dropout=config.dropout,
@@ -101,7 +105,7 @@ class TransformerLM(ConfiguredModel):
         self.blocks = [
             Block(options, dtype=policy, name=f"block_{index}") for index in range(config.num_layers)
         ]
-        self.norm = RMSNorm(dtype=policy, name="norm")
+        self.norm = RMSNorm(config.norm_epsilon, dtype=policy, name="norm")
         self(tf.zeros((1, 1), tf.int32))  # creates the weights
 
     def get_config(self) -> dict:
@@ -178,7 +182,7 @@ class TransformerLM(ConfiguredModel):
 
     def cache_spec(self, capacity: int | None) -> Cache:
         """`tf.TensorSpec`s of a cache with `capacity` columns (None for any) and any number of rows."""
-        kv_heads, head_dim = self.config.num_kv_heads, self.config.head_dim
+        kv_heads, head_dim = self.config.num_kv_heads, self.config.head_size
         store = tf.TensorSpec((None, kv_heads, capacity, head_dim), self.compute_dtype)
         layer = LayerCache(
             keys=store,

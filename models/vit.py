@@ -74,9 +74,10 @@ class AxialViT(ConfiguredModel):
         self.rotaries = self._make_rotaries()
         stddev = config.dim**-0.5  # at 0.02, as in the language model, small models learn digits worse
         options = BlockOptions(
+            dim=config.dim,
             num_heads=config.num_heads,
             num_kv_heads=config.num_heads,
-            head_dim=config.head_dim,
+            head_dim=config.head_size,
             mlp_dim=config.mlp_dim,
             input_stddev=stddev,
             output_stddev=stddev * (2 * config.num_layers) ** -0.5,
@@ -150,7 +151,7 @@ class AxialViT(ConfiguredModel):
             return [
                 MixedRotaryEmbedding(
                     config.num_heads,
-                    config.head_dim,
+                    config.head_size,
                     theta=config.rope.theta,
                     layout=config.rope.layout,
                     interpolate_factor=config.rope.interpolate_factor,

@@ -122,7 +122,7 @@ def learned() -> Figure:
         "plus their running sum: a speed": "cumulative",
     }
     for label, kind in labels.items():
-        sizes = {"num_heads": 1, "num_kv_heads": 1, "head_dim": 2, "mlp_dim": 1}
+        sizes = {"dim": 2, "num_heads": 1, "num_kv_heads": 1, "head_dim": 2, "mlp_dim": 1}
         stddevs = {"input_stddev": 1.0, "output_stddev": 1.0}
         layer = LearnedRotations(BlockOptions(**sizes, **stddevs, learned_rotations=kind), name="learned")
         layer(tokens)

@@ -9,8 +9,8 @@ def relative_difference(a, b):
     return np.max(abs(a - b)) / np.std(b)
 
 
-def rms_norm(x, scale):
-    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-5) * scale
+def rms_norm(x, scale, epsilon=1e-5):
+    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + epsilon) * scale
 
 
 def rotated(x, angles, layout):

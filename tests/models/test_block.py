@@ -20,7 +20,7 @@ from models.kernels import attend
 from rope.embedding import RotaryEmbedding
 
 SEED = np.array([3, 4], np.int32)
-SIZES = {"num_heads": 6, "num_kv_heads": 3, "head_dim": 4, "mlp_dim": 20}
+SIZES = {"dim": 24, "num_heads": 6, "num_kv_heads": 3, "head_dim": 4, "mlp_dim": 20}
 STDDEVS = {"input_stddev": 0.5, "output_stddev": 0.5}
 
 
@@ -34,7 +34,7 @@ def attention_of(**options):
 
 
 def vision_block(attention, **options):
-    sizes = {"num_heads": 2, "num_kv_heads": 2, "head_dim": 4, "mlp_dim": 12}
+    sizes = {"dim": 8, "num_heads": 2, "num_kv_heads": 2, "head_dim": 4, "mlp_dim": 12}
     return Block(
         BlockOptions(attention=attention, **sizes, **STDDEVS), dtype="float32", name="block", **options
     )

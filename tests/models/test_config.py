@@ -44,6 +44,7 @@ SIZES = {"dim": 24, "num_heads": 6, "num_kv_heads": 3}
             "dim / num_heads must be a multiple of 2 to form rotation pairs, got head_dim 3 "
             "(dim 18 / num_heads 6)",
         ),
+        ({"head_dim": 5}, "head_dim must be a multiple of 2 to form rotation pairs, got 5"),
         ({"num_layers": 0}, "num_layers must be >= 1, got 0"),
         ({"num_layer": 2}, "num_layer is no such option"),
         (
@@ -66,6 +67,7 @@ def test_invalid_options_raise_with_every_problem(options, message):
         {"num_kv_heads": 1},
         {"num_kv_heads": 6},
         {"rope": RopeConfig(interpolate_factor=2.0)},
+        {"dim": 20, "head_dim": 8},
         {"dim": 18, "position": "none"},  # odd heads, but nothing is rotated
         {"dim": 15, "num_heads": 3, "position": "learned"},
         {"position": "none", "rope": RopeConfig(layout="half"), "learned_rotations": "per_token"},

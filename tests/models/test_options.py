@@ -46,6 +46,9 @@ CONFIGS = {
     "partial_xpos_learned": replace(PLAIN, rope=replace(XPOS, rotary_fraction=0.5, learned_freq=True)),
     "cumulative_alone": replace(PLAIN, position="none", learned_rotations="cumulative"),
     "one_kv_head": replace(PLAIN, num_kv_heads=1, qk_norm=True),
+    "head_dim": replace(PLAIN, head_dim=10, qkv_bias=True),
+    "untied": replace(PLAIN, tied_embeddings=False),
+    "norm_epsilon": replace(PLAIN, norm_epsilon=0.1),
     **{name: replace(PLAIN, position=name) for name in ("learned", "sinusoidal", "alibi", "none")},
 }
 MODELS = {}

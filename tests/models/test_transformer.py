@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import keras
 import numpy as np
@@ -9,7 +10,8 @@ import models.block
 import models.transformer
 from models.config import RopeConfig, TransformerLMConfig
 from models.transformer import TransformerLM
-from tests.models.reference import relative_difference, rms_norm, rotated
+from tests.models import reference
+from tests.models.reference import relative_difference, rotated
 
 SEED = np.array([3, 4], np.int32)
 VARIANTS = {
@@ -23,6 +25,7 @@ VARIANTS = {
     "sinusoidal": {"position": "sinusoidal"},
     "alibi": {"position": "alibi", "num_kv_heads": 2},
     "none": {"position": "none"},
+    "qwen": {"head_dim": 6, "norm_epsilon": 0.1, "tied_embeddings": False, "qkv_bias": True, "qk_norm": True},
 }
 
 
@@ -33,7 +36,8 @@ def reference_logits(model, tokens):
 
 
 def reference_row(config, weights, tokens):
-    length, head_dim = len(tokens), config.dim // config.num_heads
+    length, head_dim = len(tokens), config.head_size
+    rms_norm = partial(reference.rms_norm, epsilon=config.norm_epsilon)
     x = weights["embedding/embeddings"][tokens]
     if config.position == "learned":
         x = x + weights["position_embedding/embeddings"][:length]
@@ -45,6 +49,7 @@ def reference_row(config, weights, tokens):
     for index in range(config.num_layers):
         part = {name: weights[f"block_{index}/{name}"] for name in BLOCK_WEIGHTS}
         qkv = rms_norm(x, part["attention_norm/scale"]) @ part["attention/qkv/kernel"]
+        qkv = qkv + weights.get(f"block_{index}/attention/qkv/bias", 0.0)
         heads = qkv.reshape(length, -1, head_dim).swapaxes(0, 1)
         mixed = []
         for head in range(config.num_heads):
@@ -66,7 +71,8 @@ def reference_row(config, weights, tokens):
         x = x + np.concatenate(mixed, axis=-1) @ part["attention/output/kernel"]
         gate, up = np.split(rms_norm(x, part["mlp_norm/scale"]) @ part["mlp/gate_and_up/kernel"], 2, axis=-1)
         x = x + (gate / (1 + np.exp(-gate)) * up) @ part["mlp/down/kernel"]
-    return rms_norm(x, weights["norm/scale"]) @ weights["embedding/embeddings"].T
+    head = weights.get("embedding/reverse_embeddings", weights["embedding/embeddings"].T)
+    return rms_norm(x, weights["norm/scale"]) @ head
 
 
 BLOCK_WEIGHTS = (
@@ -161,10 +167,11 @@ def test_weights_and_logits_are_float32_under_mixed_bfloat16(model_of, tokens):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_weights_are_the_layers_of_the_config_without_rotary_state(model_of, variant):
     model = model_of(**VARIANTS[variant])
-    config, vocabulary, context, dim, heads, head_dim, mlp = model.config, 37, 13, 24, 6, 4, 20
-    block = 2 * dim + dim * (heads + 2 * config.num_kv_heads) * head_dim + dim * dim + 3 * dim * mlp
-    block += 2 * head_dim * config.qk_norm
-    expected = vocabulary * dim + 2 * block + dim  # one embedding: it is tied
+    config, vocabulary, context, dim, heads, mlp = model.config, 37, 13, 24, 6, 20
+    head_dim, qkv = config.head_dim or 4, (heads + 2 * config.num_kv_heads) * (config.head_dim or 4)
+    block = 2 * dim + dim * qkv + heads * head_dim * dim + 3 * dim * mlp
+    block += 2 * head_dim * config.qk_norm + qkv * config.qkv_bias
+    expected = vocabulary * dim * (1 if config.tied_embeddings else 2) + 2 * block + dim
     expected += context * dim * (config.position == "learned")
     assert model.count_params() == expected
     assert len(model.trainable_variables) == len(model.weights)

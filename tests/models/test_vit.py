@@ -108,7 +108,7 @@ def groups_of(config, places):
 
 
 def attention(config, weights, part, name, layer, x, places):
-    heads = np.reshape(x @ part[f"{name}/qkv/kernel"], (len(x), 3, config.num_heads, config.head_dim))
+    heads = np.reshape(x @ part[f"{name}/qkv/kernel"], (len(x), 3, config.num_heads, config.head_size))
     mixed = []
     for head in range(config.num_heads):
         query, key, value = heads[:, :, head].swapaxes(0, 1)
@@ -121,14 +121,14 @@ def attention(config, weights, part, name, layer, x, places):
             angles = angles + learned.reshape(len(x), config.num_heads, -1)[:, head]
         angles[np.isnan(places[:, 0])] = 0
         query, key = (rotated(x, angles, config.rope.layout) for x in (query, key))
-        scores = query @ key.T / np.sqrt(config.head_dim)
+        scores = query @ key.T / np.sqrt(config.head_size)
         shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
         mixed.append(shares @ value)
     return np.concatenate(mixed, axis=-1) @ part[f"{name}/output/kernel"]
 
 
 def positional_angles(config, weights, layer, head, places):
-    pairs, factor = config.head_dim // 2, np.array(config.rope.interpolate_factor)
+    pairs, factor = config.head_size // 2, np.array(config.rope.interpolate_factor)
     if config.position == "axial":
         frequencies = config.rope.theta ** (-2 * np.arange(pairs // 2) / pairs)
         return np.concatenate([np.outer(along, frequencies) for along in (places / factor).T], axis=-1)

@@ -224,6 +224,7 @@ def test_rotary_attention_equals_that_of_the_language_model(make, dtype):
     actual = layer(x, x, use_causal_mask=True)
     query, key, value, output = [weight.numpy() for weight in layer.weights]
     options = BlockOptions(
+        dim=48,
         num_heads=6,
         num_kv_heads=key.shape[1],
         head_dim=8,
