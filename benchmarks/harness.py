@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from system.command import silenced_standard_error
+from system.text import format_command
 
 ROOT = Path(__file__).resolve().parents[1]
 CALLS = 20  # of short work, in a turn
@@ -129,8 +130,8 @@ def serve(make: str, options: dict, connection: Connection) -> None:
         with silenced_standard_error():  # TensorFlow prints when it is imported and initializes its devices
             work = getattr(importlib.import_module(module), function)(**options)
     except ModuleNotFoundError as error:
-        problem = f"{error.name} is not installed: pip install -r requirements-bench.txt"
-        return connection.send((problem, None))
+        command = format_command("-m", "pip", "install", "-r", ROOT / "requirements-bench.txt")
+        return connection.send((f"{error.name} is not installed: {command}", None))
     except UnavailableError as error:
         return connection.send((str(error), None))
     # Memory is counted from here: without the libraries and the weights.

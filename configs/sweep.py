@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from configs.compose import combinations, compose, override_key
 from system.command import stop_signals
 from system.errors import ConfigError
-from system.text import format_table, print_line
+from system.text import format_command, format_table, print_line
 
 LONGEST_NAME = 120
 # A name of such overrides joined by '-' is unambiguous: a key begins with a letter, and a '-' within a value
@@ -68,7 +67,7 @@ def run_job(command: list[str]) -> int:
     The terminal sends Ctrl-C to the job too; SIGTERM and SIGHUP are forwarded. Each ends the sweep once the
     job has ended.
     """
-    print_line(shlex.join(["python", *command[1:]]))
+    print_line(format_command(*command[1:]))
     received = []
     with subprocess.Popen(command) as process:
 

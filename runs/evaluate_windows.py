@@ -31,7 +31,7 @@ from runs.extended_context import (
 from runs.load import note_other_data
 from runs.plots import save, subplots, without_formulas
 from system.errors import RunError
-from system.text import print_error
+from system.text import format_command, print_error
 
 # Columns left out of the table.
 JSON_COLUMNS = {"step", "context_length", "factor", "attention", "stride"}
@@ -42,9 +42,9 @@ def load_run_with_text(path: Path, *, step: int | str = "latest") -> Run:
     """Raises RunError if it is not a run on text."""
     run = load_run(path, step=step)
     if isinstance(run.config.data, PasskeyConfig):
+        command = format_command("-m", "scripts.passkey", path)
         raise RunError(
-            f"{path} was trained on generated passkeys, not on text. Measure how many keys it finds: "
-            f"python -m scripts.passkey {path}"
+            f"{path} was trained on generated passkeys, not on text. Measure how many it finds: {command}"
         )
     corpus = load_text(run.config.data, report=print_error)
     note_other_data(path, run.config, run.manifest, fingerprint=corpus.fingerprint)

@@ -19,7 +19,7 @@ from runs.load import load_model, load_task
 from system.command import silenced_standard_error
 from system.errors import RunError, reason
 from system.files import replacing
-from system.text import print_error
+from system.text import ROOT, format_command, print_error
 
 TOLERANCE = 1e-4  # largest difference of the logits, in units of their standard deviation
 COMPARED_ROWS, TIMED_CALLS = 8, 20
@@ -37,7 +37,8 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
     """
     for package in PACKAGES.get(file_format, ()):
         if importlib.util.find_spec(package) is None:
-            raise RunError(f"--format {file_format} needs {package}: pip install -r requirements-export.txt")
+            command = format_command("-m", "pip", "install", "-r", ROOT / "requirements-export.txt")
+            raise RunError(f"--format {file_format} needs {package}: {command}")
     if output.exists():
         raise RunError(f"{output} exists; remove it, or choose another --output")
     if not output.parent.is_dir():

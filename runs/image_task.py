@@ -10,12 +10,13 @@ import tensorflow as tf
 
 from configs.schema import Config
 from data.batches import ALL_ROWS, EvaluationBatches
+from data.config import ImageFolderConfig
 from data.image_batches import image_training_dataset, normalize
 from data.images import ImageSet, load_images
 from models.config import AxialViTConfig
 from runs.plots import Prediction, plot_confusion, plot_predictions
 from system.errors import DataError
-from system.text import format_value
+from system.text import format_command, format_value
 from training.evaluation import summed_loss_and_accuracy
 from training.run_log import RunDirectory
 
@@ -121,14 +122,18 @@ class ImageTask:
             "confusion_matrix": confusion.tolist(),
             "mistakes": list(map(self.describe_mistake, worst, mistakes)),
         }
-        command = f"python -m scripts.evaluate {directory.path} --image-size {self.other_sizes()}"
-        return summary, [directory.predictions, directory.confusion], command
+        return summary, [directory.predictions, directory.confusion], self.next_command(directory.path)
 
-    def other_sizes(self) -> str:
-        """The image size and larger ones that the patch size divides, such as `8x8 16x16`."""
-        model = self.config.model
+    def next_command(self, path: Path) -> str:
+        """Prediction of a held-out file, or evaluation at larger sizes that the patch size divides."""
+        model, data = self.config.model, self.config.data
+        if isinstance(data, ImageFolderConfig):
+            return format_command(
+                "-m", "scripts.predict", path, Path(data.path, self.images.validation.names[0])
+            )
         sizes = [tuple(side * factor // 2 for side in model.image_size) for factor in (2, 3, 4)]
-        return " ".join(f"{h}x{w}" for h, w in sizes if h % model.patch_size == w % model.patch_size == 0)
+        sizes = [f"{h}x{w}" for h, w in sizes if h % model.patch_size == w % model.patch_size == 0]
+        return format_command("-m", "scripts.evaluate", path, "--image-size", *sizes)
 
     @property
     def examples(self) -> np.ndarray:

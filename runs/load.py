@@ -18,7 +18,7 @@ from models.vit import AxialViT
 from runs.image_task import load_image_task
 from runs.text_task import load_passkey_task, load_text_task
 from system.errors import RunError
-from system.text import print_line, print_note
+from system.text import format_command, print_line, print_note
 from training.checkpoints import complete_checkpoints, restore_weights, step_of
 from training.evaluation import Measure
 from training.hardware import initialize_devices
@@ -173,9 +173,8 @@ def load_run_config(run_directory: Path) -> Config:
     """
     path = run_directory / "config.yaml"
     if not path.is_file():
-        raise RunError(
-            f"{run_directory} is not a run directory: it has no config.yaml. Train one: python train.py"
-        )
+        command = format_command("train.py")
+        raise RunError(f"{run_directory} is not a run directory: it has no config.yaml. Train one: {command}")
     return load_config(path)
 
 

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-import shlex
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -23,10 +24,12 @@ from data.corpus import TextCorpus, check_length, load_text
 from data.passkeys import check_room, fingerprint, held_out_passkeys, held_out_text, training_passkeys
 from data.tokens import SEPARATOR, VOCAB_SIZE, decode, encode
 from models.sampling import Sampler, SamplingOptions
+from system.text import format_command
 from training.evaluation import summed_loss, summed_loss_and_answers
 from training.run_log import RunDirectory
 
 SAMPLE_PROMPT_LENGTH, SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 32, 200, 0.8
+PROMPT_SOURCE_LENGTH = 100_000  # bytes of the held-out text
 PASSKEY_SAMPLES, SHOWN_QUESTION_LENGTH = 3, 60
 
 
@@ -89,10 +92,21 @@ class TextTask:
         return f"held-out loss {loss:.4f} nats per token, {loss / math.log(2):.4f} bits per byte"
 
     def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
-        prompt = shlex.quote(next(iter(row.get("sample", "").split()), "The"))
         files = [directory.samples] if "sample" in row else []
-        command = f"python -m scripts.generate {directory.path} --prompt {prompt}"
+        command = self.next_command(directory.path)
         return {"bits_per_byte": row["validation_loss"] / math.log(2)}, files, command
+
+    def next_command(self, path: Path) -> str:
+        """Loss by window after the extension of a trained context, otherwise generation."""
+        rope, length = self.config.model.rope, self.config.context_length
+        is_scaled = (rope.interpolate_factor, rope.theta_rescale_factor, rope.scaling.type) != (1, 1, "none")
+        if self.config.init_from is not None and is_scaled:
+            windows = (str(max(1, length // divisor)) for divisor in (4, 2, 1))
+            return format_command("-m", "scripts.evaluate", path, "--windows", *windows)
+        # The most frequent first word of a line, such as `def` of Python source.
+        words = re.findall(r"^[^\W\d_]+", decode(self.corpus.validation[:PROMPT_SOURCE_LENGTH]), re.MULTILINE)
+        ((word, _),) = Counter(words).most_common(1) or [("The", 1)]
+        return format_command("-m", "scripts.generate", path, "--prompt", f"{word} ")
 
 
 @dataclass(frozen=True)
@@ -169,7 +183,8 @@ class PasskeyTask:
 
     def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
         files = [directory.samples] if "sample" in row else []
-        return {"digits": self.config.data.digits}, files, f"python -m scripts.passkey {directory.path}"
+        command = format_command("-m", "scripts.passkey", directory.path)
+        return {"digits": self.config.data.digits}, files, command
 
 
 def load_text_task(config: Config, *, report: Callable[[str], None]) -> TextTask:

@@ -5,14 +5,14 @@ import sys
 from pathlib import Path
 
 from system.command import run_command
-from system.text import print_result
+from system.text import format_command, print_result
 
 
 def main() -> None:
     for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
         summary = docstring.splitlines()[0].partition(": `")[0].rstrip(".")
-        print_result(f"python -m scripts.{path.stem:<13} {summary}")
+        print_result(f"{format_command('-m', f'scripts.{path.stem}')}{' ' * (13 - len(path.stem))} {summary}")
 
 
 if __name__ == "__main__":

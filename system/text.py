@@ -1,16 +1,19 @@
-"""Lines on the terminal, and formatting of messages: suggestions, tables, durations, counts.
+"""Lines on the terminal, and formatting of messages: suggestions, commands, tables, durations, counts.
 
 A closed terminal or pipe does not stop the program.
 """
 
 import difflib
 import os
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 from system.errors import CommandError, reason
 
+ROOT = Path(__file__).resolve().parents[1]
 KEPT = "\n\t\u200c\u200d"  # joiners are part of words and of emoji
 
 
@@ -73,6 +76,22 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`; did you mean 'choice'?` for the closest of the choices, or an empty string."""
     matches = difflib.get_close_matches(word, sorted(set(choices)), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def format_command(*words: str | Path) -> str:
+    """Command line that works as printed, whether or not an environment is active.
+
+    `words` are the arguments of Python, such as `train.py` or `-m`; a `Path` inside the working directory is
+    printed relative to it.
+    """
+    directory = Path.cwd()
+    program = ROOT / words[0] if words[0] == "train.py" else words[0]
+    paths = [
+        os.path.relpath(word) if isinstance(word, Path) and directory in word.parents else str(word)
+        for word in (Path(sys.executable), program, *words[1:])
+    ]
+    needs_root = program == "-m" and directory != ROOT
+    return f"PYTHONPATH={shlex.quote(str(ROOT))} " * needs_root + shlex.join(paths)
 
 
 def format_value(value: object, *, quoted: bool = False) -> str:

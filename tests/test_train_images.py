@@ -13,6 +13,7 @@ from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
 from runs.plots import plot_predictions
+from system.text import format_command
 from tests.comparison import rows_of, tensors_of
 from tests.run_helpers import assert_mentions, assert_same_tensors, contents_of, refusal
 from training.run_log import RunLog
@@ -147,7 +148,7 @@ def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_images, image_wo
         "digits: 1,437 images of 8x8x1 in 10 classes for training; 360 held out",
         "resuming after step 6",
         f"accuracy {summary_of(run)['accuracy']:.2%} held out",
-        f"next: python -m scripts.evaluate {run} --image-size 8x8 12x12 16x16",
+        "next: " + format_command("-m", "scripts.evaluate", run, "--image-size", "8x8", "12x12", "16x16"),
     ):
         assert text in output
     assert_same_tensors(tensors_of(run), tensors_of(trained_images))

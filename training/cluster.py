@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from system.errors import RunError, reason
-from system.text import print_line
+from system.text import format_command, print_line
 
 JOBS = ("chief", "worker")
 EXAMPLE = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
@@ -46,9 +46,10 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
     """Cluster in TF_CONFIG; RunError if there is none or it is invalid."""
     text = environment.get("TF_CONFIG", "")
     if not text.strip():
+        command = format_command("-m", "scripts.launch_local", "--", "distribute=multi_worker")
         raise RunError(
             "distribute=multi_worker needs TF_CONFIG, which lists all processes (docs/scaling.md). To try it "
-            "on this machine: python -m scripts.launch_local --workers 2 -- distribute=multi_worker"
+            f"on this machine: {command}"
         )
     try:
         config = json.loads(text)

@@ -11,6 +11,7 @@ from benchmarks import harness, keras_peers, ours
 from benchmarks.harness import Contender, Workload
 from benchmarks.workloads import WORKLOADS
 from models.config import RopeConfig
+from system.text import ROOT, format_command
 from training.evaluation import summed_cross_entropy
 from training.hardware import describe_machine
 
@@ -50,7 +51,8 @@ def test_contenders_take_turns_and_those_that_fail_are_left_out(fakes, tmp_path,
     assert first.startswith(f"{describe_machine()}, tensorflow 2.")
     assert headers.split()[:3] == ["work", "by", "milliseconds"]
     assert [row.split()[:3] for row in rows] == [["the", "work", mark] for mark in "abc"]
-    reason = "a_package_that_nobody_has is not installed: pip install -r requirements-bench.txt"
+    command = format_command("-m", "pip", "install", "-r", ROOT / "requirements-bench.txt")
+    reason = f"a_package_that_nobody_has is not installed: {command}"
     assert missing == f"left out, {reason}: the work: missing"
     assert too_large == "left out, it may need 99 GB, which are not free: the work: too_large"
     assert failed == "left out, failed: the work: broken; the work: dying"

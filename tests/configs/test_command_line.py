@@ -193,7 +193,7 @@ def test_sweep_runs_each_combination_in_its_own_directory(empty, stub):
     result = train("-m", "name=sweep", "num_steps=200,0", "++seed=1", cwd=empty, program=stub)
     names = [f"sweep-num_steps-{steps}-seed-1" for steps in (200, 0)]
     lines = result.stdout.splitlines()
-    assert lines[0] == f"python {stub[0]} num_steps=200 ++seed=1 name={names[0]}"
+    assert lines[0] == f"{sys.executable} {stub[0]} num_steps=200 ++seed=1 name={names[0]}"
     assert [line.split() for line in lines[-2:]] == [
         [names[0], "0", "0.2000"],
         [names[1], "2", "-"],

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import runs.exports
 from scripts.export import FORMATS, main
+from system.text import ROOT, format_command
 from tests.run_helpers import save_untrained_image_run, save_untrained_text_run
 
 LINE = (
@@ -84,7 +85,8 @@ def test_mistakes_are_reported_in_one_line(text_run, run, tmp_path, monkeypatch,
     directory, output = text_run[0], tmp_path / "output"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     error = refusal(run, directory, "onnx", output)
-    assert error == "--format onnx needs tf2onnx: pip install -r requirements-export.txt"
+    command = format_command("-m", "pip", "install", "-r", ROOT / "requirements-export.txt")
+    assert error == f"--format onnx needs tf2onnx: {command}"
     shutil.copy(directory / "config.yaml", tmp_path)
     assert "has no checkpoint" in refusal(run, tmp_path, "keras", output)
     assert f"{tmp_path} exists" in refusal(run, directory, "keras", tmp_path)

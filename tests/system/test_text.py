@@ -1,12 +1,10 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from system.text import format_duration
+from system.text import ROOT, format_command, format_duration
 
-ROOT = Path(__file__).resolve().parents[2]
 SPEAKER = """
 import sys
 from system.text import print_line, print_note
@@ -42,6 +40,21 @@ def test_a_closed_stream_is_reported_once_and_stops_nothing(gone):
     assert output in ("", f"two\ntwo\ntwo\n{'four' * 100_000}\n")
     lost = "note: cannot write to standard output (Broken pipe); the run continues.\n"
     assert errors == {"nothing": "note: three\n", "stdout": f"{lost}note: three\n"}.get(gone, "")
+
+
+def test_a_command_names_this_python_and_quotes_paths(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(ROOT / ".venv" / "bin" / "python"))
+    monkeypatch.chdir(ROOT)
+    words = ROOT / "outputs" / "a b", "--prompt", "it's "
+    assert format_command("train.py", "name=a b") == ".venv/bin/python train.py 'name=a b'"
+    assert format_command("-m", "scripts.generate", *words) == (
+        """.venv/bin/python -m scripts.generate 'outputs/a b' --prompt 'it'"'"'s '"""
+    )
+    monkeypatch.chdir(tmp_path)
+    python = ROOT / ".venv" / "bin" / "python"
+    assert format_command("train.py") == f"{python} {ROOT / 'train.py'}"
+    command = f"PYTHONPATH={ROOT} {python} -m scripts.predict x.png"
+    assert format_command("-m", "scripts.predict", tmp_path / "x.png") == command
 
 
 @pytest.mark.parametrize(
