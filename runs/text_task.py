@@ -1,6 +1,5 @@
 """Language modelling and passkey retrieval: text as the data of a run."""
 
-import itertools
 import math
 import re
 from collections import Counter
@@ -10,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from configs.schema import Config
 from data.batches import (
@@ -29,7 +29,9 @@ from training.evaluation import summed_loss, summed_loss_and_answers
 from training.run_log import RunDirectory
 
 SAMPLE_PROMPT_LENGTH, SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 32, 200, 0.8
-PROMPT_SOURCE_LENGTH = 100_000  # bytes of the held-out text
+PROMPT_SOURCE_LENGTH = 100_000  # tokens of the held-out text
+# First whole line, else first whole word: a held-out part of a document may begin inside a line.
+PROMPT_STARTS = (r"\n([ \t]*\S.*)", r"\s(\S.*)", r"(.+)")
 PASSKEY_SAMPLES, SHOWN_QUESTION_LENGTH = 3, 60
 
 
@@ -200,13 +202,24 @@ def load_passkey_task(config: Config) -> PasskeyTask:
     return PasskeyTask(config)
 
 
-def sample_text(sampler: Sampler, tokens, *, seed: int) -> str:
-    """The beginning of the held-out text, continued by the model."""
-    beginning = tokens[1 : 1 + min(SAMPLE_PROMPT_LENGTH, sampler.capacity)].tolist()
-    prompt = list(itertools.takewhile(lambda token: token != SEPARATOR, beginning))
+def sample_text(sampler: Sampler, tokens: np.ndarray, *, seed: int) -> str:
+    """Held-out words, as «prompt», and their continuation by the model."""
+    prompt = encode(choose_prompt(tokens, max_length=min(SAMPLE_PROMPT_LENGTH, sampler.capacity))).tolist()
     options = SamplingOptions(temperature=SAMPLE_TEMPERATURE, seed=seed, stop_token=SEPARATOR)
     steps = sampler.generate([prompt], SAMPLE_LENGTH, options)
-    return readable([*prompt, *(token for (token,) in steps)])
+    return f"«{readable(prompt)}»{readable(token for (token,) in steps)}"
+
+
+def choose_prompt(tokens: np.ndarray, *, max_length: int) -> str:
+    """Whole words of up to `max_length` tokens at the start of a line of the held-out text."""
+    tokens = np.asarray(tokens[:PROMPT_SOURCE_LENGTH])
+    parts = np.split(tokens, np.flatnonzero(tokens == SEPARATOR))
+    documents = [decode(part[part != SEPARATOR]) for part in parts]
+    starts = (re.search(start, text, re.DOTALL) for start in PROMPT_STARTS for text in documents)
+    text = next(filter(None, starts))[1]
+    prompt = decode(encode(text)[:max_length]).rstrip("\N{REPLACEMENT CHARACTER}")
+    words = re.match(r"(.*\S)\s", prompt, re.DOTALL)
+    return words[1] if words else prompt
 
 
 def readable(tokens: Iterable[int]) -> str:
@@ -221,5 +234,7 @@ def readable(tokens: Iterable[int]) -> str:
 
 
 def format_answer(question: str, answer: str, key: str) -> str:
-    """End of the question, the model's answer, and whether it is the key."""
-    return f"...{question[-SHOWN_QUESTION_LENGTH:]}{answer} ({'right' if answer == key else f'it is {key}'})"
+    """End of the question, as «prompt», the model's answer, and whether it is the key."""
+    return (
+        f"«...{question[-SHOWN_QUESTION_LENGTH:]}»{answer} ({'right' if answer == key else f'it is {key}'})"
+    )

@@ -192,12 +192,12 @@ def test_training_measures_the_keys_found_and_shows_some(passkey_run):
     assert summary["digits"] == 2
     assert load_config(passkey_run / "config.yaml").data.held_out_examples == 10
     samples = (passkey_run / "samples.txt").read_text()
-    assert len(re.findall(r"\.\.\..*What was the key\? The key: .*\((?:right|it is \d\d)\)", samples)) == 3
+    assert len(re.findall(r"«\.\.\..*What was the key\? The key: ».*\((?:right|it is \d\d)\)", samples)) == 3
 
 
 @pytest.mark.parametrize(("answer", "verdict"), [("12", "(right)"), ("21", "(it is 12)")])
 def test_a_sample_compares_the_answer_with_the_key(answer, verdict):
-    assert format_answer("The key: ", answer, "12") == f"...The key: {answer} {verdict}"
+    assert format_answer("The key: ", answer, "12") == f"«...The key: »{answer} {verdict}"
 
 
 def test_tokens_of_a_larger_vocabulary_are_not_printed():

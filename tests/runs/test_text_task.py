@@ -1,0 +1,35 @@
+"""Samples of a language model during training."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from data.tokens import encode
+from runs.text_task import choose_prompt, sample_text
+
+
+def held_out(*documents):
+    return encode("".join(f"\0{document}" for document in documents) + "\0")
+
+
+@pytest.mark.parametrize(
+    ("documents", "prompt"),
+    [
+        (["ds end here\n\n    def first(a, b):\n        return a"], "    def first(a, b):"),
+        (["x = 1\n", "tail\nThe second document is long enough"], "The second document is"),
+        (["ords without a line that has an end"], "without a line that has"),
+        (["ab\nüüüüüüüüüüüüüüüü"], "ü" * 12),
+        (["one"], "one"),
+    ],
+)
+def test_a_prompt_is_whole_words_from_the_start_of_a_line(documents, prompt):
+    assert choose_prompt(held_out(*documents), max_length=25) == prompt
+
+
+def test_a_sample_marks_its_prompt():
+    def generate(prompts, *_):
+        return ([token] for token in [*prompts[0][:2], 7, -1])
+
+    sampler = SimpleNamespace(capacity=8, generate=generate)
+    text = sample_text(sampler, held_out("a\nbc def ghi"), seed=0)
+    assert text == "«bc def»bc\N{REPLACEMENT CHARACTER}"
