@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from configs.compose import compose, missing_parent, to_yaml
+from configs.foreign_names import answer_to
 from configs.help import help_text
 from configs.schema import parse_config
 from configs.sweep import sweep
@@ -39,7 +40,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     mode.add_argument("--cfg", choices=["job"])
     parser.add_argument("--config-dir", type=Path)
     parser.add_argument("overrides", nargs="*")
-    options = parser.parse_intermixed_args(arguments)
+    options, flags = parser.parse_known_intermixed_args(arguments)
+    if flags:
+        lines = (f"unknown flag {flag!r}; {answer_to(flag) or 'write key=value'}" for flag in flags)
+        raise ConfigError("\n".join(lines))
     if options.config_dir is not None and not options.config_dir.is_dir():
         raise ConfigError(f"--config-dir {options.config_dir} is not a directory")
     return options

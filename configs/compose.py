@@ -17,6 +17,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
+from configs.foreign_names import answer_to
 from configs.help import CONFIGS, config_groups
 from configs.schema import Config, parse_config, replace_places, to_dict
 from system.errors import ConfigError, reason
@@ -206,7 +207,7 @@ def explain(error: Exception) -> str:
         override = error.override.removeprefix("++")
         key, equals, value = override.partition("=")
         if not equals:
-            return f"cannot read {override!r}: write key=value"
+            return f"cannot read {override!r}: {answer_to(override) or 'write key=value'}"
         return f"""cannot read {override!r}: quote the value inside the shell's quotes: "{key}='{value}'\""""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")

@@ -8,6 +8,7 @@ from typing import Annotated, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from configs.foreign_names import answer_to
 from data.config import (
     IMAGE_CONFIGS,
     DigitsConfig,
@@ -212,6 +213,8 @@ def explain_unknown(key: str, value: object, known: list[str]) -> str:
         ]
         if owners:
             return f"unknown key {key!r} here; it belongs to {' or '.join(owners)}"
+    if answer := answer_to(key):
+        return f"unknown key {key!r}; {answer}"
     # A key whose last part is similar, or else one that is similar as a whole.
     names = {other.rpartition(".")[2] for other in known}
     names = difflib.get_close_matches(key.rpartition(".")[2], names, n=1, cutoff=0.7)

@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from configs.schema import Config, to_flat
 from system.command import run_command
 from train import main
 
@@ -152,18 +153,53 @@ def test_flag_that_cannot_be_followed_gives_one_line(errors_of, arguments, probl
     assert errors_of(*arguments) == [problem]
 
 
-def test_config_is_printed_as_yaml_and_an_unknown_flag_is_refused(monkeypatch, tmp_path, capsys):
+def test_config_is_printed_as_yaml_and_a_sweep_has_none(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["num_steps=3", "--cfg", "job", "seed=5"]) is None
     values = yaml.safe_load(capsys.readouterr().out)
     assert (values["num_steps"], values["seed"], values["model"]["dim"]) == (3, 5, 128)
-    for flags, problem in (
-        (["--experimental-rerun=x"], "unrecognized arguments: --experimental-rerun=x"),
-        (["-m", "--cfg", "job", "seed=1,2"], "argument --cfg: not allowed with argument -m/--multirun"),
-    ):
-        with pytest.raises(SystemExit, match="2"):
-            main(flags)
-        assert problem in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["-m", "--cfg", "job", "seed=1,2"])
+    assert "argument --cfg: not allowed with argument -m/--multirun" in capsys.readouterr().err
+
+
+FOREIGN_NAMES = {
+    "optimizer.learning_rate": "lr learning_rate optimizer.lr training.max_lr",
+    "num_steps": "max_steps max_iters steps",
+    "context_length": "block_size seq_len model.max_position_embeddings",
+    "model.num_layers": "n_layer model.num_hidden_layers",
+    "model.num_heads": "n_head",
+    "model.dim": "n_embd model.hidden_size",
+    "model.rope.theta": "rope_theta",
+    "model.rope.scaling.type": "rope_scaling",
+    "model.dropout": "dropout_rate",
+    "batch_size": "bs train_batch_size",
+    "model.patch_size": "patch",
+    "data.image_size": "img_size",
+    "precision": "dtype",
+    "epochs": "epochs",
+    "--help data": "dataset",
+    "the same command resumes": "resume checkpoint",
+    "distribute=": "device gpu",
+    "wandb sync": "wandb",
+    "keep_best": "early_stopping",
+}
+
+
+def test_names_of_other_programs_are_answered(errors_of):
+    """As keys, as flags with and without a value, and alone."""
+    for answer, names in FOREIGN_NAMES.items():
+        for name in names.split():
+            (line,) = errors_of(f"{name}=5")
+            assert line.startswith(f"unknown key {name!r}; ") and answer in line.partition("; ")[2]
+    known = [key for key in FOREIGN_NAMES if key.replace("_", "").replace(".", "").isalpha()]
+    assert set(known) - {"epochs"} <= set(to_flat(Config())) | {"model.patch_size", "data.image_size"}
+    assert errors_of("--resume") == ["unknown flag '--resume'; the same command resumes a run"]
+    assert errors_of("resume") == ["cannot read 'resume': the same command resumes a run"]
+    assert errors_of("--seq-len", "8", "--xyz=3") == [
+        "unknown flag '--seq-len'; the key here is context_length",
+        "unknown flag '--xyz=3'; write key=value",
+    ]
 
 
 @pytest.mark.parametrize(

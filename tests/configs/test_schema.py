@@ -224,7 +224,7 @@ def test_violated_rule_is_reported_with_the_full_key(values, problem):
 def test_every_problem_is_reported_at_once():
     values = {"num_steps": "x", "lr": 1, "model": {"dim": 0, "rope": {"theta": "x"}}, "accumulation_steps": 0}
     keys = [line.removeprefix("unknown key ").split()[0] for line in problems_of(values)]
-    assert sorted(keys) == ["'lr'", "accumulation_steps", "model.dim", "model.rope.theta", "num_steps"]
+    assert sorted(keys) == ["'lr';", "accumulation_steps", "model.dim", "model.rope.theta", "num_steps"]
 
 
 def test_whole_numbers_and_fractions_become_the_type_of_their_field():
