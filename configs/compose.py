@@ -20,12 +20,13 @@ from omegaconf.errors import InterpolationResolutionError
 from configs.foreign_names import answer_to
 from configs.help import CONFIGS, config_groups
 from configs.schema import Config, parse_config, replace_places, to_dict
-from system.errors import ConfigError, reason
+from system.errors import ConfigError, RunError, reason
 from system.files import write_text
 from system.text import did_you_mean
 
 PLAIN_OVERRIDE = re.compile(r"([A-Za-z_][\w.]*)=")
 PARENT = "parent"
+REWRITE = "Delete it and repeat the command of that run, which writes it again."
 # Values of a vision transformer that come from the data of each run.
 FROM_IMAGES = ("image_size", "channels", "num_classes")
 
@@ -47,20 +48,22 @@ def load_config(path: Path | str) -> Config:
     """Reads a file of `save_config`, without resolving anything in it.
 
     Raises:
-        ConfigError: every line names the file.
+        ConfigError, RunError: a line that names the file and its first problem.
     """
     try:
         config = parse_config(read_yaml(path))
         return replace_places(config, lambda place: os.path.join(CONFIGS.parent, place))
     except ConfigError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from error
+        problem, *others = str(error).splitlines()
+        more = f" (and {len(others)} more)" if others else ""
+        raise ConfigError(f"{path} is damaged, or of another version ({problem}{more}). {REWRITE}") from error
 
 
 def read_yaml(path: Path | str) -> dict:
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {reason(error)}") from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({reason(error)})") from error
     except Exception as error:  # the parser also raises errors of the constructors that it calls
         raise ConfigError(f"not a configuration: {explain(error)}") from error
     if not isinstance(loaded, dict) or not loaded:

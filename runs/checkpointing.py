@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 
 import keras
 
+from configs.compose import save_config
 from configs.schema import Config, deciding_keys
 from runs.parent import load_parent_weights
 from runs.resolve import Run, check_recorded
@@ -21,12 +22,20 @@ def restore(run: Run, model: keras.Model, checkpoints: Checkpoints) -> dict:
     Returns:
         The manifest of the checkpoint; of a new run, `{"step": 0}`. Its `origin` is the source of the
         weights.
+
+    Raises:
+        RunError: if the run has lost its checkpoints, or none can be restored.
     """
     config = run.config
     manifest = checkpoints.restore_latest()
     if manifest is not None:
         check_manifest(manifest, run)
         return manifest | {"origin": f"resuming after step {manifest['step']:,}"}
+    if run.directory.config.exists():  # it is written after the first checkpoint
+        raise RunError(
+            f"{checkpoints.directory} has no checkpoint, but this run has saved some. Restore them, delete "
+            f"{run.directory.path} to train it again, or start another run: name=NEW."
+        )
     if config.init_from is None:
         return {"step": 0, "origin": "training from scratch"}
     load_parent_weights(config, model)
@@ -72,6 +81,8 @@ def make_save(run: Run, checkpoints: Checkpoints, log: RunLog) -> Callable[[int,
         log.sync()
         progress = {task.unit: step * run.units_per_step, "elapsed_seconds": log.elapsed_seconds}
         checkpoints.save(step, {**progress, **facts, **constant})
+        if not run.directory.config.exists():
+            save_config(run.config, run.directory.config)
 
     return save
 

@@ -1,5 +1,6 @@
 """The task of a run, and loading of tasks, models and trained runs."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -8,8 +9,8 @@ from typing import Protocol
 
 import keras
 
-from configs.compose import load_config
-from configs.schema import Config
+from configs.compose import REWRITE, load_config, read_yaml
+from configs.schema import Config, conflicting_keys, describe_difference, flatten, to_flat
 from data.config import IMAGE_CONFIGS, PasskeyConfig
 from data.tokens import SEPARATOR
 from models.config import AxialViTConfig
@@ -17,9 +18,9 @@ from models.transformer import TransformerLM
 from models.vit import AxialViT
 from runs.image_task import load_image_task
 from runs.text_task import load_passkey_task, load_text_task
-from system.errors import RunError
+from system.errors import ConfigError, RunError
 from system.text import format_command, print_line, print_note
-from training.checkpoints import complete_checkpoints, restore_weights, step_of
+from training.checkpoints import complete_checkpoints, recorded_config, restore_weights, step_of
 from training.evaluation import Measure
 from training.hardware import initialize_devices
 from training.run_log import RunDirectory, read_rows
@@ -169,13 +170,25 @@ def load_run_config(run_directory: Path) -> Config:
 
     Raises:
         RunError: if it is not a run directory.
-        ConfigError: if its config cannot be read.
+        ConfigError: if its config cannot be read, or differs from that of its checkpoints.
     """
     path = run_directory / "config.yaml"
     if not path.is_file():
         command = format_command("train.py")
         raise RunError(f"{run_directory} is not a run directory: it has no config.yaml. Train one: {command}")
-    return load_config(path)
+    config, recorded = load_config(path), recorded_config(run_directory / "checkpoints")
+    if conflicts := conflicting_keys(recorded, config):
+        changes = "; ".join(map(describe_difference, conflicts))
+        raise ConfigError(f"{path} differs from the checkpoints of its run: {changes}. {REWRITE}")
+    absent = to_flat(config).keys() - flatten(read_yaml(path)).keys() - recorded.keys()
+    if absent:
+        note_defaults(path, tuple(sorted(absent)))
+    return config
+
+
+@functools.cache  # one note for each file, which a command may read several times
+def note_defaults(path: Path, keys: tuple[str, ...]) -> None:
+    print_note(f"{path} is of an older version, without {', '.join(keys)}; the defaults are used.")
 
 
 def note_other_data(path: Path, config: Config, manifest: dict, *, fingerprint: str) -> None:

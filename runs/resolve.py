@@ -4,7 +4,6 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from configs.compose import load_config
 from configs.schema import (
     PLACES,
     Config,
@@ -18,7 +17,7 @@ from configs.schema import (
     to_flat,
 )
 from models.config import AxialViTConfig
-from runs.load import Task, load_task
+from runs.load import Task, load_run_config, load_task
 from runs.parent import check_parent, fill_from_parent, fill_missing, fill_original_length
 from system.errors import ConfigError
 from system.text import print_line, print_note
@@ -93,7 +92,7 @@ def resolve_config(config: Config, recorded_path: Path) -> Config:
     config = replace(config, precision=precision, compile=compile_mode)
     config = replace_places(config, os.path.abspath)  # the run resumes from any working directory
     if recorded_path.exists():
-        recorded = load_config(recorded_path)
+        recorded = load_run_config(recorded_path.parent)
         config = fill_from_record(config, recorded)
         check_recorded(recorded_path.parent, deciding_keys(recorded), config)
         for difference in differing_keys(recorded, config):

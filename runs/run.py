@@ -40,9 +40,10 @@ def train_run(config: Config) -> int:
         manifest = replicas.from_chief(lambda: restore(run, model, checkpoints))
         replicas.copy_from_chief(list(checkpoints.variables.values()))
         if replicas.is_chief:
-            save_config(run.config, directory.config)
+            if manifest["step"] > 0:  # a new run records its config with its first checkpoint
+                save_config(run.config, directory.config)
             print_line(f"{describe(run, model)}\n{manifest['origin']}")
-        if replicas.any(manifest["step"] == run.config.num_steps and directory.summary.exists()):
+        if replicas.any(manifest["step"] == run.config.num_steps and directory.is_complete()):
             replicas.on_chief(lambda: print_line(f"This run is complete. Its summary: {directory.summary}"))
             return 0
         return train_and_evaluate(run, model, optimizer, checkpoints, manifest)
@@ -197,6 +198,7 @@ def finish(run: Run, model: keras.Model, row: dict) -> None:
         **facts,
         "precision": run.config.precision,
         "compile": run.config.compile,
+        "files": [path.name for path in (directory.loss_plot, *files)],
     }
     with directory.optional(directory.loss_plot):
         title = f"{run.config.name}: {verdict}"

@@ -1,6 +1,7 @@
 """Faults during a run: it ends with the same bits as without them, or with a one-line error."""
 
 import functools
+import json
 import os
 import resource
 import shutil
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from runs import image_task
+from configs.compose import load_config
+from runs import checkpointing, image_task
 from runs import run as running
+from runs.load import load_run_config
 from scripts.evaluate import main as evaluate
+from scripts.generate import main as generate
 from system.command import run_command
 from tests.comparison import rows_of, tensors_of
 from tests.run_helpers import (
@@ -23,7 +27,9 @@ from tests.run_helpers import (
     contents_of,
     copy_of,
     refusal,
+    rewrite_manifest,
 )
+from training.checkpoints import Checkpoints
 from training.replicas import ONE_DEVICE
 from training.run_log import RunLog
 
@@ -49,11 +55,117 @@ def assert_ends_as(run, whole):
 def test_config_of_a_checkpoint_is_checked_without_the_recorded_config(refused, trained_run):
     run, _ = cut_back(trained_run, "edited")
     config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config.replace("seed: 0", "seed: 5"))
+    (run / "config.yaml").unlink()
     (line,) = refused("name=edited", "seed=5", label="config error")
     assert_mentions(line, str(run), "seed", "0", "5", "name=")
+    (run / "config.yaml").write_text(config.replace("seed: 0", "seed: 5"))
+    for changes in ("seed=5", "seed=0"):
+        (line,) = refused("name=edited", changes, label="config error")
+        assert_mentions(line, f"{run / 'config.yaml'} differs from", "seed is 0 there, 5 here", "Delete it")
+
+
+def without_key(text, key):
+    """YAML without the line of a key."""
+    return "".join(line for line in text.splitlines(True) if not line.strip().startswith(f"{key}:"))
+
+
+def rewrite_config(run, change):
+    path = run / "config.yaml"
+    path.write_text(change(path.read_text()))
+    return path
+
+
+def test_a_config_other_than_that_of_the_checkpoints_is_refused_by_every_command(
+    workplace, trained_run, refused, capsys
+):
+    """Deleting `theta` from config.yaml, or half of the file, would give the figures of another model."""
+    command = ("name=theta", "model.rope.theta=2", "num_steps=1", WITHOUT_SAMPLES)
+    assert workplace.train(*command) == 0
+    run = workplace.outputs / "theta"
+    intact = (run / "config.yaml").read_text()
+    half, cut_line = intact[: len(intact) // 2], intact.partition("  rope")[0]
+    for damaged, problem in (
+        (
+            without_key(intact, "theta"),
+            "differs from the checkpoints of its run: model.rope.theta is 2.0 there",
+        ),
+        (cut_line + "  rope:\n    the\n    x: 1", "is damaged, or of another version ("),
+        (
+            intact.partition("precision")[0],
+            "differs from the checkpoints of its run: precision is float32 there",
+        ),
+        (half, "config.yaml "),
+        ("", "is damaged, or of another version (holds no keys). "),
+    ):
+        (run / "config.yaml").write_text(damaged)
+        lines = [refused(*command, label="config error")]
+        lines.append(refused("name=child", f"init_from={run}", WITHOUT_SAMPLES, label="config error"))
+        for main, *options in ((evaluate,), (generate, "--prompt", "a")):
+            assert run_command(lambda main=main, options=options: main([str(run), *options])) == 2
+            lines.append(capsys.readouterr().err.removeprefix("config error: ").splitlines())
+        assert lines == [lines[0]] * 4
+        assert_mentions(lines[0][0], f"{run / 'config.yaml'} ", problem, "Delete it and repeat the command")
     (run / "config.yaml").unlink()
-    assert refused("name=edited", "seed=5", label="config error") == [line]
+    assert workplace.train(*command) == 0
+    assert (run / "config.yaml").read_text() == intact
+
+
+def test_a_run_that_has_lost_its_checkpoints_does_not_start_again(trained_run, refused, capsys):
+    run = copy_of(trained_run, "lost")
+    shutil.rmtree(run / "checkpoints")
+    (line,) = refused("name=lost")
+    assert_mentions(line, f"{run / 'checkpoints'} has no checkpoint", "Restore", f"delete {run}", "name=NEW")
+    assert run_command(lambda: evaluate([str(run)])) == 2
+    assert capsys.readouterr().err.startswith(
+        f"error: {run} has no checkpoint: restore {run / 'checkpoints'}"
+    )
+    (line,) = refused("name=child", f"init_from={run}", WITHOUT_SAMPLES)
+    assert line.startswith(f"{run} has no checkpoint: restore ")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again_with_any_config(workplace, monkeypatch):
+    def kill(*args):
+        raise SystemExit(9)
+
+    command = ("name=early", "num_steps=2", WITHOUT_SAMPLES)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", kill)
+        with pytest.raises(SystemExit):
+            workplace.train(*command, "log_every=1")
+    run = workplace.outputs / "early"
+    assert [row["step"] for row in rows_of(run)] == [1, 2] and not (run / "config.yaml").exists()
+    with monkeypatch.context() as patch:  # after the checkpoint is complete
+        patch.setattr(checkpointing, "save_config", kill)
+        with pytest.raises(SystemExit):
+            workplace.train(*command, "seed=3")
+    assert not (run / "config.yaml").exists()
+    assert workplace.train(*command, "seed=3") == 0
+    assert load_config(run / "config.yaml").seed == 3
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", '{"files": ["loss.png"]}'])
+def test_a_damaged_summary_or_a_missing_picture_is_written_again(trained_run, workplace, capsys, damage):
+    run = copy_of(trained_run, f"unfinished{len(damage)}")
+    (run / "summary.json").write_text(damage)
+    (run / "loss.png").unlink()
+    assert workplace.train(f"name={run.name}") == 0
+    assert "This run is complete" not in capsys.readouterr().out
+    expected = json.loads((trained_run / "summary.json").read_text())
+    assert json.loads((run / "summary.json").read_text()) == expected | {"name": run.name}
+    assert (run / "loss.png").stat().st_size > 0
+    assert expected["files"] == ["loss.png", "samples.txt"]
+
+
+def test_a_key_of_a_later_version_has_its_default_and_is_noted(trained_run, capsys):
+    run, path = cut_back(trained_run, "older")
+    config = json.loads((path / "manifest.json").read_text())["config"]
+    del config["model.qk_norm"]
+    rewrite_manifest(path, {"config": config})
+    rewrite_config(run, lambda text: without_key(text, "qk_norm"))
+    for _ in range(2):
+        assert not load_run_config(run).model.qk_norm
+    (line,) = capsys.readouterr().err.splitlines()
+    assert_mentions(line, f"note: {run / 'config.yaml'}", "older version", "model.qk_norm", "default")
 
 
 def test_run_does_not_restart_when_all_checkpoints_are_damaged(refused, trained_run):

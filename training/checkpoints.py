@@ -138,7 +138,7 @@ def read_latest_manifest(run_directory: Path, *, step: int | None = None) -> tup
     directory = run_directory / "checkpoints"
     paths = complete_checkpoints(directory)
     if not paths:
-        raise RunError(f"{run_directory} has no checkpoint; expected {directory}/step-*.")
+        raise RunError(f"{run_directory} has no checkpoint: restore {directory}/step-*, or train it again.")
     if step is not None and directory / directory_name(step) not in paths:
         steps = ", ".join(str(step_of(path)) for path in paths)
         raise RunError(f"{run_directory} has no checkpoint of step {step}; available steps: {steps}")
@@ -154,6 +154,14 @@ def read_latest_manifest(run_directory: Path, *, step: int | None = None) -> tup
         return path, manifest
     others = f" (and {len(problems) - 1} earlier)" if problems[1:] else ""
     raise RunError(f"no checkpoint can be restored: {problems[0]}{others}")
+
+
+def recorded_config(directory: Path) -> dict:
+    """`config` in the latest undamaged manifest; empty if there is none. Reads no other file."""
+    for path in reversed(complete_checkpoints(directory)):
+        with contextlib.suppress(RunError):
+            return read_manifest(path, verify_files=False).get("config", {})
+    return {}
 
 
 def restore_weights(run_directory: Path, model: keras.Model, *, step: int | None = None) -> dict:
@@ -275,8 +283,8 @@ def write_manifest(directory: Path, facts: dict) -> None:
     (directory / DIGEST).write_text(f"{sha256_of(manifest)}  {MANIFEST}\n")
 
 
-def read_manifest(directory: Path) -> dict:
-    """Manifest of a checkpoint, all files of which are verified.
+def read_manifest(directory: Path, *, verify_files: bool = True) -> dict:
+    """Verified manifest of a checkpoint, all files of which are verified unless `verify_files` is false.
 
     Raises:
         RunError: if a file is missing or damaged, or the checkpoint is of another format or step.
@@ -290,7 +298,7 @@ def read_manifest(directory: Path) -> dict:
                 f"{MANIFEST} has format {manifest['format']} and step {manifest['step']}, expected format "
                 f"{FORMAT} and step {step_of(directory)}"
             )
-        for name, digest in manifest["files"].items():
+        for name, digest in manifest["files"].items() if verify_files else ():
             if sha256_of(directory / name) != digest:
                 raise RunError(f"{name} is damaged: its SHA-256 is not the one in {MANIFEST}")
     except OSError as error:

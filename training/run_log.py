@@ -23,7 +23,7 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 class RunDirectory:
     """Directory `outputs/<name>`, locked inside its context; the lock ends with the process.
 
-    A run that fails before its config is recorded removes the directory.
+    A run that fails before its first checkpoint removes the directory if nothing is in it.
 
     Raises:
         RunError: if it cannot be created or another process is using it; also in place of an `OSError` inside
@@ -73,6 +73,14 @@ class RunDirectory:
             error.errno in DISK_ERRORS or self.path in Path(str(error.filename)).parents
         ):
             raise self._write_error(error) from error
+
+    def is_complete(self) -> bool:
+        """Whether the summary of a finished run can be read, and the files that it lists are there."""
+        try:
+            names = json.loads(self.summary.read_text(encoding="utf-8")).get("files", ())
+            return all((self.path / name).exists() for name in names)
+        except (OSError, ValueError, TypeError, AttributeError):
+            return False
 
     def check_owned(self) -> None:
         """Raises RunError if the directory at this path is not the locked one."""

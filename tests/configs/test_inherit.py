@@ -99,7 +99,7 @@ def test_missing_parent_leaves_the_defaults():
 def test_damaged_parent_is_named():
     with open("outputs/docs/config.yaml", "a") as file:
         file.write("nam: x\n")
-    with pytest.raises(ConfigError, match=r"^outputs/docs/config.yaml: unknown key 'nam'"):
+    with pytest.raises(ConfigError, match=r"^outputs/docs/config.yaml is .* \(unknown key 'nam'"):
         composed("init_from=outputs/docs")
 
 

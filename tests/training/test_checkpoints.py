@@ -46,7 +46,7 @@ def test_directory_names_are_not_patterns(tmp_path, name):
 def test_restoring_before_the_first_save_changes_nothing(run, tmp_path):
     before = run.values()
     assert run.checkpoints.restore_latest() is None
-    with pytest.raises(RunError, match=r"has no checkpoint; expected .*checkpoints/step-\*"):
+    with pytest.raises(RunError, match=r"has no checkpoint: restore .*checkpoints/step-\*"):
         restore_weights(tmp_path, run.model)
     assert_same_tensors(run.values(), before)
 
