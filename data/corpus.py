@@ -81,16 +81,21 @@ def load_text(config: TextConfig, *, report: Report = print) -> TextCorpus:
     folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": source.held_out})
     meta = load_or_build(folder, source, partial(_tokenize, source), report=report)
     train, validation = (MappedFile(folder / f"{split}.bin", np.uint8, mode="r") for split in SPLITS)
-    train_size, held_out_size = (
-        f"{format_count(meta['num_documents'][split], 'document')}, {len(tokens):,} tokens"
-        for split, tokens in zip(SPLITS, (train, validation), strict=True)
-    )
+    size = f"{format_count(meta['num_documents']['train'], 'document')}, {len(train):,} tokens"
+    held_out = describe_held_out(meta["num_documents"]["validation"], meta["num_divided"], source.held_out)
     return TextCorpus(
         train=train,
         validation=validation,
         fingerprint=meta["fingerprint"],
-        description=f"{source.name}: {train_size} for training; {held_out_size} held out",
+        description=f"{source.name}: {size} for training; {held_out}, {len(validation):,} tokens, held out",
     )
+
+
+def describe_held_out(num_documents: int, num_divided: int, share: float) -> str:
+    """`9 documents and the last 5 % of 2 documents`; `num_documents` includes the `num_divided`."""
+    whole = [format_count(num_documents - num_divided, "document")] if num_documents > num_divided else []
+    ends = [f"the last {100 * share:g} % of {format_count(num_divided, 'document')}"] if num_divided else []
+    return " and ".join(whole + ends)
 
 
 def check_length(corpus: TextCorpus, context_length: int) -> None:
@@ -190,7 +195,7 @@ def _tokenize(source: Source, folder: Path, progress: Progress) -> dict:
         sizes = [len(content) for *_, content in _usable(source, Progress(source, progress.report))]
         max_bytes = held_out_bytes(sizes, held_out=source.held_out)
     separator = bytes([SEPARATOR])
-    num_documents = dict.fromkeys(SPLITS, 0)
+    num_documents, num_divided = dict.fromkeys(SPLITS, 0), 0
     with open(folder / "train.bin", "wb") as train, open(folder / "validation.bin", "wb") as validation:
         files = {"train": train, "validation": validation}
         for file in files.values():
@@ -199,6 +204,7 @@ def _tokenize(source: Source, folder: Path, progress: Progress) -> dict:
             parts = {split: content}
             if max_bytes is not None:
                 parts = divide(name, content, held_out=source.held_out, max_bytes=max_bytes)
+            num_divided += len(parts) - 1
             for part_split, part in parts.items():
                 files[part_split].write(part + separator)
                 num_documents[part_split] += 1
@@ -210,7 +216,7 @@ def _tokenize(source: Source, folder: Path, progress: Progress) -> dict:
             )
     hashes = " ".join(hash_files(folder).values())
     fingerprint = hashlib.sha256(hashes.encode()).hexdigest()
-    return {"num_documents": num_documents, "fingerprint": fingerprint}
+    return {"num_documents": num_documents, "num_divided": num_divided, "fingerprint": fingerprint}
 
 
 def _usable(source: Source, progress: Progress) -> Iterator[tuple[Split, str, bytes]]:
