@@ -2,10 +2,10 @@
 
 import io
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +14,18 @@ import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.config import ImageFolderConfig
-from data.sources import InvalidItem, Source, Split, file_state, hash_fraction, read_file
+from data.sources import InvalidItem, Report, Source, Split, file_state, read_file
 from system.errors import DataError, reason
 from system.files import walk_files
-from system.text import printable
+from system.text import format_count, printable
 
 # Names of the folders of the splits; the first of each that exists is used.
 TRAIN_FOLDERS = ("train", "training")
 HELD_OUT_FOLDERS = ("validation", "val", "valid", "dev", "eval", "test", "testing")
+# Names of other files beside photos: hidden ones, descriptions, archives, videos, databases.
+OTHER_NAMES = re.compile(
+    r"^\.|\.(aae|csv|db|docx|html|ini|json|log|md|mov|mp4|pdf|py|txt|url|xml|xmp|yaml|zip)$", re.IGNORECASE
+)
 FILES_AT_ONCE = 64
 # Native decoders. Others of Pillow start programs: EPS runs Ghostscript, whatever the name of the file.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -117,6 +121,23 @@ def fit_images(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
         return tf.cast(tf.round(resized), tf.uint8).numpy()  # (count, *image_size, channels)
 
 
+def list_images(
+    root: Path, *, report: Report, folders: Collection[str] | None = None
+) -> list[tuple[str, Path]]:
+    """Names and paths of the image files below `root`, or below its `folders`, sorted.
+
+    Hidden folders are excluded. Files with one of `OTHER_NAMES` are skipped and counted.
+    """
+    found = walk_files(root, lambda parts, is_directory: not (is_directory and parts[-1].startswith(".")))
+    images, others = [], []
+    for name, path in found:
+        if folders is None or name.split("/")[0] in folders:
+            (others if OTHER_NAMES.search(path.name) else images).append((name, path))
+    if others:
+        report(f"skipped {format_count(len(others), 'file')} that cannot be images, first: {others[0][0]}")
+    return images
+
+
 class ImageFile(NamedTuple):
     """Image file of a dataset; `name` is its path relative to the dataset folder."""
 
@@ -125,13 +146,12 @@ class ImageFile(NamedTuple):
     label: int
 
 
-def image_folder_source(config: ImageFolderConfig) -> Source:
+def image_folder_source(config: ImageFolderConfig, *, report: Report) -> Source:
     """Image dataset in `config.path`, ordered by class and name.
 
-    A class is a folder, and its images are all files below it, except hidden files and folders. If the path
-    has one of `TRAIN_FOLDERS` and one of `HELD_OUT_FOLDERS`, these are the splits. Otherwise files whose name
-    hashes below `config.held_out` are held out, so that a file keeps its split when others are added or
-    removed; each class has at least one image in both splits.
+    A class is a folder, and its images are all files below it, see `list_images`. If the path has one of
+    `TRAIN_FOLDERS` and one of `HELD_OUT_FOLDERS`, these are the splits; otherwise `held_out` of each class is
+    held out.
 
     Raises:
         DataError: if the folder is not of this form, or `held_out` is set although the splits exist.
@@ -141,7 +161,7 @@ def image_folder_source(config: ImageFolderConfig) -> Source:
         raise DataError(
             f"data.path={config.path} is not a folder; choose a folder with one folder for each class"
         )
-    classes, splits = _find_files(root, config)
+    classes, splits = _find_files(root, config, report=report)
     states = {split: [file_state(file.name, file.path) for file in files] for split, files in splits.items()}
 
     def items(split: Split) -> Iterator[tuple]:
@@ -154,21 +174,22 @@ def image_folder_source(config: ImageFolderConfig) -> Source:
         num_items=sum(map(len, splits.values())),
         unit="image",
         items=items,
+        held_out=None if "validation" in splits else config.held_out,
         classes=classes,
         invalid=config.invalid,
     )
 
 
 def _find_files(
-    root: Path, config: ImageFolderConfig
+    root: Path, config: ImageFolderConfig, *, report: Report
 ) -> tuple[tuple[str, ...], dict[Split, list[ImageFile]]]:
-    """Names of the classes, and the files of each split."""
+    """Names of the classes, and the files of each split, or all as `train` if there are no splits."""
     train, held_out = (
         next((name for name in names if os.path.isdir(root / name)), None)
         for names in (TRAIN_FOLDERS, HELD_OUT_FOLDERS)
     )
     if train is None or held_out is None:
-        classes, files = _class_files(root)
+        classes, files = _class_files(root, report=report)
         folders = {name: set() for name in classes}
         for file in files:
             name, *inner = file.name.split("/")
@@ -180,14 +201,14 @@ def _find_files(
                 f"{root}: {', '.join(classes)} contain the same folders, {', '.join(sorted(first))}, and no "
                 "images; if these are splits, rename them train and test"
             )
-        return classes, _split_by_hash(files, held_out=config.held_out)
+        return classes, {"train": files}
     if config.held_out != ImageFolderConfig.held_out:
         raise DataError(
             f"data.held_out={config.held_out} has no effect: {root} is already split into {train} and "
             f"{held_out}; omit it"
         )
-    classes, train_files = _class_files(root / train, prefix=f"{train}/")
-    other_classes, held_out_files = _class_files(root / held_out, prefix=f"{held_out}/")
+    classes, train_files = _class_files(root / train, prefix=f"{train}/", report=report)
+    other_classes, held_out_files = _class_files(root / held_out, prefix=f"{held_out}/", report=report)
     if classes != other_classes:
         names = ", ".join(sorted(set(classes) ^ set(other_classes)))
         raise DataError(
@@ -196,7 +217,9 @@ def _find_files(
     return classes, {"train": train_files, "validation": held_out_files}
 
 
-def _class_files(folder: Path, *, prefix: str = "") -> tuple[tuple[str, ...], list[ImageFile]]:
+def _class_files(
+    folder: Path, *, prefix: str = "", report: Report
+) -> tuple[tuple[str, ...], list[ImageFile]]:
     """Names of the classes in `folder`, and their files; `prefix` is the beginning of each file's name."""
     folders = [path.name for path in folder.iterdir() if os.path.isdir(path)]
     classes = tuple(sorted({printable(name) for name in folders if not name.startswith(".")}))
@@ -206,26 +229,11 @@ def _class_files(folder: Path, *, prefix: str = "") -> tuple[tuple[str, ...], li
             f"{folder} has too few class folders: {', '.join(classes) or 'none'}; classification needs at "
             f"least two: {folder}/CLASS/*, or {folder}/train/CLASS/* and {folder}/test/CLASS/*"
         )
-    found = walk_files(folder, lambda parts, _: parts[0] in labels and not parts[-1].startswith("."))
+    found = list_images(folder, report=report, folders=classes)
     files = [ImageFile(prefix + name, path, labels[name.split("/")[0]]) for name, path in found]
     for label in set(labels.values()) - {file.label for file in files}:
-        raise DataError(f"the class folder {folder / classes[label]} is empty; add images or remove it")
+        raise DataError(f"the class folder {folder / classes[label]} has no image: remove it or add images")
     return classes, sorted(files, key=lambda file: (file.label, file.name))
-
-
-def _split_by_hash(files: list[ImageFile], *, held_out: float) -> dict[Split, list[ImageFile]]:
-    """Divides each class, whose files are consecutive; keeps their order."""
-    splits: dict[Split, list[ImageFile]] = {"train": [], "validation": []}
-    for _, group in groupby(files, key=lambda file: file.label):
-        fractions = {file: hash_fraction(file.name) for file in group}
-        ranked = sorted(fractions, key=fractions.get)
-        if len(ranked) == 1:
-            raise DataError(f"{ranked[0].name} is the only image of its class; add another, one is held out")
-        below = sum(fraction < held_out for fraction in fractions.values())
-        validation = set(ranked[: min(max(below, 1), len(ranked) - 1)])
-        for file in fractions:
-            splits["validation" if file in validation else "train"].append(file)
-    return splits
 
 
 def _read(files: list[ImageFile], image_size: tuple[int, int] | None, *, channels: int) -> Iterator[tuple]:

@@ -4,6 +4,7 @@ A cache entry has the raw uint8 pixels of each split, and in `meta.json` their s
 """
 
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +14,20 @@ import numpy as np
 
 from data.config import DigitsConfig, ImageFolderConfig, TfdsImagesConfig
 from data.image_files import fit_images, image_folder_source
-from data.sources import SPLITS, MappedFile, Progress, Report, Source, Split, cache_folder, load_or_build
+from data.sources import (
+    SPLITS,
+    MappedFile,
+    Progress,
+    Report,
+    Source,
+    Split,
+    cache_folder,
+    hash_fraction,
+    load_or_build,
+)
 from data.tfds import tfds_source
 from system.errors import DataError
+from system.text import format_count, format_share
 
 ImagesConfig = DigitsConfig | TfdsImagesConfig | ImageFolderConfig
 
@@ -62,15 +74,15 @@ def load_images(config: ImagesConfig, *, report: Report = print) -> ImageSet:
         case DigitsConfig():
             return _load_digits(config)
         case ImageFolderConfig():
-            source = image_folder_source(config)
+            source = image_folder_source(config, report=report)
         case TfdsImagesConfig():
             source = tfds_source(config, report=report)
         case _:
             raise TypeError(f"config must be an image class of data.config, got {type(config).__name__}")
-    identity = source.identity | {"image_size": config.image_size, "classes": source.classes}
-    folder = cache_folder(config.cache_dir, config.source, identity)
+    options = {"image_size": config.image_size, "classes": source.classes, "held_out": source.held_out}
+    folder = cache_folder(config.cache_dir, config.source, source.identity | options)
     meta = load_or_build(folder, source, partial(_write, source, config.image_size), report=report)
-    return _image_set(source.name, source.classes, _read_splits(folder, meta), meta)
+    return _image_set(config, source.name, source.classes, _read_splits(folder, meta), meta)
 
 
 def _load_digits(config: DigitsConfig) -> ImageSet:
@@ -89,12 +101,15 @@ def _load_digits(config: DigitsConfig) -> ImageSet:
         split: ImageSplit(images[index], labels[index]) for split, index in zip(SPLITS, indices, strict=True)
     }
     classes = tuple("0123456789")
-    return _image_set(config.source, classes, splits, _facts(classes, splits))
+    return _image_set(config, config.source, classes, splits, _facts(classes, splits))
 
 
-def _image_set(name: str, classes: tuple[str, ...], splits: dict[Split, ImageSplit], facts: dict) -> ImageSet:
+def _image_set(
+    config: ImagesConfig, name: str, classes: tuple[str, ...], splits: dict[Split, ImageSplit], facts: dict
+) -> ImageSet:
     train, validation = (splits[split] for split in SPLITS)
     shape = "x".join(map(str, train.images.shape[1:]))
+    num_train, num_held_out = len(train.labels), len(validation.labels)
     return ImageSet(
         train=train,
         validation=validation,
@@ -103,17 +118,18 @@ def _image_set(name: str, classes: tuple[str, ...], splits: dict[Split, ImageSpl
         deviation=np.array(facts["deviation"], np.float32),
         fingerprint=facts["fingerprint"],
         description=(
-            f"{name}: {len(train.labels):,} images of {shape} in {len(classes)} classes for training; "
-            f"{len(validation.labels):,} held out"
+            f"{name}: {num_train:,} images of {shape} in {len(classes)} classes for training; "
+            f"{format_share(num_held_out, num_train + num_held_out)} held out"
+            f"{'' if config.image_size is None else '; cropped to the center and resized to that size'}"
         ),
     )
 
 
 def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, progress: Progress) -> dict:
     """Writes the pixels of both splits into `folder`; returns the facts for `meta.json`."""
-    shape = None
     labels, names = {split: [] for split in SPLITS}, {split: [] for split in SPLITS}
-    for split in SPLITS:
+    shape, originals, duplicates = None, {}, []
+    for split in SPLITS if source.held_out is None else SPLITS[:1]:
         with open(folder / f"{split}.bin", "wb") as file:
             for name, image, label in source.items(split):
                 progress.advance()
@@ -131,18 +147,49 @@ def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, pro
                         f"{source.name}: images of several shapes, {one} and {other}; "
                         "set data.image_size=[height,width]"
                     )
-                file.write(image.tobytes())
+                pixels = image.tobytes()
+                original = originals.setdefault(hashlib.sha256(pixels).digest(), name)
+                if original != name and not source.is_published:
+                    duplicates.append(f"{name}: equals {original}")
+                    continue
+                file.write(pixels)
                 labels[split].append(int(label))
                 names[split].append(name)
-        num_needed = 2 if split == "train" else 1
-        classes = [source.classes[label] for label in sorted(set(labels[split]))]
-        if len(classes) < num_needed:
-            raise DataError(
-                f"{source.name}: the {split} split has images of too few classes: "
-                f"{', '.join(classes) or 'none'}{progress.describe_skipped()}; it needs at least {num_needed}"
-            )
+    if duplicates:
+        progress.skipped.insert(0, f"{duplicates[0]}, first of {format_count(len(duplicates), 'duplicate')}")
     meta = {"shape": shape, "labels": labels, "names": names}
+    if source.held_out is not None and names["train"]:
+        _hold_out(folder, meta, share=source.held_out)
+    for split in SPLITS if not source.is_published else ():
+        missing = sorted(source.classes[label] for label in {*range(len(source.classes))} - {*labels[split]})
+        if missing:
+            raise DataError(
+                f"{source.name}: the {split} split has no usable image of {', '.join(missing)}"
+                f"{progress.describe_skipped()}; add images or remove the class"
+            )
     return meta | _facts(source.classes, _read_splits(folder, meta))
+
+
+def _hold_out(folder: Path, meta: dict, *, share: float) -> None:
+    """Moves `share` of the training images of each class to the validation split of `folder` and `meta`.
+
+    Those whose names have the lowest hashes are held out, so that most files keep their split when others are
+    added or removed; of each class, at least one and not all.
+    """
+    labels, names = (np.array(meta[key]["train"]) for key in ("labels", "names"))
+    is_held_out = np.zeros(len(names), bool)
+    for label in np.unique(labels):
+        ranked = sorted(np.flatnonzero(labels == label), key=lambda index: hash_fraction(names[index]))
+        # Rounds the running total, so that the rounding errors of many small classes do not add up.
+        count = round(share * np.count_nonzero(labels <= label)) - is_held_out.sum()
+        is_held_out[ranked[: min(max(count, 1), len(ranked) - 1)]] = True
+    images = np.memmap(folder / "train.bin", np.uint8, mode="r").reshape(len(names), -1)  # (count, bytes)
+    (folder / "train.bin").unlink()  # `images` still reads the old file
+    for split, is_inside in zip(SPLITS, (~is_held_out, is_held_out), strict=True):
+        with open(folder / f"{split}.bin", "wb") as file:
+            for image in itertools.compress(images, is_inside):
+                file.write(image)
+        meta["labels"][split], meta["names"][split] = labels[is_inside].tolist(), names[is_inside].tolist()
 
 
 def _read_splits(folder: Path, meta: dict) -> dict[Split, ImageSplit]:

@@ -29,7 +29,7 @@ SPLITS: tuple[Split, Split] = ("train", "validation")
 Report = Callable[[str], None]
 
 # Part of the key of a cache entry: increase it when the content of the files changes.
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 REPORT_EVERY_SECONDS = 10
 MAX_SKIPPED_NAMED = 20
 
@@ -48,8 +48,9 @@ class Source:
         items: yields the items of a split, in the same order at every call: (name, raw bytes) of a document,
             or (name, image, label) with an image (height, width, channels) uint8. A `DataError` in place of
             the bytes or the image makes the item invalid.
-        held_out: share of the training documents that is held out; None if the source defines both splits.
+        held_out: share of the training items that is held out; None if the source defines both splits.
         classes: names of the classes of images.
+        is_published: whether images are used as they are, with duplicates, and with classes without images.
         invalid: whether an invalid item is skipped or raises.
     """
 
@@ -60,6 +61,7 @@ class Source:
     items: Callable[[Split], Iterator[tuple]]
     held_out: float | None = None
     classes: tuple[str, ...] = ()
+    is_published: bool = False
     invalid: Literal["skip", "error"] = "skip"
 
     def describe_size(self) -> str:

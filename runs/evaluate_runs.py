@@ -1,5 +1,6 @@
 """Evaluation of trained runs, also at other image sizes, and classification of image files."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from configs.schema import Config
 from data.image_batches import normalize
-from data.image_files import read_image
+from data.image_files import list_images, read_image
 from models.config import AxialViTConfig
 from runs.load import load_model, load_task, note_other_data
 from system.errors import DataError, RunError
@@ -34,14 +35,6 @@ def evaluate_runs(paths: list[Path], sizes: list[Size] | None, *, step: int | st
     of = None if sizes is None else AxialViTConfig
     runs = [(path, *load_model(path, of=of, step=step)) for path in paths]
     sizes = default_sizes(runs[0][2].model) if sizes == [] else sizes or []
-    for path, _, config, _ in runs:
-        for size in sizes:
-            patch_size = config.model.patch_size
-            if any(side % patch_size for side in size):
-                raise RunError(
-                    f"--image-size {format_size(size)} is not a multiple of the patches of {path}, "
-                    f"which are {patch_size}x{patch_size} pixels"
-                )
     return [row for run in runs for row in evaluate_run(*run, sizes)]
 
 
@@ -68,7 +61,10 @@ def default_sizes(model: AxialViTConfig) -> list[Size]:
 
 
 def resized(config: Config, size: Size) -> Config:
-    """The config of a run with another image size."""
+    """The config of a run with another image size; raises RunError unless patches divide it."""
+    patch = config.model.patch_size
+    if any(side % patch for side in size):
+        raise RunError(f"--image-size {format_size(size)} is not a multiple of the patch size {patch}")
     data, model = replace(config.data, image_size=size), replace(config.model, image_size=size)
     return replace(config, data=data, model=model)
 
@@ -82,12 +78,18 @@ def classify_files(
 ) -> tuple[list[dict], list[str]]:
     """The `top` most probable classes of each image file, and one message for each unreadable file.
 
-    Images are resized to the training size, and those of another shape are cropped to their centre.
+    Of a directory, all image files below it are classified. Images are cropped to the center and resized.
     """
     model, config, manifest = load_model(run_directory, of=AxialViTConfig, step=step)
     mean, deviation = (np.array(manifest[key], np.float32) for key in ("mean", "deviation"))  # (channels,)
     predictions, failures = [], []
+    files = []
     for path in paths:
+        is_directory = os.path.isdir(path)
+        files += [file for _, file in list_images(path, report=print_error)] if is_directory else [path]
+    if not files:
+        raise DataError(f"no images in {', '.join(map(str, paths))}; choose image files or their directory")
+    for path in tqdm(files, unit="image", disable=None):
         try:
             image = read_image(path, image_size=config.model.image_size, channels=config.model.channels)
         except DataError as error:

@@ -16,7 +16,7 @@ from data.images import ImageSet, load_images
 from models.config import AxialViTConfig
 from runs.plots import Prediction, plot_confusion, plot_predictions
 from system.errors import DataError
-from system.text import format_command, format_value
+from system.text import format_command, format_share, format_value
 from training.evaluation import summed_loss_and_accuracy
 from training.run_log import RunDirectory
 
@@ -93,12 +93,14 @@ class ImageTask:
         return {
             "image_size": f"{height}x{width}",
             "images": len(self.images.validation.labels),
-            "loss": means["validation_loss"],
+            "nats_per_image": means["validation_loss"],
             **{key: means[key] for key in ("accuracy", "top_5_accuracy") if key in means},
         }
 
     def verdict(self, row: dict) -> str:
-        return f"accuracy {row['accuracy']:.2%} held out, loss {row['validation_loss']:.4f}"
+        count = len(self.images.validation.labels)
+        correct = format_share(round(row["accuracy"] * count), count)
+        return f"{correct} held-out images correct, loss {row['validation_loss']:.4f} nats per image"
 
     def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
         """Draws the confusion matrix, some predictions and the most confident mistakes."""

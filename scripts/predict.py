@@ -1,15 +1,19 @@
-"""Classifies image files with a vision transformer: `python -m scripts.predict outputs/vit IMAGE...`.
+"""Classifies images with a vision transformer: `python -m scripts.predict outputs/vit IMAGE_OR_DIRECTORY...`.
 
 Images are resized to the training size, and those of another shape are cropped to their centre.
 """
 
 import argparse
+import csv
+import io
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 
-from runs.arguments import add_step_option, positive_integer
+from runs.arguments import add_step_option, positive_integer, write_rows
 from system.command import USER_ERROR, quiet_imports, run_command
+from system.files import write_text
 from system.text import print_error, print_result
 
 
@@ -21,7 +25,9 @@ def main(arguments: list[str]) -> int:
     predictions, failures = classify_files(
         options.run_directory, options.images, top=options.top, step=options.step
     )
-    if options.json:
+    if options.csv:
+        write_rows(write_csv, predictions, options.csv)
+    elif options.json:
         print_result(json.dumps(predictions, indent=1))
     else:
         for prediction in predictions:
@@ -35,13 +41,26 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.predict", description=__doc__)
     parser.add_argument("run_directory", type=Path, help="run of a vision transformer, such as outputs/vit")
-    image = "image file: AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP"
+    image = "image file (AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP), or a directory of these"
     parser.add_argument("images", type=Path, nargs="+", metavar="image", help=image)
     top = "number of classes to print (default %(default)s)"
     parser.add_argument("--top", type=positive_integer, default=3, help=top)
     add_step_option(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    table = "write a CSV file instead: image, class_1, probability_1, class_2, ..."
+    output.add_argument("--csv", type=Path, metavar="PATH", help=table)
     return parser.parse_args(arguments)
+
+
+def write_csv(predictions: list[dict], path: Path) -> None:
+    """Writes a header and one row for each image."""
+    rows = [[each["image"], *chain(*map(dict.values, each["guesses"]))] for each in predictions]
+    ranks = range(1, 1 + max(map(len, rows), default=0) // 2)
+    header = ["image", *(f"{name}_{rank}" for rank in ranks for name in ("class", "probability"))]
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    write_text(path, file.getvalue())
 
 
 if __name__ == "__main__":

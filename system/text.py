@@ -135,6 +135,11 @@ def format_count(number: int, unit: str) -> str:
     return f"{number:,} {unit}{'' if number == 1 else 's'}"
 
 
+def format_share(number: int, total: int) -> str:
+    """`6 of 8 (75 %)`, or from a hundred on `355 of 360 (98.6 %)`."""
+    return f"{number:,} of {total:,} ({100 * number / total:.{int(total >= 100)}f} %)"
+
+
 def printable(name: str) -> str:
     """File name in Unicode's form NFC, with the bytes that are not UTF-8 escaped."""
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", errors="backslashreplace"))

@@ -24,6 +24,14 @@ def write(path: Path, value: int, *, size: tuple[int, int] = SIZE, mode: str = "
     Image.new(mode, size[::-1], value if mode == "L" else (value,) * 3).save(path, "PNG")
 
 
+def write_classes(root: Path, *counts: int) -> Path:
+    """Writes classes a, b, ... of distinct images."""
+    for label, count in enumerate(counts):
+        for index in range(count):
+            write(root / "abcdefghij"[label] / f"{index}.png", 24 * label + index)
+    return root
+
+
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """Two classes of 40 and 30 images; the grey of an image is its number, even for cats and odd for dogs."""
@@ -40,7 +48,8 @@ def split_folder(tmp_path) -> Path:
     for split, count in (("train", 5), ("test", 3)):
         for label, name in enumerate(("cat", "dog")):
             for index in range(count):
-                write(tmp_path / "split" / split / name / f"{index}.png", 100 * (split == "test") + label)
+                value = 100 * (split == "test") + 10 * label + index
+                write(tmp_path / "split" / split / name / f"{index}.png", value)
     return tmp_path / "split"
 
 
@@ -71,34 +80,66 @@ def test_every_image_is_in_one_split_with_its_class_and_file_name(folder):
         assert (split.images == split.images[:, :1, :1, :1]).all()
         for name, grey in zip(split.names, greys(split), strict=True):
             assert name == (f"dog/some/{grey // 2}.jpg" if grey % 2 else f"cat/{grey // 2}.png")
-    assert 3 <= len(found.validation.labels) <= 28  # 14 expected, standard deviation 3.3
+    assert np.bincount(found.validation.labels).tolist() == [8, 6]  # 20 % of 40 and of 30
 
 
-def test_file_keeps_its_split_when_others_come_or_go(folder):
+def test_most_files_keep_their_split_when_others_are_added(folder):
     before = load(folder)
     for index in range(40, 60):
         write(folder / "cat" / f"{index}.png", 2 * index)
     after = load(folder)
-    # The lowest and the highest hash of a class may have changed.
-    assert len(set(before.train.names) - set(after.train.names)) <= 1
-    assert len(set(before.validation.names) - set(after.validation.names)) <= 1
+    moved = set(before.train.names) ^ set(after.train.names) - {f"cat/{index}.png" for index in range(40, 60)}
+    assert len(moved) <= 7  # all of the dogs stay
+
+
+@pytest.mark.parametrize(
+    ("counts", "held_out", "expected"),
+    [
+        ((20, 20, 20), 0.2, [4, 4, 4]),
+        ((7,) * 10, 0.2, [1, 2, 1, 2, 1, 1, 2, 1, 2, 1]),  # 14 of 70
+        ((3, 10, 2), 0.5, [2, 4, 1]),
+        ((9, 3), 0.05, [1, 1]),  # at least one of each class
+    ],
+)
+def test_share_of_each_class_is_held_out(tmp_path, counts, held_out, expected):
+    found = load(write_classes(tmp_path / "photos", *counts), held_out=held_out)
+    assert np.bincount(found.validation.labels).tolist() == expected
+    total, chosen = sum(counts), sum(expected)
+    assert found.description == (
+        f"image_folder {tmp_path}/photos: {total - chosen} images of 6x8x3 in {len(counts)} classes for "
+        f"training; {chosen} of {total} ({100 * chosen / total:.0f} %) held out; cropped to the center and "
+        "resized to that size"
+    )
+
+
+def test_duplicates_are_counted_and_used_once(folder, split_folder):
+    before = load(folder)
+    for number in range(3):
+        shutil.copy(folder / "cat" / "7.png", folder / "dog" / f"copy {number}.png")
+    assert messages_of(folder)[1:] == ["skipped dog/copy 0.png: equals cat/7.png, first of 3 duplicates"]
+    assert load(folder).fingerprint == before.fingerprint
+    shutil.copy(split_folder / "train" / "cat" / "0.png", split_folder / "test" / "cat" / "again.png")
+    (line,) = messages_of(split_folder)[1:]
+    assert line == "skipped test/cat/again.png: equals train/cat/0.png, first of 1 duplicate"
+    assert len(load(split_folder).validation.labels) == 6
 
 
 @pytest.mark.parametrize("held_out", [0.001, 0.999])
 def test_class_of_two_images_has_one_in_each_split(tmp_path, held_out):
-    for label, name in enumerate("abcde"):
-        write(tmp_path / "few" / name / "first.png", label)
-        write(tmp_path / "few" / name / "second.png", label)
-    found = load(tmp_path / "few", held_out=held_out)
+    found = load(write_classes(tmp_path / "few", 2, 2, 2, 2, 2), held_out=held_out)
     assert found.train.labels.tolist() == found.validation.labels.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_existing_splits_are_used(split_folder):
     found = load(split_folder)
-    assert (greys(found.train), greys(found.validation)) == ([0] * 5 + [1] * 5, [100] * 3 + [101] * 3)
+    assert (greys(found.train), greys(found.validation)) == (
+        [0, 1, 2, 3, 4, 10, 11, 12, 13, 14],
+        [100, 101, 102, 110, 111, 112],
+    )
     assert found.train.names[0] == "train/cat/0.png"
     assert found.description == (
-        f"image_folder {split_folder}: 10 images of 6x8x3 in 2 classes for training; 6 held out"
+        f"image_folder {split_folder}: 10 images of 6x8x3 in 2 classes for training; 6 of 16 (38 %) "
+        "held out; cropped to the center and resized to that size"
     )
     with pytest.raises(DataError, match=r"data\.held_out=0\.3 has no effect: .*/split is already split into"):
         load(split_folder, held_out=0.3)
@@ -107,15 +148,20 @@ def test_existing_splits_are_used(split_folder):
         (split_folder / "test").rename(split_folder / name)
         assert load(split_folder).fingerprint == found.fingerprint
         (split_folder / name).rename(split_folder / "test")
-    shutil.copytree(split_folder / "training", split_folder / "validation")
-    assert len(load(split_folder).validation.labels) == 10  # used before the test folder
+    for name in ("cat", "dog"):
+        write(split_folder / "validation" / name / "0.png", 50 + len(name) + ord(name[0]))
+    assert len(load(split_folder).validation.labels) == 2  # used before the test folder
 
 
-def test_hidden_files_and_files_outside_classes_are_ignored(folder):
+def test_other_files_are_skipped_and_counted(folder):
     before = load(folder).fingerprint
-    for name in (".hidden/a.png", "cat/.DS_Store", "dog/.thumbs/1.png", "README.md"):
+    for name in (".hidden/a.png", "dog/.thumbs/1.png", "README.md"):  # hidden folders, and outside a class
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("no image")
+    assert messages_of(folder) == []
+    for name in ("cat/.DS_Store", "cat/._1.png", "dog/some/Thumbs.db", "dog/labels.JSON", "dog/list.txt"):
+        (folder / name).write_text("no image")
+    assert messages_of(folder) == ["skipped 5 files that cannot be images, first: cat/.DS_Store"]
     assert load(folder).fingerprint == before
 
 
@@ -148,15 +194,15 @@ def test_images_are_resized_unless_image_size_is_null(folder):
 
 
 def test_grey_images_have_one_channel_unless_one_has_colour(folder):
-    for path in folder.rglob("*.*"):
-        write(path, 7, mode="L")
+    for number, path in enumerate(folder.rglob("*.*")):
+        write(path, number, mode="L")
     assert load(folder).train.images.shape[1:] == (*SIZE, 1)
     write(folder / "cat" / "colour.png", 7)
     assert load(folder).train.images.shape[1:] == (*SIZE, 3)
 
 
 def test_prediction_reads_a_file_like_training(folder):
-    write(folder / "cat" / "0.png", 77, size=(20, 30))
+    write(folder / "cat" / "0.png", 177, size=(20, 30))
     found = load(folder)
     for split in (found.train, found.validation):
         for name, image in zip(split.names, split.images, strict=True):
@@ -166,17 +212,17 @@ def test_prediction_reads_a_file_like_training(folder):
 def test_invalid_files_raise_or_are_skipped(folder, monkeypatch):
     expected = load(folder).fingerprint
     for index in range(4):
-        (folder / "dog" / f"{index}.txt").write_text("not an image")
-    (folder / "dog" / "gone.txt").symlink_to("nowhere")
-    with pytest.raises(DataError, match=r"^dog/0\.txt: not an image .*set data\.invalid=skip$"):
+        (folder / "dog" / f"{index}.jpeg").write_text("not an image")
+    (folder / "dog" / "gone.jpeg").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"^dog/0\.jpeg: not an image .*set data\.invalid=skip$"):
         load(folder)
     monkeypatch.setattr(sources, "MAX_SKIPPED_NAMED", 2)
     messages = []
     skipping = load(folder, invalid="skip", report=messages.append)
     assert skipping.fingerprint == expected
     assert messages[1:] == [
-        "skipped dog/0.txt: not an image in a supported format",
-        "skipped dog/1.txt: not an image in a supported format",
+        "skipped dog/0.jpeg: not an image in a supported format",
+        "skipped dog/1.jpeg: not an image in a supported format",
         "skipped 3 more images",
     ]
     assert messages[0] == f"reading 75 images of image_folder {folder}"
@@ -192,8 +238,14 @@ MISTAKES = {
     r"photos has too few class folders: cat; classification needs at least two": (
         lambda folder: shutil.rmtree(folder / "dog")
     ),
-    r"the class folder .*/photos/bird is empty; add images or remove it": (
+    r"the class folder .*/photos/bird has no image: remove it or add images": (
         lambda folder: (folder / "bird" / "inner").mkdir(parents=True)
+    ),
+    r"the class folder .*/photos/__MACOSX has no image: remove it or add images": (
+        lambda folder: (
+            (folder / "__MACOSX" / "cat").mkdir(parents=True),
+            (folder / "__MACOSX" / "cat" / "._1.png").write_text("of the Finder"),
+        )
     ),
     r"photos: pets, zoo contain the same folders, cat, dog, and no images; if these are splits, rename": (
         lambda folder: (
@@ -203,8 +255,8 @@ MISTAKES = {
             shutil.rmtree(folder / "dog"),
         )
     ),
-    r"bird/1\.png is the only image of its class; add another": (
-        lambda folder: write(folder / "bird" / "1.png", 5)
+    r"the validation split has no usable image of bird; add images or remove the class": (
+        lambda folder: write(folder / "bird" / "1.png", 255)
     ),
 }
 
@@ -217,7 +269,18 @@ def test_mistake_raises_one_line(folder, message):
     assert "\n" not in str(caught.value)
 
 
-def test_existing_splits_need_the_same_classes_and_two_with_training_images(split_folder):
+def test_class_without_usable_image_is_named(folder):
+    for name in ("1.png", "2.png"):
+        (folder / "bird").mkdir(exist_ok=True)
+        (folder / "bird" / name).write_text("no image")
+    message = (
+        r"photos: the train split has no usable image of bird \(2 skipped, first: bird/1\.png: not an image"
+    )
+    with pytest.raises(DataError, match=message):
+        load(folder, invalid="skip")
+
+
+def test_existing_splits_need_the_same_classes_with_images(split_folder):
     write(split_folder / "train" / "bird" / "1.png", 5)
     write(split_folder / "test" / "cow" / "1.png", 5)
     with pytest.raises(DataError, match="differ: bird, cow; both need the same"):
@@ -227,9 +290,9 @@ def test_existing_splits_need_the_same_classes_and_two_with_training_images(spli
     for name, message in (
         (
             "dog",
-            r"train split has images of too few classes: cat \(5 skipped, first: train/dog/0\.png: not an",
+            r"train split has no usable image of dog \(5 skipped, first: train/dog/0\.png: not an",
         ),
-        ("cat", r"too few classes: none \(10 skipped, first: train/cat/0\.png: .*; it needs at least 2$"),
+        ("cat", r"no usable image of cat, dog \(10 skipped, first: train/cat/0\.png: .*; add images or"),
     ):
         for path in (split_folder / "train" / name).iterdir():
             path.write_text("no image")
@@ -256,7 +319,7 @@ def test_change_of_files_or_options_rebuilds_the_cache(folder):
     assert messages_of(folder) == []
     for change in (
         lambda: (write(path, 200), os.utime(path, ns=(1, 1))),
-        lambda: write(folder / "cat" / "new.png", 200),
+        lambda: write(folder / "cat" / "new.png", 201),
         path.unlink,
         lambda: (folder / "cat").rename(folder / "kitten"),
     ):

@@ -27,7 +27,8 @@ def test_digits_are_those_of_scikit_learn(found):
             assert stored[sixteenths.tobytes()] == label
             np.testing.assert_allclose(image[..., 0], sixteenths * 255 / 16, atol=0.5)
     assert found.classes == tuple("0123456789")
-    assert found.description == "digits: 1,437 images of 8x8x1 in 10 classes for training; 360 held out"
+    sizes = "1,437 images of 8x8x1 in 10 classes for training; 360 of 1,797 (20.0 %) held out"
+    assert found.description == f"digits: {sizes}"
 
 
 def test_one_fifth_of_each_digit_is_held_out(found):

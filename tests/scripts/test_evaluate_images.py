@@ -49,7 +49,7 @@ def test_evaluate_gives_the_accuracy_of_the_summary(trained_images, run):
     assert result["parameters"] == summary["parameters"]
     assert result["accuracy"] == pytest.approx(summary["accuracy"], abs=1e-9)
     assert result["top_5_accuracy"] == pytest.approx(summary["top_5_accuracy"], abs=1e-9)
-    assert result["loss"] == pytest.approx(summary["validation_loss"], abs=1e-6)
+    assert result["nats_per_image"] == pytest.approx(summary["validation_loss"], abs=1e-6)
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -67,7 +67,7 @@ def test_image_sizes_give_the_results_of_the_model_on_resized_images(
         assert (row["step"], row["images"]) == (7, 360)
         # A rounded pixel may change one image.
         assert row["accuracy"] == pytest.approx(accuracy, abs=1.5 / 360)
-        assert row["loss"] == pytest.approx(loss, rel=1e-3)
+        assert row["nats_per_image"] == pytest.approx(loss, rel=1e-3)
     notes = [line for line in errors if line.startswith("note: ")]
     note = f"note: the learned positions of {path} are resampled for images of 12x6."
     assert notes == ([note] if position == "learned" else [])
@@ -110,9 +110,7 @@ def test_image_sizes_default_to_multiples_of_the_trained_size(untrained, eagerly
 def test_a_size_that_is_not_a_multiple_of_the_patches_is_refused(untrained, run):
     code, output, errors = run(main, untrained[0], "--image-size", "8", "8x13")
     assert (code, output) == (2, "")
-    assert errors == [
-        f"error: --image-size 8x13 is not a multiple of the patches of {untrained[0]}, which are 2x2 pixels"
-    ]
+    assert errors == ["error: --image-size 8x13 is not a multiple of the patch size 2"]
 
 
 def test_an_invalid_size_is_refused(run, capsys):
@@ -155,7 +153,7 @@ def test_images_are_normalized_as_in_training_and_changed_data_are_noted(options
     assert f"note: {path} was trained on data that differ from digits on this machine." in errors
     other = replace(task, mean=np.float32([0.9]), deviation=np.float32([0.1]))
     expected = expected_results(other, model, (8, 8))[1]
-    assert json.loads(output)[0]["loss"] == pytest.approx(expected, rel=1e-4)
+    assert json.loads(output)[0]["nats_per_image"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_other_classes_than_in_training_are_refused(tmp_path, run):

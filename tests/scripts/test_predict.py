@@ -1,5 +1,6 @@
 """Classification of image files from the command line."""
 
+import csv
 import json
 
 import numpy as np
@@ -24,7 +25,8 @@ def digits(untrained, tmp_path_factory):
     """Three held-out images (8, 8) uint8, and their PNG files."""
     _, task, _ = untrained
     images = task.images.validation.images[[5, 70, 301], :, :, 0]
-    paths = [tmp_path_factory.mktemp("images") / f"{number}.png" for number in range(3)]
+    folder = tmp_path_factory.mktemp("images")
+    paths = [folder / f"{number}.png" for number in range(3)]
     for image, path in zip(images, paths, strict=True):
         Image.fromarray(image).save(path)
     return images, paths
@@ -93,6 +95,35 @@ def test_an_unreadable_file_is_reported_and_the_others_are_classified(untrained,
     ]
     predictions = json.loads(output)
     assert [prediction["image"] for prediction in predictions] == [str(digits[1][0]), str(digits[1][2])]
+
+
+def test_directories_and_files_are_classified_into_a_csv_file(untrained, digits, tmp_path, run):
+    images, paths = digits
+    (paths[0].parent / "notes.txt").write_text("not an image")
+    table = tmp_path / "digits.csv"
+    code, output, errors = run(main, untrained[0], paths[0].parent, paths[1], "--csv", table, "--top", 2)
+    (paths[0].parent / "notes.txt").unlink()
+    assert (code, output) == (0, "")
+    assert errors == ["skipped 1 file that cannot be images, first: notes.txt", f"wrote {table}"]
+    header, *rows = csv.reader(table.read_text().splitlines())
+    assert header == ["image", "class_1", "probability_1", "class_2", "probability_2"]
+    assert [row[0] for row in rows] == [str(path) for path in (*paths, paths[1])]
+    assert rows[1] == rows[3]
+    for row, image in zip(rows, images, strict=False):
+        guesses = [{"class": row[rank], "probability": float(row[rank + 1])} for rank in (1, 3)]
+        assert_is_prediction({"guesses": guesses}, expected_probabilities(untrained, image), top=2)
+
+
+def test_directory_without_images_and_a_csv_path_without_directory_are_refused(
+    untrained, digits, tmp_path, run
+):
+    (tmp_path / "empty").mkdir()
+    code, output, errors = run(main, untrained[0], tmp_path / "empty")
+    assert (code, output) == (2, "")
+    assert errors == [f"error: no images in {tmp_path / 'empty'}; choose image files or their directory"]
+    table = tmp_path / "missing" / "a.csv"
+    code, _, errors = run(main, untrained[0], digits[1][0], "--csv", table)
+    assert (code, errors) == (2, [f"error: cannot write {table} (No such file or directory)"])
 
 
 def test_a_run_of_a_language_model_is_refused(digits, tmp_path, run):

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from system.text import ROOT, format_command, format_duration
+from system.text import ROOT, format_command, format_duration, format_share
 
 SPEAKER = """
 import sys
@@ -62,3 +62,9 @@ def test_a_command_names_this_python_and_quotes_paths(tmp_path, monkeypatch):
 )
 def test_a_duration_is_formatted_in_hours_minutes_and_seconds(seconds, text):
     assert format_duration(seconds) == text
+
+
+def test_share_has_a_decimal_from_a_hundred_on():
+    assert format_share(6, 8) == "6 of 8 (75 %)"
+    assert format_share(99, 99) == "99 of 99 (100 %)"
+    assert format_share(1_755, 1_797) == "1,755 of 1,797 (97.7 %)"
