@@ -200,6 +200,8 @@ def hydra_errors() -> Iterator[None]:
     """Turns errors of Hydra and OmegaConf inside into a ConfigError."""
     try:
         yield
+    except OSError:  # of a path
+        raise
     except Exception as error:
         raise ConfigError(explain(error)) from error
 

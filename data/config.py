@@ -7,13 +7,24 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from system.errors import CommandError
 from system.validation import Options
 
 HELD_OUT = 0.05
 Share = Annotated[float, Field(gt=0, lt=1)]
-Place = Annotated[str, Field(min_length=1), AfterValidator(os.path.expanduser)]  # of a file or directory
 Side = Annotated[int, Field(ge=1)]
 ImageSize = Annotated[tuple[Side, Side] | None, Field(examples=["[64,96]"])]  # height and width in pixels
+
+
+def expand_home(path: str) -> str:
+    """`path` with the home directory in place of `~`; CommandError if the user has none."""
+    expanded = os.path.expanduser(path)
+    if expanded.partition("/")[0] == "~":
+        raise CommandError(f"{path}: there is no home directory; set HOME, or data.cache_dir and full paths")
+    return expanded
+
+
+Place = Annotated[str, Field(min_length=1), AfterValidator(expand_home)]  # of a file or directory
 
 
 class PythonStdlibConfig(Options):

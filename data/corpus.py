@@ -131,7 +131,7 @@ def text_files_source(config: TextFilesConfig) -> Source:
     """
     root, pattern = _root_and_pattern(config.path)
     files = walk_files(root, lambda parts, is_directory: _matches(parts, pattern, is_directory))
-    if not os.path.isdir(root) or not files:
+    if not root.is_dir() or not files:
         raise DataError(
             f"data.path={config.path} matches no file in {root.absolute()}; check the path, or use "
             "a glob such as 'texts/**/*.txt' for files at any depth"

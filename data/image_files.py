@@ -157,7 +157,7 @@ def image_folder_source(config: ImageFolderConfig, *, report: Report) -> Source:
         DataError: if the folder is not of this form, or `held_out` is set although the splits exist.
     """
     root = Path(config.path)
-    if not os.path.isdir(root):
+    if not root.is_dir():
         raise DataError(
             f"data.path={config.path} is not a folder; choose a folder with one folder for each class"
         )

@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 from filelock import FileLock, Timeout
 
+from data.config import expand_home
 from system.errors import DataError, reason
 from system.files import replacing
 from system.text import format_count, format_duration, printable
@@ -129,7 +130,7 @@ def cache_folder(cache_dir: str | None, source: str, identity: dict) -> Path:
     if cache_dir is None:
         cache_dir = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "rope-transformers-tf")
     key = hashlib.sha256(canonical.encode()).hexdigest()[:24]
-    return Path(cache_dir).expanduser().absolute() / f"{source}-{key}"
+    return Path(expand_home(cache_dir)).absolute() / f"{source}-{key}"
 
 
 def load_or_build(
@@ -146,8 +147,8 @@ def load_or_build(
     Raises:
         DataError: if the cache cannot be written.
     """
-    remove_partial(folder.parent)
     try:
+        remove_partial(folder.parent)
         meta = read_meta(folder) or _build(folder, source, build, report)
     except OSError as error:
         raise DataError(

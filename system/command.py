@@ -1,6 +1,7 @@
 """Entry point of every command: exceptions become one line, and TensorFlow is imported without messages."""
 
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -9,19 +10,24 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 
-from system.errors import CommandError
+from system.errors import CommandError, reason
 from system.text import discard_output, print_error, print_result
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED, CLOSED_PIPE = 2, 70, 130, 141
 SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
+# Errors of a path that the user can correct.
+PATH_ERRORS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
+}
 
 
 def run_command(command: Callable[[], int | None]) -> int:
     """Calls `command` and returns its exit code.
 
     A `CommandError` gives its own code: 2 for what the user can correct, 1 for a run that diverged or lost a
-    worker. Any other exception gives 70, one line, and a file with the traceback; with HYDRA_FULL_ERROR=1 the
-    traceback is printed instead.
+    worker. A path that cannot be accessed gives 2. Any other exception gives 70, one line, and a file with
+    the traceback; with HYDRA_FULL_ERROR=1 the traceback is printed instead.
     """
     prepare_standard_streams()
     try:
@@ -39,6 +45,9 @@ def run_command(command: Callable[[], int | None]) -> int:
         discard_output(1)  # for what is still buffered
         return CLOSED_PIPE
     except Exception as error:
+        if getattr(error, "filename", None) and error.errno in PATH_ERRORS:
+            print_error(f"error: cannot access {error.filename} ({reason(error)})")
+            return USER_ERROR
         if os.environ.get(SHOW_TRACEBACK) == "1":
             traceback.print_exc()
         else:

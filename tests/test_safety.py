@@ -3,8 +3,11 @@
 import functools
 import json
 import os
+import re
 import resource
 import shutil
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -312,6 +315,62 @@ def test_cache_that_is_cut_during_a_run_is_a_one_line_error(workplace, monkeypat
     assert_mentions(line, f"error: {tmp_path}", "train.bin was cut during this run; the same command")
     assert workplace.train(*command) == 0
     assert "reading 1 file of text_files" in capsys.readouterr().out
+
+
+@pytest.fixture
+def closed():
+    """A directory that may not be entered, in one that may; the effective user is not root inside."""
+    is_root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        path = Path(folder, "closed")
+        path.mkdir(mode=0)
+        if is_root:
+            os.seteuid(65534)
+        yield path
+        if is_root:
+            os.seteuid(0)
+        path.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (lambda path, train: train(f"output_dir={path}/a"), "closed/a"),
+        (lambda path, train: train(f"data.path={path}/a", f"output_dir={path.parent}"), "closed/a"),
+        (lambda path, train: train(f"data.path={path}/a/*.txt", f"output_dir={path.parent}"), "closed/a"),
+        (
+            lambda path, train: train(f"init_from={path}/a", f"output_dir={path.parent}"),
+            "closed/a/config.yaml",
+        ),
+        (lambda path, train: train(f"--config-dir={path}/a"), "closed/a"),
+        (lambda path, train: run_command(lambda: generate([f"{path}/a", "--prompt=b"])), "closed/a"),
+        (lambda path, train: run_command(lambda: evaluate([f"{path}/a"])), "closed/a"),
+        (lambda path, train: train("name=" + "a" * 300), "a" * 300),
+        (
+            lambda path, train: train(f"data.path='{'some words ' * 40}'", f"output_dir={path.parent}"),
+            "words some",
+        ),
+        (lambda path, train: run_command(lambda: generate(["a" * 300, "--prompt=b"])), "a" * 300),
+    ],
+)
+def test_path_that_cannot_be_accessed_is_a_one_line_error(workplace, capsys, closed, command, name):
+    assert command(closed, workplace.train) == 2
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error: cannot ")]
+    assert re.search(re.escape(name) + r".* \((Permission denied|File name too long)\)", line)
+
+
+def test_user_without_a_home_directory_gets_a_one_line_error(workplace, capsys, monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    for change, path in (
+        ("data.path='~/text'", "~/text"),
+        ("~data.cache_dir", "~/.cache/rope-transformers-tf"),
+    ):
+        assert workplace.train("name=homeless", change) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert_mentions(line, f"error: {path}: there is no home directory; set HOME")
 
 
 def test_unwritable_figures_and_events_do_not_stop_a_run(image_workplace, monkeypatch, capsys):

@@ -68,7 +68,8 @@ class Checkpoints:
             shutil.rmtree(path.with_suffix(".partial"), ignore_errors=True)
             raise RunError(
                 f"cannot write the checkpoint of step {step:,} in {self.directory} ({reason(error)}); "
-                "earlier checkpoints are unchanged. Free some space and run the same command to resume."
+                "earlier checkpoints are unchanged. Make the directory writable, with free space, and run "
+                "the same command to resume."
             ) from error
         # During skipped steps nothing is removed: the run may have to return to a checkpoint before them.
         if not facts.get("bad_steps", {}).get("in_a_row"):

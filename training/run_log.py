@@ -45,10 +45,12 @@ class RunDirectory:
         self._lock = FileLock(self.path / ".lock", timeout=0)
 
     def __enter__(self) -> "RunDirectory":
-        if linked := [path for path in (self.checkpoints, self.tensorboard) if path.is_symlink()]:
-            raise RunError(f"{linked[0]} is a symbolic link; to use another disk, link {self.path} itself.")
-        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         try:
+            if linked := [path for path in (self.checkpoints, self.tensorboard) if path.is_symlink()]:
+                raise RunError(
+                    f"{linked[0]} is a symbolic link; to use another disk, link {self.path} itself."
+                )
+            missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             for path in missing:
                 sync(path.parent)
@@ -107,7 +109,7 @@ class RunDirectory:
             return False
 
     def _write_error(self, error: OSError) -> RunError:
-        return RunError(f"cannot write to {self.path} ({reason(error)}). Use output_dir= for another place.")
+        return RunError(f"cannot write to {self.path} ({reason(error)}). Use another output_dir= or name=.")
 
 
 class RunLog:

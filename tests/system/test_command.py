@@ -63,6 +63,14 @@ def test_an_unexpected_exception_becomes_one_line_and_a_file(monkeypatch, capsys
     assert "run_command(lambda: 1 / 0)" in Path(path).read_text()
 
 
+def test_a_path_that_cannot_be_accessed_is_an_error_of_the_user(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for name, reason in (("a" * 300, "File name too long"), ("loop", "Too many levels of symbolic links")):
+        assert run_command((tmp_path / name).read_text) == 2
+        assert capsys.readouterr().err == f"error: cannot access {tmp_path / name} ({reason})\n"
+
+
 def test_a_traceback_is_printed_on_request(monkeypatch, capsys):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     assert run_command(lambda: 1 / 0) == 70
