@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from system.errors import CommandError, reason
-from system.text import discard_output, print_error, print_result
+from system.text import discard_output, print_error, print_note, print_result
 
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED, CLOSED_PIPE = 2, 70, 130, 141
 SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
@@ -20,6 +20,8 @@ PATH_ERRORS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR),
 }
+# Set before the import, since notebooks set MPLBACKEND for the commands that they start.
+BACKENDS = {"KERAS_BACKEND": "tensorflow", "MPLBACKEND": "agg"}
 
 
 def run_command(command: Callable[[], int | None]) -> int:
@@ -80,7 +82,7 @@ def stop_signals() -> list[int]:
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Silences what native code prints while TensorFlow is imported inside, and speeds the import up.
+    """Sets the backends, silences native code while TensorFlow is imported inside, and speeds the import up.
 
     The import creates about 400,000 objects. Without a pause of the garbage collector and `gc.freeze`,
     traversing them costs a second here and two at exit.
@@ -88,6 +90,11 @@ def quiet_imports() -> Iterator[None]:
     if "keras" in sys.modules:  # a second gc.freeze would keep the garbage of everything in between
         yield
         return
+    for name, backend in BACKENDS.items():
+        if (value := os.environ.get(name) or backend).lower() != backend:
+            print_note(f"{name}={value} is ignored; this program uses {backend}.")
+        os.environ[name] = backend
+    os.environ["KERAS_HOME"] = os.devnull  # without keras.json, which may change the type of the weights
     # Several workers: TensorFlow reports the loss of one in many lines at level 2.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3" if "TF_CONFIG" in os.environ else "2")
     gc.disable()

@@ -29,6 +29,12 @@ with quiet_imports():
     pass
 print(any(thing is later for thing in gc.get_objects()))
 """
+BACKENDS = """
+from system.command import quiet_imports
+with quiet_imports():
+    import keras, matplotlib
+print(keras.backend.backend(), keras.backend.floatx(), matplotlib.get_backend())
+"""
 
 
 @pytest.mark.parametrize(
@@ -69,6 +75,30 @@ def test_a_path_that_cannot_be_accessed_is_an_error_of_the_user(capsys, tmp_path
     for name, reason in (("a" * 300, "File name too long"), ("loop", "Too many levels of symbolic links")):
         assert run_command((tmp_path / name).read_text) == 2
         assert capsys.readouterr().err == f"error: cannot access {tmp_path / name} ({reason})\n"
+
+
+def test_backends_of_other_programs_are_replaced_before_the_import(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setattr(os, "environ", {"KERAS_BACKEND": "torch", "MPLBACKEND": "module://other"})
+    for notes in (2, 0):  # none in the processes that this one starts
+        with quiet_imports():
+            assert os.environ.items() >= {("KERAS_BACKEND", "tensorflow"), ("MPLBACKEND", "agg")}
+        assert len(capsys.readouterr().err.splitlines()) == notes
+
+
+@pytest.mark.slow
+def test_keras_and_matplotlib_ignore_the_settings_of_other_programs(tmp_path):
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text('{"backend": "jax", "floatx": "float16"}')
+    other = {"KERAS_BACKEND": "torch", "MPLBACKEND": "module://other", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", BACKENDS], cwd=ROOT, env=os.environ | other, capture_output=True, text=True
+    )
+    assert done.stdout == "tensorflow float32 agg\n"
+    assert done.stderr.splitlines() == [
+        "note: KERAS_BACKEND=torch is ignored; this program uses tensorflow.",
+        "note: MPLBACKEND=module://other is ignored; this program uses agg.",
+    ]
 
 
 def test_a_traceback_is_printed_on_request(monkeypatch, capsys):
