@@ -24,7 +24,7 @@ from benchmarks.harness import FAILED, Workload, measure
 from benchmarks.workloads import WORKLOADS
 from runs.arguments import positive_integer
 from system.command import quiet_imports, run_command
-from system.text import format_table, print_error
+from system.text import format_table, print_error, print_result
 
 PACKAGES = ("tensorflow", "keras", "torch", "rotary-embedding-torch", "transformers", "keras-hub")
 
@@ -42,13 +42,13 @@ def main(arguments: list[str]) -> int:
         from training.hardware import describe_machine
     facts = {"machine": describe_machine(), "packages": package_versions()}
     if options.json:
-        print(json.dumps(facts | {"rows": rows, "left_out": left_out}, indent=1))
+        print_result(json.dumps(facts | {"rows": rows, "left_out": left_out}, indent=1))
     else:
-        print(", ".join([facts["machine"], *facts["packages"]]))
+        print_result(", ".join([facts["machine"], *facts["packages"]]))
         if rows:
-            print(format_table([round_numbers(row) for row in rows]))
+            print_result(format_table([round_numbers(row) for row in rows]))
         for problem, names in left_out.items():
-            print(f"left out, {problem}: {'; '.join(names)}")
+            print_result(f"left out, {problem}: {'; '.join(names)}")
     return int(FAILED in left_out)
 
 

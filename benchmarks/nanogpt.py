@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from system.text import print_line
+
 LENGTH, BATCH, DIM, LAYERS, HEADS = 64, 12, 128, 4, 4
 STEPS, WARM_UP, RATE, LAST_RATE = 2_000, 100, 1e-3, 1e-4
 ESTIMATE_EVERY, ESTIMATE_BATCHES = 250, 20
@@ -89,7 +91,7 @@ def train(training: torch.Tensor, validation: torch.Tensor, characters: int) -> 
     for step in range(STEPS):
         if step % ESTIMATE_EVERY == 0:
             losses = [f"{estimate(model, split):.4f}" for split in (training, validation)]
-            print(f"step {step}: {', '.join(losses)}", flush=True)
+            print_line(f"step {step}: {', '.join(losses)}")
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step)
         optimizer.zero_grad()
@@ -105,7 +107,7 @@ def main(folder: str) -> None:
     characters, numbers = np.unique(np.concatenate(splits), return_inverse=True)
     training, validation = torch.from_numpy(numbers).split([len(split) for split in splits])
     model = train(training, validation, len(characters))
-    print(f"{total_loss(model, validation):.4f} nats per character on all of the held-out text")
+    print_line(f"{total_loss(model, validation):.4f} nats per character on all of the held-out text")
 
 
 if __name__ == "__main__":

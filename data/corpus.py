@@ -35,7 +35,7 @@ from data.tfds import tfds_source
 from data.tokens import SEPARATOR, clean_text
 from system.errors import DataError
 from system.files import walk_files
-from system.text import format_count, printable
+from system.text import format_count, print_line, printable
 
 TextConfig = PythonStdlibConfig | TextFilesConfig | TfdsTextConfig
 
@@ -61,7 +61,7 @@ class TextCorpus:
     description: str
 
 
-def load_text(config: TextConfig, *, report: Report = print) -> TextCorpus:
+def load_text(config: TextConfig, *, report: Report = print_line) -> TextCorpus:
     """Loads the corpus of `config` from the cache, which is built first if any document has changed.
 
     `report` receives one-line messages: progress and skipped documents.

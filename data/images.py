@@ -27,7 +27,7 @@ from data.sources import (
 )
 from data.tfds import tfds_source
 from system.errors import DataError
-from system.text import format_count, format_share
+from system.text import format_count, format_share, print_line
 
 ImagesConfig = DigitsConfig | TfdsImagesConfig | ImageFolderConfig
 
@@ -62,7 +62,7 @@ class ImageSet:
     description: str
 
 
-def load_images(config: ImagesConfig, *, report: Report = print) -> ImageSet:
+def load_images(config: ImagesConfig, *, report: Report = print_line) -> ImageSet:
     """Loads the images of `config` from the cache, which is built first if any of them has changed.
 
     `report` receives one-line messages: progress and skipped files.

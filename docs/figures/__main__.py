@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from system.command import quiet_imports, run_command
+from system.text import print_line
 
 PAGE_FOLDER = Path(__file__).resolve().parents[1] / "rope_explained"
 
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> None:
     for function in (*before_rotation.FIGURES, *rotary.FIGURES, *extensions.FIGURES):
         path = folder / f"{function.__name__}.png"
         draw(function, path)
-        print(f"wrote {path}")
+        print_line(f"wrote {path}")
 
 
 if __name__ == "__main__":
