@@ -7,7 +7,6 @@ import contextlib
 import io
 import itertools
 import logging
-import sys
 from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
@@ -15,7 +14,7 @@ import tensorflow as tf
 from data.config import TfdsImagesConfig, TfdsTextConfig
 from data.sources import Report, Source, Split
 from system.errors import DataError, reason
-from system.text import did_you_mean
+from system.text import can_redraw_lines, did_you_mean
 
 CATALOG = "https://www.tensorflow.org/datasets/catalog"
 
@@ -169,7 +168,7 @@ def _quiet() -> Iterator[None]:
     """Silences TFDS's prints and warnings, and its progress bars unless standard error is a terminal."""
     import tensorflow_datasets as tfds
 
-    tfds.display_progress_bar(sys.stderr.isatty())
+    tfds.display_progress_bar(can_redraw_lines())
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

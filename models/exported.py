@@ -61,6 +61,7 @@ def generate_tokens(model, prompts, padding, length, temperature, seed, stop_tok
 
     `prompts` are (batch, width) int32 with (batch,) `padding` columns at the left.
     """
+    tf.debugging.assert_non_negative(temperature, "temperature must be at least 0")
     capacity = model.config.context_length
     batch, width = tf.unstack(tf.shape(prompts))
 

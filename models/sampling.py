@@ -43,6 +43,11 @@ class SamplingOptions(Options):
     overflow: Literal["slide", "stop"] = "slide"
     stop_token: int | None = None
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the temperature is 0, or so low that the logits divided by it would overflow."""
+        return self.temperature < np.finfo(np.float32).tiny
+
 
 class Row:
     """One sequence of a batch: its tokens, and the start of the window that the model reads."""
@@ -172,7 +177,7 @@ class Sampler:
 
     def _noise(self, rows: list[Row], count: int, options: SamplingOptions) -> tf.Tensor:
         """(count, batch, vocab_size) Gumbel noise; zeros (count, batch, 1) for greedy choices."""
-        if options.temperature == 0:
+        if options.is_greedy:
             return tf.zeros((count, len(rows), 1), tf.float64)
         size = self.model.config.vocab_size
         return tf.constant([[row.noise(size, ahead) for row in rows] for ahead in range(count)], tf.float64)
@@ -206,10 +211,9 @@ class Choice(NamedTuple):
 
     @classmethod
     def from_options(cls, options: SamplingOptions, vocab_size: int) -> "Choice":
-        is_greedy = options.temperature == 0
-        top_k = 1 if is_greedy else min(options.top_k or vocab_size, vocab_size)
+        top_k = 1 if options.is_greedy else min(options.top_k or vocab_size, vocab_size)
         return cls(
-            tf.constant(1.0 if is_greedy else options.temperature, tf.float64),
+            tf.constant(1.0 if options.is_greedy else options.temperature, tf.float64),
             tf.constant(top_k, tf.int32),
             tf.constant(np.inf if options.top_p is None else options.top_p, tf.float64),
             tf.constant(FINISHED if options.stop_token is None else options.stop_token, tf.int32),

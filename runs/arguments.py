@@ -3,11 +3,20 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from system.errors import RunError, reason
 from system.text import did_you_mean, print_error
 
 SCALINGS = ("linear", "ntk", "yarn", "dynamic")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Parser for options whose text may begin with a dash."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = ": write --OPTION=TEXT if the text begins with a dash"
+        super().error(message + (hint if message.endswith("expected one argument") else ""))
 
 
 def add_zero_shot_option(parser: argparse._ActionsContainer) -> None:

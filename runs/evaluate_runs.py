@@ -16,7 +16,7 @@ from data.image_files import list_images, read_image
 from models.config import AxialViTConfig
 from runs.load import load_model, load_task, note_other_data
 from system.errors import DataError, RunError
-from system.text import print_error, print_note
+from system.text import can_redraw_lines, escape, print_error, print_note
 from training.evaluation import make_evaluator
 
 Size = tuple[int, int]
@@ -49,7 +49,8 @@ def evaluate_run(
             shape = format_size(evaluated.model.image_size)
             print_note(f"the learned positions of {path} are resampled for images of {shape}.")
         evaluate = make_evaluator(model, task.measure, compile_mode=config.compile)
-        means = evaluate(tqdm(task.evaluation_batches(), desc=str(path), disable=None))
+        is_hidden = not can_redraw_lines()
+        means = evaluate(tqdm(task.evaluation_batches(), desc=escape(str(path)), disable=is_hidden))
         facts = {"run": str(path), "step": manifest["step"], "parameters": model.count_params()}
         yield facts | task.results(means)
 

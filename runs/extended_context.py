@@ -18,7 +18,7 @@ from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from runs.load import load_model
 from system.errors import RunError
-from system.text import print_error
+from system.text import can_redraw_lines, escape, print_error
 from training.hardware import available_memory
 
 # Measured peaks on a CPU are 3 (bfloat16) to 9 bytes (float32 under XLA, ALiBi) for each score and each bias.
@@ -106,7 +106,7 @@ def evaluate_cases(
     for case, batch_size in batch_sizes.items():
         batches, evaluate = prepare(case, batch_size)
         description = f"{case.run.path} {case.scaling} {case.length:,}"
-        progress = tqdm(batches, desc=description, disable=None)
+        progress = tqdm(batches, desc=escape(description), disable=not can_redraw_lines())
         values[case] = np.concatenate([evaluate(batch) for batch in progress])
     return [values[case.equivalent] for case in cases]
 

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/generate.py`
+
 from data.tokens import SEPARATOR, VOCAB_SIZE, encode
-from runs.arguments import add_step_option, positive_integer
+from runs.arguments import ArgumentParser, add_step_option, positive_integer
 from system.command import quiet_imports, run_command
 from system.errors import RunError
 from system.text import print_error, print_note, print_result
@@ -50,7 +52,7 @@ def main(arguments: list[str]) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m scripts.generate", description=__doc__)
+    parser = ArgumentParser(prog="python -m scripts.generate", description=__doc__)
     parser.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
     prompt = "text to continue; repeat the option for a batch of prompts"
     parser.add_argument("--prompt", action="append", required=True, help=prompt)

@@ -4,7 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from runs.arguments import add_step_option
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/visualize.py`
+
+from runs.arguments import ArgumentParser, add_step_option
 from system.command import quiet_imports, run_command
 from system.text import print_line
 
@@ -25,7 +27,7 @@ def main(arguments: list[str]) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m scripts.visualize", description=__doc__)
+    parser = ArgumentParser(prog="python -m scripts.visualize", description=__doc__)
     parser.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
     parser.add_argument("--prompt", default=PROMPT, help="input text (default a Python class)")
     add_step_option(parser)

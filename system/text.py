@@ -65,6 +65,11 @@ def print_note(text: str) -> None:
     print_error(f"note: {text}")
 
 
+def can_redraw_lines() -> bool:
+    """Whether standard error is a terminal that can show the progress in one line."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def discard_output(descriptor: int) -> None:
     """Redirects a file descriptor to the null device."""
     null = os.open(os.devnull, os.O_WRONLY)

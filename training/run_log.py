@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from system.errors import RunError, reason
 from system.files import sync, write_text
-from system.text import format_duration, print_line, print_note
+from system.text import can_redraw_lines, format_duration, print_line, print_note
 
 FORMATS = {"loss": "loss {:.4f}", "validation_loss": "validation {:.4f}", "accuracy": "accuracy {:.2%}"}
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
@@ -149,8 +149,10 @@ class RunLog:
         self._events = tf.summary.create_noop_writer()
         with directory.optional(directory.tensorboard):
             self._events = make_event_writer(directory.tensorboard, start_step)
-        # `disable=None` draws it on a terminal only.
-        self._bar = tqdm(total=num_steps, initial=start_step, unit="step", dynamic_ncols=True, disable=None)
+        is_hidden = not can_redraw_lines()
+        self._bar = tqdm(
+            total=num_steps, initial=start_step, unit="step", dynamic_ncols=True, disable=is_hidden
+        )
 
     def __enter__(self) -> "RunLog":
         return self

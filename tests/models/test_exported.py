@@ -76,7 +76,9 @@ def test_tokens_that_are_not_bytes_are_continued(model_of):
     np.testing.assert_array_equal(ended, [*expected[0, :length], *[FINISHED] * (9 - length)])
 
 
-def test_an_empty_prompt_is_refused(model):
+def test_an_empty_prompt_and_a_negative_temperature_are_refused(model):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="temperature must be at least 0"):
+        generate(model, ["a"], 5, -0.5, 0)
     with pytest.raises(tf.errors.InvalidArgumentError, match="a prompt is empty"):
         generate(model, ["a", ""], 5, 0.0, 0)
 

@@ -1,5 +1,8 @@
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,7 +13,7 @@ from configs.schema import parse_config
 from data.tokens import SEPARATOR
 from models.sampling import Sampler, SamplingOptions
 from models.transformer import TransformerLM
-from scripts.generate import main, print_stream, print_texts
+from scripts.generate import main, parse, print_stream, print_texts
 from system.text import escape
 from training.checkpoints import Checkpoints
 
@@ -164,6 +167,23 @@ def test_an_invalid_length_is_refused(capsys, run_directory):
     with pytest.raises(SystemExit, match="2"):
         main([str(run_directory), "--prompt", "a", "--length", "0"])
     assert "argument --length" in capsys.readouterr().err
+
+
+def test_a_prompt_that_begins_with_a_dash_needs_an_equals_sign(capsys, run_directory):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(run_directory), "--prompt", "---"])
+    assert capsys.readouterr().err.endswith(": write --OPTION=TEXT if the text begins with a dash\n")
+    assert parse([str(run_directory), "--prompt=---"]).prompt == ["---"]
+
+
+def test_every_command_can_be_started_as_a_file():
+    files = sorted((Path(__file__).parents[2] / "scripts").glob("[a-z]*.py"))
+    running = [
+        subprocess.Popen([sys.executable, file, "--help"], cwd="/", stdout=subprocess.PIPE) for file in files
+    ]
+    for file, process in zip(files, running, strict=True):
+        assert f"python -m scripts.{file.stem}".encode() in process.communicate()[0]
+        assert process.returncode == 0
 
 
 def test_a_directory_without_a_run_or_a_checkpoint_is_refused(run, run_directory, tmp_path):

@@ -151,7 +151,8 @@ def terminal():
     os.close(master)
 
 
-def test_progress_is_a_live_line_on_a_terminal(directory, capsys):
+def test_progress_is_a_live_line_on_a_terminal(directory, capsys, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     with terminal() as read:
         with make_log(directory) as log:
             for _ in range(3):
@@ -165,7 +166,18 @@ def test_progress_is_a_live_line_on_a_terminal(directory, capsys):
     assert capsys.readouterr().out == "step 4/40  validation 2.2500  32 tokens/s  ETA 0:36\n"
 
 
-def test_the_live_line_ends_after_an_error(directory):
+def test_a_terminal_that_cannot_redraw_lines_gets_plain_ones(directory, capsys, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    with terminal() as read:
+        with make_log(directory) as log:
+            log.step_took(1.0, 2.5)
+            log.write(3, {"loss": 2.5})
+        assert read() == ""
+    assert capsys.readouterr().out == "step 3/40  loss 2.5000\n"
+
+
+def test_the_live_line_ends_after_an_error(directory, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     with terminal() as read:
         with pytest.raises(ZeroDivisionError), make_log(directory) as log:
             log.step_took(1.0, 2.5)
