@@ -81,21 +81,18 @@ def load_text(config: TextConfig, *, report: Report = print_line) -> TextCorpus:
     folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": source.held_out})
     meta = load_or_build(folder, source, partial(_tokenize, source), report=report)
     train, validation = (MappedFile(folder / f"{split}.bin", np.uint8, mode="r") for split in SPLITS)
-    size = f"{format_count(meta['num_documents']['train'], 'document')}, {len(train):,} tokens"
-    held_out = describe_held_out(meta["num_documents"]["validation"], meta["num_divided"], source.held_out)
+    train_size, held_out_size = (
+        f"{format_count(meta['num_documents'][split], 'document')}, {len(tokens):,} tokens"
+        for split, tokens in zip(SPLITS, (train, validation), strict=True)
+    )
+    cut = format_count(meta["num_divided"], "document")
+    ends = f" (of {cut} only the last {100 * source.held_out:g} %)" if meta["num_divided"] else ""
     return TextCorpus(
         train=train,
         validation=validation,
         fingerprint=meta["fingerprint"],
-        description=f"{source.name}: {size} for training; {held_out}, {len(validation):,} tokens, held out",
+        description=f"{source.name}: {train_size} for training; {held_out_size} held out{ends}",
     )
-
-
-def describe_held_out(num_documents: int, num_divided: int, share: float) -> str:
-    """`9 documents and the last 5 % of 2 documents`; `num_documents` includes the `num_divided`."""
-    whole = [format_count(num_documents - num_divided, "document")] if num_documents > num_divided else []
-    ends = [f"the last {100 * share:g} % of {format_count(num_divided, 'document')}"] if num_divided else []
-    return " and ".join(whole + ends)
 
 
 def check_length(corpus: TextCorpus, context_length: int) -> None:

@@ -233,7 +233,7 @@ def _class_files(
     files = [ImageFile(prefix + name, path, labels[name.split("/")[0]]) for name, path in found]
     for label in set(labels.values()) - {file.label for file in files}:
         raise DataError(f"the class folder {folder / classes[label]} has no image: remove it or add images")
-    return classes, sorted(files, key=lambda file: (file.label, file.name))
+    return classes, files
 
 
 def _read(files: list[ImageFile], image_size: tuple[int, int] | None, *, channels: int) -> Iterator[tuple]:

@@ -142,10 +142,9 @@ def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, pro
                     image = fit_images(image[None], image_size)[0]
                 shape = shape or image.shape
                 if image.shape != shape:
-                    one, other = ("x".join(map(str, each)) for each in (shape, image.shape))
+                    shapes = f"{shape} and {image.shape}"
                     raise DataError(
-                        f"{source.name}: images of several shapes, {one} and {other}; "
-                        "set data.image_size=[height,width]"
+                        f"{source.name} has images of {shapes}; set data.image_size=[height,width]"
                     )
                 pixels = image.tobytes()
                 original = originals.setdefault(hashlib.sha256(pixels).digest(), name)

@@ -46,10 +46,10 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
     model, config, manifest = load_model(run_directory, precision="float32", step=step)
     task = load_task(config, report=print_error, recorded=True, facts=manifest)
     if isinstance(config.model, AxialViTConfig):
-        module = image_module(model, mean=task.mean, deviation=task.deviation)
+        module = image_module(model, mean=task.images.mean, deviation=task.images.deviation)
         inputs = np.asarray(task.images.validation.images[:COMPARED_ROWS])
         expected = model(task.normalize(inputs)).numpy()
-        model = classifier_of_pixels(model, task.mean, task.deviation)
+        model = classifier_of_pixels(model, task.images.mean, task.images.deviation)
     else:
         module = text_module(model, stop_token=SEPARATOR)
         tokens, *_ = next(iter(task.evaluation_batches(max_batches=1)))

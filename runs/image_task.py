@@ -25,15 +25,10 @@ NUM_EXAMPLES, NUM_MISTAKES = 16, 16
 
 @dataclass(frozen=True)
 class ImageTask:
-    """Images of a vision transformer; see `runs.load.Task`.
-
-    `mean` and `deviation` are (channels,) float32, by which images are normalized.
-    """
+    """Images of a vision transformer; see `runs.load.Task`."""
 
     config: Config
     images: ImageSet
-    mean: np.ndarray
-    deviation: np.ndarray
 
     unit = "images"
     samples_at_end = False
@@ -48,8 +43,8 @@ class ImageTask:
         return {
             "data_fingerprint": self.images.fingerprint,
             "classes": list(self.images.classes),
-            "mean": self.mean.tolist(),
-            "deviation": self.deviation.tolist(),
+            "mean": self.images.mean.tolist(),
+            "deviation": self.images.deviation.tolist(),
         }
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
@@ -60,8 +55,8 @@ class ImageTask:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             augment=self.config.data.augment,
-            mean=self.mean,
-            deviation=self.deviation,
+            mean=self.images.mean,
+            deviation=self.images.deviation,
             rows=rows,
         )
 
@@ -127,15 +122,11 @@ class ImageTask:
         return summary, [directory.predictions, directory.confusion], self.next_command(directory.path)
 
     def next_command(self, path: Path) -> str:
-        """Prediction of a held-out file, or evaluation at larger sizes that the patch size divides."""
-        model, data = self.config.model, self.config.data
-        if isinstance(data, ImageFolderConfig):
-            return format_command(
-                "-m", "scripts.predict", path, Path(data.path, self.images.validation.names[0])
-            )
-        sizes = [tuple(side * factor // 2 for side in model.image_size) for factor in (2, 3, 4)]
-        sizes = [f"{h}x{w}" for h, w in sizes if h % model.patch_size == w % model.patch_size == 0]
-        return format_command("-m", "scripts.evaluate", path, "--image-size", *sizes)
+        """Prediction of a held-out file, or evaluation at larger sizes."""
+        if isinstance(self.config.data, ImageFolderConfig):
+            file = Path(self.config.data.path, self.images.validation.names[0])
+            return format_command("-m", "scripts.predict", path, file)
+        return format_command("-m", "scripts.evaluate", path, "--image-size")
 
     @property
     def examples(self) -> np.ndarray:
@@ -143,7 +134,7 @@ class ImageTask:
         return np.unique(np.arange(NUM_EXAMPLES) * len(self.images.validation.labels) // NUM_EXAMPLES)
 
     def normalize(self, images: np.ndarray) -> np.ndarray:
-        return normalize(images, mean=self.mean, deviation=self.deviation)
+        return normalize(images, mean=self.images.mean, deviation=self.images.deviation)
 
     def probabilities(self, model: keras.Model) -> np.ndarray:
         """(held-out images, classes) float32."""
@@ -193,10 +184,9 @@ def load_image_task(
         )
     except ValueError as error:
         raise DataError(f"the images of {config.data.source} do not fit the model: {error}") from error
-    mean, deviation = images.mean, images.deviation
     if facts is not None:
-        mean, deviation = (np.array(facts[key], np.float32) for key in ("mean", "deviation"))
-    return ImageTask(replace(config, model=model), images, mean, deviation)
+        images = replace(images, **{key: np.array(facts[key], np.float32) for key in ("mean", "deviation")})
+    return ImageTask(replace(config, model=model), images)
 
 
 def check_unchanged(model: AxialViTConfig, images: ImageSet, facts: dict | None) -> None:

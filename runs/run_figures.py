@@ -125,7 +125,7 @@ def resolution(rows: list[dict]) -> Figure:
 def draw_prediction(axes: Axes, task: ImageTask, model: keras.Model, patch_size: int) -> None:
     """Draws the first held-out image, its patches, its class and the predicted class."""
     image = task.images.validation.images[:1]  # (1, height, width, channels)
-    logits = model(normalize(image, mean=task.mean, deviation=task.deviation))
+    logits = model(normalize(image, mean=task.images.mean, deviation=task.images.deviation))
     probabilities = tf.nn.softmax(logits[0]).numpy()
     height, width, channels = image.shape[1:]
     axes.imshow(image[0] if channels == 3 else image[0, ..., 0], cmap="gray", vmin=0, vmax=255)

@@ -57,7 +57,7 @@ def test_every_document_is_in_one_split(folder):
         f"{len(docs)} documents, {len(tokens):,} tokens"
         for docs, tokens in ((train, corpus.train), (validation, corpus.validation))
     )
-    assert corpus.description == "text_files {}: {} for training; {}, held out".format(folder, *sizes)
+    assert corpus.description == "text_files {}: {} for training; {} held out".format(folder, *sizes)
 
 
 def test_held_out_text_never_repeats_training_text(folder):
@@ -75,15 +75,15 @@ def test_one_file_is_split_by_its_tail(tmp_path):
     corpus = load(path, held_out=0.1)
     assert documents_of(corpus.train)[0] + documents_of(corpus.validation)[0] == b"0123456789\n" * 10
     assert len(documents_of(corpus.validation)[0]) == 11
-    size = "1 document, 101 tokens for training; the last 10 % of 1 document, 13 tokens, held out"
+    size = "101 tokens for training; 1 document, 13 tokens held out (of 1 document only the last 10 %)"
     assert corpus.description.endswith(size)
 
 
-def test_description_counts_whole_and_divided_documents_apart(folder):
+def test_description_states_which_documents_are_divided(folder):
     (folder / "long.txt").write_text("ab" * 20_000)  # more than 20 % of all text
     corpus = load(folder)
-    num_whole = len(documents_of(corpus.validation)) - 1
-    assert f"; {num_whole} documents and the last 20 % of 1 document, " in corpus.description
+    assert f"; {len(documents_of(corpus.validation))} documents, " in corpus.description
+    assert corpus.description.endswith(" tokens held out (of 1 document only the last 20 %)")
 
 
 def test_fingerprint_depends_on_the_text_alone(folder, tmp_path):

@@ -189,7 +189,7 @@ def test_images_are_resized_unless_image_size_is_null(folder):
     found = load(folder, image_size=(4, 5))
     assert found.train.images.shape[1:] == (4, 5, 3)
     assert load(folder, image_size=(5, 4)).fingerprint != found.fingerprint
-    with pytest.raises(DataError, match=r"several shapes, 6x8x3 and 300x200x3; set data\.image_size="):
+    with pytest.raises(DataError, match=r"images of \(6, 8, 3\) and \(300, 200, 3\); set data\.image_size="):
         load(folder, image_size=None)
 
 

@@ -242,7 +242,7 @@ IMAGE_MISTAKES = [
         {"train_split": "train[:90%]", "validation_split": "test+train"},
         r"data\.train_split=train\[:90%\] and data\.validation_split=test\+train share ex",
     ),
-    ({"image_key": "photo"}, r"images of several shapes, [56]x7x3 and [56]x7x3; set data\.image_size="),
+    ({"image_key": "photo"}, r"has images of \([56], 7, 3\) and \([56], 7, 3\); set data\.image_size="),
 ]
 
 

@@ -34,7 +34,11 @@ def expected_results(task, model, size):
     top, left = (height - rows) // 2, (width - columns) // 2
     centre = split.images[:, top : top + rows, left : left + columns]
     pixels = np.rint(tf.image.resize(centre, size, antialias=True)) / 255
-    logits = model(((pixels - task.mean) / task.deviation).astype(np.float32)).numpy().astype(np.float64)
+    logits = (
+        model(((pixels - task.images.mean) / task.images.deviation).astype(np.float32))
+        .numpy()
+        .astype(np.float64)
+    )
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(logits)), split.labels]
     return np.mean(logits.argmax(axis=1) == split.labels), losses.mean()
 
@@ -151,7 +155,8 @@ def test_images_are_normalized_as_in_training_and_changed_data_are_noted(options
     code, output, errors = run(main, path, *options, "--json")
     assert code == 0
     assert f"note: {path} was trained on data that differ from digits on this machine." in errors
-    other = replace(task, mean=np.float32([0.9]), deviation=np.float32([0.1]))
+    images = replace(task.images, mean=np.float32([0.9]), deviation=np.float32([0.1]))
+    other = replace(task, images=images)
     expected = expected_results(other, model, (8, 8))[1]
     assert json.loads(output)[0]["nats_per_image"] == pytest.approx(expected, rel=1e-4)
 

@@ -35,7 +35,7 @@ def digits(untrained, tmp_path_factory):
 def expected_probabilities(untrained, image):
     """Probabilities (classes,) of (8, 8) pixels from 0 to 255, computed in NumPy from the logits."""
     _, task, model = untrained
-    normal = (np.float32(image) / 255 - task.mean) / task.deviation
+    normal = (np.float32(image) / 255 - task.images.mean) / task.images.deviation
     logits = model(normal[np.newaxis, :, :, np.newaxis].astype(np.float32)).numpy()[0].astype(np.float64)
     return np.exp(logits) / np.exp(logits).sum()
 
