@@ -62,7 +62,7 @@ class Config(TrainingConfig):
     init_from_step: Annotated[int, Field(ge=0)] | None = None
     init_from_data: str | None = None
     resample_positions: bool = False
-    context_length: Annotated[int, Field(ge=2)] | None = TransformerLMConfig.context_length
+    context_length: Annotated[int, Field(ge=2, le=2**31 - 1)] | None = TransformerLMConfig.context_length
     model: Annotated[Model, Field(discriminator="architecture")] = field(default_factory=TransformerLMConfig)
     data: Annotated[Data, Field(discriminator="source")] = field(default_factory=PythonStdlibConfig)
     distribute: DistributeConfig = field(default_factory=DistributeConfig)

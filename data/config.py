@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from system.errors import CommandError
-from system.validation import Options
+from system.validation import Options, PositiveInt
 
 HELD_OUT = 0.05
 Share = Annotated[float, Field(gt=0, lt=1)]
-Side = Annotated[int, Field(ge=1)]
-ImageSize = Annotated[tuple[Side, Side] | None, Field(examples=["[64,96]"])]  # height and width in pixels
+Sides = tuple[PositiveInt, PositiveInt]  # height and width in pixels
+ImageSize = Annotated[Sides | None, Field(examples=["[64,96]"])]
 
 
 def expand_home(path: str) -> str:
@@ -74,9 +74,9 @@ class PasskeyConfig(Options):
 
     source: Literal["passkey"] = "passkey"
     digits: Annotated[int, Field(ge=1, le=10)] = 5
-    texts: Annotated[int, Field(ge=1)] = 5  # maximum in a training row
+    texts: PositiveInt = 5  # maximum in a training row
     reset_positions: bool = True
-    held_out_examples: Annotated[int, Field(ge=1)] = 500  # texts for evaluation, one in each row
+    held_out_examples: PositiveInt = 500  # texts for evaluation, one in each row
 
 
 class AugmentConfig(Options):

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from system.validation import Options
+from system.validation import Options, PositiveInt
 
-PositiveInt = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 ImageSize = tuple[PositiveInt, PositiveInt]  # height, width in pixels
+LARGEST_HEAD = 2**16  # features; the frequencies of a head are computed to check its options
 Layout = Literal["interleaved", "half"]
 FACTORS = Field(examples=["[2.0,2.0]"])  # of rows and columns
 
@@ -158,6 +158,11 @@ class TransformerLMConfig(Options):
         """Features of a head."""
         return self.head_dim or self.dim // self.num_heads
 
+    @property
+    def num_weights(self) -> int:
+        """Number of weights in the embedding and the matrices of the blocks, almost all there are."""
+        return self.dim * self.vocab_size + self.num_layers * block_weights(self, self.num_kv_heads)
+
     def rotary_options(self) -> dict[str, object]:
         """Arguments of the model's `RotaryEmbedding`.
 
@@ -232,6 +237,12 @@ class AxialViTConfig(Options):
         return self.dim // self.num_heads
 
     @property
+    def num_weights(self) -> int:
+        """Number of weights in the patch embedding and the matrices of the blocks, almost all there are."""
+        pixels = self.patch_size**2 * self.channels
+        return self.dim * pixels + self.num_layers * block_weights(self, self.num_heads)
+
+    @property
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of patches of an image of `image_size`; None while a size is null."""
         if self.image_size is None or self.patch_size is None:
@@ -274,6 +285,11 @@ class AxialViTConfig(Options):
         yield from rope_problems(self, self.rotary_options)
 
 
+def block_weights(model: "TransformerLMConfig | AxialViTConfig", kv_heads: int) -> int:
+    """Number of weights in the matrices of attention and feed-forward of a block, one attention counted."""
+    return model.dim * (2 * (model.num_heads + kv_heads) * model.head_size + 3 * model.mlp_dim)
+
+
 def rope_problems(
     model: TransformerLMConfig | AxialViTConfig, embeddings: Callable[[], list[dict[str, object]]]
 ) -> Iterator[tuple[str, str]]:
@@ -289,8 +305,10 @@ def rope_problems(
         yield "dim", f"must be a multiple of num_heads {model.num_heads}, got {model.dim}"
         return
     multiple = {"rotary": 2, "axial": 4, "mixed": 4}.get(position, 2 if learned else 1)
-    if model.head_size % multiple:
+    if model.head_size % multiple or model.head_size > LARGEST_HEAD:
         rule = f"must be a multiple of {multiple} to form rotation pairs, got"
+        if model.head_size > LARGEST_HEAD:
+            rule = f"must be <= {LARGEST_HEAD}, got"
         if head_dim is not None:
             yield "head_dim", f"{rule} {head_dim}"
         else:

@@ -1,6 +1,7 @@
 """A training run, from its config to its summary."""
 
 import json
+import math
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from runs.checkpointing import make_save, restore, reverting_on_divergence
 from runs.load import make_model
 from runs.plots import plot_loss
 from runs.resolve import Run, resolve
+from system.errors import ConfigError
 from system.files import write_text
-from system.text import format_duration, print_line
+from system.text import format_duration, print_line, print_note
 from training.checkpoints import Checkpoints
 from training.evaluation import make_evaluator
-from training.hardware import initialize_devices
+from training.hardware import initialize_devices, physical_memory
 from training.loop import NO_BAD_STEPS, train
 from training.multi_device import make_replicas
 from training.optimizer import make_optimizer
@@ -36,6 +38,7 @@ def train_run(config: Config) -> int:
     with replicas.naming_lost_workers(), ExitStack() as stack:
         replicas.from_chief(lambda: stack.enter_context(directory), encode=lambda _: None)
         run = resolve(config, directory, replicas)
+        check_memory(run)
         model, optimizer, checkpoints = build(run)
         manifest = replicas.from_chief(lambda: restore(run, model, checkpoints))
         replicas.copy_from_chief(list(checkpoints.variables.values()))
@@ -61,6 +64,23 @@ def find_replicas(config: Config) -> Replicas:
     replicas = make_replicas(config.distribute)
     replicas.check_batch(config.batch_size, config.accumulation_steps)
     return replicas
+
+
+def check_memory(run: Run) -> None:
+    """Raises ConfigError if weights, optimizer state and a batch exceed the memory; notes half of it."""
+    config, model = run.config, run.config.model
+    values = 2 if isinstance(model, TransformerLMConfig) else math.prod((*model.image_size, model.channels))
+    moments = 2 if config.optimizer.name == "adamw" else 1
+    weights, batch, memory = model.num_weights, run.units_per_step, physical_memory()
+    needed = 4 * ((1 + moments) * weights + values * batch)
+    line = (
+        f"{weights:,} weights with their optimizer state and batches of {batch:,} {run.task.unit} take at "
+        f"least {needed / 1e9:,.1f} GB of the {memory / 1e9:,.1f} GB of memory"
+    )
+    if needed > memory:
+        raise ConfigError(f"{line}: choose a smaller model or batch_size")
+    if needed > memory / 2:
+        print_note(f"{line}.")
 
 
 def build(run: Run) -> tuple[keras.Model, keras.optimizers.Optimizer, Checkpoints]:

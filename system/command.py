@@ -50,6 +50,9 @@ def run_command(command: Callable[[], int | None]) -> int:
         if getattr(error, "filename", None) and error.errno in PATH_ERRORS:
             print_error(f"error: cannot access {error.filename} ({reason(error)})")
             return USER_ERROR
+        if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's
+            print_error(f"error: out of memory ({reason(error)}). Choose smaller sizes.")
+            return USER_ERROR
         if os.environ.get(SHOW_TRACEBACK) == "1":
             traceback.print_exc()
         else:

@@ -4,9 +4,9 @@ import dataclasses
 import functools
 import re
 from collections.abc import Callable, Iterator
-from typing import dataclass_transform
+from typing import Annotated, dataclass_transform
 
-from pydantic import ConfigDict, ValidationError, ValidationInfo, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs, PydanticCustomError
 
@@ -22,6 +22,7 @@ TYPES = {
     "string": "text",
 }
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1)]  # sizes, steps and indices are int32 in TensorFlow
 Problem = tuple[str, str]  # key and message, such as ("dim", "must be >= 1, got 0")
 
 
@@ -133,6 +134,8 @@ def describe(details: dict, key: str, example: str | None) -> str:
         return f"is missing: set {key}={example or '...'}"
     if kind == "unexpected_keyword_argument":
         return "is no such option"
+    if kind == "string_too_short":
+        return f"must not be empty, {got}"
     expected = TYPES.get(kind.split("_")[0])
     if expected is None:
         return f"is invalid: {details['msg']}"

@@ -251,6 +251,49 @@ def test_max_minutes_stops_after_a_step_and_the_run_resumes(workplace, capsys):
     assert [row["step"] for row in rows_of(workplace.outputs / "minutes")][-1] == 2
 
 
+def test_sizes_beyond_the_memory_are_refused_before_the_model_is_built(workplace, capsys):
+    for changes, words in (
+        (("num_steps=9223372036854775808",), "num_steps must be <= 2147483647"),
+        (("batch_size=1000000000000",), "batch_size must be <= 2147483647"),
+        (("model.dim=1000000000",), "model.dim / num_heads must be <= 65536, got head_dim 500000000"),
+        (("batch_size=2147483646",), "batches of 34,359,738,336 tokens take at least 274.9 GB of the"),
+        (("model.num_layers=1000000000",), "1,920,000,004,096 weights with their optimizer state"),
+        (("model.vocab_size=2000000000", "optimizer.name=muon"), "take at least 256.0 GB of the"),
+    ):
+        assert workplace.train("name=huge", *changes) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert_mentions(line, "config error: ", words)
+        assert not (workplace.outputs / "huge").exists()
+
+
+def test_a_model_of_half_the_memory_is_noted(workplace, monkeypatch, capsys):
+    monkeypatch.setattr(running, "physical_memory", lambda: 100_000)
+    assert workplace.train("name=half", "num_steps=1", WITHOUT_SAMPLES) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: 6,016 weights") and "at least 0.0 GB of the 0.0 GB" in line
+    monkeypatch.setattr(running, "physical_memory", lambda: 72_000)
+    assert workplace.train("name=more", "num_steps=1") == 2
+
+
+def test_data_and_steps_without_memory_are_one_line_and_record_nothing(image_workplace, capsys, monkeypatch):
+    command = ("name=images", "num_steps=1", WITHOUT_SAMPLES)
+    assert image_workplace.train(*command, "data.image_size=[30000,30000]") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert_mentions(line, "error: out of memory (OOM when allocating tensor with shape[1797,30000,30000,1]")
+    with monkeypatch.context() as patch:
+
+        def fail(*args, **options):
+            raise MemoryError("1 TB")
+
+        patch.setattr(RunLog, "step_took", fail)
+        assert image_workplace.train(*command, "seed=1") == 2
+    assert capsys.readouterr().err == "error: out of memory (1 TB). Choose smaller sizes.\n"
+    assert image_workplace.train(*command) == 0
+    run = image_workplace.outputs / "images"
+    assert run_command(lambda: evaluate([str(run), "--image-size", "1000000"])) == 2
+    assert "error: out of memory (" in capsys.readouterr().err
+
+
 def test_full_disk_during_a_save_leaves_the_earlier_checkpoints(trained_run, workplace, capsys):
     """A limit on the file size makes large writes fail as on a full disk."""
     run, path = cut_back(trained_run, "full-disk")

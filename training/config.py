@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from system.validation import Options
+from system.validation import Options, PositiveInt
 
-PositiveInt = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -20,7 +19,7 @@ class OptimizerConfig(Options):
     name: Literal["adamw", "muon"] = "adamw"
     learning_rate: Positive = 3e-3
     final_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    warmup_steps: Annotated[int, Field(ge=0, le=2**31 - 1)] = 100
     weight_decay: NonNegative = 0.1
     beta_1: Fraction = 0.9
     beta_2: Fraction = 0.99

@@ -13,6 +13,7 @@ from system.command import silenced_standard_error
 
 # Prefixes of processor flags that decide which CPU kernels run.
 KERNEL_FLAGS = ("amx", "avx", "f16c", "fma", "sse")
+CGROUP = Path("/sys/fs/cgroup")
 ENVIRONMENT_VARIABLES = ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "TF_XLA_FLAGS", "XLA_FLAGS")
 
 
@@ -49,14 +50,19 @@ def initialize_devices() -> None:
         tf.config.list_logical_devices()
 
 
-def available_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes of main memory that this process can still allocate, within the limit of a container."""
-    free = psutil.virtual_memory().available
+def physical_memory(cgroup: Path = CGROUP) -> int:
+    """Bytes of main memory, within the limit of a container."""
+    size = psutil.virtual_memory().total
     try:
-        limit = int((cgroup / "memory.max").read_text())
+        return min(size, int((cgroup / "memory.max").read_text()))
     except (OSError, ValueError):  # no container, or no limit
-        return free
-    return max(0, min(free, limit - psutil.Process().memory_info().rss))
+        return size
+
+
+def available_memory(cgroup: Path = CGROUP) -> int:
+    """Bytes of main memory that this process can still allocate, within the limit of a container."""
+    unused = physical_memory(cgroup) - psutil.Process().memory_info().rss
+    return max(0, min(psutil.virtual_memory().available, unused))
 
 
 def describe_environment() -> dict:

@@ -5,10 +5,13 @@ import pytest
 from models.config import (
     AxialRopeConfig,
     AxialScalingConfig,
+    AxialViTConfig,
     RopeConfig,
     RopeScalingConfig,
     TransformerLMConfig,
 )
+from models.transformer import TransformerLM
+from models.vit import AxialViT
 
 YARN = RopeScalingConfig(type="yarn", factor=4.0)
 SIZES = {"dim": 24, "num_heads": 6, "num_kv_heads": 3}
@@ -187,3 +190,16 @@ def test_axial_scaling_has_a_scaling_for_each_axis():
         RopeScalingConfig(type="yarn", factor=2.0, original_max_position_embeddings=5, beta_fast=7.0),
         RopeScalingConfig(type="yarn", factor=3.0, original_max_position_embeddings=8, beta_fast=7.0),
     ]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TransformerLMConfig(vocab_size=300, dim=24, num_heads=6, num_kv_heads=2, mlp_dim=40, num_layers=3),
+        TransformerLMConfig(dim=24, num_heads=2, head_dim=16, num_kv_heads=1, mlp_dim=40, num_layers=2),
+        AxialViTConfig(dim=24, num_heads=2, mlp_dim=40, num_layers=3).for_images(12, 8, 3, 5),
+    ],
+)
+def test_the_estimated_number_of_weights_is_at_most_that_of_the_model(config):
+    model = (AxialViT if isinstance(config, AxialViTConfig) else TransformerLM)(config)
+    assert 0.95 < config.num_weights / model.count_params() <= 1

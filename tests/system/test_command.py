@@ -45,6 +45,7 @@ print(keras.backend.backend(), keras.backend.floatx(), matplotlib.get_backend())
         (RunError("no run"), 2, "error: no run\n"),
         (DivergedError("step 3", good_step=2), 1, "diverged: step 3\n"),
         (KeyboardInterrupt(), 130, ""),
+        (MemoryError("8 TiB"), 2, "error: out of memory (8 TiB). Choose smaller sizes.\n"),
     ],
 )
 def test_user_errors_are_reported_in_one_line(error, code, lines, capsys):

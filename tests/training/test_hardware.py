@@ -3,7 +3,13 @@ import pytest
 import tensorflow as tf
 
 from training import hardware
-from training.hardware import available_memory, processor_lines, resolve_compile, resolve_precision
+from training.hardware import (
+    available_memory,
+    physical_memory,
+    processor_lines,
+    resolve_compile,
+    resolve_precision,
+)
 
 
 @pytest.fixture
@@ -44,6 +50,14 @@ def test_an_explicit_choice_is_kept_and_the_reason_for_auto_is_given(machine):
     assert resolve_precision("auto")[1] == "the processor has amx_bf16, avx512_bf16"
     assert resolve_precision("float32") == ("float32", "as set")
     assert resolve_compile("xla") == ("xla", "as set")
+
+
+def test_physical_memory_is_that_of_the_machine_or_of_a_container(tmp_path):
+    total = psutil.virtual_memory().total
+    assert physical_memory(tmp_path) == total
+    for limit, expected in (("max", total), ("5000", 5000), (str(2 * total), total)):
+        (tmp_path / "memory.max").write_text(limit)
+        assert physical_memory(tmp_path) == expected
 
 
 def test_available_memory_respects_the_limit_of_a_container(tmp_path):
