@@ -29,6 +29,7 @@ OTHER_NAMES = re.compile(
 FILES_AT_ONCE = 64
 # Native decoders. Others of Pillow start programs: EPS runs Ghostscript, whatever the name of the file.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+ROUND_UP = 0.501  # so that errors of float32 do not decide on halves
 warnings.filterwarnings("ignore", "Corrupt EXIF data", module="PIL")
 
 
@@ -118,7 +119,7 @@ def fit_images(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     # Always on the CPU, so that a file gives the same pixels on every machine.
     with tf.device("/cpu:0"):
         resized = tf.image.resize(images, image_size, method="bilinear", antialias=True)
-        return tf.cast(tf.round(resized), tf.uint8).numpy()  # (count, *image_size, channels)
+        return tf.cast(tf.floor(resized + ROUND_UP), tf.uint8).numpy()  # (count, *image_size, channels)
 
 
 def list_images(

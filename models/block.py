@@ -131,6 +131,11 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None, *, whole_examples
     return tf.where(keep, x / (1 - rate), tf.zeros_like(x))
 
 
+def draw_seed() -> tf.Tensor:
+    """(2,) int32 from Keras' global generator, which `keras.utils.set_random_seed` seeds."""
+    return keras.random.randint((2,), 0, 2**31 - 1)
+
+
 def fold_in(seed: tf.Tensor | None, number: int) -> tf.Tensor | None:
     """An independent seed for part `number` of a computation that is seeded by `seed` (2,)."""
     return None if seed is None else tf.random.experimental.stateless_fold_in(seed, number)

@@ -13,6 +13,7 @@ from models.transformer import TransformerLM
 from models.vit import AxialViT
 
 NUM_BYTES = 256
+ROUND_UP = 0.501  # as in `data.image_files`
 
 
 def text_module(model: TransformerLM, *, stop_token: int) -> tf.Module:
@@ -128,7 +129,7 @@ def fit_pixels(images: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
     images = images[:, top : top + height, left : left + width]  # (batch, height, width, channels)
     rows, columns = triangle_weights(image_size[0], height), triangle_weights(image_size[1], width)
     images = tf.einsum("ir,brcd->bicd", rows, images)  # (batch, image_size[0], width, channels)
-    return tf.round(tf.einsum("jc,bicd->bijd", columns, images))  # (batch, *image_size, channels)
+    return tf.floor(tf.einsum("jc,bicd->bijd", columns, images) + ROUND_UP)  # (batch, *image_size, channels)
 
 
 def module_of(model: keras.Model) -> tf.Module:

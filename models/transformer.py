@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from models.attention import BlockOptions, LayerCache
-from models.block import Block, dropout, fold_in, recompute
+from models.block import Block, draw_seed, dropout, fold_in, recompute
 from models.chunked import attend_in_chunks, is_chunked
 from models.config import TransformerLMConfig
 from models.grid import sinusoidal_embedding
@@ -37,7 +37,7 @@ class TransformerLM(ConfiguredModel):
     Call arguments:
         tokens: (batch, length) int32.
         training: whether to apply dropout.
-        seed: (2,) int32 seed of all dropout in this call; required when training with dropout.
+        seed: (2,) int32 seed of all dropout in this call; None draws one from Keras' generator, as in `fit`.
         attention_block: columns in a block of blockwise causal attention (arXiv 2212.10554): a query attends
             to its own block and the previous one. None for full causal attention.
         last: number of positions at the end to return; None for all.
@@ -46,8 +46,8 @@ class TransformerLM(ConfiguredModel):
         (batch, length or last, vocab_size) logits of the next token, float32.
 
     Raises:
-        ValueError: if the config is invalid, the seed is missing, or the tokens exceed `context_length` with
-            positions that end there.
+        ValueError: if the config is invalid, or the tokens exceed `context_length` with positions that end
+            there.
 
     Example:
 
@@ -120,7 +120,7 @@ class TransformerLM(ConfiguredModel):
         last: int | None = None,
     ) -> tf.Tensor:
         if training and self.config.dropout > 0 and seed is None:
-            raise ValueError("training with dropout needs a seed: model(tokens, training=True, seed=seed).")
+            seed = draw_seed()
         self._check_length(tokens.shape[1])
         positions = columns = tf.range(tf.shape(tokens)[1])  # (length,)
         mask = self._mask()._replace(block=attention_block)

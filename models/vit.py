@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from models.attention import BlockOptions, CosSinPair, projection
-from models.block import Block, dropout, fold_in, recompute
+from models.block import Block, draw_seed, dropout, fold_in, recompute
 from models.chunked import attend_in_chunks, is_chunked
 from models.config import AxialViTConfig
 from models.grid import extract_patches, prepend_unrotated, resample_grid, sinusoidal_grid
@@ -35,13 +35,13 @@ class AxialViT(ConfiguredModel):
     Call arguments:
         images: (batch, height, width, channels) float, of any size that the patch size divides.
         training: whether to apply dropout.
-        seed: (2,) int32 seed of all dropout in this call; required when training with dropout.
+        seed: (2,) int32 seed of all dropout in this call; None draws one from Keras' generator, as in `fit`.
 
     Returns:
         (batch, num_classes) logits, float32.
 
     Raises:
-        ValueError: if the config is incomplete or invalid, the seed is missing, or the images do not match.
+        ValueError: if the config is incomplete or invalid, or the images do not match.
 
     Example:
 
@@ -107,7 +107,7 @@ class AxialViT(ConfiguredModel):
     def call(self, images: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         config = self.config
         if training and max(config.dropout, config.drop_path) > 0 and seed is None:
-            raise ValueError("training with dropout needs a seed: model(images, training=True, seed=seed).")
+            seed = draw_seed()
         self._check_images(images.shape)
         seed = seed if training else None
         rows, columns = (size_of(images, axis) // config.patch_size for axis in (1, 2))

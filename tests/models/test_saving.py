@@ -39,6 +39,24 @@ def test_a_keras_file_restores_options_and_weights(models, tmp_path):
         assert config == model.get_config()  # unchanged
 
 
+@pytest.mark.parametrize("options", [{"dropout": 0.5}, {"drop_path": 0.5}])
+def test_a_loaded_classifier_with_dropout_is_fitted_inside_another_model(tmp_path, options):
+    config = AxialViTConfig(dim=16, num_layers=1, mlp_dim=24, **options)
+    vit = AxialViT(config.for_images(4, 6, channels=1, num_classes=5))
+    model = keras.Sequential([keras.Input((None, None, 1)), keras.layers.Rescaling(0.1), vit])
+    model.save(tmp_path / "model.keras")
+    images, labels = np.random.default_rng(0).normal(size=(8, 4, 6, 1)), np.arange(8) % 5
+    losses = []
+    for seed in (1, 1, 2):
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        loaded.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        keras.utils.set_random_seed(seed)
+        losses.append(
+            loaded.fit(images, labels, batch_size=4, epochs=2, shuffle=False, verbose=0).history["loss"]
+        )
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_an_exported_model_takes_inputs_of_any_size(models, tmp_path):
     for model, inputs in models:
         model.export(tmp_path / model.name)

@@ -123,10 +123,9 @@ def test_eager_graph_and_xla_agree(model_of, tokens):
             assert relative_difference(gradient, expected) < 1e-4  # float32
 
 
-def test_dropout_depends_on_the_seed_alone_and_applies_in_training_alone(model_of, tokens):
+def test_dropout_depends_on_the_seed_and_applies_in_training_alone(model_of, tokens):
     model = model_of(dropout=0.3)
-    with pytest.raises(ValueError, match="training with dropout needs a seed"):
-        model(tokens, training=True)
+    assert relative_difference(model(tokens, training=True), model(tokens, training=True)) > 0.1
     model_of()(tokens, training=True)  # without dropout no seed is needed
     first = model(tokens, training=True, seed=SEED)
     np.testing.assert_array_equal(model(tokens, training=True, seed=SEED), first)
