@@ -185,12 +185,11 @@ def linear(features: int, outputs: int) -> nn.Linear:
 def nanogpt() -> Work:
     """Training by nanoGPT's recipe on the text of the speed run, from start to exit."""
     from benchmarks.ours import load_recipe
-    from data.tokens import SEPARATOR
 
     corpus = load_recipe(["experiment=shakespeare_speedrun"]).corpus
     folder = tempfile.TemporaryDirectory()
     for split in ("train", "validation"):
         tokens = getattr(corpus, split)
-        tokens[tokens != SEPARATOR].tofile(Path(folder.name, f"{split}.bin"))
+        tokens[tokens != corpus.tokenizer.separator].tofile(Path(folder.name, f"{split}.bin"))
     words = [sys.executable, "-m", "benchmarks.nanogpt", folder.name]
     return Work(lambda: subprocess.run(words, cwd=ROOT, check=True, capture_output=True))

@@ -11,8 +11,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 from configs.foreign_names import answer_to
 from data.config import (
     IMAGE_CONFIGS,
+    TOKENIZERS,
     DigitsConfig,
     ImageFolderConfig,
+    JsonLinesConfig,
+    ParquetConfig,
     PasskeyConfig,
     Place,
     PythonStdlibConfig,
@@ -27,13 +30,15 @@ from system.validation import Options, problems_of
 from training.config import DistributeConfig, OptimizerConfig, TrainingConfig
 
 Model = TransformerLMConfig | AxialViTConfig
-TextData = PythonStdlibConfig | TfdsTextConfig | TextFilesConfig | PasskeyConfig
+TextData = (
+    PythonStdlibConfig | TfdsTextConfig | TextFilesConfig | JsonLinesConfig | ParquetConfig | PasskeyConfig
+)
 Data = TextData | DigitsConfig | TfdsImagesConfig | ImageFolderConfig
 UNSET = "???"
 # Set at the top level, for the model too.
 SHARED = {"model.context_length": "context_length"}
 # Files and directories: a run is the same at other places, if its data are the same.
-PLACES = ("init_from", "data.path", "data.data_dir", "data.cache_dir")
+PLACES = ("init_from", "data.path", "data.data_dir", "data.cache_dir", "data.tokenizer")
 # Keys that may change when a run is resumed: names, places, devices and intervals.
 FREE_KEYS = {
     *PLACES,
@@ -53,6 +58,11 @@ FREE_KEYS = {
 }
 
 
+def open_model() -> TransformerLMConfig:
+    """Default model: the tokenizer determines the size of its vocabulary."""
+    return TransformerLMConfig(vocab_size=None)
+
+
 class Config(TrainingConfig):
     """Options of a run; `context_length` is null for images."""
 
@@ -63,7 +73,7 @@ class Config(TrainingConfig):
     init_from_data: str | None = None
     resample_positions: bool = False
     context_length: Annotated[int, Field(ge=2, le=2**31 - 1)] | None = TransformerLMConfig.context_length
-    model: Annotated[Model, Field(discriminator="architecture")] = field(default_factory=TransformerLMConfig)
+    model: Annotated[Model, Field(discriminator="architecture")] = field(default_factory=open_model)
     data: Annotated[Data, Field(discriminator="source")] = field(default_factory=PythonStdlibConfig)
     distribute: DistributeConfig = field(default_factory=DistributeConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -92,8 +102,6 @@ class Config(TrainingConfig):
                 f"{self.data.source!r} is images, but the model is a language model: choose text, such as "
                 "data=python_stdlib, or add experiment=vit",
             )
-        if self.model.vocab_size < 256:
-            yield "model.vocab_size", f"must be >= 256 to hold every byte, got {self.model.vocab_size}"
 
 
 ADAPTER = TypeAdapter(Config)
@@ -236,7 +244,7 @@ def to_dict(config: Config) -> dict:
 def replace_places(config: Config, change: Callable[[str], str]) -> Config:
     """Copy of a config with `change` applied to each of its `PLACES`."""
     flat = to_flat(config)
-    changes = {key: change(flat[key]) for key in PLACES if flat.get(key) is not None}
+    changes = {key: change(flat[key]) for key in PLACES if flat.get(key) not in (None, *TOKENIZERS)}
     return parse_config(nest(flat | changes))
 
 
@@ -263,6 +271,9 @@ def conflicting_keys(recorded: dict, config: Config) -> list[tuple[str, object, 
 def deciding_keys(config: Config) -> dict[str, object]:
     """JSON value of each key that can change the result of a step."""
     flat = {key: value for key, value in to_flat(config).items() if key not in FREE_KEYS}
+    if "tokenizer" in vars(config.data):  # files are compared by their content
+        value = config.data.tokenizer or "bytes"
+        flat["data.tokenizer"] = value if value in TOKENIZERS else "a file"
     return json.loads(json.dumps(flat))
 
 

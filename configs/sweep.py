@@ -94,7 +94,11 @@ def measures(run_dir: Path) -> dict[str, float]:
     """Final loss in nats per token or image, and accuracy where there is one; empty without a summary."""
     try:
         summary = json.loads((run_dir / "summary.json").read_text())
-        return {name: summary[name] for name in ("validation_loss", "accuracy") if name in summary}
+        return {
+            name: summary[name]
+            for name in ("validation_loss", "bits_per_byte", "accuracy")
+            if name in summary
+        }
     except (OSError, ValueError, TypeError):
         return {}
 

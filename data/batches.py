@@ -15,8 +15,6 @@ from functools import lru_cache
 import numpy as np
 import tensorflow as tf
 
-from data.tokens import SEPARATOR
-
 IGNORED_TARGET = -1  # masked in the loss
 ALL_ROWS = slice(None)
 
@@ -159,5 +157,5 @@ def evaluation_windows(
     positions = windows[:, None] * length + np.arange(length + 1)  # (rows, length + 1)
     pieces = tokens[np.minimum(positions, len(tokens) - 1)].astype(np.int32)  # (rows, length + 1)
     has_target = positions[:, 1:] < len(tokens)  # (rows, length)
-    inputs = np.where(has_target, pieces[:, :-1], SEPARATOR)
+    inputs = np.where(has_target, pieces[:, :-1], 0)
     return inputs, np.where(has_target, pieces[:, 1:], IGNORED_TARGET)

@@ -11,6 +11,8 @@ from system.errors import CommandError
 from system.validation import Options, PositiveInt
 
 HELD_OUT = 0.05
+BPE, BPE_VOCAB_SIZE = "bpe", 4_096
+TOKENIZERS = ("bytes", BPE)  # any other value of `tokenizer` is a path
 Share = Annotated[float, Field(gt=0, lt=1)]
 Sides = tuple[PositiveInt, PositiveInt]  # height and width in pixels
 ImageSize = Annotated[Sides | None, Field(examples=["[64,96]"])]
@@ -27,44 +29,74 @@ def expand_home(path: str) -> str:
 Place = Annotated[str, Field(min_length=1), AfterValidator(expand_home)]  # of a file or directory
 
 
-class PythonStdlibConfig(Options):
-    """Source files of the running Python's standard library, one document for each file."""
+class TextConfig(Options):
+    """Options of every text.
 
-    source: Literal["python_stdlib"] = "python_stdlib"
-    held_out: Share = HELD_OUT
-    reset_positions: bool = False
-    cache_dir: Place | None = None
-
-
-class TextFilesConfig(Options):
-    """UTF-8 text files of the user, one document for each: `path` is a file, a directory or a glob."""
-
-    path: Annotated[Place, Field(examples=["'docs/**/*.md'"])]
-    source: Literal["text_files"] = "text_files"
-    invalid: Literal["skip", "error"] = "skip"
-    held_out: Share = HELD_OUT
-    reset_positions: bool = False
-    cache_dir: Place | None = None
-
-
-class TfdsTextConfig(Options):
-    """Text dataset of TensorFlow Datasets, one document for each example.
-
-    Without a `validation_split`, a share `held_out` of the training split is held out.
+    tokenizer: `bytes`, `bpe`, or the path of a `tokenizer.json` or of a directory with one; None for that of
+        the parent run, or bytes.
+    bpe_vocab_size: 256 bytes, the separator, and pairs of tokens.
     """
 
-    tfds_name: Annotated[str, Field(examples=["tiny_shakespeare"])]
-    source: Literal["tfds"] = "tfds"
-    text_key: str = "text"
-    train_split: str = "train"
-    validation_split: str | None = None
+    tokenizer: Place | None = None
+    bpe_vocab_size: Annotated[int, Field(ge=257)] = BPE_VOCAB_SIZE
     held_out: Share = HELD_OUT
-    data_dir: Place | None = None
     reset_positions: bool = False
     cache_dir: Place | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Key and message of each violated rule between fields."""
+        if self.bpe_vocab_size != BPE_VOCAB_SIZE and self.tokenizer != BPE:
+            yield "bpe_vocab_size", f"has no effect without tokenizer=bpe, got {self.bpe_vocab_size}"
+
+
+class PythonStdlibConfig(TextConfig):
+    """Source files of the running Python's standard library, one document for each file."""
+
+    source: Literal["python_stdlib"] = "python_stdlib"
+
+
+class TextFilesConfig(TextConfig):
+    """UTF-8 text files of the user, one document for each: `path` is a file, a directory or a glob."""
+
+    path: Annotated[Place, Field(examples=["'docs/**/*.md'"])] = field(kw_only=True)
+    source: Literal["text_files"] = "text_files"
+    invalid: Literal["skip", "error"] = "skip"
+
+
+class JsonLinesConfig(TextConfig):
+    """Files with one JSON object on each line, also compressed as `.gz`; `text_key` is a document."""
+
+    path: Annotated[Place, Field(examples=["'corpus/*.jsonl'"])] = field(kw_only=True)
+    source: Literal["json_lines"] = "json_lines"
+    text_key: str = "text"
+    invalid: Literal["skip", "error"] = "error"
+
+
+class ParquetConfig(TextConfig):
+    """Parquet files; each value of the column `text_key` is a document."""
+
+    path: Annotated[Place, Field(examples=["'shards/*.parquet'"])] = field(kw_only=True)
+    source: Literal["parquet"] = "parquet"
+    text_key: str = "text"
+    invalid: Literal["skip", "error"] = "error"
+
+
+class TfdsTextConfig(TextConfig):
+    """Text dataset of TensorFlow Datasets, one document for each example.
+
+    Without a `validation_split`, a share `held_out` of the training split is held out.
+    """
+
+    tfds_name: Annotated[str, Field(examples=["tiny_shakespeare"])] = field(kw_only=True)
+    source: Literal["tfds"] = "tfds"
+    text_key: str = "text"
+    train_split: str = "train"
+    validation_split: str | None = None
+    data_dir: Place | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Key and message of each violated rule between fields."""
+        yield from super().problems()
         if self.validation_split is not None and self.held_out != HELD_OUT:
             yield "held_out", f"is set, and so is validation_split {self.validation_split!r}: set one of them"
 
@@ -73,10 +105,15 @@ class PasskeyConfig(Options):
     """Generated texts that state a passkey of distinct digits and ask for it at the end."""
 
     source: Literal["passkey"] = "passkey"
+    tokenizer: Place | None = None  # as in `TextConfig`, without `bpe`
     digits: Annotated[int, Field(ge=1, le=10)] = 5
     texts: PositiveInt = 5  # maximum in a training row
     reset_positions: bool = True
     held_out_examples: PositiveInt = 500  # texts for evaluation, one in each row
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.tokenizer == BPE:
+            yield "tokenizer", "bpe is trained on the text of a run: set the directory of that run"
 
 
 class AugmentConfig(Options):
@@ -145,4 +182,5 @@ class ImageFolderConfig(Options):
     cache_dir: Place | None = None
 
 
+TEXT_CONFIGS = (PythonStdlibConfig, TextFilesConfig, JsonLinesConfig, ParquetConfig, TfdsTextConfig)
 IMAGE_CONFIGS = (DigitsConfig, TfdsImagesConfig, ImageFolderConfig)

@@ -1,48 +1,48 @@
-"""Text as two memory-mapped arrays of byte tokens: a training and a held-out split.
+"""Text as two memory-mapped arrays of tokens: a training and a held-out split.
 
-Each split is stored as NUL document NUL document NUL ... NUL, so that a model sees where a document starts
+Each split is stored as NUL document NUL document NUL ... NUL, in bytes, or with another separator, in the
+tokens of another tokenizer, so that a model sees where a document starts
 and ends. Exact duplicates are dropped, and held-out text never repeats a training document.
 """
 
-import glob
 import hashlib
-import os
-import sysconfig
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatch, fnmatchcase
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from data.config import PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
+from data.config import (
+    BPE,
+    JsonLinesConfig,
+    ParquetConfig,
+    PasskeyConfig,
+    PythonStdlibConfig,
+    TextConfig,
+    TextFilesConfig,
+    TfdsTextConfig,
+)
 from data.sources import (
     SPLITS,
+    InvalidItem,
     MappedFile,
     Progress,
     Report,
     Source,
     Split,
     cache_folder,
-    file_state,
     hash_files,
     hash_fraction,
     load_or_build,
-    read_file,
 )
+from data.text_sources import python_stdlib_source, record_source, text_files_source
 from data.tfds import tfds_source
-from data.tokens import SEPARATOR, clean_text
+from data.token_arrays import character_start, tokenize, trained_tokenizer
+from data.tokenizer import BYTES, Tokenizer, read_tokenizer
 from system.errors import DataError
-from system.files import walk_files
-from system.text import format_count, print_line, printable
-
-TextConfig = PythonStdlibConfig | TextFilesConfig | TfdsTextConfig
-
-STDLIB_EXCLUDED = (
-    *("test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip"),
-    *("site-packages", "dist-packages", "lib-dynload", "config-*"),
-)
+from system.text import format_count, print_line
 
 
 @dataclass(frozen=True)
@@ -50,30 +50,80 @@ class TextCorpus:
     """Tokens of one corpus.
 
     Attributes:
-        train, validation: (length,) uint8 tokens, memory-mapped.
+        train, validation: (length,) tokens of `tokenizer`, memory-mapped.
         fingerprint: SHA-256 over the tokens of both splits.
         description: one line about the source and its size.
+        num_bytes: bytes of the documents of each split, without separators.
     """
 
     train: np.ndarray
     validation: np.ndarray
     fingerprint: str
     description: str
+    num_bytes: dict[Split, int]
+    tokenizer: Tokenizer = BYTES
+
+    def bits_per_byte(self, loss: float) -> float:
+        """Held-out loss in bits per byte of the text, from the mean in nats per token.
+
+        It is comparable between tokenizers: all of them predict the same text and its separators.
+        """
+        return loss * (len(self.validation) - 1) / (self.num_bytes["validation"] * math.log(2))
+
+    def bytes_of(self, num_tokens: int) -> int:
+        """Approximate number of bytes of training text in `num_tokens` tokens."""
+        return round(num_tokens * self.num_bytes["train"] / len(self.train))
 
 
-def load_text(config: TextConfig, *, report: Report = print_line) -> TextCorpus:
+def load_text(
+    config: TextConfig, *, tokenizer: Tokenizer | None = None, report: Report = print_line
+) -> TextCorpus:
     """Loads the corpus of `config` from the cache, which is built first if any document has changed.
 
-    `report` receives one-line messages: progress and skipped documents.
+    Args:
+        config: source and tokenizer.
+        tokenizer: that of an existing run, in place of the one in the config.
+        report: receives one-line messages: progress and skipped documents.
 
     Raises:
-        DataError: if the documents cannot be found or read, no text is left, or the cache cannot be written.
+        DataError: if the documents or the tokenizer cannot be found or read, no text is left, the text is too
+            short for the vocabulary of `bpe`, or the cache cannot be written.
     """
+    if tokenizer is None and config.tokenizer != BPE:
+        tokenizer = tokenizer_of(config)
+    corpus = load_bytes(config, report=report)
+    options = {"name": config.source, "cache_dir": config.cache_dir, "report": report}
+    options["facts"] = {"text_sha256": corpus.fingerprint, "num_bytes": corpus.num_bytes}
+    if tokenizer is None:
+        tokenizer = trained_tokenizer(corpus.train, vocab_size=config.bpe_vocab_size, **options)
+    if tokenizer.json is None:
+        return corpus
+    splits = {"train": corpus.train, "validation": corpus.validation}
+    tokens, fingerprint = tokenize(splits, tokenizer, **options)
+    facts = f"{tokenizer.vocab_size:,} tokens, {len(corpus.train) / len(tokens['train']):.2f} bytes each"
+    return replace(
+        corpus,
+        **tokens,
+        fingerprint=fingerprint,
+        description=f"{corpus.description}; tokenizer: {facts}",
+        tokenizer=tokenizer,
+    )
+
+
+def tokenizer_of(config: TextConfig | PasskeyConfig) -> Tokenizer:
+    """Tokenizer that a config names, other than `bpe`; raises DataError if it cannot be read."""
+    return BYTES if config.tokenizer in (None, "bytes") else read_tokenizer(config.tokenizer)
+
+
+def load_bytes(config: TextConfig, *, report: Report) -> TextCorpus:
+    """The corpus in byte tokens, from which that in other tokens is built."""
     match config:
         case PythonStdlibConfig():
             source = python_stdlib_source(config)
         case TextFilesConfig():
             source = text_files_source(config)
+        case JsonLinesConfig() | ParquetConfig():
+            source = record_source(config)
         case TfdsTextConfig():
             source = tfds_source(config, report=report)
         case _:
@@ -81,9 +131,14 @@ def load_text(config: TextConfig, *, report: Report = print_line) -> TextCorpus:
     folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": source.held_out})
     meta = load_or_build(folder, source, partial(_tokenize, source), report=report)
     train, validation = (MappedFile(folder / f"{split}.bin", np.uint8, mode="r") for split in SPLITS)
-    train_size, held_out_size = (
-        f"{format_count(meta['num_documents'][split], 'document')}, {len(tokens):,} tokens"
+    # A separator precedes each document, and one follows the last.
+    num_bytes = {
+        split: len(tokens) - meta["num_documents"][split] - 1
         for split, tokens in zip(SPLITS, (train, validation), strict=True)
+    }
+    train_size, held_out_size = (
+        f"{format_count(meta['num_documents'][split], 'document')}, {num_bytes[split]:,} bytes"
+        for split in SPLITS
     )
     cut = format_count(meta["num_divided"], "document")
     ends = f" (of {cut} only the last {100 * source.held_out:g} %)" if meta["num_divided"] else ""
@@ -92,6 +147,7 @@ def load_text(config: TextConfig, *, report: Report = print_line) -> TextCorpus:
         validation=validation,
         fingerprint=meta["fingerprint"],
         description=f"{source.name}: {train_size} for training; {held_out_size} held out{ends}",
+        num_bytes=num_bytes,
     )
 
 
@@ -105,85 +161,6 @@ def check_length(corpus: TextCorpus, context_length: int) -> None:
             )
 
 
-def python_stdlib_source(config: PythonStdlibConfig) -> Source:
-    """The `*.py` files of the running Python's standard library, without its tests and tools."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-
-    def is_included(parts: list[str], is_directory: bool) -> bool:
-        is_excluded = any(fnmatch(parts[-1], each) for each in STDLIB_EXCLUDED)
-        return not is_excluded and (is_directory or parts[-1].endswith(".py"))
-
-    return _file_source(config.source, root, walk_files(root, is_included), held_out=config.held_out)
-
-
-def text_files_source(config: TextFilesConfig) -> Source:
-    """The user's files in sorted order.
-
-    `config.path` is a file, a directory (all files below it) or a glob (`**` is any depth). Hidden files and
-    folders are excluded unless the glob names their dot. The name of a document is its path relative to the
-    directory, or to the part of the glob before the first wildcard.
-
-    Raises:
-        DataError: if the path matches no file.
-    """
-    root, pattern = _root_and_pattern(config.path)
-    files = walk_files(root, lambda parts, is_directory: _matches(parts, pattern, is_directory))
-    if not root.is_dir() or not files:
-        raise DataError(
-            f"data.path={config.path} matches no file in {root.absolute()}; check the path, or use "
-            "a glob such as 'texts/**/*.txt' for files at any depth"
-        )
-    name = f"{config.source} {config.path}"
-    return _file_source(name, root, files, held_out=config.held_out, invalid=config.invalid)
-
-
-def _root_and_pattern(path: str) -> tuple[Path, list[str]]:
-    """Directory that names are relative to, and the parts of the glob that their parts match."""
-    if os.path.isdir(path):
-        return Path(path), ["**"]
-    root = Path(path)
-    if os.path.exists(path):
-        return root.parent, [glob.escape(printable(root.name))]
-    while glob.has_magic(str(root)):
-        root = root.parent
-    return root, list(Path(printable(path)).parts[len(root.parts) :])
-
-
-def _matches(parts: list[str], pattern: list[str], is_directory: bool) -> bool:
-    """Whether a file matches the glob, or a file below a directory may match it."""
-    if not parts:
-        return bool(pattern) if is_directory else set(pattern) <= {"**"}
-    if not pattern:
-        return False
-    if pattern[0] == "**" and _matches(parts, pattern[1:], is_directory):
-        return True
-    if parts[0].startswith(".") and not pattern[0].startswith("."):
-        return False
-    if pattern[0] == "**":
-        return _matches(parts[1:], pattern, is_directory)
-    return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:], is_directory)
-
-
-def _file_source(
-    name: str, root: Path, files: list[tuple[str, Path]], *, held_out: float, invalid: str = "skip"
-) -> Source:
-    identity = {
-        "root": str(root.absolute()),
-        "files": [file_state(name, path) for name, path in files],
-        "invalid": invalid,
-    }
-
-    def documents(split: Split) -> Iterator[tuple[str, bytes | DataError]]:
-        for name, path in files:
-            try:
-                raw = read_file(path)
-            except DataError as error:
-                raw = error
-            yield name, raw
-
-    return Source(name, identity, len(files), "file", documents, held_out=held_out, invalid=invalid)
-
-
 def _tokenize(source: Source, folder: Path, progress: Progress) -> dict:
     """Writes both splits into `folder`, with separators around the documents."""
     max_bytes = None
@@ -191,7 +168,7 @@ def _tokenize(source: Source, folder: Path, progress: Progress) -> dict:
         # The split depends on the number and sizes of all usable documents, which are read twice.
         sizes = [len(content) for *_, content in _usable(source, Progress(source, progress.report))]
         max_bytes = held_out_bytes(sizes, held_out=source.held_out)
-    separator = bytes([SEPARATOR])
+    separator = bytes([BYTES.separator])
     num_documents, num_divided = dict.fromkeys(SPLITS, 0), 0
     with open(folder / "train.bin", "wb") as train, open(folder / "validation.bin", "wb") as validation:
         files = {"train": train, "validation": validation}
@@ -235,6 +212,17 @@ def _usable(source: Source, progress: Progress) -> Iterator[tuple[Split, str, by
                 yield split, name, content
 
 
+def clean_text(raw: bytes) -> bytes:
+    r"""Text with \n for \r\n and \r, no byte order mark; raises InvalidItem if not UTF-8 or if it has NUL."""
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidItem(f"not UTF-8 at byte {error.start}") from None
+    if b"\0" in raw:
+        raise InvalidItem(f"contains NUL at byte {raw.index(0)}")
+    return raw.removeprefix("\ufeff".encode()).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
 def held_out_bytes(sizes: Sequence[int], *, held_out: float) -> int:
     """Bytes to hold out in whole documents; 0 if either split would have fewer than 8 on average.
 
@@ -256,8 +244,7 @@ def divide(name: str, content: bytes, *, held_out: float, max_bytes: int) -> dic
     if len(content) <= max_bytes:
         return {"validation" if hash_fraction(name) < held_out else "train": content}
     cut = len(content) - round(len(content) * held_out)
-    while 0 < cut < len(content) and content[cut] & 0xC0 == 0x80:  # inside a UTF-8 character
-        cut -= 1
+    cut = character_start(content, cut)
     if cut in (0, len(content)):
         return {"train": content}
     return {"train": content[:cut], "validation": content[cut:]}

@@ -45,7 +45,8 @@ class Source:
 
     Attributes:
         identity: JSON values that change whenever an item may have changed.
-        num_items: number of items of all splits, invalid ones included; `unit` is their name in the singular.
+        num_items: number of items of all splits, invalid ones included; None if it is not known in advance.
+        unit: name of an item in the singular.
         items: yields the items of a split, in the same order at every call: (name, raw bytes) of a document,
             or (name, image, label) with an image (height, width, channels) uint8. A `DataError` in place of
             the bytes or the image makes the item invalid.
@@ -53,21 +54,23 @@ class Source:
         classes: names of the classes of images.
         is_published: whether images are used as they are, with duplicates, and with classes without images.
         invalid: whether an invalid item is skipped or raises.
+        action: what is done with the items, before and after it is done.
     """
 
     name: str
     identity: dict
-    num_items: int
+    num_items: int | None
     unit: str
-    items: Callable[[Split], Iterator[tuple]]
+    items: Callable[[Split], Iterator[tuple]] = lambda split: iter(())
     held_out: float | None = None
     classes: tuple[str, ...] = ()
     is_published: bool = False
     invalid: Literal["skip", "error"] = "skip"
+    action: tuple[str, str] = ("reading", "read")
 
     def describe_size(self) -> str:
         """Number of items with their unit."""
-        return format_count(self.num_items, self.unit)
+        return f"the {self.unit}s" if self.num_items is None else format_count(self.num_items, self.unit)
 
 
 @dataclass
@@ -84,24 +87,26 @@ class Progress:
     started_at: float = 0.0
     reported_at: float = 0.0
 
-    def advance(self) -> None:
-        """Counts one more item as done."""
+    def advance(self, count: int = 1) -> None:
+        """Counts more items as done."""
         now = time.monotonic()
         if self.num_done == 0:
             self.started_at = self.reported_at = now
-        self.num_done += 1
+        self.num_done += count
         if now - self.reported_at >= REPORT_EVERY_SECONDS:
             self.reported_at = now
             rate = self.num_done / max(now - self.started_at, 1e-6)
-            left = format_duration((self.source.num_items - self.num_done) / rate)
-            self.report(
-                f"read {self.num_done:,} of {self.source.describe_size()}, {rate:,.0f}/s, {left} left"
+            line = (
+                f"{self.source.action[1]} {self.num_done:,} of {self.source.describe_size()}, {rate:,.0f}/s"
             )
+            if self.source.num_items is not None:
+                line += f", {format_duration((self.source.num_items - self.num_done) / rate)} left"
+            self.report(line)
 
     def skip(self, name: str, error: DataError) -> None:
         """Records an invalid item; raises DataError unless the source skips them."""
         if self.source.invalid == "error":
-            raise DataError(f"{name}: {error}; fix or remove the file, or set data.invalid=skip")
+            raise DataError(f"{name}: {error}; fix or remove it, or set data.invalid=skip")
         self.skipped.append(f"{name}: {error}")
 
     def describe_skipped(self) -> str:
@@ -169,11 +174,11 @@ def _build(folder: Path, source: Source, build: Callable[[Path, Progress], dict]
     try:
         held = lock.acquire(timeout=0)
     except Timeout:
-        report(f"waiting for another process, which reads {source.name}")
+        report(f"waiting for another process, which is {source.action[0]} {source.name}")
         held = lock.acquire()
     with held:
         if (meta := read_meta(folder)) is None:
-            report(f"reading {source.describe_size()} of {source.name}")
+            report(f"{source.action[0]} {source.describe_size()} of {source.name}")
             progress = Progress(source, report)
             with replacing(folder) as temporary:
                 temporary.mkdir()
@@ -223,12 +228,16 @@ def hash_fraction(name: str) -> float:
 def read_file(path: Path) -> bytes:
     """Content of a regular file; raises DataError if it cannot be read."""
     try:
-        # A FIFO blocks, and a device may never end. A directory gives its own error.
-        if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
-            raise OSError("not a regular file")
+        check_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {printable(str(path))}: {reason(error)}") from error
+
+
+def check_regular(path: Path) -> None:
+    """Raises OSError for a FIFO, which blocks, or a device, which may never end; a directory fails later."""
+    if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        raise OSError("not a regular file")
 
 
 def file_state(name: str, path: Path) -> tuple:

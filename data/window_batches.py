@@ -5,13 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.batches import IGNORED_TARGET, EvaluationBatches
-from data.tokens import SEPARATOR
 from system.errors import DataError
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Bytes to predict, in blocks of up to `stride` consecutive bytes of one document.
+    """Tokens to predict, in blocks of up to `stride` consecutive tokens of one document.
 
     Attributes:
         ends: (blocks,) index in `tokens`, (num_tokens,), of the last target of each block.
@@ -31,28 +30,28 @@ class Targets:
 
 
 def choose_targets(
-    tokens: np.ndarray, *, window: int, stride: int, max_targets: int | None = None
+    tokens: np.ndarray, *, separator: int, window: int, stride: int, max_targets: int | None = None
 ) -> Targets:
     """Targets that every window up to `window` can predict, in blocks of `stride`.
 
-    These are the bytes with at least `window` tokens of their document before them, counting its leading
+    These are the tokens with at least `window` tokens of their document before them, counting its leading
     separator. The choice does not depend on the stride.
 
     Args:
-        tokens: (num_tokens,) integers, documents between separators; the last separator may be missing.
+        tokens: (num_tokens,) integers, documents between `separator` tokens; the last one may be missing.
         window: length of the longest window; `stride` is at most that of the shortest.
         max_targets: chooses fewer targets, in whole blocks that are evenly spread; at least `stride`.
 
     Raises:
         DataError: if no document is as long as `window`.
     """
-    starts = np.flatnonzero(tokens == SEPARATOR)
+    starts = np.flatnonzero(tokens == separator)
     stops = np.append(starts[1:], len(tokens))
     longest = int(max(stops - starts, default=1)) - 1
     if longest < window:
         raise DataError(
             f"a window of {window:,} tokens is longer than any held-out document; the longest has "
-            f"{longest:,} bytes. Use shorter windows or longer documents"
+            f"{longest:,} tokens. Use shorter windows or longer documents"
         )
     blocks = [
         (first, min(first + stride, stop) - 1, document)

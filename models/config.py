@@ -133,7 +133,7 @@ class TransformerLMConfig(Options):
     """Decoder-only language model: see `models.transformer.TransformerLM`."""
 
     architecture: Literal["transformer_lm"] = "transformer_lm"
-    vocab_size: PositiveInt = 256
+    vocab_size: PositiveInt | None = 256  # None until the tokenizer is known
     context_length: PositiveInt = 256
     dim: PositiveInt = 128
     num_layers: PositiveInt = 4

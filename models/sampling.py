@@ -92,10 +92,12 @@ class Sampler:
 
     Args:
         model: a `TransformerLM`; each call of `generate` reads its current weights.
+        vocab_size: number of tokens to choose from, if the vocabulary of the model is padded with others.
     """
 
-    def __init__(self, model: TransformerLM):
+    def __init__(self, model: TransformerLM, *, vocab_size: int | None = None):
         self.model = model
+        self.vocab_size = vocab_size or model.config.vocab_size
         self.capacity = model.config.context_length
         self._float32 = model if model.compute_dtype == "float32" else type(model)(model.config)
         cache, finished = self._float32.cache_spec(None), tf.TensorSpec((None,), tf.bool)
@@ -126,7 +128,7 @@ class Sampler:
         """
         if not prompts:
             raise ValueError("there is no prompt; give at least one.")
-        rows, vocab_size = [Row(prompt, options.seed) for prompt in prompts], self.model.config.vocab_size
+        rows = [Row(prompt, options.seed) for prompt in prompts]
         for row in rows:
             if not row.tokens:
                 raise ValueError("a prompt is empty; give at least one token.")
@@ -134,15 +136,15 @@ class Sampler:
                 raise ValueError(
                     f"a prompt has {len(row.tokens)} tokens, the context holds {self.capacity}; shorten it."
                 )
-            if not all(0 <= token < vocab_size for token in row.tokens):
-                raise ValueError(f"a prompt has a token outside the vocabulary of {vocab_size}.")
+            if not all(0 <= token < self.vocab_size for token in row.tokens):
+                raise ValueError(f"a prompt has a token outside the vocabulary of {self.vocab_size}.")
         return self._generate(rows, num_tokens, options)
 
     def _generate(self, rows, num_tokens, options):
         if self._float32 is not self.model:
             for ours, theirs in zip(self._float32.weights, self.model.weights, strict=True):
                 ours.assign(theirs)
-        choice, cache = Choice.from_options(options, self.model.config.vocab_size), None
+        choice, cache = Choice.from_options(options, self.vocab_size), None
         while num_tokens > 0:
             finished = tf.constant([row.finished for row in rows])
             if cache is None or int(cache[0].start) == self.capacity:
@@ -179,8 +181,9 @@ class Sampler:
         """(count, batch, vocab_size) Gumbel noise; zeros (count, batch, 1) for greedy choices."""
         if options.is_greedy:
             return tf.zeros((count, len(rows), 1), tf.float64)
-        size = self.model.config.vocab_size
-        return tf.constant([[row.noise(size, ahead) for row in rows] for ahead in range(count)], tf.float64)
+        return tf.constant(
+            [[row.noise(self.vocab_size, ahead) for row in rows] for ahead in range(count)], tf.float64
+        )
 
     def _next_tokens(self, last, cache, finished, noise, choice, count):
         """(TOKENS_PER_CALL, batch) tokens, of which the first `count` are set, and the cache."""
@@ -196,7 +199,7 @@ class Sampler:
     def _step(self, tokens, cache, finished, noise, choice):
         """(batch,) tokens after the (batch, length) `tokens`, the (batch,) finished rows, and the cache."""
         logits, cache = self._float32.decode(tokens, cache)
-        chosen = choose(logits[:, -1], choice, noise)
+        chosen = choose(logits[:, -1, : self.vocab_size], choice, noise)
         finished |= chosen == choice.stop_token
         return tf.where(finished, FINISHED, chosen), finished, cache
 

@@ -10,6 +10,7 @@ from configs.schema import Config, deciding_keys
 from runs.parent import load_parent_weights
 from runs.resolve import Run, check_recorded
 from system.errors import DivergedError, RunError
+from system.files import write_text
 from system.text import print_note
 from training.checkpoints import Checkpoints
 from training.hardware import describe_environment, environment_changes
@@ -82,7 +83,9 @@ def make_save(run: Run, checkpoints: Checkpoints, log: RunLog) -> Callable[[int,
         progress = {task.unit: step * run.units_per_step, "elapsed_seconds": log.elapsed_seconds}
         checkpoints.save(step, {**progress, **facts, **constant})
         if not run.directory.config.exists():
-            save_config(run.config, run.directory.config)
+            if run.task.tokenizer is not None and run.task.tokenizer.json is not None:
+                write_text(run.directory.tokenizer, run.task.tokenizer.json)
+            save_config(run.config, run.directory.config)  # after the tokenizer, which it requires
 
     return save
 

@@ -46,7 +46,7 @@ def evaluate_passkeys(
     """
     lengths_of = {run: sorted({*lengths, run.trained_length}) for run in runs}
     for run, run_lengths in lengths_of.items():
-        check_room(length=run_lengths[0], digits=num_digits(run))
+        check_room(length=run_lengths[0], digits=num_digits(run), tokenizer=run.tokenizer)
         check_run(run, run_lengths, scalings=scalings)
     cases = make_cases(runs, scalings, lengths=lengths_of)
     depths = np.linspace(0, 1, num_depths)
@@ -75,7 +75,9 @@ def find_keys(
         return tf.argmax(model(inputs, last=digits), axis=-1, output_type=tf.int32)  # (batch, digits)
 
     def find(rows):
-        inputs, targets = held_out_passkeys(numbers[rows], places[rows], length=case.length, digits=digits)
+        inputs, targets = held_out_passkeys(
+            numbers[rows], places[rows], length=case.length, digits=digits, tokenizer=case.run.tokenizer
+        )
         return (predict(tf.constant(inputs)).numpy() == targets[:, -digits:]).all(axis=1)
 
     return [slice(start, start + batch_size) for start in range(0, len(numbers), batch_size)], find

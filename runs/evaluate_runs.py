@@ -42,7 +42,7 @@ def evaluate_run(
     path: Path, model: keras.Model, config: Config, manifest: dict, sizes: list[Size]
 ) -> Iterator[dict]:
     for evaluated in [resized(config, size) for size in sizes] or [config]:
-        task = load_task(evaluated, report=print_error, recorded=True, facts=manifest)
+        task = load_task(evaluated, report=print_error, recorded=True, facts=manifest, run_directory=path)
         if evaluated.model == config.model:
             note_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
         elif model.resamples_positions(*evaluated.model.image_size):

@@ -1,4 +1,4 @@
-"""Loss by context window: the same held-out bytes are predicted from windows of increasing length.
+"""Loss by context window: the same held-out tokens are predicted from windows of increasing length.
 
 The sliding window of Press et al. 2021 (arXiv 2108.12409), by which arXiv 2306.15595 evaluates positional
 interpolation. Zero-shot: the weights of a run under scalings that it was not trained with.
@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from data.config import PasskeyConfig
 from data.corpus import load_text
+from data.tokenizer import Tokenizer
 from data.window_batches import Targets, choose_targets, window_batches
 from runs.extended_context import (
     Case,
@@ -46,7 +47,7 @@ def load_run_with_text(path: Path, *, step: int | str = "latest") -> Run:
         raise RunError(
             f"{path} was trained on generated passkeys, not on text. Measure how many it finds: {command}"
         )
-    corpus = load_text(run.config.data, report=print_error)
+    corpus = load_text(run.config.data, tokenizer=run.tokenizer, report=print_error)
     note_other_data(path, run.config, run.manifest, fingerprint=corpus.fingerprint)
     return replace(run, corpus=corpus)
 
@@ -71,12 +72,15 @@ def evaluate_windows(
         check_run(run, windows, scalings=scalings, attention=attention)
         if run.corpus.fingerprint != runs[0].corpus.fingerprint:
             raise RunError(
-                f"{runs[0].path} and {run.path} hold out different text, so that their losses cannot be "
-                "compared. Evaluate them one by one"
+                f"{runs[0].path} and {run.path} hold out different text, or have different tokenizers, "
+                "so that their losses cannot be compared. Evaluate them one by one"
             )
-    tokens = runs[0].corpus.validation
-    targets = choose_targets(tokens, window=windows[-1], stride=stride, max_targets=max_targets)
+    tokens, tokenizer = runs[0].corpus.validation, runs[0].corpus.tokenizer
+    targets = choose_targets(
+        tokens, separator=tokenizer.separator, window=windows[-1], stride=stride, max_targets=max_targets
+    )
     counts = sum_by_document(targets, targets.counts)
+    num_bytes = count_bytes(targets, tokenizer)
 
     def prepare(case, batch_size):
         evaluate = make_window_evaluator(
@@ -93,7 +97,7 @@ def evaluate_windows(
     sums = [sum_by_document(targets, values[: len(targets)]) for values in losses]
     options = {"attention": attention, "stride": stride}
     return [
-        make_row(case, case_sums, counts, first=sums[0]) | options
+        make_row(case, case_sums, counts, first=sums[0], num_bytes=num_bytes) | options
         for case, case_sums in zip(cases, sums, strict=True)
     ]
 
@@ -145,7 +149,14 @@ def mean_over_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[float, fl
     return float(mean), math.sqrt(scale * (residuals**2).sum())
 
 
-def make_row(case: Case, sums: np.ndarray, counts: np.ndarray, *, first: np.ndarray) -> dict:
+def count_bytes(targets: Targets, tokenizer: Tokenizer) -> int:
+    """Bytes of text of all targets."""
+    sizes = [len(tokenizer.token_bytes(token)) for token in range(tokenizer.vocab_size)]
+    spans = zip(targets.ends, targets.counts, strict=True)
+    return sum(sizes[token] for end, count in spans for token in targets.tokens[end - count + 1 : end + 1])
+
+
+def make_row(case: Case, sums: np.ndarray, counts: np.ndarray, *, first: np.ndarray, num_bytes: int) -> dict:
     """Results of a case; `difference` is its loss minus that of the first case, on the same targets."""
     mean, error = mean_over_documents(sums, counts)
     difference, difference_error = mean_over_documents(sums - first, counts)
@@ -155,10 +166,11 @@ def make_row(case: Case, sums: np.ndarray, counts: np.ndarray, *, first: np.ndar
         "nats_per_token": mean,
         "standard_error": error,
         "perplexity": math.exp(mean),
-        "bits_per_byte": mean / math.log(2),
+        "bits_per_byte": float(sums.sum()) / (num_bytes * math.log(2)),
         "difference": difference,
         "difference_error": difference_error,
         "targets": int(counts.sum()),
+        "bytes": num_bytes,
         "documents": len(counts),
     }
 

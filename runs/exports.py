@@ -11,7 +11,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data.tokens import SEPARATOR
 from models.config import AxialViTConfig
 from models.exported import image_module, text_module
 from rope import plain_operations
@@ -44,14 +43,14 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
     if not output.parent.is_dir():
         raise RunError(f"cannot write {output}: there is no directory {output.parent}")
     model, config, manifest = load_model(run_directory, precision="float32", step=step)
-    task = load_task(config, report=print_error, recorded=True, facts=manifest)
+    task = load_task(config, report=print_error, recorded=True, facts=manifest, run_directory=run_directory)
     if isinstance(config.model, AxialViTConfig):
         module = image_module(model, mean=task.images.mean, deviation=task.images.deviation)
         inputs = np.asarray(task.images.validation.images[:COMPARED_ROWS])
         expected = model(task.normalize(inputs)).numpy()
         model = classifier_of_pixels(model, task.images.mean, task.images.deviation)
     else:
-        module = text_module(model, stop_token=SEPARATOR)
+        module = text_module(model, stop_token=task.tokenizer.separator)
         tokens, *_ = next(iter(task.evaluation_batches(max_batches=1)))
         inputs = np.asarray(tokens)[:COMPARED_ROWS]
         expected = model(inputs).numpy()

@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from configs.schema import Config
 from data.corpus import TextCorpus
+from data.tokenizer import BYTES, Tokenizer
 from models.chunked import CHUNK, is_chunked
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
-from runs.load import load_model
+from runs.load import load_model, load_run_tokenizer
 from system.errors import RunError
 from system.text import can_redraw_lines, escape, print_error
 from training.hardware import available_memory
@@ -35,6 +36,7 @@ class Run:
     model: TransformerLM
     config: Config
     manifest: dict
+    tokenizer: Tokenizer = BYTES
     corpus: TextCorpus | None = None
 
     @property
@@ -76,7 +78,8 @@ class Case(NamedTuple):
 
 
 def load_run(path: Path, *, step: int | str = "latest") -> Run:
-    return Run(path, *load_model(path, of=TransformerLMConfig, step=step))
+    model, config, manifest = load_model(path, of=TransformerLMConfig, step=step)
+    return Run(path, model, config, manifest, load_run_tokenizer(path, config))
 
 
 def make_cases(runs: list[Run], scalings: list[str], *, lengths: dict[Run, list[int]]) -> list[Case]:

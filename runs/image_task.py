@@ -32,6 +32,7 @@ class ImageTask:
 
     unit = "images"
     samples_at_end = False
+    tokenizer = None
     measure = staticmethod(summed_loss_and_accuracy)
 
     @property
@@ -82,6 +83,9 @@ class ImageTask:
             return {}
 
         return sample
+
+    def metrics(self, means: dict[str, float]) -> dict[str, float]:
+        return means
 
     def results(self, means: dict[str, float]) -> dict:
         height, width = self.images.validation.images.shape[1:3]

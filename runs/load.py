@@ -12,7 +12,7 @@ import keras
 from configs.compose import REWRITE, load_config, read_yaml
 from configs.schema import Config, conflicting_keys, describe_difference, flatten, to_flat
 from data.config import IMAGE_CONFIGS, PasskeyConfig
-from data.tokens import SEPARATOR
+from data.tokenizer import BYTES, FILE_NAME, Tokenizer, read_tokenizer
 from models.config import AxialViTConfig
 from models.transformer import TransformerLM
 from models.vit import AxialViT
@@ -36,6 +36,7 @@ class Task(Protocol):
         facts: values for the checkpoint: `data_fingerprint`, and those that inference needs.
         samples_at_end: whether the sampler is called for the last row too; images draw theirs in `finish`.
         measure: sums over the targets of a batch, from `training.evaluation`.
+        tokenizer: that of a text; None for images.
     """
 
     config: Config
@@ -44,6 +45,7 @@ class Task(Protocol):
     facts: dict
     samples_at_end: bool
     measure: Measure
+    tokenizer: Tokenizer | None
 
     def training_batches(self, start_step: int, rows: slice) -> Iterable:
         """Batches of the steps from `start_step` on, restricted to `rows`."""
@@ -53,6 +55,9 @@ class Task(Protocol):
 
     def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
         """Function that samples the model and returns values to log by name."""
+
+    def metrics(self, means: dict[str, float]) -> dict[str, float]:
+        """The means over held-out data, with those in other units."""
 
     def results(self, means: dict[str, float]) -> dict:
         """Row of a table of runs, from the means over all held-out data."""
@@ -73,6 +78,7 @@ def load_task(
     report: Callable[[str], None] = print_line,
     recorded: bool = False,
     facts: dict | None = None,
+    run_directory: Path | None = None,
 ) -> Task:
     """Loads the data of a config.
 
@@ -81,22 +87,30 @@ def load_task(
         report: receives one-line messages.
         recorded: whether the config is that of an existing run, whose data must not change.
         facts: facts in the checkpoint of a trained model; images are normalized as in its training.
+        run_directory: directory of an existing run, whose tokenizer is used.
 
     Raises:
         DataError: if the data cannot be read or do not fit the model.
     """
     if isinstance(config.data, IMAGE_CONFIGS):
         return load_image_task(config, report=report, recorded=recorded, facts=facts)
+    tokenizer = None if run_directory is None else load_run_tokenizer(run_directory, config)
     if isinstance(config.data, PasskeyConfig):
-        return load_passkey_task(config)
-    return load_text_task(config, report=report)
+        return load_passkey_task(config, tokenizer=tokenizer)
+    return load_text_task(config, report=report, tokenizer=tokenizer)
 
 
-def make_model(config: Config) -> keras.Model:
-    """Model of a config, with initial weights."""
+def load_run_tokenizer(run_directory: Path, config: Config) -> Tokenizer:
+    """Tokenizer of a language model's run; raises DataError if its file cannot be read."""
+    is_of_bytes = config.data.tokenizer in (None, "bytes")
+    return BYTES if is_of_bytes else read_tokenizer(run_directory / FILE_NAME)
+
+
+def make_model(config: Config, tokenizer: Tokenizer | None = BYTES) -> keras.Model:
+    """Model of a config, with initial weights; `tokenizer` is that of its text."""
     if isinstance(config.model, AxialViTConfig):
         return AxialViT(config.model, dtype=config.precision)
-    separator = SEPARATOR if config.data.reset_positions else None
+    separator = tokenizer.separator if config.data.reset_positions else None
     return TransformerLM(config.model, dtype=config.precision, document_separator=separator)
 
 
@@ -136,7 +150,8 @@ def load_model(
     remark = ""
     if step == "best":
         step, remark = find_best_step(run_directory)
-    model = make_model(config)
+    is_of_text = not isinstance(config.data, IMAGE_CONFIGS)
+    model = make_model(config, load_run_tokenizer(run_directory, config) if is_of_text else None)
     manifest = restore_weights(run_directory, model, step=None if step == "latest" else step)
     report(f"{run_directory}: using the checkpoint of step {manifest['step']:,}{remark}")
     return model, config, manifest

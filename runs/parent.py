@@ -7,9 +7,12 @@ import keras
 import tensorflow as tf
 
 from configs.schema import Config, describe_difference, differing_keys
+from data.config import BPE, BPE_VOCAB_SIZE, TextConfig
+from data.corpus import tokenizer_of
+from data.tokenizer import FILE_NAME
 from models.config import AxialViTConfig
 from models.grid import resample_grid
-from runs.load import load_run_config, make_model
+from runs.load import load_run_config, load_run_tokenizer, make_model
 from system.errors import ConfigError, RunError
 from system.text import print_line, print_note
 from training.checkpoints import read_latest_manifest, restore_weights
@@ -37,10 +40,13 @@ def fill_from_parent(config: Config) -> Config:
     """Fills in the open values that a new run takes from its parent, and records the parent's checkpoint.
 
     Raises:
-        ConfigError: if the parent has another kind of model.
+        ConfigError: if the parent has another kind of model or another tokenizer.
         RunError: if the parent has no readable checkpoint.
     """
-    config = inherit(config, load_run_config(Path(config.init_from)))
+    parent = load_run_config(Path(config.init_from))
+    config = inherit(config, parent)
+    if not isinstance(config.model, AxialViTConfig):
+        config = inherit_tokenizer(config, parent)
     _, manifest = read_latest_manifest(Path(config.init_from), step=config.init_from_step)
     fingerprint = config.init_from_data or manifest["data_fingerprint"]
     return replace(config, init_from_step=manifest["step"], init_from_data=fingerprint)
@@ -61,6 +67,28 @@ def inherit(config: Config, parent: Config) -> Config:
         config = replace(config, model=fill_missing(config.model, parent.model, ("patch_size",)))
         return fill_original_length(config, trained_grid(parent.model))
     return fill_original_length(config, trained_length(parent))
+
+
+def inherit_tokenizer(config: Config, parent: Config) -> Config:
+    """Fills in the tokenizer of the parent; raises ConfigError if the config names another."""
+    tokenizer, name = load_run_tokenizer(Path(config.init_from), parent), config.data.tokenizer
+    if name is None or (name == BPE and tokenizer.json is not None):
+        place = "bytes" if tokenizer.json is None else str(Path(config.init_from, FILE_NAME))
+        return with_tokenizer(config, place)
+    if name == BPE or tokenizer_of(config.data).sha256 != tokenizer.sha256:
+        raise ConfigError(
+            f"data.tokenizer={name} is another tokenizer than that of init_from={config.init_from}, "
+            "whose weights are of no use with it. Leave it out"
+        )
+    return config
+
+
+def with_tokenizer(config: Config, name: str | None) -> Config:
+    """Config with an existing tokenizer in place of one to train."""
+    changes = {"tokenizer": name}
+    if name != BPE and isinstance(config.data, TextConfig):
+        changes["bpe_vocab_size"] = BPE_VOCAB_SIZE
+    return replace(config, data=replace(config.data, **changes))
 
 
 def fill_missing(config, other, names: tuple[str, ...]):

@@ -16,9 +16,11 @@ from configs.schema import (
     to_dict,
     to_flat,
 )
+from data.config import BPE, TOKENIZERS
+from data.tokenizer import read_tokenizer
 from models.config import AxialViTConfig
 from runs.load import Task, load_run_config, load_task
-from runs.parent import check_parent, fill_from_parent, fill_missing, fill_original_length
+from runs.parent import check_parent, fill_from_parent, fill_missing, fill_original_length, with_tokenizer
 from system.errors import ConfigError
 from system.text import print_line, print_note
 from training.checkpoints import complete_checkpoints
@@ -26,7 +28,7 @@ from training.hardware import resolve_compile, resolve_precision
 from training.replicas import Replicas
 from training.run_log import RunDirectory
 
-# Keys that are null until the parent, or the images, have been read.
+# Keys that are null until the parent, or the images, have been read. Those of texts are filled in below.
 OPEN_KEYS = ("init_from_step", "init_from_data")
 OPEN_IMAGE_KEYS = ("image_size", "channels", "num_classes", "patch_size")
 
@@ -66,19 +68,36 @@ def resolve(config: Config, directory: RunDirectory, replicas: Replicas) -> Run:
     config = replicas.from_chief(
         lambda: resolve_config(config, directory.config), encode=to_dict, decode=parse_config
     )
-    task = load_same_task(config, replicas, recorded=is_recorded)
+    task = load_same_task(config, replicas, directory.path if is_recorded else None)
+    check_tokenizer(task, directory)
     if config.init_from is not None:
         replicas.from_chief(lambda: check_new_run(task.config, directory))
     return Run(task.config, task, directory, replicas)
 
 
-def load_same_task(config: Config, replicas: Replicas, *, recorded: bool) -> Task:
-    """Loads the data on the chief, which may write a cache, and then on the other workers."""
-    task = replicas.from_chief(lambda: load_task(config, recorded=recorded), encode=lambda _: None)
+def load_same_task(config: Config, replicas: Replicas, run_directory: Path | None) -> Task:
+    """Loads the data on the chief, which may write a cache, and then on the other workers.
+
+    `run_directory` is that of a recorded run.
+    """
+    options = {"recorded": run_directory is not None, "run_directory": run_directory}
+    task = replicas.from_chief(lambda: load_task(config, **options), encode=lambda _: None)
     if task is None:
-        task = load_task(config, report=lambda line: None, recorded=recorded)
+        task = load_task(config, report=lambda line: None, **options)
     replicas.check_same({"data_fingerprint": task.facts["data_fingerprint"]})
     return task
+
+
+def check_tokenizer(task: Task, directory: RunDirectory) -> None:
+    """Raises ConfigError if the config names a file with another tokenizer than that of an existing run."""
+    path = None if task.tokenizer is None else task.config.data.tokenizer
+    if path in (None, *TOKENIZERS) or not os.path.exists(path):
+        return  # the run has a copy
+    if read_tokenizer(path).sha256 != task.tokenizer.sha256:
+        raise ConfigError(
+            f"data.tokenizer={path} is another tokenizer than {directory.tokenizer}. "
+            "Use name= for another run."
+        )
 
 
 def resolve_config(config: Config, recorded_path: Path) -> Config:
@@ -121,6 +140,10 @@ def fill_from_record(config: Config, recorded: Config) -> Config:
         config = fill_from_parent(fill_missing(config, recorded, ("init_from_step",)))
     if isinstance(config.model, AxialViTConfig):
         config = replace(config, model=fill_missing(config.model, recorded.model, OPEN_IMAGE_KEYS))
+    else:
+        config = replace(config, model=fill_missing(config.model, recorded.model, ("vocab_size",)))
+        if config.data.tokenizer in ((None,) if config.init_from is None else (None, BPE)):
+            config = with_tokenizer(config, recorded.data.tokenizer)
     return fill_original_length(config, recorded.model.rope.scaling.original_max_position_embeddings)
 
 

@@ -90,7 +90,7 @@ def build(run: Run) -> tuple[keras.Model, keras.optimizers.Optimizer, Checkpoint
         tf.config.experimental.enable_op_determinism()  # raises an error where it is not possible
     keras.utils.set_random_seed(config.seed)  # for the initial weights; every other draw is stateless
     with run.replicas.scope():
-        model = make_model(config)
+        model = make_model(config, run.task.tokenizer)
         optimizer = make_optimizer(config.optimizer, model.trainable_variables, num_steps=config.num_steps)
     checkpoints = Checkpoints(
         run.directory.checkpoints,
@@ -127,7 +127,7 @@ def train_and_evaluate(
             start_step=manifest["step"],
             bad_steps=manifest.get("bad_steps", NO_BAD_STEPS),
             log=log,
-            validate=lambda: evaluate(validation_batches),
+            validate=lambda: task.metrics(evaluate(validation_batches)),
             sample=sample,
             save=save,
             agree=replicas.largest,
@@ -137,7 +137,7 @@ def train_and_evaluate(
             replicas.wait()
             return stop_code
         log.say("evaluating on all held-out data")
-        measures = evaluate(task.evaluation_batches(None, rows))
+        measures = task.metrics(evaluate(task.evaluation_batches(None, rows)))
         if config.sample_every and task.samples_at_end:
             measures |= sample()
         log.write(done, measures)

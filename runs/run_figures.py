@@ -10,18 +10,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from data.image_batches import normalize
-from data.tokens import encode
+from data.tokenizer import label
 from models import kernels, transformer, vit
 from models.config import TransformerLMConfig
 from runs.evaluate_runs import resized
 from runs.figure_style import COLORS, FAINT, SHARES, hide_ticks
 from runs.image_task import ImageTask, load_image_task
-from runs.load import load_model
+from runs.load import load_model, load_run_tokenizer
 from runs.plots import new_figure, without_formulas
 from system.errors import RunError
 from system.text import print_error
 
-LONGEST_PROMPT = 90
+LONGEST_PROMPT, MAX_LABELS = 90, 40
 
 
 @without_formulas
@@ -32,9 +32,10 @@ def attention(run_directory: Path, *, prompt: str, step: int | str = "latest") -
         RunError: if the run is not of a language model, or the prompt is too short or too long.
     """
     model, config, _ = load_model(run_directory, of=TransformerLMConfig, step=step)
-    tokens = encode(prompt)
+    tokenizer = load_run_tokenizer(run_directory, config)
+    tokens = tokenizer.encode(prompt)
     if not 2 <= len(tokens) <= config.context_length:
-        raise RunError(f"--prompt must have 2 to {config.context_length} bytes, got {len(tokens)}")
+        raise RunError(f"--prompt must have 2 to {config.context_length} tokens, got {len(tokens)}")
     layers = attention_weights(model, tf.constant(tokens[np.newaxis], tf.int32))
     num_heads = config.model.num_heads
     figure = new_figure(2.1 * num_heads + 4, 2.2 * len(layers) + 0.8)
@@ -49,11 +50,21 @@ def attention(run_directory: Path, *, prompt: str, step: int | str = "latest") -
             shares = np.sqrt(weights[head] / weights[head].max(axis=1, keepdims=True))
             axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, interpolation="nearest")
             axes.set_title(f"layer {number}, head {head}", fontsize=9)
-            hide_ticks(axes)
+            label_tokens(axes, [label(tokenizer, token) for token in tokens])
         draw_by_distance(row[-1], weights)
     grid[0, -1].set_title("mean attention by distance", fontsize=9)
-    grid[-1, -1].set_xlabel("bytes back")
+    grid[-1, -1].set_xlabel("tokens back")
     return figure
+
+
+def label_tokens(axes: Axes, labels: list[str]) -> None:
+    """Writes the tokens beside the rows and columns, unless there are too many."""
+    hide_ticks(axes)
+    if len(labels) <= MAX_LABELS:
+        size = min(8, 110 / len(labels))  # points; an axis is about 140 long
+        axes.set_yticks(range(len(labels)), labels, fontsize=size)
+        axes.set_xticks(range(len(labels)), labels, fontsize=size, rotation=90)
+        axes.tick_params(length=0, pad=1)
 
 
 def draw_by_distance(axes: Axes, weights: np.ndarray) -> None:

@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +20,19 @@ from data.batches import (
     num_evaluation_windows,
     training_batch,
 )
-from data.corpus import TextCorpus, check_length, load_text
+from data.config import BPE
+from data.corpus import TextCorpus, check_length, load_text, tokenizer_of
 from data.passkeys import check_room, fingerprint, held_out_passkeys, held_out_text, training_passkeys
-from data.tokens import SEPARATOR, VOCAB_SIZE, decode, encode
+from data.token_arrays import MAX_TRAINING_BYTES
+from data.tokenizer import BYTES, Tokenizer
 from models.sampling import Sampler, SamplingOptions
+from system.errors import DataError
 from system.text import format_command
 from training.evaluation import summed_loss, summed_loss_and_answers
 from training.run_log import RunDirectory
 
+# Sizes of matrices that are fast on every device.
+VOCAB_MULTIPLE = 64
 SAMPLE_PROMPT_LENGTH, SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 32, 200, 0.8
 PROMPT_SOURCE_LENGTH = 100_000  # tokens of the held-out text
 # First whole line, else first whole word: a held-out part of a document may begin inside a line.
@@ -47,8 +52,16 @@ class TextTask:
     measure = staticmethod(summed_loss)
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        return self.corpus.tokenizer
+
+    @property
     def description(self) -> str:
-        return self.corpus.description
+        length = self.config.context_length
+        context = (
+            f"; a context of {length:,} tokens holds about {self.corpus.bytes_of(length):,} bytes of text"
+        )
+        return self.corpus.description + (context if self.tokenizer.json else "")
 
     @property
     def facts(self) -> dict:
@@ -76,27 +89,35 @@ class TextTask:
         )
 
     def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
-        sampler = Sampler(model)
-        return lambda: {"sample": sample_text(sampler, self.corpus.validation, seed=self.config.seed)}
+        sampler = Sampler(model, vocab_size=self.tokenizer.vocab_size)
+        tokens, seed = self.corpus.validation, self.config.seed
+        return lambda: {"sample": sample_text(sampler, tokens, self.tokenizer, seed=seed)}
+
+    def metrics(self, means: dict[str, float]) -> dict[str, float]:
+        return {**means, "bits_per_byte": self.corpus.bits_per_byte(means["validation_loss"])}
 
     def results(self, means: dict[str, float]) -> dict:
         loss = means["validation_loss"]
         return {
             "context_length": self.config.context_length,
             "targets": len(self.corpus.validation) - 1,
+            "bytes": self.corpus.num_bytes["validation"],
             "nats_per_token": loss,
             "perplexity": math.exp(loss),
-            "bits_per_byte": loss / math.log(2),
+            "bits_per_byte": self.corpus.bits_per_byte(loss),
         }
 
     def verdict(self, row: dict) -> str:
-        loss = row["validation_loss"]
-        return f"held-out loss {loss:.4f} nats per token, {loss / math.log(2):.4f} bits per byte"
+        loss, bits = row["validation_loss"], row["bits_per_byte"]
+        return f"held-out loss {loss:.4f} nats per token, {bits:.4f} bits per byte"
 
     def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
         files = [directory.samples] if "sample" in row else []
-        command = self.next_command(directory.path)
-        return {"bits_per_byte": row["validation_loss"] / math.log(2)}, files, command
+        context_bytes = self.corpus.bytes_of(self.config.context_length)
+        facts = {"vocab_size": self.tokenizer.vocab_size, "context_bytes": context_bytes}
+        if self.config.data.tokenizer == BPE:
+            facts["tokenizer_training_bytes"] = min(self.corpus.num_bytes["train"], MAX_TRAINING_BYTES)
+        return facts, files, self.next_command(directory.path)
 
     def next_command(self, path: Path) -> str:
         """Loss by window after the extension of a trained context, otherwise generation."""
@@ -106,7 +127,8 @@ class TextTask:
             windows = (str(max(1, length // divisor)) for divisor in (4, 2, 1))
             return format_command("-m", "scripts.evaluate", path, "--windows", *windows)
         # The most frequent first word of a line, such as `def` of Python source.
-        words = re.findall(r"^[^\W\d_]+", decode(self.corpus.validation[:PROMPT_SOURCE_LENGTH]), re.MULTILINE)
+        text = self.tokenizer.decode(self.corpus.validation[:PROMPT_SOURCE_LENGTH])
+        words = re.findall(r"^[^\W\d_]+", text, re.MULTILINE)
         ((word, _),) = Counter(words).most_common(1) or [("The", 1)]
         return format_command("-m", "scripts.generate", path, "--prompt", f"{word} ")
 
@@ -116,6 +138,7 @@ class PasskeyTask:
     """Generated texts of a passkey run; see `runs.load.Task`."""
 
     config: Config
+    tokenizer: Tokenizer
 
     unit = "tokens"
     samples_at_end = True
@@ -126,7 +149,7 @@ class PasskeyTask:
         data = self.config.data
         return (
             f"passkey: a key of {data.digits} digits in a generated text of {self.config.context_length:,} "
-            f"bytes, {data.held_out_examples:,} of them held out"
+            f"tokens, {data.held_out_examples:,} of them held out"
         )
 
     @property
@@ -134,8 +157,10 @@ class PasskeyTask:
         return {"data_fingerprint": fingerprint(**self.sizes)}
 
     @property
-    def sizes(self) -> dict[str, int]:
-        return {"length": self.config.context_length, "digits": self.config.data.digits}
+    def sizes(self) -> dict:
+        """Arguments of the functions of `data.passkeys`."""
+        length, digits = self.config.context_length, self.config.data.digits
+        return {"length": length, "digits": digits, "tokenizer": self.tokenizer}
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
         batch = partial(
@@ -159,17 +184,24 @@ class PasskeyTask:
 
     def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
         """Function that asks the model for the keys of a few held-out texts."""
-        sampler, digits = Sampler(model), self.config.data.digits
-        texts = [held_out_text(index, **self.sizes) for index in range(PASSKEY_SAMPLES)]
-        questions, keys = [text[:-digits] for text in texts], [text[-digits:] for text in texts]
-        prompts = [[SEPARATOR, *encode(question).tolist()] for question in questions]
+        tokenizer, digits = self.tokenizer, self.config.data.digits
+        sampler = Sampler(model, vocab_size=tokenizer.vocab_size)
+        texts = [held_out_text(index, **self.sizes).tolist() for index in range(PASSKEY_SAMPLES)]
+        questions, keys = zip(
+            *((readable(t[:-digits], tokenizer), readable(t[-digits:], tokenizer)) for t in texts),
+            strict=True,
+        )
+        prompts = [[tokenizer.separator, *text[:-digits]] for text in texts]
 
         def sample() -> dict:
             columns = zip(*sampler.generate(prompts, digits, SamplingOptions(temperature=0)), strict=True)
-            answers = [readable(column) for column in columns]
+            answers = [readable(column, tokenizer) for column in columns]
             return {"sample": "\n".join(map(format_answer, questions, answers, keys))}
 
         return sample
+
+    def metrics(self, means: dict[str, float]) -> dict[str, float]:
+        return means
 
     def results(self, means: dict[str, float]) -> dict:
         return {
@@ -189,47 +221,66 @@ class PasskeyTask:
         return {"digits": self.config.data.digits}, files, command
 
 
-def load_text_task(config: Config, *, report: Callable[[str], None]) -> TextTask:
-    """Raises DataError if the text cannot be read or is shorter than one window."""
-    corpus = load_text(config.data, report=report)
+def load_text_task(
+    config: Config, *, report: Callable[[str], None], tokenizer: Tokenizer | None = None
+) -> TextTask:
+    """Loads the text; `tokenizer` is that of an existing run.
+
+    Raises:
+        DataError: if the text cannot be read, is shorter than one window or has tokens that the model lacks.
+    """
+    corpus = load_text(config.data, tokenizer=tokenizer, report=report)
     check_length(corpus, config.context_length)
-    return TextTask(config, corpus)
+    return TextTask(fill_vocab_size(config, corpus.tokenizer), corpus)
 
 
-def load_passkey_task(config: Config) -> PasskeyTask:
-    """Raises DataError if the context is too short for a key and its question."""
-    check_room(length=config.context_length, digits=config.data.digits)
-    return PasskeyTask(config)
+def load_passkey_task(config: Config, *, tokenizer: Tokenizer | None = None) -> PasskeyTask:
+    """Raises DataError if the context is too short for a key, or the vocabulary too small."""
+    tokenizer = tokenizer or tokenizer_of(config.data)
+    check_room(length=config.context_length, digits=config.data.digits, tokenizer=tokenizer)
+    return PasskeyTask(fill_vocab_size(config, tokenizer), tokenizer)
 
 
-def sample_text(sampler: Sampler, tokens: np.ndarray, *, seed: int) -> str:
+def fill_vocab_size(config: Config, tokenizer: Tokenizer) -> Config:
+    """Config with a `model.vocab_size`; raises DataError if it is smaller than that of the tokenizer."""
+    size = config.model.vocab_size
+    if size is None:
+        padded = math.ceil(tokenizer.vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        return replace(config, model=replace(config.model, vocab_size=padded))
+    if size < tokenizer.vocab_size:
+        raise DataError(
+            f"model.vocab_size={size} is smaller than the vocabulary of the tokenizer, "
+            f"{tokenizer.vocab_size:,} tokens. Leave it out, or set another data.tokenizer"
+        )
+    return config
+
+
+def sample_text(sampler: Sampler, tokens: np.ndarray, tokenizer: Tokenizer = BYTES, *, seed: int) -> str:
     """Held-out words, as «prompt», and their continuation by the model."""
-    prompt = encode(choose_prompt(tokens, max_length=min(SAMPLE_PROMPT_LENGTH, sampler.capacity))).tolist()
-    options = SamplingOptions(temperature=SAMPLE_TEMPERATURE, seed=seed, stop_token=SEPARATOR)
+    text = choose_prompt(tokens, tokenizer, max_length=min(SAMPLE_PROMPT_LENGTH, sampler.capacity))
+    prompt = tokenizer.encode(text).tolist()
+    options = SamplingOptions(temperature=SAMPLE_TEMPERATURE, seed=seed, stop_token=tokenizer.separator)
     steps = sampler.generate([prompt], SAMPLE_LENGTH, options)
-    return f"«{readable(prompt)}»{readable(token for (token,) in steps)}"
+    return f"«{readable(prompt, tokenizer)}»{readable((token for (token,) in steps), tokenizer)}"
 
 
-def choose_prompt(tokens: np.ndarray, *, max_length: int) -> str:
+def choose_prompt(tokens: np.ndarray, tokenizer: Tokenizer = BYTES, *, max_length: int) -> str:
     """Whole words of up to `max_length` tokens at the start of a line of the held-out text."""
     tokens = np.asarray(tokens[:PROMPT_SOURCE_LENGTH])
-    parts = np.split(tokens, np.flatnonzero(tokens == SEPARATOR))
-    documents = [decode(part[part != SEPARATOR]) for part in parts]
+    parts = np.split(tokens, np.flatnonzero(tokens == tokenizer.separator))
+    documents = [tokenizer.decode(part[part != tokenizer.separator]) for part in parts]
     starts = (re.search(start, text, re.DOTALL) for start in PROMPT_STARTS for text in documents)
     text = next(filter(None, starts))[1]
-    prompt = decode(encode(text)[:max_length]).rstrip("\N{REPLACEMENT CHARACTER}")
+    prompt = tokenizer.decode(tokenizer.encode(text)[:max_length]).rstrip("\N{REPLACEMENT CHARACTER}")
     words = re.match(r"(.*\S)\s", prompt, re.DOTALL)
     return words[1] if words else prompt
 
 
-def readable(tokens: Iterable[int]) -> str:
-    """Text of the tokens that are bytes, with control characters replaced.
-
-    An untrained model generates any byte, and one with a larger vocabulary other tokens too.
-    """
+def readable(tokens: Iterable[int], tokenizer: Tokenizer = BYTES) -> str:
+    """Text of the tokens with control characters replaced: an untrained model generates any byte."""
     return "".join(
         char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
-        for char in decode([int(token) for token in tokens if 0 <= token < VOCAB_SIZE])
+        for char in tokenizer.decode(tokens)
     )
 
 

@@ -1,7 +1,6 @@
 """Generates text with a trained language model: `python -m scripts.generate outputs/lm --prompt "def "`."""
 
 import argparse
-import codecs
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/generate.py`
 
-from data.tokens import SEPARATOR, VOCAB_SIZE, encode
+from data.tokenizer import BYTES, TextStream, Tokenizer
 from runs.arguments import ArgumentParser, add_step_option, positive_integer
 from system.command import quiet_imports, run_command
 from system.errors import RunError
@@ -26,10 +25,11 @@ def main(arguments: list[str]) -> None:
     with quiet_imports():
         from models.config import TransformerLMConfig
         from models.sampling import Sampler, SamplingOptions
-        from runs.load import load_model
+        from runs.load import load_model, load_run_tokenizer
 
-    prompts = [encode(prompt) for prompt in options.prompt]
     model, config, _ = load_model(options.run_directory, of=TransformerLMConfig, step=options.step)
+    tokenizer = load_run_tokenizer(options.run_directory, config)
+    prompts = [tokenizer.encode(prompt) for prompt in options.prompt]
     try:
         sampling = SamplingOptions(
             temperature=options.temperature,
@@ -37,18 +37,18 @@ def main(arguments: list[str]) -> None:
             top_p=options.top_p,
             seed=options.seed,
             overflow=options.overflow,
-            stop_token=SEPARATOR,
+            stop_token=tokenizer.separator,
         )
-        steps = Sampler(model).generate(prompts, options.length, sampling)
+        steps = Sampler(model, vocab_size=tokenizer.vocab_size).generate(prompts, options.length, sampling)
     except ValueError as error:
         raise RunError(str(error)) from error
     longest = max(map(len, prompts))
     if longest + options.length > config.context_length:
         print_note(
-            f"{longest} bytes of prompt and {options.length} more exceed the context of "
+            f"{longest} tokens of prompt and {options.length} more exceed the context of "
             f"{config.context_length}; {OVERFLOW_NOTES[options.overflow]}."
         )
-    print_texts(prompts, steps)
+    print_texts(prompts, steps, tokenizer)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -56,12 +56,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
     prompt = "text to continue; repeat the option for a batch of prompts"
     parser.add_argument("--prompt", action="append", required=True, help=prompt)
-    length = "number of bytes to generate (default %(default)s)"
+    length = "number of tokens to generate (default %(default)s)"
     parser.add_argument("--length", type=positive_integer, default=400, help=length)
     temperature = "divides the logits; 0 for greedy decoding (default %(default)s)"
     parser.add_argument("--temperature", type=float, default=0.8, help=temperature)
-    parser.add_argument("--top-k", type=int, help="sample only from the k most probable bytes")
-    top_p = "sample only from the most probable bytes whose total probability reaches this value"
+    parser.add_argument("--top-k", type=int, help="sample only from the k most probable tokens")
+    top_p = "sample only from the most probable tokens whose total probability reaches this value"
     parser.add_argument("--top-p", type=float, help=top_p)
     parser.add_argument("--seed", type=int, default=0, help="random seed (default %(default)s)")
     overflow = "when the context is full, continue from its second half, or stop (default %(default)s)"
@@ -70,7 +70,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def print_texts(prompts: Sequence[Sequence[int]], steps: Iterator[Sequence[int]]) -> None:
+def print_texts(
+    prompts: Sequence[Sequence[int]], steps: Iterator[Sequence[int]], tokenizer: Tokenizer = BYTES
+) -> None:
     """Prints a single text while it is generated, or several when all are complete; then the speed.
 
     Args:
@@ -78,32 +80,29 @@ def print_texts(prompts: Sequence[Sequence[int]], steps: Iterator[Sequence[int]]
         steps: (prompts,) tokens of each step; -1 in a row that has ended.
     """
     started = time.perf_counter()
-    columns = print_stream(prompts[0], steps) if len(prompts) == 1 else list(steps)
+    columns = print_stream(prompts[0], steps, tokenizer) if len(prompts) == 1 else list(steps)
     elapsed_seconds = time.perf_counter() - started
     if len(prompts) > 1:
         for row, prompt in enumerate(prompts):
-            text = bytes(prompt) + to_bytes(column[row] for column in columns)
-            print_result(f"--- {row + 1} ---\n{text.decode(errors='replace')}")
+            text = tokenizer.decode([*prompt, *(column[row] for column in columns)])
+            print_result(f"--- {row + 1} ---\n{text}")
     count = sum(int(token) >= 0 for column in columns for token in column)
-    speed = f"{count / elapsed_seconds:.0f} bytes/s"
-    print_error(f"{count} bytes in {elapsed_seconds:.1f} s, {speed}, including compilation.")
+    speed = f"{count / elapsed_seconds:.0f} tokens/s"
+    print_error(f"{count} tokens in {elapsed_seconds:.1f} s, {speed}, including compilation.")
 
 
-def print_stream(prompt: Sequence[int], steps: Iterable[Sequence[int]]) -> list[Sequence[int]]:
-    """Prints each character as soon as its last byte is generated, and returns the steps."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    print_result(decoder.decode(bytes(prompt)), end="")
+def print_stream(
+    prompt: Sequence[int], steps: Iterable[Sequence[int]], tokenizer: Tokenizer = BYTES
+) -> list[Sequence[int]]:
+    """Prints each character as soon as it is complete, and returns the steps."""
+    stream = TextStream(tokenizer)
+    print_result(stream.add(prompt), end="")
     columns = []
     for column in steps:
         columns.append(column)
-        print_result(decoder.decode(to_bytes(column)), end="")
-    print_result(decoder.decode(b"", final=True))
+        print_result(stream.add(column), end="")
+    print_result(stream.add([], is_last=True))
     return columns
-
-
-def to_bytes(tokens: Iterable[int]) -> bytes:
-    """Bytes without the end of a row, -1, and the tokens of a larger vocabulary."""
-    return bytes(int(token) for token in tokens if 0 <= token < VOCAB_SIZE)
 
 
 if __name__ == "__main__":

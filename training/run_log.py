@@ -16,7 +16,12 @@ from system.errors import RunError, reason
 from system.files import sync, write_text
 from system.text import can_redraw_lines, format_duration, print_line, print_note
 
-FORMATS = {"loss": "loss {:.4f}", "validation_loss": "validation {:.4f}", "accuracy": "accuracy {:.2%}"}
+FORMATS = {
+    "loss": "loss {:.4f}",
+    "validation_loss": "validation {:.4f}",
+    "bits_per_byte": "{:.4f} bits/byte",
+    "accuracy": "accuracy {:.2%}",
+}
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
@@ -33,6 +38,7 @@ class RunDirectory:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.tokenizer = self.path / "tokenizer.json"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"

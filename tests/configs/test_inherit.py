@@ -55,7 +55,7 @@ def test_group_on_the_command_line_is_not_inherited():
     assert config == replace(
         Config(name="child", init_from="outputs/docs"),
         context_length=64,
-        model=TransformerLMConfig(context_length=64),
+        model=TransformerLMConfig(context_length=64, vocab_size=None),
     )
     assert lines == ["context_length from outputs/docs"]
 

@@ -18,7 +18,7 @@ from models.config import AxialViTConfig, TransformerLMConfig
 from system.errors import ConfigError, RunError
 from training.config import OptimizerConfig
 
-SOURCES = "python_stdlib, tfds, text_files, passkey, digits, tfds_images, image_folder"
+SOURCES = "python_stdlib, tfds, text_files, json_lines, parquet, passkey, digits, tfds_images, image_folder"
 VISION = {
     "context_length": None,
     "model": {"architecture": "axial_vit"},
@@ -160,7 +160,8 @@ def test_unknown_choice_is_reported_with_the_choices(values, problem):
         ),
         (
             {"data": {"source": "python_stdlib", "path": "x"}},
-            "unknown key 'data.path' here; it belongs to data.source=text_files or data.source=image_folder",
+            "unknown key 'data.path' here; it belongs to data.source=text_files or data.source=json_lines or "
+            "data.source=parquet or data.source=image_folder",
         ),
         (
             {"model": {"pooling": "mean"}},
@@ -189,7 +190,18 @@ def test_missing_key_is_reported_with_an_example(value):
             {"data": {"source": "tfds", "tfds_name": "x", "validation_split": "test", "held_out": 0.1}},
             "data.held_out is set, and so is validation_split 'test': set one of them",
         ),
-        ({"model": {"vocab_size": 255}}, "model.vocab_size must be >= 256 to hold every byte, got 255"),
+        (
+            {"data": {"source": "python_stdlib", "bpe_vocab_size": 300}},
+            "data.bpe_vocab_size has no effect without tokenizer=bpe, got 300",
+        ),
+        (
+            {"data": {"source": "python_stdlib", "tokenizer": "bpe", "bpe_vocab_size": 256}},
+            "data.bpe_vocab_size must be >= 257, got 256",
+        ),
+        (
+            {"data": {"source": "passkey", "tokenizer": "bpe"}},
+            "data.tokenizer bpe is trained on the text of a run: set the directory of that run",
+        ),
         ({"name": ""}, "name must be a plain directory name, got ''"),
         ({"name": ".."}, "name must be a plain directory name, got '..'"),
         ({"name": "a/b"}, "name must be a plain directory name, got 'a/b'"),

@@ -12,6 +12,8 @@ from configs.schema import flatten, parse_config, to_flat
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 REQUIRED = {
     "data=text_files": "data.path=docs",
+    "data=json_lines": "data.path=a.jsonl",
+    "data=parquet": "data.path=a.parquet",
     "data=tfds_text": "data.tfds_name=tiny_shakespeare",
     "data=tfds_images": "data.tfds_name=mnist",
     "data=image_folder": "data.path=photos",

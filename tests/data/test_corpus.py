@@ -165,7 +165,7 @@ def test_one_of_several_threads_or_processes_builds_an_entry(tmp_path):
         return {"number": len(builds)}
 
     def report(message):
-        if message == "waiting for another process, which reads texts":
+        if message == "waiting for another process, which is reading texts":
             waiting.set()
 
     def load_entry(_):

@@ -9,6 +9,7 @@ from data.batches import IGNORED_TARGET
 from data.passkeys import (
     FILLER,
     check_room,
+    encode_pieces,
     filler,
     fingerprint,
     held_out_passkeys,
@@ -17,6 +18,7 @@ from data.passkeys import (
     smallest_text,
     training_passkeys,
 )
+from data.tokenizer import BYTES
 from system.errors import DataError
 
 TEXT = re.compile(r"(.*)The key: (\d+)\. (.*)What was the key\? The key: (\d+)", re.DOTALL)
@@ -27,10 +29,15 @@ def text_of(row):
     return bytes(row.astype(np.uint8)).decode()
 
 
+def text(index, **options):
+    """A held-out text of byte tokens."""
+    return text_of(held_out_text(index, **options))
+
+
 @pytest.mark.parametrize(("size", "digits"), [(256, 5), (61, 3), (1024, 10)])
 def test_text_has_its_size_and_ends_with_the_stated_key(size, digits):
-    text = passkey_text(np.random.default_rng(0), size=size, digits=digits)
-    assert len(text.encode()) == size
+    text = text_of(passkey_text(np.random.default_rng(0), size=size, digits=digits))
+    assert len(text) == size
     _, stated, _, asked = TEXT.fullmatch(text).groups()
     assert stated == asked
     assert len(stated) == digits
@@ -39,7 +46,7 @@ def test_text_has_its_size_and_ends_with_the_stated_key(size, digits):
 @pytest.mark.parametrize(("depth", "size"), [(0.0, 256), (0.1, 700), (0.5, 256), (0.73, 700), (1.0, 256)])
 def test_key_is_between_two_sentences_near_its_depth(depth, size):
     for seed in range(20):
-        text = passkey_text(np.random.default_rng(seed), size=size, digits=5, depth=depth)
+        text = text_of(passkey_text(np.random.default_rng(seed), size=size, digits=5, depth=depth))
         before, _, after, _ = TEXT.fullmatch(text).groups()
         room = len(before) + len(after)
         assert abs(len(before) - depth * room) <= max(map(len, FILLER)) / 2
@@ -47,33 +54,34 @@ def test_key_is_between_two_sentences_near_its_depth(depth, size):
 
 
 def test_key_and_filler_are_the_same_at_every_depth():
-    parts = [TEXT.fullmatch(held_out_text(3, length=256, digits=5, depth=d)).groups() for d in (0.0, 0.4, 1)]
+    parts = [TEXT.fullmatch(text(3, length=256, digits=5, depth=d)).groups() for d in (0.0, 0.4, 1)]
     assert len({before + after for before, _, after, _ in parts}) == 1
     assert len({key for _, key, _, _ in parts}) == 1
     assert len({before for before, _, _, _ in parts}) == 3
 
 
 def test_default_depths_are_uniform():
-    befores = [len(TEXT.fullmatch(held_out_text(i, length=600, digits=5))[1]) for i in range(400)]
+    befores = [len(TEXT.fullmatch(text(i, length=600, digits=5))[1]) for i in range(400)]
     shares = np.histogram(befores, bins=4, range=(0, 600 - smallest_text(5)))[0] / 400
     np.testing.assert_allclose(shares, 0.25, atol=0.08)  # 3.7 standard errors of 400 draws
 
 
 def test_digits_of_a_key_are_distinct_and_uniform():
     for digits in (2, 10):
-        keys = [held_out_text(i, length=90, digits=digits)[-digits:] for i in range(50)]
+        keys = [text(i, length=90, digits=digits)[-digits:] for i in range(50)]
         assert {len(set(key)) for key in keys} == {digits}
-    keys = np.array([list(held_out_text(i, length=60, digits=3)[-3:]) for i in range(300)])
+    keys = np.array([list(text(i, length=60, digits=3)[-3:]) for i in range(300)])
     for place in range(3):
         assert set(keys[:, place]) == set("0123456789")
 
 
 def test_filler_is_whole_sentences_except_for_its_start():
-    first, *others = filler(np.random.default_rng(0), 200)
+    choices = encode_pieces(BYTES).filler
+    first, *others = map(text_of, filler(np.random.default_rng(0), 200, choices))
     assert sum(map(len, [first, *others])) == 200
     assert set(others) <= set(FILLER)
     assert any(sentence.endswith(first) for sentence in FILLER)
-    assert filler(np.random.default_rng(0), 0) == []
+    assert filler(np.random.default_rng(0), 0, choices) == []
     assert not any(char.isdigit() or char == ":" for sentence in FILLER for char in sentence)
 
 
@@ -83,9 +91,9 @@ def test_held_out_targets_are_the_digits_of_the_answer():
     assert inputs.dtype == targets.dtype == np.int32
     assert (targets[:, :-5] == IGNORED_TARGET).all()
     for row, target, number in zip(inputs, targets, (4, 0), strict=True):
-        text = held_out_text(number, length=90, digits=5)
-        assert text_of(row) == "\0" + text[:-1]
-        assert text_of(target[-5:]) == text[-5:]
+        expected = text(number, length=90, digits=5)
+        assert text_of(row) == "\0" + expected[:-1]
+        assert text_of(target[-5:]) == expected[-5:]
 
 
 def test_training_targets_are_the_answers_of_all_texts_of_a_row():
@@ -127,7 +135,7 @@ def test_held_out_texts_differ_from_training_texts():
 def test_context_too_short_for_the_question_raises():
     shortest = smallest_text(5)
     check_room(length=shortest, digits=5)
-    assert held_out_text(0, length=shortest, digits=5).count("The key: ") == 2
+    assert text(0, length=shortest, digits=5).count("The key: ") == 2
     with pytest.raises(DataError, match=rf"a context of {shortest - 1} tokens is too short for a key of 5"):
         check_room(length=shortest - 1, digits=5)
 

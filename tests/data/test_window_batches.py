@@ -23,7 +23,7 @@ EXPECTED = [*range(8, 12), 22, *range(37, 59)]
 
 def rows_of(*, window, stride, batch_size=3, longest=8, **options):
     """(inputs, targets) of every row, without those that fill up the last batch."""
-    chosen = choose_targets(TOKENS, window=longest, stride=stride, **options)
+    chosen = choose_targets(TOKENS, separator=0, window=longest, stride=stride, **options)
     batches = window_batches(chosen, window=window, batch_size=batch_size)
     rows = [row for inputs, targets in batches for row in zip(inputs, targets, strict=True)]
     assert all((targets == -1).all() for _, targets in rows[len(chosen) :])
@@ -57,7 +57,7 @@ def test_target_follows_its_inputs_which_are_of_its_document(window, stride):
 
 
 def test_blocks_have_the_number_of_their_document():
-    chosen = choose_targets(TOKENS, window=8, stride=3)
+    chosen = choose_targets(TOKENS, separator=0, window=8, stride=3)
     sums = np.bincount(chosen.documents, weights=chosen.counts)
     np.testing.assert_array_equal(sums, [4, 0, 1, 0, 22, *[0] * (len(sums) - 5)])
 
@@ -74,11 +74,11 @@ def test_fewer_targets_are_whole_blocks_spread_over_all():
 
 
 def test_last_separator_may_be_missing():
-    chosen = choose_targets(TOKENS[:-1], window=8, stride=3)
+    chosen = choose_targets(TOKENS[:-1], separator=0, window=8, stride=3)
     assert chosen.ends[-1] == len(TOKENS) - 2
 
 
 def test_window_longer_than_any_document_raises():
-    assert len(choose_targets(TOKENS, window=29, stride=4)) == 1
-    with pytest.raises(DataError, match=r"window of 30 tokens is longer .* the longest has 29 bytes"):
-        choose_targets(TOKENS, window=30, stride=4)
+    assert len(choose_targets(TOKENS, separator=0, window=29, stride=4)) == 1
+    with pytest.raises(DataError, match=r"window of 30 tokens is longer .* the longest has 29 tokens"):
+        choose_targets(TOKENS, separator=0, window=30, stride=4)

@@ -246,12 +246,9 @@ def test_irrelevant_tensors_are_left_out(tmp_path):
 def test_the_byte_tokenizer_encodes_bytes_without_loss(tmp_path, model_of):
     from tokenizers import Tokenizer
 
-    from data.tokens import SEPARATOR
+    from data.tokenizer import BYTES
 
-    class Bytes:
-        json, separator = None, SEPARATOR
-
-    save_pretrained(model_of(num_layers=1), tmp_path, Bytes)
+    save_pretrained(model_of(num_layers=1), tmp_path, BYTES)
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     text = "def f(x):\r\n\t'<0x41> \N{GREEK SMALL LETTER PI} \N{WOMAN}\N{ZERO WIDTH JOINER}' "
     assert tokenizer.get_vocab_size() == 256

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from data.tokens import encode
+from data.tokenizer import BYTES
 from runs.text_task import choose_prompt, sample_text
 
 
 def held_out(*documents):
-    return encode("".join(f"\0{document}" for document in documents) + "\0")
+    return BYTES.encode("".join(f"\0{document}" for document in documents) + "\0")
 
 
 @pytest.mark.parametrize(

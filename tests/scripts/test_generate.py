@@ -10,7 +10,7 @@ import pytest
 
 from configs.compose import save_config
 from configs.schema import parse_config
-from data.tokens import SEPARATOR
+from data.tokenizer import BYTES
 from models.sampling import Sampler, SamplingOptions
 from models.transformer import TransformerLM
 from scripts.generate import main, parse, print_stream, print_texts
@@ -18,11 +18,18 @@ from system.text import escape
 from training.checkpoints import Checkpoints
 
 CONTEXT = 24
-SPEED = r"(\d+) bytes in \d+\.\d s, \d+ bytes/s, including compilation\."
+SPEED = r"(\d+) tokens in \d+\.\d s, \d+ tokens/s, including compilation\."
 CONFIG = {
     "name": "tiny",
     "context_length": CONTEXT,
-    "model": {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "mlp_dim": 20},
+    "model": {
+        "vocab_size": 256,
+        "dim": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "mlp_dim": 20,
+    },
     "data": {"source": "python_stdlib"},
     "precision": "float32",
     "compile": "graph",
@@ -57,7 +64,7 @@ def sampler(model):
 @pytest.fixture
 def traced_once(sampler, monkeypatch):
     """Makes the command use one sampler, which traces its functions once; its model has the same weights."""
-    monkeypatch.setattr("models.sampling.Sampler", lambda model: sampler)
+    monkeypatch.setattr("models.sampling.Sampler", lambda model, **options: sampler)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +72,7 @@ def continued(sampler):
     """`continued(prompt, length, **options)`: the expected output of the command."""
 
     def continued(prompt, length, **options):
-        options = SamplingOptions(**({"temperature": 0.8, "stop_token": SEPARATOR} | options))
+        options = SamplingOptions(**({"temperature": 0.8, "stop_token": BYTES.separator} | options))
         steps = sampler.generate([prompt.encode()], length, options)
         added = bytes(int(token) for (token,) in steps if token >= 0)
         return escape((prompt.encode() + added).decode(errors="replace")) + "\n"

@@ -1,0 +1,211 @@
+"""Tokenizers: UTF-8 bytes, and a Hugging Face `tokenizer.json`, which byte-pair encoding can be trained to.
+
+The library `tokenizers` is imported in functions: a run on bytes does not need it.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from system.errors import DataError, reason
+
+FILE_NAME = "tokenizer.json"
+TRAINED_SEPARATOR = "<|endoftext|>"
+# Special tokens that can separate documents, by preference: a model has seen them before each document.
+SEPARATORS = ("<s>", "<|begin_of_text|>", "<bos>", TRAINED_SEPARATOR, "</s>", "<|end_of_text|>", "<eos>")
+SPACE_SIGN = "\N{LOWER ONE EIGHTH BLOCK}"  # a space in tokens of SentencePiece
+
+
+class Tokenizer(Protocol):
+    """Tokens are integers from 0 to `vocab_size - 1`.
+
+    Attributes:
+        separator: token before and after each document; no text is encoded to it.
+        sha256: hash that identifies the tokenizer.
+        json: content of its `tokenizer.json`; None for bytes.
+        dtype: smallest unsigned integer that holds every token.
+    """
+
+    vocab_size: int
+    separator: int
+    sha256: str
+    json: str | None
+    dtype: np.dtype
+
+    def encode(self, text: str) -> np.ndarray:
+        """(length,) tokens of a text; the names of special tokens in it are encoded as text."""
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of the tokens; incomplete characters become U+FFFD, and tokens out of range are left out."""
+
+    def token_bytes(self, token: int) -> bytes:
+        """UTF-8 bytes that a token adds to a text; none for a special token."""
+
+
+class ByteTokenizer:
+    """Bytes as tokens: 0 separates documents, 1 to 255 are the bytes of UTF-8 text."""
+
+    vocab_size, separator, json, dtype = 256, 0, None, np.dtype(np.uint8)
+    sha256 = hashlib.sha256(bytes(range(vocab_size))).hexdigest()
+
+    def encode(self, text: str) -> np.ndarray:
+        # Surrogate escapes are the bytes of a command line that are not UTF-8.
+        return np.frombuffer(text.encode("utf-8", errors="surrogateescape"), np.uint8).copy()
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        return bytes(token for token in map(int, tokens) if 0 <= token < 256).decode(errors="replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        return b"" if token == self.separator else bytes([token])
+
+
+BYTES = ByteTokenizer()
+
+
+class JsonTokenizer:
+    """Tokenizer of the Hugging Face library `tokenizers`.
+
+    Args:
+        content: content of a `tokenizer.json`.
+        name: its name in error messages.
+
+    Raises:
+        DataError: if it cannot be loaded, or has none of the `SEPARATORS` as a special token.
+    """
+
+    def __init__(self, content: str, *, name: str = FILE_NAME):
+        import tokenizers
+
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(content)
+        except Exception as error:  # the library raises no class of its own
+            raise DataError(f"{name} is not a tokenizer.json that can be loaded: {reason(error)}") from error
+        # Otherwise the text "<s>" in a document would become a separator.
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = {id: token.content for id, token in added.items() if token.special}
+        ids = {content: id for id, content in self._special.items()}
+        separator = next((ids[content] for content in SEPARATORS if content in ids), None)
+        if separator is None:
+            raise DataError(
+                f"{name} has no special token that can separate documents; add one of {', '.join(SEPARATORS)}"
+            )
+        self.separator = separator
+        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.json = content
+        self.sha256 = hashlib.sha256(content.encode()).hexdigest()
+        self.dtype = np.min_scalar_type(self.vocab_size - 1)
+        self._byte_of = (
+            byte_alphabet() if '"ByteLevel"' in json.dumps(json.loads(content)["decoder"]) else None
+        )
+
+    def encode(self, text: str) -> np.ndarray:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Tokens of each text, computed on all processors."""
+        texts = [text.encode(errors="surrogateescape").decode(errors="replace") for text in texts]
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, self.dtype) for encoding in encodings]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        valid = [token for token in map(int, tokens) if 0 <= token < self.vocab_size]
+        return self._tokenizer.decode(valid, skip_special_tokens=True)
+
+    def token_bytes(self, token: int) -> bytes:
+        piece = self._tokenizer.id_to_token(int(token))
+        if piece is None or token in self._special:
+            return b""
+        if self._byte_of is not None and set(piece) <= self._byte_of.keys():
+            return bytes(map(self._byte_of.get, piece))
+        if match := re.fullmatch("<0x([0-9A-F]{2})>", piece):
+            return bytes.fromhex(match[1])
+        return piece.replace(SPACE_SIGN, " ").encode()
+
+
+def byte_alphabet() -> dict[str, int]:
+    """Byte of each character in tokens of byte-level encodings, as defined by GPT-2."""
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+def read_tokenizer(path: str | os.PathLike) -> JsonTokenizer:
+    """Tokenizer of a `tokenizer.json`, or of a directory that contains one.
+
+    Raises:
+        DataError: if it cannot be read or used.
+    """
+    path = Path(path, FILE_NAME) if os.path.isdir(path) else Path(path)
+    try:
+        content = path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the tokenizer {path}: {reason(error)}") from error
+    return JsonTokenizer(content, name=str(path))
+
+
+def train_bpe(texts: Iterable[str], *, vocab_size: int) -> JsonTokenizer:
+    """Trains byte-level byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909; bytes as in GPT-2).
+
+    The same texts give the same tokens. The result encodes any text and decodes it to the same text.
+
+    Raises:
+        DataError: if the texts do not hold enough pairs of tokens for the vocabulary.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[TRAINED_SEPARATOR],
+        initial_alphabet=sorted(byte_alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if tokenizer.get_vocab_size() < vocab_size:
+        raise DataError(
+            f"data.bpe_vocab_size={vocab_size} is more than the training text supports: it has pairs for "
+            f"{tokenizer.get_vocab_size():,} tokens. Decrease it, or add text"
+        )
+    return JsonTokenizer(tokenizer.to_str())
+
+
+def label(tokenizer: Tokenizer, token: int) -> str:
+    """Short printable text of one token for a plot or table: spaces are visible, other bytes escaped."""
+    text = tokenizer.token_bytes(token).decode(errors="backslashreplace")
+    return repr(text)[1:-1].replace("\\\\x", "\\x").replace(" ", "\N{OPEN BOX}") or "\N{BULLET}"
+
+
+class TextStream:
+    """Text of tokens that arrive one by one, in whole characters."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        # Tokens of the last text returned, and those after: decoding may drop a space from the first token.
+        self._tokens: list[int] = []
+        self._num_returned = 0
+
+    def add(self, tokens: Iterable[int], *, is_last: bool = False) -> str:
+        """Text that the tokens complete; with `is_last` incomplete characters too, as U+FFFD."""
+        self._tokens += map(int, tokens)
+        returned = self._tokenizer.decode(self._tokens[: self._num_returned])
+        text = self._tokenizer.decode(self._tokens)
+        if text.endswith("\N{REPLACEMENT CHARACTER}") and not is_last:
+            return ""
+        del self._tokens[: self._num_returned]
+        self._num_returned = len(self._tokens)
+        return text[len(returned) :]
