@@ -35,7 +35,7 @@ from system.errors import RunError
 from system.text import format_command, print_error
 
 # Columns left out of the table.
-JSON_COLUMNS = {"step", "context_length", "factor", "attention", "stride"}
+JSON_COLUMNS = {"step", "context_length", "factor", "attention", "stride", "bytes"}
 CURVE_MARKERS = "os^vDXP*"
 
 

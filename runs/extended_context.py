@@ -36,8 +36,8 @@ class Run:
     model: TransformerLM
     config: Config
     manifest: dict
-    tokenizer: Tokenizer = BYTES
     corpus: TextCorpus | None = None
+    tokenizer: Tokenizer = BYTES
 
     @property
     def trained_length(self) -> int:
@@ -79,7 +79,7 @@ class Case(NamedTuple):
 
 def load_run(path: Path, *, step: int | str = "latest") -> Run:
     model, config, manifest = load_model(path, of=TransformerLMConfig, step=step)
-    return Run(path, model, config, manifest, load_run_tokenizer(path, config))
+    return Run(path, model, config, manifest, tokenizer=load_run_tokenizer(path, config))
 
 
 def make_cases(runs: list[Run], scalings: list[str], *, lengths: dict[Run, list[int]]) -> list[Case]:

@@ -53,10 +53,7 @@ def test_every_document_is_in_one_split(folder):
     assert corpus.train.dtype == corpus.validation.dtype == np.uint8
     assert sorted(train + validation) == sorted(path.read_bytes() for path in folder.iterdir())
     assert 20 < len(validation) < 60  # 40 expected, standard deviation 6
-    sizes = (
-        f"{len(docs)} documents, {len(tokens):,} tokens"
-        for docs, tokens in ((train, corpus.train), (validation, corpus.validation))
-    )
+    sizes = (f"{len(docs)} documents, {sum(map(len, docs)):,} bytes" for docs in (train, validation))
     assert corpus.description == "text_files {}: {} for training; {} held out".format(folder, *sizes)
 
 
@@ -75,7 +72,7 @@ def test_one_file_is_split_by_its_tail(tmp_path):
     corpus = load(path, held_out=0.1)
     assert documents_of(corpus.train)[0] + documents_of(corpus.validation)[0] == b"0123456789\n" * 10
     assert len(documents_of(corpus.validation)[0]) == 11
-    size = "101 tokens for training; 1 document, 13 tokens held out (of 1 document only the last 10 %)"
+    size = "99 bytes for training; 1 document, 11 bytes held out (of 1 document only the last 10 %)"
     assert corpus.description.endswith(size)
 
 

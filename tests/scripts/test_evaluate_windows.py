@@ -30,7 +30,7 @@ def corpus_of(lengths=LENGTHS, fingerprint="a"):
     draw = np.random.default_rng(5)
     parts = [np.append(draw.integers(97, 105, length), 0) for length in lengths]
     tokens = np.concatenate([[0], *parts]).astype(np.uint8)
-    return TextCorpus(tokens, tokens, fingerprint, "made")
+    return TextCorpus(tokens, tokens, fingerprint, "made", num_bytes={})
 
 
 def run_of(*, rope=None, **model):
