@@ -42,7 +42,7 @@ BELOW = {
 SYSTEM_NEEDS = {"pydantic", "pydantic_core"}
 HYDRA = {"hydra", "omegaconf"}
 # Files and lines that `python train.py` reaches by imports, and lines of the longest function.
-MOST_FILES = 67
+MOST_FILES = 68
 MOST_LINES = 10_700
 LONGEST_FUNCTION = 60
 # Two files share a name only where they mirror each other.

@@ -115,7 +115,7 @@ def test_a_text_longer_than_the_context_is_noted(
         main, run_directory, "--prompt", "def ", "--length", 30, "--temperature", 0, "--overflow", overflow
     )
     assert (code, out) == (0, continued("def ", added, temperature=0))
-    assert note == f"note: 4 bytes of prompt and 30 more exceed the context of {CONTEXT}; {what}."
+    assert note == f"note: 4 tokens of prompt and 30 more exceed the context of {CONTEXT}; {what}."
     assert re.fullmatch(SPEED, speed)[1] == str(added)
 
 

@@ -1,0 +1,161 @@
+"""Corpora in the tokens of a subword tokenizer."""
+
+import hashlib
+import json
+import math
+
+import numpy as np
+import pytest
+
+from data import token_arrays
+from data.config import TextFilesConfig
+from data.corpus import load_text
+from data.tokenizer import BYTES, JsonTokenizer
+from system.errors import DataError
+
+WORDS = "the quick brown fox jumps over lazy dogs naïve 你好 \U0001f600 while seven wizards vex"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """60 documents, one of which names the separator."""
+    folder = tmp_path_factory.mktemp("corpus") / "texts"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for index in range(60):
+        text = " ".join(draw.choice(WORDS.split(), 5 + index))
+        (folder / f"{index:02}.txt").write_text(text + ("<|endoftext|>\n" if index == 7 else "\n"))
+    return folder
+
+
+def load(folder, *, report=lambda message: None, run_tokenizer=None, **options):
+    options = {"path": str(folder), "held_out": 0.2, "cache_dir": str(folder.parent / "cache")} | options
+    return load_text(TextFilesConfig(**options), tokenizer=run_tokenizer, report=report)
+
+
+@pytest.fixture(scope="module")
+def corpora(folder):
+    """The same documents in bytes and in 400 tokens."""
+    return load(folder), load(folder, tokenizer="bpe", bpe_vocab_size=400)
+
+
+def documents_of(corpus, split):
+    """The documents between the separators."""
+    tokens = np.asarray(getattr(corpus, split))
+    separators = np.flatnonzero(tokens == corpus.tokenizer.separator)
+    assert separators[0] == 0 and separators[-1] == len(tokens) - 1
+    return [corpus.tokenizer.decode(part[1:]) for part in np.split(tokens, separators[1:])[:-1]]
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_documents_and_their_bytes_are_those_of_the_byte_corpus(corpora, split):
+    in_bytes, in_tokens = corpora
+    documents = [text.strip("\0") for text in documents_of(in_bytes, split)]
+    assert documents_of(in_tokens, split) == documents
+    size = sum(len(document.encode()) for document in documents)
+    assert in_bytes.num_bytes[split] == in_tokens.num_bytes[split] == size
+    assert getattr(in_tokens, split).dtype == np.uint16
+    assert len(getattr(in_tokens, split)) < size / 2
+
+
+def test_the_fingerprint_is_that_of_the_tokens(corpora):
+    in_bytes, in_tokens = corpora
+    hashes = [
+        hashlib.sha256(tokens.tobytes()).hexdigest() for tokens in (in_tokens.train, in_tokens.validation)
+    ]
+    assert in_tokens.fingerprint == hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+    assert in_tokens.fingerprint != in_bytes.fingerprint
+    assert in_tokens.description.startswith(in_bytes.description + "; tokenizer: 400 tokens, ")
+
+
+def test_meta_records_dtype_tokenizer_and_bytes(folder, corpora):
+    (path,) = folder.parent.glob("cache/tokens-*/meta.json")
+    meta = json.loads(path.read_text())
+    assert meta["dtype"] == "uint16"
+    assert meta["tokenizer_sha256"] == corpora[1].tokenizer.sha256
+    assert meta["num_bytes"] == corpora[1].num_bytes
+    (path,) = folder.parent.glob("cache/bpe-*/meta.json")
+    assert json.loads(path.read_text())["training_bytes"] == len(corpora[0].train)
+
+
+def test_bits_per_byte_of_a_uniform_model_are_its_tokens_times_their_entropy(corpora):
+    for corpus, vocab_size in zip(corpora, (256, 400), strict=True):
+        num_targets, num_bytes = len(corpus.validation) - 1, corpus.num_bytes["validation"]
+        expected = num_targets * math.log(vocab_size) / (num_bytes * math.log(2))
+        assert corpus.bits_per_byte(math.log(vocab_size)) == pytest.approx(expected, rel=1e-15)
+
+
+def test_bits_per_byte_do_not_depend_on_the_tokenizer(corpora):
+    """A model that gives each byte, and the separator, 5 bits has the same bits per byte in any tokens."""
+    found = []
+    for corpus in corpora:
+        sizes = [max(1, len(corpus.tokenizer.token_bytes(token))) for token in corpus.validation[1:]]
+        found.append(corpus.bits_per_byte(5 * math.log(2) * np.mean(sizes)))
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    assert 5 < found[0] < 5.2  # separators have bits, but no bytes
+
+
+def test_the_training_split_alone_trains_the_tokenizer(folder, corpora, monkeypatch):
+    seen = []
+    real = token_arrays.train_bpe
+    monkeypatch.setattr(token_arrays, "train_bpe", lambda texts, **o: real(seen.extend(texts) or seen, **o))
+    corpus = load(folder, tokenizer="bpe", bpe_vocab_size=300)
+    assert [text for text in seen if text] == documents_of(corpus, "train")
+
+
+def test_long_training_text_is_sampled_evenly(monkeypatch, tmp_path):
+    monkeypatch.setattr(token_arrays, "MAX_TRAINING_BYTES", 40)
+    monkeypatch.setattr(token_arrays, "TRAINING_PIECE_BYTES", 10)
+    seen = []
+    real = token_arrays.train_bpe
+    monkeypatch.setattr(token_arrays, "train_bpe", lambda texts, **o: real(seen.extend(texts) or seen, **o))
+    stored = np.frombuffer(b"\0" + b"".join(b"%04d" % n for n in range(250)) + b"\0", np.uint8)
+    options = {"name": "made", "facts": {}, "cache_dir": str(tmp_path), "report": lambda line: None}
+    token_arrays.trained_tokenizer(stored, vocab_size=257, **options)
+    assert list(filter(None, seen)) == ["000000010", "0820083008", "0165016601", "702480249"]
+
+
+def test_a_second_load_tokenizes_nothing(folder, corpora, monkeypatch):
+    monkeypatch.setattr(JsonTokenizer, "encode_batch", lambda self, texts: pytest.fail("encoded again"))
+    again = load(folder, tokenizer="bpe", bpe_vocab_size=400)
+    np.testing.assert_array_equal(again.train, corpora[1].train)
+    assert isinstance(again.train, np.memmap)
+    recorded = load(folder, tokenizer="bpe", bpe_vocab_size=400, run_tokenizer=again.tokenizer)
+    assert recorded.fingerprint == again.fingerprint
+
+
+def test_long_documents_are_encoded_in_pieces_without_loss(monkeypatch, corpora):
+    monkeypatch.setattr(token_arrays, "PIECE_BYTES", 16)
+    monkeypatch.setattr(token_arrays, "BLOCK_BYTES", 40)
+    documents = ["你好" * 40, "a" * 16, "short", "a line\nand another line\n" * 9, "x" * 15, "\U0001f600" * 9]
+    stored = np.frombuffer(("\0" + "\0".join(documents) + "\0").encode(), np.uint8)
+    blocks = list(token_arrays.read_blocks(stored))
+    assert len(blocks) > 5
+    assert all(len(text.encode()) <= 16 for pieces in blocks for text, _ in pieces)
+    text = "".join(text + "\0" * ends_document for pieces in blocks for text, ends_document in pieces)
+    assert text == "\0".join(documents) + "\0"
+    own = [text for pieces in token_arrays.read_blocks(stored[:122]) for text, _ in pieces][:16]
+    assert own == [text for pieces in blocks for text, _ in pieces][:16]  # a function of the document alone
+
+
+def test_progress_reports_rate_and_remaining_time(folder, corpora, monkeypatch):
+    monkeypatch.setattr("data.sources.REPORT_EVERY_SECONDS", 0)
+    lines = []
+    load(folder, tokenizer="bpe", bpe_vocab_size=310, report=lines.append)
+    total = len(corpora[0].train) + len(corpora[0].validation)
+    assert f"training a tokenizer on {len(corpora[0].train):,} bytes of text_files" in lines
+    assert f"tokenizing {total:,} bytes of text_files" in lines
+    assert any(line.startswith("tokenized ") and line.endswith("0:00 left") for line in lines)
+
+
+def test_a_tokenizer_file_is_used_as_it_is(folder, corpora, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(corpora[1].tokenizer.json)
+    assert load(folder, tokenizer=str(path)).fingerprint == corpora[1].fingerprint
+    assert load(folder, tokenizer="bytes").tokenizer is BYTES
+
+
+def test_a_vocabulary_larger_than_the_text_supports_is_refused(folder):
+    with pytest.raises(DataError, match=r"data.bpe_vocab_size=4096 is more than the training text supports"):
+        load(folder, tokenizer="bpe")
+    assert not list(folder.parent.glob("cache/.*.partial"))

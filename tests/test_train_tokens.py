@@ -1,0 +1,201 @@
+"""Runs in the tokens of a subword tokenizer, from training to generation."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from configs.compose import load_config
+from data.tokenizer import BYTES, JsonTokenizer, read_tokenizer
+from runs.evaluate_runs import evaluate_runs
+from runs.load import load_model, load_task
+from runs.text_task import load_passkey_task
+from tests.run_helpers import WITHOUT_SAMPLES, assert_mentions, refusal
+
+BPE = ("data.tokenizer=bpe", "data.bpe_vocab_size=290", "num_steps=4", "eval_every=2", "checkpoint_every=2")
+
+
+@pytest.fixture(scope="module")
+def bpe_run(workplace):
+    """Directory of a finished run with its own tokenizer of 290 tokens."""
+    assert workplace.train(*BPE, "name=bpe") == 0
+    return workplace.outputs / "bpe"
+
+
+@pytest.fixture(scope="module")
+def file_run(workplace, bpe_run, tmp_path_factory):
+    """Directory of a finished run with the tokenizer of a file that is gone."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    shutil.copy(bpe_run / "tokenizer.json", path)
+    words = (*BPE[2:], f"data.tokenizer={path}", "name=file", WITHOUT_SAMPLES)
+    assert workplace.train(*words) == 0
+    path.unlink()
+    return workplace.outputs / "file", words, path
+
+
+def test_the_run_records_its_tokenizer_and_the_size_of_its_vocabulary(bpe_run):
+    tokenizer = read_tokenizer(bpe_run)
+    assert tokenizer.vocab_size == 290
+    model = yaml.safe_load((bpe_run / "config.yaml").read_text())["model"]
+    assert model["vocab_size"] == 320  # a multiple of 64
+    summary = json.loads((bpe_run / "summary.json").read_text())
+    config = load_config(bpe_run / "config.yaml")
+    corpus = load_task(config, run_directory=bpe_run).corpus
+    assert summary["tokenizer_training_bytes"] == corpus.num_bytes["train"]
+    assert summary["context_bytes"] == corpus.bytes_of(16) > 24
+    rows = [json.loads(line) for line in (bpe_run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        if "validation_loss" in row:
+            assert row["bits_per_byte"] == corpus.bits_per_byte(row["validation_loss"])
+    assert (
+        f"a context of 16 tokens holds about {corpus.bytes_of(16)} bytes"
+        in load_task(config, run_directory=bpe_run).description
+    )
+
+
+def test_evaluation_in_two_tokenizers_equals_a_numpy_reference(eagerly, trained_run, bpe_run):
+    rows = evaluate_runs([trained_run, bpe_run], [])
+    for row, path in zip(rows, (trained_run, bpe_run), strict=True):
+        model, config, _ = load_model(path)
+        corpus = load_task(config, run_directory=path).corpus
+        tokens, length, nats = np.asarray(corpus.validation, np.int32), 16, 0.0
+        for start in range(0, len(tokens) - 1, length):
+            window = tokens[start : start + length + 1]
+            logits = model(window[None, :-1]).numpy()[0].astype(float)
+            peak = logits.max(axis=1)
+            entropies = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
+            nats += (entropies - logits[np.arange(len(window) - 1), window[1:]]).sum()
+        text = corpus.tokenizer.decode(tokens[tokens != corpus.tokenizer.separator]).encode()
+        assert (row["targets"], row["bytes"]) == (len(tokens) - 1, len(text))
+        # float32 logits
+        assert row["bits_per_byte"] == pytest.approx(nats / (len(text) * math.log(2)), rel=1e-5)
+    assert rows[0]["bytes"] == rows[1]["bytes"]
+
+
+def test_a_run_needs_neither_the_file_nor_the_cache_again(workplace, file_run):
+    path, words, _ = file_run
+    shutil.rmtree(workplace.text.parent / "cache")
+    copy = path.with_name("unfinished")
+    shutil.copytree(path, copy)
+    shutil.rmtree(copy / "checkpoints" / "step-00000004")
+    (copy / "summary.json").unlink()
+    assert workplace.train(*words, "name=unfinished") == 0
+    assert json.loads((copy / "summary.json").read_text())["step"] == 4
+    assert (copy / "tokenizer.json").read_bytes() == (path / "tokenizer.json").read_bytes()
+
+
+def test_another_tokenizer_on_resume_is_refused(workplace, bpe_run, file_run, capsys):
+    path, words, tokenizer_path = file_run
+    content = json.loads((path / "tokenizer.json").read_text())
+    content["model"]["merges"].pop()
+    tokenizer_path.write_text(json.dumps(content))
+    (line,) = refusal(workplace, capsys, *words)
+    assert_mentions(line, f"data.tokenizer={tokenizer_path}", str(path / "tokenizer.json"), "name=")
+    tokenizer_path.unlink()
+    for value in ("bytes", "bpe"):
+        lines = refusal(workplace, capsys, *words, f"data.tokenizer={value}", label="config error")
+        assert_mentions(lines[0], "data.tokenizer is a file there", value)
+    lines = refusal(workplace, capsys, *BPE[2:], "name=bpe", "data.tokenizer=bytes", label="config error")
+    assert_mentions(lines[0], "data.tokenizer is bpe there, bytes here")
+
+
+def test_a_child_takes_the_tokenizer_of_its_parent(workplace, bpe_run, capsys):
+    child = ("init_from=" + str(bpe_run), "num_steps=1", "name=child", WITHOUT_SAMPLES, "~data.path")
+    assert workplace.train(*child) == 0
+    directory = workplace.outputs / "child"
+    assert (directory / "tokenizer.json").read_bytes() == (bpe_run / "tokenizer.json").read_bytes()
+    assert load_config(directory / "config.yaml").data.tokenizer == str(bpe_run / "tokenizer.json")
+    assert workplace.train(*child) == 0  # the same command again
+    assert "This run is complete" in capsys.readouterr().out
+    for value in ("bytes", str(workplace.outputs / "other")):
+        (workplace.outputs / "other").mkdir(exist_ok=True)
+        content = json.loads((bpe_run / "tokenizer.json").read_text())
+        content["model"]["merges"].pop()
+        (workplace.outputs / "other" / "tokenizer.json").write_text(json.dumps(content))
+        (line,) = refusal(
+            workplace, capsys, *child, "name=new", f"data.tokenizer={value}", label="config error"
+        )
+        assert_mentions(line, f"data.tokenizer={value} is another tokenizer", str(bpe_run))
+
+
+def test_a_run_on_bytes_has_no_child_with_a_tokenizer(workplace, trained_run, capsys):
+    child = ("init_from=" + str(trained_run), "name=new", "data.tokenizer=bpe")
+    (line,) = refusal(workplace, capsys, *child, label="config error")
+    assert_mentions(line, "data.tokenizer=bpe is another tokenizer", str(trained_run))
+
+
+def test_passkeys_are_written_in_the_tokens_of_the_parent(bpe_run):
+    tokenizer = read_tokenizer(bpe_run)
+    config = load_config(bpe_run / "config.yaml")
+    from data.config import PasskeyConfig
+
+    data = PasskeyConfig(tokenizer=str(bpe_run), digits=4)
+    task = load_passkey_task(replace(config, context_length=90, data=data))
+    inputs, targets = task.evaluation_batches(max_batches=1)[0]
+    assert inputs.shape == (4, 90)
+    for row, target in zip(inputs, targets, strict=True):
+        answer = target[target >= 0]
+        assert len(answer) == 4
+        text = tokenizer.decode([*row, target[-1]])
+        key = tokenizer.decode(answer)
+        assert text.endswith(f"What was the key? The key: {key}")
+        assert f"The key: {key}. " in text
+        assert row[0] == tokenizer.separator
+
+
+def test_a_vocabulary_smaller_than_that_of_the_tokenizer_is_refused(workplace, capsys):
+    (line,) = refusal(workplace, capsys, *BPE, "name=new", "model.vocab_size=289")
+    assert_mentions(line, "model.vocab_size=289 is smaller than", "290 tokens")
+    (line,) = refusal(workplace, capsys, "name=new", "model.vocab_size=255")
+    assert_mentions(line, "model.vocab_size=255 is smaller than", "256 tokens")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["cannot read the tokenizer", "No such file"]),
+        ("{", ["is not a tokenizer.json that can be loaded"]),
+        (
+            '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}',
+            ["no special token that can separate"],
+        ),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_used_is_refused(workplace, tmp_path, capsys, content, words):
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content)
+    (line,) = refusal(workplace, capsys, "name=new", f"data.tokenizer={path}")
+    assert_mentions(line, str(path), *words)
+    assert not (workplace.outputs / "new").exists()
+
+
+def test_padding_is_never_sampled(bpe_run):
+    from models.sampling import Sampler, SamplingOptions
+
+    model, _, _ = load_model(bpe_run)
+    model.embedding.embeddings.assign(np.random.default_rng(0).normal(size=(320, 16)))
+    tokens = [int(step[0]) for step in Sampler(model, vocab_size=290).generate([[5]], 200, SamplingOptions())]
+    assert max(tokens) < 290
+    tokens = [int(step[0]) for step in Sampler(model).generate([[5]], 200, SamplingOptions())]
+    assert max(tokens) >= 290
+
+
+def test_commands_read_the_tokens_of_the_run(eagerly, bpe_run, capsys):
+    from scripts.evaluate import main as evaluate
+    from scripts.visualize import main as visualize
+
+    evaluate([str(bpe_run), "--windows", "4", "8", "--json", "--targets", "60"])
+    rows = json.loads(capsys.readouterr().out)
+    corpus = load_task(load_config(bpe_run / "config.yaml"), run_directory=bpe_run).corpus
+    for row in rows:
+        assert 1 < row["bytes"] / row["targets"] < 5
+        nats = row["nats_per_token"] * row["targets"]
+        assert row["bits_per_byte"] == pytest.approx(nats / (row["bytes"] * math.log(2)))
+    visualize([str(bpe_run), "--prompt", "the quick brown"])
+    assert (bpe_run / "attention.png").exists()
+    assert isinstance(corpus.tokenizer, JsonTokenizer) and corpus.tokenizer is not BYTES
