@@ -40,6 +40,10 @@ class ImageTask:
         return self.images.description
 
     @property
+    def epoch_size(self) -> int:
+        return len(self.images.train.labels)
+
+    @property
     def facts(self) -> dict:
         return {
             "data_fingerprint": self.images.fingerprint,
@@ -80,7 +84,7 @@ class ImageTask:
             predictions = self.predictions(self.examples, probabilities)
             with directory.optional(directory.predictions):
                 plot_predictions(directory.predictions, {"held-out images": predictions})
-            return {}
+            return {"predictions": directory.predictions}
 
         return sample
 

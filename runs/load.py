@@ -33,6 +33,7 @@ class Task(Protocol):
         config: the run's config, with the values that come from the data filled in.
         unit: unit of the training data, `tokens` or `images`.
         description: one line about the data.
+        epoch_size: number of units in the training data; None if they are generated.
         facts: values for the checkpoint: `data_fingerprint`, and those that inference needs.
         samples_at_end: whether the sampler is called for the last row too; images draw theirs in `finish`.
         measure: sums over the targets of a batch, from `training.evaluation`.
@@ -42,6 +43,7 @@ class Task(Protocol):
     config: Config
     unit: str
     description: str
+    epoch_size: int | None
     facts: dict
     samples_at_end: bool
     measure: Measure

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,11 +18,11 @@ from runs.plots import plot_loss
 from runs.resolve import Run, resolve
 from system.errors import ConfigError
 from system.files import write_text
-from system.text import format_duration, print_line, print_note
+from system.text import format_command, format_duration, print_line, print_note
 from training.checkpoints import Checkpoints
 from training.evaluation import make_evaluator
 from training.hardware import initialize_devices, physical_memory
-from training.loop import NO_BAD_STEPS, train
+from training.loop import NO_BAD_STEPS, stop_reason, train
 from training.multi_device import make_replicas
 from training.optimizer import make_optimizer
 from training.replicas import ONE_DEVICE, Replicas
@@ -45,7 +46,8 @@ def train_run(config: Config) -> int:
         if replicas.is_chief:
             if manifest["step"] > 0:  # a new run records its config with its first checkpoint
                 save_config(run.config, directory.config)
-            print_line(f"{describe(run, model)}\n{manifest['origin']}")
+            curves = format_command("-m", "tensorboard.main", "--logdir", directory.path)
+            print_line(f"{describe(run, model)}\n{directory.path}: {manifest['origin']}; curves: {curves}")
         if replicas.any(manifest["step"] == run.config.num_steps and directory.is_complete()):
             replicas.on_chief(lambda: print_line(f"This run is complete. Its summary: {directory.summary}"))
             return 0
@@ -133,16 +135,18 @@ def train_and_evaluate(
             agree=replicas.largest,
         )
         if stop_code:
-            log.say(f"stopped after step {done:,}, saved. The same command resumes from there.")
+            command = format_command("train.py", *sys.argv[1:])
+            log.say(f"stopped after step {done:,} by {stop_reason(stop_code)}, saved. To resume: {command}")
             replicas.wait()
             return stop_code
         log.say("evaluating on all held-out data")
-        measures = task.metrics(evaluate(task.evaluation_batches(None, rows)))
+        batches = task.evaluation_batches(None, rows)
+        measures = task.metrics(evaluate(log.progress(batches) if replicas.is_chief else batches))
         if config.sample_every and task.samples_at_end:
             measures |= sample()
         log.write(done, measures)
-    if replicas.is_chief:
-        finish(run, model, log.rows[-1])
+        if replicas.is_chief:
+            finish(run, model, log)
     replicas.wait()
     return 0
 
@@ -168,10 +172,12 @@ def describe(run: Run, model: keras.Model) -> str:
         batch = f"{config.batch_size} x {config.context_length} tokens"
     if options.learned_rotations != "none":
         details.append(f"{options.learned_rotations} learned rotations")
+    total, size = config.num_steps * run.units_per_step, run.task.epoch_size
+    epochs = f" ({total / size:.3g} epochs)" if size else ""
     return (
         f"model: {model.count_params():,} parameters, {options.num_layers} layers, dim {options.dim}, "
         f"{options.num_heads} heads, {', '.join(details)}\n"
-        f"recipe: {config.num_steps:,} steps of {batch}, {config.num_steps * run.units_per_step:,} in all; "
+        f"recipe: {config.num_steps:,} steps of {batch}, {total:,} in all{epochs}; "
         f"{OPTIMIZERS[config.optimizer.name]}, learning rate {config.optimizer.learning_rate:g}, seed "
         f"{config.seed}\n{run.task.description}"
     )
@@ -203,12 +209,9 @@ def describe_language_model(model: TransformerLMConfig) -> list[str]:
     return details
 
 
-def finish(run: Run, model: keras.Model, row: dict) -> None:
-    """Writes the pictures and summary.json, and prints what was written and a command to try next.
-
-    `row` is the last row of metrics.jsonl.
-    """
-    task, directory = run.task, run.directory
+def finish(run: Run, model: keras.Model, log: RunLog) -> None:
+    """Writes the pictures and summary.json, and prints what was written and a command to try next."""
+    task, directory, row = run.task, run.directory, log.rows[-1]
     facts, files, next_command = task.finish(directory, model, row)
     verdict = task.verdict(row)
     summary = {
@@ -223,6 +226,8 @@ def finish(run: Run, model: keras.Model, row: dict) -> None:
     with directory.optional(directory.loss_plot):
         title = f"{run.config.name}: {verdict}"
         plot_loss(read_rows(directory), directory.loss_plot, unit=task.unit, title=title)
+    log.write_pictures(row["step"], files)
+    log.sync()
     write_text(directory.summary, format_summary(summary))  # the last file: it marks the run as complete
     print_line(f"{row[task.unit]:,} {task.unit} in {format_duration(row['elapsed_seconds'])}: {verdict}")
     written = [directory.loss_plot, directory.summary, *files]

@@ -64,6 +64,10 @@ class TextTask:
         return self.corpus.description + (context if self.tokenizer.json else "")
 
     @property
+    def epoch_size(self) -> int:
+        return len(self.corpus.train)
+
+    @property
     def facts(self) -> dict:
         return {"data_fingerprint": self.corpus.fingerprint}
 
@@ -141,6 +145,7 @@ class PasskeyTask:
     tokenizer: Tokenizer
 
     unit = "tokens"
+    epoch_size = None
     samples_at_end = True
     measure = staticmethod(summed_loss_and_answers)
 

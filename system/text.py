@@ -95,7 +95,7 @@ def format_command(*words: str | Path) -> str:
         os.path.relpath(word) if isinstance(word, Path) and directory in word.parents else str(word)
         for word in (Path(sys.executable), program, *words[1:])
     ]
-    needs_root = program == "-m" and directory != ROOT
+    needs_root = program == "-m" and (ROOT / words[1].partition(".")[0]).is_dir() and directory != ROOT
     return f"PYTHONPATH={shlex.quote(str(ROOT))} " * needs_root + shlex.join(paths)
 
 

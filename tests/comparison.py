@@ -44,13 +44,16 @@ def rows_of(run: Path) -> list[dict]:
 
 
 def events_of(run: Path) -> dict[tuple, set]:
-    """Distinct values by step and name, as the reader of TensorBoard shows them."""
-    reader = EventAccumulator(str(run / "tensorboard"), size_guidance={"tensors": 0})
-    reader.Reload()
+    """Distinct values by step and name, as TensorBoard reads them; of pictures (width, height, PNG)."""
     values: dict[tuple, set] = {}
-    for name in reader.Tags()["tensors"]:
-        for event in reader.Tensors(name) if not is_timing(name) else ():
-            values.setdefault((event.step, name), set()).add(tf.make_ndarray(event.tensor_proto)[()])
+    for folder, prefix in (("tensorboard", ""), ("tensorboard/validation", "validation_")):
+        reader = EventAccumulator(str(run / folder), size_guidance={"tensors": 0})
+        reader.Reload()
+        for name in reader.Tags()["tensors"]:
+            for event in reader.Tensors(name) if not is_timing(name) else ():
+                value = tf.make_ndarray(event.tensor_proto)
+                value = value[()] if value.ndim == 0 else tuple(value)
+                values.setdefault((event.step, prefix + name), set()).add(value)
     return values
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from runs.load import load_run_config
 from scripts.evaluate import main as evaluate
 from scripts.generate import main as generate
 from system.command import run_command
+from system.text import format_command
 from tests.comparison import rows_of, tensors_of
 from tests.run_helpers import (
     WITHOUT_SAMPLES,
@@ -246,7 +248,8 @@ def test_max_minutes_stops_after_a_step_and_the_run_resumes(workplace, capsys):
     """Each start trains for at least one step."""
     command = ("name=minutes", "num_steps=2", "max_minutes=1e-9", WITHOUT_SAMPLES)
     assert workplace.train(*command) == 75
-    assert "stopped after step 1" in capsys.readouterr().out
+    line = "stopped after step 1 by max_minutes, saved. To resume: "
+    assert line + format_command("train.py", *sys.argv[1:]) in capsys.readouterr().out
     assert workplace.train(*command) in (0, 75)
     assert [row["step"] for row in rows_of(workplace.outputs / "minutes")][-1] == 2
 

@@ -14,8 +14,9 @@ from sklearn.model_selection import train_test_split
 
 from runs.plots import plot_predictions
 from system.text import format_command
-from tests.comparison import rows_of, tensors_of
+from tests.comparison import events_of, rows_of, tensors_of
 from tests.run_helpers import assert_mentions, assert_same_tensors, contents_of, refusal
+from training.hardware import describe_device
 from training.run_log import RunLog
 
 NUM_HELD_OUT = 360
@@ -128,7 +129,7 @@ def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_images, image_wo
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "step_took", terminate_in_step_6)
         assert image_workplace.train("name=stopped") == 143
-    assert "stopped after step 6" in capsys.readouterr().out
+    assert "stopped after step 6 by SIGTERM, saved." in capsys.readouterr().out
     assert max(path.name for path in (run / "checkpoints").iterdir()) == "step-00000006"
     assert not (run / "summary.json").exists()
 
@@ -145,7 +146,9 @@ def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_images, image_wo
     accuracy = summary_of(run)["accuracy"]
     for text in (
         "images 8x8x1 in 4x4 patches of 2x2 pixels, position axial, full attention",
-        "12 steps of 16 images, 192 in all",
+        "12 steps of 16 images, 192 in all (0.134 epochs)",
+        f"{describe_device()}, precision float32 (as set), compile graph (as set)",
+        f"-m tensorboard.main --logdir {run}",
         "digits: 1,437 images of 8x8x1 in 10 classes for training; 360 of 1,797 (20.0 %) held out",
         "resuming after step 6",
         f"{round(accuracy * 360)} of 360 ({100 * accuracy:.1f} %) held-out images correct, loss ",
@@ -154,6 +157,10 @@ def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_images, image_wo
         assert text in output
     assert_same_tensors(tensors_of(run), tensors_of(trained_images))
     assert rows_of(run) == rows_of(trained_images)
+    events = events_of(run)
+    assert events == events_of(trained_images)
+    assert [step for step, name in events if name == "predictions"] == [8, 12]
+    assert [step for step, name in events if name == "confusion"] == [12]
     for name in ("predictions.png", "confusion.png"):
         assert (run / name).read_bytes() == (trained_images / name).read_bytes()
 

@@ -10,6 +10,7 @@ import psutil
 import tensorflow as tf
 
 from system.command import silenced_standard_error
+from system.text import format_command, format_count, print_note
 
 # Prefixes of processor flags that decide which CPU kernels run.
 KERNEL_FLAGS = ("amx", "avx", "f16c", "fma", "sse")
@@ -42,6 +43,23 @@ def resolve_compile(compile_mode: str) -> tuple[str, str]:
     if tf.config.list_physical_devices("GPU"):
         return "xla", "a GPU"
     return "graph", "oneDNN's matmuls are faster on a CPU"
+
+
+def describe_device() -> str:
+    """Device of a run on one device: the first GPU, or the CPU with its number of threads."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return f"CPU with {format_count(num_threads(), 'thread')}"
+    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+
+
+def note_unused_gpu(devices: Path = Path("/dev")) -> None:
+    """Prints a note if TensorFlow cannot use an NVIDIA GPU that CUDA_VISIBLE_DEVICES does not hide."""
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if is_hidden or tf.config.list_physical_devices("GPU") or not any(devices.glob("nvidia[0-9]*")):
+        return
+    command = format_command("-m", "pip", "install", f"tensorflow[and-cuda]=={tf.__version__}")
+    print_note(f"TensorFlow cannot use the NVIDIA GPU of this machine. Its CUDA libraries: {command}")
 
 
 def initialize_devices() -> None:

@@ -74,6 +74,13 @@ class StopRequest:
         os.close(reader)
 
 
+def stop_reason(code: int) -> str:
+    """Cause of an exit code of `StopRequest`."""
+    if code == OUT_OF_TIME:
+        return "max_minutes"
+    return {signal.SIGINT: "Ctrl-C"}.get(code - 128, signal.Signals(code - 128).name)
+
+
 def train(
     train_step: Callable[..., StepResult],
     batches: Iterable,

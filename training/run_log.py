@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -16,6 +16,7 @@ from system.errors import RunError, reason
 from system.files import sync, write_text
 from system.text import can_redraw_lines, format_duration, print_line, print_note
 
+STEPS_TO_ESTIMATE, PROGRESS_SECONDS = 5, 10
 FORMATS = {
     "loss": "loss {:.4f}",
     "validation_loss": "validation {:.4f}",
@@ -150,15 +151,16 @@ class RunLog:
         self._write_rows()
         self._write_samples()
         self.elapsed_seconds = elapsed_seconds
+        self._steps_left = num_steps - start_step
         self.rate = self.rows[-1].get(self.rate_name, 0) if self.rows else 0
         self._steps_timed, self._seconds_timed, self._is_compiled = 0, 0.0, False
-        self._events = tf.summary.create_noop_writer()
+        # The loss has the same name in both, so that TensorBoard draws both curves in one chart.
+        self._events = self._validation_events = tf.summary.create_noop_writer()
         with directory.optional(directory.tensorboard):
             self._events = make_event_writer(directory.tensorboard, start_step)
-        is_hidden = not can_redraw_lines()
-        self._bar = tqdm(
-            total=num_steps, initial=start_step, unit="step", dynamic_ncols=True, disable=is_hidden
-        )
+            self._validation_events = make_event_writer(directory.tensorboard / "validation", start_step)
+        self._is_live = can_redraw_lines()
+        self._bar = self._make_bar(total=num_steps, initial=start_step, unit="step")
 
     def __enter__(self) -> "RunLog":
         return self
@@ -167,12 +169,14 @@ class RunLog:
         self._bar.close()
         with self.directory.optional(self.directory.tensorboard):
             self._events.close()
+            self._validation_events.close()
         if kind is None:
             self.sync()
 
     def step_took(self, seconds: float, loss: float) -> None:
         """Counts one step; its time excludes evaluation, samples and checkpoints."""
         self.elapsed_seconds += seconds
+        self._steps_left -= 1
         if self._is_compiled:
             self._steps_timed += 1
             self._seconds_timed += seconds
@@ -180,15 +184,39 @@ class RunLog:
         self._is_compiled = True  # by the first step of this process
         self._bar.set_postfix_str(f"loss {loss:.3f}, {self.rate:,} {self.unit}/s", refresh=False)
         self._bar.update()
+        estimate = self._steps_left * self._seconds_timed / max(1, self._steps_timed)
+        if self._steps_timed == STEPS_TO_ESTIMATE and estimate > PROGRESS_SECONDS:
+            self.say(
+                f"about {format_duration(estimate)} for {self._steps_left:,} more steps, without evaluation"
+            )
+
+    def progress(self, batches: Sequence) -> Iterator:
+        """Yields the batches, and reports how many are done and the time for the others."""
+        self._bar.close()
+        started = reported = time.monotonic()
+        for number, batch in enumerate(self._make_bar(batches, unit="batch"), 1):
+            yield batch
+            passed = time.monotonic()
+            if not self._is_live and passed - reported > PROGRESS_SECONDS:
+                reported, left = passed, (passed - started) / number * (len(batches) - number)
+                self.say(f"batch {number:,}/{len(batches):,}  ETA {format_duration(left)}")
+
+    def _make_bar(self, *values: Iterable, **options) -> tqdm:
+        return tqdm(*values, dynamic_ncols=True, disable=not self._is_live, **options)
 
     def write(self, step: int, metrics: dict) -> None:
-        """Logs metrics of a step, and a `sample` of text if there is one; adds to the row of the step.
+        """Logs metrics of a step, a `sample` of text and paths of pictures; adds to the row of the step.
 
         Raises:
             RunError: if the directory has been replaced.
             OSError: if a row cannot be written.
         """
         self.directory.check_owned()
+        pictures = [value for value in metrics.values() if isinstance(value, Path)]
+        self.write_pictures(step, pictures)
+        metrics = {name: value for name, value in metrics.items() if value not in pictures}
+        if not metrics:
+            return
         row = {
             "step": step,
             self.unit: step * self.units_per_step,
@@ -212,7 +240,7 @@ class RunLog:
         """Waits until the rows and events are on disk."""
         sync(self.directory.metrics)
         with self.directory.optional(self.directory.tensorboard):
-            for path in self.directory.tensorboard.glob("events.*"):
+            for path in self.directory.tensorboard.rglob("events.*"):
                 sync(path)
 
     def say(self, text: str) -> None:
@@ -221,7 +249,7 @@ class RunLog:
             print_line(text)
 
     def _print(self, row: dict) -> None:
-        if self._bar.disable or "validation_loss" in row or "sample" in row:
+        if not self._is_live or "validation_loss" in row or "sample" in row:
             self.say(self._format(row))
         if "sample" in row:
             self.say(f"--- sample at step {row['step']} ---\n{row['sample']}\n---")
@@ -243,16 +271,27 @@ class RunLog:
         if samples or self.directory.samples.exists():
             write_text(self.directory.samples, "\n".join(samples))
 
+    def write_pictures(self, step: int, paths: list[Path]) -> None:
+        """Adds the PNG files among the paths to TensorBoard."""
+        written = [path for path in paths if path.suffix == ".png" and path not in self.directory.unwritable]
+        self._write_events(step, {path.stem: path for path in written})
+
     def _write_events(self, step: int, values: dict) -> None:
         if self.directory.tensorboard in self.directory.unwritable:
             return
         with self.directory.optional(self.directory.tensorboard), self._events.as_default(step):
             for name, value in values.items():
-                if name == "sample":
+                if isinstance(value, Path):
+                    tf.summary.image(name, tf.io.decode_png(value.read_bytes())[tf.newaxis])
+                elif name == "sample":
                     tf.summary.text(name, f"```\n{value}\n```")
+                elif name == "validation_loss":
+                    with self._validation_events.as_default(step):
+                        tf.summary.scalar("loss", value)
                 else:
                     tf.summary.scalar(name, value)
             self._events.flush()
+            self._validation_events.flush()
 
 
 def make_event_writer(directory: Path, start_step: int) -> tf.summary.SummaryWriter:

@@ -132,6 +132,45 @@ def test_lines_are_plain_without_a_terminal(directory, capsys):
     assert output.err == ""
 
 
+def test_the_time_of_all_steps_is_estimated_once(directory, capsys):
+    with make_log(directory) as log:
+        log.step_took(99.0, 2.5)  # compiles
+        for _ in range(9):
+            log.step_took(2.0, 2.5)
+    assert capsys.readouterr().out == "about 1:08 for 34 more steps, without evaluation\n"
+    with make_log(directory, num_steps=10) as log:
+        for _ in range(10):
+            log.step_took(2.0, 2.5)
+    assert capsys.readouterr().out == ""  # less than ten seconds
+
+
+def test_progress_of_an_evaluation_is_reported(directory, capsys, monkeypatch):
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr("training.run_log.time.monotonic", lambda: float(next(clock)))
+    with make_log(directory) as log:
+        assert list(log.progress([3, 5, 7, 9, 11])) == [3, 5, 7, 9, 11]
+    assert capsys.readouterr().out == "batch 3/5  ETA 0:08\n"
+    with terminal() as read:
+        with make_log(directory) as log:
+            assert list(log.progress([3, 5])) == [3, 5]
+        assert "2/2" in read()
+
+
+def test_tensorboard_shows_the_pictures_that_were_written(directory):
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    directory.predictions.write_bytes(tf.io.encode_png(pixels).numpy())
+    with make_log(directory) as log:
+        log.write(8, {"predictions": directory.predictions})
+        directory.unwritable.add(directory.confusion)
+        log.write_pictures(10, [directory.predictions, directory.confusion, directory.samples])
+    assert steps_of(directory) == []
+    events = events_of(directory.path)
+    assert list(events) == [(8, "predictions"), (10, "predictions")]
+    ((width, height, png),) = events[8, "predictions"]
+    assert (width, height) == (b"3", b"2")
+    np.testing.assert_array_equal(tf.io.decode_png(png), pixels)
+
+
 @contextlib.contextmanager
 def terminal():
     """Makes standard error a terminal; yields a function that closes it and returns its output."""
@@ -192,8 +231,9 @@ def test_tensorboard_draws_one_value_a_step_after_kills_and_resumes(directory):
             time.sleep(1.1)  # the reader orders files by the second in their names
         with make_log(directory, start_step=start) as log:
             for step in steps:
-                log.write(step, {"loss": step + start / 100, "sample": str(step)})
-        latest = max(directory.tensorboard.iterdir())
+                losses = {"loss": step + start / 100, "validation_loss": step + start / 100 + 1}
+                log.write(step, losses | {"sample": str(step)})
+        latest = max(directory.tensorboard.glob("events.*"))
         latest.write_bytes(latest.read_bytes()[:-5])
     events = events_of(directory.path)
     losses = {10: 10.0, 20: 20.0, 25: np.float32(25.2), 30: np.float32(30.25), 35: np.float32(35.25)}
@@ -201,6 +241,10 @@ def test_tensorboard_draws_one_value_a_step_after_kills_and_resumes(directory):
         step: {loss} for step, loss in losses.items()
     }
     assert events[25, "sample"] == {b"```\n25\n```"}
+    # In the directory `validation`, whose loss TensorBoard draws in the same chart.
+    assert {step: events[step, "validation_loss"] for step in losses} == {
+        step: {np.float32(loss + 1)} for step, loss in losses.items()
+    }
 
 
 def test_rows_and_events_are_synced(directory, monkeypatch):
@@ -211,7 +255,7 @@ def test_rows_and_events_are_synced(directory, monkeypatch):
         log.write(10, {"loss": 1.0})
         log.write(10, {"validation_loss": 1.0})
         assert synced[-1] == str(directory.path)  # the row is rewritten
-        files = [str(directory.metrics), *map(str, directory.tensorboard.iterdir())]
+        files = [str(directory.metrics), *map(str, directory.tensorboard.rglob("events.*"))]
         for finish in (log.sync, log.__exit__):
             synced.clear()
             finish()
