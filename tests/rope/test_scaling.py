@@ -168,10 +168,10 @@ def test_a_pasted_config_sets_theta_and_the_rotated_share():
 
 
 def test_old_names_of_keys_and_types_are_read_and_null_keys_ignored():
-    su = {"type": "su", **LONGROPE}
-    del su["rope_type"]
-    old = scaled(su, dim=8, target_length=10)
-    np.testing.assert_array_equal(old.frequencies, scaled(LONGROPE, dim=8, target_length=10).frequencies)
+    su = {"type": "su", **LONGROPE}  # two names of one scaling
+    expected = scaled(LONGROPE, dim=8, target_length=10).frequencies
+    for old in (su, {key: value for key, value in su.items() if key != "rope_type"}):
+        np.testing.assert_array_equal(scaled(old, dim=8, target_length=10).frequencies, expected)
     assert scaled(YARN | {"mscale": None}).attention_factor == scaled(YARN).attention_factor
 
 
