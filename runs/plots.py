@@ -1,6 +1,7 @@
 """Pictures of runs, and helpers for other figures."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,5 +150,6 @@ def subplots(width: float, height: float, title: str = "", *shape: int, **option
 
 def save(figure: Figure, path: Path, **options) -> None:
     """Writes the figure to `path` in one step, in the format of its suffix."""
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a letter without one becomes a box
         figure.savefig(temporary, format=path.suffix.removeprefix("."), **options)

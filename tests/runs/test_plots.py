@@ -126,6 +126,12 @@ def test_images_of_one_channel_are_grey(figures, tmp_path):
     assert picture.get_clim() == (0, 255)
 
 
+def test_letters_without_a_glyph_print_no_warning(tmp_path, recwarn):
+    plot_confusion(tmp_path / "confusion.png", np.eye(2, dtype=int), ("\x1b[2J", "日本"))
+    assert (tmp_path / "confusion.png").exists()
+    assert list(recwarn) == []
+
+
 def test_names_with_dollars_are_not_formulas(figures, tmp_path):
     plot_confusion(tmp_path / "confusion.png", np.eye(2, dtype=int), (FORMULA, "b"))
     image = np.zeros((4, 6, 3), np.uint8)
