@@ -38,7 +38,6 @@ from data.sources import (
     load_or_build,
 )
 from data.text_sources import python_stdlib_source, record_source, text_files_source
-from data.tfds import tfds_source
 from data.token_arrays import character_start, tokenize, trained_tokenizer
 from data.tokenizer import BYTES, Tokenizer, read_tokenizer
 from system.errors import DataError
@@ -125,6 +124,8 @@ def load_bytes(config: TextConfig, *, report: Report) -> TextCorpus:
         case JsonLinesConfig() | ParquetConfig():
             source = record_source(config)
         case TfdsTextConfig():
+            from data.tfds import tfds_source  # slow to import
+
             source = tfds_source(config, report=report)
         case _:
             raise TypeError(f"config must be a text class of data.config, got {type(config).__name__}")

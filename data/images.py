@@ -25,7 +25,6 @@ from data.sources import (
     hash_fraction,
     load_or_build,
 )
-from data.tfds import tfds_source
 from system.errors import DataError
 from system.text import format_count, format_share, print_line
 
@@ -76,6 +75,8 @@ def load_images(config: ImagesConfig, *, report: Report = print_line) -> ImageSe
         case ImageFolderConfig():
             source = image_folder_source(config, report=report)
         case TfdsImagesConfig():
+            from data.tfds import tfds_source  # slow to import
+
             source = tfds_source(config, report=report)
         case _:
             raise TypeError(f"config must be an image class of data.config, got {type(config).__name__}")

@@ -1,15 +1,14 @@
-"""Text and image datasets of TensorFlow Datasets, downloaded unless `data_dir` has them.
-
-`tensorflow_datasets` is imported in functions: its import is slow, and few runs need it.
-"""
+"""Text and image datasets of TensorFlow Datasets, downloaded unless `data_dir` has them."""
 
 import contextlib
 import io
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
 
 from data.config import TfdsImagesConfig, TfdsTextConfig
 from data.sources import Report, Source, Split
@@ -35,16 +34,20 @@ def tfds_source(config: TfdsTextConfig | TfdsImagesConfig, *, report: Report) ->
         _check_key(builder, option, key)
     _prepare(builder, report=report)
     splits = {"train": config.train_split, "validation": config.validation_split}
-    counts = [
-        _count_examples(builder, name, option=f"data.{split}_split")
-        for split, name in splits.items()
-        if name is not None
-    ]
+    counts = [_count_examples(builder, *split) for split in splits.items() if split[1] is not None]
     if not is_text:  # of texts, those that repeat are left out
         _check_disjoint(builder, **splits)
 
     def items(split: Split) -> Iterator[tuple]:
-        for index, example in enumerate(_read_examples(builder, splits[split], keys.values())):
+        with _quiet():
+            dataset = builder.as_dataset(
+                split=splits[split],
+                shuffle_files=False,
+                decoders=tfds.decode.PartialDecoding(dict.fromkeys(keys.values(), True)),
+                # One file after the other: the order does not depend on the number of processors.
+                read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+            )
+        for index, example in enumerate(dataset.as_numpy_iterator()):
             yield f"{splits[split]}/{index}", *(example[key] for key in keys.values())
 
     info = builder.info
@@ -68,8 +71,6 @@ def tfds_source(config: TfdsTextConfig | TfdsImagesConfig, *, report: Report) ->
 
 def _find_builder(name: str, *, data_dir: str | None):
     """Builder of `name`, which is `dataset[/config][:version]`; raises DataError if there is none."""
-    import tensorflow_datasets as tfds
-
     try:
         with _quiet():
             return tfds.builder(name, data_dir=data_dir)
@@ -86,11 +87,8 @@ def _find_builder(name: str, *, data_dir: str | None):
 
 def _prepare(builder, *, report: Report) -> None:
     """Downloads and prepares the dataset unless its `data_dir` has it; raises DataError if that fails."""
-    from tensorflow_datasets.core.download import downloader
-
-    with _quiet():
-        if builder.is_prepared():
-            return
+    if builder.is_prepared():
+        return
     report(f"downloading {builder.info.full_name} into {builder.data_dir}")
     downloader.MAX_RETRIES = 3  # its default of 10 takes minutes without a network
     try:
@@ -105,16 +103,16 @@ def _prepare(builder, *, report: Report) -> None:
         ) from error
 
 
-def _count_examples(builder, split: str, *, option: str) -> int:
-    """Number of examples in `split`, the value of `option`; raises DataError if it is unknown or empty."""
+def _count_examples(builder, split: Split, name: str) -> int:
+    """Number of examples in the split `name` of the dataset; raises DataError if it is unknown or empty."""
     try:
-        count = builder.info.splits[split].num_examples
+        count = builder.info.splits[name].num_examples
     except (KeyError, ValueError):
         count = 0
     if not count:
         raise DataError(
-            f"{option}={split} is not a split of {builder.info.full_name} with examples; choose one of "
-            f"{', '.join(builder.info.splits)}, or a part such as 'train[:90%]'"
+            f"data.{split}_split={name} is not a split of {builder.info.full_name} with examples; choose one "
+            f"of {', '.join(builder.info.splits)}, or a part such as 'train[:90%]'"
         )
     return count
 
@@ -130,25 +128,8 @@ def _check_disjoint(builder, *, train: str, validation: str) -> None:
             )
 
 
-def _read_examples(builder, split: str, keys: Iterable[str]) -> Iterator[dict]:
-    """Examples of a prepared dataset in their stored order, each a dict of NumPy values with `keys`."""
-    import tensorflow_datasets as tfds
-
-    with _quiet():
-        dataset = builder.as_dataset(
-            split=split,
-            shuffle_files=False,
-            decoders=tfds.decode.PartialDecoding(dict.fromkeys(keys, True)),
-            # One file after the other: the order does not depend on the number of processors.
-            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-        )
-    return dataset.as_numpy_iterator()
-
-
 def _check_key(builder, option: str, key: str) -> None:
     """Raises DataError unless the feature `key` has the type that `option` requires."""
-    import tensorflow_datasets as tfds
-
     kind, is_valid = {
         "text_key": ("a text", lambda feature: feature.tf_dtype == tf.string and feature.shape == ()),
         "image_key": (
@@ -166,8 +147,6 @@ def _check_key(builder, option: str, key: str) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silences TFDS's prints and warnings, and its progress bars unless standard error is a terminal."""
-    import tensorflow_datasets as tfds
-
     tfds.display_progress_bar(can_redraw_lines())
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
