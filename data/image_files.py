@@ -14,7 +14,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.config import ImageFolderConfig
-from data.sources import InvalidItem, Report, Source, Split, file_state, read_file
+from data.sources import MOVED_HINT, InvalidItem, Report, Source, Split, file_state, read_file
 from system.errors import DataError, reason
 from system.files import walk_files
 from system.text import format_count, printable
@@ -160,7 +160,7 @@ def image_folder_source(config: ImageFolderConfig, *, report: Report) -> Source:
     root = Path(config.path)
     if not root.is_dir():
         raise DataError(
-            f"data.path={config.path} is not a folder; choose a folder with one folder for each class"
+            f"data.path={config.path} is not a folder; choose one with a folder for each class{MOVED_HINT}"
         )
     classes, splits = _find_files(root, config, report=report)
     states = {split: [file_state(file.name, file.path) for file in files] for split, files in splits.items()}

@@ -33,6 +33,7 @@ Report = Callable[[str], None]
 FORMAT_VERSION = 7
 REPORT_EVERY_SECONDS = 10
 MAX_SKIPPED_NAMED = 20
+MOVED_HINT = ". If the data of a run have moved, repeat its training command with data.path=NEW"
 
 
 class InvalidItem(DataError):

@@ -11,7 +11,7 @@ from fnmatch import fnmatch, fnmatchcase
 from pathlib import Path
 
 from data.config import JsonLinesConfig, ParquetConfig, PythonStdlibConfig, TextFilesConfig
-from data.sources import InvalidItem, Source, Split, check_regular, file_state, read_file
+from data.sources import MOVED_HINT, InvalidItem, Source, Split, check_regular, file_state, read_file
 from system.errors import DataError, reason
 from system.files import walk_files
 from system.text import printable
@@ -152,7 +152,7 @@ def find_files(
     if not root.is_dir() or not files:
         raise DataError(
             f"data.path={config.path} matches no file in {root.absolute()}; check the path, or use "
-            "a glob such as 'texts/**/*.txt' for files at any depth"
+            f"a glob such as 'texts/**/*.txt' for files at any depth{MOVED_HINT}"
         )
     return root, files
 
