@@ -45,7 +45,7 @@ class TextConfig(Options):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Key and message of each violated rule between fields."""
-        if self.bpe_vocab_size != BPE_VOCAB_SIZE and self.tokenizer != BPE:
+        if self.bpe_vocab_size != BPE_VOCAB_SIZE and self.tokenizer in (None, "bytes"):
             yield "bpe_vocab_size", f"has no effect without tokenizer=bpe, got {self.bpe_vocab_size}"
 
 
@@ -63,22 +63,18 @@ class TextFilesConfig(TextConfig):
     invalid: Literal["skip", "error"] = "skip"
 
 
-class JsonLinesConfig(TextConfig):
+class JsonLinesConfig(TextFilesConfig):
     """Files with one JSON object on each line, also compressed as `.gz`; `text_key` is a document."""
 
-    path: Annotated[Place, Field(examples=["'corpus/*.jsonl'"])] = field(kw_only=True)
     source: Literal["json_lines"] = "json_lines"
     text_key: str = "text"
     invalid: Literal["skip", "error"] = "error"
 
 
-class ParquetConfig(TextConfig):
+class ParquetConfig(JsonLinesConfig):
     """Parquet files; each value of the column `text_key` is a document."""
 
-    path: Annotated[Place, Field(examples=["'shards/*.parquet'"])] = field(kw_only=True)
     source: Literal["parquet"] = "parquet"
-    text_key: str = "text"
-    invalid: Literal["skip", "error"] = "error"
 
 
 class TfdsTextConfig(TextConfig):
@@ -182,5 +178,4 @@ class ImageFolderConfig(Options):
     cache_dir: Place | None = None
 
 
-TEXT_CONFIGS = (PythonStdlibConfig, TextFilesConfig, JsonLinesConfig, ParquetConfig, TfdsTextConfig)
 IMAGE_CONFIGS = (DigitsConfig, TfdsImagesConfig, ImageFolderConfig)

@@ -1,23 +1,23 @@
 """Text as two memory-mapped arrays of tokens: a training and a held-out split.
 
-Each split is stored as NUL document NUL document NUL ... NUL, in bytes, or with another separator, in the
-tokens of another tokenizer, so that a model sees where a document starts
-and ends. Exact duplicates are dropped, and held-out text never repeats a training document.
+Each split is stored as NUL document NUL document NUL ... NUL in bytes, and from these in other tokens with
+their separator, so that a model sees where a document starts and ends. Exact duplicates are dropped, and
+held-out text never repeats a training document.
 """
 
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from data.config import (
     BPE,
     JsonLinesConfig,
-    ParquetConfig,
     PasskeyConfig,
     PythonStdlibConfig,
     TextConfig,
@@ -38,10 +38,15 @@ from data.sources import (
     load_or_build,
 )
 from data.text_sources import python_stdlib_source, record_source, text_files_source
-from data.token_arrays import character_start, tokenize, trained_tokenizer
-from data.tokenizer import BYTES, Tokenizer, read_tokenizer
+from data.tokenizer import BYTES, FILE_NAME, JsonTokenizer, Tokenizer, read_tokenizer, train_bpe
 from system.errors import DataError
 from system.text import format_count, print_line
+
+# Bytes that are encoded at once on all processors, and those of the longest text among them. An encoding
+# takes more than 100 bytes of memory for each token.
+BLOCK_BYTES, PIECE_BYTES = 2**22, 2**18
+# Text that a tokenizer is trained on, in pieces that are spread evenly over a longer one.
+MAX_TRAINING_BYTES, TRAINING_PIECE_BYTES = 100_000_000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -91,22 +96,9 @@ def load_text(
     if tokenizer is None and config.tokenizer != BPE:
         tokenizer = tokenizer_of(config)
     corpus = load_bytes(config, report=report)
-    options = {"name": config.source, "cache_dir": config.cache_dir, "report": report}
-    options["facts"] = {"text_sha256": corpus.fingerprint, "num_bytes": corpus.num_bytes}
     if tokenizer is None:
-        tokenizer = trained_tokenizer(corpus.train, vocab_size=config.bpe_vocab_size, **options)
-    if tokenizer.json is None:
-        return corpus
-    splits = {"train": corpus.train, "validation": corpus.validation}
-    tokens, fingerprint = tokenize(splits, tokenizer, **options)
-    facts = f"{tokenizer.vocab_size:,} tokens, {len(corpus.train) / len(tokens['train']):.2f} bytes each"
-    return replace(
-        corpus,
-        **tokens,
-        fingerprint=fingerprint,
-        description=f"{corpus.description}; tokenizer: {facts}",
-        tokenizer=tokenizer,
-    )
+        tokenizer = trained_tokenizer(corpus, config, report)
+    return corpus if tokenizer.json is None else tokenize(corpus, tokenizer, config, report)
 
 
 def tokenizer_of(config: TextConfig | PasskeyConfig) -> Tokenizer:
@@ -119,10 +111,10 @@ def load_bytes(config: TextConfig, *, report: Report) -> TextCorpus:
     match config:
         case PythonStdlibConfig():
             source = python_stdlib_source(config)
+        case JsonLinesConfig():  # or ParquetConfig
+            source = record_source(config)
         case TextFilesConfig():
             source = text_files_source(config)
-        case JsonLinesConfig() | ParquetConfig():
-            source = record_source(config)
         case TfdsTextConfig():
             from data.tfds import tfds_source  # slow to import
 
@@ -150,6 +142,101 @@ def load_bytes(config: TextConfig, *, report: Report) -> TextCorpus:
         description=f"{source.name}: {train_size} for training; {held_out_size} held out{ends}",
         num_bytes=num_bytes,
     )
+
+
+def trained_tokenizer(corpus: TextCorpus, config: TextConfig, report: Report) -> JsonTokenizer:
+    """Byte-level BPE of the training split; raises DataError if it is too short for the vocabulary."""
+    import tokenizers
+
+    size, piece_size = min(len(corpus.train), MAX_TRAINING_BYTES), TRAINING_PIECE_BYTES
+    identity = {"text_sha256": corpus.fingerprint, "vocab_size": config.bpe_vocab_size}
+    identity |= {"training_bytes": size, "library": tokenizers.__version__}
+    folder = cache_folder(config.cache_dir, "bpe", identity)
+
+    def texts() -> Iterator[str]:
+        last = max(0, len(corpus.train) - piece_size)
+        for start in np.linspace(0, last, math.ceil(size / piece_size)).astype(int):
+            piece = corpus.train[start : start + piece_size].tobytes()
+            yield from piece.decode(errors="ignore").split("\0")
+
+    def build(folder: Path, progress: Progress) -> dict:
+        tokenizer = train_bpe(texts(), vocab_size=config.bpe_vocab_size)
+        (folder / FILE_NAME).write_text(tokenizer.json, "utf-8")
+        return identity
+
+    source = Source(config.source, identity, size, "byte", action=("training a tokenizer on", "read"))
+    load_or_build(folder, source, build, report=report)
+    return read_tokenizer(folder / FILE_NAME)
+
+
+def tokenize(corpus: TextCorpus, tokenizer: JsonTokenizer, config: TextConfig, report: Report) -> TextCorpus:
+    """The corpus, which is in bytes, in other tokens."""
+    identity = {
+        "text_sha256": corpus.fingerprint,
+        "num_bytes": corpus.num_bytes,
+        "tokenizer_sha256": tokenizer.sha256,
+        "dtype": tokenizer.dtype.name,
+    }
+    folder = cache_folder(config.cache_dir, "tokens", identity)
+
+    def build(folder: Path, progress: Progress) -> dict:
+        for split in SPLITS:
+            with open(folder / f"{split}.bin", "wb") as file:
+                write_tokens(getattr(corpus, split), tokenizer, file, progress)
+        return identity | {"fingerprint": fingerprint_of(folder)}
+
+    size = len(corpus.train) + len(corpus.validation)
+    source = Source(config.source, identity, size, "byte", action=("tokenizing", "tokenized"))
+    meta = load_or_build(folder, source, build, report=report)
+    train, validation = (MappedFile(folder / f"{s}.bin", tokenizer.dtype, mode="r") for s in SPLITS)
+    bytes_per_token = len(corpus.train) / len(train)
+    return TextCorpus(
+        train,
+        validation,
+        meta["fingerprint"],
+        f"{corpus.description}; {tokenizer.vocab_size:,} tokens, {bytes_per_token:.2f} bytes each",
+        corpus.num_bytes,
+        tokenizer,
+    )
+
+
+def write_tokens(stored: np.ndarray, tokenizer: JsonTokenizer, file: IO[bytes], progress: Progress) -> None:
+    """Writes the tokens of a split, (num_bytes,) uint8, with separators around the documents."""
+    separator = np.array([tokenizer.separator], tokenizer.dtype).tobytes()
+    file.write(separator)
+    for pieces in read_blocks(stored):
+        texts = [text for text, _ in pieces]
+        for tokens, (_, ends_document) in zip(tokenizer.encode_batch(texts), pieces, strict=True):
+            file.write(tokens.tobytes() + (separator if ends_document else b""))
+        progress.advance(sum(len(text.encode()) + ends_document for text, ends_document in pieces))
+
+
+def read_blocks(stored: np.ndarray) -> Iterator[list[tuple[str, bool]]]:
+    """Lists of texts, `BLOCK_BYTES` each, and whether a document ends after the text.
+
+    A document longer than `PIECE_BYTES` is divided, after a line if possible; the pieces depend on the
+    document alone. A tokenizer that puts a space before a text puts one before each piece.
+    """
+    start, size, pieces = 1, 0, []
+    while start < len(stored):
+        block = stored[start : start + PIECE_BYTES].tobytes()
+        *documents, rest = block.split(b"\0")
+        pieces += [(document.decode(), True) for document in documents]
+        if not documents:
+            cut = rest.rfind(b"\n") + 1 or character_start(rest, len(rest) - 3)
+            pieces.append((rest[:cut].decode(), False))
+            rest = rest[cut:]
+        start, size = start + len(block) - len(rest), size + len(block) - len(rest)
+        if size >= BLOCK_BYTES or start >= len(stored):
+            yield pieces
+            size, pieces = 0, []
+
+
+def character_start(content: bytes, index: int) -> int:
+    """Start of the UTF-8 character that contains the byte at `index`."""
+    while 0 < index < len(content) and content[index] & 0xC0 == 0x80:
+        index -= 1
+    return index
 
 
 def check_length(corpus: TextCorpus, context_length: int) -> None:
@@ -189,9 +276,16 @@ def _tokenize(source: Source, folder: Path, progress: Progress) -> dict:
                 f"{source.name}: no text is left for {use} of {source.describe_size()}, without empty "
                 f"and repeated ones{progress.describe_skipped()}; add text"
             )
-    hashes = " ".join(hash_files(folder).values())
-    fingerprint = hashlib.sha256(hashes.encode()).hexdigest()
-    return {"num_documents": num_documents, "num_divided": num_divided, "fingerprint": fingerprint}
+    return {
+        "num_documents": num_documents,
+        "num_divided": num_divided,
+        "fingerprint": fingerprint_of(folder),
+    }
+
+
+def fingerprint_of(folder: Path) -> str:
+    """SHA-256 over the hashes of the files in a folder."""
+    return hashlib.sha256(" ".join(hash_files(folder).values()).encode()).hexdigest()
 
 
 def _usable(source: Source, progress: Progress) -> Iterator[tuple[Split, str, bytes]]:
@@ -244,8 +338,7 @@ def divide(name: str, content: bytes, *, held_out: float, max_bytes: int) -> dic
     """
     if len(content) <= max_bytes:
         return {"validation" if hash_fraction(name) < held_out else "train": content}
-    cut = len(content) - round(len(content) * held_out)
-    cut = character_start(content, cut)
+    cut = character_start(content, len(content) - round(len(content) * held_out))
     if cut in (0, len(content)):
         return {"train": content}
     return {"train": content[:cut], "validation": content[cut:]}

@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -22,46 +21,30 @@ SEPARATORS = ("<s>", "<|begin_of_text|>", "<bos>", TRAINED_SEPARATOR, "</s>", "<
 SPACE_SIGN = "\N{LOWER ONE EIGHTH BLOCK}"  # a space in tokens of SentencePiece
 
 
-class Tokenizer(Protocol):
-    """Tokens are integers from 0 to `vocab_size - 1`.
+class ByteTokenizer:
+    """Bytes as tokens: 0 separates documents, 1 to 255 are the bytes of UTF-8 text.
 
-    Attributes:
+    Every tokenizer has these attributes and methods:
+        vocab_size: tokens are integers from 0 to `vocab_size - 1`.
         separator: token before and after each document; no text is encoded to it.
-        sha256: hash that identifies the tokenizer.
         json: content of its `tokenizer.json`; None for bytes.
         dtype: smallest unsigned integer that holds every token.
+        sha256: identifies the tokenizer.
     """
-
-    vocab_size: int
-    separator: int
-    sha256: str
-    json: str | None
-    dtype: np.dtype
-
-    def encode(self, text: str) -> np.ndarray:
-        """(length,) tokens of a text; the names of special tokens in it are encoded as text."""
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Text of the tokens; incomplete characters become U+FFFD, and tokens out of range are left out."""
-
-    def token_bytes(self, token: int) -> bytes:
-        """UTF-8 bytes that a token adds to a text; none for a special token."""
-
-
-class ByteTokenizer:
-    """Bytes as tokens: 0 separates documents, 1 to 255 are the bytes of UTF-8 text."""
 
     vocab_size, separator, json, dtype = 256, 0, None, np.dtype(np.uint8)
     sha256 = hashlib.sha256(bytes(range(vocab_size))).hexdigest()
 
     def encode(self, text: str) -> np.ndarray:
-        # Surrogate escapes are the bytes of a command line that are not UTF-8.
+        """(length,) tokens of a text; surrogate escapes of a command line are restored."""
         return np.frombuffer(text.encode("utf-8", errors="surrogateescape"), np.uint8).copy()
 
     def decode(self, tokens: Iterable[int]) -> str:
+        """Text of the tokens; incomplete characters become U+FFFD, and tokens out of range are left out."""
         return bytes(token for token in map(int, tokens) if 0 <= token < 256).decode(errors="replace")
 
     def token_bytes(self, token: int) -> bytes:
+        """UTF-8 bytes that a token adds to a text; none for the separator."""
         return b"" if token == self.separator else bytes([token])
 
 
@@ -93,12 +76,11 @@ class JsonTokenizer:
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {id: token.content for id, token in added.items() if token.special}
         ids = {content: id for id, content in self._special.items()}
-        separator = next((ids[content] for content in SEPARATORS if content in ids), None)
-        if separator is None:
+        self.separator = next((ids[content] for content in SEPARATORS if content in ids), None)
+        if self.separator is None:
             raise DataError(
                 f"{name} has no special token that can separate documents; add one of {', '.join(SEPARATORS)}"
             )
-        self.separator = separator
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.json = content
         self.sha256 = hashlib.sha256(content.encode()).hexdigest()
@@ -129,6 +111,9 @@ class JsonTokenizer:
         if match := re.fullmatch("<0x([0-9A-F]{2})>", piece):
             return bytes.fromhex(match[1])
         return piece.replace(SPACE_SIGN, " ").encode()
+
+
+Tokenizer = ByteTokenizer | JsonTokenizer
 
 
 def byte_alphabet() -> dict[str, int]:

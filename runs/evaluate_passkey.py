@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from data.config import PasskeyConfig
-from data.passkeys import check_room, held_out_passkeys
+from data.passkeys import Passkeys
 from runs.arguments import write_rows
 from runs.extended_context import (
     Case,
@@ -46,7 +46,7 @@ def evaluate_passkeys(
     """
     lengths_of = {run: sorted({*lengths, run.trained_length}) for run in runs}
     for run, run_lengths in lengths_of.items():
-        check_room(length=run_lengths[0], digits=num_digits(run), tokenizer=run.tokenizer)
+        Passkeys(run_lengths[0], num_digits(run), run.tokenizer)  # raises DataError if it is too short
         check_run(run, run_lengths, scalings=scalings)
     cases = make_cases(runs, scalings, lengths=lengths_of)
     depths = np.linspace(0, 1, num_depths)
@@ -67,7 +67,7 @@ def find_keys(
     the key.
     """
     digits = num_digits(case.run)
-    model = make_case_model(case)
+    model, passkeys = make_case_model(case), Passkeys(case.length, digits, case.run.tokenizer)
     numbers, places = np.tile(np.arange(examples), len(depths)), np.repeat(depths, examples)
 
     @tf.function(jit_compile=case.run.config.compile == "xla")
@@ -75,9 +75,7 @@ def find_keys(
         return tf.argmax(model(inputs, last=digits), axis=-1, output_type=tf.int32)  # (batch, digits)
 
     def find(rows):
-        inputs, targets = held_out_passkeys(
-            numbers[rows], places[rows], length=case.length, digits=digits, tokenizer=case.run.tokenizer
-        )
+        inputs, targets = passkeys.held_out(numbers[rows], places[rows])
         return (predict(tf.constant(inputs)).numpy() == targets[:, -digits:]).all(axis=1)
 
     return [slice(start, start + batch_size) for start in range(0, len(numbers), batch_size)], find

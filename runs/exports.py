@@ -5,14 +5,17 @@ import statistics
 import timeit
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from data.tokenizer import FILE_NAME
 from models.config import AxialViTConfig
 from models.exported import image_module, text_module
+from models.transformer import TransformerLM
 from rope import plain_operations
 from runs.load import load_model, load_task
 from system.command import silenced_standard_error
@@ -50,6 +53,7 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
         expected = model(task.normalize(inputs)).numpy()
         model = classifier_of_pixels(model, task.images.mean, task.images.deviation)
     else:
+        model = without_padding(model, task.tokenizer.vocab_size)
         module = text_module(model, stop_token=task.tokenizer.separator)
         tokens, *_ = next(iter(task.evaluation_batches(max_batches=1)))
         inputs = np.asarray(tokens)[:COMPARED_ROWS]
@@ -60,6 +64,8 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
             if "classes" in manifest:
                 names = "\n".join(manifest["classes"]) + "\n"
                 (temporary / "class_names.txt").write_text(names, encoding="utf-8")
+            elif task.tokenizer.json is not None:
+                (temporary / FILE_NAME).write_text(task.tokenizer.json, encoding="utf-8")
             logits = FORMATS[file_format](module, model, temporary)
             difference = check_logits(logits(inputs), expected)
             seconds = timeit.repeat(lambda: logits(inputs[:1]), number=1, repeat=TIMED_CALLS)
@@ -71,6 +77,15 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
         f"wrote {output}: {size / 1e6:.2f} MB, {milliseconds:.1f} ms a call of {shape}; "
         f"the logits of {len(inputs)} held-out rows differ by {difference:.1e} of their standard deviation"
     )
+
+
+def without_padding(model: TransformerLM, vocab_size: int) -> TransformerLM:
+    """The model without the rows of its vocabulary from `vocab_size` on."""
+    config = replace(model.config, vocab_size=vocab_size)
+    smaller = TransformerLM(config, document_separator=model.document_separator)
+    for variable, padded in zip(smaller.variables, model.variables, strict=True):
+        variable.assign(padded[tuple(map(slice, variable.shape))])
+    return smaller
 
 
 def classifier_of_pixels(model: keras.Model, mean: np.ndarray, deviation: np.ndarray) -> keras.Model:

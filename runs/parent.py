@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from configs.schema import Config, describe_difference, differing_keys
-from data.config import BPE, BPE_VOCAB_SIZE, TextConfig
+from data.config import BPE
 from data.corpus import tokenizer_of
 from data.tokenizer import FILE_NAME
 from models.config import AxialViTConfig
@@ -73,22 +73,13 @@ def inherit_tokenizer(config: Config, parent: Config) -> Config:
     """Fills in the tokenizer of the parent; raises ConfigError if the config names another."""
     tokenizer, name = load_run_tokenizer(Path(config.init_from), parent), config.data.tokenizer
     if name is None or (name == BPE and tokenizer.json is not None):
-        place = "bytes" if tokenizer.json is None else str(Path(config.init_from, FILE_NAME))
-        return with_tokenizer(config, place)
-    if name == BPE or tokenizer_of(config.data).sha256 != tokenizer.sha256:
+        name = "bytes" if tokenizer.json is None else str(Path(config.init_from, FILE_NAME))
+    elif name == BPE or tokenizer_of(config.data).sha256 != tokenizer.sha256:
         raise ConfigError(
             f"data.tokenizer={name} is another tokenizer than that of init_from={config.init_from}, "
             "whose weights are of no use with it. Leave it out"
         )
-    return config
-
-
-def with_tokenizer(config: Config, name: str | None) -> Config:
-    """Config with an existing tokenizer in place of one to train."""
-    changes = {"tokenizer": name}
-    if name != BPE and isinstance(config.data, TextConfig):
-        changes["bpe_vocab_size"] = BPE_VOCAB_SIZE
-    return replace(config, data=replace(config.data, **changes))
+    return replace(config, data=replace(config.data, tokenizer=name))
 
 
 def fill_missing(config, other, names: tuple[str, ...]):

@@ -20,7 +20,7 @@ from data.config import BPE, TOKENIZERS
 from data.tokenizer import read_tokenizer
 from models.config import AxialViTConfig
 from runs.load import Task, load_run_config, load_task
-from runs.parent import check_parent, fill_from_parent, fill_missing, fill_original_length, with_tokenizer
+from runs.parent import check_parent, fill_from_parent, fill_missing, fill_original_length
 from system.errors import ConfigError
 from system.text import print_line, print_note
 from training.checkpoints import complete_checkpoints
@@ -147,7 +147,7 @@ def fill_from_record(config: Config, recorded: Config) -> Config:
     else:
         config = replace(config, model=fill_missing(config.model, recorded.model, ("vocab_size",)))
         if config.data.tokenizer in ((None,) if config.init_from is None else (None, BPE)):
-            config = with_tokenizer(config, recorded.data.tokenizer)
+            config = replace(config, data=replace(config.data, tokenizer=recorded.data.tokenizer))
     return fill_original_length(config, recorded.model.rope.scaling.original_max_position_embeddings)
 
 

@@ -21,9 +21,8 @@ from data.batches import (
     training_batch,
 )
 from data.config import BPE
-from data.corpus import TextCorpus, check_length, load_text, tokenizer_of
-from data.passkeys import check_room, fingerprint, held_out_passkeys, held_out_text, training_passkeys
-from data.token_arrays import MAX_TRAINING_BYTES
+from data.corpus import MAX_TRAINING_BYTES, TextCorpus, check_length, load_text, tokenizer_of
+from data.passkeys import Passkeys
 from data.tokenizer import BYTES, Tokenizer
 from models.sampling import Sampler, SamplingOptions
 from system.errors import DataError
@@ -142,12 +141,16 @@ class PasskeyTask:
     """Generated texts of a passkey run; see `runs.load.Task`."""
 
     config: Config
-    tokenizer: Tokenizer
+    passkeys: Passkeys
 
     unit = "tokens"
     epoch_size = None
     samples_at_end = True
     measure = staticmethod(summed_loss_and_answers)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.passkeys.tokenizer
 
     @property
     def description(self) -> str:
@@ -159,29 +162,22 @@ class PasskeyTask:
 
     @property
     def facts(self) -> dict:
-        return {"data_fingerprint": fingerprint(**self.sizes)}
-
-    @property
-    def sizes(self) -> dict:
-        """Arguments of the functions of `data.passkeys`."""
-        length, digits = self.config.context_length, self.config.data.digits
-        return {"length": length, "digits": digits, "tokenizer": self.tokenizer}
+        return {"data_fingerprint": self.passkeys.fingerprint()}
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
         batch = partial(
-            training_passkeys,
+            self.passkeys.training_batch,
             batch_size=self.config.batch_size,
             texts=self.config.data.texts,
             seed=self.config.seed,
             rows=rows,
-            **self.sizes,
         )
         return batch_dataset(batch, start_step=start_step, num_steps=self.config.num_steps)
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
         return EvaluationBatches(
             self.config.data.held_out_examples,
-            partial(held_out_passkeys, **self.sizes),
+            self.passkeys.held_out,
             batch_size=self.config.batch_size,
             max_batches=max_batches,
             rows=rows,
@@ -191,11 +187,9 @@ class PasskeyTask:
         """Function that asks the model for the keys of a few held-out texts."""
         tokenizer, digits = self.tokenizer, self.config.data.digits
         sampler = Sampler(model, vocab_size=tokenizer.vocab_size)
-        texts = [held_out_text(index, **self.sizes).tolist() for index in range(PASSKEY_SAMPLES)]
-        questions, keys = zip(
-            *((readable(t[:-digits], tokenizer), readable(t[-digits:], tokenizer)) for t in texts),
-            strict=True,
-        )
+        texts = [self.passkeys.held_out_text(index).tolist() for index in range(PASSKEY_SAMPLES)]
+        questions = [readable(text[:-digits], tokenizer) for text in texts]
+        keys = [readable(text[-digits:], tokenizer) for text in texts]
         prompts = [[tokenizer.separator, *text[:-digits]] for text in texts]
 
         def sample() -> dict:
@@ -242,8 +236,8 @@ def load_text_task(
 def load_passkey_task(config: Config, *, tokenizer: Tokenizer | None = None) -> PasskeyTask:
     """Raises DataError if the context is too short for a key, or the vocabulary too small."""
     tokenizer = tokenizer or tokenizer_of(config.data)
-    check_room(length=config.context_length, digits=config.data.digits, tokenizer=tokenizer)
-    return PasskeyTask(fill_vocab_size(config, tokenizer), tokenizer)
+    passkeys = Passkeys(config.context_length, config.data.digits, tokenizer)
+    return PasskeyTask(fill_vocab_size(config, tokenizer), passkeys)
 
 
 def fill_vocab_size(config: Config, tokenizer: Tokenizer) -> Config:

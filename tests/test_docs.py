@@ -34,7 +34,7 @@ BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FILE_HEADER = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")  # first line of a snippet that is a file of the tour
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if not path.stem.startswith("_"))
-TOUR_CHOICES = {"ntk_mixed", "json_lines", "shared"}  # config values that exist only after the tour's edits
+TOUR_CHOICES = {"ntk_mixed", "csv", "shared"}  # config values that exist only after the tour's edits
 
 
 def relative(path):

@@ -18,7 +18,7 @@ from data.batches import (
 from data.config import AugmentConfig
 from data.image_batches import image_training_dataset
 from data.images import ImageSplit
-from data.passkeys import held_out_passkeys, training_passkeys
+from data.passkeys import Passkeys
 
 # Each token is its own position, so that a window shows its start.
 TOKENS = np.arange(1_000, dtype=np.int64)
@@ -162,7 +162,7 @@ SOURCES = {
         partial(training_batch, BYTES, length=8, **TRAINING, **rows), **STEPS
     ),
     "passkeys": lambda **rows: batch_dataset(
-        partial(training_passkeys, length=60, digits=2, texts=2, **TRAINING, **rows), **STEPS
+        partial(Passkeys(60, 2).training_batch, texts=2, **TRAINING, **rows), **STEPS
     ),
     "images": lambda **rows: image_training_dataset(
         IMAGES, augment=AUGMENT, **TRAINING, **STEPS, **MOMENTS, **rows
@@ -170,7 +170,7 @@ SOURCES = {
     "held-out text": lambda **rows: evaluation(BYTES[:120], batch_size=BATCH, length=8, **rows),
     "some held-out text": lambda **rows: evaluation(BYTES, batch_size=BATCH, length=8, max_batches=2, **rows),
     "held-out passkeys": lambda **rows: EvaluationBatches(
-        11, partial(held_out_passkeys, length=60, digits=2), batch_size=BATCH, **rows
+        11, Passkeys(60, 2).held_out, batch_size=BATCH, **rows
     ),
 }
 

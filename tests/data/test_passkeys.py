@@ -6,37 +6,29 @@ import numpy as np
 import pytest
 
 from data.batches import IGNORED_TARGET
-from data.passkeys import (
-    FILLER,
-    check_room,
-    encode_pieces,
-    filler,
-    fingerprint,
-    held_out_passkeys,
-    held_out_text,
-    passkey_text,
-    smallest_text,
-    training_passkeys,
-)
-from data.tokenizer import BYTES
+from data.passkeys import FILLER, Passkeys
 from system.errors import DataError
 
 TEXT = re.compile(r"(.*)The key: (\d+)\. (.*)What was the key\? The key: (\d+)", re.DOTALL)
-TRAINING = {"batch_size": 3, "length": 200, "digits": 4, "texts": 3, "seed": 7}
+TRAINING = {"batch_size": 3, "texts": 3, "seed": 7}
 
 
 def text_of(row):
     return bytes(row.astype(np.uint8)).decode()
 
 
-def text(index, **options):
+def text(index, *, length, digits, **options):
     """A held-out text of byte tokens."""
-    return text_of(held_out_text(index, **options))
+    return text_of(Passkeys(length, digits).held_out_text(index, **options))
+
+
+def training(index, *, length=200, digits=4, **options):
+    return Passkeys(length, digits).training_batch(index, **TRAINING | options)
 
 
 @pytest.mark.parametrize(("size", "digits"), [(256, 5), (61, 3), (1024, 10)])
 def test_text_has_its_size_and_ends_with_the_stated_key(size, digits):
-    text = text_of(passkey_text(np.random.default_rng(0), size=size, digits=digits))
+    text = text_of(Passkeys(size, digits).text(np.random.default_rng(0), size))
     assert len(text) == size
     _, stated, _, asked = TEXT.fullmatch(text).groups()
     assert stated == asked
@@ -46,7 +38,7 @@ def test_text_has_its_size_and_ends_with_the_stated_key(size, digits):
 @pytest.mark.parametrize(("depth", "size"), [(0.0, 256), (0.1, 700), (0.5, 256), (0.73, 700), (1.0, 256)])
 def test_key_is_between_two_sentences_near_its_depth(depth, size):
     for seed in range(20):
-        text = text_of(passkey_text(np.random.default_rng(seed), size=size, digits=5, depth=depth))
+        text = text_of(Passkeys(size, 5).text(np.random.default_rng(seed), size, depth=depth))
         before, _, after, _ = TEXT.fullmatch(text).groups()
         room = len(before) + len(after)
         assert abs(len(before) - depth * room) <= max(map(len, FILLER)) / 2
@@ -62,7 +54,7 @@ def test_key_and_filler_are_the_same_at_every_depth():
 
 def test_default_depths_are_uniform():
     befores = [len(TEXT.fullmatch(text(i, length=600, digits=5))[1]) for i in range(400)]
-    shares = np.histogram(befores, bins=4, range=(0, 600 - smallest_text(5)))[0] / 400
+    shares = np.histogram(befores, bins=4, range=(0, 600 - Passkeys(600, 5).smallest))[0] / 400
     np.testing.assert_allclose(shares, 0.25, atol=0.08)  # 3.7 standard errors of 400 draws
 
 
@@ -76,17 +68,17 @@ def test_digits_of_a_key_are_distinct_and_uniform():
 
 
 def test_filler_is_whole_sentences_except_for_its_start():
-    choices = encode_pieces(BYTES).filler
-    first, *others = map(text_of, filler(np.random.default_rng(0), 200, choices))
+    filler = Passkeys(200, 5).filler
+    first, *others = map(text_of, filler(np.random.default_rng(0), 200))
     assert sum(map(len, [first, *others])) == 200
     assert set(others) <= set(FILLER)
     assert any(sentence.endswith(first) for sentence in FILLER)
-    assert filler(np.random.default_rng(0), 0, choices) == []
+    assert filler(np.random.default_rng(0), 0) == []
     assert not any(char.isdigit() or char == ":" for sentence in FILLER for char in sentence)
 
 
 def test_held_out_targets_are_the_digits_of_the_answer():
-    inputs, targets = held_out_passkeys(np.array([4, 0]), length=90, digits=5)
+    inputs, targets = Passkeys(90, 5).held_out(np.array([4, 0]))
     assert inputs.shape == targets.shape == (2, 90)
     assert inputs.dtype == targets.dtype == np.int32
     assert (targets[:, :-5] == IGNORED_TARGET).all()
@@ -99,7 +91,7 @@ def test_held_out_targets_are_the_digits_of_the_answer():
 def test_training_targets_are_the_answers_of_all_texts_of_a_row():
     counts = set()
     for index in range(8):
-        inputs, targets = training_passkeys(index, **TRAINING)
+        inputs, targets = training(index)
         tokens = np.append(inputs, targets[:, -1:], axis=1)
         for row, target in zip(tokens, targets, strict=True):
             _, *texts = text_of(row).split("\0")
@@ -110,37 +102,35 @@ def test_training_targets_are_the_answers_of_all_texts_of_a_row():
             np.testing.assert_array_equal(np.flatnonzero(target != IGNORED_TARGET), expected)
             counts.add(len(texts))
     assert counts == {1, 2, 3}
-    inputs, _ = training_passkeys(0, **TRAINING | {"length": 2 * smallest_text(4) + 1, "texts": 9})
+    inputs, _ = training(0, length=2 * Passkeys(200, 4).smallest + 1, texts=9)
     assert set((inputs == 0).sum(axis=1)) <= {1, 2}  # no more texts than fit
 
 
 def test_training_batch_depends_on_seed_and_index_alone():
-    first, again = (training_passkeys(5, **TRAINING) for _ in range(2))
+    first, again = (training(5) for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    for other in (training_passkeys(6, **TRAINING), training_passkeys(5, **TRAINING | {"seed": 8})):
+    for other in (training(6), training(5, seed=8)):
         assert (other[0] != first[0]).any(axis=1).all()
-    larger = training_passkeys(0, **TRAINING | {"batch_size": 6})
-    np.testing.assert_array_equal(np.array(larger)[:, 3:], training_passkeys(1, **TRAINING))
+    larger = training(0, batch_size=6)
+    np.testing.assert_array_equal(np.array(larger)[:, 3:], training(1))
 
 
 def test_held_out_texts_differ_from_training_texts():
-    options = {"length": 200, "digits": 10}
-    trained, _ = training_passkeys(0, batch_size=64, texts=1, seed=0, **options)
-    held_out, _ = held_out_passkeys(np.arange(64), **options)
+    trained, _ = training(0, batch_size=64, texts=1, seed=0, digits=10)
+    held_out, _ = Passkeys(200, 10).held_out(np.arange(64))
     trained, held_out = ({TEXT.search(text_of(row))[2] for row in rows} for rows in (trained, held_out))
     assert len(trained) == len(held_out) == 64
     assert not trained & held_out
 
 
 def test_context_too_short_for_the_question_raises():
-    shortest = smallest_text(5)
-    check_room(length=shortest, digits=5)
+    shortest = Passkeys(200, 5).smallest
     assert text(0, length=shortest, digits=5).count("The key: ") == 2
     with pytest.raises(DataError, match=rf"a context of {shortest - 1} tokens is too short for a key of 5"):
-        check_room(length=shortest - 1, digits=5)
+        Passkeys(shortest - 1, 5)
 
 
 def test_fingerprint_depends_on_length_and_digits():
-    assert fingerprint(length=90, digits=5) == fingerprint(length=90, digits=5)
-    others = {fingerprint(length=90, digits=4), fingerprint(length=91, digits=5)}
-    assert len({*others, fingerprint(length=90, digits=5)}) == 3
+    assert Passkeys(90, 5).fingerprint() == Passkeys(90, 5).fingerprint()
+    others = {Passkeys(90, 4).fingerprint(), Passkeys(91, 5).fingerprint()}
+    assert len({*others, Passkeys(90, 5).fingerprint()}) == 3

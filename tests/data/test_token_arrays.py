@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from data import token_arrays
+from data import corpus as corpora_module
 from data.config import TextFilesConfig
 from data.corpus import load_text
 from data.tokenizer import BYTES, JsonTokenizer
@@ -65,7 +65,7 @@ def test_the_fingerprint_is_that_of_the_tokens(corpora):
     ]
     assert in_tokens.fingerprint == hashlib.sha256(" ".join(hashes).encode()).hexdigest()
     assert in_tokens.fingerprint != in_bytes.fingerprint
-    assert in_tokens.description.startswith(in_bytes.description + "; tokenizer: 400 tokens, ")
+    assert in_tokens.description.startswith(in_bytes.description + "; 400 tokens, ")
 
 
 def test_meta_records_dtype_tokenizer_and_bytes(folder, corpora):
@@ -97,21 +97,21 @@ def test_bits_per_byte_do_not_depend_on_the_tokenizer(corpora):
 
 def test_the_training_split_alone_trains_the_tokenizer(folder, corpora, monkeypatch):
     seen = []
-    real = token_arrays.train_bpe
-    monkeypatch.setattr(token_arrays, "train_bpe", lambda texts, **o: real(seen.extend(texts) or seen, **o))
+    real = corpora_module.train_bpe
+    monkeypatch.setattr(corpora_module, "train_bpe", lambda texts, **o: real(seen.extend(texts) or seen, **o))
     corpus = load(folder, tokenizer="bpe", bpe_vocab_size=300)
     assert [text for text in seen if text] == documents_of(corpus, "train")
 
 
 def test_long_training_text_is_sampled_evenly(monkeypatch, tmp_path):
-    monkeypatch.setattr(token_arrays, "MAX_TRAINING_BYTES", 40)
-    monkeypatch.setattr(token_arrays, "TRAINING_PIECE_BYTES", 10)
+    monkeypatch.setattr(corpora_module, "MAX_TRAINING_BYTES", 40)
+    monkeypatch.setattr(corpora_module, "TRAINING_PIECE_BYTES", 10)
     seen = []
-    real = token_arrays.train_bpe
-    monkeypatch.setattr(token_arrays, "train_bpe", lambda texts, **o: real(seen.extend(texts) or seen, **o))
+    real = corpora_module.train_bpe
+    monkeypatch.setattr(corpora_module, "train_bpe", lambda texts, **o: real(seen.extend(texts) or seen, **o))
     stored = np.frombuffer(b"\0" + b"".join(b"%04d" % n for n in range(250)) + b"\0", np.uint8)
     options = {"name": "made", "facts": {}, "cache_dir": str(tmp_path), "report": lambda line: None}
-    token_arrays.trained_tokenizer(stored, vocab_size=257, **options)
+    corpora_module.trained_tokenizer(stored, vocab_size=257, **options)
     assert list(filter(None, seen)) == ["000000010", "0820083008", "0165016601", "702480249"]
 
 
@@ -125,16 +125,16 @@ def test_a_second_load_tokenizes_nothing(folder, corpora, monkeypatch):
 
 
 def test_long_documents_are_encoded_in_pieces_without_loss(monkeypatch, corpora):
-    monkeypatch.setattr(token_arrays, "PIECE_BYTES", 16)
-    monkeypatch.setattr(token_arrays, "BLOCK_BYTES", 40)
+    monkeypatch.setattr(corpora_module, "PIECE_BYTES", 16)
+    monkeypatch.setattr(corpora_module, "BLOCK_BYTES", 40)
     documents = ["你好" * 40, "a" * 16, "short", "a line\nand another line\n" * 9, "x" * 15, "\U0001f600" * 9]
     stored = np.frombuffer(("\0" + "\0".join(documents) + "\0").encode(), np.uint8)
-    blocks = list(token_arrays.read_blocks(stored))
+    blocks = list(corpora_module.read_blocks(stored))
     assert len(blocks) > 5
     assert all(len(text.encode()) <= 16 for pieces in blocks for text, _ in pieces)
     text = "".join(text + "\0" * ends_document for pieces in blocks for text, ends_document in pieces)
     assert text == "\0".join(documents) + "\0"
-    own = [text for pieces in token_arrays.read_blocks(stored[:122]) for text, _ in pieces][:16]
+    own = [text for pieces in corpora_module.read_blocks(stored[:122]) for text, _ in pieces][:16]
     assert own == [text for pieces in blocks for text, _ in pieces][:16]  # a function of the document alone
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from configs.compose import load_config
 from configs.schema import Config, parse_config
 from data.config import PasskeyConfig
-from data.passkeys import training_passkeys
+from data.passkeys import Passkeys
 from models.config import RopeConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 from runs import evaluate_passkey
@@ -248,7 +248,7 @@ def test_the_command_prints_json_and_draws_a_run_that_has_learned(eagerly, passk
 def test_texts_of_a_row_are_separate_documents_by_default(changes, are_separate):
     config = TransformerLMConfig(context_length=200, **SIZES)
     model = make_model(Config(model=config, data=PasskeyConfig(**changes), precision="float32"))
-    inputs, _ = training_passkeys(0, batch_size=8, length=200, digits=3, texts=3, seed=0)
+    inputs, _ = Passkeys(200, 3).training_batch(0, batch_size=8, texts=3, seed=0)
     row = next(row for row in inputs if (row == 0).sum() > 1)
     second = np.flatnonzero(row == 0)[1]
     other = np.where(np.arange(len(row)) == 3, row + 1, row)
