@@ -130,8 +130,9 @@ def read_rows(path: Path, column: str) -> Iterator[bytes | DataError]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(1_000, columns=[column]):
-                for value in batch.column(0).to_pylist():
-                    yield InvalidItem("is null") if value is None else value.encode()
+                # As bytes: a string of Parquet may be invalid UTF-8.
+                for value in batch.column(0).cast(pyarrow.large_binary()).to_pylist():
+                    yield InvalidItem("is null") if value is None else value
     except (OSError, pyarrow.ArrowException) as error:
         yield DataError(f"cannot read {printable(str(path))}: {reason(error)}")
 

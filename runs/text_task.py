@@ -30,8 +30,6 @@ from system.text import format_command
 from training.evaluation import summed_loss, summed_loss_and_answers
 from training.run_log import RunDirectory
 
-# Sizes of matrices that are fast on every device.
-VOCAB_MULTIPLE = 64
 SAMPLE_PROMPT_LENGTH, SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 32, 200, 0.8
 PROMPT_SOURCE_LENGTH = 100_000  # tokens of the held-out text
 # First whole line, else first whole word: a held-out part of a document may begin inside a line.
@@ -244,8 +242,7 @@ def fill_vocab_size(config: Config, tokenizer: Tokenizer) -> Config:
     """Config with a `model.vocab_size`; raises DataError if it is smaller than that of the tokenizer."""
     size = config.model.vocab_size
     if size is None:
-        padded = math.ceil(tokenizer.vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-        return replace(config, model=replace(config.model, vocab_size=padded))
+        return replace(config, model=replace(config.model, vocab_size=tokenizer.vocab_size))
     if size < tokenizer.vocab_size:
         raise DataError(
             f"model.vocab_size={size} is smaller than the vocabulary of the tokenizer, "

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import yaml
 
 from configs.compose import load_config
 from data.tokenizer import BYTES, JsonTokenizer, read_tokenizer
@@ -16,7 +15,14 @@ from runs.load import load_model, load_task
 from runs.text_task import load_passkey_task
 from tests.run_helpers import WITHOUT_SAMPLES, assert_mentions, refusal
 
-BPE = ("data.tokenizer=bpe", "data.bpe_vocab_size=290", "num_steps=4", "eval_every=2", "checkpoint_every=2")
+BPE = (
+    "data.tokenizer=bpe",
+    "data.bpe_vocab_size=290",
+    "model.vocab_size=320",
+    "num_steps=4",
+    "eval_every=2",
+    "checkpoint_every=2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,7 @@ def file_run(workplace, bpe_run, tmp_path_factory):
     """Directory of a finished run with the tokenizer of a file that is gone."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     shutil.copy(bpe_run / "tokenizer.json", path)
-    words = (*BPE[2:], f"data.tokenizer={path}", "name=file", WITHOUT_SAMPLES)
+    words = (*BPE[3:], f"data.tokenizer={path}", "name=file", WITHOUT_SAMPLES)
     assert workplace.train(*words) == 0
     path.unlink()
     return workplace.outputs / "file", words, path
@@ -40,8 +46,6 @@ def file_run(workplace, bpe_run, tmp_path_factory):
 def test_the_run_records_its_tokenizer_and_the_size_of_its_vocabulary(bpe_run):
     tokenizer = read_tokenizer(bpe_run)
     assert tokenizer.vocab_size == 290
-    model = yaml.safe_load((bpe_run / "config.yaml").read_text())["model"]
-    assert model["vocab_size"] == 320  # a multiple of 64
     summary = json.loads((bpe_run / "summary.json").read_text())
     config = load_config(bpe_run / "config.yaml")
     corpus = load_task(config, run_directory=bpe_run).corpus
@@ -85,6 +89,7 @@ def test_a_run_needs_neither_the_file_nor_the_cache_again(workplace, file_run):
     (copy / "summary.json").unlink()
     assert workplace.train(*words, "name=unfinished") == 0
     assert json.loads((copy / "summary.json").read_text())["step"] == 4
+    assert load_config(copy / "config.yaml").model.vocab_size == 290  # that of the tokenizer
     assert (copy / "tokenizer.json").read_bytes() == (path / "tokenizer.json").read_bytes()
 
 
@@ -106,6 +111,7 @@ def test_another_tokenizer_on_resume_is_refused(workplace, bpe_run, file_run, ca
 def test_a_child_takes_the_tokenizer_of_its_parent(workplace, bpe_run, capsys):
     child = ("init_from=" + str(bpe_run), "num_steps=1", "name=child", WITHOUT_SAMPLES, "~data.path")
     assert workplace.train(*child) == 0
+    assert load_config(workplace.outputs / "child" / "config.yaml").model.vocab_size == 320
     directory = workplace.outputs / "child"
     assert (directory / "tokenizer.json").read_bytes() == (bpe_run / "tokenizer.json").read_bytes()
     assert load_config(directory / "config.yaml").data.tokenizer == str(bpe_run / "tokenizer.json")

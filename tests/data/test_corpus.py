@@ -80,7 +80,7 @@ def test_description_states_which_documents_are_divided(folder):
     (folder / "long.txt").write_text("ab" * 20_000)  # more than 20 % of all text
     corpus = load(folder)
     assert f"; {len(documents_of(corpus.validation))} documents, " in corpus.description
-    assert corpus.description.endswith(" tokens held out (of 1 document only the last 20 %)")
+    assert corpus.description.endswith(" bytes held out (of 1 document only the last 20 %)")
 
 
 def test_fingerprint_depends_on_the_text_alone(folder, tmp_path):

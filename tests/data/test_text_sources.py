@@ -134,6 +134,10 @@ def test_a_row_without_text_is_refused_or_skipped(tmp_path):
     path = write_table(tmp_path / "a.parquet", text=["good " * 9, None, "fine " * 9])
     assert refusal(ParquetConfig, path).startswith("a.parquet:2: is null; fix or remove it")
     assert b"fine" in bytes(load(ParquetConfig, path, invalid="skip").train)
+    valid = pyarrow.array(["abc", "def"])
+    offsets, text = valid.buffers()[1], pyarrow.py_buffer(b"ab\xff" + b"def")
+    write_table(path, text=pyarrow.StringArray.from_buffers(2, offsets, text))
+    assert refusal(ParquetConfig, path).startswith("a.parquet:1: not UTF-8 at byte 2")
 
 
 @pytest.mark.parametrize("config_class", [JsonLinesConfig, ParquetConfig])
