@@ -15,7 +15,8 @@ from runs.load import load_model, load_task
 from runs.text_task import load_passkey_task
 from tests.run_helpers import WITHOUT_SAMPLES, assert_mentions, refusal
 
-BPE = (
+BPE = ("data.tokenizer=bpe", "data.bpe_vocab_size=290", "model.vocab_size=320")
+BRIEF = ("num_steps=4", "eval_every=2", "checkpoint_every=2")
     "data.tokenizer=bpe",
     "data.bpe_vocab_size=290",
     "model.vocab_size=320",
@@ -28,7 +29,7 @@ BPE = (
 @pytest.fixture(scope="module")
 def bpe_run(workplace):
     """Directory of a finished run with its own tokenizer of 290 tokens."""
-    assert workplace.train(*BPE, "name=bpe") == 0
+    assert workplace.train(*BPE, *BRIEF, "name=bpe") == 0
     return workplace.outputs / "bpe"
 
 
@@ -37,7 +38,7 @@ def file_run(workplace, bpe_run, tmp_path_factory):
     """Directory of a finished run with the tokenizer of a file that is gone."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     shutil.copy(bpe_run / "tokenizer.json", path)
-    words = (*BPE[3:], f"data.tokenizer={path}", "name=file", WITHOUT_SAMPLES)
+    words = (*BRIEF, f"data.tokenizer={path}", "name=file", WITHOUT_SAMPLES)
     assert workplace.train(*words) == 0
     path.unlink()
     return workplace.outputs / "file", words, path
@@ -104,7 +105,7 @@ def test_another_tokenizer_on_resume_is_refused(workplace, bpe_run, file_run, ca
     for value in ("bytes", "bpe"):
         lines = refusal(workplace, capsys, *words, f"data.tokenizer={value}", label="config error")
         assert_mentions(lines[0], "data.tokenizer is a file there", value)
-    lines = refusal(workplace, capsys, *BPE[2:], "name=bpe", "data.tokenizer=bytes", label="config error")
+    lines = refusal(workplace, capsys, BPE[2], *BRIEF, "name=bpe", "data.tokenizer=bytes", label="config error")
     assert_mentions(lines[0], "data.tokenizer is bpe there, bytes here")
 
 
@@ -154,7 +155,7 @@ def test_passkeys_are_written_in_the_tokens_of_the_parent(bpe_run):
 
 
 def test_a_vocabulary_smaller_than_that_of_the_tokenizer_is_refused(workplace, capsys):
-    (line,) = refusal(workplace, capsys, *BPE, "name=new", "model.vocab_size=289")
+    (line,) = refusal(workplace, capsys, *BPE[:2], "name=new", "model.vocab_size=289")
     assert_mentions(line, "model.vocab_size=289 is smaller than", "290 tokens")
     (line,) = refusal(workplace, capsys, "name=new", "model.vocab_size=255")
     assert_mentions(line, "model.vocab_size=255 is smaller than", "256 tokens")
