@@ -17,13 +17,6 @@ from tests.run_helpers import WITHOUT_SAMPLES, assert_mentions, refusal
 
 BPE = ("data.tokenizer=bpe", "data.bpe_vocab_size=290", "model.vocab_size=320")
 BRIEF = ("num_steps=4", "eval_every=2", "checkpoint_every=2")
-    "data.tokenizer=bpe",
-    "data.bpe_vocab_size=290",
-    "model.vocab_size=320",
-    "num_steps=4",
-    "eval_every=2",
-    "checkpoint_every=2",
-)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +98,8 @@ def test_another_tokenizer_on_resume_is_refused(workplace, bpe_run, file_run, ca
     for value in ("bytes", "bpe"):
         lines = refusal(workplace, capsys, *words, f"data.tokenizer={value}", label="config error")
         assert_mentions(lines[0], "data.tokenizer is a file there", value)
-    lines = refusal(workplace, capsys, BPE[2], *BRIEF, "name=bpe", "data.tokenizer=bytes", label="config error")
+    words = (BPE[2], *BRIEF, "name=bpe", "data.tokenizer=bytes")
+    lines = refusal(workplace, capsys, *words, label="config error")
     assert_mentions(lines[0], "data.tokenizer is bpe there, bytes here")
 
 
