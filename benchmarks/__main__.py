@@ -4,7 +4,6 @@ rope       rotation of queries
 train      training step of two language models and a vision transformer
 attention  training step and its peak memory, by sequence length
 generate   generation of one token
-data       creation of a batch and saving of a checkpoint, compared with a training step
 startup    train.py --help, and train.py up to its first step
 speedrun   a training run on Shakespeare compared with nanoGPT's recipe (minutes each)
 axial      training step of a vision transformer with full and with axial attention

@@ -1,12 +1,10 @@
 """Workloads of this repository: each function returns a `Work`, which is timed in its own process."""
 
-import itertools
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,8 +19,7 @@ from models.transformer import TransformerLM
 from models.vit import AxialViT
 from rope.embedding import RotaryEmbedding
 from runs.extended_context import row_memory
-from runs.load import Task, load_task, make_model
-from training.checkpoints import Checkpoints
+from runs.load import Task, load_task
 from training.config import OptimizerConfig, TrainingConfig
 from training.hardware import available_memory, resolve_compile, resolve_precision
 from training.optimizer import make_optimizer
@@ -122,30 +119,6 @@ def read_weights(*, dim: int, num_layers: int, mlp_dim: int, precision: str, **_
     count = num_layers * dim * (4 * dim + 3 * mlp_dim) + 256 * dim
     weights = tf.ones(count, precision.removeprefix("mixed_"))
     return Work(lambda: [tf.reduce_max(weights) for _ in range(CALLS)], CALLS)
-
-
-def recipe_step(*, arguments: list[str]) -> Work:
-    """Training step of `python train.py ARGUMENTS`."""
-    task = load_recipe(arguments)
-    inputs, targets = next(iter(task.training_batches(0)))
-    return step_of(make_model(task.config), task.config.compile, inputs, targets)
-
-
-def recipe_batches(*, arguments: list[str]) -> Work:
-    """Training batch of `python train.py ARGUMENTS`."""
-    batches = iter(load_recipe(arguments).training_batches(0))
-    return Work(lambda: list(itertools.islice(batches, CALLS)), CALLS)
-
-
-def recipe_checkpoints(*, arguments: list[str]) -> Work:
-    """Checkpoint of `python train.py ARGUMENTS` on disk: weights and optimizer."""
-    task = load_recipe(arguments)
-    model = make_model(task.config)
-    optimizer = make_optimizer(task.config.optimizer, model.trainable_variables, num_steps=NUM_STEPS)
-    folder, steps = tempfile.TemporaryDirectory(), itertools.count(1)
-    return Work(
-        lambda: Checkpoints(Path(folder.name), model, optimizer, keep=2).save(next(steps), task.facts)
-    )
 
 
 def load_recipe(arguments: list[str]) -> Task:

@@ -75,11 +75,6 @@ GENERATE = (
     + by("transformers, {mode}, {precision}", PEERS, mode=TORCH_MODES, precision=PRECISIONS)
     + by("reading the weights, {precision}", "ours:read_weights", precision=PRECISIONS)
 )
-DATA = (
-    by("step", "ours:recipe_step")
-    + by("batch", "ours:recipe_batches")
-    + by("checkpoint", "ours:recipe_checkpoints")
-)
 STARTUP = by("train.py, to its first step", "ours:command", until=["step 1/"]) + by(
     "train.py --help", "ours:command", arguments=[["--help"]]
 )
@@ -110,10 +105,6 @@ WORKLOADS = {
             GENERATE,
             ("tokens_per_second", 1),
         )
-    ],
-    "data": [
-        Workload(f"python train.py {recipe}", {"arguments": [recipe]}, DATA, ("times_per_second", 1))
-        for recipe in ("experiment=lm", "experiment=vit")
     ],
     "startup": [Workload("command", {}, STARTUP, None)],
     "speedrun": [Workload("to about 1.9 nats per character of Shakespeare", {}, SPEEDRUN, None)],
