@@ -85,14 +85,12 @@ class Progress:
     report: Report
     num_done: int = 0
     skipped: list[str] = field(default_factory=list)
-    started_at: float = 0.0
-    reported_at: float = 0.0
+    started_at: float = field(default_factory=time.monotonic)
+    reported_at: float = field(default_factory=time.monotonic)
 
     def advance(self, count: int = 1) -> None:
         """Counts more items as done."""
         now = time.monotonic()
-        if self.num_done == 0:
-            self.started_at = self.reported_at = now
         self.num_done += count
         if now - self.reported_at >= REPORT_EVERY_SECONDS:
             self.reported_at = now
