@@ -1,4 +1,4 @@
-"""Trains a model: `python train.py experiment=lm`; `python train.py --help` shows every key."""
+"""Trains a model: `python train.py experiment=lm`; `python train.py --help` explains the keys."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from configs.compose import compose, missing_parent, to_yaml
 from configs.foreign_names import answer_to
-from configs.help import help_text
+from configs.help import COMMON, help_text
 from configs.schema import parse_config
 from configs.sweep import sweep
 from system.command import quiet_imports, run_command
@@ -17,11 +17,11 @@ from system.text import print_line, print_result
 def main(arguments: list[str]) -> int | None:
     """Trains, sweeps or prints help; returns the exit code."""
     options = parse(arguments)
-    if options.multirun and not options.help:
+    if options.multirun and options.help is None:
         return sweep(options.overrides, options.config_dir)
     values = compose(options.overrides, config_dir=options.config_dir, report=print_line)
     if options.help or options.cfg:
-        print_result(help_text(values) if options.help else to_yaml(values))
+        print_result(help_text(values, options.help) if options.help else to_yaml(values))
         return None
     try:
         config = parse_config(values)
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int | None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python train.py", add_help=False, allow_abbrev=False)
-    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-h", "--help", nargs="?", const=COMMON)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("-m", "--multirun", action="store_true")
     mode.add_argument("--cfg", choices=["job"])
@@ -44,6 +44,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if flags:
         lines = (f"unknown flag {flag!r}; {answer_to(flag) or 'write key=value'}" for flag in flags)
         raise ConfigError("\n".join(lines))
+    if "=" in (options.help or ""):
+        options.overrides, options.help = [options.help, *options.overrides], COMMON
     if options.config_dir is not None and not options.config_dir.is_dir():
         raise ConfigError(f"--config-dir {options.config_dir} is not a directory")
     return options

@@ -22,7 +22,7 @@ ANSWERS = {
     "set output_dir and name, for OUTPUT_DIR/NAME": "log_dir logdir out_dir save_dir",
     "set num_steps: a run prints its number of epochs": "epochs max_epochs num_epochs num_train_epochs",
     "set model.rope.scaling.type and model.rope.scaling.factor": "rope_scaling",
-    "data= chooses it, such as data=text_files data.path=FILES; see --help data": "dataset dataset_name",
+    "data= chooses it, such as data=text_files data.path=FILES; see --help": "dataset dataset_name",
     "the same command resumes a run": "resume resume_from resume_from_checkpoint",
     "the same command resumes a run; init_from=RUN starts from its weights": "checkpoint ckpt pretrained",
     "a run uses the GPU that TensorFlow finds; distribute=mirrored uses all": "cuda device devices gpu gpus",

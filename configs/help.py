@@ -1,38 +1,60 @@
-"""Text of `python train.py --help`: the groups, and every key with its comment in the YAML files."""
+"""Text of `python train.py --help`: keys with their values and their comments in the YAML files."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from system.text import format_value
+from configs.schema import explain_unknown, flatten
+from system.errors import ConfigError
+from system.text import format_entries, format_value
 
 CONFIGS = Path(__file__).resolve().parent
 COMMENTED_KEY = re.compile(r"( *)(\w+):[^#]*(?:# *(.*))?")
 KIND = re.compile(r"^(architecture|source): (\w+)", re.MULTILINE)
+COMMON, ALL = "common", "all"
+COMMON_KEYS = """
+name output_dir init_from context_length num_steps batch_size accumulation_steps seed precision max_minutes
+eval_every sample_every checkpoint_every
+optimizer.name optimizer.learning_rate optimizer.warmup_steps optimizer.weight_decay
+model.dim model.num_layers model.num_heads model.patch_size model.position model.dropout
+model.rope.theta model.rope.interpolate_factor model.rope.scaling.type
+data.path data.tfds_name data.image_size data.held_out
+"""
 USAGE = """\
 Trains a language model or a vision transformer with rotary position embeddings.
 
   python train.py                                    train a small language model on Python source
+  python train.py name=wide model.dim=256            set keys; the same command resumes the run
+  python train.py name=docs data=text_files data.path='docs/**/*.md'   train on your own text
   python train.py experiment=vit                     train a vision transformer on handwritten digits
-  python train.py experiment=vit --help              show the keys of a vision transformer
-  python train.py name=wide model.dim=256            set any key below; repeat the command to resume the run
   python train.py -m model.position=rotary,learned   a sweep: one run for each value
   python train.py --cfg job experiment=shakespeare   print the configuration
+  python train.py --help all                         every key
+  python train.py --help model.rope                  the keys of a group, such as model, data, optimizer
+  python train.py experiment=vit --help model        the same of a vision transformer
 
-Exit codes: 0 complete; 1 diverged or lost a worker; 2 invalid input; 70 internal error; 75 max_minutes
-reached; 129, 130 and 143 stopped by a closed terminal, Ctrl-C and SIGTERM. After the last four the same
-command resumes.
-
-Groups, as group=file:
+Keys that are often changed:
 """
 
 
-def help_text(config: dict) -> str:
-    """Help for a composed configuration."""
-    groups = [f"  {group}: {', '.join(options)}" for group, options in config_groups().items()]
-    keys = [f"  {line}" for line in commented(config, dict(comments(config)))]
-    title = "Keys, as key=value; nested ones as model.rope.theta=value:"
-    return "\n".join([USAGE, *groups, "", title, "", *keys])
+def help_text(config: dict, topic: str = COMMON) -> str:
+    """Help for a composed configuration; `topic` is `common`, `all`, a key or a group of keys.
+
+    Raises:
+        ConfigError: if there is no such key or group.
+    """
+    comment_of, values = dict(comments(config)), flatten(config)
+    topics = {COMMON: COMMON_KEYS.split(), ALL: values}
+    keys = topics.get(topic) or [key for key in values if f"{key}.".startswith(f"{topic}.")]
+    if not keys:
+        raise ConfigError(explain_unknown(topic, None, [*values, *config, ALL]))
+    entries = (
+        (f"{key}={format_value(values[key])}", comment_of.get(key, "")) for key in keys if key in values
+    )
+    if topic != COMMON:
+        return format_entries(entries)
+    groups = ((group, ", ".join(names)) for group, names in config_groups().items())
+    return f"{USAGE}{format_entries(entries)}\n\nGroups, as group=file:\n{format_entries(groups)}"
 
 
 def config_groups() -> dict[str, list[str]]:
@@ -63,15 +85,3 @@ def comments_in(path: Path, prefix: str) -> Iterator[tuple[str, str]]:
         parents = [parent for parent in parents if len(parent[0]) < len(indent)] + [(indent, key)]
         if comment:
             yield prefix + ".".join(name for _, name in parents), comment
-
-
-def commented(nested: dict, comment_of: dict[str, str], prefix: str = "", indent: str = "") -> Iterator[str]:
-    """Yields one line for each key."""
-    for name, value in nested.items():
-        is_group = isinstance(value, dict)
-        text = "" if is_group else format_value(value)
-        comment = comment_of.get(prefix + name)
-        line = f"{indent}{name}: {text}".rstrip()
-        yield f"{line:32} # {comment}" if comment else line
-        if is_group:
-            yield from commented(value, comment_of, f"{prefix}{name}.", f"{indent}  ")

@@ -35,7 +35,10 @@ from system.errors import RunError
 from system.text import format_command, print_error
 
 # Columns left out of the table.
-JSON_COLUMNS = {"step", "context_length", "factor", "attention", "stride", "bytes"}
+JSON_COLUMNS = {
+    *("step", "context_length", "factor", "attention", "stride"),
+    *("targets", "bytes", "documents"),  # the same in all rows
+}
 CURVE_MARKERS = "os^vDXP*"
 
 

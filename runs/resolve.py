@@ -24,7 +24,7 @@ from runs.parent import check_parent, fill_from_parent, fill_missing, fill_origi
 from system.errors import ConfigError
 from system.text import print_line, print_note
 from training.checkpoints import complete_checkpoints
-from training.hardware import describe_device, note_unused_gpu, resolve_compile, resolve_precision
+from training.hardware import describe_device, resolve_compile, resolve_precision
 from training.replicas import Replicas
 from training.run_log import RunDirectory
 
@@ -123,7 +123,6 @@ def resolve_config(config: Config, recorded_path: Path) -> Config:
     print_line(
         f"{device}, precision {precision} ({precision_reason}), compile {compile_mode} ({compile_reason})"
     )
-    note_unused_gpu()
     return config
 
 

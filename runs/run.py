@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from configs.compose import save_config
 from configs.schema import Config
-from models.config import AxialViTConfig, TransformerLMConfig
+from models.config import AxialRopeConfig, AxialViTConfig, RopeConfig, TransformerLMConfig
 from runs.checkpointing import make_save, restore, reverting_on_divergence
 from runs.load import make_model
 from runs.plots import plot_loss
@@ -168,8 +168,9 @@ def describe(run: Run, model: keras.Model) -> str:
     if isinstance(options, AxialViTConfig):
         details, batch = describe_image_model(options), f"{config.batch_size} images"
     else:
-        details = describe_language_model(options)
+        details = [f"context {options.context_length}", f"position {options.position}"]
         batch = f"{config.batch_size} x {config.context_length} tokens"
+    details += describe_rope(options.rope)
     if options.learned_rotations != "none":
         details.append(f"{options.learned_rotations} learned rotations")
     total, size = config.num_steps * run.units_per_step, run.task.epoch_size
@@ -192,21 +193,13 @@ def describe_image_model(model: AxialViTConfig) -> list[str]:
     ]
 
 
-def describe_language_model(model: TransformerLMConfig) -> list[str]:
-    details = [f"context {model.context_length}", f"position {model.position}"]
-    if model.position != "rotary":
-        return details
-    rope = model.rope
-    details += [f"theta {rope.theta:g}", rope.layout, f"interpolate_factor {rope.interpolate_factor:g}"]
-    if rope.scaling.type != "none":
-        details.append(f"{rope.scaling.type} scaling {rope.scaling.set_keys()}")
-    if rope.xpos:
-        details.append("xPos")
-    if rope.learned_freq:
-        details.append("learned frequencies")
-    if rope.rotary_fraction != 1:
-        details.append(f"rotary_fraction {rope.rotary_fraction:g}")
-    return details
+def describe_rope(rope: RopeConfig | AxialRopeConfig) -> list[str]:
+    """Options that differ from their defaults."""
+    defaults = vars(type(rope)())
+    changes = {key: value for key, value in vars(rope).items() if value != defaults[key]}
+    if "scaling" in changes:
+        changes["scaling"] = f"{rope.scaling.type} {rope.scaling.set_keys()}"
+    return [f"{key} {value}" for key, value in changes.items()]
 
 
 def finish(run: Run, model: keras.Model, log: RunLog) -> None:

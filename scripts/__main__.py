@@ -5,14 +5,19 @@ import sys
 from pathlib import Path
 
 from system.command import run_command
-from system.text import format_command, print_result
+from system.text import format_command, format_entries, print_result
 
 
 def main() -> None:
-    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
-        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-        summary = docstring.splitlines()[0].partition(": `")[0].rstrip(".")
-        print_result(f"{format_command('-m', f'scripts.{path.stem}')}{' ' * (13 - len(path.stem))} {summary}")
+    paths = sorted(Path(__file__).parent.glob("[a-z]*.py"))
+    command = format_command("-m", "scripts.NAME", "--help")
+    print_result(f"{command}\n\n{format_entries((path.stem, summary_of(path)) for path in paths)}")
+
+
+def summary_of(path: Path) -> str:
+    """First line of the docstring of a command."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return docstring.splitlines()[0].partition(": `")[0].rstrip(".")
 
 
 if __name__ == "__main__":

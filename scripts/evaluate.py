@@ -20,7 +20,7 @@ from runs.arguments import (
     write_rows,
 )
 from system.command import quiet_imports, run_command
-from system.text import format_table, print_result
+from system.text import format_count, format_table, print_error, print_result
 
 # Takes about a minute and a half on two cores for five windows from 128 to 2,048 and the default model.
 DEFAULT_TARGETS = 20_000
@@ -120,6 +120,7 @@ def evaluate_windows(options: argparse.Namespace) -> None:
         attention=options.attention or "full",
     )
     print_result(json.dumps(rows, indent=1) if options.json else format_table(windows.table_rows(rows)))
+    print_error(f"{rows[0]['targets']:,} targets in {format_count(rows[0]['documents'], 'document')}")
     write_rows(windows.plot_rows, rows, default_picture(options.run_directories, "context.png"))
 
 

@@ -4,16 +4,20 @@ A closed terminal or pipe does not stop the program.
 """
 
 import difflib
+import itertools
 import os
 import shlex
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from system.errors import CommandError, reason
 
 ROOT = Path(__file__).resolve().parents[1]
+LINE_WIDTH = 100
 KEPT = "\n\t\u200c\u200d"  # joiners are part of words and of emoji
 
 
@@ -108,16 +112,35 @@ def format_value(value: object, *, quoted: bool = False) -> str:
     return repr(value) if quoted or not isinstance(value, str) else value
 
 
+def format_entries(entries: Iterable[tuple[str, str]]) -> str:
+    """Names with a text in a second column, in lines of at most `LINE_WIDTH`."""
+    entries = list(entries)
+    column = min(36, 4 + max(len(name) for name, _ in entries))
+    wrap = partial(textwrap.wrap, width=LINE_WIDTH, subsequent_indent=" " * column, break_on_hyphens=False)
+    lines = (
+        wrap(f"  {name}".ljust(column - 1) + f" {text}", break_long_words=False) for name, text in entries
+    )
+    return "\n".join(itertools.chain(*lines))
+
+
 def format_table(rows: list[dict]) -> str:
-    """Table with one line for each row and a header made of the keys of the first row."""
+    """Table with one line for each row and a header made of the keys of the first row.
+
+    Headers take several lines where one would be longer than `LINE_WIDTH`.
+    """
     headers = [name.replace("_", " ") for name in rows[0]]
     cells = [[format_cell(value) for value in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-    lines = [
+    columns = list(zip(headers, *cells, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    if sum(widths) + 2 * len(widths) - 2 > LINE_WIDTH:
+        widths = [max(map(len, [*header.split(), *column])) for header, *column in columns]
+    wrapped = [textwrap.wrap(header, width) for header, width in zip(headers, widths, strict=True)]
+    height = max(map(len, wrapped))
+    lines = zip(*([""] * (height - len(header)) + header for header in wrapped), strict=True)
+    return "\n".join(
         "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
-        for line in [headers, *cells]
-    ]
-    return "\n".join(lines)
+        for line in [*lines, *cells]
+    )
 
 
 def format_cell(value: object) -> str:

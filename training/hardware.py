@@ -45,21 +45,14 @@ def resolve_compile(compile_mode: str) -> tuple[str, str]:
     return "graph", "oneDNN's matmuls are faster on a CPU"
 
 
-def describe_device() -> str:
-    """Device of a run on one device: the first GPU, or the CPU with its number of threads."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return f"CPU with {format_count(num_threads(), 'thread')}"
-    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
-
-
-def note_unused_gpu(devices: Path = Path("/dev")) -> None:
-    """Prints a note if TensorFlow cannot use an NVIDIA GPU that CUDA_VISIBLE_DEVICES does not hide."""
-    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if is_hidden or tf.config.list_physical_devices("GPU") or not any(devices.glob("nvidia[0-9]*")):
-        return
-    command = format_command("-m", "pip", "install", f"tensorflow[and-cuda]=={tf.__version__}")
-    print_note(f"TensorFlow cannot use the NVIDIA GPU of this machine. Its CUDA libraries: {command}")
+def describe_device(devices: Path = Path("/dev")) -> str:
+    """The first GPU, or the CPU; prints a note if TensorFlow cannot use the NVIDIA GPU of this machine."""
+    if gpus := tf.config.list_physical_devices("GPU"):
+        return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+    if any(devices.glob("nvidia[0-9]*")) and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
+        command = format_command("-m", "pip", "install", f"tensorflow[and-cuda]=={tf.__version__}")
+        print_note(f"TensorFlow cannot use the NVIDIA GPU of this machine. Its CUDA libraries: {command}")
+    return f"CPU with {format_count(num_threads(), 'thread')}"
 
 
 def initialize_devices() -> None:

@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -160,7 +160,8 @@ class RunLog:
             self._events = make_event_writer(directory.tensorboard, start_step)
             self._validation_events = make_event_writer(directory.tensorboard / "validation", start_step)
         self._is_live = can_redraw_lines()
-        self._bar = self._make_bar(total=num_steps, initial=start_step, unit="step")
+        self._bar_options = {"dynamic_ncols": True, "disable": not self._is_live}
+        self._bar = tqdm(total=num_steps, initial=start_step, unit="step", **self._bar_options)
 
     def __enter__(self) -> "RunLog":
         return self
@@ -194,15 +195,12 @@ class RunLog:
         """Yields the batches, and reports how many are done and the time for the others."""
         self._bar.close()
         started = reported = time.monotonic()
-        for number, batch in enumerate(self._make_bar(batches, unit="batch"), 1):
+        for number, batch in enumerate(tqdm(batches, unit="batch", **self._bar_options), 1):
             yield batch
             passed = time.monotonic()
             if not self._is_live and passed - reported > PROGRESS_SECONDS:
                 reported, left = passed, (passed - started) / number * (len(batches) - number)
                 self.say(f"batch {number:,}/{len(batches):,}  ETA {format_duration(left)}")
-
-    def _make_bar(self, *values: Iterable, **options) -> tqdm:
-        return tqdm(*values, dynamic_ncols=True, disable=not self._is_live, **options)
 
     def write(self, step: int, metrics: dict) -> None:
         """Logs metrics of a step, a `sample` of text and paths of pictures; adds to the row of the step.

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -76,14 +77,40 @@ def stub(tmp_path):
     return (path,)
 
 
-def test_help_shows_groups_and_keys_without_tensorflow(empty):
+def test_help_shows_keys_without_tensorflow(empty):
     result = train("--help", cwd=empty, program=("-X", "importtime", ROOT / "train.py"))
     assert result.returncode == 0
-    assert f"model: {MODELS}" in result.stdout
-    assert "interpolate_factor: 1.0" in result.stdout
+    assert MODELS in result.stdout
+    assert "model.rope.interpolate_factor=1.0" in result.stdout
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert "omegaconf" in imported
     assert not {"tensorflow", "keras"} & imported
+
+
+def test_a_word_after_help_is_its_topic_or_an_override(capsys):
+    for arguments, word in (
+        (["--help", "model.rope"], "  model.rope.rotary_fraction=1.0"),
+        (["--help", "experiment=vit"], "  model.patch_size=null"),
+        (["experiment=vit", "--help", "model"], "  model.drop_path=0.0"),
+        (["-m", "--help"], "  num_steps=2000"),
+    ):
+        assert main(arguments) is None
+        assert word in capsys.readouterr().out
+
+
+def test_bash_completes_keys_as_the_readme_says():
+    (command,) = re.findall(r"^complete .* python$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    for start, expected in (
+        ("optimizer.le", "optimizer.learning_rate="),
+        ("model.rope.xpos_", "model.rope.xpos_scale_base="),
+    ):
+        complete = (
+            command.replace("complete -o default -o nospace", "compgen").removesuffix("python")
+            + f"-- {start}"
+        )
+        script = f'python() {{ {sys.executable} "$@"; }}; {complete}'
+        done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout.split() == [expected], done.stderr
 
 
 def test_a_missing_parent_is_named_beside_the_keys_that_it_would_have(errors_of):

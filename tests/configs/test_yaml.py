@@ -1,5 +1,6 @@
 import functools
 import pathlib
+import re
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ from omegaconf import OmegaConf
 
 from configs.help import comments, help_text
 from configs.schema import flatten, parse_config, to_flat
+from system.errors import ConfigError
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs"
 REQUIRED = {
@@ -95,16 +97,33 @@ def test_tiny_shakespeare_is_a_set_of_tensorflow_datasets():
     )
 
 
-def test_help_shows_every_key_beside_its_comment():
-    text = help_text(composed())
-    assert all(f"{key.rpartition('.')[2]}:" in text for key in to_flat(parse_config(composed())))
-    assert "num_steps: 2000                  # updates of the weights" in text
+def test_help_shows_the_common_keys_and_where_the_others_are():
+    for config in (composed(), composed("experiment=vit")):
+        text = help_text(config)
+        keys = re.findall(r"^  ([\w.]+)=\S* ", text, re.MULTILINE)
+        assert 24 <= len(keys) <= 28 and set(keys) <= set(flatten(config))
+        assert "--help all" in text and "--help model.rope" in text
+    assert "experiment  extend, " in text
+    assert "num_steps=2000                    updates of the weights" in help_text(composed())
+    assert "position encoding: axial" in text and "alibi" not in text
 
 
-def test_help_of_a_vision_transformer_shows_its_keys():
-    text = help_text(composed("experiment=vit"))
-    assert "position: axial                # axial, mixed, learned, sinusoidal, none" in text
-    assert "alibi" not in text
+def test_help_of_a_group_shows_its_keys():
+    text = help_text(composed(), "all")
+    assert all(f"  {key}=" in text for key in to_flat(parse_config(composed())))
+    text = help_text(composed("experiment=vit"), "data.augment")
+    assert "data.augment.flip=false" in text and "seed" not in text
+    text = help_text(composed(), "optimizer.beta_1")
+    assert text.split() == ["optimizer.beta_1=0.9", "decay", "rate", "of", "the", "first", "moment"]
+    for topic, answer in (("lr", "optimizer.learning_rate"), ("optimiser", "did you mean 'optimizer'")):
+        with pytest.raises(ConfigError, match=answer):
+            help_text(composed(), topic)
+
+
+def test_lines_of_help_have_at_most_100_characters():
+    for config in (composed(), composed("experiment=vit")):
+        for topic in ("common", "all"):
+            assert max(map(len, help_text(config, topic).splitlines())) <= 100
 
 
 def test_every_comment_belongs_to_a_key():

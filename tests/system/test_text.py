@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from system.text import ROOT, format_command, format_duration, format_share
+from system.text import ROOT, format_command, format_duration, format_share, format_table
 
 SPEAKER = """
 import sys
@@ -55,6 +55,24 @@ def test_a_command_names_this_python_and_quotes_paths(tmp_path, monkeypatch):
     assert format_command("train.py") == f"{python} {ROOT / 'train.py'}"
     command = f"PYTHONPATH={ROOT} {python} -m scripts.predict x.png"
     assert format_command("-m", "scripts.predict", tmp_path / "x.png") == command
+
+
+def test_a_wide_table_has_headers_of_several_lines():
+    rows = [{"run": "a", "bits_per_byte": 1.5}, {"run": "outputs/lm", "bits_per_byte": None}]
+    assert format_table(rows).splitlines() == [
+        "       run  bits per byte",
+        "         a         1.5000",
+        "outputs/lm              -",
+    ]
+    wide = format_table([row | dict.fromkeys(("wide_" * 9 + str(n) for n in range(4)), 0.5) for row in rows])
+    lines = wide.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert [line.split()[:3] for line in lines[-4:]] == [
+        ["per", "wide", "wide"],
+        ["run", "byte", "0"],
+        ["a", "1.5000", "0.5000"],
+        ["outputs/lm", "-", "0.5000"],
+    ]
 
 
 @pytest.mark.parametrize(

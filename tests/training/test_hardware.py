@@ -6,7 +6,6 @@ from training import hardware
 from training.hardware import (
     available_memory,
     describe_device,
-    note_unused_gpu,
     num_threads,
     physical_memory,
     processor_lines,
@@ -66,22 +65,19 @@ def test_physical_memory_is_that_of_the_machine_or_of_a_container(tmp_path):
 def test_the_device_of_a_run_is_named_and_an_unused_gpu_noted(machine, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     machine()
-    assert describe_device() == f"CPU with {num_threads()} thread{'s' * (num_threads() > 1)}"
-    note_unused_gpu(tmp_path)
     (tmp_path / "nvidiactl").touch()
-    note_unused_gpu(tmp_path)
-    assert capsys.readouterr().err == ""
+    cpu = f"CPU with {num_threads()} thread{'s' * (num_threads() > 1)}"
+    assert describe_device(tmp_path) == cpu and capsys.readouterr().err == ""
     (tmp_path / "nvidia0").touch()
-    note_unused_gpu(tmp_path)
+    assert describe_device(tmp_path) == cpu
     note = capsys.readouterr().err
     assert note.startswith("note: TensorFlow cannot use the NVIDIA GPU of this machine.")
     assert f"-m pip install 'tensorflow[and-cuda]=={tf.__version__}'" in note
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    note_unused_gpu(tmp_path)
+    assert describe_device(tmp_path) == cpu
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     machine(capability=(9, 0))
-    note_unused_gpu(tmp_path)
-    assert describe_device() == "GPU"
+    assert describe_device(tmp_path) == "GPU"
     assert capsys.readouterr().err == ""
 
 
