@@ -120,9 +120,8 @@ def resolve_config(config: Config, recorded_path: Path) -> Config:
     elif config.init_from is not None:
         config = fill_from_parent(config)
     device = config.distribute.strategy if config.distribute.strategy != "none" else describe_device()
-    print_line(
-        f"{device}, precision {precision} ({precision_reason}), compile {compile_mode} ({compile_reason})"
-    )
+    choices = f"precision {precision} ({precision_reason}), compile {compile_mode} ({compile_reason})"
+    print_line(f"device: {device}, {choices}")
     return config
 
 

@@ -22,7 +22,7 @@ from system.text import format_command, format_duration, print_line, print_note
 from training.checkpoints import Checkpoints
 from training.evaluation import make_evaluator
 from training.hardware import initialize_devices, physical_memory
-from training.loop import NO_BAD_STEPS, stop_reason, train
+from training.loop import NO_BAD_STEPS, STOP_REASONS, train
 from training.multi_device import make_replicas
 from training.optimizer import make_optimizer
 from training.replicas import ONE_DEVICE, Replicas
@@ -47,7 +47,9 @@ def train_run(config: Config) -> int:
             if manifest["step"] > 0:  # a new run records its config with its first checkpoint
                 save_config(run.config, directory.config)
             curves = format_command("-m", "tensorboard.main", "--logdir", directory.path)
-            print_line(f"{describe(run, model)}\n{directory.path}: {manifest['origin']}; curves: {curves}")
+            print_line(
+                f"{describe(run, model)}\nrun: {directory.path}, {manifest['origin']}; curves: {curves}"
+            )
         if replicas.any(manifest["step"] == run.config.num_steps and directory.is_complete()):
             replicas.on_chief(lambda: print_line(f"This run is complete. Its summary: {directory.summary}"))
             return 0
@@ -136,7 +138,7 @@ def train_and_evaluate(
         )
         if stop_code:
             command = format_command("train.py", *sys.argv[1:])
-            log.say(f"stopped after step {done:,} by {stop_reason(stop_code)}, saved. To resume: {command}")
+            log.say(f"stopped after step {done:,} by {STOP_REASONS[stop_code]}, saved. To resume: {command}")
             replicas.wait()
             return stop_code
         log.say("evaluating on all held-out data")

@@ -20,6 +20,7 @@ from training.step import StepResult
 REQUEST_SECONDS = 0.1
 NO_BAD_STEPS = {"in_a_row": 0, "in_all": 0}
 OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: the same command may succeed later
+STOP_REASONS = {OUT_OF_TIME: "max_minutes", 129: "SIGHUP", 130: "Ctrl-C", 143: "SIGTERM"}  # by exit code
 
 
 class StopRequest:
@@ -72,13 +73,6 @@ class StopRequest:
             elif time.monotonic() > first_time + REQUEST_SECONDS:
                 os._exit(128 + number[0])
         os.close(reader)
-
-
-def stop_reason(code: int) -> str:
-    """Cause of an exit code of `StopRequest`."""
-    if code == OUT_OF_TIME:
-        return "max_minutes"
-    return {signal.SIGINT: "Ctrl-C"}.get(code - 128, signal.Signals(code - 128).name)
 
 
 def train(

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from training import loop
-from training.loop import StopRequest, stop_reason
+from training.loop import StopRequest
 
 ANSWER = "stopping after this step; once more to stop at once"
 
@@ -25,15 +25,6 @@ def exit_codes(monkeypatch):
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
     return codes
-
-
-def test_the_reason_of_a_stop_is_named():
-    assert [stop_reason(code) for code in (75, 130, 143, 129)] == [
-        "max_minutes",
-        "Ctrl-C",
-        "SIGTERM",
-        "SIGHUP",
-    ]
 
 
 def wait_until(is_so):
