@@ -26,11 +26,11 @@ Trains a language model or a vision transformer with rotary position embeddings.
   python train.py                                    train a small language model on Python source
   python train.py name=wide model.dim=256            set keys; the same command resumes the run
   python train.py name=docs data=text_files data.path='docs/**/*.md'   train on your own text
-  python train.py experiment=vit                     train a vision transformer on handwritten digits
+  python train.py experiment=vit                     train a vision transformer on digits
   python train.py -m model.position=rotary,learned   a sweep: one run for each value
   python train.py --cfg job experiment=shakespeare   print the configuration
   python train.py --help all                         every key
-  python train.py --help model.rope                  the keys of a group, such as model, data, optimizer
+  python train.py --help model.rope                  a group of keys, such as model or optimizer
   python train.py experiment=vit --help model        the same of a vision transformer
 
 Keys that are often changed:

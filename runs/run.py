@@ -29,8 +29,6 @@ from training.replicas import ONE_DEVICE, Replicas
 from training.run_log import RunDirectory, RunLog, read_rows
 from training.step import make_train_step
 
-OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
-
 
 def train_run(config: Config) -> int:
     """Trains a new run, or resumes the one in `output_dir/name`, and returns the exit code."""
@@ -168,11 +166,12 @@ def describe(run: Run, model: keras.Model) -> str:
     """The model, the recipe and the data, a line each."""
     config, options = run.config, run.config.model
     if isinstance(options, AxialViTConfig):
-        details, batch = describe_image_model(options), f"{config.batch_size} images"
+        (rows, columns), patch, batch = options.grid, options.patch_size, f"{config.batch_size} images"
+        details = [f"{rows}x{columns} patches of {patch}x{patch} pixels", f"{options.attention} attention"]
     else:
-        details = [f"context {options.context_length}", f"position {options.position}"]
+        details = [f"context {options.context_length}"]
         batch = f"{config.batch_size} x {config.context_length} tokens"
-    details += describe_rope(options.rope)
+    details += [f"position {options.position}", *describe_rope(options.rope)]
     if options.learned_rotations != "none":
         details.append(f"{options.learned_rotations} learned rotations")
     total, size = config.num_steps * run.units_per_step, run.task.epoch_size
@@ -181,18 +180,9 @@ def describe(run: Run, model: keras.Model) -> str:
         f"model: {model.count_params():,} parameters, {options.num_layers} layers, dim {options.dim}, "
         f"{options.num_heads} heads, {', '.join(details)}\n"
         f"recipe: {config.num_steps:,} steps of {batch}, {total:,} in all{epochs}; "
-        f"{OPTIMIZERS[config.optimizer.name]}, learning rate {config.optimizer.learning_rate:g}, seed "
+        f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}, seed "
         f"{config.seed}\n{run.task.description}"
     )
-
-
-def describe_image_model(model: AxialViTConfig) -> list[str]:
-    (height, width), (rows, columns), patch = model.image_size, model.grid, model.patch_size
-    return [
-        f"images {height}x{width}x{model.channels} in {rows}x{columns} patches of {patch}x{patch} pixels",
-        f"position {model.position}",
-        f"{model.attention} attention",
-    ]
 
 
 def describe_rope(rope: RopeConfig | AxialRopeConfig) -> list[str]:

@@ -205,7 +205,7 @@ FOREIGN_NAMES = {
     "data.image_size": "img_size",
     "precision": "dtype",
     "epochs": "epochs",
-    "--help data": "dataset",
+    "data=text_files": "dataset",
     "the same command resumes": "resume checkpoint",
     "distribute=": "device gpu",
     "wandb sync": "wandb",
