@@ -2,7 +2,6 @@
 
 # A key, or a sentence, and the names that it answers.
 ANSWERS = {
-    "accumulation_steps": "grad_accum gradient_accumulation_steps",
     "batch_size": "bs micro_batch_size per_device_train_batch_size train_batch_size",
     "context_length": "block_size max_length max_position_embeddings max_seq_len n_ctx seq_len seq_length",
     "data.image_size": "img_size",
@@ -17,7 +16,6 @@ ANSWERS = {
     "num_steps": "iterations max_iters max_steps steps train_steps",
     "optimizer.clip_norm": "grad_clip max_grad_norm",
     "optimizer.learning_rate": "learning_rate lr max_lr",
-    "optimizer.warmup_steps": "warmup warmup_iters",
     "precision": "amp bf16 dtype fp16",
     "set output_dir and name, for OUTPUT_DIR/NAME": "log_dir logdir out_dir save_dir",
     "set num_steps: a run prints its number of epochs": "epochs max_epochs num_epochs num_train_epochs",
