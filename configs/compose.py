@@ -200,9 +200,9 @@ def hydra_errors() -> Iterator[None]:
     """Turns errors of Hydra and OmegaConf inside into a ConfigError."""
     try:
         yield
-    except OSError:  # of a path
-        raise
     except Exception as error:
+        if getattr(error, "filename", None):  # of a path, unlike Hydra's MissingConfigException
+            raise
         raise ConfigError(explain(error)) from error
 
 
