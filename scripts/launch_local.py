@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/launch_local.py`
 
 from runs.arguments import positive_integer
-from system.command import run_command, stop_signals
+from system.command import forwarding_signals, run_command, stop_signals
 from system.text import print_line
 
 PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
@@ -49,7 +48,7 @@ def launch(command: list[str], *, num_workers: int) -> int:
     """
     addresses = free_addresses(num_workers)
     workers = [start(command, addresses, index) for index in range(num_workers)]
-    with ThreadPoolExecutor(num_workers) as readers, forwarding_signals(workers):
+    with ThreadPoolExecutor(num_workers) as readers, forwarding_signals(stop_signals(), workers):
         for index, worker in enumerate(workers):
             readers.submit(relay, worker, index)
         return wait(workers)
@@ -80,22 +79,6 @@ def start(command: list[str], addresses: list[str], index: int) -> subprocess.Po
 def relay(worker: subprocess.Popen, index: int) -> None:
     for line in worker.stdout:
         print_line(f"[worker {index}] " + line.removesuffix("\n"))
-
-
-@contextlib.contextmanager
-def forwarding_signals(workers: list[subprocess.Popen]):
-    """Context in which Ctrl-C, SIGTERM and SIGHUP are sent on to the workers, which save and end."""
-
-    def forward(number, frame):
-        for worker in workers:
-            worker.send_signal(number)
-
-    previous = {number: signal.signal(number, forward) for number in stop_signals()}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def wait(workers: list[subprocess.Popen]) -> int:

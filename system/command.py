@@ -5,10 +5,11 @@ import errno
 import gc
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from system.errors import CommandError, reason
 from system.text import discard_output, print_error, print_note, print_result
@@ -78,6 +79,24 @@ def stop_signals() -> list[int]:
     """Signals that ask a command to stop; SIGHUP only if it was not started to ignore it, as by nohup."""
     is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [signal.SIGINT, signal.SIGTERM] if is_ignored else [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@contextlib.contextmanager
+def forwarding_signals(signals: Iterable[int], processes: list[subprocess.Popen]) -> Iterator[list[int]]:
+    """Sends these signals on to the processes inside; yields a list of those received."""
+    received = []
+
+    def forward(number, frame):
+        received.append(number)
+        for process in processes:
+            process.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in signals}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

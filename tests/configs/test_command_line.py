@@ -1,6 +1,5 @@
 """Command lines of train.py: help, errors in one line, and sweeps."""
 
-import json
 import pathlib
 import re
 import subprocess
@@ -23,14 +22,17 @@ STUB = f"""
 import json, pathlib, sys, types
 sys.path.insert(0, {str(ROOT)!r})
 import train
+from configs.compose import save_config
 from system.command import run_command
 
 def train_run(config):
     assert "tensorflow" not in sys.modules
     directory = pathlib.Path(config.output_dir, config.name)
     directory.mkdir(parents=True)
-    summary = {{"validation_loss": config.num_steps / 1000}}
-    (directory / "summary.json").write_text(json.dumps(summary))
+    save_config(config, directory / "config.yaml")
+    (directory / "summary.json").touch()
+    row = {{"validation_loss": 1 - config.num_steps / 1000, "elapsed_seconds": 61}}
+    (directory / "metrics.jsonl").write_text(json.dumps(row))
 
 sys.modules["runs.run"] = types.SimpleNamespace(train_run=train_run)
 sys.exit(run_command(lambda: train.main(sys.argv[1:])))
@@ -249,22 +251,24 @@ def test_mistake_in_an_experiment_file_is_reported(tmp_path, errors_of, text, pr
 def test_run_gets_its_configuration_and_hydra_writes_nothing(empty, stub):
     result = train("num_steps=2e3", "~model.position", "output_dir=out", cwd=empty, program=stub)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    assert [path.name for path in empty.rglob("*")] == ["out", "lm", "summary.json"]
+    names = ["config.yaml", "lm", "metrics.jsonl", "out", "summary.json"]
+    assert sorted(path.name for path in empty.rglob("*")) == names
 
 
-def test_sweep_runs_each_combination_in_its_own_directory(empty, stub):
-    result = train("-m", "name=sweep", "num_steps=200,0", "++seed=1", cwd=empty, program=stub)
-    names = [f"sweep-num_steps-{steps}-seed-1" for steps in (200, 0)]
+def test_sweep_names_its_runs_after_the_swept_keys_and_lists_them_by_loss(empty, stub):
+    result = train("-m", "name=sweep", "num_steps=200,0,300", "++seed=1", cwd=empty, program=stub)
+    names = [f"sweep-num_steps-{steps}" for steps in (200, 0, 300)]
     lines = result.stdout.splitlines()
     assert lines[0] == f"{sys.executable} {stub[0]} num_steps=200 ++seed=1 name={names[0]}"
-    assert [line.split() for line in lines[-2:]] == [
-        [names[0], "0", "0.2000"],
-        [names[1], "2", "-"],
+    assert [line.split() for line in lines[-4:]] == [
+        ["name", "state", "step", "loss", "time", "num", "steps"],
+        [names[2], "complete", "0/300", "0.7000", "1:01", "300"],
+        [names[0], "complete", "0/200", "0.8000", "1:01", "200"],
+        [names[1], "exit", "2", "-", "-", "-", "0"],
     ]
     assert result.stderr == "config error: num_steps must be >= 1, got 0\n"
     assert result.returncode == 2
-    assert sorted(path.name for path in (empty / "outputs").iterdir()) == [names[0]]
-    assert json.loads((empty / "outputs" / names[0] / "summary.json").read_text()) == {"validation_loss": 0.2}
+    assert {path.name for path in (empty / "outputs").iterdir()} == {names[0], names[2]}
 
 
 @pytest.mark.slow

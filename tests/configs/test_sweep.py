@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from configs.sweep import Job, format_jobs, job_name, measures, run_job
+from configs.sweep import job_name, run_job
 
 
 @pytest.mark.parametrize(
@@ -22,15 +22,7 @@ def test_a_job_is_named_after_its_overrides(overrides, name):
 
 
 def test_overrides_that_lose_a_character_get_unique_names():
-    overrides = [
-        ["x=1-y-2"],
-        ["x=1", "y=2"],
-        ["x='1 y 2'"],
-        ["x=1", "~y"],
-        ["x=1", "+y=2"],
-        ["x=-1"],
-        ["x=1"],
-    ]
+    overrides = [["x='1 y 2'"], ["x='1/y/2'"], ["x=1", "y=2"], ["x=-1"], ["x=1"]]
     names = [job_name("sweep", each) for each in overrides]
     assert len(set(names)) == len(names)
     assert names == [job_name("sweep", each) for each in overrides]
@@ -46,25 +38,6 @@ def test_a_name_needs_no_quotes_and_fits_a_file_system(overrides):
 def test_a_job_ended_by_a_signal_has_the_exit_code_of_a_shell():
     command = [sys.executable, "-c", "import os; os.kill(os.getpid(), 15)"]
     assert run_job(command) == 128 + signal.SIGTERM
-
-
-def test_the_table_shows_accuracy_where_a_job_has_one(tmp_path):
-    (tmp_path / "summary.json").write_text('{"validation_loss": 0.5, "accuracy": 0.875, "step": 3}')
-    lines = format_jobs([Job("images", 0, measures(tmp_path)), Job("b", 2, {})]).splitlines()
-    assert [line.split() for line in lines] == [
-        ["job", "exit", "code", "validation", "loss", "accuracy"],
-        ["images", "0", "0.5000", "0.8750"],
-        ["b", "2", "-", "-"],
-    ]
-    assert len({len(line) for line in lines}) == 1
-    assert "accuracy" not in format_jobs([Job("text", 0, {"validation_loss": 1.25}), Job("b", 143, {})])
-
-
-@pytest.mark.parametrize("text", [None, "{", "{}", "[]", "3"])
-def test_a_run_without_a_whole_summary_has_no_measures(tmp_path, text):
-    if text is not None:
-        (tmp_path / "summary.json").write_text(text)
-    assert measures(tmp_path) == {}
 
 
 JOB = """

@@ -1,0 +1,125 @@
+"""Table of runs: progress, results, and the keys in which they differ; imports no TensorFlow."""
+
+import contextlib
+import fcntl
+import json
+import math
+from pathlib import Path
+
+from configs.compose import load_config
+from configs.schema import FREE_KEYS, to_flat
+from system.errors import CommandError, RunError
+from system.text import format_duration, format_table, format_value, print_note
+
+WIDTH, LONGEST_VALUE, SHORTEST_NAME = 100, 20, 24  # columns
+# Data and parent tell a run from others; the SHA-256 of the parent's data does not, and FACTS has num_steps.
+IGNORED_KEYS = FREE_KEYS - {"init_from", "data.path"} | {"init_from_data", "num_steps"}
+FACTS = ("name", "state", "step", "num_steps", "loss", "bits_per_byte", "accuracy", "elapsed_seconds")
+
+
+def find_runs(directories: list[Path]) -> list[Path]:
+    """Runs among the directories and their subdirectories; RunError if there is no such directory."""
+    if missing := [path for path in directories if not path.is_dir()]:
+        raise RunError(f"{missing[0]} is not a directory")
+    candidates = [path for directory in directories for path in (directory, *directory.iterdir())]
+    return [path for path in candidates if (path / "config.yaml").exists() or (path / "checkpoints").is_dir()]
+
+
+def describe_run(path: Path) -> dict:
+    """`FACTS` of a run, None where unknown, and its `config` by key.
+
+    The loss is the last one on held-out data. The state is `complete`, `running`, `stopped` or, if the config
+    cannot be read, `damaged`.
+    """
+    run = dict.fromkeys(FACTS) | {"name": path.name, "state": "damaged", "config": {}}
+    try:
+        config = load_config(path / "config.yaml")
+    except CommandError as error:
+        print_note(str(error))
+        return run
+    metrics = last_metrics(path / "metrics.jsonl")
+    names = [checkpoint.name.removeprefix("step-") for checkpoint in path.glob("checkpoints/step-*")]
+    state, step = "stopped", max((int(name) for name in names if name.isdecimal()), default=0)
+    if is_locked(path / ".lock"):
+        state, step = "running", metrics.get("step", step)
+    elif (path / "summary.json").exists():
+        state = "complete"
+    return run | {
+        "state": state,
+        "step": step,
+        "num_steps": config.num_steps,
+        "loss": metrics.get("validation_loss"),
+        **{name: metrics.get(name) for name in ("bits_per_byte", "accuracy", "elapsed_seconds")},
+        "config": {key: value for key, value in to_flat(config).items() if key not in IGNORED_KEYS},
+    }
+
+
+def last_metrics(path: Path) -> dict:
+    """Last value of each metric in a metrics.jsonl; damaged lines are skipped."""
+    metrics = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError):
+            metrics |= json.loads(line)
+    return metrics
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a run."""
+    with contextlib.suppress(FileNotFoundError), open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def differing_keys(configs: list[dict]) -> list[str]:
+    """Keys whose values differ between the configs; those that every config has come first."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    return sorted(differing, key=lambda key: sum(key not in config for config in configs))
+
+
+def format_runs(runs: list[dict], keys: list[str]) -> str:
+    """Table of runs, sorted by loss, with as many of the keys as fit in `WIDTH` columns."""
+    # Bits per byte are comparable between tokenizers; images have no such loss.
+    runs = sorted(runs, key=lambda run: (run["bits_per_byte"] or run["loss"] or math.inf, run["name"]))
+    name_width, num_shown = max(len(run["name"]) for run in runs), len(keys)
+    while (excess := (table := make_table(runs, keys[:num_shown], name_width)).index("\n") - WIDTH) > 0:
+        if name_width > SHORTEST_NAME:
+            name_width = max(SHORTEST_NAME, name_width - excess)
+        else:
+            num_shown -= 1
+    if num_hidden := len(keys) - num_shown:
+        table += f"\n{num_hidden} more keys differ: scripts.list_runs --json prints all"
+    return table
+
+
+def make_table(runs: list[dict], keys: list[str], name_width: int) -> str:
+    rows = []
+    for run in runs:
+        row = {
+            "name": shorten(run["name"], name_width),
+            "state": run["state"],
+            "step": None if run["step"] is None else f"{run['step']:,}/{run['num_steps']:,}",
+            "loss": run["loss"],
+            "bits/byte": run["bits_per_byte"],
+            "accuracy": run["accuracy"],
+            "time": None if run["elapsed_seconds"] is None else format_duration(run["elapsed_seconds"]),
+        }
+        for key in keys:
+            name = key.rpartition(".")[2]
+            value = format_value(run["config"][key]) if key in run["config"] else None
+            row[key if name in row else name] = value and shorten(value, LONGEST_VALUE)
+        rows.append(row)
+    columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    return format_table([{name: row[name] for name in columns} for row in rows])
+
+
+def shorten(text: str, width: int) -> str:
+    """Text of at most `width` characters; the middle of a longer one is left out."""
+    if len(text) <= width:
+        return text
+    head = (width - 1) // 2
+    return f"{text[:head]}\N{HORIZONTAL ELLIPSIS}{text[head + 1 - width :]}"

@@ -1,0 +1,111 @@
+"""Table of runs, and the command that prints it."""
+
+import json
+
+import pytest
+from filelock import FileLock
+
+from configs.compose import save_config
+from configs.run_table import FACTS, LONGEST_VALUE, WIDTH, describe_run, differing_keys, format_runs, shorten
+from configs.schema import parse_config
+from scripts.list_runs import main
+from system.command import run_command
+
+
+def make_run(path, *rows, checkpoint=None, complete=False, **config):
+    path.mkdir(parents=True)
+    save_config(parse_config({"name": path.name, "num_steps": 2000, **config}), path / "config.yaml")
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + "{damaged")
+    if checkpoint:
+        (path / "checkpoints" / f"step-{checkpoint:08d}").mkdir(parents=True)
+        (path / "checkpoints" / f"step-{checkpoint + 1:08d}.partial").mkdir()
+    if complete:
+        (path / "summary.json").touch()
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    """Four runs, one of which is training, and a folder that is none."""
+    rows = {"step": 500, "validation_loss": 2.5, "elapsed_seconds": 61}, {"step": 900, "loss": 2.0}
+    make_run(tmp_path / "running", *rows, checkpoint=500, seed=3)
+    last = {"step": 2000, "validation_loss": 1.25, "elapsed_seconds": 3700.5}
+    make_run(tmp_path / "whole", *rows, last, checkpoint=2000, complete=True)
+    make_run(tmp_path / "stopped", *rows, checkpoint=750, optimizer={"learning_rate": 1e-5})
+    (tmp_path / "damaged" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "figures").mkdir()
+    with FileLock(tmp_path / "running" / ".lock"):
+        yield tmp_path
+
+
+def test_runs_are_listed_by_loss_with_their_state_and_differing_keys(outputs, capsys):
+    assert run_command(lambda: main([str(outputs)])) == 0
+    output, errors = capsys.readouterr()
+    assert [line.split() for line in output.splitlines()] == [
+        ["name", "state", "step", "loss", "time", "seed", "learning", "rate"],
+        ["whole", "complete", "2,000/2,000", "1.2500", "1:01:40", "0", "0.003"],
+        *sorted(
+            [
+                ["running", "running", "900/2,000", "2.5000", "1:01", "3", "0.003"],
+                ["stopped", "stopped", "750/2,000", "2.5000", "1:01", "0", "1e-05"],
+            ],
+            key=lambda row: output.index(row[0]),
+        ),
+        ["damaged", "damaged", "-", "-", "-", "-", "-"],
+    ]
+    path = outputs / "damaged" / "config.yaml"
+    assert errors == f"note: {path} cannot be read (No such file or directory)\n"
+
+
+def test_runs_are_printed_as_json(outputs, capsys):
+    assert run_command(lambda: main([str(outputs / "whole"), "--json"])) == 0
+    (run,) = json.loads(capsys.readouterr().out)
+    assert (run["config"]["model.dim"], run["config"]["optimizer.learning_rate"]) == (128, 0.003)
+    assert (run["name"], run["loss"], run["elapsed_seconds"]) == ("whole", 1.25, 3700.5)
+
+
+@pytest.mark.parametrize(("name", "problem"), [("nothing", "is not a directory"), ("figures", "Train one")])
+def test_a_folder_without_runs_is_an_error(outputs, capsys, name, problem):
+    assert run_command(lambda: main([str(outputs / name)])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(outputs / name) in line and problem in line
+
+
+def test_a_table_of_different_runs_fits_and_counts_the_keys_without_a_column(tmp_path):
+    make_run(tmp_path / f"a-{'long' * 20}-name", {"validation_loss": 1.0, "accuracy": 0.5})
+    place = str(tmp_path / ("p" * 40))
+    make_run(tmp_path / "b", data={"source": "text_files", "path": place}, model={"rope": {"theta": 5e5}})
+    runs = [describe_run(path) for path in sorted(tmp_path.iterdir())]
+    keys = differing_keys([run["config"] for run in runs])
+    assert keys[:2] == ["model.rope.theta", "data.source"]
+    assert "data.path" in keys and "name" not in keys
+    *lines, more = format_runs(runs, keys).splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    assert "accuracy" in lines[0] and "theta" in lines[0]
+    assert lines[1].split()[0].startswith("a-longlong") and "\N{HORIZONTAL ELLIPSIS}" in lines[1]
+    count = int(more.split()[0])
+    assert 0 < count < len(keys)
+    assert more == f"{count} more keys differ: scripts.list_runs --json prints all"
+
+
+def test_keys_with_the_name_of_another_column_keep_their_whole_name():
+    facts = dict.fromkeys(FACTS) | {"name": "a", "state": "complete"}
+    config = {"model.rope.factor": 2, "x.factor": None, "optimizer.name": "muon", "model.dim": 8}
+    header, row = format_runs([facts | {"config": config}], list(config)).splitlines()
+    assert header.split()[-4:] == ["factor", "x.factor", "optimizer.name", "dim"]
+    assert row.split()[-4:] == ["2", "null", "muon", "8"]
+
+
+def test_runs_with_other_tokenizers_are_sorted_by_bits_per_byte():
+    runs = [
+        dict.fromkeys(FACTS) | {"name": name, "loss": loss, "bits_per_byte": bits, "config": {}}
+        for name, loss, bits in (("bytes", 1.25, 1.75), ("subwords", 3.5, 1.5))
+    ]
+    header, *rows = format_runs(runs, []).splitlines()
+    assert header.split() == ["name", "loss", "bits/byte"]
+    assert [row.split()[0] for row in rows] == ["subwords", "bytes"]
+
+
+def test_the_middle_of_a_long_text_is_left_out():
+    assert shorten("abcdefgh", 8) == "abcdefgh"
+    assert shorten("abcdefghi", 8) == "abc\N{HORIZONTAL ELLIPSIS}fghi"
+    assert len(shorten("x" * 99, LONGEST_VALUE)) == LONGEST_VALUE
