@@ -30,7 +30,7 @@ class SamplingOptions(Options):
     top_p: choose among the most likely tokens that together reach this probability (Holtzman et al. 2019,
         arXiv 1904.09751); None for all.
     seed: seed of the noise. The noise of a row is keyed by (seed, prompt, token index) and does not depend on
-        the rest of the batch.
+        the rest of the batch, except that the next rows with the same prompt have seed + 1, seed + 2 and on.
     overflow: `slide` continues a row that exceeds the context from its last `context_length // 2` tokens, at
         least one; `stop` ends it.
     stop_token: token that ends a row, and is not part of it; None for none.
@@ -53,7 +53,7 @@ class Row:
     """One sequence of a batch: its tokens, and the start of the window that the model reads."""
 
     def __init__(self, prompt: Sequence[int], seed: int):
-        self.tokens = [int(token) for token in prompt]
+        self.tokens = list(prompt)
         self.prompt_length = len(self.tokens)
         self.window_start = 0
         self.finished = False
@@ -128,7 +128,8 @@ class Sampler:
         """
         if not prompts:
             raise ValueError("there is no prompt; give at least one.")
-        rows = [Row(prompt, options.seed) for prompt in prompts]
+        prompts = [list(map(int, prompt)) for prompt in prompts]
+        rows = [Row(prompt, options.seed + prompts[:i].count(prompt)) for i, prompt in enumerate(prompts)]
         for row in rows:
             if not row.tokens:
                 raise ValueError("a prompt is empty; give at least one token.")

@@ -1,7 +1,6 @@
 """The task of a run, and loading of tasks, models and trained runs."""
 
 import functools
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -167,19 +166,14 @@ def find_best_step(run_directory: Path) -> tuple[int, str]:
     """
     directory = RunDirectory(run_directory)
     losses = {row["step"]: row.get("validation_loss") for row in read_rows(directory)}
-    losses = {step: loss for step, loss in losses.items() if loss is not None and math.isfinite(loss)}
+    losses = {step: loss for step, loss in losses.items() if loss is not None}
     steps = [step_of(path) for path in complete_checkpoints(directory.checkpoints)]
-    measured = [step for step in steps if step in losses]
-    if not measured:
-        raise RunError(
-            f"{directory.metrics} has no held-out loss of a kept checkpoint; use --step latest, or one of "
-            f"its steps: {', '.join(map(str, steps)) or 'none'}"
-        )
-    best, lowest = min(measured, key=losses.get), min(losses, key=losses.get)
-    remark = f" (held-out loss {losses[best]:.4f}"
-    if losses[lowest] < losses[best]:
-        remark += f"; step {lowest:,} had {losses[lowest]:.4f}, but its checkpoint was not kept"
-    return best, remark + ")"
+    best = min((step for step in steps if step in losses), key=losses.get, default=None)
+    if best is None:
+        raise RunError(f"{directory.metrics} has no held-out loss of a kept checkpoint; kept: {steps}")
+    lowest = min(losses, key=losses.get)
+    remark = f"; step {lowest:,} had {losses[lowest]:.4f}, but its checkpoint was not kept"
+    return best, f" (held-out loss {losses[best]:.4f}{remark if losses[lowest] < losses[best] else ''})"
 
 
 def load_run_config(run_directory: Path) -> Config:

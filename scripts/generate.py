@@ -1,6 +1,12 @@
-"""Generates text with a trained language model: `python -m scripts.generate outputs/lm --prompt "def "`."""
+"""Generates text with a trained language model: `python -m scripts.generate outputs/lm --prompt "def "`.
+
+Without a prompt, it asks for prompts on the terminal until Ctrl-D.
+"""
 
 import argparse
+import contextlib
+import json
+import random
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +24,15 @@ OVERFLOW_NOTES = {
     "slide": "generation continues from the second half of the context",
     "stop": "the text ends there",
 }
+# The first step and the first call of the loop, each of which may compile a function.
+UNTIMED_STEPS = 17
 
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
+    given = read_prompts(options)
+    if not given and not sys.stdin.isatty():
+        raise RunError("no prompt; use --prompt TEXT, --prompt-file FILE, or --prompt - for standard input")
     with quiet_imports():
         from models.config import TransformerLMConfig
         from models.sampling import Sampler, SamplingOptions
@@ -29,33 +40,40 @@ def main(arguments: list[str]) -> None:
 
     model, config, _ = load_model(options.run_directory, of=TransformerLMConfig, step=options.step)
     tokenizer = load_run_tokenizer(options.run_directory, config)
-    prompts = [tokenizer.encode(prompt) for prompt in options.prompt]
-    try:
-        sampling = SamplingOptions(
-            temperature=options.temperature,
-            top_k=options.top_k,
-            top_p=options.top_p,
-            seed=options.seed,
-            overflow=options.overflow,
-            stop_token=tokenizer.separator,
-        )
-        steps = Sampler(model, vocab_size=tokenizer.vocab_size).generate(prompts, options.length, sampling)
-    except ValueError as error:
-        raise RunError(str(error)) from error
-    longest = max(map(len, prompts))
-    if longest + options.length > config.context_length:
-        print_note(
-            f"{longest} tokens of prompt and {options.length} more exceed the context of "
-            f"{config.context_length}; {OVERFLOW_NOTES[options.overflow]}."
-        )
-    print_texts(prompts, steps, tokenizer)
+    sampler = Sampler(model, vocab_size=tokenizer.vocab_size)
+    for texts in [given] if given else ask_for_prompts():
+        seed = random.randrange(2**31) if options.seed is None else options.seed
+        prompts = [tokenizer.encode(text) for text in texts for _ in range(options.num_samples)]
+        try:
+            choice = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "overflow")}
+            sampling = SamplingOptions(**choice, seed=seed, stop_token=tokenizer.separator)
+            steps = sampler.generate(prompts, options.length, sampling)
+        except ValueError as error:
+            if given:
+                raise RunError(str(error)) from error
+            print_error(f"error: {error}")
+            continue
+        longest = max(map(len, prompts))
+        if longest + options.length > config.context_length:
+            print_note(
+                f"{longest} tokens of prompt and {options.length} more exceed the context of "
+                f"{config.context_length}; {OVERFLOW_NOTES[options.overflow]}."
+            )
+        print_texts(prompts, steps, tokenizer, seed=seed, as_json=options.json)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m scripts.generate", description=__doc__)
     parser.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
-    prompt = "text to continue; repeat the option for a batch of prompts"
-    parser.add_argument("--prompt", action="append", required=True, help=prompt)
+    prompt = "text to continue, or - for standard input; repeat the option for a batch of prompts"
+    parser.add_argument("--prompt", action="append", default=[], help=prompt)
+    file = "file to continue, without its last line break; may be repeated"
+    file_type = argparse.FileType("rb")
+    parser.add_argument(
+        "--prompt-file", type=file_type, action="append", default=[], metavar="FILE", help=file
+    )
+    samples = "number of texts for each prompt (default %(default)s)"
+    parser.add_argument("--num-samples", type=positive_integer, default=1, metavar="N", help=samples)
     length = "number of tokens to generate (default %(default)s)"
     parser.add_argument("--length", type=positive_integer, default=400, help=length)
     temperature = "divides the logits; 0 for greedy decoding (default %(default)s)"
@@ -63,46 +81,72 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, help="sample only from the k most probable tokens")
     top_p = "sample only from the most probable tokens whose total probability reaches this value"
     parser.add_argument("--top-p", type=float, help=top_p)
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default %(default)s)")
+    parser.add_argument("--seed", type=int, help="random seed (default random); it is printed")
     overflow = "when the context is full, continue from its second half, or stop (default %(default)s)"
     parser.add_argument("--overflow", choices=OVERFLOW_NOTES, default="slide", help=overflow)
     add_step_option(parser)
+    parser.add_argument("--json", action="store_true", help="print a list of prompts and texts as JSON")
     return parser.parse_args(arguments)
 
 
+def read_prompts(options: argparse.Namespace) -> list[str]:
+    """Prompts of the command line, of standard input and of files; other bytes than UTF-8 are kept."""
+    files = [sys.stdin.buffer for text in options.prompt if text == "-"] + options.prompt_file
+    contents = [file.read().decode(errors="surrogateescape").removesuffix("\n") for file in files]
+    return [text for text in options.prompt if text != "-"] + contents
+
+
+def ask_for_prompts() -> Iterator[list[str]]:
+    """Lines that are typed on the terminal, until Ctrl-D."""
+    import readline  # noqa: F401, gives `input` a history
+
+    print_error("type a prompt; Ctrl-D ends")
+    with contextlib.suppress(EOFError):
+        while True:
+            if text := input("> "):
+                yield [text]
+    print_result("")
+
+
 def print_texts(
-    prompts: Sequence[Sequence[int]], steps: Iterator[Sequence[int]], tokenizer: Tokenizer = BYTES
+    prompts: Sequence[Sequence[int]],
+    steps: Iterable[Sequence[int]],
+    tokenizer: Tokenizer = BYTES,
+    *,
+    seed: int,
+    as_json: bool = False,
 ) -> None:
-    """Prints a single text while it is generated, or several when all are complete; then the speed.
+    """Prints a single text while it is generated, several or JSON when all are complete; then the speed.
 
     Args:
         prompts: tokens of each prompt.
         steps: (prompts,) tokens of each step; -1 in a row that has ended.
     """
-    started = time.perf_counter()
-    columns = print_stream(prompts[0], steps, tokenizer) if len(prompts) == 1 else list(steps)
-    elapsed_seconds = time.perf_counter() - started
-    if len(prompts) > 1:
-        for row, prompt in enumerate(prompts):
-            text = tokenizer.decode([*prompt, *(column[row] for column in columns)])
-            print_result(f"--- {row + 1} ---\n{text}")
-    count = sum(int(token) >= 0 for column in columns for token in column)
-    speed = f"{count / elapsed_seconds:.0f} tokens/s"
-    print_error(f"{count} tokens in {elapsed_seconds:.1f} s, {speed}, including compilation.")
-
-
-def print_stream(
-    prompt: Sequence[int], steps: Iterable[Sequence[int]], tokenizer: Tokenizer = BYTES
-) -> list[Sequence[int]]:
-    """Prints each character as soon as it is complete, and returns the steps."""
-    stream = TextStream(tokenizer)
-    print_result(stream.add(prompt), end="")
-    columns = []
+    stream, columns, times = TextStream(tokenizer), [], []
+    is_streamed = len(prompts) == 1 and not as_json
+    if is_streamed:
+        print_result(stream.add(prompts[0]), end="")
     for column in steps:
         columns.append(column)
-        print_result(stream.add(column), end="")
-    print_result(stream.add([], is_last=True))
-    return columns
+        times.append(time.perf_counter())
+        if is_streamed:
+            print_result(stream.add(column), end="")
+    starts = [tokenizer.decode(prompt) for prompt in prompts]
+    texts = [tokenizer.decode([*prompt, *(step[i] for step in columns)]) for i, prompt in enumerate(prompts)]
+    if is_streamed:
+        print_result(stream.add([], is_last=True))
+    elif as_json:
+        pairs = zip(starts, texts, strict=True)
+        rows = [{"prompt": start, "text": text.removeprefix(start), "seed": seed} for start, text in pairs]
+        print_result(json.dumps(rows, indent=1))
+    else:
+        print_result("\n".join(f"--- {number} ---\n{text}" for number, text in enumerate(texts, 1)))
+    counts = [sum(int(token) >= 0 for token in column) for column in columns]
+    speed = ""
+    if len(counts) > UNTIMED_STEPS:
+        rate = sum(counts[UNTIMED_STEPS:]) / (times[-1] - times[UNTIMED_STEPS - 1])
+        speed = f", {rate:,.0f} tokens/s without compilation"
+    print_error(f"seed {seed}: {sum(counts):,} tokens{speed}")
 
 
 if __name__ == "__main__":

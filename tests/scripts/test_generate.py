@@ -1,8 +1,11 @@
+import io
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -11,14 +14,14 @@ import pytest
 from configs.compose import save_config
 from configs.schema import parse_config
 from data.tokenizer import BYTES
-from models.sampling import Sampler, SamplingOptions
+from models.sampling import TOKENS_PER_CALL, Sampler, SamplingOptions
 from models.transformer import TransformerLM
-from scripts.generate import main, parse, print_stream, print_texts
+from scripts.generate import UNTIMED_STEPS, main, parse, print_texts
 from system.text import escape
 from training.checkpoints import Checkpoints
 
 CONTEXT = 24
-SPEED = r"(\d+) tokens in \d+\.\d s, \d+ tokens/s, including compilation\."
+SPEED = r"seed (\d+): (\d+) tokens(, [\d,]+ tokens/s without compilation)?"
 CONFIG = {
     "name": "tiny",
     "context_length": CONTEXT,
@@ -82,8 +85,11 @@ def continued(sampler):
 
 def test_a_prompt_is_printed_and_continued_by_the_model(eagerly, run, run_directory, continued):
     code, out, (speed,) = run(main, run_directory, "--prompt", "def née", "--length", 12)
-    assert (code, out) == (0, continued("def née", 12))
-    assert re.fullmatch(SPEED, speed)[1] == "12"
+    seed, count, _ = re.fullmatch(SPEED, speed).groups()
+    assert (code, out) == (0, continued("def née", 12, seed=int(seed)))
+    assert count == "12"
+    _, _, (other,) = run(main, run_directory, "--prompt", "def née", "--length", 1)
+    assert not other.startswith(f"seed {seed}:")
 
 
 def test_each_sampling_option_has_an_effect(traced_once, run, run_directory, continued):
@@ -97,8 +103,62 @@ def test_each_sampling_option_has_an_effect(traced_once, run, run_directory, con
 
 def test_several_prompts_are_continued_like_single_ones(traced_once, run, run_directory, continued):
     a, b = "def ", "a longer one"
-    _, out, _ = run(main, run_directory, "--prompt", a, "--prompt", b, "--length", 9)
+    _, out, _ = run(main, run_directory, "--prompt", a, "--prompt", b, "--length", 9, "--seed", 0)
     assert out == f"--- 1 ---\n{continued(a, 9)}--- 2 ---\n{continued(b, 9)}"
+
+
+def test_samples_of_one_prompt_differ_and_are_printed_as_json(traced_once, run, run_directory, continued):
+    options = ("--prompt", "ab\x1b", "--num-samples", 2, "--seed", 5, "--length", 9, "--json")
+    code, out, _ = run(main, run_directory, *options)
+    rows = json.loads(out)
+    assert code == 0 and "\x1b" not in out
+    assert [row["seed"] for row in rows] == [5, 5]
+    texts = [continued("ab\x1b", 9, seed=seed) for seed in (5, 6)]
+    assert [escape(row["prompt"] + row["text"]) + "\n" for row in rows] == texts
+    assert texts[0] != texts[1]
+
+
+def test_prompts_are_read_from_standard_input_and_files(
+    traced_once, run, run_directory, continued, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"def\n\n")))
+    (tmp_path / "prompt.txt").write_bytes(b"a\xffb\n")
+    files = ("--prompt-file", tmp_path / "prompt.txt")
+    _, out, _ = run(main, run_directory, "--prompt", "-", *files, "--length", 3, "--json")
+    assert [row["prompt"] for row in json.loads(out)] == ["def\n", "a\ufffdb"]
+    with pytest.raises(SystemExit, match="2"):
+        run(main, run_directory, "--prompt-file", tmp_path / "none")
+
+
+def test_prompts_are_asked_for_on_a_terminal(sampler, run, run_directory, continued, monkeypatch):
+    samplers, lines = [], iter(["def ", "", "x" * (CONTEXT + 1), "ab"])
+
+    def type_line(prompt):
+        for line in lines:
+            return line
+        raise EOFError
+
+    monkeypatch.setattr("models.sampling.Sampler", lambda *_, **options: samplers.append(1) or sampler)
+    monkeypatch.setattr("builtins.input", type_line)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    code, out, errors = run(main, run_directory, "--length", 7, "--seed", 0)
+    assert (code, out) == (0, continued("def ", 7) + continued("ab", 7) + "\n")
+    assert errors[1:] == [
+        "seed 0: 7 tokens",
+        f"error: a prompt has {CONTEXT + 1} tokens, the context holds {CONTEXT}; shorten it.",
+        "seed 0: 7 tokens",
+    ]
+    assert len(samplers) == 1
+
+
+def test_the_speed_is_that_of_steps_without_compilation(monkeypatch, capsys):
+    assert UNTIMED_STEPS == 1 + TOKENS_PER_CALL
+    for ends, speed in (([], ""), ([100.25, 100.5], ", 4 tokens/s without compilation")):
+        times = iter([100.0] * UNTIMED_STEPS + ends)
+        monkeypatch.setattr("time.perf_counter", lambda times=times: next(times))
+        count = UNTIMED_STEPS + len(ends)
+        print_texts([b"a"], [[65]] * count, seed=3)
+        assert capsys.readouterr().err == f"seed 3: {count} tokens{speed}\n"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +176,8 @@ def test_a_text_longer_than_the_context_is_noted(
     )
     assert (code, out) == (0, continued("def ", added, temperature=0))
     assert note == f"note: 4 tokens of prompt and 30 more exceed the context of {CONTEXT}; {what}."
-    assert re.fullmatch(SPEED, speed)[1] == str(added)
+    _, count, rate = re.fullmatch(SPEED, speed).groups()
+    assert count == str(added) and rate
 
 
 def test_characters_are_printed_when_their_last_byte_is_generated(capsys):
@@ -127,23 +188,23 @@ def test_characters_are_printed_when_their_last_byte_is_generated(capsys):
             printed.append(capsys.readouterr().out)
             yield np.array([byte])
 
-    print_stream(np.frombuffer(b"ab", np.uint8), steps())
+    print_texts([np.frombuffer(b"ab", np.uint8)], steps(), seed=0)
     printed.append(capsys.readouterr().out)
     assert printed == ["ab", "", "é", "", "", "→", "", "", "", "🙂", "x\n"]
 
 
 def test_a_character_begun_by_the_prompt_is_completed_and_other_bytes_are_replaced(capsys):
-    print_stream(b"ab\xe2\x86", [np.array([0x92]), np.array([ord("c")])])
-    print_stream(b"\xffa", [np.array([0xFF]), np.array([ord("b")]), np.array([0xE2])])
+    print_texts([b"ab\xe2\x86"], [np.array([0x92]), np.array([ord("c")])], seed=0)
+    print_texts([b"\xffa"], [np.array([0xFF]), np.array([ord("b")]), np.array([0xE2])], seed=0)
     assert capsys.readouterr().out == "ab→c\n\ufffda\ufffdb\ufffd\n"
 
 
 def test_tokens_that_are_not_bytes_are_left_out(capsys):
     # 256 and above: a model with a larger vocabulary; -1: a row that has ended.
     steps = [np.array(step) for step in ([ord("c"), 300], [256, ord("d")], [-1, ord("e")])]
-    print_stream(b"ab", [step[:1] for step in steps])
+    print_texts([b"ab"], [step[:1] for step in steps], seed=0)
     assert capsys.readouterr().out == "abc\n"
-    print_texts([b"ab", b"AB"], iter(steps))
+    print_texts([b"ab", b"AB"], iter(steps), seed=0)
     assert capsys.readouterr().out == "--- 1 ---\nabc\n--- 2 ---\nABde\n"
 
 
@@ -164,6 +225,10 @@ def test_a_prompt_that_is_not_utf_8_is_continued(traced_once, run, run_directory
         (["--prompt", "a", "--temperature", "-1"], "temperature must be >= 0, got -1"),
         (["--prompt", "a", "--top-p", "1.5"], "top_p must be <= 1, got 1.5"),
         (["--prompt", "a", "--top-k", "0"], "top_k must be >= 1, got 0"),
+        (
+            [],
+            "no prompt; use --prompt TEXT, --prompt-file FILE, or --prompt - for standard input",
+        ),
     ],
 )
 def test_invalid_input_is_reported_in_one_line(traced_once, run, run_directory, arguments, problem):

@@ -69,8 +69,7 @@ def test_the_best_checkpoint_needs_a_held_out_loss(tmp_path, capsys):
     path, _, _ = save_untrained_image_run(tmp_path / "run")
     assert call(predict.main, path, "image.png", "--step", "best") == 2
     assert capsys.readouterr().err == (
-        f"error: {path}/metrics.jsonl has no held-out loss of a kept checkpoint; use --step latest, or one "
-        "of its steps: 7\n"
+        f"error: {path}/metrics.jsonl has no held-out loss of a kept checkpoint; kept: [7]\n"
     )
     with pytest.raises(SystemExit, match="2"):
         predict.main([str(path), "image.png", "--step", "last"])
