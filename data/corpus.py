@@ -17,7 +17,6 @@ import numpy as np
 
 from data.config import (
     BPE,
-    JsonLinesConfig,
     PasskeyConfig,
     PythonStdlibConfig,
     TextConfig,
@@ -37,7 +36,7 @@ from data.sources import (
     hash_fraction,
     load_or_build,
 )
-from data.text_sources import python_stdlib_source, record_source, text_files_source
+from data.text_sources import python_stdlib_source, user_files_source
 from data.tokenizer import BYTES, FILE_NAME, JsonTokenizer, Tokenizer, read_tokenizer, train_bpe
 from system.errors import DataError
 from system.text import format_count, print_line
@@ -111,10 +110,8 @@ def load_bytes(config: TextConfig, *, report: Report) -> TextCorpus:
     match config:
         case PythonStdlibConfig():
             source = python_stdlib_source(config)
-        case JsonLinesConfig():  # or ParquetConfig
-            source = record_source(config)
-        case TextFilesConfig():
-            source = text_files_source(config)
+        case TextFilesConfig():  # or one of its subclasses
+            source = user_files_source(config)
         case TfdsTextConfig():
             from data.tfds import tfds_source  # slow to import
 

@@ -9,7 +9,7 @@ import pytest
 
 from data.config import JsonLinesConfig, ParquetConfig
 from data.corpus import load_text
-from data.text_sources import record_source
+from data.text_sources import user_files_source
 from system.errors import DataError
 
 TEXTS = ["first text", "naïve 你好 \U0001f600", "two\nlines\r\nof text", "<|endoftext|>", "last"]
@@ -44,7 +44,7 @@ def refusal(config_class, path, **options):
 def test_each_line_is_a_document_named_by_file_and_number(tmp_path, name):
     write_lines(tmp_path / name, *({"text": text, "id": 3} for text in TEXTS), b"", b"  ")
     write_lines(tmp_path / "b.jsonl", {"text": "other file"})
-    source = record_source(JsonLinesConfig(path=str(tmp_path / "*")))
+    source = user_files_source(JsonLinesConfig(path=str(tmp_path / "*")))
     for _ in range(2):  # they can be read again
         items = list(source.items("train"))
         assert items[:-1] == [(f"{name}:{n}", text.encode()) for n, text in enumerate(TEXTS, 1)]
@@ -55,11 +55,10 @@ def test_each_row_is_a_document_of_any_file(tmp_path):
     write_table(tmp_path / "a.parquet", body=TEXTS, id=list(range(5)))
     large = pyarrow.array(["other file"], pyarrow.large_string())
     write_table(tmp_path / "b.parquet", body=large, extra=[1.5])
-    source = record_source(ParquetConfig(path=str(tmp_path / "*.parquet"), text_key="body"))
+    source = user_files_source(ParquetConfig(path=str(tmp_path / "*.parquet"), text_key="body"))
     items = list(source.items("train"))
     assert [content.decode() for _, content in items] == [*TEXTS, "other file"]
     assert [items[0][0], items[-1][0]] == ["a.parquet:1", "b.parquet:1"]
-    assert source.num_items == 6
 
 
 def test_documents_are_held_out_whole(tmp_path):
@@ -90,11 +89,10 @@ def test_change_of_file_or_key_rebuilds_the_cache(tmp_path):
         (b"{", "a.jsonl:2: not JSON: "),
         (b"[" * 100_000, "a.jsonl:2: not JSON: "),
         (b'{"text": "\xff"}', "a.jsonl:2: not JSON: "),
-        (["text"], "a.jsonl:2: not an object, but list"),
-        ({"content": "x"}, "a.jsonl:2: has no key 'text', only 'content'; set data.text_key"),
-        ({}, "a.jsonl:2: has no key 'text', only none"),
-        ({"text": 3}, "a.jsonl:2: 'text' is not text, but int"),
-        (b'{"text": "\\ud800"}', "a.jsonl:2: 'text' is not UTF-8"),
+        (["text"], "a.jsonl:2: not an object with a text under 'text' (data.text_key)"),
+        ({"content": "x"}, "a.jsonl:2: not an object with a text under 'text' (data.text_key)"),
+        ({"text": 3}, "a.jsonl:2: not an object with a text under 'text' (data.text_key)"),
+        (b'{"text": "ab\\ud800"}', "a.jsonl:2: not UTF-8 at byte 2"),
         ({"text": "a\0b"}, "a.jsonl:2: contains NUL at byte 1"),
     ],
 )
@@ -122,17 +120,17 @@ def test_a_damaged_file_is_reported(tmp_path):
 
 def test_a_column_of_another_type_is_refused_with_the_choices(tmp_path):
     path = write_table(tmp_path / "a.parquet", text=[1, 2], body=["a", "b"])
-    expected = f"data.text_key=text is int64 in {path}, not a column of text; choose one of body"
-    assert refusal(ParquetConfig, path) == expected
-    expected = f"data.text_key=missing is no column in {path}, not a column of text; choose one of body"
-    assert refusal(ParquetConfig, path, text_key="missing") == expected
+    expected = f"a.parquet: data.text_key=text is int64, not a column of text; those of {path} are: body"
+    assert refusal(ParquetConfig, path).startswith(expected)
+    expected = "a.parquet: data.text_key=missing is no column, not a column of text"
+    assert refusal(ParquetConfig, path, text_key="missing").startswith(expected)
     path = write_table(tmp_path / "b.parquet", text=[1, 2])
-    assert refusal(ParquetConfig, path).endswith("not a column of text; it has none")
+    assert f"those of {path} are: none" in refusal(ParquetConfig, path)
 
 
 def test_a_row_without_text_is_refused_or_skipped(tmp_path):
     path = write_table(tmp_path / "a.parquet", text=["good " * 9, None, "fine " * 9])
-    assert refusal(ParquetConfig, path).startswith("a.parquet:2: is null; fix or remove it")
+    assert refusal(ParquetConfig, path).startswith("a.parquet:2: no text, but null; fix or remove it")
     assert b"fine" in bytes(load(ParquetConfig, path, invalid="skip").train)
     valid = pyarrow.array(["abc", "def"])
     offsets, text = valid.buffers()[1], pyarrow.py_buffer(b"ab\xff" + b"def")
