@@ -118,11 +118,7 @@ Tokenizer = ByteTokenizer | JsonTokenizer
 
 def byte_alphabet() -> dict[str, int]:
     """Byte of each character in tokens of byte-level encodings, as defined by GPT-2."""
-    printable = [
-        *range(ord("!"), ord("~") + 1),
-        *range(ord("¡"), ord("¬") + 1),
-        *range(ord("®"), ord("ÿ") + 1),
-    ]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 

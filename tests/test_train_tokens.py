@@ -56,7 +56,7 @@ def test_the_run_records_its_tokenizer_and_the_size_of_its_vocabulary(bpe_run):
 
 
 def test_evaluation_in_two_tokenizers_equals_a_numpy_reference(eagerly, trained_run, bpe_run):
-    rows = evaluate_runs([trained_run, bpe_run], [])
+    rows = evaluate_runs([trained_run, bpe_run], None)
     for row, path in zip(rows, (trained_run, bpe_run), strict=True):
         model, config, _ = load_model(path)
         corpus = load_task(config, run_directory=path).corpus
@@ -92,7 +92,7 @@ def test_another_tokenizer_on_resume_is_refused(workplace, bpe_run, file_run, ca
     content = json.loads((path / "tokenizer.json").read_text())
     content["model"]["merges"].pop()
     tokenizer_path.write_text(json.dumps(content))
-    (line,) = refusal(workplace, capsys, *words)
+    (line,) = refusal(workplace, capsys, *words, label="config error")
     assert_mentions(line, f"data.tokenizer={tokenizer_path}", str(path / "tokenizer.json"), "name=")
     tokenizer_path.unlink()
     for value in ("bytes", "bpe"):
@@ -104,7 +104,7 @@ def test_another_tokenizer_on_resume_is_refused(workplace, bpe_run, file_run, ca
 
 
 def test_a_child_takes_the_tokenizer_of_its_parent(workplace, bpe_run, capsys):
-    child = ("init_from=" + str(bpe_run), "num_steps=1", "name=child", WITHOUT_SAMPLES, "~data.path")
+    child = ("init_from=" + str(bpe_run), "num_steps=1", "name=child", WITHOUT_SAMPLES)
     assert workplace.train(*child) == 0
     assert load_config(workplace.outputs / "child" / "config.yaml").model.vocab_size == 320
     directory = workplace.outputs / "child"
@@ -186,17 +186,18 @@ def test_padding_is_never_sampled(bpe_run):
     assert max(tokens) >= 290
 
 
-def test_commands_read_the_tokens_of_the_run(eagerly, bpe_run, capsys):
+def test_commands_read_the_tokens_of_the_run(eagerly, bpe_run, tmp_path, capsys):
     from scripts.evaluate import main as evaluate
     from scripts.visualize import main as visualize
 
     evaluate([str(bpe_run), "--windows", "4", "8", "--json", "--targets", "60"])
-    rows = json.loads(capsys.readouterr().out)
+    output = capsys.readouterr().out
+    rows = json.loads(output[output.index("[\n") :])
     corpus = load_task(load_config(bpe_run / "config.yaml"), run_directory=bpe_run).corpus
     for row in rows:
         assert 1 < row["bytes"] / row["targets"] < 5
         nats = row["nats_per_token"] * row["targets"]
         assert row["bits_per_byte"] == pytest.approx(nats / (row["bytes"] * math.log(2)))
-    visualize([str(bpe_run), "--prompt", "the quick brown"])
-    assert (bpe_run / "attention.png").exists()
+    visualize([str(bpe_run), "--prompt", "the quick brown", "--output", str(tmp_path)])
+    assert (tmp_path / "attention.png").exists()
     assert isinstance(corpus.tokenizer, JsonTokenizer) and corpus.tokenizer is not BYTES
