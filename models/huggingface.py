@@ -100,6 +100,7 @@ def save_pretrained(model: TransformerLM, folder: Path | str, tokenizer=None) ->
     for weight in stored_weights(model):
         tensors |= dict(zip(weight.names, weight.parts(), strict=True))
     save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
+    (folder / TENSORS).chmod((folder / CONFIG).stat().st_mode)  # it is private to its owner otherwise
 
 
 class StoredWeight(NamedTuple):

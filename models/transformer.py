@@ -119,6 +119,19 @@ class TransformerLM(ConfiguredModel):
         attention_block: int | None = None,
         last: int | None = None,
     ) -> tf.Tensor:
+        features = self.features(tokens, training, seed, attention_block, last)
+        logits = self.embedding(features, reverse=True)  # (batch, length or last, vocab_size)
+        return tf.cast(logits, tf.float32)
+
+    def features(
+        self,
+        tokens: tf.Tensor,
+        training: bool = False,
+        seed: tf.Tensor | None = None,
+        attention_block: int | None = None,
+        last: int | None = None,
+    ) -> tf.Tensor:
+        """(batch, length or last, dim) features whose products with `output_embeddings` are the logits."""
         if training and self.config.dropout > 0 and seed is None:
             seed = draw_seed()
         self._check_length(tokens.shape[1])
@@ -155,7 +168,15 @@ class TransformerLM(ConfiguredModel):
         columns = start + tf.range(length)  # (length,)
         bias = self._mask()._replace(padding=padding).bias(columns, tf.range(size_of(cache[0].keys, 2)))
         positions = positions_from_padding(padding, length, start=start)  # (batch, length)
-        return self._forward(tokens, positions=positions, kernel=partial(attend, bias=bias), cache=cache)
+        kernel = partial(attend, bias=bias)
+        features, cache = self._forward(tokens, positions=positions, kernel=kernel, cache=cache)
+        return tf.cast(self.embedding(features, reverse=True), tf.float32), cache
+
+    def output_embeddings(self) -> tf.Tensor:
+        """(vocab_size, dim) embeddings of the next token, in the compute dtype."""
+        layer = self.embedding
+        values = layer.embeddings if self.config.tied_embeddings else tf.transpose(layer.reverse_embeddings)
+        return tf.cast(values, self.compute_dtype)
 
     def make_cache(
         self, batch: int, *, capacity: int | None = None, padding: tf.Tensor | None = None
@@ -196,7 +217,7 @@ class TransformerLM(ConfiguredModel):
     def _forward(
         self, tokens, *, positions, kernel, cache=None, seed=None, last=None, recompute_blocks=False
     ):
-        """Logits of all or the last tokens, and the cache of each layer; positions are ([batch,] length)."""
+        """Features of all or the last tokens, and the cache; positions are (length,) or (batch, length)."""
         x = self.embedding(tokens)  # (batch, length, dim)
         if self.position_embedding is not None:
             x += self.position_embedding(positions)
@@ -214,8 +235,7 @@ class TransformerLM(ConfiguredModel):
             layers.append(layer)
         if last is not None:
             x = x[:, -last:]  # (batch, last, dim)
-        logits = self.embedding(self.norm(x), reverse=True)  # (batch, length or last, vocab_size)
-        return tf.cast(logits, tf.float32), tuple(layers)
+        return self.norm(x), tuple(layers)
 
     def _check_length(self, length: int | None) -> None:
         """Raises ValueError if a static length exceeds the learned positions or the range of xPos."""

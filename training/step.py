@@ -9,6 +9,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from training.chunked_loss import chunked_cross_entropy, is_chunked
 from training.config import TrainingConfig
 from training.evaluation import count_targets, summed_cross_entropy
 from training.replicas import ONE_DEVICE, Replicas, all_reduced
@@ -34,7 +35,8 @@ def make_train_step(
     """Compiled step `(step, inputs, targets) -> StepResult`.
 
     Args:
-        model: called as `model(inputs, training=True, seed=(2,) int32)`.
+        model: called as `model(inputs, training=True, seed=(2,) int32)`; for a large vocabulary, see
+            `training.chunked_loss`.
         optimizer: built for the model's trainable variables.
         config: `accumulation_steps` micro-batches of a replica are processed one after the other; dropout is
             stateless, keyed by (seed, step, micro-batch, layer); `compile` is `graph` or `xla`, with several
@@ -81,9 +83,15 @@ def make_gradient_function(model: keras.Model, config: TrainingConfig) -> Callab
 
     def micro_batch_gradients(inputs, targets, step_seed, number, count):
         micro_batch_seed = tf.random.experimental.stateless_fold_in(step_seed, number)  # (2,)
+        options = {"label_smoothing": config.label_smoothing}
         with tf.GradientTape() as tape:
-            logits = model(inputs, training=True, seed=micro_batch_seed)  # (rows, ..., classes)
-            loss = summed_cross_entropy(logits, targets, label_smoothing=config.label_smoothing) / count  # ()
+            if is_chunked(model, inputs):
+                features = model.features(inputs, training=True, seed=micro_batch_seed)  # (rows, length, dim)
+                loss = chunked_cross_entropy(features, model.output_embeddings(), targets, **options)
+            else:
+                logits = model(inputs, training=True, seed=micro_batch_seed)  # (rows, ..., classes)
+                loss = summed_cross_entropy(logits, targets, **options)
+            loss /= count  # ()
         # Dense: Keras' Adam squares the slices of a sparse embedding gradient before it adds them up.
         return loss, [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
 
