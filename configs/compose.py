@@ -76,7 +76,8 @@ def compose(
 ) -> dict:
     """Nested values of a command line.
 
-    Increasing precedence: defaults, values of the parent (`init_from`), experiment file, command line.
+    Increasing precedence: defaults, values of the parent (`init_from`), experiment file, command line. The
+    learning rate is at most that of the parent, unless the command line sets it.
 
     Args:
         overrides: `key=value`, `group=file`, `+key=value` or `~key`.
@@ -94,6 +95,11 @@ def compose(
             cfg, _ = compose_files(overrides, config_dir, inherited)
         if cfg.get("context_length") == parent.context_length:
             groups.append("context_length")
+        is_set = "optimizer.learning_rate" in map(override_key, overrides)
+        rate, limit = OmegaConf.select(cfg, "optimizer.learning_rate"), parent.optimizer.learning_rate
+        if not is_set and isinstance(rate, int | float) and rate > limit:
+            cfg.optimizer.learning_rate = limit
+            groups.append(f"optimizer.learning_rate={limit:g}")
         if groups:
             report(f"{', '.join(groups)} from {path.parent}")
     with hydra_errors():

@@ -27,12 +27,13 @@ class ByteTokenizer:
     Every tokenizer has these attributes and methods:
         vocab_size: tokens are integers from 0 to `vocab_size - 1`.
         separator: token before and after each document; no text is encoded to it.
+        prefix: tokens that the model expects before a prompt, such as that of `<s>`.
         json: content of its `tokenizer.json`; None for bytes.
         dtype: smallest unsigned integer that holds every token.
         sha256: identifies the tokenizer.
     """
 
-    vocab_size, separator, json, dtype = 256, 0, None, np.dtype(np.uint8)
+    vocab_size, separator, prefix, json, dtype = 256, 0, [], None, np.dtype(np.uint8)
     sha256 = hashlib.sha256(bytes(range(vocab_size))).hexdigest()
 
     def encode(self, text: str) -> np.ndarray:
@@ -82,6 +83,7 @@ class JsonTokenizer:
                 f"{name} has no special token that can separate documents; add one of {', '.join(SEPARATORS)}"
             )
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.prefix = self._tokenizer.encode("", add_special_tokens=True).ids
         self.json = content
         self.sha256 = hashlib.sha256(content.encode()).hexdigest()
         self.dtype = np.min_scalar_type(self.vocab_size - 1)

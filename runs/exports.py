@@ -6,6 +6,7 @@ import timeit
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -15,13 +16,15 @@ import tensorflow as tf
 from data.tokenizer import FILE_NAME
 from models.config import AxialViTConfig
 from models.exported import image_module, text_module
+from models.huggingface import load_pretrained, save_pretrained
 from models.transformer import TransformerLM
 from rope import plain_operations
-from runs.load import load_model, load_task
+from runs.load import Task, load_model, load_task
 from system.command import silenced_standard_error
 from system.errors import RunError, reason
 from system.files import replacing
 from system.text import ROOT, format_command, print_error
+from training.run_log import RunDirectory, read_rows
 
 TOLERANCE = 1e-4  # largest difference of the logits, in units of their standard deviation
 COMPARED_ROWS, TIMED_CALLS = 8, 20
@@ -47,13 +50,21 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
         raise RunError(f"cannot write {output}: there is no directory {output.parent}")
     model, config, manifest = load_model(run_directory, precision="float32", step=step)
     task = load_task(config, report=print_error, recorded=True, facts=manifest, run_directory=run_directory)
+    write, is_for_transformers = FORMATS.get(file_format), file_format == "huggingface"
     if isinstance(config.model, AxialViTConfig):
+        if is_for_transformers:
+            raise RunError(f"--format huggingface needs a language model, {run_directory} is of images")
         module = image_module(model, mean=task.images.mean, deviation=task.images.deviation)
         inputs = np.asarray(task.images.validation.images[:COMPARED_ROWS])
         expected = model(task.normalize(inputs)).numpy()
         model = classifier_of_pixels(model, task.images.mean, task.images.deviation)
     else:
-        model = without_padding(model, task.tokenizer.vocab_size)
+        if is_for_transformers:  # which does not restart positions; an imported model keeps its padding
+            model.document_separator = None
+            row = find_row(run_directory, manifest["step"])
+            write = partial(huggingface, task=task, step=manifest["step"], row=row)
+        else:
+            model = without_padding(model, task.tokenizer.vocab_size)
         module = text_module(model, stop_token=task.tokenizer.separator)
         tokens, *_ = next(iter(task.evaluation_batches(max_batches=1)))
         inputs = np.asarray(tokens)[:COMPARED_ROWS]
@@ -66,7 +77,7 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
                 (temporary / "class_names.txt").write_text(names, encoding="utf-8")
             elif task.tokenizer.json is not None:
                 (temporary / FILE_NAME).write_text(task.tokenizer.json, encoding="utf-8")
-            logits = FORMATS[file_format](module, model, temporary)
+            logits = write(module, model, temporary)
             difference = check_logits(logits(inputs), expected)
             seconds = timeit.repeat(lambda: logits(inputs[:1]), number=1, repeat=TIMED_CALLS)
             size = sum(path.stat().st_size for path in temporary.rglob("*") if path.is_file())
@@ -144,5 +155,36 @@ def onnx(module: tf.Module, model: keras.Model, directory: Path) -> Logits:
     return lambda inputs: session.run(["logits"], {name: inputs})[0]
 
 
-# Functions that write a module, or its Keras model, to a directory, and return the logits of the result.
+def huggingface(
+    module: tf.Module, model: keras.Model, directory: Path, *, task: Task, step: int, row: dict | None
+) -> Logits:
+    """Also writes the tokenizer, and a README.md with the results in `row`."""
+    config, num_parameters = task.config, model.count_params()
+    origin = (
+        f", from step {config.init_from_step} of {Path(config.init_from).name}" if config.init_from else ""
+    )
+    save_pretrained(model, directory, task.tokenizer)
+    facts = {
+        "parameters": f"{num_parameters:,}",
+        "context": f"{config.context_length:,} tokens",
+        "text": config.data.source,
+        "training": f"{step:,} steps of {config.batch_size} x {config.context_length:,} tokens{origin}",
+        "held-out result": task.verdict(row) if row else "not measured",
+    }
+    header = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n"
+    lines = [f"| {name} | {value} |" for name, value in facts.items()]
+    card = "\n".join([f"{header}\n# {config.name}\n", "| | |\n|---|---|", *lines, ""])
+    (directory / "README.md").write_text(card, encoding="utf-8")
+    loaded = load_pretrained(directory)
+    return lambda inputs: loaded(inputs).numpy()
+
+
+def find_row(run_directory: Path, step: int) -> dict | None:
+    """Last row of metrics.jsonl with a held-out loss of `step`."""
+    rows = [row for row in read_rows(RunDirectory(run_directory)) if row["step"] == step]
+    return next((row for row in reversed(rows) if "validation_loss" in row), None)
+
+
+# Functions that write a module, or its Keras model, to a directory, and return the logits of the result;
+# `huggingface` also needs the run.
 FORMATS = {"saved_model": saved_model, "keras": keras_file, "litert": litert, "onnx": onnx}

@@ -13,7 +13,7 @@ from runs.arguments import add_step_option
 from system.command import quiet_imports, run_command
 from system.text import print_result
 
-FORMATS = ("saved_model", "keras", "litert", "onnx")
+FORMATS = ("saved_model", "keras", "litert", "onnx", "huggingface")
 
 
 def main(arguments: list[str]) -> None:

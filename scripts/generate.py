@@ -43,7 +43,8 @@ def main(arguments: list[str]) -> None:
     sampler = Sampler(model, vocab_size=tokenizer.vocab_size)
     for texts in [given] if given else ask_for_prompts():
         seed = random.randrange(2**31) if options.seed is None else options.seed
-        prompts = [tokenizer.encode(text) for text in texts for _ in range(options.num_samples)]
+        prompts = [[*tokenizer.prefix, *tokenizer.encode(text)] for text in texts]
+        prompts = [prompt for prompt in prompts for _ in range(options.num_samples)]
         try:
             choice = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "overflow")}
             sampling = SamplingOptions(**choice, seed=seed, stop_token=tokenizer.separator)

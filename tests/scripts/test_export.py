@@ -81,7 +81,7 @@ def refusal(run, directory, file_format, output):
     return error.removeprefix("error: ")
 
 
-def test_mistakes_are_reported_in_one_line(text_run, run, tmp_path, monkeypatch, capsys):
+def test_mistakes_are_reported_in_one_line(text_run, image_run, run, tmp_path, monkeypatch, capsys):
     directory, output = text_run[0], tmp_path / "output"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     error = refusal(run, directory, "onnx", output)
@@ -90,6 +90,7 @@ def test_mistakes_are_reported_in_one_line(text_run, run, tmp_path, monkeypatch,
     shutil.copy(directory / "config.yaml", tmp_path)
     assert "has no checkpoint" in refusal(run, tmp_path, "keras", output)
     assert f"{tmp_path} exists" in refusal(run, directory, "keras", tmp_path)
+    assert "needs a language model" in refusal(run, image_run[0], "huggingface", output)
     assert "there is no directory" in refusal(run, tmp_path, "keras", tmp_path / "no" / "output")
     with pytest.raises(SystemExit, match="2"):
         main([str(directory), "--format", "onx", "--output", str(output)])
@@ -110,4 +111,4 @@ def test_a_failed_export_leaves_nothing(text_run, run, tmp_path, monkeypatch):
     )
     assert "differ from those of the run by" in refusal(run, directory, "keras", output)
     assert not list(tmp_path.iterdir())
-    assert tuple(runs.exports.FORMATS) == FORMATS
+    assert (*runs.exports.FORMATS, "huggingface") == FORMATS

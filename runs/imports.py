@@ -1,0 +1,74 @@
+"""A run directory from a folder of Hugging Face transformers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+
+from configs.compose import compose, override_key, save_config
+from configs.schema import deciding_keys, parse_config
+from models.huggingface import CONFIG, TOKENIZER, load_pretrained
+from runs.load import load_task
+from runs.resolve import resolve_config
+from system.errors import ConfigError, RunError
+from system.files import write_text
+from system.text import format_command, print_line
+from training.checkpoints import Checkpoints, sha256_of
+from training.hardware import describe_environment, initialize_devices
+from training.run_log import RunDirectory
+
+# Recorded as that of the run, which that of a child does not exceed by default (configs/compose.py).
+LEARNING_RATE = 1e-4
+FROM_FOLDER = ("model", "context_length", "init_from")
+
+
+def import_folder(folder: Path, name: str, overrides: list[str], *, layout: str = "half") -> str:
+    """Writes `output_dir/name` with the weights of a folder at step 0, and returns a line about it.
+
+    Args:
+        folder: see `models.huggingface.load_pretrained`.
+        name: name of the run.
+        overrides: `key=value` of the command line of `train.py`, such as those of the data, whose text is
+            measured and used by children of the run. The default tokenizer is that of the folder.
+        layout: pair layout of the rotation.
+
+    Raises:
+        ConfigError: if an override is invalid, or sets what the folder determines.
+        DataError: if the folder or the data cannot be read, or the tokenizer has more tokens than the model.
+        RunError: if there is such a run.
+    """
+    for override in overrides:
+        if override_key(override).split(".")[0] in FROM_FOLDER:
+            raise ConfigError(f"{override!r} cannot be set: it is determined by {folder}")
+    config = parse_config(compose([f"optimizer.learning_rate={LEARNING_RATE}", *overrides]))
+    config = replace(config, name=name)
+    directory = RunDirectory(Path(config.output_dir) / name)
+    if directory.config.exists():
+        raise RunError(f"{directory.path} is a run already; choose another --name")
+    if config.data.tokenizer is None:
+        config = replace(config, data=replace(config.data, tokenizer=str(folder)))
+    initialize_devices()
+    model = load_pretrained(folder, layout=layout)
+    config = replace(config, model=model.config, context_length=model.config.context_length)
+    config = resolve_config(config, directory.config)
+    task = load_task(config)
+    files = [folder / CONFIG, folder / TOKENIZER, *sorted(folder.glob("*.safetensors*"))]
+    facts = {
+        **task.facts,
+        "config": deciding_keys(config),
+        "environment": describe_environment(),
+        "replicas": 1,
+        "imported_from": str(folder.resolve()),
+        "imported_files": {path.name: sha256_of(path) for path in files if path.exists()},
+    }
+    with directory:
+        Checkpoints(directory.checkpoints, model, keras.optimizers.SGD(), keep=1).save(0, facts)
+        if task.tokenizer.json is not None:
+            write_text(directory.tokenizer, task.tokenizer.json)
+        save_config(config, directory.config)
+    print_line(task.description)
+    command = format_command("-m", "scripts.generate", directory.path, "--prompt", "Once upon a time")
+    return (
+        f"wrote {directory.path}: {model.count_params():,} parameters, a vocabulary of "
+        f"{model.config.vocab_size:,} and a context of {config.context_length:,} tokens\nnext: {command}"
+    )
