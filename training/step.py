@@ -9,9 +9,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from training.chunked_loss import chunked_cross_entropy, is_chunked
 from training.config import TrainingConfig
-from training.evaluation import count_targets, summed_cross_entropy
+from training.evaluation import chunked_cross_entropy, count_targets, is_chunked, summed_cross_entropy
 from training.replicas import ONE_DEVICE, Replicas, all_reduced
 
 
@@ -36,7 +35,7 @@ def make_train_step(
 
     Args:
         model: called as `model(inputs, training=True, seed=(2,) int32)`; for a large vocabulary, see
-            `training.chunked_loss`.
+            `training.evaluation.is_chunked`.
         optimizer: built for the model's trainable variables.
         config: `accumulation_steps` micro-batches of a replica are processed one after the other; dropout is
             stateless, keyed by (seed, step, micro-batch, layer); `compile` is `graph` or `xla`, with several

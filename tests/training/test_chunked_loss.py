@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import training.chunked_loss
+import training.evaluation
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from tests.models.reference import relative_difference
@@ -15,8 +15,8 @@ VOCAB, BATCH, LENGTH = 53, 3, 7
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of four positions, the last with three of padding."""
-    monkeypatch.setattr(training.chunked_loss, "CHUNKED_LOGITS", BATCH * LENGTH * VOCAB)
-    monkeypatch.setattr(training.chunked_loss, "LOGITS_IN_CHUNK", 4 * VOCAB)
+    monkeypatch.setattr(training.evaluation, "CHUNKED_LOGITS", BATCH * LENGTH * VOCAB)
+    monkeypatch.setattr(training.evaluation, "LOGITS_IN_CHUNK", 4 * VOCAB)
 
 
 def language_model(dtype, *, tied):
@@ -47,7 +47,7 @@ def test_loss_and_gradients_equal_those_of_all_logits_at_once(small_chunks, tied
     model = language_model(dtype, tied=tied)
     options = {"label_smoothing": 0.1 if tied else 0.0, "compile_mode": compile_mode}
     loss, gradients, graph = gradients_of(model, **options)
-    training.chunked_loss.CHUNKED_LOGITS += 1
+    training.evaluation.CHUNKED_LOGITS += 1
     expected_loss, expected, plain_graph = gradients_of(model, **options)
     # float32; bfloat16 has 8 bits, and the chunks add up in another order
     tolerance = 1e-5 if dtype == "float32" else 0.02
@@ -65,5 +65,5 @@ def has_all_logits(graph):
 
 def test_a_small_vocabulary_and_images_keep_all_logits():
     model, tokens = language_model("float32", tied=True), tf.zeros((8, 256), tf.int32)
-    assert not training.chunked_loss.is_chunked(model, tokens)
-    assert not training.chunked_loss.is_chunked(tf.keras.Sequential(), tf.zeros((8, 8, 8, 1)))
+    assert not training.evaluation.is_chunked(model, tokens)
+    assert not training.evaluation.is_chunked(tf.keras.Sequential(), tf.zeros((8, 8, 8, 1)))
