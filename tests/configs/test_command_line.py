@@ -101,7 +101,7 @@ def test_a_word_after_help_is_its_topic_or_an_override(capsys):
 
 
 def test_bash_completes_keys_as_the_readme_says():
-    (command,) = re.findall(r"^complete .* python$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    (command,) = re.findall(r"`(complete .* python)`", (ROOT / "README.md").read_text())
     for start, expected in (
         ("optimizer.le", "optimizer.learning_rate="),
         ("model.rope.xpos_", "model.rope.xpos_scale_base="),
