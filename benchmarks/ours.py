@@ -4,28 +4,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from benchmarks.harness import CALLS, CHANNELS, CLASSES, PATCH_SIZE, ROOT, UnavailableError, Work
-from configs.compose import compose
-from configs.schema import parse_config
 from models.config import AxialViTConfig, TransformerLMConfig
 from models.sampling import Sampler, SamplingOptions
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 from rope.embedding import RotaryEmbedding
 from runs.extended_context import row_memory
-from runs.load import Task, load_task
 from training.config import OptimizerConfig, TrainingConfig
 from training.hardware import available_memory, resolve_compile, resolve_precision
 from training.optimizer import make_optimizer
 from training.step import make_train_step
-
-NUM_STEPS = 1_000_000  # of a recipe, so that its schedule does not end
 
 
 def rotation(*, layout: str, head_dim: int, **options) -> Work:
@@ -99,7 +93,7 @@ def vision_model(precision: str, **sizes) -> AxialViT:
 def step_of(model: keras.Model, mode: str, inputs, targets) -> Work:
     step = make_train_step(
         model,
-        make_optimizer(OptimizerConfig(), model.trainable_variables, num_steps=NUM_STEPS),
+        make_optimizer(OptimizerConfig(), model.trainable_variables, num_steps=1_000_000),
         TrainingConfig(compile=resolve_compile(mode)[0]),
         clip_norm=OptimizerConfig().clip_norm,
     )
@@ -119,12 +113,6 @@ def read_weights(*, dim: int, num_layers: int, mlp_dim: int, precision: str, **_
     count = num_layers * dim * (4 * dim + 3 * mlp_dim) + 256 * dim
     weights = tf.ones(count, precision.removeprefix("mixed_"))
     return Work(lambda: [tf.reduce_max(weights) for _ in range(CALLS)], CALLS)
-
-
-def load_recipe(arguments: list[str]) -> Task:
-    config = parse_config(compose([*arguments, f"num_steps={NUM_STEPS}"]))
-    precision = resolve_precision(config.precision)[0]
-    return load_task(replace(config, precision=precision))
 
 
 def command(*, arguments: Sequence[str] = (), until: str | None = None) -> Work:

@@ -184,9 +184,11 @@ def linear(features: int, outputs: int) -> nn.Linear:
 
 def nanogpt() -> Work:
     """Training by nanoGPT's recipe on the text of the speed run, from start to exit."""
-    from benchmarks.ours import load_recipe
+    from configs.compose import compose
+    from configs.schema import parse_config
+    from data.corpus import load_text
 
-    corpus = load_recipe(["experiment=shakespeare_speedrun"]).corpus
+    corpus = load_text(parse_config(compose(["experiment=shakespeare_speedrun"])).data)
     folder = tempfile.TemporaryDirectory()
     for split in ("train", "validation"):
         tokens = getattr(corpus, split)
