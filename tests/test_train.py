@@ -148,7 +148,7 @@ def test_the_suggested_command_of_each_kind_of_run_works_without_an_active_envir
     for number, color in itertools.product(range(3), ("red", "blue")):
         path = tmp_path / "my photos" / color / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), color).save(path)
+        Image.new("RGB", (8, 8), (len(color), 50 * number, 0)).save(path)  # no duplicates
     longer = (f"init_from={trained_run}", "context_length=32", "model.rope.interpolate_factor=2.0")
     photos = (
         "name=photos",
