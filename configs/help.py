@@ -9,7 +9,7 @@ from system.errors import ConfigError
 from system.text import format_entries, format_value
 
 CONFIGS = Path(__file__).resolve().parent
-COMMENTED_KEY = re.compile(r"( *)(\w+):[^#]*(?:# *(.*))?")
+COMMENTED_KEY = re.compile(r"^( *)(\w+):[^#\n]*(?:# *(.*))?", re.MULTILINE)
 KIND = re.compile(r"^(architecture|source): (\w+)", re.MULTILINE)
 COMMON, ALL = "common", "all"
 COMMON_KEYS = """
@@ -68,20 +68,13 @@ def config_groups() -> dict[str, list[str]]:
 
 def comments(config: dict) -> Iterator[tuple[str, str]]:
     """Yields the full key and the comment of each commented key of a composed configuration."""
-    yield from comments_in(CONFIGS / "train.yaml", "")
-    for group in ("model", "data", "distribute"):
-        for path in sorted(CONFIGS.glob(f"{group}/*.yaml")):
-            kind = KIND.search(path.read_text(encoding="utf-8"))  # None in a file for every kind
-            if kind is None or config[group].get(kind[1]) == kind[2]:
-                yield from comments_in(path, f"{group}.")
-
-
-def comments_in(path: Path, prefix: str) -> Iterator[tuple[str, str]]:
-    parents: list[tuple[str, str]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not (match := COMMENTED_KEY.match(line)):
+    for path in [CONFIGS / "train.yaml", *sorted(CONFIGS.glob("*/*.yaml"))]:
+        text, group = path.read_text(encoding="utf-8"), path.parent.name
+        kind = KIND.search(text)  # None in a file for every kind
+        if group in ("experiment", "recipe") or (kind and config[group].get(kind[1]) != kind[2]):
             continue
-        indent, key, comment = match.groups()
-        parents = [parent for parent in parents if len(parent[0]) < len(indent)] + [(indent, key)]
-        if comment:
-            yield prefix + ".".join(name for _, name in parents), comment
+        prefix, parents = "" if path.parent == CONFIGS else f"{group}.", []
+        for indent, key, comment in COMMENTED_KEY.findall(text):
+            parents = [parent for parent in parents if len(parent[0]) < len(indent)] + [(indent, key)]
+            if comment:
+                yield prefix + ".".join(name for _, name in parents), comment
