@@ -24,7 +24,9 @@ from system.errors import ConfigError, RunError, reason
 from system.files import write_text
 from system.text import did_you_mean
 
-PLAIN_OVERRIDE = re.compile(r"([A-Za-z_][\w.]*)=")
+# An override of this program's keys and groups: not of Hydra's own config, a package or a nested group.
+OVERRIDE = re.compile(r"(\+{0,2}|~)(?!hydra\b)([A-Za-z_][\w.]*)(?:=(.*))?", re.DOTALL)
+MOST_ALIASES = 10  # in a YAML file, which they expand to at most 40 times its size
 PARENT = "parent"
 REWRITE = "Delete it and repeat the command of that run, which writes it again."
 # Values of a vision transformer that come from the data of each run.
@@ -61,6 +63,7 @@ def load_config(path: Path | str) -> Config:
 
 def read_yaml(path: Path | str) -> dict:
     try:
+        check_aliases(path)
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except OSError as error:
         raise RunError(f"{path} cannot be read ({reason(error)})") from error
@@ -69,6 +72,13 @@ def read_yaml(path: Path | str) -> dict:
     if not isinstance(loaded, dict) or not loaded:
         raise ConfigError("holds no keys")
     return loaded
+
+
+def check_aliases(path: Path | str) -> None:
+    """Raises ConfigError for a YAML file whose aliases may expand it to more than the memory."""
+    with open(path, encoding="utf-8", errors="replace") as file, contextlib.suppress(yaml.YAMLError):
+        if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(file)) > MOST_ALIASES:
+            raise ConfigError(f"{path} has more than {MOST_ALIASES} aliases (*name): write out their values")
 
 
 def compose(
@@ -110,10 +120,10 @@ def compose_files(
     overrides: list[str], config_dir: Path | None, inherited: Iterable[str] = ()
 ) -> tuple[DictConfig, dict[str, str]]:
     """Composed configuration, and the chosen file of each group; `inherited` are files of the parent."""
-    if refused := [override for override in overrides if re.match(r"hydra\b", override_key(override))]:
-        raise ConfigError(f"{refused[0]!r} is not supported; sweep with -m key=value,value")
-    arguments = [*map(allow_new_keys, overrides), *inherited]
+    arguments = [*map(hydra_override, overrides), *inherited]
     if config_dir is not None:
+        for path in config_dir.rglob("*.yaml"):
+            check_aliases(path)
         arguments.append(f"hydra.searchpath=['{config_dir.absolute()}']")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = hydra.compose("train", arguments, return_hydra_config=True)
@@ -195,10 +205,21 @@ def alternatives(override: Override) -> list[str]:
     return [override.input_line]
 
 
-def allow_new_keys(argument: str) -> str:
-    """`key=value` as `++key=value`: Hydra stops at the first unknown key, `parse_config` names all."""
-    match = PLAIN_OVERRIDE.match(argument)
-    return f"++{argument}" if match and match[1] not in config_groups() else argument
+def hydra_override(argument: str) -> str:
+    """Override for Hydra: `++key=value`, since it stops at the first unknown key, and `group='file'`.
+
+    Raises:
+        ConfigError: if it is not of the form `OVERRIDE`.
+    """
+    match = OVERRIDE.fullmatch(argument)
+    if match is None:
+        raise ConfigError(f"{argument!r} is not supported: write key=value; sweep with -m key=value,value")
+    prefix, key, value = match.groups()
+    if prefix or value is None:
+        return argument
+    if key not in config_groups():
+        return f"++{argument}"
+    return argument if set(value) & set(",'\"") else f"{key}='{value}'"  # a number is no file name
 
 
 @contextlib.contextmanager
@@ -243,7 +264,6 @@ HYDRA_MESSAGES = {
     r"Could not delete .*'(.*)' does not exist": r"cannot delete '\1': there is no such key",
     r"force-add of config groups .*'\+\+recipe=": "recipe cannot be set: experiment= and data= choose it",
     r"force-add of config groups .*'\+\+(.*)'": r"'\1' chooses a file: write it without the '++'",
-    r"Could not override '(.*)'\.\n": r"unknown key '\1'",
     r"ConfigLoader is not set|Can only enumerate": "glob() and interval() are not supported: list the values",
 }
 

@@ -5,20 +5,26 @@ import itertools
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
+from configs.compose import compose
+from configs.schema import parse_config
 from scripts import generate
 from system.text import format_command
 from tests.comparison import rows_of, tensors_of
 from tests.run_helpers import (
+    PROGRAM,
     WITHOUT_SAMPLES,
     assert_mentions,
     assert_same_tensors,
@@ -264,6 +270,35 @@ def test_reset_positions_changes_the_training(workplace):
         assert workplace.train(f"name=reset-{value}", *changes) == 0
         tensors.append(tensors_of(workplace.outputs / f"reset-{value}", step=2))
     assert any(np.any(tensors[0][key] != tensors[1][key]) for key in tensors[0])
+
+
+def command_in(line):
+    """Arguments of the command at the end of an error message."""
+    python, program, *arguments = shlex.split(line.rpartition(": ")[2])
+    assert (python, Path(program).name) == (sys.executable, PROGRAM.name)
+    return arguments
+
+
+def test_another_number_of_steps_gives_the_command_to_continue(refused, trained_run, workplace, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", *workplace.arguments("name=whole", "num_steps=31")])
+    (line,) = refused("name=whole", "num_steps=31", label="config error")
+    assert_mentions(line, "num_steps is 30 there, 31 here. To continue from its weights: ")
+    arguments = command_in(line)
+    assert arguments[-2:] == ["name=whole_2", f"init_from={trained_run}"]
+    config = parse_config(compose(arguments))
+    assert (config.num_steps, config.name, config.data.path) == (31, "whole_2", str(workplace.text))
+
+
+def test_another_config_gives_the_command_of_another_run(refused, trained_run, workplace, monkeypatch):
+    (workplace.outputs / "whole_2").mkdir()
+    monkeypatch.setattr(sys, "argv", ["train.py", *workplace.arguments("name=whole", "seed=5")])
+    (line,) = refused("name=whole", "seed=5", label="config error")
+    assert_mentions(line, "seed is 0 there, 5 here. For another run: ")
+    (workplace.outputs / "whole_2").rmdir()
+    assert command_in(line) == [
+        *[word for word in workplace.arguments("seed=5") if not word.startswith("name=")],
+        "name=whole_3",
+    ]
 
 
 def test_other_config_in_a_run_directory_is_refused(refused, trained_run):

@@ -162,8 +162,10 @@ def test_every_problem_of_the_command_line_is_one_line(errors_of):
         ("++model=lm_tiny", "'model=lm_tiny' chooses a file: write it without the '++'"),
         (
             "hydra.mode=MULTIRUN",
-            "'hydra.mode=MULTIRUN' is not supported; sweep with -m key=value,value",
+            "'hydra.mode=MULTIRUN' is not supported: write key=value; sweep with -m key=value,value",
         ),
+        ("model=5", f"no '5' in model; choose from {MODELS}"),
+        ("experiment=null", f"no 'null' in experiment; choose from {EXPERIMENTS}"),
     ],
 )
 def test_argument_that_hydra_refuses_gives_one_line(errors_of, argument, problem):
@@ -180,6 +182,69 @@ def test_argument_that_hydra_refuses_gives_one_line(errors_of, argument, problem
 )
 def test_flag_that_cannot_be_followed_gives_one_line(errors_of, arguments, problem):
     assert errors_of(*arguments) == [problem]
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "hydra.run.dir=written",
+        "+hydra.output_subdir=written",
+        "hydra/job_logging=default",
+        "~hydra.job",
+        "model@hydra.run=lm_tiny",
+        "experiment/nested=lm",
+        "foo-bar=1",
+        "docs/*.md",
+    ],
+)
+def test_keys_of_hydra_and_other_forms_are_refused(errors_of, argument):
+    (line,) = errors_of(argument)
+    assert line.startswith(f"{argument!r} is not supported: write key=value")
+
+
+def test_an_empty_path_is_not_the_working_directory(errors_of):
+    assert errors_of("data=text_files", "data.path=''") == ["data.path must not be empty, got ''"]
+    assert "output_dir must not be empty, got ''" in errors_of("output_dir=", "init_from=''")
+
+
+def test_targets_and_logging_in_a_yaml_file_write_nothing(tmp_path, empty, monkeypatch, capsys):
+    handler = {
+        "_target_": "logging.FileHandler",
+        "filename": str(empty / "log"),
+        "class": "logging.FileHandler",
+    }
+    hydra = {"run": {"dir": str(empty)}, "job_logging": {"version": 1, "handlers": {"file": handler}}}
+    (tmp_path / "experiment").mkdir()
+    path = tmp_path / "experiment" / "trial.yaml"
+    path.write_text("# @package _global_\n" + yaml.safe_dump({"hydra": hydra, "optimizer": handler}))
+    monkeypatch.chdir(empty)
+    assert run_command(lambda: main(["--config-dir", str(tmp_path), "experiment=trial"])) == 2
+    assert "config error: unknown key 'optimizer._target_'" in capsys.readouterr().err
+    path.write_text("# @package _global_\n" + yaml.safe_dump({"hydra": hydra}))
+    assert run_command(lambda: main(["--config-dir", str(tmp_path), "experiment=trial", "--cfg", "job"])) == 0
+    assert list(empty.iterdir()) == []
+
+
+def alias_bomb(levels=9, width=9):
+    """Each level holds `width` copies of the one before."""
+    lines = ["a0: &a0 [x]"]
+    lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
+    return "\n".join(lines) + "\n"
+
+
+def test_aliases_that_expand_exponentially_are_refused_at_once(tmp_path, errors_of):
+    (tmp_path / "experiment").mkdir()
+    path = tmp_path / "experiment" / "trial.yaml"
+    path.write_text("# @package _global_\n" + alias_bomb())
+    (line,) = errors_of("--config-dir", tmp_path, "experiment=trial")
+    assert line == f"{path} has more than 10 aliases (*name): write out their values"
+    path.write_text("# @package _global_\nsteps: &steps 5\nnum_steps: *steps\n")
+    assert errors_of("--config-dir", tmp_path, "experiment=trial")[0].startswith("unknown key 'steps'")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(alias_bomb())
+    (line,) = errors_of(f"init_from={run}")
+    assert "has more than 10 aliases" in line
 
 
 def test_config_is_printed_as_yaml_and_a_sweep_has_none(monkeypatch, tmp_path, capsys):
