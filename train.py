@@ -4,14 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from configs.compose import compose, missing_parent, to_yaml
+from configs.compose import compose, to_yaml
 from configs.foreign_names import answer_to
 from configs.help import COMMON, help_text
 from configs.schema import parse_config
 from configs.sweep import sweep
 from system.command import quiet_imports, run_command
 from system.errors import ConfigError
-from system.text import print_line, print_result
+from system.text import print_error, print_line, print_result
 
 
 def main(arguments: list[str]) -> int | None:
@@ -19,14 +19,12 @@ def main(arguments: list[str]) -> int | None:
     options = parse(arguments)
     if options.multirun and options.help is None:
         return sweep(options.overrides, options.config_dir)
-    values = compose(options.overrides, config_dir=options.config_dir, report=print_line)
+    report = print_error if options.help or options.cfg else print_line
+    values = compose(options.overrides, config_dir=options.config_dir, report=report)
     if options.help or options.cfg:
         print_result(help_text(values, options.help) if options.help else to_yaml(values))
         return None
-    try:
-        config = parse_config(values)
-    except ConfigError as error:
-        raise ConfigError("\n".join([str(error), *missing_parent(values)])) from error
+    config = parse_config(values)
     with quiet_imports():  # TensorFlow, which --help and an invalid configuration do not need
         from runs.run import train_run
     return train_run(config)

@@ -20,7 +20,7 @@ from omegaconf.errors import InterpolationResolutionError
 from configs.foreign_names import answer_to
 from configs.help import CONFIGS, config_groups
 from configs.schema import Config, parse_config, replace_places, to_dict
-from system.errors import ConfigError, RunError, reason
+from system.errors import CommandError, ConfigError, RunError, reason
 from system.files import write_text
 from system.text import did_you_mean
 
@@ -96,14 +96,18 @@ def compose(
     """
     with hydra_errors():
         cfg, choices = compose_files(overrides, config_dir)
-        path = config_to_inherit(cfg)
-    if path is not None:
+        if not isinstance(cfg.get("init_from"), str):
+            return OmegaConf.to_container(cfg, resolve=True)
+        if (path := config_to_inherit(cfg)) is None:
+            report(f"init_from={cfg.init_from} is not a run directory: it has no config.yaml")
+            return OmegaConf.to_container(cfg, resolve=True)
         parent = load_config(path)
-        groups = implicit_groups(choices, overrides)
-        inherited = [f"{group}={PARENT}" for group in (*groups, "inherited")]
-        with parent_files(parent), hydra_errors():
-            cfg, _ = compose_files(overrides, config_dir, inherited)
-        if cfg.get("context_length") == parent.context_length:
+        is_similar = OmegaConf.select(cfg, "model.architecture") == parent.model.architecture
+        groups = groups_to_inherit(choices, overrides, is_similar=is_similar)
+        files = [f"{group}={PARENT}" for group in (*groups, "inherited")]
+        with parent_files(parent):
+            cfg, _ = compose_files(overrides, config_dir, files)
+        if parent.context_length is not None and cfg.get("context_length") == parent.context_length:
             groups.append("context_length")
         is_set = "optimizer.learning_rate" in map(override_key, overrides)
         rate, limit = OmegaConf.select(cfg, "optimizer.learning_rate"), parent.optimizer.learning_rate
@@ -112,7 +116,6 @@ def compose(
             groups.append(f"optimizer.learning_rate={limit:g}")
         if groups:
             report(f"{', '.join(groups)} from {path.parent}")
-    with hydra_errors():
         return OmegaConf.to_container(cfg, resolve=True)
 
 
@@ -132,33 +135,28 @@ def compose_files(
     return cfg, choices
 
 
-def config_to_inherit(cfg: DictConfig | dict) -> Path | None:
+def config_to_inherit(cfg: DictConfig) -> Path | None:
     """File of the config to inherit: that of the run itself once it exists, else that of `init_from`."""
-    if not isinstance(cfg.get("init_from"), str):
-        return None
     own = os.path.join(str(cfg.get("output_dir")), str(cfg.get("name")))
-    paths = (Path(os.path.expanduser(place), "config.yaml") for place in (own, cfg["init_from"]))
+    paths = (Path(os.path.expanduser(place), "config.yaml") for place in (own, cfg.init_from))
     return next(filter(Path.is_file, paths), None)
 
 
-def missing_parent(values: dict) -> list[str]:
-    """A line if `init_from` has no config; keys of its model and data are then reported as unknown."""
-    if not isinstance(values.get("init_from"), str) or config_to_inherit(values) is not None:
-        return []
-    return [f"init_from={values['init_from']} is not a run directory: it has no config.yaml"]
-
-
-def implicit_groups(choices: Mapping[str, str], overrides: Iterable[str]) -> list[str]:
+def groups_to_inherit(choices: Mapping[str, str], overrides: Iterable[str], *, is_similar: bool) -> list[str]:
     """Groups of `model` and `data` that neither the experiment file nor the command line chooses.
 
-    Args:
-        choices: name of the chosen file of each group.
-        overrides: overrides of the command line.
+    Where the architecture is the same (`is_similar`), only the parent's sizes fit its weights, so that the
+    model of an experiment file yields to it. The data of `experiment=vit` are a default too.
     """
     defaults = yaml.safe_load((CONFIGS / "train.yaml").read_text(encoding="utf-8"))["defaults"]
+    yielding = ("model", "data") if choices.get("experiment") == "vit" else ("model",)
     chosen = set(map(override_key, overrides))
-    groups = (group for group in ("model", "data") if group not in chosen)
-    return [group for group in groups if {group: choices.get(group)} in defaults]
+    return [
+        group
+        for group in ("model", "data")
+        if group not in chosen
+        and ({group: choices.get(group)} in defaults or (is_similar and group in yielding))
+    ]
 
 
 @contextlib.contextmanager
@@ -206,11 +204,7 @@ def alternatives(override: Override) -> list[str]:
 
 
 def hydra_override(argument: str) -> str:
-    """Override for Hydra: `++key=value`, since it stops at the first unknown key, and `group='file'`.
-
-    Raises:
-        ConfigError: if it is not of the form `OVERRIDE`.
-    """
+    """`++key=value` for Hydra, which stops at the first unknown key, or `group='file'`."""
     match = OVERRIDE.fullmatch(argument)
     if match is None:
         raise ConfigError(f"{argument!r} is not supported: write key=value; sweep with -m key=value,value")
@@ -228,7 +222,7 @@ def hydra_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if getattr(error, "filename", None):  # of a path, unlike Hydra's MissingConfigException
+        if isinstance(error, CommandError) or getattr(error, "filename", None):  # an OSError of a path
             raise
         raise ConfigError(explain(error)) from error
 

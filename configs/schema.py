@@ -72,6 +72,7 @@ class Config(TrainingConfig):
     init_from_step: Annotated[int, Field(ge=0)] | None = None
     init_from_data: str | None = None
     resample_positions: bool = False
+    reset_head: bool = False
     context_length: Annotated[int, Field(ge=2, le=2**31 - 1)] | None = TransformerLMConfig.context_length
     model: Annotated[Model, Field(discriminator="architecture")] = field(default_factory=open_model)
     data: Annotated[Data, Field(discriminator="source")] = field(default_factory=PythonStdlibConfig)
@@ -82,7 +83,7 @@ class Config(TrainingConfig):
         yield from super().problems()
         if not self.name or self.name.startswith(".") or set("/\\\0") & set(self.name):
             yield "name", f"must be a plain directory name, got {self.name!r}"
-        for key in ("init_from_step", "init_from_data", "resample_positions"):
+        for key in ("init_from_step", "init_from_data", "resample_positions", "reset_head"):
             if getattr(self, key) and self.init_from is None:
                 yield key, f"has no effect without init_from, got {format_value(getattr(self, key))}"
         has_images = isinstance(self.data, IMAGE_CONFIGS)
@@ -102,6 +103,8 @@ class Config(TrainingConfig):
                 f"{self.data.source!r} is images, but the model is a language model: choose text, such as "
                 "data=python_stdlib, or add experiment=vit",
             )
+        if self.reset_head:
+            yield "reset_head", "has no effect with a language model, which has no classifier"
 
 
 ADAPTER = TypeAdapter(Config)

@@ -158,11 +158,6 @@ class TransformerLMConfig(Options):
         """Features of a head."""
         return self.head_dim or self.dim // self.num_heads
 
-    @property
-    def num_weights(self) -> int:
-        """Number of weights in the embedding and the matrices of the blocks, almost all there are."""
-        return self.dim * self.vocab_size + self.num_layers * block_weights(self, self.num_kv_heads)
-
     def rotary_options(self) -> dict[str, object]:
         """Arguments of the model's `RotaryEmbedding`.
 
@@ -237,12 +232,6 @@ class AxialViTConfig(Options):
         return self.dim // self.num_heads
 
     @property
-    def num_weights(self) -> int:
-        """Number of weights in the patch embedding and the matrices of the blocks, almost all there are."""
-        pixels = self.patch_size**2 * self.channels
-        return self.dim * pixels + self.num_layers * block_weights(self, self.num_heads)
-
-    @property
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of patches of an image of `image_size`; None while a size is null."""
         if self.image_size is None or self.patch_size is None:
@@ -285,9 +274,13 @@ class AxialViTConfig(Options):
         yield from rope_problems(self, self.rotary_options)
 
 
-def block_weights(model: "TransformerLMConfig | AxialViTConfig", kv_heads: int) -> int:
-    """Number of weights in the matrices of attention and feed-forward of a block, one attention counted."""
-    return model.dim * (2 * (model.num_heads + kv_heads) * model.head_size + 3 * model.mlp_dim)
+def count_weights(model: TransformerLMConfig | AxialViTConfig) -> int:
+    """Number of weights in the first layer and the matrices of the blocks: almost all that a model has."""
+    is_text = isinstance(model, TransformerLMConfig)
+    inputs = model.vocab_size if is_text else model.patch_size**2 * model.channels
+    kv_heads = model.num_kv_heads if is_text else model.num_heads
+    block = 2 * (model.num_heads + kv_heads) * model.head_size + 3 * model.mlp_dim
+    return model.dim * (inputs + model.num_layers * block)
 
 
 def rope_problems(

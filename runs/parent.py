@@ -31,6 +31,7 @@ CHANGEABLE = (
     "model.rope.scaling.",
 )
 REASONS = {
+    "model.num_classes": "reset_head=true takes all weights but the classifier",
     "model.rope.xpos": "the weights were trained with, or without, the decay of xPos",
     "model.rope.xpos_scale_base": "the weights were trained with this decay",
 }
@@ -116,13 +117,14 @@ def check_options(config: Config, parent: Config) -> None:
         if not key.startswith(("model.", "context_length")):
             continue
         words = describe_difference((key, old, new))
-        if key.startswith(CHANGEABLE):
+        if key.startswith(CHANGEABLE) or (key == "model.num_classes" and config.reset_head):
             print_line(f"unlike init_from: {words}")
         else:
             problems.append(words + (f" ({REASONS[key]})" if key in REASONS else ""))
     if problems:
         raise ConfigError(
-            f"the weights of init_from={config.init_from} are of another model: {'; '.join(problems)}"
+            f"the weights of init_from={config.init_from} are of another model: {'; '.join(problems)}. "
+            "Leave out what sets these keys to take the model of init_from"
         )
 
 
@@ -208,26 +210,28 @@ def trained_grid(model: AxialViTConfig) -> tuple[int, ...]:
 
 
 def load_parent_weights(config: Config, model: keras.Model) -> None:
-    """Assigns the weights of `init_from`; learned positions are resampled where `resample_positions` is set.
+    """Assigns the weights of `init_from`, as `resample_positions` and `reset_head` ask for.
 
     Raises:
         RunError: if the parent has no such checkpoint, or was trained on other data than recorded.
     """
     path, parent = Path(config.init_from), load_run_config(Path(config.init_from))
     resamples = config.resample_positions and grid_of(config) != grid_of(parent)
-    old = make_model(parent) if resamples else model
+    old = make_model(parent) if resamples or config.reset_head else model
     fingerprint = restore_weights(path, old, step=config.init_from_step)["data_fingerprint"]
     if fingerprint != config.init_from_data:
         raise RunError(
             f"init_from={config.init_from} has changed: init_from_data is {config.init_from_data}, "
             f"now it is {fingerprint}. Use name= for another run."
         )
-    if not resamples:
+    if old is model:
         return
     values = {variable.path: variable.value for variable in old.variables}
     for variable in model.variables:
+        if config.reset_head and variable.path.startswith(f"{model.name}/head/"):
+            continue
         value = values[variable.path]
-        if "position_embedding" in variable.path:
+        if resamples and "position_embedding" in variable.path:
             grid = tf.reshape(value, (*grid_of(parent), -1))  # (rows, columns, dim)
             value = tf.reshape(resample_grid(grid, *grid_of(config)), variable.shape)
             print_line(f"unlike init_from: {variable.path} is resampled from {describe_extent(parent)}")

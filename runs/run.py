@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from configs.compose import save_config
 from configs.schema import Config
-from models.config import AxialRopeConfig, AxialViTConfig, RopeConfig, TransformerLMConfig
+from models.config import AxialRopeConfig, AxialViTConfig, RopeConfig, count_weights
 from runs.checkpointing import make_save, restore, reverting_on_divergence
 from runs.load import make_model
 from runs.plots import plot_loss
@@ -70,14 +70,13 @@ def find_replicas(config: Config) -> Replicas:
 
 def check_memory(run: Run) -> None:
     """Raises ConfigError if weights, optimizer state and a batch exceed the memory; notes half of it."""
-    config, model = run.config, run.config.model
-    values = 2 if isinstance(model, TransformerLMConfig) else math.prod((*model.image_size, model.channels))
-    moments = 2 if config.optimizer.name == "adamw" else 1
-    weights, batch, memory = model.num_weights, run.units_per_step, physical_memory()
-    needed = 4 * ((1 + moments) * weights + values * batch)
+    config, memory = run.config, physical_memory()
+    weights, copies = count_weights(config.model), 3 if config.optimizer.name == "adamw" else 2
+    shape = (2,) if config.context_length else (*config.model.image_size, config.model.channels)
+    needed = 4 * (copies * weights + run.units_per_step * math.prod(shape))
     line = (
-        f"{weights:,} weights with their optimizer state and batches of {batch:,} {run.task.unit} take at "
-        f"least {needed / 1e9:,.1f} GB of the {memory / 1e9:,.1f} GB of memory"
+        f"{weights:,} weights with optimizer state, and batches of {run.units_per_step:,} {run.task.unit}, "
+        f"take at least {needed / 1e9:,.1f} GB of the {memory / 1e9:,.1f} GB of memory"
     )
     if needed > memory:
         raise ConfigError(f"{line}: choose a smaller model or batch_size")

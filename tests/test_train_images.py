@@ -201,14 +201,14 @@ COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 GREY = (120, 120, 120)
 
 
-def write_photos(folder, *, classes=tuple(COLOURS), count=6):
+def write_photos(folder, *, classes=tuple(COLOURS), count=6, mode="RGB"):
     """Noisy images of one colour per class, of several sizes."""
     generator = np.random.default_rng(0)
     for name in classes:
         (folder / name).mkdir(parents=True)
         for number in range(count):
             pixels = generator.integers(-30, 30, size=(9 + number, 17, 3)) + COLOURS.get(name, GREY)
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
+            Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(folder / name / f"{number}.png")
     return folder
 
 
@@ -245,6 +245,22 @@ def test_init_from_other_channels_and_classes_is_refused(refused, trained_images
     command = photos(folder, "wrong", "data.image_size=[8,8]", f"init_from={trained_images}")
     (line,) = refused(*command, label="config error")
     assert_mentions(line, str(trained_images), "model.channels", "1", "3", "model.num_classes", "10")
+
+
+def test_a_new_head_is_trained_on_other_classes(image_workplace, train, trained_images, refused, tmp_path):
+    folder = write_photos(tmp_path / "photos", mode="L")
+    command = photos(
+        folder, "new-head", "data.image_size=[8,8]", f"init_from={trained_images}", "num_steps=1"
+    )
+    (line,) = refused(*command, label="config error")
+    assert_mentions(line, "model.num_classes is 10 there, 3 here (reset_head=true ")
+    assert train(*command, "reset_head=true", *STILL) == 0
+    old, new = tensors_of(trained_images), tensors_of(image_workplace.outputs / "new-head")
+    for name, value in new.items():
+        if name.startswith("model/"):
+            assert (value.shape == old[name].shape and (value == old[name]).all()) == (
+                "/head/" not in name
+            ), name
 
 
 def test_unusable_image_folder_is_a_one_line_error(refused, trained_images, tmp_path):

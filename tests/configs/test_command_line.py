@@ -115,9 +115,12 @@ def test_bash_completes_keys_as_the_readme_says():
         assert done.stdout.split() == [expected], done.stderr
 
 
-def test_a_missing_parent_is_named_beside_the_keys_that_it_would_have(errors_of):
-    _, line = errors_of("name=large", "init_from=outputs/vti", "data.image_size=[16,16]")
-    assert line == "init_from=outputs/vti is not a run directory: it has no config.yaml"
+def test_a_missing_parent_is_named_beside_the_keys_that_it_would_have(capsys):
+    arguments = ["name=large", "init_from=outputs/vti", "data.image_size=[16,16]"]
+    assert run_command(lambda: main(arguments)) == 2
+    output, errors = capsys.readouterr()
+    assert output == "init_from=outputs/vti is not a run directory: it has no config.yaml\n"
+    assert errors.startswith("config error: unknown key 'data.image_size' here")
 
 
 def test_every_problem_of_the_command_line_is_one_line(errors_of):

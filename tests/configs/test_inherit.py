@@ -5,12 +5,14 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from configs.compose import compose, save_config
 from configs.schema import Config, parse_config
 from data.config import DigitsConfig, ImageFolderConfig, PasskeyConfig, TextFilesConfig
 from models.config import AxialViTConfig, RopeConfig, RopeScalingConfig, TransformerLMConfig
 from system.errors import ConfigError
+from train import main
 
 LM = TransformerLMConfig(context_length=64, dim=96, num_layers=3, rope=RopeConfig(theta=5_000.0))
 TEXT = Config(name="docs", context_length=64, model=LM, data=TextFilesConfig(path="/docs/*.md", held_out=0.1))
@@ -73,6 +75,41 @@ def test_vision_transformer_needs_no_experiment_and_takes_sizes_from_its_own_ima
     assert config.context_length is None
 
 
+def test_the_experiment_of_vision_transformers_takes_model_and_data_of_the_parent():
+    own = replace(IMAGES, name="own", data=ImageFolderConfig(path="/photos"))
+    os.mkdir("outputs/own")
+    save_config(own, "outputs/own/config.yaml")
+    config, lines = composed("experiment=vit", "init_from=outputs/own", "name=child")
+    model = replace(VIT, image_size=None, channels=None, num_classes=None)
+    assert (config.model, config.data, config.num_steps) == (model, own.data, 1000)
+    assert lines == ["model, data from outputs/own"]
+    config, lines = composed("experiment=vit", "init_from=outputs/own", "data=digits", "model.dim=64")
+    assert (config.model, config.data) == (replace(model, dim=64), DigitsConfig())
+    assert lines == ["model from outputs/own"]
+
+
+@pytest.mark.parametrize("experiment", ["shakespeare", "shakespeare_speedrun"])
+def test_an_experiment_keeps_its_data_and_takes_the_sizes_of_the_parent(experiment):
+    config, _ = composed(f"experiment={experiment}", "init_from=outputs/docs")
+    assert (config.data.tfds_name, config.model.dim) == ("tiny_shakespeare", LM.dim)
+    config, _ = composed(f"experiment={experiment}", "init_from=outputs/docs", "model=lm_small")
+    assert config.model.dim == 384
+
+
+def test_a_parent_of_another_architecture_is_not_inherited_by_an_experiment():
+    config, _ = composed("experiment=vit", "init_from=outputs/docs")
+    assert (config.model.architecture, config.data.source) == ("axial_vit", "digits")
+
+
+def test_the_printed_configuration_holds_the_inherited_values(capsys):
+    assert main(["experiment=extend", "init_from=outputs/docs", "--cfg", "job"]) is None
+    output, errors = capsys.readouterr()
+    values = yaml.safe_load(output)
+    assert (values["model"]["dim"], values["data"]["path"]) == (LM.dim, "/docs/*.md")
+    assert (values["context_length"], values["model"]["rope"]["interpolate_factor"]) == (1024, 4.0)
+    assert errors == "model, data from outputs/docs\n"
+
+
 def test_run_resumes_without_its_parent():
     arguments = ["experiment=extend", "init_from=outputs/docs", "context_length=256"]
     config, _ = composed(*arguments)
@@ -93,7 +130,8 @@ def test_longrope_keeps_the_original_context_that_it_cannot_derive_from_a_factor
 
 def test_missing_parent_leaves_the_defaults():
     config, lines = composed("init_from=outputs/none")
-    assert (config.model, config.data, lines) == (Config().model, Config().data, [])
+    assert (config.model, config.data) == (Config().model, Config().data)
+    assert lines == ["init_from=outputs/none is not a run directory: it has no config.yaml"]
 
 
 def test_damaged_parent_is_named():

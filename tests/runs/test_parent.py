@@ -90,7 +90,9 @@ def yarn(factor, **options):
 def test_options_that_the_weights_depend_on_are_refused_by_name(old, new, message):
     with pytest.raises(ConfigError) as error:
         check_options(new, old)
-    assert str(error.value) == f"the weights of init_from={PARENT} are of another model: {message}"
+    assert str(error.value).startswith(
+        f"the weights of init_from={PARENT} are of another model: {message}. Leave out "
+    )
 
 
 @pytest.mark.parametrize(
@@ -338,6 +340,40 @@ def test_learned_positions_are_resampled_and_other_weights_copied(image_size, tm
         name = variable.path
         # A few float32 roundings of values of about 0.02.
         np.testing.assert_allclose(variable.numpy(), expected[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_a_new_head_leaves_only_the_classifier_at_its_initial_weights(tmp_path, capsys):
+    parent = replace(image_run(position="learned"), init_from=None)
+    old = AxialViT(parent.model)
+    for number, weight in enumerate(old.trainable_variables):
+        weight.assign(np.random.default_rng(number).normal(size=weight.shape))
+    Checkpoints(tmp_path / "checkpoints", old, keras.optimizers.SGD(), keep=1).save(
+        5, {"data_fingerprint": "0a"}
+    )
+    save_config(parent, tmp_path / "config.yaml")
+    config = image_run(position="learned", num_classes=5)
+    config = replace(config, init_from=str(tmp_path), init_from_step=5, init_from_data="0a")
+    with pytest.raises(
+        ConfigError, match=r"model.num_classes is 3 there, 5 here \(reset_head=true takes all "
+    ):
+        check_options(config, parent)
+    config = replace(config, reset_head=True)
+    check_options(config, parent)
+    assert capsys.readouterr().out == "unlike init_from: model.num_classes is 3 there, 5 here\n"
+    model = AxialViT(config.model)
+    load_parent_weights(config, model)
+    expected = {variable.path: variable.numpy() for variable in old.variables}
+    assert expected.pop("axial_vit/head/kernel").shape == (8, 3)
+    for variable in model.variables:
+        value = expected.get(variable.path, np.zeros((8, 5)))  # the classifier starts at zero
+        np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
+
+
+def test_a_new_head_needs_a_parent_with_a_classifier():
+    with pytest.raises(ConfigError, match="reset_head has no effect without init_from"):
+        replace(image_run(), init_from=None, reset_head=True)
+    with pytest.raises(ConfigError, match="reset_head has no effect with a language model"):
+        replace(text_run(16), reset_head=True)
 
 
 @pytest.fixture
