@@ -114,6 +114,9 @@ UNIONS = {
     "data": ("source", {cls.source: cls for cls in get_args(Data)}),
 }
 
+# Files of the groups that are not named after the kind.
+FILES = {"tfds": "tfds_text", "transformer_lm": "lm_tiny", "axial_vit": "vit_tiny"}
+
 
 def parse_config(nested: dict) -> Config:
     """Validates nested values, as in YAML, and returns the config; missing keys get their defaults.
@@ -217,8 +220,8 @@ def explain_unknown(key: str, value: object, known: list[str]) -> str:
         return f"{key} holds keys of its own, such as {below[0]}; got {format_value(value, quoted=True)}"
     if key not in SHARED:
         owners = [
-            f"{group}.{tag}={kind}"
-            for group, (tag, kinds) in UNIONS.items()
+            f"{group}={FILES.get(kind, kind)}"
+            for group, (_, kinds) in UNIONS.items()
             for kind, cls in kinds.items()
             if key in (name for _, _, name, _ in walk(cls, {}, group))
         ]

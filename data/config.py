@@ -14,8 +14,8 @@ HELD_OUT = 0.05
 BPE, BPE_VOCAB_SIZE = "bpe", 4_096
 TOKENIZERS = ("bytes", BPE)  # any other value of `tokenizer` is a path
 Share = Annotated[float, Field(gt=0, lt=1)]
-Sides = tuple[PositiveInt, PositiveInt]  # height and width in pixels
-ImageSize = Annotated[Sides | None, Field(examples=["[64,96]"])]
+Side = Annotated[int, Field(ge=1, le=8_192)]  # pixels; every image is resized to this
+ImageSize = Annotated[tuple[Side, Side] | None, Field(examples=["[64,96]"])]
 
 
 def expand_home(path: str) -> str:

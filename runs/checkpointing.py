@@ -23,20 +23,12 @@ def restore(run: Run, model: keras.Model, checkpoints: Checkpoints) -> dict:
     Returns:
         The manifest of the checkpoint; of a new run, `{"step": 0}`. Its `origin` is the source of the
         weights.
-
-    Raises:
-        RunError: if the run has lost its checkpoints, or none can be restored.
     """
     config = run.config
-    manifest = checkpoints.restore_latest()
+    manifest = checkpoints.restore_latest(is_new=not run.directory.config.exists())  # the first one writes it
     if manifest is not None:
         check_manifest(manifest, run)
         return manifest | {"origin": f"resuming after step {manifest['step']:,}"}
-    if run.directory.config.exists():  # it is written after the first checkpoint
-        raise RunError(
-            f"{checkpoints.directory} has no checkpoint, but this run has saved some. Restore them, delete "
-            f"{run.directory.path} to train it again, or start another run: name=NEW."
-        )
     if config.init_from is None:
         return {"step": 0, "origin": "training from scratch"}
     load_parent_weights(config, model)

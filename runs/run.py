@@ -41,16 +41,16 @@ def train_run(config: Config) -> int:
         model, optimizer, checkpoints = build(run)
         manifest = replicas.from_chief(lambda: restore(run, model, checkpoints))
         replicas.copy_from_chief(list(checkpoints.variables.values()))
+        if replicas.is_chief and manifest["step"] > 0:  # a new run does so with its first checkpoint
+            save_config(run.config, directory.config)
+        if replicas.any(manifest["step"] == run.config.num_steps and directory.is_complete()):
+            replicas.on_chief(lambda: print_line(f"This run is complete. Its summary: {directory.summary}"))
+            return 0
         if replicas.is_chief:
-            if manifest["step"] > 0:  # a new run records its config with its first checkpoint
-                save_config(run.config, directory.config)
             curves = format_command("-m", "tensorboard.main", "--logdir", directory.path)
             print_line(
                 f"{describe(run, model)}\nrun: {directory.path}, {manifest['origin']}; curves: {curves}"
             )
-        if replicas.any(manifest["step"] == run.config.num_steps and directory.is_complete()):
-            replicas.on_chief(lambda: print_line(f"This run is complete. Its summary: {directory.summary}"))
-            return 0
         return train_and_evaluate(run, model, optimizer, checkpoints, manifest)
 
 

@@ -105,14 +105,14 @@ class Checkpoints:
             keep.append(best)
         return [path for path in paths if path not in keep]
 
-    def restore_latest(self) -> dict | None:
-        """Restores the latest undamaged checkpoint and returns its manifest; None if there is none.
+    def restore_latest(self, *, is_new: bool = True) -> dict | None:
+        """Restores the latest undamaged checkpoint and returns its manifest; None if a new run has none.
 
         Raises:
-            RunError: if there are checkpoints and all are damaged, or the latest does not fit.
+            RunError: if all checkpoints are damaged, none is left of an old run, or the latest does not fit.
         """
         remove_partial(self.directory)
-        if not complete_checkpoints(self.directory):
+        if is_new and not complete_checkpoints(self.directory):
             return None
         try:
             path, manifest = read_latest_manifest(self.directory.parent)
@@ -139,7 +139,9 @@ def read_latest_manifest(run_directory: Path, *, step: int | None = None) -> tup
     directory = run_directory / "checkpoints"
     paths = complete_checkpoints(directory)
     if not paths:
-        raise RunError(f"{run_directory} has no checkpoint: restore {directory}/step-*, or train it again.")
+        raise RunError(
+            f"{run_directory} has no checkpoint: restore {directory}/step-*, or delete it to train it again"
+        )
     if step is not None and directory / directory_name(step) not in paths:
         steps = ", ".join(str(step_of(path)) for path in paths)
         raise RunError(f"{run_directory} has no checkpoint of step {step}; available steps: {steps}")

@@ -83,7 +83,9 @@ def test_the_experiment_of_vision_transformers_takes_model_and_data_of_the_paren
     model = replace(VIT, image_size=None, channels=None, num_classes=None)
     assert (config.model, config.data, config.num_steps) == (model, own.data, 1000)
     assert lines == ["model, data from outputs/own"]
-    config, lines = composed("experiment=vit", "init_from=outputs/own", "data=digits", "model.dim=64")
+    config, lines = composed(
+        "experiment=vit", "init_from=outputs/own", "name=child", "data=digits", "model.dim=64"
+    )
     assert (config.model, config.data) == (replace(model, dim=64), DigitsConfig())
     assert lines == ["model from outputs/own"]
 
@@ -97,7 +99,7 @@ def test_an_experiment_keeps_its_data_and_takes_the_sizes_of_the_parent(experime
 
 
 def test_a_parent_of_another_architecture_is_not_inherited_by_an_experiment():
-    config, _ = composed("experiment=vit", "init_from=outputs/docs")
+    config, _ = composed("experiment=vit", "init_from=outputs/docs", "name=child")
     assert (config.model.architecture, config.data.source) == ("axial_vit", "digits")
 
 

@@ -160,16 +160,16 @@ def test_unknown_choice_is_reported_with_the_choices(values, problem):
         ),
         (
             {"data": {"source": "python_stdlib", "path": "x"}},
-            "unknown key 'data.path' here; it belongs to data.source=text_files or data.source=json_lines or "
-            "data.source=parquet or data.source=image_folder",
+            "unknown key 'data.path' here; it belongs to data=text_files or data=json_lines or "
+            "data=parquet or data=image_folder",
         ),
         (
             {"model": {"pooling": "mean"}},
-            "unknown key 'model.pooling' here; it belongs to model.architecture=axial_vit",
+            "unknown key 'model.pooling' here; it belongs to model=vit_tiny",
         ),
         (
             VISION | {"model": {"architecture": "axial_vit", "rope": {"xpos": True}}},
-            "unknown key 'model.rope.xpos' here; it belongs to model.architecture=transformer_lm",
+            "unknown key 'model.rope.xpos' here; it belongs to model=lm_tiny",
         ),
     ],
 )

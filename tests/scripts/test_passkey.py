@@ -281,7 +281,7 @@ def test_invalid_values_are_reported_in_one_line_each():
         "data.texts must be >= 1, got 0",
         "data.held_out_examples must be >= 1, got 0",
     ]
-    assert unknown.startswith("unknown key 'data.held_out' here; it belongs to data.source=python_stdlib")
+    assert unknown.startswith("unknown key 'data.held_out' here; it belongs to data=python_stdlib")
 
 
 @pytest.mark.parametrize(
