@@ -235,12 +235,13 @@ def test_deterministic_is_enabled_before_the_seed_is_set(monkeypatch):
         tf.config.experimental, "enable_op_determinism", lambda: calls.append("deterministic")
     )
     monkeypatch.setattr(keras.utils, "set_random_seed", calls.append)
-    monkeypatch.setattr(running, "make_model", lambda config: calls.append("model"))
+    monkeypatch.setattr(running, "make_model", lambda config, tokenizer: calls.append("model"))
     monkeypatch.setattr(running, "make_optimizer", lambda *args, **options: None)
     monkeypatch.setattr(running, "Checkpoints", lambda *args, **options: None)
     config = SimpleNamespace(deterministic=True, seed=5)
     with pytest.raises(AttributeError):  # after the model: it has no variables
-        running.build(SimpleNamespace(config=config, replicas=ONE_DEVICE))
+        task = SimpleNamespace(tokenizer=None)
+        running.build(SimpleNamespace(config=config, task=task, replicas=ONE_DEVICE))
     assert calls == ["deterministic", 5, "model"]
 
 
