@@ -9,9 +9,9 @@ from pathlib import Path
 from configs.compose import load_config
 from configs.schema import FREE_KEYS, to_flat
 from system.errors import CommandError, RunError
-from system.text import format_duration, format_table, format_value, print_note
+from system.text import LINE_WIDTH, format_duration, format_table, format_value, print_note
 
-WIDTH, LONGEST_VALUE, SHORTEST_NAME = 100, 20, 24  # columns
+LONGEST_VALUE, SHORTEST_NAME = 20, 24
 # Data and parent tell a run from others; the SHA-256 of the parent's data does not, and FACTS has num_steps.
 IGNORED_KEYS = FREE_KEYS - {"init_from", "data.path"} | {"init_from_data", "num_steps"}
 FACTS = ("name", "state", "step", "num_steps", "loss", "bits_per_byte", "accuracy", "elapsed_seconds")
@@ -82,11 +82,11 @@ def differing_keys(configs: list[dict]) -> list[str]:
 
 
 def format_runs(runs: list[dict], keys: list[str]) -> str:
-    """Table of runs, sorted by loss, with as many of the keys as fit in `WIDTH` columns."""
+    """Table of runs, sorted by loss, with as many of the keys as fit in `LINE_WIDTH`."""
     # Bits per byte are comparable between tokenizers; images have no such loss.
     runs = sorted(runs, key=lambda run: (run["bits_per_byte"] or run["loss"] or math.inf, run["name"]))
     name_width, num_shown = max(len(run["name"]) for run in runs), len(keys)
-    while (excess := (table := make_table(runs, keys[:num_shown], name_width)).index("\n") - WIDTH) > 0:
+    while (excess := (table := make_table(runs, keys[:num_shown], name_width)).index("\n") - LINE_WIDTH) > 0:
         if name_width > SHORTEST_NAME:
             name_width = max(SHORTEST_NAME, name_width - excess)
         else:

@@ -21,18 +21,21 @@ from runs.plots import new_figure, without_formulas
 from system.errors import RunError
 from system.text import print_error
 
+EXAMPLE = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self."
 LONGEST_PROMPT, MAX_LABELS = 90, 40
 
 
 @without_formulas
-def attention(run_directory: Path, *, prompt: str, step: int | str = "latest") -> Figure:
-    """Attention weights of each head on a prompt, and their mean by distance.
+def attention(run_directory: Path, *, prompt: str | None, step: int | str = "latest") -> Figure:
+    """Attention weights of each head on a prompt or on `EXAMPLE`, and their mean by distance.
 
     Raises:
         RunError: if the run is not of a language model, or the prompt is too short or too long.
     """
     model, config, _ = load_model(run_directory, of=TransformerLMConfig, step=step)
     tokenizer = load_run_tokenizer(run_directory, config)
+    if prompt is None:
+        prompt = tokenizer.decode(tokenizer.encode(EXAMPLE)[: config.context_length])
     tokens = tokenizer.encode(prompt)
     if not 2 <= len(tokens) <= config.context_length:
         raise RunError(f"--prompt must have 2 to {config.context_length} tokens, got {len(tokens)}")

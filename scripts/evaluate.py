@@ -28,10 +28,8 @@ DEFAULT_TARGETS = 20_000
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
-    if options.windows:
-        evaluate_windows(options)
-    else:
-        evaluate_runs(options)
+    evaluate = evaluate_windows if options.windows else evaluate_runs
+    evaluate(options)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -46,15 +44,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "cropped to their centre"
     )
     parser.add_argument("--image-size", type=image_size, nargs="*", metavar="SIZE", help=sizes)
-    add_window_options(parser)
-    options = parser.parse_args(arguments)
-    if options.windows and options.image_size is not None:
-        parser.error("--windows is for language models, --image-size for vision transformers: use one")
-    check_window_options(parser, options)
-    return options
-
-
-def add_window_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("loss by context window (language models)")
     windows = (
         "context lengths in tokens, such as 128 256 512; the column `difference` is the loss minus that of "
@@ -75,6 +64,11 @@ def add_window_options(parser: argparse.ArgumentParser) -> None:
         help="blockwise-causal (arXiv 2212.10554): a token attends to its block of half the trained length "
         "and to the block before it (default full)",
     )
+    options = parser.parse_args(arguments)
+    if options.windows and options.image_size is not None:
+        parser.error("--windows is for language models, --image-size for vision transformers: use one")
+    check_window_options(parser, options)
+    return options
 
 
 def check_window_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

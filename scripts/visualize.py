@@ -11,7 +11,6 @@ from system.command import quiet_imports, run_command
 from system.text import print_line
 
 FOLDER = Path("outputs/figures")
-PROMPT = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self."
 
 
 def main(arguments: list[str]) -> None:
@@ -29,7 +28,7 @@ def main(arguments: list[str]) -> None:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m scripts.visualize", description=__doc__)
     parser.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
-    parser.add_argument("--prompt", default=PROMPT, help="input text (default a Python class)")
+    parser.add_argument("--prompt", help="input text (default a Python class)")
     add_step_option(parser)
     output = f"folder of attention.png (default {FOLDER})"
     parser.add_argument("--output", type=Path, default=FOLDER, metavar="FOLDER", help=output)

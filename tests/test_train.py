@@ -415,6 +415,6 @@ def test_sweep_runs_each_value_in_its_own_directory_and_prints_plain_text(workpl
     for run in runs:
         summary = json.loads((workplace.outputs / run / "summary.json").read_text())
         assert summary["step"] == 2
-        (row,) = (line for line in output.splitlines()[-3:] if line.startswith(run))
+        (row,) = (line for line in output.splitlines()[-3:] if run in line)
         assert f"{summary['validation_loss']:.4f}" in row
         assert "next: " + format_command("-m", "scripts.generate", workplace.outputs / run) in output

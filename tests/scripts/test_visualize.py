@@ -22,10 +22,10 @@ def low_resolution(monkeypatch):
 
 def test_attention_depends_on_the_prompt_and_fits_the_context(eagerly, trained_run, tmp_path, capsys):
     pictures = []
-    for prompt in ("the fox", "the $ vex"):
-        assert visualize(trained_run, "--prompt", prompt, "--output", tmp_path) == 0
+    for prompt in (["--prompt", "the fox"], ["--prompt", "the $ vex"], []):
+        assert visualize(trained_run, *prompt, "--output", tmp_path) == 0
         pictures.append((tmp_path / "attention.png").read_bytes())
-    assert pictures[0] != pictures[1]
+    assert len(set(pictures)) == 3
     assert visualize(trained_run, "--prompt", "a" * 17, "--output", tmp_path / "other") == 2
     assert "--prompt must have 2 to 16 bytes, got 17" in capsys.readouterr().err
     assert list((tmp_path / "other").iterdir()) == []
