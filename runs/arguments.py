@@ -8,6 +8,7 @@ from typing import NoReturn
 from system.errors import RunError, reason
 from system.text import did_you_mean, print_error
 
+LARGEST = 2**31 - 1  # sizes and indices are int32 in TensorFlow
 SCALINGS = ("linear", "ntk", "yarn", "dynamic")
 
 
@@ -43,9 +44,9 @@ def checkpoint_step(text: str) -> int | str:
 
 
 def positive_integer(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or not 1 <= int(text) <= LARGEST:
         hint = "; separate several by spaces" if "," in text else ""
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}{hint}")
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {LARGEST}, got {text!r}{hint}")
     return int(text)
 
 

@@ -17,7 +17,8 @@ from system.text import discard_output, print_error, print_note, print_result
 USER_ERROR, INTERNAL_ERROR, INTERRUPTED, CLOSED_PIPE = 2, 70, 130, 141
 SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
 # Errors of a path that the user can correct.
-PATH_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR}
+PATH_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+PATH_ERRORS |= {errno.ENOTDIR, errno.EISDIR}
 # Set before the import, since notebooks set MPLBACKEND for the commands that they start.
 BACKENDS = {"KERAS_BACKEND": "tensorflow", "MPLBACKEND": "agg"}
 

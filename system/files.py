@@ -1,6 +1,7 @@
 """Files that are complete or absent after a crash."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections import deque
@@ -16,6 +17,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Links at both paths are removed, and not followed. A directory takes the place of an empty or absent one.
     """
+    if not path.name:  # "", "." and "/"
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.partial")
     _remove(temporary)
     try:

@@ -127,7 +127,7 @@ def test_only_selects_rows_by_their_names(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--repeats", "0"], "argument --repeats: must be a whole number of at least 1, got '0'"),
+        (["--repeats", "0"], "argument --repeats: must be a whole number from 1 to 2147483647, got '0'"),
         (["--only", "abacus"], "argument --only: no row of rope contains 'abacus'"),
     ],
 )

@@ -271,9 +271,9 @@ def test_the_command_prints_a_table_with_the_picture_in_the_run(eagerly, trained
     [
         (
             "--windows 128,256",
-            "argument --windows: must be a whole number of at least 1, got '128,256'; separate",
+            "argument --windows: must be a whole number from 1 to 2147483647, got '128,256'; separate",
         ),
-        ("--windows -5", "argument --windows: must be a whole number of at least 1, got '-5'"),
+        ("--windows -5", "argument --windows: must be a whole number from 1 to 2147483647, got '-5'"),
         ("--windows 8 --stride 9", "--stride must be at most the smallest window 8, got 9"),
         ("--windows 8 --stride 4 --targets 3", "--targets must be at least the stride 4, got 3"),
         (

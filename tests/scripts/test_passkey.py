@@ -289,7 +289,8 @@ def test_invalid_values_are_reported_in_one_line_each():
     [
         ("--depths 1", "--depths must be 2 to 101, got 1"),
         ("--depths 102", "--depths must be 2 to 101, got 102"),
-        ("--examples 0", "argument --examples: must be a whole number of at least 1, got '0'"),
+        ("--lengths 2147483648", "must be a whole number from 1 to 2147483647, got '2147483648'"),
+        ("--examples 0", "argument --examples: must be a whole number from 1 to 2147483647, got '0'"),
     ],
 )
 def test_invalid_options_are_refused(arguments, message, run, capsys):

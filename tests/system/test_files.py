@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from system.files import replacing, write_text
@@ -14,6 +16,8 @@ def test_a_file_is_replaced_when_it_is_complete(tmp_path):
     (tmp_path / ".file.partial").write_text("left by a crash, and longer than the text")
     write_text(path, "neu ü\n")
     assert [found.read_bytes() for found in tmp_path.iterdir()] == ["neu ü\n".encode()]
+    with pytest.raises(IsADirectoryError):
+        write_text(Path(""), "text")
 
 
 @pytest.mark.parametrize("name", ["file", ".file.partial"])
