@@ -133,9 +133,11 @@ def parse_config(nested: dict) -> Config:
             flat = {**others, key: flat[key]}
     entries = list(walk(Config, flat))
     classes = {group: cls for group, cls, _, _ in entries}
-    values = {key: flat.get(key, default) for _, _, key, default in entries}
+    defaults = {key: default for _, _, key, default in entries}
+    values = {key: flat.get(key, default) for key, default in defaults.items()}
     values |= {key: values[source] for key, source in SHARED.items() if key in values}
-    config, problems = validate({key: value for key, value in values.items() if value != UNSET}, classes)
+    given = {key: value for key, value in values.items() if not value == defaults[key] == UNSET}
+    config, problems = validate(given, classes)
     known = [*(key for key in values if key not in SHARED), *sorted(classes)[1:], "experiment"]
     unread = [key for key in flat if key not in values or key in SHARED]
     problems += [explain_unknown(key, flat[key], known) for key in unread]
@@ -197,7 +199,7 @@ def flatten(nested: dict, prefix: str = "") -> dict[str, object]:
     flat = {}
     for key, value in nested.items():
         name = prefix + (f'"{key}"' if "." in str(key) else str(key))
-        flat |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+        flat |= flatten(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
     return flat
 
 

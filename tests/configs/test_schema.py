@@ -105,6 +105,9 @@ def test_value_out_of_range_is_reported_with_the_bound(values, problem):
             {"model": {"rope": {"scaling": {"type": "longrope", "factor": 2, "short_factor": [1, "x"]}}}},
             "model.rope.scaling.short_factor must be a finite number, got 'x'",
         ),
+        ({"max_bad_steps": {}}, "max_bad_steps must be a whole number, got {}"),
+        ({"optimizer": {"epsilon": "???"}}, "optimizer.epsilon must be a finite number, got '???'"),
+        ({"model": {}}, "model holds keys of its own, such as model.architecture; got {}"),
     ],
 )
 def test_value_of_a_wrong_type_is_reported_with_the_expected_type(values, problem):
