@@ -14,9 +14,7 @@ from train import main
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODELS = "lm_shallow, lm_small, lm_tiny, vit_small, vit_tiny"
-EXPERIMENTS = (
-    "extend, extend_yarn, lm, lm_learned_rotations, lm_xpos, passkey, shakespeare, shakespeare_speedrun, vit"
-)
+EXPERIMENTS = ", ".join(sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml")))
 
 STUB = f"""
 import json, pathlib, sys, types
