@@ -83,14 +83,13 @@ def classify_files(
     """
     model, config, manifest = load_model(run_directory, of=AxialViTConfig, step=step)
     mean, deviation = (np.array(manifest[key], np.float32) for key in ("mean", "deviation"))  # (channels,)
-    predictions, failures = [], []
-    files = []
+    files, predictions, failures = [], [], []
     for path in paths:
         is_directory = os.path.isdir(path)
         files += [file for _, file in list_images(path, report=print_error)] if is_directory else [path]
     if not files:
         raise DataError(f"no images in {', '.join(map(str, paths))}; choose image files or their directory")
-    for path in tqdm(files, unit="image", disable=None):
+    for path in tqdm(files, unit="image", disable=not can_redraw_lines()):
         try:
             image = read_image(path, image_size=config.model.image_size, channels=config.model.channels)
         except DataError as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import train
 from configs.compose import combinations, compose
@@ -25,9 +26,10 @@ from configs.schema import parse_config
 from rope import RotaryEmbedding
 from rope.rotation import LAYOUTS
 from rope.scaling import SCALINGS
+from system.command import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "rope" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "rope" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README, EXPLAINED, TOUR = (ROOT / name for name in ("README.md", "docs/rope_explained.md", "docs/tour.md"))
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
@@ -91,14 +93,35 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+SHELLS = ("", "sh", "bash", "console")  # languages of code blocks with commands
+TEXT_BLOCKS = ('"""Simple class', "train.py        entry point")  # a sample, and the repository layout
+INLINE_COMMAND = re.compile(r"(python3?|make|tensorboard|source|pip|wandb|srun|\.ci/run|\S*/python3?)( |$)")
+# Beginnings of commands that no test runs or parses, and the reason.
+NOT_RUN = {
+    "pip install": "downloads packages",
+    "source .venv/bin/activate": "`make train` creates the environment",
+    "tensorboard --logdir": "serves until it is stopped",
+    ".ci/run": "runs all tests",
+    "python -c": "the slow test of the tour runs it",
+    "export HOSTS": "needs Slurm",
+    "srun bash": "needs Slurm",
+}
+# Scripts of which the commands run on tiny runs, unless an option needs more text than they have.
+RUN_SCRIPTS = ("evaluate", "generate", "predict", "list_runs")
+NEED_MORE_TEXT = ("--windows", "--zero-shot")
+
+
 def commands_in(text):
-    """Command lines in code blocks without a language, and in inline code."""
-    lines = [line for language, code in BLOCK.findall(text) if not language for line in code.splitlines()]
-    lines += re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
+    """Every line of the code blocks with commands, and the commands in inline code."""
+    blocks = [textwrap.dedent(code) for language, code in BLOCK.findall(text) if language in SHELLS]
+    lines = [line for code in blocks if not code.startswith(TEXT_BLOCKS) for line in code.splitlines()]
+    inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
+    lines += [code for code in inline if INLINE_COMMAND.match(code) and code != "make"]
     for line in lines:
-        line = re.split(r"\s{2,}|\s+#", line.strip().removeprefix("$ "))[0]
-        if re.match(r"(python|make|tensorboard|source|pip) ", line):
-            yield line
+        line = re.split(r"\s{2,}|(?:^|\s+)#", line.strip().removeprefix("$ "))[0]
+        line = re.sub(r"^(\w+=\S+ )+", "", line)  # environment variables
+        if line:
+            yield line.rstrip("'") if line.count("'") == 1 else line
 
 
 def texts_outside_the_pages():
@@ -123,27 +146,57 @@ def test_commands_are_found():
     assert {"python train.py", "make train", "python train.py experiment=vit"} <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_each_reason_belongs_to_a_command():
+    for beginning in NOT_RUN:
+        assert any(command.startswith(beginning) for command in COMMANDS), beginning
+
+
+@pytest.mark.parametrize("command", [each for each in COMMANDS if not each.startswith(tuple(NOT_RUN))])
 def test_command_is_accepted(command):
     program, *arguments = shlex.split(command, comments=True)
     if program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert all(argument in targets or "=" in argument for argument in arguments)
-    elif arguments[0] == "train.py":
+        return
+    assert program == "python"
+    if arguments[0] == "train.py":
         check_training(arguments[1:])
-    elif arguments[0] == "-m" and arguments[1].partition(".")[0] in (
-        "scripts",
-        "benchmarks",
-        "tests",
-        "docs",
-    ):
-        check_module(arguments[1], arguments[2:])
     else:
-        assert (
-            program in ("tensorboard", "source", "pip")
-            or arguments[:2] == ["-m", "pytest"]
-            or "-c" in arguments
-        )
+        assert arguments[0] == "-m"
+        assert arguments[1].partition(".")[0] in ("scripts", "benchmarks", "tests", "docs")
+        check_module(arguments[1], arguments[2:])
+
+
+@pytest.fixture(scope="module")
+def directory_of_runs(tmp_path_factory, trained_run, trained_images):
+    """A directory with the runs and files that the commands of the pages name, all tiny."""
+    directory = tmp_path_factory.mktemp("commands")
+    for name, run in (("lm", trained_run), ("long", trained_run), ("vit", trained_images)):
+        shutil.copytree(run, directory / "outputs" / name)
+    shutil.copytree(trained_images, directory / "outputs" / "photos")
+    for path in ("new_photos/1.png", "more/scan.jpg"):
+        (directory / path).parent.mkdir()
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 9), np.uint8)).save(directory / path)
+    return directory
+
+
+def commands_to_run():
+    """Commands of `RUN_SCRIPTS`, one for each kind of run and set of options."""
+    chosen = {}
+    for command in COMMANDS:
+        if re.match(rf"python -m scripts\.({'|'.join(RUN_SCRIPTS)}) [^-.]", command):
+            _, _, module, *arguments = shlex.split(command)
+            options = [word for word in arguments if word.startswith("--")]
+            if "..." not in arguments and not {*options} & {*NEED_MORE_TEXT}:
+                chosen.setdefault((module, "vit" in command, *options), command)
+    return list(chosen.values())
+
+
+@pytest.mark.parametrize("command", commands_to_run())
+def test_command_runs(command, directory_of_runs, monkeypatch):
+    monkeypatch.chdir(directory_of_runs)
+    _, _, module, *arguments = shlex.split(command)
+    assert run_command(lambda: importlib.import_module(module).main(arguments)) == 0
 
 
 def check_training(arguments):
