@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -122,29 +121,19 @@ def fit_images(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
         return tf.cast(tf.floor(resized + ROUND_UP), tf.uint8).numpy()  # (count, *image_size, channels)
 
 
-def list_images(
-    root: Path, *, report: Report, folders: Collection[str] | None = None
-) -> list[tuple[str, Path]]:
-    """Names and paths of the image files below `root`, or below its `folders`, sorted.
+def list_images(root: Path, *, report: Report, folders: Collection[str] = ()) -> list[tuple[str, Path]]:
+    """Names and paths of the image files below `root`, or below its `folders` if there are any, sorted.
 
     Hidden folders are excluded. Files with one of `OTHER_NAMES` are skipped and counted.
     """
     found = walk_files(root, lambda parts, is_directory: not (is_directory and parts[-1].startswith(".")))
     images, others = [], []
     for name, path in found:
-        if folders is None or name.split("/")[0] in folders:
+        if not folders or name.split("/")[0] in folders:
             (others if OTHER_NAMES.search(path.name) else images).append((name, path))
     if others:
         report(f"skipped {format_count(len(others), 'file')} that cannot be images, first: {others[0][0]}")
     return images
-
-
-class ImageFile(NamedTuple):
-    """Image file of a dataset; `name` is its path relative to the dataset folder."""
-
-    name: str
-    path: Path
-    label: int
 
 
 def image_folder_source(config: ImageFolderConfig, *, report: Report) -> Source:
@@ -162,11 +151,11 @@ def image_folder_source(config: ImageFolderConfig, *, report: Report) -> Source:
         raise DataError(
             f"data.path={config.path} is not a folder; choose one with a folder for each class{MOVED_HINT}"
         )
-    classes, splits = _find_files(root, config, report=report)
-    states = {split: [file_state(file.name, file.path) for file in files] for split, files in splits.items()}
+    classes, splits = _find_files(root, config, report)
+    states = {split: [file_state(name, path) for name, path, _ in files] for split, files in splits.items()}
 
     def items(split: Split) -> Iterator[tuple]:
-        is_colour = any(has_colour(file.path) for files in splits.values() for file in files)
+        is_colour = any(has_colour(path) for files in splits.values() for _, path, _ in files)
         return _read(splits[split], config.image_size, channels=3 if is_colour else 1)
 
     return Source(
@@ -181,20 +170,21 @@ def image_folder_source(config: ImageFolderConfig, *, report: Report) -> Source:
     )
 
 
-def _find_files(
-    root: Path, config: ImageFolderConfig, *, report: Report
-) -> tuple[tuple[str, ...], dict[Split, list[ImageFile]]]:
-    """Names of the classes, and the files of each split, or all as `train` if there are no splits."""
+def _find_files(root: Path, config: ImageFolderConfig, report: Report) -> tuple[tuple, dict[Split, list]]:
+    """Names of the classes, and the name, path and label of the files of each split.
+
+    All files are `train` if there are no splits.
+    """
     train, held_out = (
         next((name for name in names if os.path.isdir(root / name)), None)
         for names in (TRAIN_FOLDERS, HELD_OUT_FOLDERS)
     )
     if train is None or held_out is None:
-        classes, files = _class_files(root, report=report)
+        classes, files = _class_files(root, report)
         folders = {name: set() for name in classes}
-        for file in files:
-            name, *inner = file.name.split("/")
-            folders[name].add(inner[0] if len(inner) > 1 else None)
+        for name, *_ in files:
+            label, *inner = name.split("/")
+            folders[label].add(inner[0] if len(inner) > 1 else None)
         # Classes with the same folders and no files are splits of other names.
         first, *others = folders.values()
         if len(first) > 1 and None not in first and all(each == first for each in others):
@@ -208,8 +198,8 @@ def _find_files(
             f"data.held_out={config.held_out} has no effect: {root} is already split into {train} and "
             f"{held_out}; omit it"
         )
-    classes, train_files = _class_files(root / train, prefix=f"{train}/", report=report)
-    other_classes, held_out_files = _class_files(root / held_out, prefix=f"{held_out}/", report=report)
+    classes, train_files = _class_files(root / train, report, prefix=f"{train}/")
+    other_classes, held_out_files = _class_files(root / held_out, report, prefix=f"{held_out}/")
     if classes != other_classes:
         names = ", ".join(sorted(set(classes) ^ set(other_classes)))
         raise DataError(
@@ -218,10 +208,8 @@ def _find_files(
     return classes, {"train": train_files, "validation": held_out_files}
 
 
-def _class_files(
-    folder: Path, *, prefix: str = "", report: Report
-) -> tuple[tuple[str, ...], list[ImageFile]]:
-    """Names of the classes in `folder`, and their files; `prefix` is the beginning of each file's name."""
+def _class_files(folder: Path, report: Report, *, prefix: str = "") -> tuple[tuple[str, ...], list[tuple]]:
+    """Names of the classes in `folder`, and name, path and label of their files; `prefix` starts names."""
     folders = [path.name for path in folder.iterdir() if os.path.isdir(path)]
     classes = tuple(sorted({printable(name) for name in folders if not name.startswith(".")}))
     labels = {name: label for label, name in enumerate(classes)}
@@ -231,24 +219,25 @@ def _class_files(
             f"least two: {folder}/CLASS/*, or {folder}/train/CLASS/* and {folder}/test/CLASS/*"
         )
     found = list_images(folder, report=report, folders=classes)
-    files = [ImageFile(prefix + name, path, labels[name.split("/")[0]]) for name, path in found]
-    for label in set(labels.values()) - {file.label for file in files}:
+    files = [(prefix + name, path, labels[name.split("/")[0]]) for name, path in found]
+    for label in set(labels.values()) - {label for *_, label in files}:
         raise DataError(f"the class folder {folder / classes[label]} has no image: remove it or add images")
     return classes, files
 
 
-def _read(files: list[ImageFile], image_size: tuple[int, int] | None, *, channels: int) -> Iterator[tuple]:
-    """Decodes the files on all cores and yields them in order."""
+def _read(files: list[tuple], image_size: tuple[int, int] | None, *, channels: int) -> Iterator[tuple]:
+    """Decodes the files on all cores and yields name, pixels or error, and label in order."""
 
-    def decode(file: ImageFile) -> tuple[str, np.ndarray | DataError, int]:
+    def decode(file: tuple) -> tuple[str, np.ndarray | DataError, int]:
+        name, path, label = file
         try:
-            image = decode_image(read_file(file.path), channels=channels)
+            image = decode_image(read_file(path), channels=channels)
         except DataError as error:
-            return file.name, error, file.label
+            return name, error, label
         # Resized here, so that each thread holds at most one large image.
         if image_size is not None:
             image = fit_images(image[None], image_size)[0]
-        return file.name, image, file.label
+        return name, image, label
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), FILES_AT_ONCE):

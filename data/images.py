@@ -143,10 +143,8 @@ def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, pro
                     image = fit_images(image[None], image_size)[0]
                 shape = shape or image.shape
                 if image.shape != shape:
-                    shapes = f"{shape} and {image.shape}"
-                    raise DataError(
-                        f"{source.name} has images of {shapes}; set data.image_size=[height,width]"
-                    )
+                    both = f"{shape} and {image.shape}"
+                    raise DataError(f"{source.name} has images of {both}; set data.image_size=[height,width]")
                 pixels = image.tobytes()
                 original = originals.setdefault(hashlib.sha256(pixels).digest(), name)
                 if original != name and not source.is_published:

@@ -1,5 +1,6 @@
 """Evaluation of trained runs, also at other image sizes, and classification of image files."""
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,8 +42,9 @@ def evaluate_runs(paths: list[Path], sizes: list[Size] | None, *, step: int | st
 def evaluate_run(
     path: Path, model: keras.Model, config: Config, manifest: dict, sizes: list[Size]
 ) -> Iterator[dict]:
+    report_once = functools.cache(print_error)  # the data are loaded for each size
     for evaluated in [resized(config, size) for size in sizes] or [config]:
-        task = load_task(evaluated, report=print_error, recorded=True, facts=manifest, run_directory=path)
+        task = load_task(evaluated, report=report_once, recorded=True, facts=manifest, run_directory=path)
         if evaluated.model == config.model:
             note_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
         elif model.resamples_positions(*evaluated.model.image_size):

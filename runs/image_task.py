@@ -122,10 +122,15 @@ class ImageTask:
             plot_confusion(directory.confusion, confusion, self.images.classes)
         with directory.optional(directory.predictions):
             plot_predictions(directory.predictions, groups)
+        names = self.images.validation.names
         summary = {
             "classes": list(self.images.classes),
             "confusion_matrix": confusion.tolist(),
-            "mistakes": list(map(self.describe_mistake, worst, mistakes)),
+            "mistakes": [
+                ({} if names is None else {"name": names[index]})
+                | {"index": int(index), "class": label, "predicted": predicted, "probability": float(share)}
+                for index, (_, label, predicted, share) in zip(worst, mistakes, strict=True)
+            ],
         }
         return summary, [directory.predictions, directory.confusion], self.next_command(directory.path)
 
@@ -161,17 +166,6 @@ class ImageTask:
             for index, row in zip(indices, probabilities, strict=True)
         ]
 
-    def describe_mistake(self, index: int, prediction: Prediction) -> dict:
-        """JSON values of a misclassified held-out image."""
-        names = self.images.validation.names
-        return {
-            **({} if names is None else {"name": names[index]}),
-            "index": int(index),
-            "class": prediction.label,
-            "predicted": prediction.predicted,
-            "probability": float(prediction.probability),
-        }
-
 
 def load_image_task(
     config: Config, *, report: Callable[[str], None], recorded: bool = False, facts: dict | None = None
@@ -200,15 +194,10 @@ def load_image_task(
 def check_unchanged(model: AxialViTConfig, images: ImageSet, facts: dict | None) -> None:
     """Raises DataError naming a property of the images that differs from the recorded model or facts."""
     height, width, channels = images.train.images.shape[1:]
-    properties = [
-        ("image_size", model.image_size, (height, width)),
-        ("channels", model.channels, channels),
-        ("num_classes", model.num_classes, len(images.classes)),
-    ]
-    if facts is not None:
-        pairs = zip(facts["classes"], images.classes, strict=False)
-        properties += [(f"class {number}", *names) for number, names in enumerate(pairs)]
-    for key, old, new in properties:
+    names = ["image_size", "channels", "num_classes", *map("class {}".format, range(len(images.classes)))]
+    recorded = [model.image_size, model.channels, model.num_classes, *(facts["classes"] if facts else ())]
+    found = [(height, width), channels, len(images.classes), *images.classes]
+    for key, old, new in zip(names, recorded, found, strict=False):
         if old != new:
             raise DataError(
                 f"the data have changed since this run began: {key} was {format_value(old)}, "

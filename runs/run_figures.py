@@ -19,7 +19,6 @@ from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model, load_run_tokenizer
 from runs.plots import new_figure, without_formulas
 from system.errors import RunError
-from system.text import print_error
 
 EXAMPLE = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self."
 LONGEST_PROMPT, MAX_LABELS = 90, 40
@@ -121,7 +120,7 @@ def resolution(rows: list[dict]) -> Figure:
     figure = new_figure(max(7, 1.9 * len(sizes)), 5.2, "The same weights at other image sizes")
     top, bottom = figure.subfigures(2, 1, height_ratios=[1, 1.25])
     for axes, (name, size) in zip(top.subplots(1, len(sizes), squeeze=False)[0], sizes.items(), strict=True):
-        task = load_image_task(resized(config, size), report=print_error, recorded=True, facts=manifest)
+        task = load_image_task(resized(config, size), report=lambda line: None, recorded=True, facts=manifest)
         draw_prediction(axes, task, model, config.model.patch_size)
         axes.set_xlabel(f"{name} pixels" + (", as trained" if size == config.model.image_size else ""))
     axes = bottom.subplots()
