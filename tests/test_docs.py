@@ -136,9 +136,12 @@ def texts_outside_the_pages():
             yield f"`{command}`"
 
 
-COMMANDS = sorted(
-    {command for text in (*TEXTS.values(), *texts_outside_the_pages()) for command in commands_in(text)}
+# The changelog names commands of earlier versions.
+TEXTS_WITH_COMMANDS = (
+    *(text for page, text in TEXTS.items() if page.name != "CHANGELOG.md"),
+    *texts_outside_the_pages(),
 )
+COMMANDS = sorted({command for text in TEXTS_WITH_COMMANDS for command in commands_in(text)})
 
 
 def test_commands_are_found():
@@ -187,7 +190,8 @@ def commands_to_run():
         if re.match(rf"python -m scripts\.({'|'.join(RUN_SCRIPTS)}) [^-.]", command):
             _, _, module, *arguments = shlex.split(command)
             options = [word for word in arguments if word.startswith("--")]
-            if "..." not in arguments and not {*options} & {*NEED_MORE_TEXT}:
+            asks_for_prompts = module == "scripts.generate" and "--prompt" not in options
+            if "..." not in command and not asks_for_prompts and not {*options} & {*NEED_MORE_TEXT}:
                 chosen.setdefault((module, "vit" in command, *options), command)
     return list(chosen.values())
 
