@@ -16,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scri
 from runs.arguments import add_step_option, positive_integer, write_rows
 from system.command import USER_ERROR, quiet_imports, run_command
 from system.files import write_text
-from system.text import print_error, print_result
+from system.text import format_count, print_error, print_result
+
+MOST_FAILURES = 20
 
 
 def main(arguments: list[str]) -> int:
@@ -33,10 +35,14 @@ def main(arguments: list[str]) -> int:
         print_result(json.dumps(predictions, indent=1))
     else:
         for prediction in predictions:
-            guesses = [f"{guess['class']} {guess['probability']:.1%}" for guess in prediction["guesses"]]
+            guesses = [f"{each['class']} {100 * each['probability']:.1f} %" for each in prediction["guesses"]]
             print_result(f"{prediction['image']}: {', '.join(guesses)}")
-    for failure in failures:
+    for failure in failures[:MOST_FAILURES]:
         print_error(f"error: {failure}")
+    if len(failures) > MOST_FAILURES:
+        print_error(
+            f"error: {format_count(len(failures) - MOST_FAILURES, 'more file')} cannot be read as images"
+        )
     return USER_ERROR if failures else 0
 
 

@@ -75,7 +75,8 @@ def test_each_file_is_one_line_with_its_most_probable_classes(untrained, digits,
     for image, path, line in zip(images, paths, output.splitlines(), strict=True):
         probabilities = expected_probabilities(untrained, image)
         first, second = np.argsort(-probabilities)[:2]
-        assert line == f"{path}: {first} {probabilities[first]:.1%}, {second} {probabilities[second]:.1%}"
+        shares = [f"{100 * probabilities[label]:.1f} %" for label in (first, second)]
+        assert line == f"{path}: {first} {shares[0]}, {second} {shares[1]}"
 
 
 def test_top_is_at_most_the_number_of_classes(untrained, digits, run):
@@ -118,6 +119,12 @@ def test_directory_without_images_and_a_csv_path_without_directory_are_refused(
     untrained, digits, tmp_path, run
 ):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    for number in range(23):
+        (tmp_path / "other" / f"{number}.index").write_text("no image")
+    code, output, errors = run(main, untrained[0], tmp_path / "other")
+    assert (code, output, len(errors)) == (2, "", 21)
+    assert errors[-1] == "error: 3 more files cannot be read as images"
     code, output, errors = run(main, untrained[0], tmp_path / "empty")
     assert (code, output) == (2, "")
     assert errors == [f"error: no images in {tmp_path / 'empty'}; choose image files or their directory"]
