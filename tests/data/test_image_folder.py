@@ -231,7 +231,7 @@ def test_invalid_files_raise_or_are_skipped(folder, monkeypatch):
 
 # Message, and the change of the folder that causes it.
 MISTAKES = {
-    r"data\.path=.* is not a folder; choose a folder with one folder for each class": shutil.rmtree,
+    r"data\.path=.* is not a folder; choose one with a folder for each class": shutil.rmtree,
     r"photos has too few class folders: none; .* two: .*/photos/CLASS/\*, or .*/photos/train/CLASS/\*": (
         lambda folder: (shutil.rmtree(folder), folder.mkdir())
     ),
