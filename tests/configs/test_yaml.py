@@ -69,7 +69,8 @@ def test_the_recipe_of_an_experiment_holds_for_a_model_of_another_size():
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/*.yaml")), ids=lambda path: path.stem)
 def test_an_experiment_begins_with_its_command(path):
     command = path.read_text().splitlines()[1]
-    assert command in ("# python train.py", f"# python train.py experiment={path.stem}")
+    assert command.startswith("# python train.py")
+    assert path.stem == "lm" or f" experiment={path.stem}" in command
 
 
 def test_a_group_on_the_command_line_wins_over_the_experiment():
