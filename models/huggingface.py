@@ -9,7 +9,6 @@ Shape words: in, out, the input and output features of a projection; head_dim.
 import json
 import re
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,15 +65,14 @@ def load_pretrained(folder: Path | str, dtype: str = "float32", layout: str = "h
         config = model_config(values, layout=layout)
     except (ValueError, TypeError, ArithmeticError, AttributeError) as error:
         raise DataError(f"{folder / CONFIG}: {reason(error)}") from error
-    with ExitStack() as stack:
-        tensors = open_tensors(folder, stack)
-        model = TransformerLM(config, dtype=dtype)
-        weights = stored_weights(model)
-        expected = [name for weight in weights for name in weight.names]
-        check_names(folder, tensors, expected, is_tied=config.tied_embeddings)
-        for weight in weights:
-            parts = [read(folder, tensors, *item) for item in zip(weight.names, weight.shapes, strict=True)]
-            weight.assign(parts)
+    files = find_tensors(folder)
+    model = TransformerLM(config, dtype=dtype)
+    weights = stored_weights(model)
+    expected = [name for weight in weights for name in weight.names]
+    check_names(folder, files, expected, is_tied=config.tied_embeddings)
+    for weight in weights:
+        tensors = zip(weight.names, weight.shapes, strict=True)
+        weight.assign([read(files[name], name, shape) for name, shape in tensors])
     return model
 
 
@@ -173,8 +171,8 @@ def feature_order(config: TransformerLMConfig) -> np.ndarray:
     return half[layout_permutation(config.head_size, **options)]
 
 
-def open_tensors(folder: Path, stack: ExitStack) -> dict[str, safe_open]:
-    """Memory-mapped file of each tensor, by the name of the tensor; `stack` closes the files."""
+def find_tensors(folder: Path) -> dict[str, Path]:
+    """File of each tensor, by the name of the tensor."""
     files, tensors = [TENSORS], {}
     if not (folder / TENSORS).exists():
         if (folder / INDEX).exists():
@@ -186,12 +184,12 @@ def open_tensors(folder: Path, stack: ExitStack) -> dict[str, safe_open]:
             )
     for name in files:
         try:
-            file = stack.enter_context(safe_open(folder / name, framework="numpy"))
+            with safe_open(folder / name, framework="numpy") as file:
+                tensors |= dict.fromkeys(file.keys(), folder / name)
         except FileNotFoundError as error:
             raise DataError(f"{folder / name} is missing") from error
         except (SafetensorError, OSError) as error:
             raise DataError(f"{folder / name} is damaged or incomplete: {reason(error)}") from error
-        tensors |= dict.fromkeys(file.keys(), file)
     return tensors
 
 
@@ -204,15 +202,17 @@ def check_names(folder: Path, found: Iterable[str], expected: list[str], *, is_t
             raise DataError(f"{folder}: the model of {CONFIG} has no weight for the tensor {name}")
 
 
-def read(folder: Path, tensors: dict[str, safe_open], name: str, shape: tuple[int, ...]) -> np.ndarray:
+def read(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A tensor as float32; DataError if it has another shape or dtype."""
-    header = tensors[name].get_slice(name)
-    found, dtype = tuple(header.get_shape()), header.get_dtype()
-    if found != shape:
-        raise DataError(f"{folder}: {name} has the shape {found}, but {CONFIG} gives {shape}")
-    if dtype not in DTYPES:
-        raise DataError(f"{folder}: {name} is {dtype}, expected one of {', '.join(DTYPES)}")
-    return tensors[name].get_tensor(name).astype(np.float32, copy=False)
+    # Opened for each tensor: the pages of a file that stays mapped count as memory of the process.
+    with safe_open(path, framework="numpy") as file:
+        header = file.get_slice(name)
+        found, dtype = tuple(header.get_shape()), header.get_dtype()
+        if found != shape:
+            raise DataError(f"{path}: {name} has the shape {found}, but {CONFIG} gives {shape}")
+        if dtype not in DTYPES:
+            raise DataError(f"{path}: {name} is {dtype}, expected one of {', '.join(DTYPES)}")
+        return file.get_tensor(name).astype(np.float32, copy=False)
 
 
 def read_json(path: Path) -> dict:

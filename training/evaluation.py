@@ -160,9 +160,14 @@ def make_evaluator(
 
     def evaluate(batches: Iterable) -> dict[str, float]:
         totals = defaultdict(float)
-        for inputs, targets in batches:
-            for name, value in sums_of(tf.convert_to_tensor(inputs), tf.convert_to_tensor(targets)).items():
-                totals[name] += float(value)
+        for batch in batches:
+            inputs, targets = map(tf.convert_to_tensor, batch)
+            parts = [(inputs, targets)]
+            if replicas.strategy is None and is_chunked(model, inputs):  # row by row
+                parts = zip(*(tf.split(rows, len(rows)) for rows in (inputs, targets)), strict=True)
+            for inputs, targets in parts:
+                for name, value in sums_of(inputs, targets).items():
+                    totals[name] += float(value)
         count = totals.pop("targets")
         if not count:
             raise ValueError("cannot evaluate: the batches contain no targets.")

@@ -7,6 +7,7 @@ from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from tests.models.reference import relative_difference
 from training.config import TrainingConfig
+from training.evaluation import make_evaluator, summed_loss
 from training.step import make_gradient_function
 
 VOCAB, BATCH, LENGTH = 53, 3, 7
@@ -56,6 +57,20 @@ def test_loss_and_gradients_equal_those_of_all_logits_at_once(small_chunks, tied
         assert relative_difference(actual, wanted) < 10 * tolerance, variable.path
     # All logits at once are a tensor of the plain loss alone.
     assert has_all_logits(plain_graph) and not has_all_logits(graph)
+
+
+def test_a_batch_with_many_logits_is_evaluated_row_by_row(small_chunks):
+    model, shapes = language_model("float32", tied=True), set()
+
+    def measure(logits, targets):
+        shapes.add(tuple(logits.shape))
+        return summed_loss(logits, targets)
+
+    tokens = np.random.default_rng(0).integers(0, VOCAB, (2, BATCH, LENGTH)).astype(np.int32)
+    evaluate = make_evaluator(model, measure, compile_mode="graph")
+    together = summed_loss(model(tokens[0]), tokens[1])["validation_loss"] / tokens[1].size
+    assert evaluate([tokens])["validation_loss"] == pytest.approx(float(together), rel=1e-5)  # float32
+    assert shapes == {(1, LENGTH, VOCAB)}
 
 
 def has_all_logits(graph):
