@@ -44,6 +44,7 @@ from system.text import format_count, print_line
 # Bytes that are encoded at once on all processors, and those of the longest text among them. An encoding
 # takes more than 100 bytes of memory for each token.
 BLOCK_BYTES, PIECE_BYTES = 2**22, 2**18
+CHECKED_TEXTS = 20  # of which the tokenizer must keep every character
 # Text that a tokenizer is trained on, in pieces that are spread evenly over a longer one.
 MAX_TRAINING_BYTES, TRAINING_PIECE_BYTES = 100_000_000, 1_000_000
 
@@ -177,6 +178,9 @@ def tokenize(corpus: TextCorpus, tokenizer: JsonTokenizer, config: TextConfig, r
     folder = cache_folder(config.cache_dir, "tokens", identity)
 
     def build(folder: Path, progress: Progress) -> dict:
+        texts = [text for text, _ in next(read_blocks(corpus.train))[:CHECKED_TEXTS]]
+        if any(tokenizer.decode(tokenizer.encode(text)) != text for text in texts):
+            report("note: the tokenizer does not keep every character, so that bits per byte are too low")
         for split in SPLITS:
             with open(folder / f"{split}.bin", "wb") as file:
                 write_tokens(getattr(corpus, split), tokenizer, file, progress)
@@ -186,15 +190,7 @@ def tokenize(corpus: TextCorpus, tokenizer: JsonTokenizer, config: TextConfig, r
     source = Source(config.source, identity, size, "byte", action=("tokenizing", "tokenized"))
     meta = load_or_build(folder, source, build, report=report)
     train, validation = (MappedFile(folder / f"{s}.bin", tokenizer.dtype, mode="r") for s in SPLITS)
-    bytes_per_token = len(corpus.train) / len(train)
-    return TextCorpus(
-        train,
-        validation,
-        meta["fingerprint"],
-        f"{corpus.description}; {tokenizer.vocab_size:,} tokens, {bytes_per_token:.2f} bytes each",
-        corpus.num_bytes,
-        tokenizer,
-    )
+    return TextCorpus(train, validation, meta["fingerprint"], corpus.description, corpus.num_bytes, tokenizer)
 
 
 def write_tokens(stored: np.ndarray, tokenizer: JsonTokenizer, file: IO[bytes], progress: Progress) -> None:

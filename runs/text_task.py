@@ -54,15 +54,11 @@ class TextTask:
 
     @property
     def description(self) -> str:
-        length = self.config.context_length
+        length, size = self.config.context_length, self.tokenizer.vocab_size
         context = (
-            f"; a context of {length:,} tokens holds about {self.corpus.bytes_of(length):,} bytes of text"
+            f"; {size:,} tokens, about {self.corpus.bytes_of(length):,} bytes in a context of {length:,}"
         )
         return self.corpus.description + (context if self.tokenizer.json else "")
-
-    @property
-    def epoch_size(self) -> int:
-        return len(self.corpus.train)
 
     @property
     def facts(self) -> dict:

@@ -50,7 +50,7 @@ def test_the_run_records_its_tokenizer_and_the_size_of_its_vocabulary(bpe_run):
         if "validation_loss" in row:
             assert row["bits_per_byte"] == corpus.bits_per_byte(row["validation_loss"])
     assert (
-        f"a context of 16 tokens holds about {corpus.bytes_of(16)} bytes"
+        f"; 290 tokens, about {corpus.bytes_of(16)} bytes in a context of 16"
         in load_task(config, run_directory=bpe_run).description
     )
 

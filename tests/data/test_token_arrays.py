@@ -65,7 +65,7 @@ def test_the_fingerprint_is_that_of_the_tokens(corpora):
     ]
     assert in_tokens.fingerprint == hashlib.sha256(" ".join(hashes).encode()).hexdigest()
     assert in_tokens.fingerprint != in_bytes.fingerprint
-    assert in_tokens.description.startswith(in_bytes.description + "; 400 tokens, ")
+    assert in_tokens.description == in_bytes.description
 
 
 def test_meta_records_dtype_tokenizer_and_bytes(folder, corpora):
@@ -159,3 +159,14 @@ def test_a_vocabulary_larger_than_the_text_supports_is_refused(folder):
     with pytest.raises(DataError, match=r"data.bpe_vocab_size=4096 is more than the training text supports"):
         load(folder, tokenizer="bpe")
     assert not list(folder.parent.glob("cache/.*.partial"))
+
+
+def test_a_tokenizer_that_changes_the_text_is_noted(folder, corpora, tmp_path):
+    content = json.loads(corpora[1].tokenizer.json)
+    content["normalizer"] = {"type": "Lowercase"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    (folder.parent / "upper.txt").write_text("THE QUICK BROWN FOX\n" * 9)
+    for name, is_noted in (("upper.txt", True), ("texts", False)):
+        lines = []
+        load(folder.parent / name, tokenizer=str(tmp_path), report=lines.append)
+        assert any("bits per byte are too low" in line for line in lines) == is_noted
