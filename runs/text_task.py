@@ -54,7 +54,7 @@ class TextTask:
 
     @property
     def description(self) -> str:
-        length, size = self.config.context_length, self.tokenizer.vocab_size
+        size, length = self.tokenizer.vocab_size, self.config.context_length
         context = (
             f"; {size:,} tokens, about {self.corpus.bytes_of(length):,} bytes in a context of {length:,}"
         )

@@ -96,23 +96,27 @@ def test_bits_per_byte_do_not_depend_on_the_tokenizer(corpora):
 
 
 def test_the_training_split_alone_trains_the_tokenizer(folder, corpora, monkeypatch):
-    seen = []
+    texts_read = []
     real = corpora_module.train_bpe
-    monkeypatch.setattr(corpora_module, "train_bpe", lambda texts, **o: real(seen.extend(texts) or seen, **o))
+    monkeypatch.setattr(
+        corpora_module, "train_bpe", lambda texts, **o: real(texts_read.extend(texts) or texts_read, **o)
+    )
     corpus = load(folder, tokenizer="bpe", bpe_vocab_size=300)
-    assert [text for text in seen if text] == documents_of(corpus, "train")
+    assert [text for text in texts_read if text] == documents_of(corpus, "train")
 
 
 def test_long_training_text_is_sampled_evenly(monkeypatch, tmp_path):
     monkeypatch.setattr(corpora_module, "MAX_TRAINING_BYTES", 40)
     monkeypatch.setattr(corpora_module, "TRAINING_PIECE_BYTES", 10)
-    seen = []
+    texts_read = []
     real = corpora_module.train_bpe
-    monkeypatch.setattr(corpora_module, "train_bpe", lambda texts, **o: real(seen.extend(texts) or seen, **o))
+    monkeypatch.setattr(
+        corpora_module, "train_bpe", lambda texts, **o: real(texts_read.extend(texts) or texts_read, **o)
+    )
     stored = np.frombuffer(b"\0" + b"".join(b"%04d" % n for n in range(250)) + b"\0", np.uint8)
     options = {"name": "made", "facts": {}, "cache_dir": str(tmp_path), "report": lambda line: None}
     corpora_module.trained_tokenizer(stored, vocab_size=257, **options)
-    assert list(filter(None, seen)) == ["000000010", "0820083008", "0165016601", "702480249"]
+    assert list(filter(None, texts_read)) == ["000000010", "0820083008", "0165016601", "702480249"]
 
 
 def test_a_second_load_tokenizes_nothing(folder, corpora, monkeypatch):
