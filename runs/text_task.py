@@ -54,11 +54,11 @@ class TextTask:
 
     @property
     def description(self) -> str:
+        if self.tokenizer.json is None:
+            return self.corpus.description
         size, length = self.tokenizer.vocab_size, self.config.context_length
-        context = (
-            f"; {size:,} tokens, about {self.corpus.bytes_of(length):,} bytes in a context of {length:,}"
-        )
-        return self.corpus.description + (context if self.tokenizer.json else "")
+        num_bytes = self.corpus.bytes_of(length)
+        return f"{self.corpus.description}; a vocabulary of {size:,}, about {num_bytes:,} bytes in {length:,} tokens"
 
     @property
     def facts(self) -> dict:

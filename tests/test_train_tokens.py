@@ -50,7 +50,7 @@ def test_the_run_records_its_tokenizer_and_the_size_of_its_vocabulary(bpe_run):
         if "validation_loss" in row:
             assert row["bits_per_byte"] == corpus.bits_per_byte(row["validation_loss"])
     assert (
-        f"; 290 tokens, about {corpus.bytes_of(16)} bytes in a context of 16"
+        f"; a vocabulary of 290, about {corpus.bytes_of(16)} bytes in 16 tokens"
         in load_task(config, run_directory=bpe_run).description
     )
 
