@@ -57,8 +57,12 @@ class TextTask:
         if self.tokenizer.json is None:
             return self.corpus.description
         size, length = self.tokenizer.vocab_size, self.config.context_length
-        num_bytes = self.corpus.bytes_of(length)
-        return f"{self.corpus.description}; a vocabulary of {size:,}, about {num_bytes:,} bytes in {length:,} tokens"
+        context = f"about {self.corpus.bytes_of(length):,} bytes in {length:,} tokens"
+        return f"{self.corpus.description}; a vocabulary of {size:,}, {context}"
+
+    @property
+    def epoch_size(self) -> int:
+        return len(self.corpus.train)
 
     @property
     def facts(self) -> dict:
