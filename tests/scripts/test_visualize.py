@@ -27,7 +27,7 @@ def test_attention_depends_on_the_prompt_and_fits_the_context(eagerly, trained_r
         pictures.append((tmp_path / "attention.png").read_bytes())
     assert len(set(pictures)) == 3
     assert visualize(trained_run, "--prompt", "a" * 17, "--output", tmp_path / "other") == 2
-    assert "--prompt must have 2 to 16 bytes, got 17" in capsys.readouterr().err
+    assert "--prompt must have 2 to 16 tokens, got 17" in capsys.readouterr().err
     assert list((tmp_path / "other").iterdir()) == []
 
 
