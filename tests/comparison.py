@@ -76,4 +76,7 @@ READERS = {
     "row of metrics.jsonl": lambda run: dict(enumerate(rows_of(run))),
     "event of TensorBoard": events_of,
     "key of summary.json": summary_of,
+    "picture or sample": lambda run: {
+        path.name: path.read_bytes() for path in [*run.glob("*.png"), *run.glob("samples.txt")]
+    },
 }

@@ -315,24 +315,6 @@ def test_full_disk_during_a_save_leaves_the_earlier_checkpoints(trained_run, wor
     assert contents_of(run / "checkpoints") == before
 
 
-def test_links_in_a_run_directory_are_replaced_and_not_followed(trained_images, image_workplace, tmp_path):
-    run, outside = image_workplace.outputs / "planted", tmp_path / "outside"
-    for directory in (run, outside):
-        directory.mkdir()
-    names = {path.name for path in trained_images.iterdir() if path.is_file()} - {".lock"}
-    assert {"config.yaml", "metrics.jsonl", "summary.json", "loss.png", "predictions.png"} < names
-    for name in (*names, "resolution.png"):
-        if name != "config.yaml":  # would be read
-            (outside / name).write_text("precious")
-        for link in (name, f".{name}.partial"):
-            (run / link).symlink_to(outside / name)
-    before = contents_of(outside)
-    assert image_workplace.train("name=planted", "num_steps=2") == 0
-    assert run_command(lambda: evaluate([str(run), "--image-size", "8"])) == 0
-    assert contents_of(outside) == before
-    assert [path for path in run.iterdir() if path.is_symlink()] == []
-
-
 def test_replaced_run_directory_is_a_one_line_error_and_not_filled(
     trained_run, workplace, monkeypatch, capsys
 ):
