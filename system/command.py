@@ -18,7 +18,7 @@ USER_ERROR, INTERNAL_ERROR, INTERRUPTED, CLOSED_PIPE = 2, 70, 130, 141
 SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
 # Errors of a path that the user can correct.
 PATH_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
-PATH_ERRORS |= {errno.ENOTDIR, errno.EISDIR}
+PATH_ERRORS |= {errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 # Set before the import, since notebooks set MPLBACKEND for the commands that they start.
 BACKENDS = {"KERAS_BACKEND": "tensorflow", "MPLBACKEND": "agg"}
 

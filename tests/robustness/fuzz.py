@@ -35,7 +35,7 @@ from configs import sweep
 from system.command import quiet_imports, run_command
 from tests.robustness.inputs import COMMANDS, PASSKEY, ROOT, SUCCEEDING, TEXT, VIT, Case, all_cases, modules
 
-LIMIT_SECONDS, LIMIT_LINES, LIMIT_MEMORY = 30, 12, 8 << 30
+LIMIT_SECONDS, LIMIT_LINES, LIMIT_MEMORY = 30, 25, 8 << 30
 MOST_INTERNAL_ERRORS = 0.02  # of all inputs
 IMPORTS = (
     "runs.run runs.evaluate_runs runs.evaluate_windows runs.evaluate_passkey runs.exports runs.run_figures"

@@ -76,6 +76,8 @@ def test_a_path_that_cannot_be_accessed_is_an_error_of_the_user(capsys, tmp_path
     for name, reason in (("a" * 300, "File name too long"), ("loop", "Too many levels of symbolic links")):
         assert run_command((tmp_path / name).read_text) == 2
         assert capsys.readouterr().err == f"error: cannot access {tmp_path / name} ({reason})\n"
+    assert run_command((tmp_path / "file").mkdir) == 2
+    assert capsys.readouterr().err == f"error: cannot access {tmp_path / 'file'} (File exists)\n"
 
 
 def test_backends_of_other_programs_are_replaced_before_the_import(monkeypatch, capsys):
