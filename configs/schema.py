@@ -136,8 +136,8 @@ def parse_config(nested: dict) -> Config:
     defaults = {key: default for _, _, key, default in entries}
     values = {key: flat.get(key, default) for key, default in defaults.items()}
     values |= {key: values[source] for key, source in SHARED.items() if key in values}
-    given = {key: value for key, value in values.items() if not value == defaults[key] == UNSET}
-    config, problems = validate(given, classes)
+    present = {key: value for key, value in values.items() if not value == defaults[key] == UNSET}
+    config, problems = validate(present, classes)
     known = [*(key for key in values if key not in SHARED), *sorted(classes)[1:], "experiment"]
     unread = [key for key in flat if key not in values or key in SHARED]
     problems += [explain_unknown(key, flat[key], known) for key in unread]

@@ -207,18 +207,16 @@ def named_cases() -> Iterator[Case]:
             continue
         commands, text, damage = (*line.split(" | "), "")[:3]
         choices = {"NAME": NAMES, "PLACE": PLACES}
-        (word, values) = next(((word, choices[word]) for word in choices if word in text), ("NAME", [""]))
+        word, values = next((choice for choice in choices.items() if choice[0] in text), ("NAME", [""]))
         for command in commands.split(", "):
             name = command.removesuffix(" same")
             for value in values:
-                given = [
-                    each.replace(word, value) for each in split(text.replace("'", '"', 2 * (word in text)))
-                ]
-                keys = {each.partition("=")[0] for each in given}
-                kept = [each for each in usual[name] if each.partition("=")[0] not in keys]
-                arguments = [each for part in given for each in (kept if part == "..." else [part])]
-                made = damage or (MAKE_PLACES if word in text else "")
-                yield Case(name, arguments, made, is_named=True, same=name != command)
+                words = [each.replace(word, value) for each in split(text)]
+                keys = {each.partition("=")[0] for each in words}
+                others = [each for each in usual[name] if each.partition("=")[0] not in keys]
+                arguments = [each for part in words for each in (others if part == "..." else [part])]
+                prepared = damage or (MAKE_PLACES if word in text else "")
+                yield Case(name, arguments, prepared, is_named=True, same=name != command)
 
 
 def environments() -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""Where commands write, also through symbolic links; reading data starts no program."""
+"""Paths that commands write to, also through symbolic links, and programs that they start."""
 
 import functools
 import os
