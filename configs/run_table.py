@@ -11,6 +11,7 @@ from configs.schema import FREE_KEYS, to_flat
 from system.errors import CommandError, RunError
 from system.text import LINE_WIDTH, format_duration, format_table, format_value, print_note
 
+RUN_FILES = ("config.yaml", "checkpoints", ".lock")
 LONGEST_VALUE, SHORTEST_NAME = 20, 24
 # Data and parent tell a run from others; the SHA-256 of the parent's data does not, and FACTS has num_steps.
 IGNORED_KEYS = FREE_KEYS - {"init_from", "data.path"} | {"init_from_data", "num_steps"}
@@ -22,36 +23,34 @@ def find_runs(directories: list[Path]) -> list[Path]:
     if missing := [path for path in directories if not path.is_dir()]:
         raise RunError(f"{missing[0]} is not a directory")
     candidates = [path for directory in directories for path in (directory, *directory.iterdir())]
-    return [path for path in candidates if (path / "config.yaml").exists() or (path / "checkpoints").is_dir()]
+    return [path for path in dict.fromkeys(candidates) if any((path / name).exists() for name in RUN_FILES)]
 
 
 def describe_run(path: Path) -> dict:
     """`FACTS` of a run, None where unknown, and its `config` by key.
 
     The loss is the last one on held-out data. The state is `complete`, `running`, `stopped` or, if the config
-    cannot be read, `damaged`.
+    cannot be read, `damaged`. The config is absent until the first checkpoint.
     """
-    run = dict.fromkeys(FACTS) | {"name": path.name, "state": "damaged", "config": {}}
+    metrics = last_metrics(path / "metrics.jsonl")
+    names = [checkpoint.name.removeprefix("step-") for checkpoint in path.glob("checkpoints/step-*")]
+    steps = [int(name) for name in names if name.isdecimal()]
+    run = dict.fromkeys(FACTS) | {name: metrics.get(name) for name in FACTS[-3:]} | {"config": {}}
+    run |= {"name": path.name, "state": "stopped", "step": max(steps, default=0)}
+    run["loss"] = metrics.get("validation_loss")
+    if is_locked(path / ".lock"):
+        run |= {"state": "running", "step": metrics.get("step", run["step"])}
+    elif (path / "summary.json").exists():
+        run["state"] = "complete"
+    if not steps and not (path / "config.yaml").exists():
+        return run
     try:
         config = load_config(path / "config.yaml")
     except CommandError as error:
         print_note(str(error))
-        return run
-    metrics = last_metrics(path / "metrics.jsonl")
-    names = [checkpoint.name.removeprefix("step-") for checkpoint in path.glob("checkpoints/step-*")]
-    state, step = "stopped", max((int(name) for name in names if name.isdecimal()), default=0)
-    if is_locked(path / ".lock"):
-        state, step = "running", metrics.get("step", step)
-    elif (path / "summary.json").exists():
-        state = "complete"
-    return run | {
-        "state": state,
-        "step": step,
-        "num_steps": config.num_steps,
-        "loss": metrics.get("validation_loss"),
-        **{name: metrics.get(name) for name in ("bits_per_byte", "accuracy", "elapsed_seconds")},
-        "config": {key: value for key, value in to_flat(config).items() if key not in IGNORED_KEYS},
-    }
+        return dict.fromkeys(FACTS) | {"name": path.name, "state": "damaged", "config": {}}
+    values = {key: value for key, value in to_flat(config).items() if key not in IGNORED_KEYS}
+    return run | {"num_steps": config.num_steps, "config": values}
 
 
 def last_metrics(path: Path) -> dict:
@@ -102,7 +101,7 @@ def make_table(runs: list[dict], keys: list[str], name_width: int) -> str:
         row = {
             "name": shorten(run["name"], name_width),
             "state": run["state"],
-            "step": None if run["step"] is None else f"{run['step']:,}/{run['num_steps']:,}",
+            "step": format_step(run["step"], run["num_steps"]),
             "loss": run["loss"],
             "bits/byte": run["bits_per_byte"],
             "accuracy": run["accuracy"],
@@ -115,6 +114,12 @@ def make_table(runs: list[dict], keys: list[str], name_width: int) -> str:
         rows.append(row)
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     return format_table([{name: row[name] for name in columns} for row in rows])
+
+
+def format_step(step: int | None, num_steps: int | None) -> str | None:
+    if step is None:
+        return None
+    return f"{step:,}" if num_steps is None else f"{step:,}/{num_steps:,}"
 
 
 def shorten(text: str, width: int) -> str:

@@ -41,7 +41,7 @@ def sweep_job(overrides: tuple[str, ...], swept: list[str], config_dir: Path | N
         values = compose(list(overrides), config_dir=config_dir)
     except ConfigError:
         return run_job([*command, *overrides]), dict.fromkeys(FACTS) | {"name": " ".join(swept)}
-    path = Path(str(values.get("output_dir")), job_name(str(values.get("name")), swept))
+    path = Path(str(values.get("output_dir"))).expanduser() / job_name(str(values.get("name")), swept)
     changes = [override for override in overrides if override_key(override) != "name"]
     code = run_job([*command, *changes, f"name={path.name}"])
     run = describe_run(path) if (path / "config.yaml").exists() else dict.fromkeys(FACTS)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/generate.py`
 
@@ -19,6 +20,9 @@ from runs.arguments import ArgumentParser, add_step_option, positive_integer
 from system.command import quiet_imports, run_command
 from system.errors import RunError
 from system.text import print_error, print_note, print_result
+
+if TYPE_CHECKING:
+    from models.sampling import Sampler
 
 OVERFLOW_NOTES = {
     "slide": "generation continues from the second half of the context",
@@ -35,32 +39,44 @@ def main(arguments: list[str]) -> None:
         raise RunError("no prompt; use --prompt TEXT, --prompt-file FILE, or --prompt - for standard input")
     with quiet_imports():
         from models.config import TransformerLMConfig
-        from models.sampling import Sampler, SamplingOptions
+        from models.sampling import Sampler
         from runs.load import load_model, load_run_tokenizer
 
     model, config, _ = load_model(options.run_directory, of=TransformerLMConfig, step=options.step)
     tokenizer = load_run_tokenizer(options.run_directory, config)
     sampler = Sampler(model, vocab_size=tokenizer.vocab_size)
-    for texts in [given] if given else ask_for_prompts():
-        seed = random.randrange(2**31) if options.seed is None else options.seed
-        prompts = [[*tokenizer.prefix, *tokenizer.encode(text)] for text in texts]
-        prompts = [prompt for prompt in prompts for _ in range(options.num_samples)]
+    if given:
+        generate(sampler, tokenizer, given, options)
+        return
+    for text in ask_for_prompts():
         try:
-            choice = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "overflow")}
-            sampling = SamplingOptions(**choice, seed=seed, stop_token=tokenizer.separator)
-            steps = sampler.generate(prompts, options.length, sampling)
-        except ValueError as error:
-            if given:
-                raise RunError(str(error)) from error
+            generate(sampler, tokenizer, [text], options)
+        except RunError as error:
             print_error(f"error: {error}")
-            continue
-        longest = max(map(len, prompts))
-        if longest + options.length > config.context_length:
-            print_note(
-                f"{longest} tokens of prompt and {options.length} more exceed the context of "
-                f"{config.context_length}; {OVERFLOW_NOTES[options.overflow]}."
-            )
-        print_texts(prompts, steps, tokenizer, seed=seed, as_json=options.json)
+        except KeyboardInterrupt:
+            print_result("")
+
+
+def generate(sampler: "Sampler", tokenizer: Tokenizer, texts: list[str], options: argparse.Namespace) -> None:
+    """Continues each text `num_samples` times and prints the results."""
+    from models.sampling import SamplingOptions
+
+    seed = random.randrange(2**31) if options.seed is None else options.seed
+    prompts = [[*tokenizer.prefix, *tokenizer.encode(text)] for text in texts]
+    prompts = [prompt for prompt in prompts for _ in range(options.num_samples)]
+    choice = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "overflow")}
+    try:
+        sampling = SamplingOptions(**choice, seed=seed, stop_token=tokenizer.separator)
+        steps = sampler.generate(prompts, options.length, sampling)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+    longest = max(map(len, prompts))
+    if longest + options.length > sampler.capacity:
+        print_note(
+            f"{longest} tokens of prompt and {options.length} more exceed the context of "
+            f"{sampler.capacity}; {OVERFLOW_NOTES[options.overflow]}."
+        )
+    print_texts(prompts, steps, tokenizer, seed=seed, as_json=options.json)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -97,15 +113,15 @@ def read_prompts(options: argparse.Namespace) -> list[str]:
     return [text for text in options.prompt if text != "-"] + contents
 
 
-def ask_for_prompts() -> Iterator[list[str]]:
+def ask_for_prompts() -> Iterator[str]:
     """Lines that are typed on the terminal, until Ctrl-D."""
     import readline  # noqa: F401, gives `input` a history
 
-    print_error("type a prompt; Ctrl-D ends")
+    print_error("type a prompt; Ctrl-C interrupts a text, Ctrl-D ends")
     with contextlib.suppress(EOFError):
         while True:
             if text := input("> "):
-                yield [text]
+                yield text
     print_result("")
 
 
@@ -137,8 +153,11 @@ def print_texts(
     if is_streamed:
         print_result(stream.add([], is_last=True))
     elif as_json:
-        pairs = zip(starts, texts, strict=True)
-        rows = [{"prompt": start, "text": text.removeprefix(start), "seed": seed} for start, text in pairs]
+        seeds = (seed + prompts[:i].count(prompt) for i, prompt in enumerate(prompts))
+        rows = [
+            {"prompt": start, "text": text.removeprefix(start), "seed": row_seed}
+            for start, text, row_seed in zip(starts, texts, seeds, strict=True)
+        ]
         print_result(json.dumps(rows, indent=1))
     else:
         print_result("\n".join(f"--- {number} ---\n{text}" for number, text in enumerate(texts, 1)))

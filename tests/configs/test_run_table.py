@@ -26,15 +26,17 @@ def make_run(path, *rows, checkpoint=None, complete=False, **config):
 
 @pytest.fixture
 def outputs(tmp_path):
-    """Four runs, one of which is training, and a folder that is none."""
+    """Five runs, two of which are training, one before its first checkpoint, and a folder that is none."""
     rows = {"step": 500, "validation_loss": 2.5, "elapsed_seconds": 61}, {"step": 900, "loss": 2.0}
     make_run(tmp_path / "running", *rows, checkpoint=500, seed=3)
     last = {"step": 2000, "validation_loss": 1.25, "elapsed_seconds": 3700.5}
     make_run(tmp_path / "whole", *rows, last, checkpoint=2000, complete=True)
     make_run(tmp_path / "stopped", *rows, checkpoint=750, optimizer={"learning_rate": 1e-5})
-    (tmp_path / "damaged" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "figures").mkdir()
-    with FileLock(tmp_path / "running" / ".lock"):
+    (tmp_path / "damaged" / "checkpoints" / "step-00000005").mkdir(parents=True)
+    for name in ("figures", "new"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "new" / "metrics.jsonl").write_text('{"step": 40, "loss": 3.0}')
+    with FileLock(tmp_path / "running" / ".lock"), FileLock(tmp_path / "new" / ".lock"):
         yield tmp_path
 
 
@@ -52,6 +54,7 @@ def test_runs_are_listed_by_loss_with_their_state_and_differing_keys(outputs, ca
             key=lambda row: output.index(row[0]),
         ),
         ["damaged", "damaged", "-", "-", "-", "-", "-"],
+        ["new", "running", "40", "-", "-", "-", "-"],
     ]
     path = outputs / "damaged" / "config.yaml"
     assert errors == f"note: {path} cannot be read (No such file or directory)\n"

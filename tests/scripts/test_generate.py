@@ -112,7 +112,7 @@ def test_samples_of_one_prompt_differ_and_are_printed_as_json(traced_once, run, 
     code, out, _ = run(main, run_directory, *options)
     rows = json.loads(out)
     assert code == 0 and "\x1b" not in out
-    assert [row["seed"] for row in rows] == [5, 5]
+    assert [row["seed"] for row in rows] == [5, 6]
     texts = [continued("ab\x1b", 9, seed=seed) for seed in (5, 6)]
     assert [escape(row["prompt"] + row["text"]) + "\n" for row in rows] == texts
     assert texts[0] != texts[1]
@@ -131,18 +131,24 @@ def test_prompts_are_read_from_standard_input_and_files(
 
 
 def test_prompts_are_asked_for_on_a_terminal(sampler, run, run_directory, continued, monkeypatch):
-    samplers, lines = [], iter(["def ", "", "x" * (CONTEXT + 1), "ab"])
+    samplers, lines = [], iter(["def ", "", "x" * (CONTEXT + 1), "endless", "ab"])
+
+    def generate(prompts, *options):
+        if prompts == [list(b"endless")]:
+            raise KeyboardInterrupt
+        return sampler.generate(prompts, *options)
 
     def type_line(prompt):
         for line in lines:
             return line
         raise EOFError
 
-    monkeypatch.setattr("models.sampling.Sampler", lambda *_, **options: samplers.append(1) or sampler)
+    interrupted = SimpleNamespace(generate=generate, capacity=CONTEXT)
+    monkeypatch.setattr("models.sampling.Sampler", lambda *_, **options: samplers.append(1) or interrupted)
     monkeypatch.setattr("builtins.input", type_line)
     monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     code, out, errors = run(main, run_directory, "--length", 7, "--seed", 0)
-    assert (code, out) == (0, continued("def ", 7) + continued("ab", 7) + "\n")
+    assert (code, out) == (0, continued("def ", 7) + "\n" + continued("ab", 7) + "\n")
     assert errors[1:] == [
         "seed 0: 7 tokens",
         f"error: a prompt has {CONTEXT + 1} tokens, the context holds {CONTEXT}; shorten it.",
