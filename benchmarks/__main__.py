@@ -17,9 +17,8 @@ import argparse
 import importlib.metadata
 import json
 import sys
-from collections.abc import Iterator
 
-from benchmarks.harness import FAILED, Workload, measure
+from benchmarks.harness import FAILED, Contender, Workload, measure
 from benchmarks.workloads import WORKLOADS
 from runs.arguments import positive_integer
 from system.command import quiet_imports, run_command
@@ -39,7 +38,9 @@ def main(arguments: list[str]) -> int:
             left_out.setdefault(problem, []).append(f"{workload.title}: {name}")
     with quiet_imports():
         from training.hardware import describe_machine
-    facts = {"machine": describe_machine(), "packages": package_versions()}
+    installed = {package.name.lower(): package.version for package in importlib.metadata.distributions()}
+    versions = [f"{name} {installed[name]}" for name in PACKAGES if name in installed]
+    facts = {"machine": describe_machine(), "packages": versions}
     if options.json:
         print_result(json.dumps(facts | {"rows": rows, "left_out": left_out}, indent=1))
     else:
@@ -67,23 +68,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="TEXT", default=[""], help=only)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
-    options.workloads = list(select(options.subject, options.only))
+    options.workloads = [
+        workload._replace(contenders=contenders)
+        for workload in WORKLOADS[options.subject]
+        if (contenders := [each for each in workload.contenders if is_chosen(workload, each, options.only)])
+    ]
     if not options.workloads:
         texts = " or ".join(map(repr, options.only))
         parser.error(f"argument --only: no row of {options.subject} contains {texts}")
     return options
 
 
-def select(subject: str, texts: list[str]) -> Iterator[Workload]:
-    """Workloads of a subject, with the contenders whose `WORK: BY` contains one of the texts."""
-    for workload in WORKLOADS[subject]:
-        contenders = [
-            contender
-            for contender in workload.contenders
-            if any(text in f"{workload.title}: {contender.name}" for text in texts)
-        ]
-        if contenders:
-            yield workload._replace(contenders=contenders)
+def is_chosen(workload: Workload, contender: Contender, texts: list[str]) -> bool:
+    return any(text in f"{workload.title}: {contender.name}" for text in texts)
 
 
 def round_numbers(row: dict) -> dict:
@@ -92,11 +89,6 @@ def round_numbers(row: dict) -> dict:
         name: (f"{value:,.0f}" if value >= 100 else f"{value:#.3g}") if isinstance(value, float) else value
         for name, value in row.items()
     }
-
-
-def package_versions() -> list[str]:
-    installed = {package.name.lower(): package.version for package in importlib.metadata.distributions()}
-    return [f"{name} {installed[name]}" for name in PACKAGES if name in installed]
 
 
 if __name__ == "__main__":

@@ -123,20 +123,16 @@ class Sampler:
             (batch,) int32 next tokens; `FINISHED` for a row that has ended.
 
         Raises:
-            ValueError: if there is no prompt, or a prompt is empty, longer than the context, or has a token
-                outside the vocabulary.
+            ValueError: if there is no prompt, or a prompt has too few or too many tokens, or one outside the
+                vocabulary.
         """
         if not prompts:
             raise ValueError("there is no prompt; give at least one.")
         prompts = [list(map(int, prompt)) for prompt in prompts]
         rows = [Row(prompt, options.seed + prompts[:i].count(prompt)) for i, prompt in enumerate(prompts)]
         for row in rows:
-            if not row.tokens:
-                raise ValueError("a prompt is empty; give at least one token.")
-            if len(row.tokens) > self.capacity:
-                raise ValueError(
-                    f"a prompt has {len(row.tokens)} tokens, the context holds {self.capacity}; shorten it."
-                )
+            if not 1 <= (count := len(row.tokens)) <= self.capacity:
+                raise ValueError(f"a prompt has {count} tokens, but must have 1 to {self.capacity}.")
             if not all(0 <= token < self.vocab_size for token in row.tokens):
                 raise ValueError(f"a prompt has a token outside the vocabulary of {self.vocab_size}.")
         return self._generate(rows, num_tokens, options)

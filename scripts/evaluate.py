@@ -28,8 +28,10 @@ DEFAULT_TARGETS = 20_000
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
-    evaluate = evaluate_windows if options.windows else evaluate_runs
-    evaluate(options)
+    if options.windows:
+        evaluate_windows(options)
+    else:
+        evaluate_runs(options)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -58,26 +60,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     targets = f"approximate number of bytes to predict (default {DEFAULT_TARGETS:,})"
     group.add_argument("--targets", type=positive_integer, help=targets)
     add_zero_shot_option(group)
-    group.add_argument(
-        "--attention",
-        choices=("full", "blockwise-causal"),
-        help="blockwise-causal (arXiv 2212.10554): a token attends to its block of half the trained length "
-        "and to the block before it (default full)",
+    attention = (
+        "blockwise-causal (arXiv 2212.10554): a token attends to its block of half the trained length and to "
+        "the block before it (default full)"
     )
+    group.add_argument("--attention", choices=("full", "blockwise-causal"), help=attention)
     options = parser.parse_args(arguments)
-    if options.windows and options.image_size is not None:
-        parser.error("--windows is for language models, --image-size for vision transformers: use one")
-    check_window_options(parser, options)
-    return options
-
-
-def check_window_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Fills in the defaults; ends with an error of the parser if options contradict each other."""
     if options.windows is None:
         for name in ("stride", "targets", "zero_shot", "attention"):
             if getattr(options, name) is not None:
                 parser.error(f"--{name.replace('_', '-')} has no effect without --windows")
-        return
+        return options
+    if options.image_size is not None:
+        parser.error("--windows is for language models, --image-size for vision transformers: use one")
     options.windows = sorted(set(options.windows))
     smallest = options.windows[0]
     options.stride = options.stride or max(1, smallest // 2)
@@ -86,6 +81,7 @@ def check_window_options(parser: argparse.ArgumentParser, options: argparse.Name
         parser.error(f"--stride must be at most the smallest window {smallest}, got {options.stride}")
     if options.targets < options.stride:
         parser.error(f"--targets must be at least the stride {options.stride}, got {options.targets}")
+    return options
 
 
 def evaluate_runs(options: argparse.Namespace) -> None:

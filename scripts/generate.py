@@ -34,8 +34,8 @@ UNTIMED_STEPS = 17
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
-    given = read_prompts(options)
-    if not given and not sys.stdin.isatty():
+    texts = read_prompts(options)
+    if not texts and not sys.stdin.isatty():
         raise RunError("no prompt; use --prompt TEXT, --prompt-file FILE, or --prompt - for standard input")
     with quiet_imports():
         from models.config import TransformerLMConfig
@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> None:
     model, config, _ = load_model(options.run_directory, of=TransformerLMConfig, step=options.step)
     tokenizer = load_run_tokenizer(options.run_directory, config)
     sampler = Sampler(model, vocab_size=tokenizer.vocab_size)
-    if given:
-        generate(sampler, tokenizer, given, options)
+    if texts:
+        generate(sampler, tokenizer, texts, options)
         return
     for text in ask_for_prompts():
         try:
@@ -81,28 +81,29 @@ def generate(sampler: "Sampler", tokenizer: Tokenizer, texts: list[str], options
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m scripts.generate", description=__doc__)
-    parser.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
+    add, binary = parser.add_argument, argparse.FileType("rb")
+    add("run_directory", type=Path, help="run of a language model, such as outputs/lm")
     prompt = "text to continue, or - for standard input; repeat the option for a batch of prompts"
-    parser.add_argument("--prompt", action="append", default=[], help=prompt)
+    add("--prompt", action="append", default=[], help=prompt)
     file = "file to continue, without its last line break; may be repeated"
-    file_type = argparse.FileType("rb")
-    parser.add_argument(
-        "--prompt-file", type=file_type, action="append", default=[], metavar="FILE", help=file
-    )
+    add("--prompt-file", type=binary, action="append", default=[], metavar="FILE", help=file)
     samples = "number of texts for each prompt (default %(default)s)"
-    parser.add_argument("--num-samples", type=positive_integer, default=1, metavar="N", help=samples)
+    add("--num-samples", type=positive_integer, default=1, metavar="N", help=samples)
     length = "number of tokens to generate (default %(default)s)"
-    parser.add_argument("--length", type=positive_integer, default=400, help=length)
+    add("--length", type=positive_integer, default=400, help=length)
     temperature = "divides the logits; 0 for greedy decoding (default %(default)s)"
-    parser.add_argument("--temperature", type=float, default=0.8, help=temperature)
-    parser.add_argument("--top-k", type=int, help="sample only from the k most probable tokens")
-    top_p = "sample only from the most probable tokens whose total probability reaches this value"
-    parser.add_argument("--top-p", type=float, help=top_p)
-    parser.add_argument("--seed", type=int, help="random seed (default random); it is printed")
+    add("--temperature", type=float, default=0.8, help=temperature)
+    add("--top-k", type=int, help="sample only from the k most probable tokens")
+    add(
+        "--top-p",
+        type=float,
+        help="sample only from the most probable tokens with this total probability",
+    )
+    add("--seed", type=int, help="random seed (default random); it is printed")
     overflow = "when the context is full, continue from its second half, or stop (default %(default)s)"
-    parser.add_argument("--overflow", choices=OVERFLOW_NOTES, default="slide", help=overflow)
+    add("--overflow", choices=OVERFLOW_NOTES, default="slide", help=overflow)
     add_step_option(parser)
-    parser.add_argument("--json", action="store_true", help="print a list of prompts and texts as JSON")
+    add("--json", action="store_true", help="print a list of prompts and texts as JSON")
     return parser.parse_args(arguments)
 
 

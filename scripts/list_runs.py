@@ -24,12 +24,10 @@ def main(arguments: list[str]) -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.list_runs", description=__doc__)
+    add, default = parser.add_argument, [Path("outputs")]
     directory = "folder of runs, or a run (default outputs)"
-    default = [Path("outputs")]
-    parser.add_argument(
-        "directories", type=Path, nargs="*", metavar="directory", default=default, help=directory
-    )
-    parser.add_argument("--json", action="store_true", help="print all keys as JSON instead of a table")
+    add("directories", type=Path, nargs="*", metavar="directory", default=default, help=directory)
+    add("--json", action="store_true", help="print all keys as JSON instead of a table")
     return parser.parse_args(arguments)
 
 

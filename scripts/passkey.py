@@ -39,18 +39,17 @@ def main(arguments: list[str]) -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.passkey", description=__doc__)
-    run = "run of a language model, such as outputs/passkey"
-    parser.add_argument("run_directories", type=Path, nargs="+", metavar="run_directory", help=run)
+    add, run = parser.add_argument, "run of a language model, such as outputs/passkey"
+    add("run_directories", type=Path, nargs="+", metavar="run_directory", help=run)
     lengths = "context lengths in tokens, besides the trained length of each run (default 256 512 1024)"
-    defaults = [256, 512, 1024]
-    parser.add_argument("--lengths", type=positive_integer, nargs="+", default=defaults, help=lengths)
+    add("--lengths", type=positive_integer, nargs="+", default=[256, 512, 1024], help=lengths)
     depths = "number of depths of the passkey, from 0%% to 100%% of the text (default %(default)s)"
-    parser.add_argument("--depths", type=positive_integer, default=11, help=depths)
+    add("--depths", type=positive_integer, default=11, help=depths)
     examples = "number of texts for each length and depth (default %(default)s)"
-    parser.add_argument("--examples", type=positive_integer, default=100, help=examples)
+    add("--examples", type=positive_integer, default=100, help=examples)
     add_zero_shot_option(parser)
     add_step_option(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     if not 2 <= options.depths <= MAX_DEPTHS:
         parser.error(f"--depths must be 2 to {MAX_DEPTHS}, got {options.depths}")

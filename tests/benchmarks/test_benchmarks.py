@@ -124,27 +124,10 @@ def test_only_selects_rows_by_their_names(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines()[-1].split() == ["copy", "1,234", "1.00", "7"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--repeats", "0"], "argument --repeats: must be a whole number from 1 to 2147483647, got '0'"),
-        (["--only", "abacus"], "argument --only: no row of rope contains 'abacus'"),
-    ],
-)
-def test_invalid_arguments_are_refused(arguments, message, capsys):
+def test_a_text_that_selects_nothing_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
-        benchmark.main(["rope", *arguments])
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_our_work_is_measured_in_its_own_process(monkeypatch, capsys):
-    small = [work._replace(sizes=tiny(work.sizes)) for work in WORKLOADS["rope"][:1]]
-    monkeypatch.setitem(WORKLOADS, "rope", small)
-    assert benchmark.main(["rope", "--only", "copy", "--repeats", "1", "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["rows"]
-    assert (row["by"], row["ratio"]) == ("copy by TensorFlow", 1)
-    assert 0 < row["milliseconds"] < 1_000
+        benchmark.main(["rope", "--only", "abacus"])
+    assert "argument --only: no row of rope contains 'abacus'" in capsys.readouterr().err
 
 
 def our_works():
@@ -224,12 +207,6 @@ def test_the_torch_model_equals_ours(trained):
     np.testing.assert_allclose(loss.item(), expected, rtol=1e-4)
 
 
-def test_the_torch_vision_model_is_as_large_as_ours():
-    torch_peers = pytest.importorskip("benchmarks.torch_peers", reason="torch is not installed")
-    sizes = [parameter.numel() for parameter in torch_peers.vision_model(3, **MODEL).parameters()]
-    assert sum(sizes) == ours.vision_model("float32", **MODEL).count_params()
-
-
 def test_the_backward_pass_is_part_of_the_timed_rotation():
     work = ours.time_rotation(lambda x: 3 * x, dtype="float32", direction="forward+backward", **QUERIES)
     rotated, gradient = work.call()
@@ -274,10 +251,3 @@ def test_the_recipe_of_nanogpt_has_its_published_size_and_learns(tmp_path, monke
     characters = len(set(b"to be or not "))
     assert float(first.split()[-1]) == pytest.approx(np.log(characters), abs=0.5)
     assert float(last.split()[0]) < 0.75  # 0.79 by the previous character alone
-
-
-def test_keras_hub_has_a_backward_pass_in_bfloat16():
-    pytest.importorskip("keras_hub", reason="KerasHub is not installed")
-    options = QUERIES | {"dtype": "bfloat16", "direction": "forward+backward"}
-    rotated, gradient = keras_peers.rotation(**options).call()
-    assert rotated.dtype == gradient.dtype == "bfloat16"

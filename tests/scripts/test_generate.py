@@ -101,12 +101,6 @@ def test_each_sampling_option_has_an_effect(traced_once, run, run_directory, con
         assert out != continued("ab", 22, **{key: options[key] for key in options if key != name})
 
 
-def test_several_prompts_are_continued_like_single_ones(traced_once, run, run_directory, continued):
-    a, b = "def ", "a longer one"
-    _, out, _ = run(main, run_directory, "--prompt", a, "--prompt", b, "--length", 9, "--seed", 0)
-    assert out == f"--- 1 ---\n{continued(a, 9)}--- 2 ---\n{continued(b, 9)}"
-
-
 def test_samples_of_one_prompt_differ_and_are_printed_as_json(traced_once, run, run_directory, continued):
     options = ("--prompt", "ab\x1b", "--num-samples", 2, "--seed", 5, "--length", 9, "--json")
     code, out, _ = run(main, run_directory, *options)
@@ -151,7 +145,7 @@ def test_prompts_are_asked_for_on_a_terminal(sampler, run, run_directory, contin
     assert (code, out) == (0, continued("def ", 7) + "\n" + continued("ab", 7) + "\n")
     assert errors[1:] == [
         "seed 0: 7 tokens",
-        f"error: a prompt has {CONTEXT + 1} tokens, the context holds {CONTEXT}; shorten it.",
+        f"error: a prompt has {CONTEXT + 1} tokens, but must have 1 to {CONTEXT}.",
         "seed 0: 7 tokens",
     ]
     assert len(samplers) == 1
@@ -199,12 +193,6 @@ def test_characters_are_printed_when_their_last_byte_is_generated(capsys):
     assert printed == ["ab", "", "é", "", "", "→", "", "", "", "🙂", "x\n"]
 
 
-def test_a_character_begun_by_the_prompt_is_completed_and_other_bytes_are_replaced(capsys):
-    print_texts([b"ab\xe2\x86"], [np.array([0x92]), np.array([ord("c")])], seed=0)
-    print_texts([b"\xffa"], [np.array([0xFF]), np.array([ord("b")]), np.array([0xE2])], seed=0)
-    assert capsys.readouterr().out == "ab→c\n\ufffda\ufffdb\ufffd\n"
-
-
 def test_tokens_that_are_not_bytes_are_left_out(capsys):
     # 256 and above: a model with a larger vocabulary; -1: a row that has ended.
     steps = [np.array(step) for step in ([ord("c"), 300], [256, ord("d")], [-1, ord("e")])]
@@ -214,37 +202,16 @@ def test_tokens_that_are_not_bytes_are_left_out(capsys):
     assert capsys.readouterr().out == "--- 1 ---\nabc\n--- 2 ---\nABde\n"
 
 
-def test_a_prompt_that_is_not_utf_8_is_continued(traced_once, run, run_directory):
-    code, out, _ = run(main, run_directory, "--prompt", "a\udcff", "--length", 3)
-    assert code == 0
-    assert out.startswith("a\ufffd")
-
-
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--prompt", ""], "a prompt is empty; give at least one token."),
-        (
-            ["--prompt", "x" * (CONTEXT + 1)],
-            f"a prompt has {CONTEXT + 1} tokens, the context holds {CONTEXT}; shorten it.",
-        ),
-        (["--prompt", "a", "--temperature", "-1"], "temperature must be >= 0, got -1"),
+        (["--prompt", ""], f"a prompt has 0 tokens, but must have 1 to {CONTEXT}."),
         (["--prompt", "a", "--top-p", "1.5"], "top_p must be <= 1, got 1.5"),
-        (["--prompt", "a", "--top-k", "0"], "top_k must be >= 1, got 0"),
-        (
-            [],
-            "no prompt; use --prompt TEXT, --prompt-file FILE, or --prompt - for standard input",
-        ),
+        ([], "no prompt; use --prompt TEXT, --prompt-file FILE, or --prompt - for standard input"),
     ],
 )
 def test_invalid_input_is_reported_in_one_line(traced_once, run, run_directory, arguments, problem):
     assert run(main, run_directory, *arguments) == (2, "", [f"error: {problem}"])
-
-
-def test_an_invalid_length_is_refused(capsys, run_directory):
-    with pytest.raises(SystemExit, match="2"):
-        main([str(run_directory), "--prompt", "a", "--length", "0"])
-    assert "argument --length" in capsys.readouterr().err
 
 
 def test_a_prompt_that_begins_with_a_dash_needs_an_equals_sign(capsys, run_directory):

@@ -18,17 +18,6 @@ def write():
         print("a line")
 sys.exit(run_command(write))
 """
-IMPORTS = """
-import gc, sys
-from system.command import quiet_imports
-with quiet_imports():
-    sys.modules["keras"] = [[] for _ in range(100_000)]
-print(gc.isenabled(), gc.get_freeze_count() > 100_000, len(gc.get_objects()) < 10_000)
-later = []
-with quiet_imports():
-    pass
-print(any(thing is later for thing in gc.get_objects()))
-"""
 BACKENDS = """
 from system.command import quiet_imports
 with quiet_imports():
@@ -123,20 +112,3 @@ def test_a_closed_pipe_ends_a_command_quietly():
         process.stdout.close()
         assert process.wait(timeout=120) == 141
         assert process.stderr.read() == ""
-
-
-def test_objects_of_imported_modules_are_frozen_once():
-    done = subprocess.run([sys.executable, "-c", IMPORTS], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "True True True\nTrue\n"
-
-
-def test_several_workers_silence_what_tensorflow_prints_of_a_lost_one(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    for config, level in ((None, "2"), ("{}", "3")):
-        monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
-        monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
-        monkeypatch.delitem(sys.modules, "keras", raising=False)
-        if config is not None:
-            monkeypatch.setenv("TF_CONFIG", config)
-        with quiet_imports():
-            assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == level

@@ -17,7 +17,8 @@ def command():
         pass
     if "--help" in sys.argv:
         argparse.ArgumentParser().parse_args()
-    (print_result if "result" in sys.argv else print_line)("é \\x1b[2J \\u202e \\u200d\\n\\tend")
+    for _ in range(2):
+        (print_result if "result" in sys.argv else print_line)("é \\x1b[2J \\u202e \\u200d\\n\\tend")
     print_error("ö \\x07 done")
 sys.exit(run_command(command))
 """
@@ -39,7 +40,7 @@ def run(redirection, argument, **environment):
 def test_control_and_unencodable_characters_are_escaped(encoding, letter, joiner):
     done = run("", "line", PYTHONIOENCODING=encoding)
     assert done.returncode == 0
-    assert done.stdout == f"{letter} \\x1b[2J \\u202e {joiner}\n\tend\n"
+    assert done.stdout == f"{letter} \\x1b[2J \\u202e {joiner}\n\tend\n" * 2
     assert done.stderr == ("ö" if encoding == "utf-8" else r"\xf6") + " \\x07 done\n"
 
 

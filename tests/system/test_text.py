@@ -1,45 +1,8 @@
-import subprocess
 import sys
 
 import pytest
 
 from system.text import ROOT, format_command, format_duration, format_share, format_table
-
-SPEAKER = """
-import sys
-from system.text import print_line, print_note
-print_line("one")
-sys.stdin.readline()
-for _ in range(3):
-    print_line("two")
-print_note("three")
-print_line("four" * 100_000)
-sys.exit(7)
-"""
-
-
-@pytest.mark.parametrize("gone", ["nothing", "stdout", "stderr", "both"])
-def test_a_closed_stream_is_reported_once_and_stops_nothing(gone):
-    with subprocess.Popen(
-        [sys.executable, "-c", SPEAKER],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout.readline() == "one\n"
-        for name in ("stdout", "stderr"):
-            if gone in (name, "both"):
-                getattr(process, name).close()
-        process.stdin.write("go on\n")
-        process.stdin.flush()
-        output = "" if process.stdout.closed else process.stdout.read()
-        errors = "" if process.stderr.closed else process.stderr.read()
-        assert process.wait(timeout=120) == 7
-    assert output in ("", f"two\ntwo\ntwo\n{'four' * 100_000}\n")
-    lost = "note: cannot write to standard output (Broken pipe); the run continues.\n"
-    assert errors == {"nothing": "note: three\n", "stdout": f"{lost}note: three\n"}.get(gone, "")
 
 
 def test_a_command_names_this_python_and_quotes_paths(tmp_path, monkeypatch):
