@@ -6,7 +6,7 @@ import pytest
 from filelock import FileLock
 
 from configs.compose import save_config
-from configs.run_table import FACTS, LONGEST_VALUE, describe_run, differing_keys, format_runs, shorten
+from configs.run_table import FACTS, describe_run, differing_keys, format_runs
 from configs.schema import parse_config
 from scripts.list_runs import main
 from system.command import run_command
@@ -108,9 +108,3 @@ def test_runs_with_other_tokenizers_are_sorted_by_bits_per_byte():
     header, *rows = format_runs(runs, []).splitlines()
     assert header.split() == ["name", "loss", "bits/byte"]
     assert [row.split()[0] for row in rows] == ["subwords", "bytes"]
-
-
-def test_the_middle_of_a_long_text_is_left_out():
-    assert shorten("abcdefgh", 8) == "abcdefgh"
-    assert shorten("abcdefghi", 8) == "abc\N{HORIZONTAL ELLIPSIS}fghi"
-    assert len(shorten("x" * 99, LONGEST_VALUE)) == LONGEST_VALUE
