@@ -20,6 +20,7 @@ from omegaconf.errors import InterpolationResolutionError
 from configs.foreign_names import answer_to
 from configs.help import CONFIGS, config_groups
 from configs.schema import Config, parse_config, replace_places, to_dict
+from data.config import BPE_VOCAB_SIZE
 from system.errors import CommandError, ConfigError, RunError, reason
 from system.files import write_text
 from system.text import did_you_mean
@@ -168,7 +169,10 @@ def parent_files(config: Config) -> Iterator[None]:
     if scaling["factor"] is not None:  # a longrope without one cannot do without the original length
         scaling["original_max_position_embeddings"] = None  # that of the parent, once it is read
     inherited = {"context_length": values["context_length"]}
-    files = (("model", model, None), ("data", values["data"], None), ("inherited", inherited, "_global_"))
+    # The tokenizer is that of the parent's directory.
+    defaults = {"tokenizer": None, "bpe_vocab_size": BPE_VOCAB_SIZE}
+    data = {key: defaults.get(key, value) for key, value in values["data"].items()}
+    files = (("model", model, None), ("data", data, None), ("inherited", inherited, "_global_"))
     store = ConfigStore.instance()
     for group, node, package in files:
         store.store(group=group, name=PARENT, node=node, package=package)

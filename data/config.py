@@ -45,7 +45,7 @@ class TextConfig(Options):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Key and message of each violated rule between fields."""
-        if self.bpe_vocab_size != BPE_VOCAB_SIZE and self.tokenizer in (None, "bytes"):
+        if self.bpe_vocab_size != BPE_VOCAB_SIZE and self.tokenizer != BPE:
             yield "bpe_vocab_size", f"has no effect without tokenizer=bpe, got {self.bpe_vocab_size}"
 
 

@@ -178,7 +178,7 @@ def tokenize(corpus: TextCorpus, tokenizer: JsonTokenizer, config: TextConfig, r
     folder = cache_folder(config.cache_dir, "tokens", identity)
 
     def build(folder: Path, progress: Progress) -> dict:
-        texts = [text for text, _ in next(read_blocks(corpus.train))[:CHECKED_TEXTS]]
+        texts = [text for text, *_ in next(read_blocks(corpus.train))[:CHECKED_TEXTS]]
         if any(tokenizer.decode(tokenizer.encode(text)) != text for text in texts):
             report("note: the tokenizer does not keep every character, so that bits per byte are too low")
         for split in SPLITS:
@@ -198,28 +198,32 @@ def write_tokens(stored: np.ndarray, tokenizer: JsonTokenizer, file: IO[bytes], 
     separator = np.array([tokenizer.separator], tokenizer.dtype).tobytes()
     file.write(separator)
     for pieces in read_blocks(stored):
-        texts = [text for text, _ in pieces]
-        for tokens, (_, ends_document) in zip(tokenizer.encode_batch(texts), pieces, strict=True):
-            file.write(tokens.tobytes() + (separator if ends_document else b""))
-        progress.advance(sum(len(text.encode()) + ends_document for text, ends_document in pieces))
+        parts = tokenizer.encode_parts([(text, is_first) for text, is_first, _ in pieces])
+        for tokens, (text, _, is_last) in zip(parts, pieces, strict=True):
+            file.write(tokens.tobytes() + (separator if is_last else b""))
+            progress.advance(len(text.encode()) + is_last)
 
 
-def read_blocks(stored: np.ndarray) -> Iterator[list[tuple[str, bool]]]:
-    """Lists of texts, `BLOCK_BYTES` each, and whether a document ends after the text.
+def read_blocks(stored: np.ndarray) -> Iterator[list[tuple[str, bool, bool]]]:
+    """Lists of about `BLOCK_BYTES`: text, and whether it is the first and the last part of a document.
 
-    A document longer than `PIECE_BYTES` is divided, after a line if possible; the pieces depend on the
-    document alone. A tokenizer that puts a space before a text puts one before each piece.
+    A document longer than `PIECE_BYTES` is divided, after a line if possible; the parts depend on the
+    document alone.
     """
-    start, size, pieces = 1, 0, []
+    start, size, pieces, is_first = 1, 0, [], True
     while start < len(stored):
         block = stored[start : start + PIECE_BYTES].tobytes()
-        *documents, rest = block.split(b"\0")
-        pieces += [(document.decode(), True) for document in documents]
-        if not documents:
-            cut = rest.rfind(b"\n") + 1 or character_start(rest, len(rest) - 3)
-            pieces.append((rest[:cut].decode(), False))
-            rest = rest[cut:]
-        start, size = start + len(block) - len(rest), size + len(block) - len(rest)
+        cut = block.rfind(b"\0") + 1 or block.rfind(b"\n") + 1 or len(block)
+        text = block[:cut].decode(errors="ignore")  # without the bytes of a divided character
+        *documents, part = text.split("\0")
+        for document in documents:
+            pieces.append((document, is_first, True))
+            is_first = True
+        if part:
+            pieces.append((part, is_first, False))
+            is_first = False
+        num_bytes = len(text.encode())
+        start, size = start + num_bytes, size + num_bytes
         if size >= BLOCK_BYTES or start >= len(stored):
             yield pieces
             size, pieces = 0, []

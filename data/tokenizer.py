@@ -27,13 +27,14 @@ class ByteTokenizer:
     Every tokenizer has these attributes and methods:
         vocab_size: tokens are integers from 0 to `vocab_size - 1`.
         separator: token before and after each document; no text is encoded to it.
+        stop_tokens: special tokens that may follow a document, the separator among them.
         prefix: tokens that the model expects before a prompt, such as that of `<s>`.
         json: content of its `tokenizer.json`; None for bytes.
         dtype: smallest unsigned integer that holds every token.
         sha256: identifies the tokenizer.
     """
 
-    vocab_size, separator, prefix, json, dtype = 256, 0, [], None, np.dtype(np.uint8)
+    vocab_size, separator, stop_tokens, prefix, json, dtype = 256, 0, (0,), [], None, np.dtype(np.uint8)
     sha256 = hashlib.sha256(bytes(range(vocab_size))).hexdigest()
 
     def encode(self, text: str) -> np.ndarray:
@@ -77,22 +78,35 @@ class JsonTokenizer:
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = {id: token.content for id, token in added.items() if token.special}
         ids = {content: id for id, content in self._special.items()}
-        self.separator = next((ids[content] for content in SEPARATORS if content in ids), None)
-        if self.separator is None:
+        self.stop_tokens = tuple(ids[content] for content in SEPARATORS if content in ids)
+        if not self.stop_tokens:
             raise DataError(
                 f"{name} has no special token that can separate documents; add one of {', '.join(SEPARATORS)}"
             )
+        self.separator = self.stop_tokens[0]
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.prefix = self._tokenizer.encode("", add_special_tokens=True).ids
         self.json = content
         self.sha256 = hashlib.sha256(content.encode()).hexdigest()
         self.dtype = np.min_scalar_type(self.vocab_size - 1)
-        self._byte_of = (
-            byte_alphabet() if '"ByteLevel"' in json.dumps(json.loads(content)["decoder"]) else None
-        )
+        is_of_bytes = '"ByteLevel"' in json.dumps(json.loads(content)["decoder"])
+        self._byte_of = byte_alphabet() if is_of_bytes else {}
+        # Some tokenizers put a space before each text. In a part of a document, NUL is put there and removed.
+        self._guard = next(filter(self._joins_parts, ("", "\0")), "")
+
+    def _joins_parts(self, guard: str) -> bool:
+        """Whether parts of a document are decoded to the document if all but the first begin with `guard`."""
+        tokens = self.encode(guard + "a")[len(self.encode(guard)) :]
+        return self.decode([*self.encode("a"), *tokens]) == "aa"
 
     def encode(self, text: str) -> np.ndarray:
         return self.encode_batch([text])[0]
+
+    def encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[np.ndarray]:
+        """Tokens of each part of a document, with whether it is the first, computed on all processors."""
+        size = len(self.encode(self._guard))
+        tokens = self.encode_batch([text if is_first else self._guard + text for text, is_first in parts])
+        return [row if is_first else row[size:] for row, (_, is_first) in zip(tokens, parts, strict=True)]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Tokens of each text, computed on all processors."""
@@ -108,7 +122,7 @@ class JsonTokenizer:
         piece = self._tokenizer.id_to_token(int(token))
         if piece is None or token in self._special:
             return b""
-        if self._byte_of is not None and set(piece) <= self._byte_of.keys():
+        if self._byte_of and set(piece) <= self._byte_of.keys():
             return bytes(map(self._byte_of.get, piece))
         if match := re.fullmatch("<0x([0-9A-F]{2})>", piece):
             return bytes.fromhex(match[1])

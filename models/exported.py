@@ -3,6 +3,8 @@
 Shape words: batch; width, the tokens of the longest prompt; length, the tokens to generate; vocab_size.
 """
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -16,8 +18,8 @@ NUM_BYTES = 256
 ROUND_UP = 0.501  # as in `data.image_files`
 
 
-def text_module(model: TransformerLM, *, stop_token: int) -> tf.Module:
-    """Module of a float32 language model; a row ends at `stop_token`.
+def text_module(model: TransformerLM, *, stop_tokens: Sequence[int]) -> tf.Module:
+    """Module of a float32 language model; a row ends at one of `stop_tokens`.
 
     `logits(tokens)` takes (batch, length) int32 and returns {"logits": (batch, length, vocab_size)}.
     `generate(text, length, temperature, seed)` continues (batch,) texts by at most `length` bytes, greedily
@@ -36,7 +38,7 @@ def text_module(model: TransformerLM, *, stop_token: int) -> tf.Module:
         tokens = tf.io.decode_raw(text, tf.uint8, fixed_length=width)  # (batch, width), padded on the right
         columns = (tf.range(width) - padding[:, tf.newaxis]) % width  # (batch, width), padded on the left
         tokens = tf.gather(tf.cast(tokens, tf.int32), columns, batch_dims=1)
-        tokens = generate_tokens(model, tokens, padding, length, temperature, seed, stop_token)
+        tokens = generate_tokens(model, tokens, padding, length, temperature, seed, stop_tokens)
         # Of dtype object, since NumPy's strings end at a zero byte; an ended row is continued by nothing.
         pieces = np.array([*(bytes([byte]) for byte in range(NUM_BYTES)), b""], object)
         added = tf.gather(tf.constant(pieces), tokens[:, width:] % len(pieces))  # (batch, length)
@@ -44,7 +46,7 @@ def text_module(model: TransformerLM, *, stop_token: int) -> tf.Module:
 
     def generate(tokens, length, temperature, seed):
         padding = tf.zeros(tf.shape(tokens)[:1], tf.int32)
-        return {"tokens": generate_tokens(model, tokens, padding, length, temperature, seed, stop_token)}
+        return {"tokens": generate_tokens(model, tokens, padding, length, temperature, seed, stop_tokens)}
 
     module = module_of(model)
     prompts = model.export_spec
@@ -57,7 +59,7 @@ def text_module(model: TransformerLM, *, stop_token: int) -> tf.Module:
     return module
 
 
-def generate_tokens(model, prompts, padding, length, temperature, seed, stop_token):
+def generate_tokens(model, prompts, padding, length, temperature, seed, stop_tokens):
     """(batch, width + length) tokens, chosen as by `models.sampling.Sampler` in a graph.
 
     `prompts` are (batch, width) int32 with (batch,) `padding` columns at the left.
@@ -81,7 +83,7 @@ def generate_tokens(model, prompts, padding, length, temperature, seed, stop_tok
         uniform = tf.random.stateless_uniform(shape, [seed, end], lowest, alg="philox")
         scores = logits[:, -1] - temperature * tf.math.log(-tf.math.log(uniform))  # (batch, vocab_size)
         chosen = tf.argmax(scores, axis=-1, output_type=tf.int32)  # (batch,)
-        has_ended |= chosen == stop_token
+        has_ended |= tf.reduce_any(chosen[:, tf.newaxis] == stop_tokens, axis=1)
         column = tf.where(has_ended, FINISHED, chosen)[:, tf.newaxis]  # (batch, 1)
         tokens = tf.concat([tokens[:, :end], column, tokens[:, end + 1 :]], axis=1)
         starts = tf.where(end + 1 - starts > capacity, end + 1 - max(1, capacity // 2), starts)

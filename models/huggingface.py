@@ -90,7 +90,7 @@ def save_pretrained(model: TransformerLM, folder: Path | str, tokenizer=None) ->
     folder, values, tensors = Path(folder), config_values(model.config), {}
     folder.mkdir(exist_ok=True)
     if tokenizer is not None:
-        values |= {"bos_token_id": tokenizer.separator, "eos_token_id": tokenizer.separator}
+        values |= {"bos_token_id": tokenizer.separator, "eos_token_id": list(tokenizer.stop_tokens)}
         (folder / TOKENIZER).write_text(tokenizer.json or byte_tokenizer(), encoding="utf-8")
         options = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         write_json(folder / "tokenizer_config.json", options)

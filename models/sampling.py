@@ -33,7 +33,7 @@ class SamplingOptions(Options):
         the rest of the batch, except that the next rows with the same prompt have seed + 1, seed + 2 and on.
     overflow: `slide` continues a row that exceeds the context from its last `context_length // 2` tokens, at
         least one; `stop` ends it.
-    stop_token: token that ends a row, and is not part of it; None for none.
+    stop_tokens: tokens that end a row, and are not part of it.
     """
 
     temperature: Annotated[float, Field(ge=0)] = 1.0
@@ -41,7 +41,7 @@ class SamplingOptions(Options):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     overflow: Literal["slide", "stop"] = "slide"
-    stop_token: int | None = None
+    stop_tokens: tuple[int, ...] = ()
 
     @property
     def is_greedy(self) -> bool:
@@ -101,7 +101,8 @@ class Sampler:
         self.capacity = model.config.context_length
         self._float32 = model if model.compute_dtype == "float32" else type(model)(model.config)
         cache, finished = self._float32.cache_spec(None), tf.TensorSpec((None,), tf.bool)
-        choice = Choice(*(tf.TensorSpec((), dtype) for dtype in (tf.float64, tf.int32, tf.float64, tf.int32)))
+        scalars = (tf.TensorSpec((), dtype) for dtype in (tf.float64, tf.int32, tf.float64))
+        choice = Choice(*scalars, stop_tokens=tf.TensorSpec((None,), tf.int32))
         prompt, noise = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.float64)
         self._prefill = tf.function(self._step, input_signature=[prompt, cache, finished, noise, choice])
         last, count = tf.TensorSpec((None, 1), tf.int32), tf.TensorSpec((), tf.int32)
@@ -197,7 +198,7 @@ class Sampler:
         """(batch,) tokens after the (batch, length) `tokens`, the (batch,) finished rows, and the cache."""
         logits, cache = self._float32.decode(tokens, cache)
         chosen = choose(logits[:, -1, : self.vocab_size], choice, noise)
-        finished |= chosen == choice.stop_token
+        finished |= tf.reduce_any(chosen[:, tf.newaxis] == choice.stop_tokens, axis=1)
         return tf.where(finished, FINISHED, chosen), finished, cache
 
 
@@ -207,7 +208,7 @@ class Choice(NamedTuple):
     temperature: tf.Tensor  # () float64
     top_k: tf.Tensor  # () int32
     top_p: tf.Tensor  # () float64
-    stop_token: tf.Tensor  # () int32
+    stop_tokens: tf.Tensor  # (count,) int32
 
     @classmethod
     def from_options(cls, options: SamplingOptions, vocab_size: int) -> "Choice":
@@ -216,7 +217,7 @@ class Choice(NamedTuple):
             tf.constant(1.0 if options.is_greedy else options.temperature, tf.float64),
             tf.constant(top_k, tf.int32),
             tf.constant(np.inf if options.top_p is None else options.top_p, tf.float64),
-            tf.constant(FINISHED if options.stop_token is None else options.stop_token, tf.int32),
+            tf.constant(options.stop_tokens, tf.int32),
         )
 
 
@@ -225,7 +226,7 @@ def choose(logits: tf.Tensor, choice: Choice, noise: tf.Tensor) -> tf.Tensor:
 
     Args:
         logits: (batch, vocab_size) float32.
-        choice: temperature, top_k and top_p; the stop token is not read.
+        choice: temperature, top_k and top_p; the stop tokens are not read.
         noise: (batch, vocab_size) standard Gumbel noise: the largest sum of logit and noise is a sample of
             the softmax. (batch, 1) for greedy choices.
     """

@@ -65,7 +65,7 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
             write = partial(huggingface, task=task, step=manifest["step"], row=row)
         else:
             model = without_padding(model, task.tokenizer.vocab_size)
-        module = text_module(model, stop_token=task.tokenizer.separator)
+        module = text_module(model, stop_tokens=task.tokenizer.stop_tokens)
         tokens, *_ = next(iter(task.evaluation_batches(max_batches=1)))
         inputs = np.asarray(tokens)[:COMPARED_ROWS]
         expected = model(inputs).numpy()

@@ -73,7 +73,7 @@ def inherit(config: Config, parent: Config) -> Config:
 def inherit_tokenizer(config: Config, parent: Config) -> Config:
     """Fills in the tokenizer of the parent; raises ConfigError if the config names another."""
     tokenizer, name = load_run_tokenizer(Path(config.init_from), parent), config.data.tokenizer
-    if name is None or (name == BPE and tokenizer.json is not None):
+    if name is None:
         name = "bytes" if tokenizer.json is None else str(Path(config.init_from, FILE_NAME))
     elif name == BPE or tokenizer_of(config.data).sha256 != tokenizer.sha256:
         raise ConfigError(

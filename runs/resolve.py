@@ -18,7 +18,7 @@ from configs.schema import (
     to_dict,
     to_flat,
 )
-from data.config import BPE, TOKENIZERS
+from data.config import TOKENIZERS
 from data.tokenizer import read_tokenizer
 from models.config import AxialViTConfig
 from runs.load import Task, load_run_config, load_task
@@ -154,8 +154,7 @@ def fill_from_record(config: Config, recorded: Config) -> Config:
         config = replace(config, model=fill_missing(config.model, recorded.model, OPEN_IMAGE_KEYS))
     else:
         config = replace(config, model=fill_missing(config.model, recorded.model, ("vocab_size",)))
-        if config.data.tokenizer in ((None,) if config.init_from is None else (None, BPE)):
-            config = replace(config, data=replace(config.data, tokenizer=recorded.data.tokenizer))
+        config = replace(config, data=fill_missing(config.data, recorded.data, ("tokenizer",)))
     return fill_original_length(config, recorded.model.rope.scaling.original_max_position_embeddings)
 
 

@@ -66,7 +66,7 @@ def generate(sampler: "Sampler", tokenizer: Tokenizer, texts: list[str], options
     prompts = [prompt for prompt in prompts for _ in range(options.num_samples)]
     choice = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "overflow")}
     try:
-        sampling = SamplingOptions(**choice, seed=seed, stop_token=tokenizer.separator)
+        sampling = SamplingOptions(**choice, seed=seed, stop_tokens=tokenizer.stop_tokens)
         steps = sampler.generate(prompts, options.length, sampling)
     except ValueError as error:
         raise RunError(str(error)) from error

@@ -112,7 +112,8 @@ def test_a_child_takes_the_tokenizer_of_its_parent(workplace, bpe_run, capsys):
     assert load_config(directory / "config.yaml").data.tokenizer == str(bpe_run / "tokenizer.json")
     assert workplace.train(*child) == 0  # the same command again
     assert "This run is complete" in capsys.readouterr().out
-    for value in ("bytes", str(workplace.outputs / "other")):
+    assert load_config(directory / "config.yaml").data.bpe_vocab_size == 4_096  # unused
+    for value in ("bytes", "bpe", str(workplace.outputs / "other")):
         (workplace.outputs / "other").mkdir(exist_ok=True)
         content = json.loads((bpe_run / "tokenizer.json").read_text())
         content["model"]["merges"].pop()

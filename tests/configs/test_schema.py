@@ -198,6 +198,10 @@ def test_missing_key_is_reported_with_an_example(value):
             "data.bpe_vocab_size has no effect without tokenizer=bpe, got 300",
         ),
         (
+            {"data": {"source": "python_stdlib", "tokenizer": "tokenizer.json", "bpe_vocab_size": 300}},
+            "data.bpe_vocab_size has no effect without tokenizer=bpe, got 300",
+        ),
+        (
             {"data": {"source": "python_stdlib", "tokenizer": "bpe", "bpe_vocab_size": 256}},
             "data.bpe_vocab_size must be >= 257, got 256",
         ),

@@ -136,12 +136,15 @@ def test_long_documents_are_encoded_in_pieces_without_loss(monkeypatch, corpora)
     stored = np.frombuffer(("\0" + "\0".join(documents) + "\0").encode(), np.uint8)
     blocks = list(corpora_module.read_blocks(stored))
     assert len(blocks) > 5
-    assert all(len(text.encode()) <= 16 for pieces in blocks for text, _ in pieces)
-    text = "".join(text + "\0" * ends_document for pieces in blocks for text, ends_document in pieces)
-    assert text == "\0".join(documents) + "\0"
+    pieces = [piece for block in blocks for piece in block]
+    assert all(len(text.encode()) <= 16 for text, *_ in pieces)
+    assert "".join(text + "\0" * is_last for text, _, is_last in pieces) == "\0".join(documents) + "\0"
+    assert [is_first for _, is_first, _ in pieces] == [True, *(is_last for *_, is_last in pieces[:-1])]
     alone = np.frombuffer(f"\0{documents[0]}\0".encode(), np.uint8)
-    own = [text for pieces in corpora_module.read_blocks(alone) for text, _ in pieces]
-    assert own == [text for pieces in blocks for text, _ in pieces][: len(own)]  # independent of the others
+    own = [piece for block in corpora_module.read_blocks(alone) for piece in block]
+    assert own == pieces[: len(own)]  # independent of the others
+    (unended,) = corpora_module.read_blocks(np.frombuffer(b"\0one\0two", np.uint8))
+    assert unended == [("one", True, True), ("two", True, False)]
 
 
 def test_progress_reports_rate_and_remaining_time(folder, corpora, monkeypatch):

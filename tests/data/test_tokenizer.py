@@ -91,6 +91,18 @@ def test_every_file_of_the_default_corpus_is_encoded_losslessly(bpe):
         assert bpe.decode(tokens) == text
 
 
+def test_parts_of_a_document_are_decoded_to_the_document(bpe, sentencepiece):
+    parts = ["a b", "c a", " a\n", "\n b"]
+    for tokenizer in (bpe, sentencepiece):
+        tokens = tokenizer.encode_parts([(part, part == "a b") for part in parts])
+        assert tokenizer.decode(np.concatenate(tokens)) == "".join(parts)
+
+
+def test_every_end_token_of_a_model_stops_a_row(bpe, sentencepiece):
+    assert [tokenizer.stop_tokens for tokenizer in (BYTES, bpe, sentencepiece)] == [(0,), (0,), (1, 2)]
+    assert sentencepiece.separator == 1
+
+
 def test_bytes_are_tokens():
     assert BYTES.encode("naïve").tobytes() == "naïve".encode()
     assert BYTES.encode(b"caf\xe9".decode("utf-8", errors="surrogateescape")).tobytes() == b"caf\xe9"

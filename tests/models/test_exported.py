@@ -29,13 +29,13 @@ def expected(model):
 
 
 @functools.cache
-def module_of(model, stop_token):
-    return text_module(model, stop_token=stop_token)
+def module_of(model, stop_tokens):
+    return text_module(model, stop_tokens=stop_tokens)
 
 
-def generate(model, *arguments, stop_token=FINISHED):
+def generate(model, *arguments, stop_tokens=()):
     with plain_operations():
-        (result,) = module_of(model, stop_token).generate(*arguments).values()
+        (result,) = module_of(model, stop_tokens).generate(*arguments).values()
     return result.numpy()
 
 
@@ -47,7 +47,7 @@ def test_a_batch_is_continued_beyond_the_context_as_by_the_sampler(model, expect
 
 def test_a_row_ends_before_the_stop_token(model, expected):
     stop = expected[0][3]
-    texts = generate(model, PROMPTS, 25, 0.0, 0, stop_token=stop)
+    texts = generate(model, PROMPTS, 25, 0.0, 0, stop_tokens=(stop,))
     for prompt, text, continued in zip(PROMPTS, texts, expected, strict=True):
         assert text == prompt.encode() + continued.partition(bytes([stop]))[0]
 
@@ -71,7 +71,7 @@ def test_tokens_that_are_not_bytes_are_continued(model_of):
         expected = np.concatenate([expected, chosen[:, np.newaxis].astype(np.int32)], axis=1)
     np.testing.assert_array_equal(generate(model, prompts, 6, 0.0, 0), expected)
     stop = expected[0, 4]
-    ended = generate(model, prompts[:1], 6, 0.0, 0, stop_token=stop)[0]
+    ended = generate(model, prompts[:1], 6, 0.0, 0, stop_tokens=(stop,))[0]
     length = 3 + expected[0, 3:].tolist().index(stop)
     np.testing.assert_array_equal(ended, [*expected[0, :length], *[FINISHED] * (9 - length)])
 

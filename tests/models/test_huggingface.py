@@ -255,7 +255,7 @@ def test_the_byte_tokenizer_encodes_bytes_without_loss(tmp_path, model_of):
     assert tokenizer.encode(text).ids == list(text.encode())
     assert tokenizer.decode(list(text.encode()), skip_special_tokens=False) == text
     values = json.loads((tmp_path / "config.json").read_text())
-    assert (values["bos_token_id"], values["eos_token_id"]) == (0, 0)
+    assert (values["bos_token_id"], values["eos_token_id"]) == (0, [0])
 
 
 @pytest.mark.skipif(not STORIES.exists(), reason="needs the checkpoint stories260k")

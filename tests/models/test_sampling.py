@@ -61,7 +61,7 @@ def test_cache_capacity_follows_the_requested_tokens(sampler, monkeypatch):
 def test_a_batch_equals_each_prompt_alone(sampler, options, overflow):
     stop_token = generated(sampler, PROMPTS[2], 4, options)[-1]  # one row stops early
     options = SamplingOptions(
-        temperature=options.temperature, seed=options.seed, overflow=overflow, stop_token=stop_token
+        temperature=options.temperature, seed=options.seed, overflow=overflow, stop_tokens=(stop_token,)
     )
     together = np.array(list(sampler.generate(PROMPTS, 23, options)))
     assert together.dtype.kind == "i"
@@ -159,11 +159,13 @@ def test_top_k_1_equals_greedy(sampler):
     assert generated(sampler, PROMPTS[2], 12, options) == generated(sampler, PROMPTS[2], 12, GREEDY)
 
 
-def test_the_stop_token_ends_a_row_and_is_not_part_of_it(sampler):
+def test_a_stop_token_ends_a_row_and_is_not_part_of_it(sampler):
     free = generated(sampler, PROMPTS[2], 12, WARM)
     stop = free[3]  # within one call of the loop
-    stopped = generated(sampler, PROMPTS[2], 12, SamplingOptions(temperature=1.5, seed=5, stop_token=stop))
-    assert stopped == free[: free.index(stop)] + [FINISHED]
+    other = next(token for token in range(256) if token not in free)
+    for stop_tokens in ((stop,), (other, stop)):
+        options = SamplingOptions(temperature=1.5, seed=5, stop_tokens=stop_tokens)
+        assert generated(sampler, PROMPTS[2], 12, options) == free[: free.index(stop)] + [FINISHED]
 
 
 def test_overflow_stop_ends_a_row_one_token_after_the_context(sampler):

@@ -75,7 +75,7 @@ def continued(sampler):
     """`continued(prompt, length, **options)`: the expected output of the command."""
 
     def continued(prompt, length, **options):
-        options = SamplingOptions(**({"temperature": 0.8, "stop_token": BYTES.separator} | options))
+        options = SamplingOptions(**({"temperature": 0.8, "stop_tokens": BYTES.stop_tokens} | options))
         steps = sampler.generate([prompt.encode()], length, options)
         added = bytes(int(token) for (token,) in steps if token >= 0)
         return escape((prompt.encode() + added).decode(errors="replace")) + "\n"
