@@ -124,7 +124,7 @@ class EvaluationBatches(Sequence):
 
     def __len__(self) -> int:
         num_batches = -(-self.num_items // self.batch_size)
-        return num_batches if self.max_batches is None else min(num_batches, self.max_batches)
+        return min(num_batches, self.max_batches or num_batches)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= index < len(self):
@@ -135,11 +135,6 @@ class EvaluationBatches(Sequence):
         inputs, targets = self.load(items)
         targets[positions >= num_visited] = IGNORED_TARGET
         return inputs, targets
-
-
-def num_evaluation_windows(num_tokens: int, length: int) -> int:
-    """Number of windows of `evaluation_windows`."""
-    return -(-(num_tokens - 1) // length)
 
 
 def evaluation_windows(

@@ -44,7 +44,6 @@ class TextConfig(Options):
     cache_dir: Place | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Key and message of each violated rule between fields."""
         if self.bpe_vocab_size != BPE_VOCAB_SIZE and self.tokenizer != BPE:
             yield "bpe_vocab_size", f"has no effect without tokenizer=bpe, got {self.bpe_vocab_size}"
 
@@ -91,7 +90,6 @@ class TfdsTextConfig(TextConfig):
     data_dir: Place | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Key and message of each violated rule between fields."""
         yield from super().problems()
         if self.validation_split is not None and self.held_out != HELD_OUT:
             yield "held_out", f"is set, and so is validation_split {self.validation_split!r}: set one of them"
@@ -123,7 +121,6 @@ class AugmentConfig(Options):
     fill: Literal["zero", "reflect"] = "zero"  # pixels beyond the edge: black, or the mirrored image
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Key and message of each violated rule between fields."""
         if self.fill != "zero" and not (self.rotation or self.scale or self.shear or self.shift):
             yield ("fill", f"{self.fill} has no effect without rotation, scale, shear or shift; use zero")
 
@@ -158,7 +155,6 @@ class TfdsImagesConfig(Options):
     cache_dir: Place | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Key and message of each violated rule between fields."""
         if self.validation_split == self.train_split:
             yield "validation_split", f"must differ from train_split, got {self.validation_split!r} for both"
 

@@ -8,21 +8,14 @@ held-out text never repeats a training document.
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from data.config import (
-    BPE,
-    PasskeyConfig,
-    PythonStdlibConfig,
-    TextConfig,
-    TextFilesConfig,
-    TfdsTextConfig,
-)
+from data.config import BPE, PasskeyConfig, PythonStdlibConfig, TextConfig, TextFilesConfig, TfdsTextConfig
 from data.sources import (
     SPLITS,
     InvalidItem,
@@ -90,8 +83,7 @@ def load_text(
         report: receives one-line messages: progress and skipped documents.
 
     Raises:
-        DataError: if the documents or the tokenizer cannot be found or read, no text is left, the text is too
-            short for the vocabulary of `bpe`, or the cache cannot be written.
+        DataError: if the documents, the tokenizer or the cache cannot be used.
     """
     if tokenizer is None and config.tokenizer != BPE:
         tokenizer = tokenizer_of(config)
@@ -118,28 +110,20 @@ def load_bytes(config: TextConfig, *, report: Report) -> TextCorpus:
 
             source = tfds_source(config, report=report)
         case _:
-            raise TypeError(f"config must be a text class of data.config, got {type(config).__name__}")
+            raise TypeError(f"not a config of text: {config}")
     folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": source.held_out})
     meta = load_or_build(folder, source, partial(_tokenize, source), report=report)
-    train, validation = (MappedFile(folder / f"{split}.bin", np.uint8, mode="r") for split in SPLITS)
+    splits = map_splits(folder, np.uint8)
+    counts = meta["num_documents"]
     # A separator precedes each document, and one follows the last.
-    num_bytes = {
-        split: len(tokens) - meta["num_documents"][split] - 1
-        for split, tokens in zip(SPLITS, (train, validation), strict=True)
-    }
+    num_bytes = {split: len(splits[split]) - counts[split] - 1 for split in SPLITS}
     train_size, held_out_size = (
-        f"{format_count(meta['num_documents'][split], 'document')}, {num_bytes[split]:,} bytes"
-        for split in SPLITS
+        f"{format_count(counts[split], 'document')}, {num_bytes[split]:,} bytes" for split in SPLITS
     )
     cut = format_count(meta["num_divided"], "document")
     ends = f" (of {cut} only the last {100 * source.held_out:g} %)" if meta["num_divided"] else ""
-    return TextCorpus(
-        train=train,
-        validation=validation,
-        fingerprint=meta["fingerprint"],
-        description=f"{source.name}: {train_size} for training; {held_out_size} held out{ends}",
-        num_bytes=num_bytes,
-    )
+    description = f"{source.name}: {train_size} for training; {held_out_size} held out{ends}"
+    return TextCorpus(**splits, fingerprint=meta["fingerprint"], description=description, num_bytes=num_bytes)
 
 
 def trained_tokenizer(corpus: TextCorpus, config: TextConfig, report: Report) -> JsonTokenizer:
@@ -169,12 +153,8 @@ def trained_tokenizer(corpus: TextCorpus, config: TextConfig, report: Report) ->
 
 def tokenize(corpus: TextCorpus, tokenizer: JsonTokenizer, config: TextConfig, report: Report) -> TextCorpus:
     """The corpus, which is in bytes, in other tokens."""
-    identity = {
-        "text_sha256": corpus.fingerprint,
-        "num_bytes": corpus.num_bytes,
-        "tokenizer_sha256": tokenizer.sha256,
-        "dtype": tokenizer.dtype.name,
-    }
+    identity = {"text_sha256": corpus.fingerprint, "num_bytes": corpus.num_bytes}
+    identity |= {"tokenizer_sha256": tokenizer.sha256, "dtype": tokenizer.dtype.name}
     folder = cache_folder(config.cache_dir, "tokens", identity)
 
     def build(folder: Path, progress: Progress) -> dict:
@@ -189,8 +169,13 @@ def tokenize(corpus: TextCorpus, tokenizer: JsonTokenizer, config: TextConfig, r
     size = len(corpus.train) + len(corpus.validation)
     source = Source(config.source, identity, size, "byte", action=("tokenizing", "tokenized"))
     meta = load_or_build(folder, source, build, report=report)
-    train, validation = (MappedFile(folder / f"{s}.bin", tokenizer.dtype, mode="r") for s in SPLITS)
-    return TextCorpus(train, validation, meta["fingerprint"], corpus.description, corpus.num_bytes, tokenizer)
+    splits = map_splits(folder, tokenizer.dtype)
+    return replace(corpus, **splits, fingerprint=meta["fingerprint"], tokenizer=tokenizer)
+
+
+def map_splits(folder: Path, dtype: np.dtype) -> dict[Split, np.ndarray]:
+    """Memory-mapped tokens of each split in a cache entry."""
+    return {split: MappedFile(folder / f"{split}.bin", dtype, mode="r") for split in SPLITS}
 
 
 def write_tokens(stored: np.ndarray, tokenizer: JsonTokenizer, file: IO[bytes], progress: Progress) -> None:
@@ -229,13 +214,6 @@ def read_blocks(stored: np.ndarray) -> Iterator[list[tuple[str, bool, bool]]]:
             size, pieces = 0, []
 
 
-def character_start(content: bytes, index: int) -> int:
-    """Start of the UTF-8 character that contains the byte at `index`."""
-    while 0 < index < len(content) and content[index] & 0xC0 == 0x80:
-        index -= 1
-    return index
-
-
 def check_length(corpus: TextCorpus, context_length: int) -> None:
     """Raises DataError if a split is shorter than one window, `context_length + 1` tokens."""
     for split, tokens in (("train", corpus.train), ("validation", corpus.validation)):
@@ -253,19 +231,18 @@ def _tokenize(source: Source, folder: Path, progress: Progress) -> dict:
         # The split depends on the number and sizes of all usable documents, which are read twice.
         sizes = [len(content) for *_, content in _usable(source, Progress(source, progress.report))]
         max_bytes = held_out_bytes(sizes, held_out=source.held_out)
-    separator = bytes([BYTES.separator])
     num_documents, num_divided = dict.fromkeys(SPLITS, 0), 0
     with open(folder / "train.bin", "wb") as train, open(folder / "validation.bin", "wb") as validation:
         files = {"train": train, "validation": validation}
         for file in files.values():
-            file.write(separator)
+            file.write(b"\0")
         for split, name, content in _usable(source, progress):
             parts = {split: content}
             if max_bytes is not None:
                 parts = divide(name, content, held_out=source.held_out, max_bytes=max_bytes)
             num_divided += len(parts) - 1
             for part_split, part in parts.items():
-                files[part_split].write(part + separator)
+                files[part_split].write(part + b"\0")
                 num_documents[part_split] += 1
     for split, use in (("train", "training"), ("validation", "validation")):
         if not num_documents[split]:
@@ -273,11 +250,8 @@ def _tokenize(source: Source, folder: Path, progress: Progress) -> dict:
                 f"{source.name}: no text is left for {use} of {source.describe_size()}, without empty "
                 f"and repeated ones{progress.describe_skipped()}; add text"
             )
-    return {
-        "num_documents": num_documents,
-        "num_divided": num_divided,
-        "fingerprint": fingerprint_of(folder),
-    }
+    counts = {"num_documents": num_documents, "num_divided": num_divided}
+    return counts | {"fingerprint": fingerprint_of(folder)}
 
 
 def fingerprint_of(folder: Path) -> str:
@@ -316,10 +290,7 @@ def clean_text(raw: bytes) -> bytes:
 
 
 def held_out_bytes(sizes: Sequence[int], *, held_out: float) -> int:
-    """Bytes to hold out in whole documents; 0 if either split would have fewer than 8 on average.
-
-    `sizes` are the bytes of each document.
-    """
+    """Bytes to hold out in whole documents; 0 if either split would have fewer than 8 on average."""
     # With 8 documents expected on the smaller side, a side is empty in one of e**8 = 3,000 corpora.
     if len(sizes) * min(held_out, 1 - held_out) < 8:
         return 0
@@ -335,7 +306,9 @@ def divide(name: str, content: bytes, *, held_out: float, max_bytes: int) -> dic
     """
     if len(content) <= max_bytes:
         return {"validation" if hash_fraction(name) < held_out else "train": content}
-    cut = character_start(content, len(content) - round(len(content) * held_out))
+    cut = len(content) - round(len(content) * held_out)
+    while 0 < cut < len(content) and content[cut] & 0xC0 == 0x80:  # inside a UTF-8 character
+        cut -= 1
     if cut in (0, len(content)):
         return {"train": content}
     return {"train": content[:cut], "validation": content[cut:]}

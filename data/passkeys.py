@@ -7,8 +7,6 @@ The digits of a key are distinct: a model copies the key by attending to the dig
 """
 
 import hashlib
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -29,7 +27,6 @@ FILLER = (
 PARTS = "The key: ", ". ", "What was the key? The key: "
 
 
-@dataclass(frozen=True)
 class Passkeys:
     """Texts with keys of `digits` digits, for rows of `length` tokens.
 
@@ -37,35 +34,19 @@ class Passkeys:
         DataError: if the length is too short for a key and its question.
     """
 
-    length: int
-    digits: int
-    tokenizer: Tokenizer = BYTES
-
-    def __post_init__(self):
-        if self.length < self.smallest:
+    def __init__(self, length: int, digits: int, tokenizer: Tokenizer = BYTES):
+        self.length, self.digits, self.tokenizer = length, digits, tokenizer
+        # Before and after the key in its statement, and the question.
+        self.parts = [tokenizer.encode(part) for part in PARTS]
+        self.sentences = [tokenizer.encode(sentence) for sentence in FILLER]
+        # The last token: some tokenizers put a space before a text.
+        self.digit_tokens = np.array([tokenizer.encode(digit)[-1] for digit in "0123456789"])
+        self.smallest = sum(map(len, self.parts)) + 2 * digits  # tokens of a text without filler
+        if length < self.smallest:
             raise DataError(
-                f"a context of {self.length:,} tokens is too short for a key of {self.digits} digits and its "
+                f"a context of {length:,} tokens is too short for a key of {digits} digits and its "
                 f"question, which take {self.smallest}. Use a longer context or fewer digits"
             )
-
-    @cached_property
-    def parts(self) -> list[np.ndarray]:
-        """Tokens before and after the key in its statement, and of the question."""
-        return [self.tokenizer.encode(part) for part in PARTS]
-
-    @cached_property
-    def sentences(self) -> list[np.ndarray]:
-        return [self.tokenizer.encode(sentence) for sentence in FILLER]
-
-    @cached_property
-    def digit_tokens(self) -> np.ndarray:
-        """(10,) token of each digit: the last one, since some tokenizers put a space before a text."""
-        return np.array([self.tokenizer.encode(digit)[-1] for digit in "0123456789"])
-
-    @cached_property
-    def smallest(self) -> int:
-        """Number of tokens of a text without filler."""
-        return sum(map(len, self.parts)) + 2 * self.digits
 
     def text(self, draw: np.random.Generator, size: int, *, depth: float | None = None) -> np.ndarray:
         """Text of `size` tokens, at least `smallest`, that ends with the key.
@@ -103,8 +84,7 @@ class Passkeys:
         Returns:
             Inputs and targets, (batch, length) int32 each; only the digits at the end are targets.
         """
-        depths = [None] * len(indices) if depths is None else depths
-        pairs = zip(indices, depths, strict=True)
+        pairs = zip(indices, [None] * len(indices) if depths is None else depths, strict=True)
         return self._inputs_and_targets([[self.held_out_text(int(i), depth=depth)] for i, depth in pairs])
 
     def training_batch(

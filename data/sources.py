@@ -90,16 +90,14 @@ class Progress:
 
     def advance(self, count: int = 1) -> None:
         """Counts more items as done."""
-        now = time.monotonic()
+        now, source = time.monotonic(), self.source
         self.num_done += count
         if now - self.reported_at >= REPORT_EVERY_SECONDS:
             self.reported_at = now
             rate = self.num_done / max(now - self.started_at, 1e-6)
-            line = (
-                f"{self.source.action[1]} {self.num_done:,} of {self.source.describe_size()}, {rate:,.0f}/s"
-            )
-            if self.source.num_items is not None:
-                line += f", {format_duration((self.source.num_items - self.num_done) / rate)} left"
+            line = f"{source.action[1]} {self.num_done:,} of {source.describe_size()}, {rate:,.0f}/s"
+            if source.num_items is not None:
+                line += f", {format_duration((source.num_items - self.num_done) / rate)} left"
             self.report(line)
 
     def skip(self, name: str, error: DataError) -> None:
@@ -142,14 +140,9 @@ def load_or_build(
 ) -> dict:
     """Returns `meta.json` of the entry `folder`, which is built first unless it is complete and undamaged.
 
-    Of several processes that need an entry, one builds it and the others wait.
-
-    Args:
-        build: writes files into a folder; returns JSON values for `meta.json`.
-        report: receives one-line messages: progress and skipped items, the latter at every load.
-
-    Raises:
-        DataError: if the cache cannot be written.
+    Of several processes that need an entry, one builds it and the others wait. `build` writes files into a
+    folder and returns JSON values for `meta.json`. `report` receives the progress, and the skipped items at
+    every load. Raises DataError if the cache cannot be written.
     """
     try:
         remove_partial(folder.parent)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatch, fnmatchcase
 from pathlib import Path
 
-from data.config import JsonLinesConfig, ParquetConfig, PythonStdlibConfig, TextFilesConfig
+from data.config import PythonStdlibConfig, TextFilesConfig
 from data.sources import MOVED_HINT, InvalidItem, Source, Split, check_regular, file_state, read_file
 from system.errors import DataError, reason
 from system.files import walk_files
@@ -51,10 +51,8 @@ def user_files_source(config: TextFilesConfig) -> Source:
             f"data.path={config.path} matches no file in {root.absolute()}; check the path, or use "
             f"a glob such as 'texts/**/*.txt' for files at any depth{MOVED_HINT}"
         )
-    if isinstance(config, JsonLinesConfig):
-        read_texts = read_rows if isinstance(config, ParquetConfig) else read_lines
-        return _file_source(config, root, files, read_texts, key=config.text_key, invalid=config.invalid)
-    return _file_source(config, root, files, invalid=config.invalid)
+    read_texts = {"json_lines": read_lines, "parquet": read_rows}.get(config.source)
+    return _file_source(config, root, files, read_texts)
 
 
 def _file_source(
@@ -62,11 +60,9 @@ def _file_source(
     root: Path,
     files: list[tuple[str, Path]],
     read_texts: Callable[[Path, str], Iterator[bytes | InvalidItem]] | None = None,
-    *,
-    key: str = "",
-    invalid: str = "skip",
 ) -> Source:
-    """Source of the files, or of the texts under `key` in each file."""
+    """Source of the files, or of the texts that `read_texts` finds in each under `config.text_key`."""
+    key, invalid = getattr(config, "text_key", ""), getattr(config, "invalid", "skip")
 
     def documents(split: Split) -> Iterator[tuple[str, bytes | DataError]]:
         for name, path in files:
@@ -102,13 +98,10 @@ def read_lines(path: Path, key: str) -> Iterator[bytes | InvalidItem]:
         for line in file:
             try:
                 value = json.loads(line) if line.strip() else {key: ""}
+                yield value[key].encode(errors="surrogatepass")
             except (ValueError, RecursionError) as error:
                 yield InvalidItem(f"not JSON: {reason(error)}")
-                continue
-            text = value.get(key) if isinstance(value, dict) else None
-            if isinstance(text, str):
-                yield text.encode(errors="surrogatepass")
-            else:
+            except (TypeError, KeyError, AttributeError):
                 yield InvalidItem(f"not an object with a text under {key!r} (data.text_key)")
 
 

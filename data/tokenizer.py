@@ -56,12 +56,8 @@ BYTES = ByteTokenizer()
 class JsonTokenizer:
     """Tokenizer of the Hugging Face library `tokenizers`.
 
-    Args:
-        content: content of a `tokenizer.json`.
-        name: its name in error messages.
-
-    Raises:
-        DataError: if it cannot be loaded, or has none of the `SEPARATORS` as a special token.
+    `content` is that of the `tokenizer.json` `name`. Raises DataError if it cannot be loaded, or has none of
+    the `SEPARATORS` as a special token.
     """
 
     def __init__(self, content: str, *, name: str = FILE_NAME):
@@ -140,11 +136,7 @@ def byte_alphabet() -> dict[str, int]:
 
 
 def read_tokenizer(path: str | os.PathLike) -> JsonTokenizer:
-    """Tokenizer of a `tokenizer.json`, or of a directory that contains one.
-
-    Raises:
-        DataError: if it cannot be read or used.
-    """
+    """Tokenizer of a `tokenizer.json`, or of a directory with one; raises DataError if it cannot be used."""
     path = Path(path, FILE_NAME) if os.path.isdir(path) else Path(path)
     try:
         content = path.read_text("utf-8")
@@ -156,10 +148,8 @@ def read_tokenizer(path: str | os.PathLike) -> JsonTokenizer:
 def train_bpe(texts: Iterable[str], *, vocab_size: int) -> JsonTokenizer:
     """Trains byte-level byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909; bytes as in GPT-2).
 
-    The same texts give the same tokens. The result encodes any text and decodes it to the same text.
-
-    Raises:
-        DataError: if the texts do not hold enough pairs of tokens for the vocabulary.
+    The same texts give the same tokens. The result encodes any text and decodes it to the same text. Raises
+    DataError if the texts do not hold enough pairs of tokens for the vocabulary.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -193,8 +183,7 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
         # Tokens of the last text returned, and those after: decoding may drop a space from the first token.
-        self._tokens: list[int] = []
-        self._num_returned = 0
+        self._tokens, self._num_returned = [], 0
 
     def add(self, tokens: Iterable[int], *, is_last: bool = False) -> str:
         """Text that the tokens complete; with `is_last` incomplete characters too, as U+FFFD."""

@@ -34,12 +34,8 @@ def evaluate_passkeys(
     Each run is also measured at its trained length. Keys and filler are the same at every depth, and in every
     run with as many digits.
 
-    Args:
-        runs: runs of language models.
-        lengths: context lengths in tokens.
-        num_depths: number of depths, evenly spaced from the beginning of the text to its question.
-        examples: texts of each length and depth.
-        scalings: types of rotary scaling to apply without training.
+    The depths are evenly spaced from the beginning of the text to its question; `examples` is the number of
+    texts of each length and depth.
 
     Raises:
         RunError, DataError: before any evaluation, if a run cannot be evaluated.
@@ -87,14 +83,8 @@ def num_digits(run: Run) -> int:
 
 
 def make_row(case: Case, depth: float, found: np.ndarray) -> dict:
-    return {
-        **case.facts,
-        "digits": num_digits(case.run),
-        "length": case.length,
-        "depth": float(depth),
-        "examples": len(found),
-        "accuracy": float(found.mean()),
-    }
+    values = {"depth": float(depth), "examples": len(found), "accuracy": float(found.mean())}
+    return {**case.facts, "digits": num_digits(case.run), "length": case.length, **values}
 
 
 def mean_accuracy(rows: list[dict]) -> float:

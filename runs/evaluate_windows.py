@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 
 import keras
@@ -34,11 +35,8 @@ from runs.plots import save, subplots, without_formulas
 from system.errors import RunError
 from system.text import format_command, print_error
 
-# Columns left out of the table.
-JSON_COLUMNS = {
-    *("step", "context_length", "factor", "attention", "stride"),
-    *("targets", "bytes", "documents"),  # the same in all rows
-}
+# Columns left out of the table; the last three are the same in all rows.
+JSON_COLUMNS = ["step", "context_length", "factor", "attention", "stride", "targets", "bytes", "documents"]
 CURVE_MARKERS = "os^vDXP*"
 
 
@@ -61,7 +59,6 @@ def evaluate_windows(
     """Row for each run, each of `none` and `scalings`, and each window; see `make_row`.
 
     Args:
-        runs: runs with the same held-out text.
         windows: context lengths in tokens, ascending.
         stride: targets that one forward pass predicts, at most the shortest window.
         max_targets: approximate number of targets in all.
@@ -79,11 +76,9 @@ def evaluate_windows(
                 "so that their losses cannot be compared. Evaluate them one by one"
             )
     tokens, tokenizer = runs[0].corpus.validation, runs[0].corpus.tokenizer
-    targets = choose_targets(
-        tokens, separator=tokenizer.separator, window=windows[-1], stride=stride, max_targets=max_targets
-    )
-    counts = sum_by_document(targets, targets.counts)
-    num_bytes = count_bytes(targets, tokenizer)
+    limits = {"window": windows[-1], "stride": stride, "max_targets": max_targets}
+    targets = choose_targets(tokens, separator=tokenizer.separator, **limits)
+    counts, num_bytes = sum_by_document(targets, targets.counts), count_bytes(targets, tokenizer)
 
     def prepare(case, batch_size):
         evaluate = make_window_evaluator(
@@ -98,9 +93,9 @@ def evaluate_windows(
     cases = make_cases(runs, scalings, lengths=dict.fromkeys(runs, windows))
     losses = evaluate_cases(cases, prepare)  # (blocks,) each, and rows that fill the last batch
     sums = [sum_by_document(targets, values[: len(targets)]) for values in losses]
-    options = {"attention": attention, "stride": stride}
     return [
-        make_row(case, case_sums, counts, first=sums[0], num_bytes=num_bytes) | options
+        make_row(case, case_sums, counts, first=sums[0], num_bytes=num_bytes)
+        | {"attention": attention, "stride": stride}
         for case, case_sums in zip(cases, sums, strict=True)
     ]
 
@@ -134,15 +129,8 @@ def mean_over_documents(sums: np.ndarray, counts: np.ndarray) -> tuple[float, fl
     """Mean over the targets of all documents, and its standard error with documents as the sampling unit.
 
     The targets of one document are correlated, so that they are not independent samples. The mean is a ratio
-    of two sums over documents; its error is that of the linearised ratio (Cochran 1977, Sampling Techniques,
-    2.11).
-
-    Args:
-        sums: (documents,) sum over the targets of each document.
-        counts: (documents,) number of targets of each document.
-
-    Returns:
-        The mean, and its standard error: None for a single document.
+    of the `sums` over the targets of each document, (documents,), and their `counts`; its error is that of
+    the linearized ratio (Cochran 1977, Sampling Techniques, 2.11), and None for a single document.
     """
     mean = sums.sum() / counts.sum()
     if len(sums) < 2:
@@ -189,11 +177,10 @@ def plot_rows(rows: list[dict], path: Path) -> None:
     trained_lengths = sorted({row["context_length"] for row in rows})
     for length in trained_lengths:
         axes.axvline(length, color="grey", linestyle="--", linewidth=1)
-    columns = "window", "nats_per_token", "standard_error"
+    columns = itemgetter("window", "nats_per_token", "standard_error")
     curves = group_rows(rows, "run", "zero_shot")
     for group, marker in zip(curves, itertools.cycle(CURVE_MARKERS), strict=False):
-        # None becomes NaN, which is drawn without a bar.
-        windows, losses, errors = np.array([[row[name] for name in columns] for row in group], float).T
+        windows, losses, errors = np.array(list(map(columns, group)), float).T  # NaN for None: without a bar
         style = {"marker": marker, "markersize": 5, "capsize": 3, "alpha": 0.8}
         axes.errorbar(windows, losses, yerr=errors, label=label_of(group[0]), **style)
     windows = sorted({row["window"] for row in rows})

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,13 +68,12 @@ class Case(NamedTuple):
     @property
     def facts(self) -> dict:
         """First columns of a row of results."""
-        return {
-            "run": str(self.run.path),
-            "step": self.run.manifest["step"],
+        lengths = {
             "context_length": self.run.trained_length,
             "zero_shot": self.scaling,
             "factor": self.factor,
         }
+        return {"run": str(self.run.path), "step": self.run.manifest["step"], **lengths}
 
 
 def load_run(path: Path, *, step: int | str = "latest") -> Run:
@@ -84,12 +83,8 @@ def load_run(path: Path, *, step: int | str = "latest") -> Run:
 
 def make_cases(runs: list[Run], scalings: list[str], *, lengths: dict[Run, list[int]]) -> list[Case]:
     """Cases of each run, each of `none` and `scalings`, and each length, in this order."""
-    return [
-        Case(run, scaling, length)
-        for run in runs
-        for scaling in ("none", *scalings)
-        for length in lengths[run]
-    ]
+    types = ("none", *scalings)
+    return [Case(run, scaling, length) for run in runs for scaling in types for length in lengths[run]]
 
 
 def evaluate_cases(
@@ -97,12 +92,8 @@ def evaluate_cases(
 ) -> list[np.ndarray]:
     """Values of each case, over all its batches; equivalent cases are evaluated once.
 
-    Args:
-        cases: cases to evaluate.
-        prepare: returns the batches of a case with so many rows, and a function from a batch to its values.
-
-    Raises:
-        RunError: before any evaluation, if a case does not fit in memory.
+    `prepare` returns the batches of a case with so many rows, and a function from a batch to its values.
+    Raises RunError before any evaluation, if a case does not fit in memory.
     """
     batch_sizes = {case: choose_batch_size(case) for case in dict.fromkeys(c.equivalent for c in cases)}
     values = {}
@@ -171,13 +162,8 @@ def check_run(run: Run, lengths: list[int], *, scalings: list[str], attention: s
         raise RunError(
             f"--zero-shot scales rotary positions, {run.path} has position={config.position}. Leave it out"
         )
-    rope = config.rope
-    factors = {
-        "interpolate_factor": rope.interpolate_factor,
-        "theta_rescale_factor": rope.theta_rescale_factor,
-    }
-    for key, value in (factors | {"scaling.type": rope.scaling.type}).items():
-        if scalings and value not in (1, "none"):
+    for key in ("interpolate_factor", "theta_rescale_factor", "scaling.type") if scalings else ():
+        if (value := attrgetter(key)(config.rope)) not in (1, "none"):
             raise RunError(
                 f"--zero-shot starts from a model without a scaling, but {run.path} was trained with "
                 f"model.rope.{key}={value}. Leave out --zero-shot, or evaluate its parent run"
@@ -206,11 +192,7 @@ def row_memory(model: TransformerLM, length: int) -> int:
 
 
 def choose_batch_size(case: Case) -> int:
-    """Rows with as many tokens as a training step reads at once, or as many rows as fit in memory.
-
-    Raises:
-        RunError: if not even one row fits.
-    """
+    """Rows with as many tokens as a training step reads, or as fit in memory; RunError if none fits."""
     options = case.run.config
     tokens = options.batch_size // options.accumulation_steps * case.run.trained_length
     rows = max(1, tokens // case.length)

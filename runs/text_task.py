@@ -17,7 +17,6 @@ from data.batches import (
     EvaluationBatches,
     batch_dataset,
     evaluation_windows,
-    num_evaluation_windows,
     training_batch,
 )
 from data.config import BPE
@@ -69,25 +68,16 @@ class TextTask:
         return {"data_fingerprint": self.corpus.fingerprint}
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
-        batch = partial(
-            training_batch,
-            self.corpus.train,
-            batch_size=self.config.batch_size,
-            length=self.config.context_length,
-            seed=self.config.seed,
-            rows=rows,
-        )
-        return batch_dataset(batch, start_step=start_step, num_steps=self.config.num_steps)
+        batch = partial(training_batch, self.corpus.train, length=self.config.context_length)
+        return training_dataset(self.config, batch, start_step, rows)
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
         tokens, length = self.corpus.validation, self.config.context_length
-        return EvaluationBatches(
-            num_evaluation_windows(len(tokens), length),
+        load, num_windows = (
             partial(evaluation_windows, tokens, length=length),
-            batch_size=self.config.batch_size,
-            max_batches=max_batches,
-            rows=rows,
+            -(-(len(tokens) - 1) // length),
         )
+        return EvaluationBatches(num_windows, load, self.config.batch_size, max_batches, rows)
 
     def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
         sampler = Sampler(model, vocab_size=self.tokenizer.vocab_size)
@@ -152,48 +142,34 @@ class PasskeyTask:
 
     @property
     def description(self) -> str:
-        data = self.config.data
-        return (
-            f"passkey: a key of {data.digits} digits in a generated text of {self.config.context_length:,} "
-            f"tokens, {data.held_out_examples:,} of them held out"
-        )
+        data, length = self.config.data, self.config.context_length
+        texts = f"a generated text of {length:,} tokens, {data.held_out_examples:,} of them held out"
+        return f"passkey: a key of {data.digits} digits in {texts}"
 
     @property
     def facts(self) -> dict:
         return {"data_fingerprint": self.passkeys.fingerprint()}
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
-        batch = partial(
-            self.passkeys.training_batch,
-            batch_size=self.config.batch_size,
-            texts=self.config.data.texts,
-            seed=self.config.seed,
-            rows=rows,
-        )
-        return batch_dataset(batch, start_step=start_step, num_steps=self.config.num_steps)
+        batch = partial(self.passkeys.training_batch, texts=self.config.data.texts)
+        return training_dataset(self.config, batch, start_step, rows)
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
-        return EvaluationBatches(
-            self.config.data.held_out_examples,
-            self.passkeys.held_out,
-            batch_size=self.config.batch_size,
-            max_batches=max_batches,
-            rows=rows,
-        )
+        count, batch_size = self.config.data.held_out_examples, self.config.batch_size
+        return EvaluationBatches(count, self.passkeys.held_out, batch_size, max_batches, rows)
 
     def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
         """Function that asks the model for the keys of a few held-out texts."""
         tokenizer, digits = self.tokenizer, self.config.data.digits
         sampler = Sampler(model, vocab_size=tokenizer.vocab_size)
         texts = [self.passkeys.held_out_text(index).tolist() for index in range(PASSKEY_SAMPLES)]
-        questions = [readable(text[:-digits], tokenizer) for text in texts]
-        keys = [readable(text[-digits:], tokenizer) for text in texts]
         prompts = [[tokenizer.separator, *text[:-digits]] for text in texts]
 
         def sample() -> dict:
-            columns = zip(*sampler.generate(prompts, digits, SamplingOptions(temperature=0)), strict=True)
-            answers = [readable(column, tokenizer) for column in columns]
-            return {"sample": "\n".join(map(format_answer, questions, answers, keys))}
+            answers = zip(*sampler.generate(prompts, digits, SamplingOptions(temperature=0)), strict=True)
+            parts = zip(prompts, answers, (text[-digits:] for text in texts), strict=True)
+            lines = (format_answer(*(readable(tokens, tokenizer) for tokens in part)) for part in parts)
+            return {"sample": "\n".join(lines)}
 
         return sample
 
@@ -218,14 +194,16 @@ class PasskeyTask:
         return {"digits": self.config.data.digits}, files, command
 
 
+def training_dataset(config: Config, batch: Callable, start_step: int, rows: slice):
+    """Dataset of the batches from `start_step` on."""
+    batch = partial(batch, batch_size=config.batch_size, seed=config.seed, rows=rows)
+    return batch_dataset(batch, start_step=start_step, num_steps=config.num_steps)
+
+
 def load_text_task(
     config: Config, *, report: Callable[[str], None], tokenizer: Tokenizer | None = None
 ) -> TextTask:
-    """Loads the text; `tokenizer` is that of an existing run.
-
-    Raises:
-        DataError: if the text cannot be read, is shorter than one window or has tokens that the model lacks.
-    """
+    """Loads the text; `tokenizer` is that of an existing run. Raises DataError if the model cannot use it."""
     corpus = load_text(config.data, tokenizer=tokenizer, report=report)
     check_length(corpus, config.context_length)
     return TextTask(fill_vocab_size(config, corpus.tokenizer), corpus)
@@ -282,6 +260,5 @@ def readable(tokens: Iterable[int], tokenizer: Tokenizer = BYTES) -> str:
 
 def format_answer(question: str, answer: str, key: str) -> str:
     """End of the question, as «prompt», the model's answer, and whether it is the key."""
-    return (
-        f"«...{question[-SHOWN_QUESTION_LENGTH:]}»{answer} ({'right' if answer == key else f'it is {key}'})"
-    )
+    verdict = "right" if answer == key else f"it is {key}"
+    return f"«...{question[-SHOWN_QUESTION_LENGTH:]}»{answer} ({verdict})"

@@ -156,26 +156,6 @@ def test_a_vocabulary_smaller_than_that_of_the_tokenizer_is_refused(workplace, c
     assert_mentions(line, "model.vocab_size=255 is smaller than", "256 tokens")
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, ["cannot read the tokenizer", "No such file"]),
-        ("{", ["is not a tokenizer.json that can be loaded"]),
-        (
-            '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}',
-            ["no special token that can separate"],
-        ),
-    ],
-)
-def test_a_tokenizer_that_cannot_be_used_is_refused(workplace, tmp_path, capsys, content, words):
-    path = tmp_path / "tokenizer.json"
-    if content is not None:
-        path.write_text(content)
-    (line,) = refusal(workplace, capsys, "name=new", f"data.tokenizer={path}")
-    assert_mentions(line, str(path), *words)
-    assert not (workplace.outputs / "new").exists()
-
-
 def test_padding_is_never_sampled(bpe_run):
     from models.sampling import Sampler, SamplingOptions
 

@@ -12,7 +12,6 @@ from data.batches import (
     batch_items,
     epoch_order,
     evaluation_windows,
-    num_evaluation_windows,
     training_batch,
 )
 from data.config import AugmentConfig
@@ -30,7 +29,7 @@ def starts(index, *, batch_size, length, seed=7, tokens=TOKENS) -> np.ndarray:
 
 def evaluation(tokens, *, batch_size, length, **options) -> EvaluationBatches:
     load = partial(evaluation_windows, tokens, length=length)
-    num_windows = num_evaluation_windows(len(tokens), length)
+    num_windows = -(-(len(tokens) - 1) // length)
     return EvaluationBatches(num_windows, load, batch_size=batch_size, **options)
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,13 +73,6 @@ def test_one_file_is_split_by_its_tail(tmp_path):
     assert len(documents_of(corpus.validation)[0]) == 11
     size = "99 bytes for training; 1 document, 11 bytes held out (of 1 document only the last 10 %)"
     assert corpus.description.endswith(size)
-
-
-def test_description_states_which_documents_are_divided(folder):
-    (folder / "long.txt").write_text("ab" * 20_000)  # more than 20 % of all text
-    corpus = load(folder)
-    assert f"; {len(documents_of(corpus.validation))} documents, " in corpus.description
-    assert corpus.description.endswith(" bytes held out (of 1 document only the last 20 %)")
 
 
 def test_fingerprint_depends_on_the_text_alone(folder, tmp_path):
@@ -244,24 +236,11 @@ def test_invalid_files_are_skipped_and_named_at_every_load(folder, monkeypatch):
     assert messages[-1] == "skipped 3 more files"
 
 
-def test_invalid_file_raises_on_request(folder):
-    (folder / "bad.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(
-        DataError, match=r"^bad\.txt: not UTF-8 at byte 3; fix or remove .*data\.invalid=skip$"
-    ):
-        load(folder, invalid="error")
-
-
 def test_corpus_without_valid_text_raises(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
     message = r"no text is left for training of 1 file, .* \(1 skipped, first: a\.txt: not"
     with pytest.raises(DataError, match=message):
         load(tmp_path / "a.txt")
-
-
-def test_progress_counts_the_documents(folder, monkeypatch):
-    monkeypatch.setattr(sources, "REPORT_EVERY_SECONDS", 0)
-    assert re.fullmatch(r"read 200 of 200 files, [\d,]+/s, 0:00 left", messages_of(folder)[-1])
 
 
 def test_corpus_shorter_than_a_window_raises(tmp_path):
@@ -285,20 +264,9 @@ def test_standard_library_is_a_corpus_of_python(tmp_path):
     assert not set(train) & set(validation)
 
 
-def split_of(name: str, *, held_out: float) -> str:
-    """Split of a document that is not divided."""
-    (split,) = divide(name, b"text", held_out=held_out, max_bytes=4)
-    return split
-
-
 def test_hash_of_a_name_is_the_same_on_every_machine():
     # printf 'a/b.txt' | sha256sum: 5550000d3b1cf1ff...
     assert hash_fraction("a/b.txt") == 0x5550000D3B1CF1FF / 2**64
-
-
-def test_requested_share_of_the_documents_is_held_out():
-    splits = [split_of(f"{index}.txt", held_out=0.1) for index in range(2_000)]
-    assert 150 < splits.count("validation") < 250  # 200 expected, standard deviation 13
 
 
 @pytest.mark.parametrize(

@@ -52,12 +52,6 @@ def test_key_and_filler_are_the_same_at_every_depth():
     assert len({before for before, _, _, _ in parts}) == 3
 
 
-def test_default_depths_are_uniform():
-    befores = [len(TEXT.fullmatch(text(i, length=600, digits=5))[1]) for i in range(400)]
-    shares = np.histogram(befores, bins=4, range=(0, 600 - Passkeys(600, 5).smallest))[0] / 400
-    np.testing.assert_allclose(shares, 0.25, atol=0.08)  # 3.7 standard errors of 400 draws
-
-
 def test_digits_of_a_key_are_distinct_and_uniform():
     for digits in (2, 10):
         keys = [text(i, length=90, digits=digits)[-digits:] for i in range(50)]

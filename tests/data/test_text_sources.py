@@ -136,13 +136,3 @@ def test_a_row_without_text_is_refused_or_skipped(tmp_path):
     offsets, text = valid.buffers()[1], pyarrow.py_buffer(b"ab\xff" + b"def")
     write_table(path, text=pyarrow.StringArray.from_buffers(2, offsets, text))
     assert refusal(ParquetConfig, path).startswith("a.parquet:1: not UTF-8 at byte 2")
-
-
-@pytest.mark.parametrize("config_class", [JsonLinesConfig, ParquetConfig])
-def test_no_file_or_no_text_is_refused(tmp_path, config_class):
-    assert "matches no file" in refusal(config_class, tmp_path / "*.none")
-    path = tmp_path / "empty"
-    write_table(
-        path, text=pyarrow.array([], pyarrow.string())
-    ) if config_class is ParquetConfig else path.touch()
-    assert "no text is left for training" in refusal(config_class, path)

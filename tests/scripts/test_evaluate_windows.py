@@ -278,9 +278,3 @@ def test_invalid_options_are_refused(arguments, message, run, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(main, "anywhere", *arguments.split())
     assert message in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_a_window_longer_than_every_document_is_refused(trained_run, run):
-    code, _, errors = run(main, trained_run, "--windows", 8, 5000)
-    assert code == 2
-    assert errors[-1].startswith("error: a window of 5,000 tokens is longer than any held-out document")

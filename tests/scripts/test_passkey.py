@@ -253,12 +253,6 @@ def test_a_length_too_short_for_the_question_is_refused(passkey_run, trained_run
     assert errors[-1].startswith("error: a context of 16 tokens is too short")
 
 
-def test_a_training_context_too_short_for_the_question_is_refused(workplace, capsys):
-    assert workplace.train(*PASSKEYS, "~context_length", "context_length=30", "name=short") == 2
-    assert "error: a context of 30 tokens is too short" in capsys.readouterr().err
-    assert not (workplace.outputs / "short").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
