@@ -43,11 +43,7 @@ def epoch_order(num_items: int, *, seed: int, epoch: int) -> np.ndarray:
 def batch_items(
     index: int, *, batch_size: int, num_items: int, seed: int, rows: slice = ALL_ROWS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Items of batch `index`, drawn without replacement within an epoch; a batch may span epochs.
-
-    Returns:
-        Items, (rows,) int64, and the epoch of each, (rows,) int64.
-    """
+    """Items of batch `index`, drawn without replacement in an epoch, and their epochs, (rows,) int64 each."""
     positions = index * batch_size + np.arange(batch_size)[rows]  # (rows,)
     epochs, places = np.divmod(positions, num_items)
     items = np.empty(len(positions), np.int64)
@@ -62,11 +58,8 @@ def training_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Batch `index` of an endless run over the windows of a token array.
 
-    An epoch divides the tokens into windows `length` apart, starting at a random phase, and visits each once
-    in a random order. Phase and order depend on (seed, epoch).
-
-    Args:
-        tokens: (num_tokens,) integers, in memory or memory-mapped; at least `length + 1`.
+    An epoch divides the tokens, (num_tokens,), into windows `length` apart, starting at a random phase, and
+    visits each once in a random order. Phase and order depend on (seed, epoch).
 
     Returns:
         Inputs and targets, (rows, length) int32 each; a target is the token after its input.
@@ -108,12 +101,9 @@ def batch_dataset(
 class EvaluationBatches(Sequence):
     """Sequence of (inputs, targets) that can be indexed and read repeatedly.
 
-    The rows of the last batch that are left over repeat the last item, with targets -1.
-
-    Args:
-        num_items: items 0..num_items - 1 are visited once each.
-        load: returns inputs and targets of some items, (rows,) int64.
-        max_batches: evaluates on fewer batches, with the items evenly spread.
+    Each of `num_items` is visited once, or evenly spread items if `max_batches` is less than that takes.
+    `load` returns inputs and targets of some items, (rows,) int64. The rows of the last batch that are left
+    over repeat the last item, with targets -1.
     """
 
     num_items: int
@@ -142,9 +132,7 @@ def evaluation_windows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Consecutive windows of a token array: every token except the first is a target exactly once.
 
-    Args:
-        tokens: (num_tokens,) integers.
-        windows: (rows,) numbers of windows; window w starts at token `w * length`.
+    Window w of `windows`, (rows,), starts at token `w * length` of `tokens`, (num_tokens,).
 
     Returns:
         Inputs and targets, (rows, length) int32 each; positions after the last token have the target -1.

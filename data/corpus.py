@@ -77,13 +77,8 @@ def load_text(
 ) -> TextCorpus:
     """Loads the corpus of `config` from the cache, which is built first if any document has changed.
 
-    Args:
-        config: source and tokenizer.
-        tokenizer: that of an existing run, in place of the one in the config.
-        report: receives one-line messages: progress and skipped documents.
-
-    Raises:
-        DataError: if the documents, the tokenizer or the cache cannot be used.
+    `tokenizer` is that of an existing run, in place of the one in the config. Raises DataError if the
+    documents, the tokenizer or the cache cannot be used.
     """
     if tokenizer is None and config.tokenizer != BPE:
         tokenizer = tokenizer_of(config)

@@ -28,11 +28,7 @@ PARTS = "The key: ", ". ", "What was the key? The key: "
 
 
 class Passkeys:
-    """Texts with keys of `digits` digits, for rows of `length` tokens.
-
-    Raises:
-        DataError: if the length is too short for a key and its question.
-    """
+    """Texts with keys of `digits` digits, for rows of `length` tokens; DataError if that is too short."""
 
     def __init__(self, length: int, digits: int, tokenizer: Tokenizer = BYTES):
         self.length, self.digits, self.tokenizer = length, digits, tokenizer
@@ -81,8 +77,7 @@ class Passkeys:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Batch of the held-out texts `indices`, (batch,), with keys at `depths`, (batch,).
 
-        Returns:
-            Inputs and targets, (batch, length) int32 each; only the digits at the end are targets.
+        Inputs and targets are (batch, length) int32 each; only the digits at the end are targets.
         """
         pairs = zip(indices, [None] * len(indices) if depths is None else depths, strict=True)
         return self._inputs_and_targets([[self.held_out_text(int(i), depth=depth)] for i, depth in pairs])

@@ -41,9 +41,6 @@ def choose_targets(
         tokens: (num_tokens,) integers, documents between `separator` tokens; the last one may be missing.
         window: length of the longest window; `stride` is at most that of the shortest.
         max_targets: chooses fewer targets, in whole blocks that are evenly spread; at least `stride`.
-
-    Raises:
-        DataError: if no document is as long as `window`.
     """
     starts = np.flatnonzero(tokens == separator)
     stops = np.append(starts[1:], len(tokens))

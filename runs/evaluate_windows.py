@@ -58,12 +58,8 @@ def evaluate_windows(
 ) -> list[dict]:
     """Row for each run, each of `none` and `scalings`, and each window; see `make_row`.
 
-    Args:
-        windows: context lengths in tokens, ascending.
-        stride: targets that one forward pass predicts, at most the shortest window.
-        max_targets: approximate number of targets in all.
-        scalings: types of rotary scaling to apply without training.
-        attention: `full` or `blockwise-causal`.
+    The `windows` are context lengths in ascending order. One forward pass predicts `stride` targets, at most
+    the shortest window. The `scalings` are applied without training.
 
     Raises:
         RunError, DataError: before any evaluation, if a run cannot be evaluated.

@@ -73,10 +73,8 @@ class TextTask:
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
         tokens, length = self.corpus.validation, self.config.context_length
-        load, num_windows = (
-            partial(evaluation_windows, tokens, length=length),
-            -(-(len(tokens) - 1) // length),
-        )
+        load = partial(evaluation_windows, tokens, length=length)
+        num_windows = -(-(len(tokens) - 1) // length)
         return EvaluationBatches(num_windows, load, self.config.batch_size, max_batches, rows)
 
     def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
@@ -88,15 +86,11 @@ class TextTask:
         return {**means, "bits_per_byte": self.corpus.bits_per_byte(means["validation_loss"])}
 
     def results(self, means: dict[str, float]) -> dict:
-        loss = means["validation_loss"]
-        return {
-            "context_length": self.config.context_length,
-            "targets": len(self.corpus.validation) - 1,
-            "bytes": self.corpus.num_bytes["validation"],
-            "nats_per_token": loss,
-            "perplexity": math.exp(loss),
-            "bits_per_byte": self.corpus.bits_per_byte(loss),
-        }
+        loss, corpus = means["validation_loss"], self.corpus
+        sizes = {"targets": len(corpus.validation) - 1, "bytes": corpus.num_bytes["validation"]}
+        losses = {"nats_per_token": loss, "perplexity": math.exp(loss)}
+        bits = {"bits_per_byte": corpus.bits_per_byte(loss)}
+        return {"context_length": self.config.context_length, **sizes, **losses, **bits}
 
     def verdict(self, row: dict) -> str:
         loss, bits = row["validation_loss"], row["bits_per_byte"]
