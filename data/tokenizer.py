@@ -85,7 +85,7 @@ class JsonTokenizer:
         self.json = content
         self.sha256 = hashlib.sha256(content.encode()).hexdigest()
         self.dtype = np.min_scalar_type(self.vocab_size - 1)
-        is_of_bytes = '"ByteLevel"' in json.dumps(json.loads(content)["decoder"])
+        is_of_bytes = '"ByteLevel"' in json.dumps(json.loads(content).get("decoder"))
         self._byte_of = byte_alphabet() if is_of_bytes else {}
         # Some tokenizers put a space before each text. In a part of a document, NUL is put there and removed.
         self._guard = next(filter(self._joins_parts, ("", "\0")), "")

@@ -68,12 +68,9 @@ class Case(NamedTuple):
     @property
     def facts(self) -> dict:
         """First columns of a row of results."""
-        lengths = {
-            "context_length": self.run.trained_length,
-            "zero_shot": self.scaling,
-            "factor": self.factor,
-        }
-        return {"run": str(self.run.path), "step": self.run.manifest["step"], **lengths}
+        run = {"run": str(self.run.path), "step": self.run.manifest["step"]}
+        scaling = {"zero_shot": self.scaling, "factor": self.factor}
+        return {**run, "context_length": self.run.trained_length, **scaling}
 
 
 def load_run(path: Path, *, step: int | str = "latest") -> Run:

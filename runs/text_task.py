@@ -161,8 +161,10 @@ class PasskeyTask:
 
         def sample() -> dict:
             answers = zip(*sampler.generate(prompts, digits, SamplingOptions(temperature=0)), strict=True)
-            parts = zip(prompts, answers, (text[-digits:] for text in texts), strict=True)
-            lines = (format_answer(*(readable(tokens, tokenizer) for tokens in part)) for part in parts)
+            lines = []
+            for text, answer in zip(texts, answers, strict=True):
+                parts = (text[:-digits], answer, text[-digits:])
+                lines.append(format_answer(*(readable(part, tokenizer) for part in parts)))
             return {"sample": "\n".join(lines)}
 
         return sample
