@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from data.config import BPE, PasskeyConfig, PythonStdlibConfig, TextConfig, TextFilesConfig, TfdsTextConfig
+from data.config import BPE, PasskeyConfig, TextConfig, TfdsTextConfig
 from data.sources import (
     SPLITS,
     InvalidItem,
@@ -29,7 +29,7 @@ from data.sources import (
     hash_fraction,
     load_or_build,
 )
-from data.text_sources import python_stdlib_source, user_files_source
+from data.text_sources import files_source
 from data.tokenizer import BYTES, FILE_NAME, JsonTokenizer, Tokenizer, read_tokenizer, train_bpe
 from system.errors import DataError
 from system.text import format_count, print_line
@@ -95,17 +95,12 @@ def tokenizer_of(config: TextConfig | PasskeyConfig) -> Tokenizer:
 
 def load_bytes(config: TextConfig, *, report: Report) -> TextCorpus:
     """The corpus in byte tokens, from which that in other tokens is built."""
-    match config:
-        case PythonStdlibConfig():
-            source = python_stdlib_source(config)
-        case TextFilesConfig():  # or one of its subclasses
-            source = user_files_source(config)
-        case TfdsTextConfig():
-            from data.tfds import tfds_source  # slow to import
+    if isinstance(config, TfdsTextConfig):
+        from data.tfds import tfds_source  # slow to import
 
-            source = tfds_source(config, report=report)
-        case _:
-            raise TypeError(f"not a config of text: {config}")
+        source = tfds_source(config, report=report)
+    else:
+        source = files_source(config)
     folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": source.held_out})
     meta = load_or_build(folder, source, partial(_tokenize, source), report=report)
     splits = map_splits(folder, np.uint8)

@@ -6,8 +6,9 @@ import json
 import os
 import sysconfig
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fnmatch import fnmatch, fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from data.config import PythonStdlibConfig, TextFilesConfig
@@ -22,46 +23,30 @@ STDLIB_EXCLUDED = (
 )
 
 
-def python_stdlib_source(config: PythonStdlibConfig) -> Source:
-    """The `*.py` files of the running Python's standard library, without its tests and tools."""
-    root = Path(sysconfig.get_paths()["stdlib"])
+def files_source(config: PythonStdlibConfig | TextFilesConfig) -> Source:
+    """Documents in files, in sorted order.
 
-    def is_included(parts: list[str], is_directory: bool) -> bool:
-        is_excluded = any(fnmatch(parts[-1], each) for each in STDLIB_EXCLUDED)
-        return not is_excluded and (is_directory or parts[-1].endswith(".py"))
-
-    return _file_source(config, root, walk_files(root, is_included))
-
-
-def user_files_source(config: TextFilesConfig) -> Source:
-    """Documents in the user's files in sorted order.
-
-    `config.path` is a file, a directory (all files below it) or a glob (`**` is any depth). Hidden files and
-    folders are excluded unless the glob names their dot. The name of a document is the path of its file
-    relative to the directory, or to the part of the glob before the first wildcard, and `:number` of its line
-    or row.
+    Those of `python_stdlib` are the `*.py` files of the running Python's standard library, without its tests
+    and tools. Otherwise, `config.path` is a file, a directory (all files below it) or a glob (`**` is any
+    depth); hidden files and folders are excluded unless the glob names their dot. The name of a document is
+    the path of its file relative to the directory, or to the part of the glob before the first wildcard, and
+    `:number` of its line or row.
 
     Raises:
         DataError: if the path matches no file.
     """
-    root, pattern = _root_and_pattern(config.path)
-    files = walk_files(root, lambda parts, is_directory: _matches(parts, pattern, is_directory))
+    if isinstance(config, PythonStdlibConfig):
+        name, root, is_included = config.source, Path(sysconfig.get_paths()["stdlib"]), _is_of_stdlib
+    else:
+        root, pattern = _root_and_pattern(config.path)
+        name, is_included = f"{config.source} {config.path}", partial(_matches, pattern=pattern)
+    files = walk_files(root, is_included)
     if not root.is_dir() or not files:
         raise DataError(
             f"data.path={config.path} matches no file in {root.absolute()}; check the path, or use "
             f"a glob such as 'texts/**/*.txt' for files at any depth{MOVED_HINT}"
         )
     read_texts = {"json_lines": read_lines, "parquet": read_rows}.get(config.source)
-    return _file_source(config, root, files, read_texts)
-
-
-def _file_source(
-    config: PythonStdlibConfig | TextFilesConfig,
-    root: Path,
-    files: list[tuple[str, Path]],
-    read_texts: Callable[[Path, str], Iterator[bytes | InvalidItem]] | None = None,
-) -> Source:
-    """Source of the files, or of the texts that `read_texts` finds in each under `config.text_key`."""
     key, invalid = getattr(config, "text_key", ""), getattr(config, "invalid", "skip")
 
     def documents(split: Split) -> Iterator[tuple[str, bytes | DataError]]:
@@ -82,7 +67,7 @@ def _file_source(
 
     states = [file_state(name, path) for name, path in files]
     return Source(
-        f"{config.source} {config.path}" if isinstance(config, TextFilesConfig) else config.source,
+        name,
         {"root": str(root.absolute()), "files": states, "invalid": invalid, "key": key},
         len(files) if read_texts is None else None,
         "file" if read_texts is None else "document",
@@ -135,16 +120,22 @@ def _root_and_pattern(path: str) -> tuple[Path, list[str]]:
     return root, list(Path(printable(path)).parts[len(root.parts) :])
 
 
-def _matches(parts: list[str], pattern: list[str], is_directory: bool) -> bool:
+def _is_of_stdlib(parts: list[str], is_directory: bool) -> bool:
+    """Whether a file is a source of the standard library, or a file below a directory may be one."""
+    is_excluded = any(fnmatch(parts[-1], each) for each in STDLIB_EXCLUDED)
+    return not is_excluded and (is_directory or parts[-1].endswith(".py"))
+
+
+def _matches(parts: list[str], is_directory: bool, *, pattern: list[str]) -> bool:
     """Whether a file matches the glob, or a file below a directory may match it."""
     if not parts:
         return bool(pattern) if is_directory else set(pattern) <= {"**"}
     if not pattern:
         return False
-    if pattern[0] == "**" and _matches(parts, pattern[1:], is_directory):
+    if pattern[0] == "**" and _matches(parts, is_directory, pattern=pattern[1:]):
         return True
     if parts[0].startswith(".") and not pattern[0].startswith("."):
         return False
     if pattern[0] == "**":
-        return _matches(parts[1:], pattern, is_directory)
-    return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:], is_directory)
+        return _matches(parts[1:], is_directory, pattern=pattern)
+    return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], is_directory, pattern=pattern[1:])

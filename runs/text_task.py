@@ -173,13 +173,9 @@ class PasskeyTask:
         return means
 
     def results(self, means: dict[str, float]) -> dict:
-        return {
-            "context_length": self.config.context_length,
-            "digits": self.config.data.digits,
-            "examples": self.config.data.held_out_examples,
-            "nats_per_token": means["validation_loss"],
-            "accuracy": means["accuracy"],
-        }
+        data, length = self.config.data, self.config.context_length
+        sizes = {"context_length": length, "digits": data.digits, "examples": data.held_out_examples}
+        return {**sizes, "nats_per_token": means["validation_loss"], "accuracy": means["accuracy"]}
 
     def verdict(self, row: dict) -> str:
         return f"{row['accuracy']:.1%} of held-out keys found, loss {row['validation_loss']:.4f} per digit"

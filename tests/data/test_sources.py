@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.config import PythonStdlibConfig, TextFilesConfig
-from data.text_sources import python_stdlib_source, user_files_source
+from data.text_sources import files_source
 from system.errors import DataError
 
 
@@ -20,7 +20,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def names(path) -> list[str]:
-    return [name for name, _ in user_files_source(TextFilesConfig(path=str(path))).items("train")]
+    return [name for name, _ in files_source(TextFilesConfig(path=str(path))).items("train")]
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 
 def test_documents_have_relative_names_in_sorted_order(folder):
-    source = user_files_source(TextFilesConfig(path=str(folder)))
+    source = files_source(TextFilesConfig(path=str(folder)))
     assert source.num_items == 3
     for _ in range(2):  # they can be read again
         assert list(source.items("train")) == [("a.md", b"ay"), ("b.txt", b"bee"), ("deep/er/c.txt", b"sea")]
@@ -107,7 +107,7 @@ def test_what_cannot_be_read_is_an_invalid_document(folder, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", fail)
-    documents = dict(user_files_source(TextFilesConfig(path=str(folder))).items("train"))
+    documents = dict(files_source(TextFilesConfig(path=str(folder))).items("train"))
     reasons = {name: str(error) for name, error in documents.items() if isinstance(error, DataError)}
     assert list(documents) == ["a.md", "b.txt", "deep", "gone.txt", "null.txt", "pipe.txt"]
     assert reasons == {
@@ -138,4 +138,4 @@ def test_standard_library_excludes_its_tests_and_tools(tmp_path, monkeypatch):
         "config-3.13-linux/x.py",
     ]
     write(tmp_path, dict.fromkeys([*included, *excluded, "README.txt"], b"pass"))
-    assert [name for name, _ in python_stdlib_source(PythonStdlibConfig()).items("train")] == included
+    assert [name for name, _ in files_source(PythonStdlibConfig()).items("train")] == included

@@ -9,7 +9,7 @@ import pytest
 
 from data.config import JsonLinesConfig, ParquetConfig
 from data.corpus import load_text
-from data.text_sources import user_files_source
+from data.text_sources import files_source
 from system.errors import DataError
 
 TEXTS = ["first text", "naïve 你好 \U0001f600", "two\nlines\r\nof text", "<|endoftext|>", "last"]
@@ -44,7 +44,7 @@ def refusal(config_class, path, **options):
 def test_each_line_is_a_document_named_by_file_and_number(tmp_path, name):
     write_lines(tmp_path / name, *({"text": text, "id": 3} for text in TEXTS), b"", b"  ")
     write_lines(tmp_path / "b.jsonl", {"text": "other file"})
-    source = user_files_source(JsonLinesConfig(path=str(tmp_path / "*")))
+    source = files_source(JsonLinesConfig(path=str(tmp_path / "*")))
     for _ in range(2):  # they can be read again
         items = list(source.items("train"))
         assert items[:-1] == [(f"{name}:{n}", text.encode()) for n, text in enumerate(TEXTS, 1)]
@@ -55,7 +55,7 @@ def test_each_row_is_a_document_of_any_file(tmp_path):
     write_table(tmp_path / "a.parquet", body=TEXTS, id=list(range(5)))
     large = pyarrow.array(["other file"], pyarrow.large_string())
     write_table(tmp_path / "b.parquet", body=large, extra=[1.5])
-    source = user_files_source(ParquetConfig(path=str(tmp_path / "*.parquet"), text_key="body"))
+    source = files_source(ParquetConfig(path=str(tmp_path / "*.parquet"), text_key="body"))
     items = list(source.items("train"))
     assert [content.decode() for _, content in items] == [*TEXTS, "other file"]
     assert [items[0][0], items[-1][0]] == ["a.parquet:1", "b.parquet:1"]

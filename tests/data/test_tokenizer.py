@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+from tokenizers import decoders, models, normalizers
 
 from data.tokenizer import BYTES, SEPARATORS, JsonTokenizer, TextStream, label, read_tokenizer, train_bpe
 from system.errors import DataError
@@ -38,28 +39,16 @@ def sentencepiece():
     """A tokenizer as of Llama 2: a space before each text, and bytes for unknown characters."""
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
     vocab |= {piece: 259 + index for index, piece in enumerate("\u2581abc")} | {"\u2581a": 263, "bc": 264}
-    merges = [["\u2581", "a"], ["b", "c"]]
-    model = {"type": "BPE", "vocab": vocab, "merges": merges, "unk_token": "<unk>", "byte_fallback": True}
-    added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    prepend = {"type": "Prepend", "prepend": "\u2581"}
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
-    decoders = [
-        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
-        {"type": "ByteFallback"},
-        {"type": "Fuse"},
-        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-    ]
-    content = {
-        "version": "1.0",
-        "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
-        "added_tokens": [
-            {"id": id, "content": text, **added} for id, text in enumerate(["<unk>", "<s>", "</s>"])
-        ],
-        "normalizer": {"type": "Sequence", "normalizers": [prepend, replace]},
-        "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": model,
-    }
-    return JsonTokenizer(json.dumps(content))
+    merges = [("\u2581", "a"), ("b", "c")]
+    model = models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True)
+    tokenizer = tokenizers.Tokenizer(model)
+    spaces = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    tokenizer.normalizer = normalizers.Sequence(spaces)
+    parts = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)])
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.enable_truncation(2)
+    return JsonTokenizer(tokenizer.to_str())
 
 
 @pytest.mark.parametrize("text", HARD_TEXTS.values(), ids=HARD_TEXTS)
