@@ -127,7 +127,6 @@ DAMAGES = {
     "one bit": lambda entry: change_bit(entry / "train.bin"),
     "missing file": lambda entry: (entry / "validation.bin").unlink(),
     "one bit of meta": lambda entry: change_bit(entry / "meta.json"),
-    "broken hashes": lambda entry: os.truncate(entry / "sha256.json", 10),
 }
 
 

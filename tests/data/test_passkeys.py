@@ -122,9 +122,3 @@ def test_context_too_short_for_the_question_raises():
     assert text(0, length=shortest, digits=5).count("The key: ") == 2
     with pytest.raises(DataError, match=rf"a context of {shortest - 1} tokens is too short for a key of 5"):
         Passkeys(shortest - 1, 5)
-
-
-def test_fingerprint_depends_on_length_and_digits():
-    assert Passkeys(90, 5).fingerprint() == Passkeys(90, 5).fingerprint()
-    others = {Passkeys(90, 4).fingerprint(), Passkeys(91, 5).fingerprint()}
-    assert len({*others, Passkeys(90, 5).fingerprint()}) == 3

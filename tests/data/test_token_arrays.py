@@ -83,24 +83,22 @@ def test_bits_per_byte_do_not_depend_on_the_tokenizer(corpora):
     assert 5 < found[0] < 5.2  # separators have bits, but no bytes
 
 
-def test_the_training_split_alone_trains_the_tokenizer(folder, corpora, monkeypatch):
-    texts_read = []
-    real = corpora_module.train_bpe
-    monkeypatch.setattr(
-        corpora_module, "train_bpe", lambda texts, **o: real(texts_read.extend(texts) or texts_read, **o)
-    )
+@pytest.fixture
+def texts_read(monkeypatch):
+    """The texts that a tokenizer is trained on."""
+    read, real = [], corpora_module.train_bpe
+    monkeypatch.setattr(corpora_module, "train_bpe", lambda texts, **o: real(read.extend(texts) or read, **o))
+    return read
+
+
+def test_the_training_split_alone_trains_the_tokenizer(folder, texts_read):
     corpus = load(folder, tokenizer="bpe", bpe_vocab_size=300)
     assert [text for text in texts_read if text] == documents_of(corpus, "train")
 
 
-def test_long_training_text_is_sampled_evenly(monkeypatch, tmp_path):
+def test_long_training_text_is_sampled_evenly(monkeypatch, tmp_path, texts_read):
     monkeypatch.setattr(corpora_module, "MAX_TRAINING_BYTES", 40)
     monkeypatch.setattr(corpora_module, "TRAINING_PIECE_BYTES", 10)
-    texts_read = []
-    real = corpora_module.train_bpe
-    monkeypatch.setattr(
-        corpora_module, "train_bpe", lambda texts, **o: real(texts_read.extend(texts) or texts_read, **o)
-    )
     stored = np.frombuffer(b"\0" + b"".join(b"%04d" % n for n in range(250)) + b"\0", np.uint8)
     corpus = TextCorpus(stored, stored, "0", "made", {"train": 1_000, "validation": 1_000})
     config = TextFilesConfig(path="made", tokenizer="bpe", bpe_vocab_size=257, cache_dir=str(tmp_path))

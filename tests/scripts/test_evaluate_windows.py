@@ -202,11 +202,6 @@ def test_runs_on_different_text_are_not_compared():
             "--zero-shot has no effect on made: no window is longer than its context of 30",
         ),
         (
-            {"context_length": 30},
-            {"attention": "blockwise-causal"},
-            "--attention blockwise-causal has no effect on made: no window is longer",
-        ),
-        (
             {"dim": 4},
             {"scalings": ["ntk"]},
             "made cannot be evaluated at 20 under ntk scaling: rope.theta_rescale_factor must be 1",

@@ -13,8 +13,7 @@ from configs.compose import load_config
 from configs.schema import Config
 from data.config import PasskeyConfig
 from data.passkeys import Passkeys
-from models.config import RopeConfig, TransformerLMConfig
-from models.transformer import TransformerLM
+from models.config import TransformerLMConfig
 from runs import evaluate_passkey
 from runs.evaluate_passkey import evaluate_passkeys, plot_rows, table_rows
 from runs.extended_context import Run, config_of
@@ -119,13 +118,6 @@ def test_a_scaling_applies_beyond_the_trained_length(monkeypatch):
         *[("yarn", 80, 1, 0), ("yarn", 100, 1, 0), ("yarn", 200, 2, 1)],
         *[("dynamic", 80, 1, 0), ("dynamic", 100, 1, 0), ("dynamic", 200, 2, 1)],
     ]
-
-
-@pytest.mark.parametrize("options", [{"rope": RopeConfig(xpos=True)}, {"position": "alibi"}])
-def test_other_positions_are_evaluated_beyond_their_context(eagerly, options):
-    model = TransformerLM(TransformerLMConfig(context_length=60, **SIZES, **options))
-    rows = evaluate_passkeys([make_run(model=model)], [100], num_depths=2, examples=2, scalings=[])
-    assert [row["length"] for row in rows] == [60, 60, 100, 100]
 
 
 def test_a_run_on_text_is_asked_for_keys_of_the_default_length(eagerly):
