@@ -206,10 +206,10 @@ def read_blocks(stored: np.ndarray) -> Iterator[list[tuple[str, bool, bool]]]:
 
 def check_length(corpus: TextCorpus, context_length: int) -> None:
     """Raises DataError if a split is shorter than one window, `context_length + 1` tokens."""
-    for split, tokens in (("train", corpus.train), ("validation", corpus.validation)):
-        if len(tokens) < context_length + 1:
+    for split in SPLITS:
+        if (size := len(getattr(corpus, split))) < context_length + 1:
             raise DataError(
-                f"the {split} split has {len(tokens):,} tokens but one window needs {context_length + 1:,} "
+                f"the {split} split has {size:,} tokens but one window needs {context_length + 1:,} "
                 "(context_length + 1); add text, change data.held_out or decrease context_length"
             )
 

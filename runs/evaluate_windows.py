@@ -45,9 +45,7 @@ def load_run_with_text(path: Path, *, step: int | str = "latest") -> Run:
     run = load_run(path, step=step)
     if isinstance(run.config.data, PasskeyConfig):
         command = format_command("-m", "scripts.passkey", path)
-        raise RunError(
-            f"{path} was trained on generated passkeys, not on text. Measure how many it finds: {command}"
-        )
+        raise RunError(f"{path} was trained on passkeys. Measure how many it finds: {command}")
     corpus = load_text(run.config.data, tokenizer=run.tokenizer, report=print_error)
     note_other_data(path, run.config, run.manifest, fingerprint=corpus.fingerprint)
     return replace(run, corpus=corpus)
@@ -147,19 +145,11 @@ def make_row(case: Case, sums: np.ndarray, counts: np.ndarray, *, first: np.ndar
     """Results of a case; `difference` is its loss minus that of the first case, on the same targets."""
     mean, error = mean_over_documents(sums, counts)
     difference, difference_error = mean_over_documents(sums - first, counts)
-    return {
-        **case.facts,
-        "window": case.length,
-        "nats_per_token": mean,
-        "standard_error": error,
-        "perplexity": math.exp(mean),
-        "bits_per_byte": float(sums.sum()) / (num_bytes * math.log(2)),
-        "difference": difference,
-        "difference_error": difference_error,
-        "targets": int(counts.sum()),
-        "bytes": num_bytes,
-        "documents": len(counts),
-    }
+    losses = {"nats_per_token": mean, "standard_error": error, "perplexity": math.exp(mean)}
+    losses |= {"bits_per_byte": float(sums.sum()) / (num_bytes * math.log(2))}
+    losses |= {"difference": difference, "difference_error": difference_error}
+    sizes = {"targets": int(counts.sum()), "bytes": num_bytes, "documents": len(counts)}
+    return {**case.facts, "window": case.length, **losses, **sizes}
 
 
 def table_rows(rows: list[dict]) -> list[dict]:

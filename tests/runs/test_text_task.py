@@ -33,3 +33,5 @@ def test_a_sample_marks_its_prompt():
     sampler = SimpleNamespace(capacity=8, generate=generate)
     text = sample_text(sampler, held_out("a\nbc def ghi"), seed=0)
     assert text == "«bc def»bc\N{REPLACEMENT CHARACTER}"
+    sampler.capacity = 3
+    assert sample_text(sampler, held_out("\U0001f600"), seed=0)[:3] == "«\N{REPLACEMENT CHARACTER}»"
