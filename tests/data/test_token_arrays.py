@@ -107,7 +107,7 @@ def test_long_training_text_is_sampled_evenly(monkeypatch, tmp_path, texts_read)
 
 
 def test_a_second_load_tokenizes_nothing(folder, corpora, monkeypatch):
-    monkeypatch.setattr(JsonTokenizer, "encode_batch", lambda self, texts: pytest.fail("encoded again"))
+    monkeypatch.setattr(JsonTokenizer, "encode_parts", lambda self, parts: pytest.fail("encoded again"))
     again = load(folder, tokenizer="bpe", bpe_vocab_size=320)
     np.testing.assert_array_equal(again.train, corpora[1].train)
     assert isinstance(again.train, np.memmap)
