@@ -94,14 +94,16 @@ def compose(
         overrides: `key=value`, `group=file`, `+key=value` or `~key`.
         config_dir: directory with more files of the groups.
         report: receives one line that lists the inherited groups.
+
+    Raises:
+        ConfigError, RunError: if the line is wrong, or `init_from` is not the directory of a run.
     """
     with hydra_errors():
         cfg, choices = compose_files(overrides, config_dir)
         if not isinstance(cfg.get("init_from"), str):
             return OmegaConf.to_container(cfg, resolve=True)
         if (path := config_to_inherit(cfg)) is None:
-            report(f"init_from={cfg.init_from} is not a run directory: it has no config.yaml")
-            return OmegaConf.to_container(cfg, resolve=True)
+            raise RunError(f"init_from={cfg.init_from} is not a run directory: it has no config.yaml")
         parent = load_config(path)
         is_similar = OmegaConf.select(cfg, "model.architecture") == parent.model.architecture
         groups = groups_to_inherit(choices, overrides, is_similar=is_similar)

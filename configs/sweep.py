@@ -10,7 +10,7 @@ from pathlib import Path
 from configs.compose import combinations, compose, override_key
 from configs.run_table import FACTS, describe_run, format_runs
 from system.command import forwarding_signals, stop_signals
-from system.errors import ConfigError
+from system.errors import CommandError
 from system.text import format_command, print_line
 
 LONGEST_NAME = 120
@@ -39,7 +39,7 @@ def sweep_job(overrides: tuple[str, ...], swept: list[str], config_dir: Path | N
     command = [sys.executable, sys.argv[0], *flags]
     try:
         values = compose(list(overrides), config_dir=config_dir)
-    except ConfigError:
+    except CommandError:
         return run_job([*command, *overrides]), dict.fromkeys(FACTS) | {"name": " ".join(swept)}
     path = Path(str(values.get("output_dir"))).expanduser() / job_name(str(values.get("name")), swept)
     changes = [override for override in overrides if override_key(override) != "name"]

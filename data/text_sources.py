@@ -42,8 +42,9 @@ def files_source(config: PythonStdlibConfig | TextFilesConfig) -> Source:
         name, is_included = f"{config.source} {config.path}", partial(_matches, pattern=pattern)
     files = walk_files(root, is_included)
     if not root.is_dir() or not files:
+        problem = "matches no file in" if root.exists() else "matches no file: there is no"
         raise DataError(
-            f"data.path={config.path} matches no file in {root.absolute()}; check the path, or use "
+            f"data.path={config.path} {problem} {root.absolute()}; check the path, or use "
             f"a glob such as 'texts/**/*.txt' for files at any depth{MOVED_HINT}"
         )
     read_texts = {"json_lines": read_lines, "parquet": read_rows}.get(config.source)

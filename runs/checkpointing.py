@@ -75,11 +75,17 @@ def make_save(run: Run, checkpoints: Checkpoints, log: RunLog) -> Callable[[int,
         progress = {task.unit: step * run.units_per_step, "elapsed_seconds": log.elapsed_seconds}
         checkpoints.save(step, {**progress, **facts, **constant})
         if not run.directory.config.exists():
-            if run.task.tokenizer is not None and run.task.tokenizer.json is not None:
-                write_text(run.directory.tokenizer, run.task.tokenizer.json)
-            save_config(run.config, run.directory.config)  # after the tokenizer, which it requires
+            record(run)
 
     return save
+
+
+def record(run: Run) -> None:
+    """Writes the tokenizer and the config of a run that has a checkpoint."""
+    tokenizer = run.task.tokenizer
+    if tokenizer is not None and tokenizer.json is not None:
+        write_text(run.directory.tokenizer, tokenizer.json)
+    save_config(run.config, run.directory.config)  # after the tokenizer, which it requires
 
 
 @contextlib.contextmanager

@@ -9,16 +9,15 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from configs.compose import save_config
 from configs.schema import Config
 from models.config import AxialRopeConfig, AxialViTConfig, RopeConfig, count_weights
-from runs.checkpointing import make_save, restore, reverting_on_divergence
+from runs.checkpointing import make_save, record, restore, reverting_on_divergence
 from runs.load import make_model
 from runs.plots import plot_loss
 from runs.resolve import Run, resolve
 from system.errors import ConfigError
 from system.files import write_text
-from system.text import format_command, format_duration, print_line, print_note
+from system.text import format_command, format_count, format_duration, print_line, print_note
 from training.checkpoints import Checkpoints
 from training.evaluation import make_evaluator
 from training.hardware import initialize_devices, physical_memory
@@ -42,7 +41,7 @@ def train_run(config: Config) -> int:
         manifest = replicas.from_chief(lambda: restore(run, model, checkpoints))
         replicas.copy_from_chief(list(checkpoints.variables.values()))
         if replicas.is_chief and manifest["step"] > 0:  # a new run does so with its first checkpoint
-            save_config(run.config, directory.config)
+            record(run)
         if replicas.any(manifest["step"] == run.config.num_steps and directory.is_complete()):
             replicas.on_chief(lambda: print_line(f"This run is complete. Its summary: {directory.summary}"))
             return 0
@@ -174,10 +173,11 @@ def describe(run: Run, model: keras.Model) -> str:
     if options.learned_rotations != "none":
         details.append(f"{options.learned_rotations} learned rotations")
     total, size = config.num_steps * run.units_per_step, run.task.epoch_size
-    epochs = f" ({total / size:.3g} epochs)" if size else ""
+    share = f"{total / size:.2f}" if size and total >= 0.01 * size else "under 0.01"
+    epochs = f" ({share} epochs)" if size else ""
     return (
-        f"model: {model.count_params():,} parameters, {options.num_layers} layers, dim {options.dim}, "
-        f"{options.num_heads} heads, {', '.join(details)}\n"
+        f"model: {model.count_params():,} parameters, {format_count(options.num_layers, 'layer')}, dim {options.dim}, "
+        f"{format_count(options.num_heads, 'head')}, {', '.join(details)}\n"
         f"recipe: {config.num_steps:,} steps of {batch}, {total:,} in all{epochs}; "
         f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}, seed "
         f"{config.seed}\n{run.task.description}"

@@ -146,7 +146,7 @@ def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_images, image_wo
     accuracy = summary_of(run)["accuracy"]
     for text in (
         "4x4 patches of 2x2 pixels, full attention, position axial",
-        "12 steps of 16 images, 192 in all (0.134 epochs)",
+        "12 steps of 16 images, 192 in all (0.13 epochs)",
         f"{describe_device()}, precision float32 (as set), compile graph (as set)",
         f"-m tensorboard.main --logdir {run}",
         "digits: 1,437 images of 8x8x1 in 10 classes for training; 360 of 1,797 (20.0 %) held out",

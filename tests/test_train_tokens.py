@@ -13,7 +13,7 @@ from data.tokenizer import BYTES, JsonTokenizer, read_tokenizer
 from runs.evaluate_runs import evaluate_runs
 from runs.load import load_model, load_task
 from runs.text_task import load_passkey_task
-from tests.run_helpers import WITHOUT_SAMPLES, assert_mentions, refusal
+from tests.run_helpers import WITHOUT_SAMPLES, assert_mentions, copy_of, refusal
 
 BPE = ("data.tokenizer=bpe", "data.bpe_vocab_size=290", "model.vocab_size=320")
 BRIEF = ("num_steps=4", "eval_every=2", "checkpoint_every=2")
@@ -77,14 +77,23 @@ def test_evaluation_in_two_tokenizers_equals_a_numpy_reference(eagerly, trained_
 def test_a_run_needs_neither_the_file_nor_the_cache_again(workplace, file_run):
     path, words, _ = file_run
     shutil.rmtree(workplace.text.parent / "cache")
-    copy = path.with_name("unfinished")
-    shutil.copytree(path, copy)
+    copy = copy_of(path, "unfinished")
     shutil.rmtree(copy / "checkpoints" / "step-00000004")
     (copy / "summary.json").unlink()
     assert workplace.train(*words, "name=unfinished") == 0
     assert json.loads((copy / "summary.json").read_text())["step"] == 4
     assert load_config(copy / "config.yaml").model.vocab_size == 290  # that of the tokenizer
     assert (copy / "tokenizer.json").read_bytes() == (path / "tokenizer.json").read_bytes()
+
+
+def test_a_kill_after_the_first_checkpoint_does_not_lose_the_tokenizer(workplace, bpe_run):
+    copy = copy_of(bpe_run, "killed")
+    for name in ("config.yaml", "tokenizer.json", "summary.json"):
+        (copy / name).unlink()
+    assert workplace.train(*BPE, *BRIEF, "name=killed") == 0
+    for name in ("tokenizer.json", "config.yaml"):
+        content = (bpe_run / name).read_bytes().replace(b"name: bpe", b"name: killed")
+        assert (copy / name).read_bytes() == content
 
 
 def test_another_tokenizer_on_resume_is_refused(workplace, bpe_run, file_run, capsys):

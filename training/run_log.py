@@ -53,7 +53,8 @@ class RunDirectory:
 
     def __enter__(self) -> "RunDirectory":
         try:
-            if linked := [path for path in (self.checkpoints, self.tensorboard) if path.is_symlink()]:
+            directories = (self.checkpoints, self.tensorboard, self.tensorboard / "validation")
+            if linked := [path for path in directories if path.is_symlink()]:
                 raise RunError(
                     f"{linked[0]} is a symbolic link; to use another disk, link {self.path} itself."
                 )

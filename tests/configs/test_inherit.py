@@ -11,7 +11,7 @@ from configs.compose import compose, save_config
 from configs.schema import Config, parse_config
 from data.config import DigitsConfig, ImageFolderConfig, PasskeyConfig, TextFilesConfig
 from models.config import AxialViTConfig, RopeConfig, RopeScalingConfig, TransformerLMConfig
-from system.errors import ConfigError
+from system.errors import ConfigError, RunError
 from train import main
 
 LM = TransformerLMConfig(context_length=64, dim=96, num_layers=3, rope=RopeConfig(theta=5_000.0))
@@ -130,10 +130,9 @@ def test_longrope_keeps_the_original_context_that_it_cannot_derive_from_a_factor
     assert composed("init_from=outputs/docs")[0].model == model
 
 
-def test_missing_parent_leaves_the_defaults():
-    config, lines = composed("init_from=outputs/none")
-    assert (config.model, config.data) == (Config().model, Config().data)
-    assert lines == ["init_from=outputs/none is not a run directory: it has no config.yaml"]
+def test_a_missing_parent_is_the_only_error():
+    with pytest.raises(RunError, match=r"^init_from=outputs/none is not a run directory: it has no config"):
+        composed("init_from=outputs/none", "data.image_size=[16,16]")
 
 
 def test_damaged_parent_is_named():

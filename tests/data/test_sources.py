@@ -74,8 +74,9 @@ def test_file_name_that_is_not_utf8_becomes_printable(tmp_path):
 
 
 def test_path_without_text_is_named(folder):
-    for path in ("nowhere", "nowhere/*.txt", "*.rst"):
-        message = re.escape(f"data.path={folder / path} matches no file in ")
+    for path, place in (("nowhere", "nowhere"), ("nowhere/*.txt", "nowhere"), ("*.rst", "")):
+        problem = f": there is no {folder / place};" if place else f" in {folder};"
+        message = re.escape(f"data.path={folder / path} matches no file{problem}")
         with pytest.raises(DataError, match=rf"^{message}.*texts.*; check the path.*\*\*.*data.path=NEW"):
             names(folder / path)
 

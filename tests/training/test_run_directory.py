@@ -46,10 +46,10 @@ def test_the_parents_of_a_new_directory_are_synced(tmp_path, monkeypatch):
         assert set(synced) == {str(tmp_path), str(tmp_path / "outputs")}
 
 
-@pytest.mark.parametrize("name", [".lock", "checkpoints", "tensorboard"])
+@pytest.mark.parametrize("name", [".lock", "checkpoints", "tensorboard", "tensorboard/validation"])
 def test_a_link_below_the_directory_is_refused(tmp_path, name):
     (tmp_path / "outside").mkdir()
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).parent.mkdir(parents=True)
     (tmp_path / "run" / name).symlink_to(tmp_path / "outside")
     with pytest.raises(RunError, match="symbolic link"), RunDirectory(tmp_path / "run"):
         pass
