@@ -12,7 +12,6 @@ import yaml
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
@@ -40,19 +39,11 @@ def save_config(config: Config, path: Path | str) -> None:
     Places inside the project are relative to it, so that it can be moved.
     """
     relative = replace_places(config, lambda place: place.removeprefix(f"{CONFIGS.parent}/"))
-    write_text(Path(path), to_yaml(to_dict(relative)))
-
-
-def to_yaml(values: dict) -> str:
-    return OmegaConf.to_yaml(values)
+    write_text(Path(path), OmegaConf.to_yaml(to_dict(relative)))
 
 
 def load_config(path: Path | str) -> Config:
-    """Reads a file of `save_config`, without resolving anything in it.
-
-    Raises:
-        ConfigError, RunError: a line that names the file and its first problem.
-    """
+    """Reads a file of `save_config`; ConfigError or RunError with its name and first problem."""
     try:
         config = parse_config(read_yaml(path))
         return replace_places(config, lambda place: os.path.join(CONFIGS.parent, place))
@@ -199,14 +190,13 @@ def override_key(override: str) -> str:
 def combinations(overrides: list[str]) -> list[tuple[str, ...]]:
     """Overrides of each job of a sweep."""
     with hydra_errors():
-        parsed = OverridesParser.create().parse_overrides(overrides)
-        return list(itertools.product(*map(alternatives, parsed)))
-
-
-def alternatives(override: Override) -> list[str]:
-    if override.is_sweep_override():
-        return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-    return [override.input_line]
+        alternatives = (
+            [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+            if override.is_sweep_override()
+            else [override.input_line]
+            for override in OverridesParser.create().parse_overrides(overrides)
+        )
+        return list(itertools.product(*alternatives))
 
 
 def hydra_override(argument: str) -> str:

@@ -38,11 +38,7 @@ Keys that are often changed:
 
 
 def help_text(config: dict, topic: str = COMMON) -> str:
-    """Help for a composed configuration; `topic` is `common`, `all`, a key or a group of keys.
-
-    Raises:
-        ConfigError: if there is no such key or group.
-    """
+    """Help for a composed configuration; `topic` is `common`, `all`, a key or a group of keys."""
     comment_of, values = dict(comments(config)), flatten(config)
     topics = {COMMON: COMMON_KEYS.split(), ALL: values}
     keys = topics.get(topic) or [key for key in values if f"{key}.".startswith(f"{topic}.")]

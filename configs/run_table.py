@@ -84,22 +84,19 @@ def format_runs(runs: list[dict], keys: list[str]) -> str:
     """Table of runs, sorted by loss, with as many of the keys as fit in `LINE_WIDTH`."""
     # Bits per byte are comparable between tokenizers; images have no such loss.
     runs = sorted(runs, key=lambda run: (run["bits_per_byte"] or run["loss"] or math.inf, run["name"]))
-    name_width, num_shown = max(len(run["name"]) for run in runs), len(keys)
-    while (excess := (table := make_table(runs, keys[:num_shown], name_width)).index("\n") - LINE_WIDTH) > 0:
-        if name_width > SHORTEST_NAME:
-            name_width = max(SHORTEST_NAME, name_width - excess)
-        else:
-            num_shown -= 1
+    num_shown = len(keys)
+    while (table := make_table(runs, keys[:num_shown])).index("\n") > LINE_WIDTH:
+        num_shown -= 1
     if num_hidden := len(keys) - num_shown:
         table += f"\n{num_hidden} more keys differ: scripts.list_runs --json prints all"
     return table
 
 
-def make_table(runs: list[dict], keys: list[str], name_width: int) -> str:
+def make_table(runs: list[dict], keys: list[str]) -> str:
     rows = []
     for run in runs:
         row = {
-            "name": shorten(run["name"], name_width),
+            "name": shorten(run["name"], LONGEST_NAME),
             "state": run["state"],
             "step": format_step(run["step"], run["num_steps"]),
             "loss": run["loss"],

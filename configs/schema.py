@@ -119,11 +119,7 @@ FILES = {"tfds": "tfds_text", "transformer_lm": "lm_tiny", "axial_vit": "vit_tin
 
 
 def parse_config(nested: dict) -> Config:
-    """Validates nested values, as in YAML, and returns the config; missing keys get their defaults.
-
-    Raises:
-        ConfigError: with one line for each unknown key, wrong type, value out of range and violated rule.
-    """
+    """Config from nested values, as in YAML, and defaults; ConfigError has one line for each problem."""
     flat = flatten(nested)
     for group, (tag, kinds) in UNIONS.items():
         key = f"{group}.{tag}"
@@ -269,11 +265,8 @@ def conflicting_keys(recorded: dict, config: Config) -> list[tuple[str, object, 
     is reported, or to another version of this program.
     """
     current = deciding_keys(config)
-    return [
-        (key, value, current[key])
-        for key, value in recorded.items()
-        if key in current and value != current[key]
-    ]
+    shared = (key for key in recorded if key in current)
+    return [(key, recorded[key], current[key]) for key in shared if recorded[key] != current[key]]
 
 
 def deciding_keys(config: Config) -> dict[str, object]:

@@ -36,11 +36,7 @@ def restore(run: Run, model: keras.Model, checkpoints: Checkpoints) -> dict:
 
 
 def check_manifest(manifest: dict, run: Run) -> None:
-    """Compares a checkpoint of this run with its config and data; notes a different environment.
-
-    Raises:
-        ConfigError, RunError: if the checkpoint belongs to another config or to other data.
-    """
+    """Raises ConfigError or RunError for a checkpoint of another config or data; notes its environment."""
     check_recorded(run.directory.path, manifest["config"], run.config)
     old, new = manifest["data_fingerprint"], run.task.facts["data_fingerprint"]
     if old != new:

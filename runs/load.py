@@ -134,10 +134,6 @@ def load_model(
 
     Returns:
         The model, the run's config, and the checkpoint's manifest.
-
-    Raises:
-        RunError: if it is not a run directory, has no checkpoint that fits, or has another kind of model.
-        ConfigError: if its config cannot be read.
     """
     initialize_devices()
     config = load_run_config(run_directory)
@@ -159,11 +155,7 @@ def load_model(
 
 
 def find_best_step(run_directory: Path) -> tuple[int, str]:
-    """Step of the kept checkpoint with the lowest held-out loss in metrics.jsonl, and a remark about it.
-
-    Raises:
-        RunError: if no kept checkpoint has a held-out loss.
-    """
+    """Step of the kept checkpoint with the lowest held-out loss in metrics.jsonl, and a remark about it."""
     directory = RunDirectory(run_directory)
     losses = {row["step"]: row.get("validation_loss") for row in read_rows(directory)}
     losses = {step: loss for step, loss in losses.items() if loss is not None}
@@ -177,12 +169,7 @@ def find_best_step(run_directory: Path) -> tuple[int, str]:
 
 
 def load_run_config(run_directory: Path) -> Config:
-    """Config of a run.
-
-    Raises:
-        RunError: if it is not a run directory.
-        ConfigError: if its config cannot be read, or differs from that of its checkpoints.
-    """
+    """Config of a run; ConfigError if it differs from that of its checkpoints."""
     path = run_directory / "config.yaml"
     if not path.is_file():
         command = format_command("train.py")

@@ -38,12 +38,7 @@ REASONS = {
 
 
 def fill_from_parent(config: Config) -> Config:
-    """Fills in the open values that a new run takes from its parent, and records the parent's checkpoint.
-
-    Raises:
-        ConfigError: if the parent has another kind of model or another tokenizer.
-        RunError: if the parent has no readable checkpoint.
-    """
+    """Fills in the open values that a new run takes from its parent, and records the parent's checkpoint."""
     parent = load_run_config(Path(config.init_from))
     config = inherit(config, parent)
     if not isinstance(config.model, AxialViTConfig):
@@ -54,11 +49,7 @@ def fill_from_parent(config: Config) -> Config:
 
 
 def inherit(config: Config, parent: Config) -> Config:
-    """Fills in the patch size, and the context or grid from which the scaling starts.
-
-    Raises:
-        ConfigError: if the parent has another kind of model.
-    """
+    """Fills in the patch size, and the context or grid from which the scaling starts."""
     if type(config.model) is not type(parent.model):
         raise ConfigError(
             f"init_from={config.init_from} is a run of model.architecture {parent.model.architecture}, "
@@ -99,11 +90,7 @@ def fill_original_length(config: Config, length: int | tuple[int, ...] | None) -
 
 
 def check_parent(config: Config) -> None:
-    """Checks that the weights of `init_from` fit, and prints which options of the model differ.
-
-    Raises:
-        ConfigError: naming each option of the model that may not differ.
-    """
+    """Prints which options of the model differ from `init_from`; ConfigError if its weights do not fit."""
     parent = load_run_config(Path(config.init_from))
     check_options(config, parent)
     check_positions(config, parent)

@@ -61,9 +61,7 @@ def resolve(config: Config, directory: RunDirectory, replicas: Replicas) -> Run:
     """Resolves the open values of a config; the chief of several workers resolves them for all.
 
     Raises:
-        ConfigError: if the directory is that of another config, or the parent's weights do not fit.
-        DataError: if the data cannot be read or do not fit the model.
-        RunError: if a worker has another config or other data than the chief.
+        ConfigError, DataError, RunError: if the directory, the parent, the data or another worker do not fit.
     """
     replicas.check_same(to_flat(config))
     is_recorded = replicas.from_chief(directory.config.exists)
@@ -103,11 +101,7 @@ def check_tokenizer(task: Task, directory: RunDirectory) -> None:
 
 
 def resolve_config(config: Config, recorded_path: Path) -> Config:
-    """Resolves `auto` values, compares the config with the recorded one, and fills in the parent's values.
-
-    Raises:
-        ConfigError: if the directory is that of another config.
-    """
+    """Resolves `auto` values, compares the config with the recorded one, and fills in the parent's values."""
     precision, precision_reason = resolve_precision(config.precision)
     compile_mode, compile_reason = resolve_compile(config.compile)
     config = replace(config, precision=precision, compile=compile_mode)

@@ -54,11 +54,7 @@ def train_run(config: Config) -> int:
 
 
 def find_replicas(config: Config) -> Replicas:
-    """Replicas on the devices of `distribute`.
-
-    Raises:
-        RunError: if TF_CONFIG or a device is wrong, or the batch cannot be divided among the replicas.
-    """
+    """Replicas on the devices of `distribute`; RunError if they or TF_CONFIG are wrong for the batch."""
     if config.distribute.strategy == "none":
         initialize_devices()
         return ONE_DEVICE
@@ -115,7 +111,16 @@ def train_and_evaluate(
     evaluate = make_evaluator(model, task.measure, compile_mode=config.compile, replicas=replicas)
     validation_batches = task.evaluation_batches(config.eval_batches, rows)
     sample = replicas.on_chief(lambda: task.sampler(run.directory, model))
-    log = replicas.on_chief(lambda: make_log(run, manifest))
+    log = replicas.on_chief(
+        lambda: RunLog(
+            run.directory,
+            start_step=manifest["step"],
+            num_steps=config.num_steps,
+            unit=task.unit,
+            units_per_step=run.units_per_step,
+            elapsed_seconds=manifest.get("elapsed_seconds", 0.0),
+        )
+    )
     save = replicas.on_chief(lambda: make_save(run, checkpoints, log))
     with log, replicas.on_chief(lambda: reverting_on_divergence(run, checkpoints)):
         done, stop_code = train(
@@ -149,17 +154,6 @@ def train_and_evaluate(
     return 0
 
 
-def make_log(run: Run, manifest: dict) -> RunLog:
-    return RunLog(
-        run.directory,
-        start_step=manifest["step"],
-        num_steps=run.config.num_steps,
-        unit=run.task.unit,
-        units_per_step=run.units_per_step,
-        elapsed_seconds=manifest.get("elapsed_seconds", 0.0),
-    )
-
-
 def describe(run: Run, model: keras.Model) -> str:
     """The model, the recipe and the data, a line each."""
     config, options = run.config, run.config.model
@@ -175,9 +169,10 @@ def describe(run: Run, model: keras.Model) -> str:
     total, size = config.num_steps * run.units_per_step, run.task.epoch_size
     share = f"{total / size:.2f}" if size and total >= 0.01 * size else "under 0.01"
     epochs = f" ({share} epochs)" if size else ""
+    layers, heads = format_count(options.num_layers, "layer"), format_count(options.num_heads, "head")
     return (
-        f"model: {model.count_params():,} parameters, {format_count(options.num_layers, 'layer')}, dim {options.dim}, "
-        f"{format_count(options.num_heads, 'head')}, {', '.join(details)}\n"
+        f"model: {model.count_params():,} parameters, {layers}, dim {options.dim}, {heads}, "
+        f"{', '.join(details)}\n"
         f"recipe: {config.num_steps:,} steps of {batch}, {total:,} in all{epochs}; "
         f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}, seed "
         f"{config.seed}\n{run.task.description}"

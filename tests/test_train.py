@@ -301,12 +301,6 @@ def test_another_config_gives_the_command_of_another_run(refused, trained_run, w
     ]
 
 
-def test_other_config_in_a_run_directory_is_refused(refused, trained_run):
-    (line,) = refused("name=whole", "model.dropout=0.2", "seed=5", "log_every=3", label="config error")
-    assert_mentions(line, str(trained_run), "model.dropout", "0.1", "0.2", "seed", "5", "name=")
-    assert "log_every" not in line
-
-
 def test_other_architecture_in_a_run_directory_is_described_by_shared_keys(refused, trained_run):
     text_keys = ("~context_length", "~model.num_kv_heads", "~data", "~data.path", "~data.held_out")
     changes = ("name=whole", "experiment=vit", *text_keys, "~data.cache_dir")
@@ -322,21 +316,6 @@ def test_run_directory_in_use_is_refused(refused, trained_run):
     with RunDirectory(trained_run):
         (line,) = refused("name=whole")
     assert "is in use by another process" in line
-
-
-def test_differences_from_the_model_of_init_from_are_all_listed(refused, trained_run):
-    changes = ("model.dim=32", "model.vocab_size=300", "model.position=none", "context_length=8")
-    (line,) = refused("name=other", f"init_from={trained_run}", *changes, label="config error")
-    assert_mentions(line, str(trained_run), "model.vocab_size", "256", "300", "model.dim", "16", "32")
-    assert_mentions(line, "model.position", "rotary", "none")
-
-
-def test_init_from_needs_a_run_directory_with_a_checkpoint(refused, trained_run, tmp_path):
-    (line,) = refused("name=new", f"init_from={tmp_path}")
-    assert_mentions(line, str(tmp_path), "config.yaml")
-    shutil.copy(trained_run / "config.yaml", tmp_path)
-    (line,) = refused("name=new", f"init_from={tmp_path}")
-    assert_mentions(line, str(tmp_path), "checkpoint")
 
 
 def test_unusable_text_is_a_one_line_error(refused, trained_run, tmp_path):
@@ -383,12 +362,6 @@ def test_unavailable_tfds_dataset_is_a_one_line_error_within_seconds(
     (line,) = refused(*changes, "data.tfds_name=tiny_shakespeare")
     assert "could not be downloaded" in line
     assert time.monotonic() - started < 20
-
-
-def test_unwritable_output_dir_is_a_one_line_error(refused, trained_run, tmp_path):
-    (tmp_path / "file").touch()
-    (line,) = refused("name=run", f"output_dir={tmp_path / 'file'}")
-    assert line.startswith(f"cannot write to {tmp_path / 'file' / 'run'} (Not a directory)")
 
 
 def test_diverging_run_returns_to_its_last_finite_checkpoint(workplace, capsys):

@@ -32,8 +32,7 @@ class Checkpoints:
 
     Args:
         directory: created by the first save.
-        model: its variables are saved as `model/...`.
-        optimizer: built; its variables are saved as `optimizer/...`.
+        optimizer: built.
         keep: number of latest checkpoints to keep.
         keep_best: also keep the checkpoint of the lowest `validation_loss`.
     """
@@ -55,9 +54,8 @@ class Checkpoints:
         """Writes the checkpoint of `step`, with `facts` (JSON values) in its manifest.
 
         Raises:
-            RunError: if it cannot be written; earlier checkpoints are unchanged.
+            RunError, DivergedError: if it cannot be written, or a value is not finite; nothing has changed.
             OSError: if it is written, and a superseded one cannot be removed.
-            DivergedError: if a value is not finite; nothing is written.
         """
         check_finite(step, self.variables)
         path = self.directory / directory_name(step)
@@ -106,11 +104,7 @@ class Checkpoints:
         return [path for path in paths if path not in keep]
 
     def restore_latest(self, *, is_new: bool = True) -> dict | None:
-        """Restores the latest undamaged checkpoint and returns its manifest; None if a new run has none.
-
-        Raises:
-            RunError: if all checkpoints are damaged, none is left of an old run, or the latest does not fit.
-        """
+        """Restores the latest undamaged checkpoint and returns its manifest; None if a new run has none."""
         remove_partial(self.directory)
         if is_new and not complete_checkpoints(self.directory):
             return None
@@ -131,11 +125,7 @@ class Checkpoints:
 
 
 def read_latest_manifest(run_directory: Path, *, step: int | None = None) -> tuple[Path, dict]:
-    """Path and verified manifest of the latest undamaged checkpoint of a run, or of the one of `step`.
-
-    Raises:
-        RunError: if there is no such checkpoint, or it is damaged.
-    """
+    """Path and verified manifest of the latest undamaged checkpoint, or of that of `step`, or RunError."""
     directory = run_directory / "checkpoints"
     paths = complete_checkpoints(directory)
     if not paths:
@@ -168,10 +158,7 @@ def recorded_config(directory: Path) -> dict:
 
 
 def restore_weights(run_directory: Path, model: keras.Model, *, step: int | None = None) -> dict:
-    """Restores a model from a checkpoint of a run, without the optimizer, and returns the manifest.
-
-    Arguments and errors are those of `read_latest_manifest` and `restore`.
-    """
+    """Restores a model from a checkpoint of a run, without the optimizer, and returns the manifest."""
     path, manifest = read_latest_manifest(run_directory, step=step)
     restore(path, manifest, named_variables("model", model), prefix="model/")
     return manifest
@@ -190,8 +177,7 @@ def complete_checkpoints(directory: Path) -> list[Path]:
 def restore(path: Path, manifest: dict, variables: dict[str, keras.Variable], *, prefix: str = "") -> None:
     """Assigns the tensors of a verified checkpoint whose names begin with `prefix` to `variables`.
 
-    Raises:
-        RunError: naming a tensor that is missing, unexpected or of another dtype or shape; none is assigned.
+    RunError names a tensor that is missing, unexpected or of another dtype or shape; then none is assigned.
     """
     found = {name: spec for name, spec in manifest["tensors"].items() if name.startswith(prefix)}
     expected = specs(variables)
@@ -276,10 +262,7 @@ def step_of(directory: Path) -> int:
 
 
 def write_manifest(directory: Path, facts: dict) -> None:
-    """Writes `facts` (JSON values) and the SHA-256 of each file, and the SHA-256 of the manifest itself.
-
-    `sha256sum --check manifest.sha256` verifies the manifest.
-    """
+    """Writes `facts` (JSON values) and the SHA-256 of each file, and the SHA-256 of the manifest itself."""
     files = {path.name: sha256_of(path) for path in sorted(directory.iterdir())}
     manifest = directory / MANIFEST
     manifest.write_text(json.dumps({"format": FORMAT, **facts, "files": files}, indent=1) + "\n")
@@ -287,11 +270,7 @@ def write_manifest(directory: Path, facts: dict) -> None:
 
 
 def read_manifest(directory: Path, *, verify_files: bool = True) -> dict:
-    """Verified manifest of a checkpoint, all files of which are verified unless `verify_files` is false.
-
-    Raises:
-        RunError: if a file is missing or damaged, or the checkpoint is of another format or step.
-    """
+    """Verified manifest of a checkpoint and, with `verify_files`, of its files; RunError if it is damaged."""
     try:
         if (directory / DIGEST).read_bytes() != f"{sha256_of(directory / MANIFEST)}  {MANIFEST}\n".encode():
             raise RunError(f"{MANIFEST} is damaged: its SHA-256 is not the one in {DIGEST}")

@@ -74,9 +74,6 @@ def wait_for_processes(cluster: Cluster) -> None:
     """Waits until every process of the cluster has started; prints the missing ones every 30 seconds.
 
     TensorFlow waits too, but does not say for which process, and cannot be interrupted by Ctrl-C.
-
-    Raises:
-        RunError: if another process listens at the address of this one.
     """
     missing, reported = [number for number in range(len(cluster)) if number != cluster.own], -math.inf
     with listening(cluster.tasks[cluster.own][2]):

@@ -53,7 +53,6 @@ def chunked_cross_entropy(
         features: (batch, length, dim).
         embeddings: (vocab_size, dim), of the same dtype.
         targets: (batch, length) int32; negative targets are masked.
-        label_smoothing: see `summed_cross_entropy`.
     """
     dim, count = features.shape[-1], targets.shape[0] * targets.shape[1]
     num_chunks = -(-count * embeddings.shape[0] // LOGITS_IN_CHUNK)
@@ -138,14 +137,12 @@ def make_evaluator(
     """Function that computes metrics by name from batches `(inputs, targets)` of one shape.
 
     A metric is a mean over targets, not over batches, so that a partly filled batch has less weight; masked
-    (negative) targets do not count.
+    (negative) targets do not count. With replicas, a batch is the rows that this worker reads.
 
     Args:
-        model: called as `model(inputs)`.
         measure: function of logits and targets that returns sums over the targets by name, such as
             `summed_loss`.
         compile_mode: `graph` or `xla`.
-        replicas: replicas of the run; a batch is the rows that this worker reads.
     """
 
     @tf.function(jit_compile=compile_mode == "xla")

@@ -91,7 +91,6 @@ def train(
     """Runs the steps after `start_step`; Ctrl-C, SIGTERM, SIGHUP or `max_minutes` stop it after a saved step.
 
     Args:
-        train_step: from `make_train_step`.
         batches: `(inputs, targets)` of step `start_step` and on.
         bad_steps: counts in the manifest, so that a resumed run diverges at the same step.
         validate: returns metrics on a part of the held-out data.
@@ -101,9 +100,6 @@ def train(
 
     Returns:
         Number of steps done in the whole run, and the exit code of a stopped run, or 0.
-
-    Raises:
-        DivergedError: after too many bad steps in a row, or if `save` finds weights that are not finite.
     """
     done, save_is_due = start_step, False
     with StopRequest(config.max_minutes) as stop:
@@ -149,11 +145,7 @@ def read(batches: Iterable) -> Iterator:
 def count_bad_steps(
     counts: dict[str, int], done: int, result: StepResult, *, max_in_a_row: int
 ) -> dict[str, int]:
-    """Numbers of steps without finite values, in a row and in all, after the last of `done` steps.
-
-    Raises:
-        DivergedError: after `max_in_a_row` such steps in a row.
-    """
+    """Numbers of steps without finite values; DivergedError after `max_in_a_row` of them in a row."""
     if result.finite:
         return counts | {"in_a_row": 0}
     in_a_row = counts["in_a_row"] + 1

@@ -175,11 +175,7 @@ class Silent:
 
 
 def make_replicas(config: DistributeConfig) -> MultiDevice:
-    """Replicas on the devices of `config`; called before any device is used. Waits for the other workers.
-
-    Raises:
-        RunError: if TF_CONFIG is invalid or a device does not exist.
-    """
+    """Replicas on the devices of `config`; called before any device is used. Waits for the other workers."""
     if config.strategy == "multi_worker":
         cluster = read_cluster(os.environ)
         wait_for_processes(cluster)

@@ -42,14 +42,11 @@ class Replicas:
         encode: Callable[[T], object] = lambda value: value,
         decode: Callable[[object], T] = lambda value: value,
     ) -> T:
-        """Calls `make` on the chief and returns its value on every worker.
+        """Calls `make` on the chief and returns its value, or raises its error, on every worker.
 
         Args:
             encode: converts the value to JSON values, which are sent to the other workers.
             decode: inverse of `encode`.
-
-        Raises:
-            RunError: on the other workers, if `make` raised an exception on the chief.
         """
         return make()
 

@@ -29,11 +29,8 @@ DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 class RunDirectory:
     """Directory `outputs/<name>`, locked inside its context; the lock ends with the process.
 
-    A run that fails before its first checkpoint removes the directory if nothing is in it.
-
-    Raises:
-        RunError: if it cannot be created or another process is using it; also in place of an `OSError` inside
-            the context for a file in this directory.
+    A run that fails before its first checkpoint removes the directory if nothing is in it. An `OSError` for a
+    file of the directory becomes a RunError.
     """
 
     def __init__(self, path: Path | str):
@@ -127,11 +124,9 @@ class RunLog:
     again. Progress is a live line on a terminal, and plain lines elsewhere.
 
     Args:
-        start_step: number of steps already done.
+        start_step: number of steps already done, in `elapsed_seconds` of training.
         num_steps: number of steps of the whole run.
-        unit: `tokens` or `images`.
-        units_per_step: number of units in a batch.
-        elapsed_seconds: training time of the steps already done.
+        unit: `tokens` or `images`; a batch has `units_per_step`.
     """
 
     def __init__(
@@ -204,12 +199,7 @@ class RunLog:
                 self.say(f"batch {number:,}/{len(batches):,}  ETA {format_duration(left)}")
 
     def write(self, step: int, metrics: dict) -> None:
-        """Logs metrics of a step, a `sample` of text and paths of pictures; adds to the row of the step.
-
-        Raises:
-            RunError: if the directory has been replaced.
-            OSError: if a row cannot be written.
-        """
+        """Logs metrics of a step, a `sample` of text and paths of pictures; adds to the row of the step."""
         self.directory.check_owned()
         pictures = [value for value in metrics.values() if isinstance(value, Path)]
         self.write_pictures(step, pictures)

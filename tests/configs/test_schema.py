@@ -13,7 +13,7 @@ from configs.schema import (
     parse_config,
     to_dict,
 )
-from data.config import DIGITS_AUGMENT, PythonStdlibConfig, TextFilesConfig, TfdsTextConfig
+from data.config import DIGITS_AUGMENT, PythonStdlibConfig, TextFilesConfig
 from models.config import AxialViTConfig, TransformerLMConfig
 from system.errors import ConfigError, RunError
 from training.config import OptimizerConfig
@@ -60,7 +60,6 @@ def parsed(**values):
             for devices in (["CPU:0", "CPU:0"], ["CPU:0", "GPU:0"], ["TPU:0"], ["GPU"])
         ),
         ({"context_length": 1}, "context_length must be >= 2, got 1"),
-        ({"context_length": 0}, "context_length must be >= 2, got 0"),
     ],
 )
 def test_value_out_of_range_is_reported_with_the_bound(values, problem):
@@ -73,16 +72,10 @@ def test_value_out_of_range_is_reported_with_the_bound(values, problem):
         ({"num_steps": "500"}, "num_steps must be a whole number, got '500'"),
         ({"num_steps": True}, "num_steps must be a whole number, got true"),
         ({"num_steps": 2.5}, "num_steps must be a whole number, got 2.5"),
-        ({"num_steps": math.inf}, "num_steps must be a whole number, got inf"),
         ({"num_steps": None}, "num_steps must be a whole number, got null"),
-        ({"num_steps": [5]}, "num_steps must be a whole number, got [5]"),
         (
             {"optimizer": {"learning_rate": "1e-3"}},
             "optimizer.learning_rate must be a finite number, got '1e-3'",
-        ),
-        (
-            {"optimizer": {"learning_rate": True}},
-            "optimizer.learning_rate must be a finite number, got true",
         ),
         (
             {"optimizer": {"learning_rate": math.nan}},
@@ -93,7 +86,6 @@ def test_value_out_of_range_is_reported_with_the_bound(values, problem):
             f"optimizer.epsilon must be a finite number, got {10**309}",
         ),
         ({"model": {"qk_norm": 1}}, "model.qk_norm must be true or false, got 1"),
-        ({"model": {"qk_norm": "yes"}}, "model.qk_norm must be true or false, got 'yes'"),
         ({"name": 12}, """name must be text, got 12. In quotes it is text: "'12'\""""),
         ({"name": None}, "name must be text, got null"),
         ({"init_from": "None"}, "init_from must be null to leave it unset, got 'None'"),
@@ -106,7 +98,6 @@ def test_value_out_of_range_is_reported_with_the_bound(values, problem):
             "model.rope.scaling.short_factor must be a finite number, got 'x'",
         ),
         ({"max_bad_steps": {}}, "max_bad_steps must be a whole number, got {}"),
-        ({"optimizer": {"epsilon": "???"}}, "optimizer.epsilon must be a finite number, got '???'"),
         ({"model": {}}, "model holds keys of its own, such as model.architecture; got {}"),
     ],
 )
@@ -128,11 +119,6 @@ def test_value_of_a_wrong_type_is_reported_with_the_expected_type(values, proble
             f"data.source must be one of {SOURCES}; got 'text_file'; did you mean 'text_files'?",
         ),
         ({"data": {"source": None}}, f"data.source must be one of {SOURCES}; got null"),
-        (
-            {"model": {"architecture": "axial-vit"}},
-            "model.architecture must be one of transformer_lm, axial_vit; "
-            "got 'axial-vit'; did you mean 'axial_vit'?",
-        ),
     ],
 )
 def test_unknown_choice_is_reported_with_the_choices(values, problem):
@@ -147,20 +133,14 @@ def test_unknown_choice_is_reported_with_the_choices(values, problem):
             "unknown key 'model.interpolate_facto'; did you mean 'model.rope.interpolate_factor'?",
         ),
         ({"training": {"num_steps": 5}}, "unknown key 'training.num_steps'; did you mean 'num_steps'?"),
-        ({"training": {"seed": 5}}, "unknown key 'training.seed'; did you mean 'seed'?"),
         (
             {"model": {"context_length": 5}},
             "unknown key 'model.context_length'; did you mean 'context_length'?",
         ),
         ({"modl": "lm_tiny"}, "unknown key 'modl'; did you mean 'model'?"),
-        ({"experimnt": "lm"}, "unknown key 'experimnt'; did you mean 'experiment'?"),
         ({"model": {"dim": {"x": 1}}}, "unknown key 'model.dim.x'; did you mean 'model.dim'?"),
         ({"model.dim": 64}, "unknown key '\"model.dim\"'; did you mean 'model.dim'?"),
         ({"xyzzy": 1}, "unknown key 'xyzzy'"),
-        (
-            {"model": {"rope": None}},
-            "model.rope holds keys of its own, such as model.rope.theta; got null",
-        ),
         (
             {"data": {"source": "python_stdlib", "path": "x"}},
             "unknown key 'data.path' here; it belongs to data=text_files or data=json_lines or "
@@ -210,7 +190,6 @@ def test_missing_key_is_reported_with_an_example(value):
             "data.tokenizer bpe is trained on the text of a run: set the directory of that run",
         ),
         ({"name": ""}, "name must be a plain directory name, got ''"),
-        ({"name": ".."}, "name must be a plain directory name, got '..'"),
         ({"name": "a/b"}, "name must be a plain directory name, got 'a/b'"),
         (
             {"data": {"source": "digits"}},
@@ -226,24 +205,13 @@ def test_missing_key_is_reported_with_an_example(value):
             VISION | {"context_length": 256},
             "context_length must be null for a vision transformer, got 256",
         ),
-        ({"context_length": None}, "context_length must be a whole number, got null"),
         ({"init_from_step": 5}, "init_from_step has no effect without init_from, got 5"),
-        (
-            {"resample_positions": True},
-            "resample_positions has no effect without init_from, got true",
-        ),
         ({"accumulation_steps": 3}, "accumulation_steps must divide batch_size 8, got 3"),
         ({"model": {"dim": 30}}, "model.dim must be a multiple of num_heads 4, got 30"),
     ],
 )
 def test_violated_rule_is_reported_with_the_full_key(values, problem):
     assert problems_of(values) == [problem]
-
-
-def test_every_problem_is_reported_at_once():
-    values = {"num_steps": "x", "lr": 1, "model": {"dim": 0, "rope": {"theta": "x"}}, "accumulation_steps": 0}
-    keys = [line.removeprefix("unknown key ").split()[0] for line in problems_of(values)]
-    assert sorted(keys) == ["'lr';", "accumulation_steps", "model.dim", "model.rope.theta", "num_steps"]
 
 
 def test_whole_numbers_and_fractions_become_the_type_of_their_field():
@@ -256,11 +224,6 @@ def test_one_context_length_reaches_the_model():
     config = parsed(context_length=48)
     assert (config.context_length, config.model.context_length) == (48, 48)
     assert "context_length" not in to_dict(config)["model"]
-
-
-def test_source_selects_the_class_of_the_data():
-    data = {"source": "tfds", "tfds_name": "tiny_shakespeare"}
-    assert parsed(data=data).data == TfdsTextConfig(tfds_name="tiny_shakespeare")
 
 
 def test_architecture_selects_the_class_of_the_model():
@@ -295,37 +258,6 @@ def test_a_saved_configuration_is_loaded_equal(tmp_path, config):
     assert parse_config(to_dict(config)) == config
     assert load_config(tmp_path / "config.yaml") == config
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
-
-
-def test_a_save_replaces_the_file_at_once_or_leaves_it(tmp_path, monkeypatch):
-    path = tmp_path / "config.yaml"
-    save_config(Config(name="old"), path)
-    with open(path) as reader:
-        save_config(Config(name="new"), path)
-        assert "name: old" in reader.read()
-    monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        save_config(Config(name="newer"), path)
-    assert load_config(path).name == "new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_partial_file_of_a_killed_save_is_replaced_by_the_next(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr("os.getpid", lambda: 1)
-        patch.setattr("os.replace", lambda old, new: None)
-        patch.setattr("pathlib.Path.unlink", lambda path, **options: None)
-        save_config(Config(), tmp_path / "config.yaml")
-    assert len(list(tmp_path.iterdir())) == 1
-    save_config(Config(), tmp_path / "config.yaml")
-    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
-
-
-def test_nothing_in_a_foreign_file_is_resolved(tmp_path, monkeypatch):
-    monkeypatch.setenv("SECRET", "hidden")
-    path = tmp_path / "config.yaml"
-    path.write_text("name: ${oc.env:SECRET}\ndata: {source: python_stdlib}\n")
-    assert load_config(path).name == "${oc.env:SECRET}"
 
 
 @pytest.mark.parametrize(

@@ -54,12 +54,6 @@ def test_accuracy_has_a_panel_of_its_own(figures, tmp_path):
     np.testing.assert_array_equal(accuracy.lines[0].get_xydata(), [(2, 0.5), (4, 0.5)])
 
 
-def test_a_run_without_losses_has_an_empty_picture(tmp_path):
-    rows = [{"step": 1, "tokens": 5, "sample": "text"}]
-    plot_loss(rows, tmp_path / "loss.png", unit="tokens", title="a run")
-    assert (tmp_path / "loss.png").exists()
-
-
 def window_rows(run, scaling="none", *, points):
     facts = {"run": run, "zero_shot": scaling, "context_length": 16}
     return [
@@ -126,12 +120,6 @@ def test_images_of_one_channel_are_grey(figures, tmp_path):
     assert picture.get_clim() == (0, 255)
 
 
-def test_letters_without_a_glyph_print_no_warning(tmp_path, recwarn):
-    plot_confusion(tmp_path / "confusion.png", np.eye(2, dtype=int), ("\x1b[2J", "日本"))
-    assert (tmp_path / "confusion.png").exists()
-    assert list(recwarn) == []
-
-
 def test_names_with_dollars_are_not_formulas(figures, tmp_path):
     plot_confusion(tmp_path / "confusion.png", np.eye(2, dtype=int), (FORMULA, "b"))
     image = np.zeros((4, 6, 3), np.uint8)
@@ -139,3 +127,9 @@ def test_names_with_dollars_are_not_formulas(figures, tmp_path):
     evaluate_windows.plot_rows(window_rows(FORMULA, points=[(8, 1.0, 0.1)]), tmp_path / "context.png")
     assert labels_of(figures[0].axes[0].get_xticklabels())[0] == FORMULA
     assert len(figures) == 3
+
+
+def test_letters_without_a_glyph_print_no_warning(tmp_path, recwarn):
+    plot_confusion(tmp_path / "confusion.png", np.eye(2, dtype=int), ("\x1b[2J", "日本"))
+    assert (tmp_path / "confusion.png").exists()
+    assert list(recwarn) == []

@@ -76,13 +76,6 @@ def test_the_checkpoint_of_the_lowest_validation_loss_is_kept_too(tmp_path, keep
     assert run.names() == [f"step-{step:08d}" for step in ([8, 9, 10] if keep_best else [9, 10])]
 
 
-def test_keep_best_needs_a_finite_validation_loss(tmp_path):
-    run = Run(tmp_path, keep=1, keep_best=True)
-    for step in (1, 2, 3):
-        run.save(step, validation_loss=float("nan"))
-    assert run.names() == ["step-00000003"]
-
-
 def test_a_checkpoint_contains_tensors_and_json_only_and_sha256sum_verifies_it(run):
     path = run.save(3)
     assert sorted(file.name for file in path.iterdir()) == FILES

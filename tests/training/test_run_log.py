@@ -205,16 +205,6 @@ def test_progress_is_a_live_line_on_a_terminal(directory, capsys, monkeypatch):
     assert capsys.readouterr().out == "step 4/40  validation 2.2500  32 tokens/s  ETA 0:36\n"
 
 
-def test_a_terminal_that_cannot_redraw_lines_gets_plain_ones(directory, capsys, monkeypatch):
-    monkeypatch.setenv("TERM", "dumb")
-    with terminal() as read:
-        with make_log(directory) as log:
-            log.step_took(1.0, 2.5)
-            log.write(3, {"loss": 2.5})
-        assert read() == ""
-    assert capsys.readouterr().out == "step 3/40  loss 2.5000\n"
-
-
 def test_the_live_line_ends_after_an_error(directory, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     with terminal() as read:
@@ -278,12 +268,3 @@ def test_an_unwritable_tensorboard_is_reported_once(directory, capfd):
     assert line.startswith(f"note: cannot write {directory.tensorboard} (")
     assert line.endswith("File too large); the run continues without it.")
     assert steps_of(directory) == [20]
-
-
-def test_a_missing_tensorboard_is_reported_once(directory, capfd, monkeypatch):
-    monkeypatch.setattr(tf.summary, "create_file_writer", None)
-    with make_log(directory) as log:
-        log.write(1, {"loss": 1.0})
-        log.write(2, {"loss": 1.0})
-    assert len(capfd.readouterr().err.splitlines()) == 1
-    assert steps_of(directory) == [1, 2]

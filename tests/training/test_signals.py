@@ -99,25 +99,6 @@ def test_hangups_are_ignored_under_nohup():
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_other_signals_are_ignored(exit_codes):
-    handler = signal.signal(signal.SIGUSR1, lambda *_: None)
-    try:
-        with StopRequest() as stop:
-            send(signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR1)
-            time.sleep(0.05)
-            assert stop.code == 0
-    finally:
-        signal.signal(signal.SIGUSR1, handler)
-    assert exit_codes == []
-
-
-def test_the_code_is_set_after_max_minutes():
-    stop = StopRequest(max_minutes=0.05 / 60)
-    assert stop.code == 0
-    time.sleep(0.06)
-    assert stop.code == 75
-
-
 def test_handlers_are_restored_at_exit():
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]

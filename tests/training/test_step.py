@@ -245,19 +245,3 @@ def test_each_micro_batch_has_its_own_dropout_seed(capfd):
     train(PrintSeed(), [4], accumulation_steps=4)
     seeds = capfd.readouterr().err.splitlines()
     assert len(seeds) == len(set(seeds)) == 4
-
-
-def test_masked_targets_do_not_count():
-    inputs, targets = make_batch()
-    masked = tf.concat([targets[:, :3], tf.fill((BATCH, LENGTH - 3), -1)], axis=1)
-    long, long_result = train(Lookup(), [0], batch=(inputs, masked))
-    short, short_result = train(Lookup(), [0], batch=(inputs[:, :3], targets[:, :3]))
-    assert float(long_result.loss) == pytest.approx(float(short_result.loss), abs=1e-6)
-    assert_weights_close(long, short, atol=1e-6)
-
-
-def test_a_batch_without_targets_has_a_loss_of_zero():
-    inputs, targets = make_batch()
-    _, result = train(Lookup(), [0], batch=(inputs, tf.fill(targets.shape, -1)))
-    assert (float(result.loss), float(result.gradient_norm)) == (0, 0)
-    assert bool(result.finite)
