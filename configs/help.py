@@ -41,7 +41,7 @@ def help_text(config: dict, topic: str = COMMON) -> str:
     """Help for a composed configuration; `topic` is `common`, `all`, a key or a group of keys."""
     comment_of, values = dict(comments(config)), flatten(config)
     topics = {COMMON: COMMON_KEYS.split(), ALL: values}
-    keys = topics.get(topic) or [key for key in values if f"{key}.".startswith(f"{topic}.")]
+    keys = topics.get(topic) or [key for key in values if f".{topic}." in f".{key}."]
     if not keys:
         raise ConfigError(explain_unknown(topic, None, [*values, *config, ALL]))
     entries = (

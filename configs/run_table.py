@@ -2,13 +2,13 @@
 
 import contextlib
 import fcntl
-import json
 import math
 from pathlib import Path
 
 from configs.compose import load_config
 from configs.schema import FREE_KEYS, to_flat
 from system.errors import CommandError, RunError
+from system.files import read_json_lines
 from system.text import LINE_WIDTH, format_duration, format_table, format_value, print_note
 
 RUN_FILES = ("config.yaml", "checkpoints", ".lock")
@@ -51,16 +51,6 @@ def describe_run(path: Path) -> dict:
         return dict.fromkeys(FACTS) | {"name": path.name, "state": "damaged", "config": {}}
     values = {key: value for key, value in to_flat(config).items() if key not in IGNORED_KEYS}
     return run | {"num_steps": config.num_steps, "config": values}
-
-
-def last_metrics(path: Path) -> dict:
-    """Last value of each metric in a metrics.jsonl; damaged lines are skipped."""
-    metrics = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    for line in lines:
-        with contextlib.suppress(ValueError, TypeError):
-            metrics |= json.loads(line)
-    return metrics
 
 
 def is_locked(path: Path) -> bool:

@@ -22,9 +22,8 @@ from rope import plain_operations
 from runs.load import Task, load_model, load_task
 from system.command import silenced_standard_error
 from system.errors import RunError, reason
-from system.files import replacing
+from system.files import read_json_lines, replacing
 from system.text import ROOT, format_command, print_error
-from training.run_log import RunDirectory, read_rows
 
 TOLERANCE = 1e-4  # largest difference of the logits, in units of their standard deviation
 COMPARED_ROWS, TIMED_CALLS = 8, 20
@@ -181,7 +180,7 @@ def huggingface(
 
 def find_row(run_directory: Path, step: int) -> dict | None:
     """Last row of metrics.jsonl with a held-out loss of `step`."""
-    rows = [row for row in read_rows(RunDirectory(run_directory)) if row["step"] == step]
+    rows = [row for row in read_json_lines(run_directory / "metrics.jsonl") if row["step"] == step]
     return next((row for row in reversed(rows) if "validation_loss" in row), None)
 
 

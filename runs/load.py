@@ -18,11 +18,12 @@ from models.vit import AxialViT
 from runs.image_task import load_image_task
 from runs.text_task import load_passkey_task, load_text_task
 from system.errors import ConfigError, RunError
+from system.files import read_json_lines
 from system.text import format_command, print_line, print_note
 from training.checkpoints import complete_checkpoints, recorded_config, restore_weights, step_of
 from training.evaluation import Measure
 from training.hardware import initialize_devices
-from training.run_log import RunDirectory, read_rows
+from training.run_log import RunDirectory
 
 
 class Task(Protocol):
@@ -157,7 +158,7 @@ def load_model(
 def find_best_step(run_directory: Path) -> tuple[int, str]:
     """Step of the kept checkpoint with the lowest held-out loss in metrics.jsonl, and a remark about it."""
     directory = RunDirectory(run_directory)
-    losses = {row["step"]: row.get("validation_loss") for row in read_rows(directory)}
+    losses = {row["step"]: row.get("validation_loss") for row in read_json_lines(directory.metrics)}
     losses = {step: loss for step, loss in losses.items() if loss is not None}
     steps = [step_of(path) for path in complete_checkpoints(directory.checkpoints)]
     best = min((step for step in steps if step in losses), key=losses.get, default=None)

@@ -16,7 +16,7 @@ from runs.load import make_model
 from runs.plots import plot_loss
 from runs.resolve import Run, resolve
 from system.errors import ConfigError
-from system.files import write_text
+from system.files import read_json_lines, write_text
 from system.text import format_command, format_count, format_duration, print_line, print_note
 from training.checkpoints import Checkpoints
 from training.evaluation import make_evaluator
@@ -25,7 +25,7 @@ from training.loop import NO_BAD_STEPS, STOP_REASONS, train
 from training.multi_device import make_replicas
 from training.optimizer import make_optimizer
 from training.replicas import ONE_DEVICE, Replicas
-from training.run_log import RunDirectory, RunLog, read_rows
+from training.run_log import RunDirectory, RunLog
 from training.step import make_train_step
 
 
@@ -204,7 +204,7 @@ def finish(run: Run, model: keras.Model, log: RunLog) -> None:
     }
     with directory.optional(directory.loss_plot):
         title = f"{run.config.name}: {verdict}"
-        plot_loss(read_rows(directory), directory.loss_plot, unit=task.unit, title=title)
+        plot_loss(read_json_lines(directory.metrics), directory.loss_plot, unit=task.unit, title=title)
     log.write_pictures(row["step"], files)
     log.sync()
     write_text(directory.summary, format_summary(summary))  # the last file: it marks the run as complete

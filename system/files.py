@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 from collections import deque
@@ -42,6 +43,16 @@ def write_text(path: Path, text: str) -> None:
     """Writes `text` as UTF-8 in place of the file at `path`, in one step."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_json_lines(path: Path) -> list[dict]:
+    """Objects in a file, one on each line, without damaged lines such as one that a crash cut short."""
+    rows = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 def sync(path: Path) -> None:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from system.errors import RunError, reason
-from system.files import sync, write_text
+from system.files import read_json_lines, sync, write_text
 from system.text import can_redraw_lines, format_duration, print_line, print_note
 
 STEPS_TO_ESTIMATE, PROGRESS_SECONDS = 5, 10
@@ -143,7 +143,7 @@ class RunLog:
         self.num_steps = num_steps
         self.unit, self.units_per_step = unit, units_per_step
         self.rate_name = f"{unit}_per_second"
-        self.rows = [row for row in read_rows(directory) if row["step"] <= start_step]
+        self.rows = [row for row in read_json_lines(directory.metrics) if row["step"] <= start_step]
         self._write_rows()
         self._write_samples()
         self.elapsed_seconds = elapsed_seconds
@@ -295,13 +295,3 @@ def make_event_writer(directory: Path, start_step: int) -> tf.summary.SummaryWri
         session = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
         file.write(tf.compat.v1.Event(step=start_step + 1, session_log=session).SerializeToString())
     return tf.summary.create_file_writer(str(directory))
-
-
-def read_rows(directory: RunDirectory) -> list[dict]:
-    """Rows of metrics.jsonl, without damaged lines such as one that a crash cut short."""
-    rows = []
-    if directory.metrics.exists():
-        for line in directory.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-    return rows

@@ -116,6 +116,7 @@ def test_help_of_a_group_shows_its_keys():
     assert "data.augment.flip=false" in text and "seed" not in text
     text = help_text(composed(), "optimizer.beta_1")
     assert text.split() == ["optimizer.beta_1=0.9", "decay", "rate", "of", "the", "first", "moment"]
+    assert help_text(composed(), "rope") == help_text(composed(), "model.rope")
     for topic, answer in (("lr", "optimizer.learning_rate"), ("optimiser", "did you mean 'optimizer'")):
         with pytest.raises(ConfigError, match=answer):
             help_text(composed(), topic)

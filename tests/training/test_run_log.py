@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from system.files import read_json_lines
 from tests.comparison import events_of
-from training.run_log import RunDirectory, RunLog, read_rows
+from training.run_log import RunDirectory, RunLog
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def write_rows(directory, steps):
 
 
 def steps_of(directory):
-    return [row["step"] for row in read_rows(directory)]
+    return [row["step"] for row in read_json_lines(directory.metrics)]
 
 
 def test_a_row_holds_the_step_the_metrics_and_the_time(directory):
@@ -41,7 +42,7 @@ def test_a_row_holds_the_step_the_metrics_and_the_time(directory):
         log.step_took(0.5, 2.5)
         log.step_took(1.5, 2.5)
         log.write(3, {"loss": 2.5, "validation_loss": 2.75})
-    assert read_rows(directory) == [
+    assert read_json_lines(directory.metrics) == [
         {
             "step": 3,
             "tokens": 3 * 32,
@@ -59,7 +60,7 @@ def test_rows_after_the_start_step_are_dropped(directory):
         assert steps_of(directory) == [1, 10, 20]
         log.write(30, {"loss": 2.0})
     assert steps_of(directory) == [1, 10, 20, 30]
-    assert read_rows(directory)[-1]["loss"] == 2.0
+    assert read_json_lines(directory.metrics)[-1]["loss"] == 2.0
 
 
 @pytest.mark.parametrize("garbage", [b'{"step": 20, "lo', b"\x00\x00\x00", b"\xff\xfe"])
@@ -82,7 +83,7 @@ def test_metrics_of_a_step_join_one_row(directory):
         with make_log(directory, start_step=40) as log:
             log.write(40, {"validation_loss": validation_loss, "sample": "text"})
     assert steps_of(directory) == [20, 40]
-    last = read_rows(directory)[-1]
+    last = read_json_lines(directory.metrics)[-1]
     assert (last["loss"], last["learning_rate"], last["validation_loss"]) == (1.5, 0.1, 1.7)
 
 
