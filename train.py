@@ -4,9 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from configs.compose import compose
+from configs.compose import compose, to_yaml
 from configs.foreign_names import answer_to
 from configs.help import COMMON, help_text
 from configs.schema import parse_config
@@ -24,7 +22,7 @@ def main(arguments: list[str]) -> int | None:
     report = print_error if options.help or options.cfg else print_line
     values = compose(options.overrides, config_dir=options.config_dir, report=report)
     if options.help or options.cfg:
-        print_result(help_text(values, options.help) if options.help else OmegaConf.to_yaml(values))
+        print_result(help_text(values, options.help) if options.help else to_yaml(values))
         return None
     config = parse_config(values)
     with quiet_imports():  # TensorFlow, which --help and an invalid configuration do not need

@@ -39,7 +39,11 @@ def save_config(config: Config, path: Path | str) -> None:
     Places inside the project are relative to it, so that it can be moved.
     """
     relative = replace_places(config, lambda place: place.removeprefix(f"{CONFIGS.parent}/"))
-    write_text(Path(path), OmegaConf.to_yaml(to_dict(relative)))
+    write_text(Path(path), to_yaml(to_dict(relative)))
+
+
+def to_yaml(values: dict) -> str:
+    return OmegaConf.to_yaml(values)
 
 
 def load_config(path: Path | str) -> Config:
