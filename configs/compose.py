@@ -22,7 +22,7 @@ from configs.schema import Config, parse_config, replace_places, to_dict
 from data.config import BPE_VOCAB_SIZE
 from system.errors import CommandError, ConfigError, RunError, reason
 from system.files import write_text
-from system.text import did_you_mean
+from system.text import did_you_mean, format_command
 
 # An override of this program's keys and groups: not of Hydra's own config, a package or a nested group.
 OVERRIDE = re.compile(r"(\+{0,2}|~)(?!hydra\b)([A-Za-z_][\w.]*)(?:=(.*))?", re.DOTALL)
@@ -98,7 +98,9 @@ def compose(
         if not isinstance(cfg.get("init_from"), str):
             return OmegaConf.to_container(cfg, resolve=True)
         if (path := config_to_inherit(cfg)) is None:
-            raise RunError(f"init_from={cfg.init_from} is not a run directory: it has no config.yaml")
+            command = format_command("train.py")
+            problem = f"init_from={cfg.init_from} is not a run directory: it has no config.yaml"
+            raise RunError(f"{problem}. Train one: {command}")
         parent = load_config(path)
         is_similar = OmegaConf.select(cfg, "model.architecture") == parent.model.architecture
         groups = groups_to_inherit(choices, overrides, is_similar=is_similar)
