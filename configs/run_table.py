@@ -12,7 +12,7 @@ from system.files import read_json_lines
 from system.text import LINE_WIDTH, format_duration, format_table, format_value, print_note
 
 RUN_FILES = ("config.yaml", "checkpoints", ".lock")
-LONGEST_VALUE, SHORTEST_NAME = 20, 24
+LONGEST_VALUE, LONGEST_NAME = 20, 36
 # Data and parent tell a run from others; the SHA-256 of the parent's data does not, and FACTS has num_steps.
 IGNORED_KEYS = FREE_KEYS - {"init_from", "data.path"} | {"init_from_data", "num_steps"}
 FACTS = ("name", "state", "step", "num_steps", "loss", "bits_per_byte", "accuracy", "elapsed_seconds")
@@ -32,7 +32,8 @@ def describe_run(path: Path) -> dict:
     The loss is the last one on held-out data. The state is `complete`, `running`, `stopped` or, if the config
     cannot be read, `damaged`. The config is absent until the first checkpoint.
     """
-    metrics = last_metrics(path / "metrics.jsonl")
+    rows = read_json_lines(path / "metrics.jsonl")
+    metrics = {key: value for row in rows for key, value in row.items()}  # the last of each
     names = [checkpoint.name.removeprefix("step-") for checkpoint in path.glob("checkpoints/step-*")]
     steps = [int(name) for name in names if name.isdecimal()]
     run = dict.fromkeys(FACTS) | {name: metrics.get(name) for name in FACTS[-3:]} | {"config": {}}
