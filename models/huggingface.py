@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import keras
 import ml_dtypes  # noqa: F401, defines the bfloat16 of NumPy
@@ -43,8 +42,10 @@ BLOCK_NAMES = {
     "mlp/gate_and_up/kernel": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
     "mlp/down/kernel": ("mlp.down_proj.weight",),
 }
+ROTATED = re.compile(r"\.[qk]_(proj|norm)\.")
 UNREAD = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 DTYPES = ("F32", "F16", "BF16")
+ROWS = 4_096  # assigned at once
 
 
 def load_pretrained(folder: Path | str, dtype: str = "float32", layout: str = "half") -> TransformerLM:
@@ -67,12 +68,15 @@ def load_pretrained(folder: Path | str, dtype: str = "float32", layout: str = "h
         raise DataError(f"{folder / CONFIG}: {reason(error)}") from error
     files = find_tensors(folder)
     model = TransformerLM(config, dtype=dtype)
-    weights = stored_weights(model)
-    expected = [name for weight in weights for name in weight.names]
+    order, weights = feature_order(config), stored_weights(model)
+    expected = [name for _, shapes in weights for name in shapes]
     check_names(folder, files, expected, is_tied=config.tied_embeddings)
-    for weight in weights:
-        tensors = zip(weight.names, weight.shapes, strict=True)
-        weight.assign([read(files[name], name, shape) for name, shape in tensors])
+    for variable, shapes in weights:
+        parts = [reorder(read(files[name], name, shape), name, order) for name, shape in shapes.items()]
+        rows = np.concatenate(parts) if parts[1:] else parts[0]
+        rows = rows.T if is_transposed(variable) else rows
+        for start in range(0, len(rows), ROWS):  # in place, without a copy of an embedding
+            variable.value[start : start + ROWS].assign(rows[start : start + ROWS])
     return model
 
 
@@ -88,74 +92,50 @@ def save_pretrained(model: TransformerLM, folder: Path | str, tokenizer=None) ->
         RunError: if an option of the model has no equivalent.
     """
     folder, values, tensors = Path(folder), config_values(model.config), {}
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
         values |= {"bos_token_id": tokenizer.separator, "eos_token_id": list(tokenizer.stop_tokens)}
         (folder / TOKENIZER).write_text(tokenizer.json or byte_tokenizer(), encoding="utf-8")
         options = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         write_json(folder / "tokenizer_config.json", options)
     write_json(folder / CONFIG, values)
-    for weight in stored_weights(model):
-        tensors |= dict(zip(weight.names, weight.parts(), strict=True))
+    order = np.argsort(feature_order(model.config))
+    for variable, shapes in stored_weights(model):
+        rows = variable.numpy().T if is_transposed(variable) else variable.numpy()
+        ends = np.cumsum([shape[0] for shape in shapes.values()])
+        for name, part in zip(shapes, np.split(rows, ends[:-1]), strict=True):
+            tensors[name] = np.ascontiguousarray(reorder(part, name, order))
     save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
     (folder / TENSORS).chmod((folder / CONFIG).stat().st_mode)  # it is private to its owner otherwise
 
 
-class StoredWeight(NamedTuple):
-    """A weight of a model, and the tensors of a folder that form it.
-
-    In a folder it is (out, in), in the model (in, out) if `is_transposed`.
-    """
-
-    variable: keras.Variable
-    names: tuple[str, ...]
-    shapes: list[tuple[int, ...]]  # of the tensors
-    is_transposed: bool
-    order: np.ndarray | None  # (out,) indices in the folder of the features of the model; None if equal
-
-    def assign(self, parts: list[np.ndarray]) -> None:
-        rows = np.concatenate(parts) if parts[1:] else parts[0]
-        rows = rows if self.order is None else rows[self.order]
-        self.variable.assign(rows.T if self.is_transposed else rows)
-
-    def parts(self) -> list[np.ndarray]:
-        rows = self.variable.numpy().T if self.is_transposed else self.variable.numpy()
-        rows = rows if self.order is None else rows[np.argsort(self.order)]
-        ends = np.cumsum([shape[0] for shape in self.shapes])
-        return list(map(np.ascontiguousarray, np.split(rows, ends[:-1])))
-
-
-def stored_weights(model: TransformerLM) -> list[StoredWeight]:
-    config, weights = model.config, []
-    order = feature_order(config)
+def stored_weights(model: TransformerLM) -> list[tuple[keras.Variable, dict[str, tuple[int, ...]]]]:
+    """Weights of a model, each with the shapes of its tensors by name; see `NAMES`."""
+    weights, config = [], model.config
     for variable in model.weights:
         path = variable.path.partition("/")[2]
         block, _, place = path.partition("/")
         prefix = f"model.layers.{block.removeprefix('block_')}."
-        names = NAMES.get(path) or tuple(prefix + name for name in BLOCK_NAMES[place])
-        is_transposed = path.endswith(("kernel", "reverse_embeddings"))
-        out, *inputs = variable.shape[::-1] if is_transposed else variable.shape
-        sizes, num_heads = [out // len(names)] * len(names), 0
+        names = NAMES.get(path) or [prefix + name for name in BLOCK_NAMES[place]]
+        out, *inputs = variable.shape[::-1] if is_transposed(variable) else variable.shape
+        sizes = [out // len(names)] * len(names)
         if "/qkv/" in path:
-            heads, kv_heads = config.num_heads, config.num_kv_heads
-            sizes, num_heads = [heads * len(order), kv_heads * len(order)], heads + kv_heads
-            sizes.append(sizes[-1])
-        elif path.endswith(("query_norm/scale", "key_norm/scale")):
-            num_heads = 1
-        rows = reorder_heads(out, num_heads, order)
-        shapes = [(size, *inputs) for size in sizes]
-        weights.append(StoredWeight(variable, names, shapes, is_transposed, rows))
+            keys = config.num_kv_heads * config.head_size
+            sizes = [out - 2 * keys, keys, keys]
+        weights.append((variable, {name: (size, *inputs) for name, size in zip(names, sizes, strict=True)}))
     return weights
 
 
-def reorder_heads(num_rows: int, num_heads: int, order: np.ndarray) -> np.ndarray | None:
-    """(num_rows,) indices that apply `order` to each of the first heads; None if nothing changes."""
-    index, head_dim = np.arange(num_rows), len(order)
-    if not num_heads or (order == np.arange(head_dim)).all():
-        return None
-    heads = head_dim * np.arange(num_heads)[:, np.newaxis] + order  # (num_heads, head_dim)
-    index[: heads.size] = heads.reshape(-1)
-    return index
+def is_transposed(variable: keras.Variable) -> bool:
+    """Whether a weight is (in, out), and (out, in) in a folder."""
+    return variable.path.endswith(("kernel", "reverse_embeddings"))
+
+
+def reorder(rows: np.ndarray, name: str, order: np.ndarray) -> np.ndarray:
+    """Tensor (heads * head_dim, ...) with the features of each head in `order`, if they are rotated."""
+    if not ROTATED.search(name):
+        return rows
+    return rows.reshape(-1, len(order), *rows.shape[1:])[:, order].reshape(rows.shape)
 
 
 def feature_order(config: TransformerLMConfig) -> np.ndarray:

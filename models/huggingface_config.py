@@ -16,10 +16,10 @@ ARCHITECTURES = {  # by model_type
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
-# Values of transformers 5.24 for missing keys.
+# Values of transformers 5.24 for missing keys. Those of null: all heads, and no window.
 DEFAULTS = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
 FAMILY_DEFAULTS = {
-    "mistral": {"num_key_value_heads": 8, "sliding_window": 4_096, "use_sliding_window": True},
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4_096},
     "qwen2": {"num_key_value_heads": 32},
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
 }
@@ -44,14 +44,14 @@ ONLY = {  # keys that are read, and select another model unless they have this v
     "is_encoder_decoder": False,
     "chunk_size_feed_forward": 0,
 }
-READ = {*KEYS.values(), *ONLY, "model_type", "architectures", "head_dim"}
-READ |= {"sliding_window", "use_sliding_window", "layer_types", "rope_theta", "rope_scaling"}
-READ |= {"rope_parameters", "original_max_position_embeddings", "partial_rotary_factor"}
-# Keys without an effect on the logits.
-IRRELEVANT = re.compile(
-    r"_.*|(bos|eos|pad|unk)_token_id|(torch_)?dtype|transformers_version|transformers\.js_config|use_cache|"
-    "initializer_range|pretraining_tp|is_llama_config|max_window_layers|tokenizer_class|torchscript|"
-    "id2label|label2id|problem_type|output_.*|return_dict|task_specific_params|unsloth_.*"
+# Other keys that are read, then those without an effect on the logits.
+KNOWN = re.compile(
+    "model_type|architectures|head_dim|(use_)?sliding_window|layer_types|rope_(theta|scaling|parameters)|"
+    "original_max_position_embeddings|partial_rotary_factor|"
+    r"_.*|max_(sequence_)?length|(bos|eos|pad|unk)_token_id|(torch_)?dtype|transformers_version|use_cache|"
+    r"transformers\.js_config|initializer_range|pretraining_tp|is_llama_config|max_window_layers|"
+    "tokenizer_class|torchscript|id2label|label2id|problem_type|output_.*|return_dict|task_specific_params|"
+    "unsloth_.*"
 )
 
 
@@ -59,26 +59,26 @@ def model_config(values: Mapping[str, Any], *, layout: str = "half") -> Transfor
     """Options of the model of a `config.json`; every key is read, irrelevant or refused.
 
     Args:
-        values: content of the file; null is the same as a missing key.
+        values: content of the file.
         layout: pair layout of the model.
 
     Raises:
         TypeError, ValueError, ArithmeticError: if a value is missing or wrong, or has no equivalent.
     """
-    values = {key: value for key, value in values.items() if value is not None}
     family = values.get("model_type")
-    architecture, *_ = values.get("architectures", [ARCHITECTURES.get(family, family)])
-    if architecture != ARCHITECTURES.get(family):
+    architecture = (values.get("architectures") or [ARCHITECTURES.get(family, family)])[0]
+    if family not in ARCHITECTURES or architecture != ARCHITECTURES[family]:
         known = ", ".join(ARCHITECTURES.values())
         raise ValueError(f"{architecture} (model_type {family}) is not supported, only {known}")
-    check_keys(values)
     values = DEFAULTS | FAMILY_DEFAULTS.get(family, {}) | values
+    values = {key: value for key, value in values.items() if value is not None}
+    check_keys(values)
     values.setdefault("num_key_value_heads", values.get("num_attention_heads"))
     if missing := [key for key in KEYS.values() if values.get(key) is None]:
         raise ValueError(f"{', '.join(missing)} missing")
     options = {option: values[key] for option, key in KEYS.items()}
     length, window = options["context_length"], values.get("sliding_window", options["context_length"])
-    if values.get("use_sliding_window") and window < length:
+    if (family == "mistral" or values.get("use_sliding_window")) and window < length:
         raise ValueError(
             f"sliding_window {window:,} is shorter than the context of {length:,} tokens, which is not "
             f"supported. For a context of {window:,} tokens, set max_position_embeddings to {window}"
@@ -107,8 +107,8 @@ def check_keys(values: Mapping[str, Any]) -> None:
             raise ValueError(f"{key}={values[key]!r} is not supported, only {only!r}")
     if other := set(values.get("layer_types", ())) - {"full_attention", "sliding_attention"}:
         raise ValueError(f"layer_types {', '.join(map(str, other))} is not supported")
-    for key in values.keys() - READ:
-        if not IRRELEVANT.fullmatch(key):
+    for key in values.keys() - {*KEYS.values(), *ONLY}:
+        if not KNOWN.fullmatch(key):
             raise ValueError(f"unknown key {key!r}, which may change the model; if it does not, remove it")
 
 
@@ -129,9 +129,9 @@ def config_values(config: TransformerLMConfig) -> dict[str, Any]:
     }
     if found := [f"model.{option}" for option, is_set in inexpressible.items() if is_set]:
         raise RunError(f"the Llama family of transformers has no equivalent of {', '.join(found)}")
-    family = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else "llama"
-    if family == "llama" and config.dim % config.num_heads:  # LlamaConfig does not accept it
-        family = "mistral"
+    # LlamaConfig does not accept other numbers of features.
+    plain = "mistral" if config.dim % config.num_heads else "llama"
+    family = "qwen3" if config.qk_norm else "qwen2" if config.qkv_bias else plain
     return {
         "architectures": [ARCHITECTURES[family]],
         "model_type": family,
@@ -148,7 +148,7 @@ def rope_parameters(config: TransformerLMConfig) -> dict[str, Any]:
     """`rope_parameters` that give the frequencies of the model at every length.
 
     transformers changes those of `dynamic` and `longrope` with the length of the input, the model does not:
-    dynamic scaling beyond the original length becomes a `rope_theta`, and longrope gets one list of factors.
+    beyond the original length, dynamic becomes a `rope_theta`, and longrope has its long factors twice.
     """
     rope, options = config.rope, config.rotary_options()
     scaling, dim = dict(options["scaling"] or {"rope_type": "default"}), options["dim"]
@@ -162,8 +162,8 @@ def rope_parameters(config: TransformerLMConfig) -> dict[str, Any]:
             stretch, scaling = 1 + scaling["factor"] * (length / original - 1), {"rope_type": "default"}
     elif kind == "longrope":
         original = scaling["original_max_position_embeddings"]
-        factors = scaling["long_factor" if length > original else "short_factor"]
-        scaling |= {"short_factor": list(factors), "long_factor": list(factors)}
+        if length > original:
+            scaling["short_factor"] = scaling["long_factor"]
         if "max_position_embeddings" in scaling:
             scaling["factor"] = scaling.pop("max_position_embeddings") / original
     elif rope.interpolate_factor != 1:

@@ -111,26 +111,12 @@ class TransformerLM(ConfiguredModel):
     def get_config(self) -> dict:
         return {**super().get_config(), "document_separator": self.document_separator}
 
-    def call(
-        self,
-        tokens: tf.Tensor,
-        training: bool = False,
-        seed: tf.Tensor | None = None,
-        attention_block: int | None = None,
-        last: int | None = None,
-    ) -> tf.Tensor:
+    def call(self, tokens, training=False, seed=None, attention_block=None, last=None) -> tf.Tensor:
         features = self.features(tokens, training, seed, attention_block, last)
         logits = self.embedding(features, reverse=True)  # (batch, length or last, vocab_size)
         return tf.cast(logits, tf.float32)
 
-    def features(
-        self,
-        tokens: tf.Tensor,
-        training: bool = False,
-        seed: tf.Tensor | None = None,
-        attention_block: int | None = None,
-        last: int | None = None,
-    ) -> tf.Tensor:
+    def features(self, tokens, training=False, seed=None, attention_block=None, last=None) -> tf.Tensor:
         """(batch, length or last, dim) features whose products with `output_embeddings` are the logits."""
         if training and self.config.dropout > 0 and seed is None:
             seed = draw_seed()

@@ -58,11 +58,12 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
         expected = model(task.normalize(inputs)).numpy()
         model = classifier_of_pixels(model, task.images.mean, task.images.deviation)
     else:
-        if is_for_transformers:  # which does not restart positions; an imported model keeps its padding
-            model.document_separator = None
+        if is_for_transformers:
+            model.document_separator = None  # transformers does not restart positions
             row = find_row(run_directory, manifest["step"])
             write = partial(huggingface, task=task, step=manifest["step"], row=row)
-        else:
+        # An imported model and its children keep the tensors of their folder.
+        if not is_for_transformers or not (config.init_from or "imported_from" in manifest):
             model = without_padding(model, task.tokenizer.vocab_size)
         module = text_module(model, stop_tokens=task.tokenizer.stop_tokens)
         tokens, *_ = next(iter(task.evaluation_batches(max_batches=1)))

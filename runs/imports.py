@@ -19,7 +19,7 @@ from training.run_log import RunDirectory
 
 # Recorded as that of the run, which that of a child does not exceed by default (configs/compose.py).
 LEARNING_RATE = 1e-4
-FROM_FOLDER = ("model", "context_length", "init_from")
+FIXED = ("model", "context_length", "init_from", "name")
 
 
 def import_folder(folder: Path, name: str, overrides: list[str], *, layout: str = "half") -> str:
@@ -38,8 +38,8 @@ def import_folder(folder: Path, name: str, overrides: list[str], *, layout: str 
         RunError: if there is such a run.
     """
     for override in overrides:
-        if override_key(override).split(".")[0] in FROM_FOLDER:
-            raise ConfigError(f"{override!r} cannot be set: it is determined by {folder}")
+        if override_key(override).split(".")[0] in FIXED:
+            raise ConfigError(f"{override!r} cannot be set: it is determined by {folder} and --name")
     config = parse_config(compose([f"optimizer.learning_rate={LEARNING_RATE}", *overrides]))
     config = replace(config, name=name)
     directory = RunDirectory(Path(config.output_dir) / name)

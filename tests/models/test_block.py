@@ -2,12 +2,10 @@
 
 from functools import partial
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import models.attention
 from models.attention import Attention, BlockOptions
 from models.block import (
     Block,
@@ -56,29 +54,6 @@ def test_qk_norm_makes_scores_independent_of_the_scale_of_the_kernel():
         # Values are not normalised: they grow by 50, and the attention weights stay.
         is_equal = np.allclose(after / 50, before, rtol=1e-3, atol=1e-4)  # float32; epsilon of the norm
         assert is_equal == qk_norm
-
-
-def test_qk_norm_has_separate_scales_for_queries_and_keys():
-    layer = attention_of(qk_norm=True)
-    layer(tf.zeros((1, 2, 24)), cos_sin=None, kernel=attend)
-    scales = {weight.path: tuple(weight.shape) for weight in layer.weights if "norm" in weight.path}
-    assert scales == {"attention/query_norm/scale": (4,), "attention/key_norm/scale": (4,)}
-
-
-def test_cos_sin_reaches_the_rotation_in_float32_under_bfloat16(monkeypatch):
-    dtypes = set()
-
-    def recording_rotate(x, cos_sin, *, layout):
-        dtypes.add((x.dtype.name, cos_sin.dtype.name))
-        return x
-
-    monkeypatch.setattr(models.attention, "rotate", recording_rotate)
-    options = BlockOptions(**SIZES, **STDDEVS, qk_norm=True)
-    block = Block(options, dtype=keras.DTypePolicy("mixed_bfloat16"), name="block")
-    cos_sin = RotaryEmbedding(4).cos_sin_pair(tf.range(5))
-    kernel = partial(attend, bias=tf.zeros((1, 1, 5, 5), tf.bfloat16))
-    block(tf.zeros((2, 5, 24), tf.bfloat16), cos_sin=[cos_sin], kernels=[kernel])
-    assert dtypes == {("bfloat16", "float32")}
 
 
 @pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])

@@ -67,14 +67,8 @@ def test_invalid_options_raise_with_every_problem(options, message):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"num_kv_heads": 1},
-        {"num_kv_heads": 6},
-        {"rope": RopeConfig(interpolate_factor=2.0)},
-        {"dim": 20, "head_dim": 8},
         {"dim": 18, "position": "none"},  # odd heads, but nothing is rotated
         {"dim": 15, "num_heads": 3, "position": "learned"},
-        {"position": "none", "rope": RopeConfig(layout="half"), "learned_rotations": "per_token"},
     ],
 )
 def test_valid_options_are_accepted(options):
@@ -181,16 +175,6 @@ def test_coordinates_are_patches_for_lang_and_unit_for_pixel():
     assert not AxialRopeConfig(freqs_for="pixel").counts_patches
     assert not AxialRopeConfig(coordinates="unit").counts_patches
     assert AxialRopeConfig(freqs_for="pixel", coordinates="patches").counts_patches
-
-
-def test_axial_scaling_has_a_scaling_for_each_axis():
-    scaling = AxialScalingConfig(
-        type="yarn", factor=(2.0, 3.0), original_max_position_embeddings=(5, 8), beta_fast=7.0
-    )
-    assert [scaling.for_axis(axis) for axis in (0, 1)] == [
-        RopeScalingConfig(type="yarn", factor=2.0, original_max_position_embeddings=5, beta_fast=7.0),
-        RopeScalingConfig(type="yarn", factor=3.0, original_max_position_embeddings=8, beta_fast=7.0),
-    ]
 
 
 @pytest.mark.parametrize(

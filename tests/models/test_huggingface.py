@@ -106,6 +106,17 @@ def test_missing_keys_have_the_values_of_transformers():
     assert (model_config(values).num_kv_heads, model_config(values).head_dim) == (4, None)
 
 
+def test_null_is_no_window_and_all_heads_but_a_missing_key_of_mistral_is_not():
+    values = json.loads((VALUES / "mistral.json").read_text()) | {"max_position_embeddings": 32_768}
+    nulls = {"sliding_window": None, "num_key_value_heads": None}
+    config = model_config(values | nulls)
+    assert (config.context_length, config.num_kv_heads) == (32_768, 4)
+    del values["sliding_window"]
+    for use in (True, False):  # which MistralConfig does not read
+        with pytest.raises(ValueError, match="sliding_window 4,096 is shorter"):
+            model_config(values | {"use_sliding_window": use})
+
+
 FACTORS = {"short_factor": (1.0, 1.2), "long_factor": (1.0, 3.0)}
 SCALINGS = {
     "linear": {"type": "linear", "factor": 2.0},
@@ -132,6 +143,13 @@ ROTATIONS = {name: RopeConfig(scaling=RopeScalingConfig(**keys)) for name, keys 
 }
 
 
+def test_longrope_within_its_original_length_keeps_both_lists():
+    for length, short in ((16, FACTORS["short_factor"]), (17, FACTORS["long_factor"])):
+        config = TransformerLMConfig(context_length=length, num_heads=32, rope=ROTATIONS["longest"])
+        written = config_values(config)["rope_parameters"]
+        assert (written["short_factor"], written["long_factor"]) == (short, FACTORS["long_factor"])
+
+
 @pytest.mark.parametrize("name", ROTATIONS)
 def test_a_saved_model_has_the_same_logits(model_of, tokens, name, tmp_path):
     head_dim = 8 if "partial" in name else 4
@@ -146,7 +164,8 @@ def test_a_saved_model_has_the_same_logits(model_of, tokens, name, tmp_path):
 def test_the_architecture_is_the_one_with_the_options_of_the_model():
     options = {"LlamaForCausalLM": {}, "Qwen2ForCausalLM": {"qkv_bias": True}}
     options["Qwen3ForCausalLM"] = {"qk_norm": True}
-    options["MistralForCausalLM"] = {"dim": 30, "head_dim": 8}  # LlamaConfig needs whole dim / num_heads
+    # LlamaConfig needs whole dim / num_heads; a null window is no window.
+    options["MistralForCausalLM"] = {"dim": 30, "head_dim": 8, "context_length": 8_192}
     for architecture, changes in options.items():
         config = TransformerLMConfig(**changes, rope=RopeConfig(layout="half"))
         values = config_values(config)
@@ -181,6 +200,7 @@ def test_an_option_without_equivalent_is_refused_by_name(options, named):
             "MixtralForCausalLM .* only Lla",
         ),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification .* not supp"),
+        ({"model_type": None, "architectures": None}, "model_type None.* not supported"),
         ({"quantization_config": {"bits": 4}}, "quantized weights are not supported"),
         ({"sliding_window": 32, "use_sliding_window": True}, "sliding_window 32 is shorter .* of 64 tokens"),
         ({"attention_bias": True}, "attention_bias=True is not supported, only False"),

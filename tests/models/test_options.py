@@ -227,11 +227,3 @@ def test_packed_documents_equal_each_alone(position):
         alone = model(np.array([documents[document]], np.int32))[0]
         together = packed[row, start : start + len(documents[document])]
         np.testing.assert_allclose(together, alone, atol=1e-5)  # float32, logits below 1
-
-
-def test_xpos_ends_with_the_context():
-    model = model_named("xpos")
-    with pytest.raises(ValueError, match="positions under xPos end at context_length 16, got 17"):
-        model.make_cache(2, capacity=17)
-    with pytest.raises(ValueError, match="positions under xPos end at context_length 16, got 17"):
-        model(np.zeros((1, 17), np.int32))

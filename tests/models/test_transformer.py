@@ -184,12 +184,18 @@ def test_an_untrained_model_has_the_loss_of_a_uniform_guess():
     np.testing.assert_allclose(np.mean(loss), math.log(97), atol=0.1)  # embedding stddev 0.02
 
 
-def test_learned_positions_end_with_the_context(model_of):
-    model = model_of(position="learned")
-    with pytest.raises(ValueError, match="learned positions end at context_length 13, got 14 tokens"):
-        model(tf.zeros((2, 14), tf.int32))
-    with pytest.raises(ValueError, match="learned positions end at context_length 13, got 14 tokens"):
-        model.make_cache(2, capacity=14)
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"position": "learned"}, "learned positions"),
+        ({"rope": RopeConfig(xpos=True)}, "positions under xPos"),
+    ],
+)
+def test_positions_that_end_with_the_context_refuse_more_tokens(model_of, options, kind):
+    model = model_of(**options)
+    for call in (lambda: model(tf.zeros((2, 14), tf.int32)), lambda: model.make_cache(2, capacity=14)):
+        with pytest.raises(ValueError, match=f"{kind} end at context_length 13, got 14 tokens"):
+            call()
 
 
 def test_last_returns_the_last_logits_of_all(model_of, tokens):

@@ -76,28 +76,6 @@ def test_invalid_options_raise_with_their_key(options, problem):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"position": "mixed", "rope": rope(theta=20.0, interpolate_factor=(1.0, 2.0), layout="half")},
-        {"dim": 15, "num_heads": 3, "position": "learned"},
-        {"position": "none", "learned_rotations": "per_token", "rope": rope(layout="half")},
-        {"attention": "axial", "learned_rotations": "per_token"},
-        {"pooling": "class_token", "rope": rope(scaling=YARN)},
-        {"rope": rope(freqs_for="pixel", max_freq=20.0, coordinates="patches")},
-        {"rope": rope(scaling=AxialScalingConfig(type="dynamic", factor=(2.0, 2.0)))},
-    ],
-)
-def test_valid_options_are_accepted(options):
-    AxialViTConfig(**options)
-
-
-def test_all_problems_are_raised_together():
-    lines = problems(pooling="class_token", attention="axial", dim=62)
-    assert [line.split()[0] for line in lines] == ["pooling", "dim"]
-
-
-@pytest.mark.parametrize(
     ("height", "width", "patch"),
     [(8, 8, 2), (28, 28, 4), (32, 32, 4), (64, 64, 8), (6, 10, 2), (9, 15, 3), (100, 20, 10), (3, 6, 3)],
 )
@@ -135,11 +113,6 @@ def test_values_that_contradict_the_data_are_refused_by_name(options, message):
         AxialViTConfig(**options).for_images(12, 20, 3, 7)
 
 
-def test_data_of_one_class_is_refused():
-    with pytest.raises(ValueError, match="num_classes must be >= 2, got 1"):
-        AxialViTConfig().for_images(12, 20, 3, 1)
-
-
 def options_of(**options):
     config = AxialViTConfig(dim=32, patch_size=2, rope=rope(**options))
     return config.for_images(12, 20, 3, 7).rotary_options()
@@ -153,16 +126,3 @@ def test_null_lengths_of_a_scaling_are_the_patches_of_its_axis():
     assert (rows["target_length"], columns["target_length"]) == (6, 10)
     scaling = replace(YARN, original_max_position_embeddings=(4, 7))
     assert [o["scaling"]["original_max_position_embeddings"] for o in options_of(scaling=scaling)] == [4, 7]
-
-
-def test_a_scaling_has_a_factor_for_rows_and_one_for_columns():
-    rows, columns = options_of(scaling=AxialScalingConfig(type="yarn", factor=(2.0, 5.0)))
-    assert (rows["scaling"]["factor"], columns["scaling"]["factor"]) == (2, 5)
-    assert rows["scaling"]["original_max_position_embeddings"] == 3
-    assert columns["scaling"]["original_max_position_embeddings"] == 2
-
-
-def test_rows_and_columns_have_one_theta_and_a_factor_each():
-    rows, columns = options_of(theta=7.0, interpolate_factor=(2.0, 3.0))
-    assert rows["theta"] == columns["theta"] == 7
-    assert (rows["interpolate_factor"], columns["interpolate_factor"]) == (2, 3)

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import runs.exports
+from models.huggingface import load_pretrained
 from scripts.export import FORMATS, main
 from system.text import ROOT, format_command
 from tests.run_helpers import save_untrained_image_run, save_untrained_text_run
@@ -73,6 +74,14 @@ def test_a_vision_transformer_is_exported_with_its_preprocessing(image_run, run,
     np.testing.assert_allclose(
         predict(images=wide)["probabilities"], tf.nn.softmax(expected), atol=1e-5
     )  # float32 probabilities
+
+
+def test_rows_of_the_vocabulary_without_a_token_are_left_out_for_transformers(run, tmp_path):
+    directory, _, model = save_untrained_text_run(tmp_path / "text", vocab_size=300)
+    loaded = load_pretrained(export(run, directory, "huggingface", tmp_path / "out", "1x24"))
+    tokens = np.arange(24, dtype=np.int32)[np.newaxis]
+    assert loaded.config.vocab_size == 256
+    np.testing.assert_allclose(loaded(tokens), model(tokens)[..., :256], atol=1e-4)  # logits of tens
 
 
 def refusal(run, directory, file_format, output):

@@ -128,7 +128,8 @@ def test_mistakes_are_reported_in_one_line(folder, imported, options, run, tmp_p
 
     model = folder / "model"
     assert "is a run already" in refusal(model, name="imported")
-    assert "cannot be set" in refusal(model, "model.dim=32")
+    for override in ("model.dim=32", "name=third"):
+        assert "cannot be set" in refusal(model, override)
     assert "has no config.json" in refusal(tmp_path)
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((model / name).read_bytes())
