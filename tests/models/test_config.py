@@ -96,12 +96,6 @@ def test_null_lengths_of_a_scaling_follow_from_the_context(options, scaling, tar
     assert (arguments["scaling"], arguments["target_length"]) == (expected, target_length)
 
 
-def test_scaling_config_knows_which_keys_it_reads():
-    assert YARN.reads("original_max_position_embeddings") and not YARN.reads("target_length")
-    assert RopeScalingConfig(type="dynamic", factor=2.0).reads("target_length")
-    assert not RopeScalingConfig().reads("factor")
-
-
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
@@ -131,16 +125,6 @@ def test_scaling_config_knows_which_keys_it_reads():
 def test_invalid_rotary_options_raise_with_their_key(options, problem):
     with pytest.raises(ValueError, match=f"^{problem}"):
         TransformerLMConfig(rope=RopeConfig(**options))
-
-
-def test_valid_scalings_are_accepted():
-    for options in (
-        {"type": "none"},
-        {"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
-        {"type": "longrope", "short_factor": (1.0,) * 16, "long_factor": (2.0,) * 16, "factor": 2.0},
-        {"type": "proportional", "partial_rotary_factor": 0.25},
-    ):
-        TransformerLMConfig(rope=RopeConfig(scaling=RopeScalingConfig(**options)))
 
 
 @pytest.mark.parametrize(
