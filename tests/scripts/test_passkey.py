@@ -203,9 +203,9 @@ def test_the_command_prints_a_table(eagerly, passkey_run, run):
     options = "--lengths", 96, "--depths", 3, "--examples", 2, "--zero-shot", "ntk"
     code, output, errors = run(main, passkey_run, *options)
     assert code == 0
-    headers, *rows = output.splitlines()
+    headers, rows = output.splitlines()[:-4], output.splitlines()[-4:]
     expected = "run  context length  zero shot  length  0%  50%  100%  all"
-    assert headers.split() == expected.split()
+    assert sorted(" ".join(headers).split()) == sorted(expected.split())  # on two lines after a long path
     assert [row.split()[:4] for row in rows] == [
         [str(passkey_run), "64", scaling, length] for scaling in ("none", "ntk") for length in ("64", "96")
     ]
