@@ -79,13 +79,10 @@ def random_transforms(
     num_items: int,
     image_size: tuple[int, int],
 ) -> np.ndarray:
-    """Transforms of the images `items`, (batch,), in `epochs`, (batch,): functions of (seed, item, epoch).
+    """`affine_transforms` of the images `items`, (batch,), in `epochs`, (batch,).
 
-    Without rotation, scale and shear, shifts are whole pixels, so that they do not blur; along a side where
-    the largest shift is below one pixel, they are fractions.
-
-    Returns:
-        (batch, 8) float32, see `affine_transforms`.
+    Without rotation, scale and shear, shifts are whole pixels, so that they do not blur, except along a side
+    where the largest shift is below one pixel.
     """
     draws = np.empty((len(items), NUM_DRAWS))
     for epoch in np.unique(epochs):
@@ -130,29 +127,21 @@ def affine_transforms(
     Args:
         rotation: (batch,) degrees, counter-clockwise.
         scale: (batch,) factors; above 1 enlarges.
-        shear: (batch,) degrees between the sheared and the vertical axis; positive moves lower rows right.
+        shear: (batch,) degrees; positive moves lower rows right.
         shift: (batch, 2) pixels down and to the right.
         flip: (batch,) booleans, left to right.
 
     Returns:
-        (batch, 8) float32 for `keras.ops.image.affine_transform`: a0, a1, a2, b0, b1, b2, 0, 0, where the
-        pixel (x, y) of the result is at (a0 x + a1 y + a2, b0 x + b1 y + b2) of the image. An identity, a
-        flip and a shift by whole pixels are exact.
+        (batch, 8) float32 a0, a1, a2, b0, b1, b2, 0, 0: the pixel (x, y) of the result is at
+        (a0 x + a1 y + a2, b0 x + b1 y + b2) of the image. Identity, flip and whole shifts are exact.
     """
     angle, lean = np.radians(rotation), np.tan(np.radians(shear))
-    sine, cosine = np.sin(angle), np.cos(angle)
-    zero, one = np.zeros_like(angle), np.ones_like(angle)
-    # Inverses of the steps as matrices of the column vector (x, y), where y points down.
-    inverse_rotation = _matrices(cosine, -sine, sine, cosine) / scale[:, None, None]
-    inverse_shear = _matrices(one, -lean, zero, one)
-    inverse_flip = _matrices(np.where(flip, -1.0, 1.0), zero, zero, one)
-    matrix = inverse_flip @ inverse_shear @ inverse_rotation  # (batch, 2, 2)
+    sine, cosine, mirror = np.sin(angle), np.cos(angle), np.where(flip, -1.0, 1.0)
+    # Of the column vector (x, y), where y points down:
+    # inverse flip [[mirror, 0], [0, 1]] @ inverse shear [[1, -lean], [0, 1]] @ inverse rotation and scale.
+    rows = mirror * (cosine - lean * sine), -mirror * (sine + lean * cosine), sine, cosine
+    matrix = (np.stack(rows, axis=-1) / scale[:, None]).reshape(-1, 2, 2)  # (batch, 2, 2)
     centre = (np.array(image_size)[::-1] - 1) / 2
     offset = centre - (matrix @ (centre + shift[:, ::-1])[..., None])[..., 0]  # (batch, 2)
     coefficients = np.concatenate([matrix, offset[..., None]], axis=-1).reshape(-1, 6)  # (batch, 6)
     return np.pad(coefficients, ((0, 0), (0, 2))).astype(np.float32)  # (batch, 8)
-
-
-def _matrices(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """(batch, 2, 2) matrices [[a, b], [c, d]]."""
-    return np.stack([np.stack([a, b], axis=-1), np.stack([c, d], axis=-1)], axis=-2)

@@ -1,5 +1,7 @@
 """Image files: decoding with Pillow, resizing, and datasets with one folder for each class."""
 
+import contextlib
+import hashlib
 import io
 import os
 import re
@@ -33,11 +35,7 @@ warnings.filterwarnings("ignore", "Corrupt EXIF data", module="PIL")
 
 
 def read_image(path: Path | str, *, image_size: tuple[int, int], channels: int) -> np.ndarray:
-    """Reads an image file as a model input, (*image_size, channels) uint8.
-
-    Raises:
-        DataError: if the file cannot be read or is not an image.
-    """
+    """Reads an image file as a model input, (*image_size, channels) uint8; raises DataError if it cannot."""
     try:
         image = decode_image(read_file(Path(path)), channels=channels)
     except InvalidItem as error:
@@ -49,14 +47,14 @@ def decode_image(raw: bytes, *, channels: int) -> np.ndarray:
     """(height, width, channels) uint8 pixels, rotated as EXIF says; the first frame of an animation.
 
     One channel is grey, three are RGB. Transparent pixels become white, and 16-bit grey becomes 8-bit grey.
-
-    Raises:
-        InvalidItem: if Pillow cannot decode `raw`, or its pixels have 32 bits.
+    Raises InvalidItem if Pillow cannot decode `raw`, or its pixels have 32 bits.
     """
     try:
-        image = open_image(io.BytesIO(raw))
+        image = Image.open(io.BytesIO(raw), formats=FORMATS)
         image.load()
-        pixels = np.asarray(_eight_bits(_upright(image)).convert("L" if channels == 1 else "RGB"))
+        with contextlib.suppress(Exception):  # broken EXIF
+            image = ImageOps.exif_transpose(image)
+        pixels = np.asarray(_eight_bits(image).convert("L" if channels == 1 else "RGB"))
     except UnidentifiedImageError as error:
         raise InvalidItem("not an image in a supported format") from error
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
@@ -65,19 +63,6 @@ def decode_image(raw: bytes, *, channels: int) -> np.ndarray:
     if image.mode in ("I", "F"):
         raise InvalidItem("has 32-bit pixels, whose range is unknown")
     return pixels.reshape(*pixels.shape[:2], channels)  # (height, width, channels)
-
-
-def open_image(source: Path | io.BytesIO) -> Image.Image:
-    """Opens an image in one of `FORMATS`; its pixels are decoded when they are read."""
-    return Image.open(source, formats=FORMATS)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image rotated as its EXIF says, or as it is stored if the EXIF cannot be read."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # as many kinds as for damaged pixels, which are decoded by now
-        return image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -95,7 +80,7 @@ def has_colour(path: Path) -> bool:
     try:
         if not path.is_file():  # opening a FIFO blocks
             return False
-        with open_image(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return not (image.mode in ("1", "L", "LA") or image.mode.startswith("I;16"))
     except Exception:
         return False
@@ -141,10 +126,7 @@ def image_folder_source(config: ImageFolderConfig, *, report: Report) -> Source:
 
     A class is a folder, and its images are all files below it, see `list_images`. If the path has one of
     `TRAIN_FOLDERS` and one of `HELD_OUT_FOLDERS`, these are the splits; otherwise `held_out` of each class is
-    held out.
-
-    Raises:
-        DataError: if the folder is not of this form, or `held_out` is set although the splits exist.
+    held out. Raises DataError if the folder is not of this form, or `held_out` is set beside splits.
     """
     root = Path(config.path)
     if not root.is_dir():
@@ -226,18 +208,19 @@ def _class_files(folder: Path, report: Report, *, prefix: str = "") -> tuple[tup
 
 
 def _read(files: list[tuple], image_size: tuple[int, int] | None, *, channels: int) -> Iterator[tuple]:
-    """Decodes the files on all cores and yields name, pixels or error, and label in order."""
+    """Decodes the files on all cores; yields name, pixels or error, label and SHA-256 of each in order."""
 
-    def decode(file: tuple) -> tuple[str, np.ndarray | DataError, int]:
+    def decode(file: tuple) -> tuple:
         name, path, label = file
         try:
-            image = decode_image(read_file(path), channels=channels)
+            raw = read_file(path)
+            image = decode_image(raw, channels=channels)
         except DataError as error:
             return name, error, label
         # Resized here, so that each thread holds at most one large image.
         if image_size is not None:
             image = fit_images(image[None], image_size)[0]
-        return name, image, label
+        return name, image, label, hashlib.sha256(raw).digest()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(files), FILES_AT_ONCE):

@@ -64,10 +64,8 @@ class ImageSet:
 def load_images(config: ImagesConfig, *, report: Report = print_line) -> ImageSet:
     """Loads the images of `config` from the cache, which is built first if any of them has changed.
 
-    `report` receives one-line messages: progress and skipped files.
-
-    Raises:
-        DataError: if the images cannot be found or read, are not a valid set, or cannot be cached.
+    `report` receives one-line messages: progress and skipped files. Raises DataError if the images cannot be
+    found or read, are not a valid set, or cannot be cached.
     """
     match config:
         case DigitsConfig():
@@ -92,15 +90,12 @@ def _load_digits(config: DigitsConfig) -> ImageSet:
 
     digits = datasets.load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]  # (1797, 8, 8, 1)
-    labels = digits.target.astype(np.int32)
-    indices = model_selection.train_test_split(
-        np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0
-    )
     if config.image_size is not None:
         images = fit_images(images, config.image_size)
-    splits = {
-        split: ImageSplit(images[index], labels[index]) for split, index in zip(SPLITS, indices, strict=True)
-    }
+    train_images, held_out_images, *labels = model_selection.train_test_split(
+        images, digits.target.astype(np.int32), test_size=0.2, stratify=digits.target, random_state=0
+    )
+    splits = dict(zip(SPLITS, map(ImageSplit, (train_images, held_out_images), labels), strict=True))
     classes = tuple("0123456789")
     return _image_set(config, config.source, classes, splits, _facts(classes, splits))
 
@@ -132,7 +127,7 @@ def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, pro
     shape, originals, duplicates = None, {}, []
     for split in SPLITS if source.held_out is None else SPLITS[:1]:
         with open(folder / f"{split}.bin", "wb") as file:
-            for name, image, label in source.items(split):
+            for name, image, label, *content in source.items(split):
                 progress.advance()
                 if isinstance(image, DataError):
                     progress.skip(name, image)
@@ -145,12 +140,12 @@ def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, pro
                 if image.shape != shape:
                     both = f"{shape} and {image.shape}"
                     raise DataError(f"{source.name} has images of {both}; set data.image_size=[height,width]")
-                pixels = image.tobytes()
-                original = originals.setdefault(hashlib.sha256(pixels).digest(), name)
-                if original != name and not source.is_published:
+                # Files are compared, not pixels: the splits must not depend on the image size.
+                original = originals.setdefault(*content, name) if content else name
+                if original != name:
                     duplicates.append(f"{name}: equals {original}")
                     continue
-                file.write(pixels)
+                file.write(image.tobytes())
                 labels[split].append(int(label))
                 names[split].append(name)
     if duplicates:
@@ -159,8 +154,8 @@ def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, pro
     if source.held_out is not None and names["train"]:
         _hold_out(folder, meta, share=source.held_out)
     for split in SPLITS if not source.is_published else ():
-        missing = sorted(source.classes[label] for label in {*range(len(source.classes))} - {*labels[split]})
-        if missing:
+        found = set(labels[split])
+        if missing := [name for label, name in enumerate(source.classes) if label not in found]:
             raise DataError(
                 f"{source.name}: the {split} split has no usable image of {', '.join(missing)}"
                 f"{progress.describe_skipped()}; add images or remove the class"

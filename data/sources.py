@@ -30,7 +30,7 @@ SPLITS: tuple[Split, Split] = ("train", "validation")
 Report = Callable[[str], None]
 
 # Part of the key of a cache entry: increase it when the content of the files changes.
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 REPORT_EVERY_SECONDS = 10
 MAX_SKIPPED_NAMED = 20
 MOVED_HINT = ". If the data of a run have moved, repeat its training command with data.path=NEW"
@@ -49,11 +49,11 @@ class Source:
         num_items: number of items of all splits, invalid ones included; None if it is not known in advance.
         unit: name of an item in the singular.
         items: yields the items of a split, in the same order at every call: (name, raw bytes) of a document,
-            or (name, image, label) with an image (height, width, channels) uint8. A `DataError` in place of
-            the bytes or the image makes the item invalid.
+            or (name, image, label) with an image (height, width, channels) uint8, and with the SHA-256 of its
+            file if duplicates are left out. A `DataError` in place of bytes or image makes the item invalid.
         held_out: share of the training items that is held out; None if the source defines both splits.
         classes: names of the classes of images.
-        is_published: whether images are used as they are, with duplicates, and with classes without images.
+        is_published: whether classes without images are accepted.
         invalid: whether an invalid item is skipped or raises.
         action: what is done with the items, before and after it is done.
     """

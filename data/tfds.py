@@ -16,6 +16,12 @@ from system.errors import DataError, reason
 from system.text import can_redraw_lines, did_you_mean
 
 CATALOG = "https://www.tensorflow.org/datasets/catalog"
+# Kind of the feature that an option names, and whether a feature is one.
+KEYS = {
+    "text_key": ("a text", lambda feature: feature.tf_dtype == tf.string and feature.shape == ()),
+    "image_key": ("a uint8 image", lambda feature: feature.tf_dtype == tf.uint8 and len(feature.shape) == 3),
+    "label_key": ("a class label", lambda feature: isinstance(feature, tfds.features.ClassLabel)),
+}
 
 
 def tfds_source(config: TfdsTextConfig | TfdsImagesConfig, *, report: Report) -> Source:
@@ -98,23 +104,19 @@ def _prepare(builder, *, report: Report) -> None:
     except Exception as error:
         raise DataError(
             f"{builder.info.full_name} could not be downloaded and prepared in {builder.data_dir}: "
-            f"{_reason(error)}. Check the network and the folder, or prepare the set on another machine, "
-            "copy it and set data.data_dir=... to its folder"
+            f"{_reason(error)}. Check the network, or copy a prepared set and set data.data_dir to its folder"
         ) from error
 
 
 def _count_examples(builder, split: Split, name: str) -> int:
     """Number of examples in the split `name` of the dataset; raises DataError if it is unknown or empty."""
-    try:
-        count = builder.info.splits[name].num_examples
-    except (KeyError, ValueError):
-        count = 0
-    if not count:
-        raise DataError(
-            f"data.{split}_split={name} is not a split of {builder.info.full_name} with examples; choose one "
-            f"of {', '.join(builder.info.splits)}, or a part such as 'train[:90%]'"
-        )
-    return count
+    with contextlib.suppress(KeyError, ValueError):
+        if count := builder.info.splits[name].num_examples:
+            return count
+    raise DataError(
+        f"data.{split}_split={name} is not a split of {builder.info.full_name} with examples; choose one "
+        f"of {', '.join(builder.info.splits)}, or a part such as 'train[:90%]'"
+    )
 
 
 def _check_disjoint(builder, *, train: str, validation: str) -> None:
@@ -130,14 +132,7 @@ def _check_disjoint(builder, *, train: str, validation: str) -> None:
 
 def _check_key(builder, option: str, key: str) -> None:
     """Raises DataError unless the feature `key` has the type that `option` requires."""
-    kind, is_valid = {
-        "text_key": ("a text", lambda feature: feature.tf_dtype == tf.string and feature.shape == ()),
-        "image_key": (
-            "a uint8 image",
-            lambda feature: feature.tf_dtype == tf.uint8 and len(feature.shape) == 3,
-        ),
-        "label_key": ("a class label", lambda feature: isinstance(feature, tfds.features.ClassLabel)),
-    }[option]
+    kind, is_valid = KEYS[option]
     keys = sorted(name for name, feature in builder.info.features.items() if is_valid(feature))
     if key not in keys:
         advice = f"choose one of {', '.join(keys)}" if keys else "it has none; choose another data.tfds_name"

@@ -122,13 +122,6 @@ def test_images_are_resized_independently_and_unchanged_at_their_size():
     assert fit_images(images[:, :1], (8, 8)).shape == (3, 8, 8, 3)  # cropped to one pixel
 
 
-def test_read_image_gives_the_input_of_a_model(tmp_path):
-    path = tmp_path / "photo.of.something"
-    path.write_bytes(encode(COLOUR))
-    np.testing.assert_array_equal(read_image(path, image_size=(5, 7), channels=3), COLOUR)
-    assert read_image(str(path), image_size=(4, 3), channels=1).shape == (4, 3, 1)
-
-
 def test_file_that_cannot_be_read_raises_one_line(tmp_path):
     (tmp_path / "notes.txt").write_text("no image")
     os.mkfifo(tmp_path / "pipe.png")

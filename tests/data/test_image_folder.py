@@ -1,7 +1,6 @@
 """The user's own images: from one folder for each class to a set in the cache."""
 
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -99,6 +98,7 @@ def test_most_files_keep_their_split_when_others_are_added(folder):
         ((7,) * 10, 0.2, [1, 2, 1, 2, 1, 1, 2, 1, 2, 1]),  # 14 of 70
         ((3, 10, 2), 0.5, [2, 4, 1]),
         ((9, 3), 0.05, [1, 1]),  # at least one of each class
+        ((2,) * 5, 0.999, [1] * 5),  # and not all
     ],
 )
 def test_share_of_each_class_is_held_out(tmp_path, counts, held_out, expected):
@@ -124,10 +124,18 @@ def test_duplicates_are_counted_and_used_once(folder, split_folder):
     assert len(load(split_folder).validation.labels) == 6
 
 
-@pytest.mark.parametrize("held_out", [0.001, 0.999])
-def test_class_of_two_images_has_one_in_each_split(tmp_path, held_out):
-    found = load(write_classes(tmp_path / "few", 2, 2, 2, 2, 2), held_out=held_out)
-    assert found.train.labels.tolist() == found.validation.labels.tolist() == [0, 1, 2, 3, 4]
+def test_splits_and_duplicates_do_not_depend_on_the_image_size(folder):
+    """At 1x1 pixels, two halves of equal sums have the same pixel."""
+    names = []
+    for grey in range(0, 40):
+        for index, order in enumerate(([grey, 80 - grey], [80 - grey, grey])):
+            pixels = np.repeat(np.repeat([order], 4, axis=1), 8, axis=0).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / ("cat", "dog")[index] / f"half {grey}.png")
+    for size in (SIZE, (3, 4), (1, 1)):
+        found = load(folder, image_size=size)
+        names.append((found.train.names, found.validation.names))
+    assert names[0] == names[1] == names[2]
+    assert sum(map(len, names[0])) == 150
 
 
 def test_existing_splits_are_used(split_folder):
@@ -163,15 +171,6 @@ def test_other_files_are_skipped_and_counted(folder):
         (folder / name).write_text("no image")
     assert messages_of(folder) == ["skipped 5 files that cannot be images, first: cat/.DS_Store"]
     assert load(folder).fingerprint == before
-
-
-def test_linked_folders_of_images_are_read_once(folder, tmp_path):
-    before = load(folder)
-    (folder / "dog" / "some").rename(tmp_path / "elsewhere")
-    (folder / "dog" / "some").symlink_to(tmp_path / "elsewhere")
-    (folder / "dog" / "again").symlink_to(folder / "dog")
-    (folder / "dog" / "cats").symlink_to(folder / "cat")
-    assert load(folder).fingerprint == before.fingerprint
 
 
 def test_classes_of_two_splits_are_compared_in_one_unicode_form(split_folder):
@@ -269,17 +268,6 @@ def test_mistake_raises_one_line(folder, message):
     assert "\n" not in str(caught.value)
 
 
-def test_class_without_usable_image_is_named(folder):
-    for name in ("1.png", "2.png"):
-        (folder / "bird").mkdir(exist_ok=True)
-        (folder / "bird" / name).write_text("no image")
-    message = (
-        r"photos: the train split has no usable image of bird \(2 skipped, first: bird/1\.png: not an image"
-    )
-    with pytest.raises(DataError, match=message):
-        load(folder, invalid="skip")
-
-
 def test_existing_splits_need_the_same_classes_with_images(split_folder):
     write(split_folder / "train" / "bird" / "1.png", 5)
     write(split_folder / "test" / "cow" / "1.png", 5)
@@ -287,17 +275,13 @@ def test_existing_splits_need_the_same_classes_with_images(split_folder):
         load(split_folder)
     shutil.rmtree(split_folder / "train" / "bird")
     shutil.rmtree(split_folder / "test" / "cow")
-    for name, message in (
-        (
-            "dog",
-            r"train split has no usable image of dog \(5 skipped, first: train/dog/0\.png: not an",
-        ),
-        ("cat", r"no usable image of cat, dog \(10 skipped, first: train/cat/0\.png: .*; add images or"),
-    ):
-        for path in (split_folder / "train" / name).iterdir():
-            path.write_text("no image")
-        with pytest.raises(DataError, match=message):
-            load(split_folder, invalid="skip")
+    for path in (split_folder / "train" / "dog").iterdir():
+        path.write_text("no image")
+    message = (
+        r"train split has no usable image of dog \(5 skipped, first: train/dog/0\.png: not an.*; add images"
+    )
+    with pytest.raises(DataError, match=message):
+        load(split_folder, invalid="skip")
 
 
 def test_second_load_decodes_nothing(folder, monkeypatch):
@@ -309,7 +293,6 @@ def test_second_load_decodes_nothing(folder, monkeypatch):
         np.testing.assert_array_equal(old.images, new.images)
         np.testing.assert_array_equal(old.labels, new.labels)
         assert old.names == new.names
-    np.testing.assert_array_equal([first.mean, first.deviation], [second.mean, second.deviation])
     assert (first.fingerprint, first.description) == (second.fingerprint, second.description)
 
 
@@ -329,8 +312,3 @@ def test_change_of_files_or_options_rebuilds_the_cache(folder):
     fingerprints.add(load(folder, held_out=0.6).fingerprint)
     assert len(fingerprints) == 6
     assert messages_of(folder, invalid="skip")[0].startswith("reading ")
-
-
-def test_progress_counts_all_images(folder, monkeypatch):
-    monkeypatch.setattr(sources, "REPORT_EVERY_SECONDS", 0)
-    assert re.fullmatch(r"read 70 of 70 images, [\d,]+/s, 0:00 left", messages_of(folder)[-1])
