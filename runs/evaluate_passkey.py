@@ -20,7 +20,7 @@ from runs.extended_context import (
     make_cases,
 )
 from runs.plots import save, subplots, without_formulas, write_cells
-from system.text import print_error
+from system.text import format_percent, print_error
 
 # Minimum accuracy at the trained length of a run that has learned the task.
 LEARNED_ACCURACY = 0.9
@@ -96,8 +96,8 @@ def table_rows(rows: list[dict]) -> list[dict]:
     return [
         {
             **{column: group[0][column] for column in ("run", "context_length", "zero_shot", "length")},
-            **{f"{row['depth']:.0%}": f"{row['accuracy']:.0%}" for row in group},
-            "all": f"{mean_accuracy(group):.1%}",
+            **{format_percent(row["depth"], 0): format_percent(row["accuracy"], 0) for row in group},
+            "all": format_percent(mean_accuracy(group)),
         }
         for group in group_rows(rows, "run", "zero_shot", "length")
     ]
@@ -111,8 +111,9 @@ def plot_rows(rows: list[dict], path: Path) -> None:
         accuracy = mean_accuracy([row for row in run_rows if row["length"] == length])
         if accuracy < LEARNED_ACCURACY:
             print_error(
-                f"{run} has not learned the task at its trained length {length:,}: it finds {accuracy:.1%} "
-                f"of the keys there, below {LEARNED_ACCURACY:.0%}. No heat map is drawn"
+                f"{run} has not learned the task at its trained length {length:,}: it finds "
+                f"{format_percent(accuracy)} of the keys there, below {format_percent(LEARNED_ACCURACY, 0)}. "
+                "No heat map is drawn"
             )
         else:
             panels += group_rows(run_rows, "zero_shot")
@@ -133,9 +134,9 @@ def plot_panels(panels: list[list[dict]], path: Path) -> None:
     for axes, groups in zip(axes_grid[0], grids, strict=True):
         shares = np.transpose([[row["accuracy"] for row in group] for group in groups])  # (depths, lengths)
         heat_map = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        write_cells(axes, shares, [[f"{share:.0%}" for share in row] for row in shares])
+        write_cells(axes, shares, [[format_percent(share, 0) for share in row] for row in shares])
         axes.set_xticks(range(len(groups)), [f"{group[0]['length']:,}" for group in groups])
-        axes.set_yticks(range(len(groups[0])), [f"{row['depth']:.0%}" for row in groups[0]])
+        axes.set_yticks(range(len(groups[0])), [format_percent(row["depth"], 0) for row in groups[0]])
         title = f"{label_of(groups[0][0])}, trained at {groups[0][0]['context_length']:,}"
         axes.set_title(title, fontsize="medium")
         axes.set(xlabel="context, tokens", ylabel="depth of the key")

@@ -29,8 +29,7 @@ def evaluate_runs(paths: list[Path], sizes: list[Size] | None, *, step: int | st
     An empty list of sizes stands for `default_sizes` of the first run.
 
     Raises:
-        RunError: if sizes are given and a run is not of a vision transformer, or a size is not a multiple of
-            its patches.
+        RunError: if sizes are given and a run is not of a vision transformer, or its patches do not fit.
         DataError: if the data cannot be read, or do not suit the model.
     """
     of = None if sizes is None else AxialViTConfig
@@ -51,10 +50,9 @@ def evaluate_run(
             shape = format_size(evaluated.model.image_size)
             print_note(f"the learned positions of {path} are resampled for images of {shape}.")
         evaluate = make_evaluator(model, task.measure, compile_mode=config.compile)
-        is_hidden = not can_redraw_lines()
-        means = evaluate(tqdm(task.evaluation_batches(), desc=escape(str(path)), disable=is_hidden))
+        batches = tqdm(task.evaluation_batches(), desc=escape(str(path)), disable=not can_redraw_lines())
         facts = {"run": str(path), "step": manifest["step"], "parameters": model.count_params()}
-        yield facts | task.results(means)
+        yield facts | task.results(evaluate(batches))
 
 
 def default_sizes(model: AxialViTConfig) -> list[Size]:

@@ -39,6 +39,7 @@ def draw(function: Callable[..., Figure], path: Path, **arguments: object) -> No
     # A palette makes the file three times smaller; PIL writes neither date nor version.
     picture = Image.open(buffer).convert("RGB")
     picture = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         picture.save(temporary, format="png", optimize=True)
 

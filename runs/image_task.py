@@ -13,7 +13,6 @@ from data.batches import ALL_ROWS, EvaluationBatches
 from data.config import ImageFolderConfig
 from data.image_batches import image_training_dataset, normalize
 from data.images import ImageSet, load_images
-from models.config import AxialViTConfig
 from runs.plots import Prediction, plot_confusion, plot_predictions
 from system.errors import DataError
 from system.text import format_command, format_share, format_value
@@ -53,15 +52,16 @@ class ImageTask:
         }
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
+        config, images = self.config, self.images
         return image_training_dataset(
-            self.images.train,
+            images.train,
             start_step=start_step,
-            num_steps=self.config.num_steps,
-            batch_size=self.config.batch_size,
-            seed=self.config.seed,
-            augment=self.config.data.augment,
-            mean=self.images.mean,
-            deviation=self.images.deviation,
+            num_steps=config.num_steps,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            augment=config.data.augment,
+            mean=images.mean,
+            deviation=images.deviation,
             rows=rows,
         )
 
@@ -108,21 +108,19 @@ class ImageTask:
     def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
         """Draws the confusion matrix, some predictions and the most confident mistakes."""
         probabilities = self.probabilities(model)
-        labels, predicted = self.images.validation.labels, probabilities.argmax(axis=1)
+        labels, names = self.images.validation.labels, self.images.validation.names
+        predicted = probabilities.argmax(axis=1)
         confusion = np.zeros((len(self.images.classes),) * 2, np.int64)
         np.add.at(confusion, (labels, predicted), 1)
         wrong = np.flatnonzero(predicted != labels)
         worst = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:NUM_MISTAKES]
+        examples = self.predictions(self.examples, probabilities[self.examples])
         mistakes = self.predictions(worst, probabilities[worst])
-        groups = {
-            "held-out images": self.predictions(self.examples, probabilities[self.examples]),
-            "most confident mistakes": mistakes,
-        }
         with directory.optional(directory.confusion):
             plot_confusion(directory.confusion, confusion, self.images.classes)
         with directory.optional(directory.predictions):
+            groups = {"held-out images": examples, "most confident mistakes": mistakes}
             plot_predictions(directory.predictions, groups)
-        names = self.images.validation.names
         summary = {
             "classes": list(self.images.classes),
             "confusion_matrix": confusion.tolist(),
@@ -178,28 +176,24 @@ def load_image_task(
     """
     images = load_images(config.data, report=report)
     height, width, channels = images.train.images.shape[1:]
+    num_classes = len(images.classes)
     if recorded:
-        check_unchanged(config.model, images, facts)
+        model, classes = config.model, facts["classes"] if facts else ()
+        names = ["image_size", "channels", "num_classes", *map("class {}".format, range(num_classes))]
+        before = [model.image_size, model.channels, model.num_classes, *classes]
+        now = [(height, width), channels, num_classes, *images.classes]
+        for name, old, new in zip(names, before, now, strict=False):
+            if old != new:
+                raise DataError(
+                    f"the data have changed since this run began: {name} was {format_value(old)}, "
+                    f"now it is {format_value(new)}. To use the current data, start a new run: name=NEW"
+                )
     try:
         model = config.model.for_images(
-            height=height, width=width, channels=channels, num_classes=len(images.classes)
+            height=height, width=width, channels=channels, num_classes=num_classes
         )
     except ValueError as error:
         raise DataError(f"the images of {config.data.source} do not fit the model: {error}") from error
     if facts is not None:
         images = replace(images, **{key: np.array(facts[key], np.float32) for key in ("mean", "deviation")})
     return ImageTask(replace(config, model=model), images)
-
-
-def check_unchanged(model: AxialViTConfig, images: ImageSet, facts: dict | None) -> None:
-    """Raises DataError naming a property of the images that differs from the recorded model or facts."""
-    height, width, channels = images.train.images.shape[1:]
-    names = ["image_size", "channels", "num_classes", *map("class {}".format, range(len(images.classes)))]
-    recorded = [model.image_size, model.channels, model.num_classes, *(facts["classes"] if facts else ())]
-    found = [(height, width), channels, len(images.classes), *images.classes]
-    for key, old, new in zip(names, recorded, found, strict=False):
-        if old != new:
-            raise DataError(
-                f"the data have changed since this run began: {key} was {format_value(old)}, "
-                f"now it is {format_value(new)}. To use the current data, start a new run: name=NEW"
-            )

@@ -10,7 +10,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from configs.run_table import shorten
 from system.files import replacing
+from system.text import format_percent
 
 # Column of metrics.jsonl, its label and its line style.
 LOSS_CURVES = (
@@ -44,11 +46,7 @@ class Prediction(NamedTuple):
 def plot_loss(rows: list[dict], path: Path, *, unit: str, title: str) -> None:
     """Draws training and held-out loss, and the accuracy if there is one, against tokens or images seen.
 
-    Args:
-        rows: rows of metrics.jsonl.
-        path: path of the PNG file.
-        unit: column of the horizontal axis, `tokens` or `images`.
-        title: title of the figure.
+    `rows` are those of metrics.jsonl; `unit` is the column of the horizontal axis, `tokens` or `images`.
     """
     panels = [(f"loss, nats per {unit.removesuffix('s')}", LOSS_CURVES)]
     if any("accuracy" in row for row in rows):
@@ -91,25 +89,16 @@ def draw_prediction(axes: Axes, prediction: Prediction, row: int, column: int) -
     height, width = (IMAGE_SIDE * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
     left, top = column + (1 - width) / 2, row * CELL_HEIGHT + IMAGE_TOP
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(left, left + width, top + height, top))
-    label, color = f"{shorten(prediction.predicted)}, {prediction.probability:.0%}", "tab:green"
+    predicted, color = shorten(prediction.predicted, MAX_NAME_LENGTH), "tab:green"
+    label = f"{predicted}, {format_percent(prediction.probability, 0)}"
     if prediction.predicted != prediction.label:
-        label, color = f"{label}\nis {shorten(prediction.label)}", "tab:red"
+        label, color = f"{label}\nis {shorten(prediction.label, MAX_NAME_LENGTH)}", "tab:red"
     axes.text(column + 0.5, top - 0.02, label, ha="center", va="bottom", fontsize=8, color=color)
-
-
-def shorten(name: str) -> str:
-    return name if len(name) <= MAX_NAME_LENGTH else name[: MAX_NAME_LENGTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 @without_formulas
 def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Draws the confusion matrix: shares of each class (row) by predicted class (column).
-
-    Args:
-        path: path of the PNG file.
-        counts: (classes, classes) integers.
-        classes: class names.
-    """
+    """Draws `counts`, (classes, classes) integers, as shares of each class (row) by prediction (column)."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(14.0, 3 + 0.45 * len(classes))
     figure, axes = subplots(side + 1, side)
@@ -117,7 +106,7 @@ def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> 
     figure.colorbar(heat_map, ax=axes, label="share of the class", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="class")
     if len(classes) <= MAX_CLASSES_WITH_NAMES:
-        names = [shorten(name) for name in classes]
+        names = [shorten(name, MAX_NAME_LENGTH) for name in classes]
         axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
         axes.set_yticks(range(len(classes)), names)
     if len(classes) <= MAX_CLASSES_WITH_COUNTS:

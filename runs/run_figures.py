@@ -9,7 +9,6 @@ import tensorflow as tf
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from data.image_batches import normalize
 from data.tokenizer import label
 from models import kernels, transformer, vit
 from models.config import TransformerLMConfig
@@ -19,6 +18,7 @@ from runs.image_task import ImageTask, load_image_task
 from runs.load import load_model, load_run_tokenizer
 from runs.plots import new_figure, without_formulas
 from system.errors import RunError
+from system.text import format_percent
 
 EXAMPLE = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self."
 LONGEST_PROMPT, MAX_LABELS = 90, 40
@@ -28,8 +28,7 @@ LONGEST_PROMPT, MAX_LABELS = 90, 40
 def attention(run_directory: Path, *, prompt: str | None, step: int | str = "latest") -> Figure:
     """Attention weights of each head on a prompt or on `EXAMPLE`, and their mean by distance.
 
-    Raises:
-        RunError: if the run is not of a language model, or the prompt is too short or too long.
+    Raises RunError if the run is not of a language model, or the prompt is too short or too long.
     """
     model, config, _ = load_model(run_directory, of=TransformerLMConfig, step=step)
     tokenizer = load_run_tokenizer(run_directory, config)
@@ -86,9 +85,7 @@ def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]
     """(batch, heads, length, keys_length) weights of each attention layer in one eager forward pass.
 
     `attend` of both models is replaced during the pass, since training never computes the weights.
-
-    Raises:
-        RunError: if the model computes attention in chunks.
+    Raises RunError if the model computes attention in chunks.
     """
     layers = []
 
@@ -110,11 +107,10 @@ def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]
 def resolution(rows: list[dict]) -> Figure:
     """Accuracy of each run by image size, below one held-out image at each size with its patches.
 
-    Args:
-        rows: rows of `evaluate_runs`; the images are shown with the predictions of the first run.
+    `rows` are those of `evaluate_runs`; the predictions are those of the first run.
     """
-    path, step = Path(rows[0]["run"]), rows[0]["step"]
-    model, config, manifest = load_model(path, step=step, report=lambda line: None)
+    first = rows[0]
+    model, config, manifest = load_model(Path(first["run"]), step=first["step"], report=lambda line: None)
     sizes = {row["image_size"]: tuple(map(int, row["image_size"].split("x"))) for row in rows}
     sizes = dict(sorted(sizes.items(), key=lambda size: math.prod(size[1])))
     figure = new_figure(max(7, 1.9 * len(sizes)), 5.2, "The same weights at other image sizes")
@@ -137,16 +133,11 @@ def resolution(rows: list[dict]) -> Figure:
 
 def draw_prediction(axes: Axes, task: ImageTask, model: keras.Model, patch_size: int) -> None:
     """Draws the first held-out image, its patches, its class and the predicted class."""
-    image = task.images.validation.images[:1]  # (1, height, width, channels)
-    logits = model(normalize(image, mean=task.images.mean, deviation=task.images.deviation))
-    probabilities = tf.nn.softmax(logits[0]).numpy()
-    height, width, channels = image.shape[1:]
-    axes.imshow(image[0] if channels == 3 else image[0, ..., 0], cmap="gray", vmin=0, vmax=255)
-    for row in range(0, height + 1, patch_size):
-        axes.axhline(row - 0.5, color=COLORS[1], linewidth=0.7)
-    for column in range(0, width + 1, patch_size):
-        axes.axvline(column - 0.5, color=COLORS[1], linewidth=0.7)
+    probabilities = tf.nn.softmax(model(task.normalize(task.images.validation.images[:1]))).numpy()
+    ((image, label, predicted, share),) = task.predictions(np.array([0]), probabilities)
+    height, width, channels = image.shape
+    axes.imshow(image if channels == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
+    axes.hlines(np.arange(0, height + 1, patch_size) - 0.5, -0.5, width - 0.5, COLORS[1], linewidth=0.7)
+    axes.vlines(np.arange(0, width + 1, patch_size) - 0.5, -0.5, height - 0.5, COLORS[1], linewidth=0.7)
     hide_ticks(axes, frame=False)
-    classes, predicted = task.images.classes, probabilities.argmax()
-    label, share = classes[task.images.validation.labels[0]], probabilities[predicted]
-    axes.set_title(f"{label}, predicted {classes[predicted]} ({share:.0%})")
+    axes.set_title(f"{label}, predicted {predicted} ({format_percent(share, 0)})")

@@ -25,7 +25,7 @@ from data.passkeys import Passkeys
 from data.tokenizer import BYTES, Tokenizer
 from models.sampling import Sampler, SamplingOptions
 from system.errors import DataError
-from system.text import format_command
+from system.text import format_command, format_percent
 from training.evaluation import summed_loss, summed_loss_and_answers
 from training.run_log import RunDirectory
 
@@ -178,7 +178,10 @@ class PasskeyTask:
         return {**sizes, "nats_per_token": means["validation_loss"], "accuracy": means["accuracy"]}
 
     def verdict(self, row: dict) -> str:
-        return f"{row['accuracy']:.1%} of held-out keys found, loss {row['validation_loss']:.4f} per digit"
+        return (
+            f"{format_percent(row['accuracy'])} of held-out keys found, loss {row['validation_loss']:.4f} "
+            "per digit"
+        )
 
     def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
         files = [directory.samples] if "sample" in row else []

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scri
 from runs.arguments import add_step_option, positive_integer, write_rows
 from system.command import USER_ERROR, quiet_imports, run_command
 from system.files import write_text
-from system.text import format_count, print_error, print_result
+from system.text import format_count, format_percent, print_error, print_result
 
 MOST_FAILURES = 20
 
@@ -35,7 +35,9 @@ def main(arguments: list[str]) -> int:
         print_result(json.dumps(predictions, indent=1))
     else:
         for prediction in predictions:
-            guesses = [f"{each['class']} {100 * each['probability']:.1f} %" for each in prediction["guesses"]]
+            guesses = [
+                f"{each['class']} {format_percent(each['probability'])}" for each in prediction["guesses"]
+            ]
             print_result(f"{prediction['image']}: {', '.join(guesses)}")
     for failure in failures[:MOST_FAILURES]:
         print_error(f"error: {failure}")

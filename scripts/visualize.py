@@ -20,7 +20,6 @@ def main(arguments: list[str]) -> None:
         from runs.run_figures import attention
 
     path = options.output / "attention.png"
-    options.output.mkdir(parents=True, exist_ok=True)
     draw(attention, path, run_directory=options.run_directory, prompt=options.prompt, step=options.step)
     print_line(f"wrote {path}")
 

@@ -165,7 +165,12 @@ def format_count(number: int, unit: str) -> str:
 
 def format_share(number: int, total: int) -> str:
     """`6 of 8 (75 %)`, or from a hundred on `355 of 360 (98.6 %)`."""
-    return f"{number:,} of {total:,} ({100 * number / total:.{int(total >= 100)}f} %)"
+    return f"{number:,} of {total:,} ({format_percent(number / total, int(total >= 100))})"
+
+
+def format_percent(share: float, digits: int = 1) -> str:
+    """`98.6 %`."""
+    return f"{100 * share:.{digits}f} %"
 
 
 def printable(name: str) -> str:

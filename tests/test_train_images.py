@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from runs.plots import plot_predictions
 from system.text import format_command
 from tests.comparison import events_of, rows_of, tensors_of
-from tests.run_helpers import assert_mentions, assert_same_tensors, contents_of, refusal
+from tests.run_helpers import assert_mentions, assert_same_tensors, refusal
 from training.hardware import describe_device
 from training.run_log import RunLog
 
@@ -106,13 +106,6 @@ def test_summary_has_one_line_per_matrix_row_and_mistake(trained_images):
     assert f"  {json.dumps(summary['confusion_matrix'][3])}," in lines
     assert f"  {json.dumps(summary['mistakes'][0])}," in lines
     assert set(summary["mistakes"][0]) == {"index", "class", "predicted", "probability"}
-
-
-def test_finished_run_is_not_changed(trained_images, train, capsys):
-    before = contents_of(trained_images)
-    assert train("name=whole") == 0
-    assert "This run is complete" in capsys.readouterr().out
-    assert contents_of(trained_images) == before
 
 
 def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_images, image_workplace, monkeypatch, capsys):
@@ -240,13 +233,6 @@ def test_image_folder_is_learned_and_refused_once_it_has_changed(
     assert_mentions(line, "data have changed", "num_classes", "3", "4", "name=")
 
 
-def test_init_from_other_channels_and_classes_is_refused(refused, trained_images, tmp_path):
-    folder = write_photos(tmp_path / "photos")
-    command = photos(folder, "wrong", "data.image_size=[8,8]", f"init_from={trained_images}")
-    (line,) = refused(*command, label="config error")
-    assert_mentions(line, str(trained_images), "model.channels", "1", "3", "model.num_classes", "10")
-
-
 def test_a_new_head_is_trained_on_other_classes(image_workplace, train, trained_images, refused, tmp_path):
     folder = write_photos(tmp_path / "photos", mode="L")
     command = photos(
@@ -261,22 +247,6 @@ def test_a_new_head_is_trained_on_other_classes(image_workplace, train, trained_
             assert (value.shape == old[name].shape and (value == old[name]).all()) == (
                 "/head/" not in name
             ), name
-
-
-def test_unusable_image_folder_is_a_one_line_error(refused, trained_images, tmp_path):
-    one = write_photos(tmp_path / "one", classes=["red"])
-    (line,) = refused(*photos(one, "wrong"))
-    assert_mentions(line, str(one), "red", "two")
-
-    empty = write_photos(tmp_path / "empty", classes=["red", "blue"])
-    (empty / "grey").mkdir()
-    (line,) = refused(*photos(empty, "wrong"))
-    assert_mentions(line, str(empty / "grey"), "has no image", "remove it")
-
-    damaged = write_photos(tmp_path / "damaged", classes=["red", "blue"])
-    (damaged / "red" / "2.png").write_text("not an image")
-    (line,) = refused(*photos(damaged, "wrong"))
-    assert_mentions(line, "red/2.png: not an image in a supported format", "data.invalid=skip")
 
 
 def test_init_from_continues_at_a_larger_image_size(image_workplace, train, trained_images, capsys):

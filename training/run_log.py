@@ -14,14 +14,13 @@ from tqdm import tqdm
 
 from system.errors import RunError, reason
 from system.files import read_json_lines, sync, write_text
-from system.text import can_redraw_lines, format_duration, print_line, print_note
+from system.text import can_redraw_lines, format_duration, format_percent, print_line, print_note
 
 STEPS_TO_ESTIMATE, PROGRESS_SECONDS = 5, 10
 FORMATS = {
     "loss": "loss {:.4f}",
     "validation_loss": "validation {:.4f}",
     "bits_per_byte": "{:.4f} bits/byte",
-    "accuracy": "accuracy {:.2%}",
 }
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
@@ -246,6 +245,8 @@ class RunLog:
     def _format(self, row: dict) -> str:
         parts = [f"step {row['step']:,}/{self.num_steps:,}"]
         parts += [text.format(row[name]) for name, text in FORMATS.items() if name in row]
+        if "accuracy" in row:
+            parts.append(f"accuracy {format_percent(row['accuracy'])}")
         if self.rate:
             left = (self.num_steps - row["step"]) * self.units_per_step
             parts.append(f"{self.rate:,} {self.unit}/s")

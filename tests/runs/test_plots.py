@@ -99,7 +99,7 @@ def test_predictions_are_labelled_and_wrong_ones_name_the_right_class(figures, t
     groups = {"some": [right] * 9 + [wrong], "most confident mistakes": []}
     plot_predictions(tmp_path / "predictions.png", groups)
     axes, empty = figures[0].axes
-    assert texts_of(axes) == ["cat, 88%"] * 9 + ["dog, 50%\nis cat"]
+    assert texts_of(axes) == ["cat, 88 %"] * 9 + ["dog, 50 %\nis cat"]
     np.testing.assert_array_equal([picture.get_array() for picture in axes.images], [image] * 10)
     places = [picture.get_extent() for picture in axes.images]
     for text, (left, right, bottom, top) in zip(axes.texts, places, strict=True):

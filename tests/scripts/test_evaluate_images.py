@@ -34,11 +34,8 @@ def expected_results(task, model, size):
     top, left = (height - rows) // 2, (width - columns) // 2
     centre = split.images[:, top : top + rows, left : left + columns]
     pixels = np.rint(tf.image.resize(centre, size, antialias=True)) / 255
-    logits = (
-        model(((pixels - task.images.mean) / task.images.deviation).astype(np.float32))
-        .numpy()
-        .astype(np.float64)
-    )
+    pixels = ((pixels - task.images.mean) / task.images.deviation).astype(np.float32)
+    logits = model(pixels).numpy().astype(np.float64)
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(logits)), split.labels]
     return np.mean(logits.argmax(axis=1) == split.labels), losses.mean()
 
@@ -122,9 +119,6 @@ def test_an_invalid_size_is_refused(run, capsys):
         with pytest.raises(SystemExit, match="2"):
             run(main, "anywhere", f"--image-size={size}")
         assert f"must be pixels, such as 16 or 16x24, got {size!r}" in capsys.readouterr().err
-
-
-def test_windows_and_image_sizes_exclude_each_other(run, capsys):
     with pytest.raises(SystemExit, match="2"):
         run(main, "anywhere", "--image-size", "8", "--windows", "16")
     assert "--windows is for language models, --image-size for vision transformers" in capsys.readouterr().err
