@@ -85,8 +85,8 @@ def classify_files(
     mean, deviation = (np.array(manifest[key], np.float32) for key in ("mean", "deviation"))  # (channels,)
     files, predictions, failures = [], [], []
     for path in paths:
-        is_directory = os.path.isdir(path)
-        files += [file for _, file in list_images(path, report=print_error)] if is_directory else [path]
+        images = list_images(path, report=print_error) if os.path.isdir(path) else [("", path)]
+        files += [file for _, file in images]
     if not files:
         raise DataError(f"no images in {', '.join(map(str, paths))}; choose image files or their directory")
     for path in tqdm(files, unit="image", disable=not can_redraw_lines()):

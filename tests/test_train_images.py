@@ -98,13 +98,11 @@ def test_summary_has_the_confusion_matrix(trained_images):
     assert np.trace(confusion) / confusion.sum() == pytest.approx(summary["accuracy"], abs=1e-9)
     assert summary["accuracy"] < summary["top_5_accuracy"] < 1
     assert (summary["name"], summary["step"], summary["images"]) == ("whole", 12, 192)
-
-
-def test_summary_has_one_line_per_matrix_row_and_mistake(trained_images):
     lines = (trained_images / "summary.json").read_text().splitlines()
-    summary = summary_of(trained_images)
-    assert f"  {json.dumps(summary['confusion_matrix'][3])}," in lines
-    assert f"  {json.dumps(summary['mistakes'][0])}," in lines
+    assert {
+        f"  {json.dumps(summary['confusion_matrix'][3])},",
+        f"  {json.dumps(summary['mistakes'][0])},",
+    } <= {*lines}
     assert set(summary["mistakes"][0]) == {"index", "class", "predicted", "probability"}
 
 
@@ -183,11 +181,6 @@ def test_other_image_size_in_a_run_directory_is_refused(refused, trained_images)
 def test_options_that_do_not_fit_the_images_are_a_one_line_error(refused, trained_images, changes, words):
     (line,) = refused("name=wrong", *changes)
     assert_mentions(line, *words)
-
-
-def test_init_from_another_architecture_is_refused(trained_run, refused):
-    (line,) = refused("name=wrong", f"init_from={trained_run}", label="config error")
-    assert_mentions(line, f"init_from={trained_run}", "transformer_lm", "axial_vit")
 
 
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}

@@ -145,10 +145,6 @@ def test_existing_splits_are_used(split_folder):
         [100, 101, 102, 110, 111, 112],
     )
     assert found.train.names[0] == "train/cat/0.png"
-    assert found.description == (
-        f"image_folder {split_folder}: 10 images of 6x8x3 in 2 classes for training; 6 of 16 (38 %) "
-        "held out; cropped to the center and resized to that size"
-    )
     with pytest.raises(DataError, match=r"data\.held_out=0\.3 has no effect: .*/split is already split into"):
         load(split_folder, held_out=0.3)
     (split_folder / "train").rename(split_folder / "training")
@@ -233,12 +229,6 @@ MISTAKES = {
     r"data\.path=.* is not a folder; choose one with a folder for each class": shutil.rmtree,
     r"photos has too few class folders: none; .* two: .*/photos/CLASS/\*, or .*/photos/train/CLASS/\*": (
         lambda folder: (shutil.rmtree(folder), folder.mkdir())
-    ),
-    r"photos has too few class folders: cat; classification needs at least two": (
-        lambda folder: shutil.rmtree(folder / "dog")
-    ),
-    r"the class folder .*/photos/bird has no image: remove it or add images": (
-        lambda folder: (folder / "bird" / "inner").mkdir(parents=True)
     ),
     r"the class folder .*/photos/__MACOSX has no image: remove it or add images": (
         lambda folder: (
