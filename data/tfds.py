@@ -104,7 +104,7 @@ def _prepare(builder, *, report: Report) -> None:
     except Exception as error:
         raise DataError(
             f"{builder.info.full_name} could not be downloaded and prepared in {builder.data_dir}: "
-            f"{_reason(error)}. Check the network, or copy a prepared set and set data.data_dir to its folder"
+            f"{_reason(error)}. Check the network or copy a prepared set and set data.data_dir=FOLDER"
         ) from error
 
 

@@ -96,8 +96,8 @@ def table_rows(rows: list[dict]) -> list[dict]:
     return [
         {
             **{column: group[0][column] for column in ("run", "context_length", "zero_shot", "length")},
-            **{format_percent(row["depth"], 0): format_percent(row["accuracy"], 0) for row in group},
-            "all": format_percent(mean_accuracy(group)),
+            **{f"{row['depth']:.0%}": f"{row['accuracy']:.0%}" for row in group},
+            "all": f"{mean_accuracy(group):.1%}",
         }
         for group in group_rows(rows, "run", "zero_shot", "length")
     ]

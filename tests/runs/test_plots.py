@@ -89,7 +89,7 @@ def test_a_confusion_matrix_shows_counts_on_shares_of_their_row(figures, tmp_pat
     axes = figures[0].axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array(), [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]])
     assert texts_of(axes) == ["6", "2", "1"]
-    assert labels_of(axes.get_yticklabels()) == ["a", "a very long n…", "third"]
+    assert labels_of(axes.get_yticklabels()) == ["a", "a very…a class", "third"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "class")
 
 

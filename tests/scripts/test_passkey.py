@@ -140,8 +140,8 @@ def make_rows(accuracies, *, run="run", trained=64, scaling="none"):
 def test_the_table_has_a_row_for_each_length_and_a_column_for_each_depth():
     first, second = table_rows(make_rows({64: (1.0, 0.9), 128: (0.25, 0.0)}))
     facts = {"run": "run", "context_length": 64, "zero_shot": "none", "length": 64}
-    assert first == facts | {"0 %": "100 %", "100 %": "90 %", "all": "95.0 %"}
-    assert (second["length"], second["0 %"], second["all"]) == (128, "25 %", "12.5 %")
+    assert first == facts | {"0%": "100%", "100%": "90%", "all": "95.0%"}
+    assert (second["length"], second["0%"], second["all"]) == (128, "25%", "12.5%")
 
 
 def test_a_run_that_finds_fewer_keys_has_no_heat_map_and_an_old_one_is_removed(tmp_path, capsys):
