@@ -1,6 +1,5 @@
 """Table of runs: progress, results, and the keys in which they differ; imports no TensorFlow."""
 
-import contextlib
 import fcntl
 import math
 from pathlib import Path
@@ -56,7 +55,9 @@ def describe_run(path: Path) -> dict:
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock of a run."""
-    with contextlib.suppress(FileNotFoundError), open(path) as file:
+    if not path.is_file():  # opening a FIFO blocks
+        return False
+    with open(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

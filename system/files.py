@@ -46,13 +46,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict]:
-    """Objects in a file, one on each line, without damaged lines such as one that a crash cut short."""
+    """Rows of metrics.jsonl, without damaged lines such as one that a crash cut short."""
     rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     for line in lines:
         with contextlib.suppress(ValueError):
             rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict)]
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
 
 
 def sync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Table of runs, and the command that prints it."""
 
 import json
+import os
 
 import pytest
 from filelock import FileLock
@@ -35,6 +36,7 @@ def outputs(tmp_path):
     (tmp_path / "damaged" / "checkpoints" / "step-00000005").mkdir(parents=True)
     for name in ("figures", "new"):
         (tmp_path / name).mkdir()
+    os.mkfifo(tmp_path / "stopped" / ".lock")  # to open it blocks
     (tmp_path / "new" / "metrics.jsonl").write_text('{"step": 40, "loss": 3.0}')
     with FileLock(tmp_path / "running" / ".lock"), FileLock(tmp_path / "new" / ".lock"):
         yield tmp_path
@@ -75,7 +77,7 @@ def test_a_folder_without_runs_is_an_error(outputs, capsys, name, problem):
 
 
 def test_a_table_of_different_runs_fits_and_counts_the_keys_without_a_column(tmp_path):
-    make_run(tmp_path / f"a-{'long' * 20}-name", {"validation_loss": 1.0, "accuracy": 0.5})
+    make_run(tmp_path / f"a-{'long' * 20}-name", {"step": 9, "validation_loss": 1.0, "accuracy": 0.5})
     place = str(tmp_path / ("p" * 40))
     make_run(tmp_path / "b", data={"source": "text_files", "path": place}, model={"rope": {"theta": 5e5}})
     runs = [describe_run(path) for path in sorted(tmp_path.iterdir())]

@@ -63,7 +63,9 @@ def test_rows_after_the_start_step_are_dropped(directory):
     assert read_json_lines(directory.metrics)[-1]["loss"] == 2.0
 
 
-@pytest.mark.parametrize("garbage", [b'{"step": 20, "lo', b"\x00\x00\x00", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "garbage", [b'{"step": 20, "lo', b"\x00\x00\x00", b"\xff\xfe", b"[1]", b'{"step": "1"}']
+)
 def test_damaged_lines_are_dropped(directory, garbage):
     """The last line is one that a crash cut short."""
     write_rows(directory, [10, 20, 30])
