@@ -32,7 +32,7 @@ COMMANDS = {
     "train half": [*TEXT, "name=half"],
     "train child": [*TEXT, "name=child", "init_from=outputs/lm"],
     "train vit": [*VIT, "name=vit"],
-    "generate": split("outputs/lm --prompt ab --length 4 --temperature 0"),
+    "generate": split("outputs/lm --prompt ab --length 4 --temperature 0 --seed 1"),
     "evaluate": ["outputs/lm"],
     "evaluate windows": split("outputs/lm --windows 8 16 --targets 64"),
     "evaluate vit": split("outputs/vit --image-size 8 12"),
@@ -196,7 +196,9 @@ def damaged_runs(choose: random.Random) -> Iterator[Case]:
         text = " ".join(COMMANDS[command])
         run = re.findall(r"outputs/\w+|name=(?:half|vit)", text)[-1].replace("name=", "outputs/")
         for file, damage in choose.sample(pairs, 12):
-            yield Case(command, COMMANDS[command], damage.replace("{}", f"{run}/{file}"), same=True)
+            yield Case(
+                command, COMMANDS[command], damage.replace("{}", f"{run}/{file}"), same=command != "list_runs"
+            )
 
 
 def named_cases() -> Iterator[Case]:
