@@ -95,8 +95,8 @@ def scaling_type(scaling: Mapping[str, Any]) -> str:
             f"scaling must be a dict, such as rope_scaling in a config.json, with the name as rope_type; "
             f"got {scaling!r}."
         )
-    names = (scaling[key] for key in ("rope_type", "type") if scaling.get(key) is not None)
-    names = {ALIASES.get(name, name) for name in names}
+    values = [scaling[key] for key in ("rope_type", "type") if scaling.get(key) is not None]
+    names = {ALIASES.get(name, name) for name in values}
     if len(names) != 1:
         raise ValueError(
             f"a scaling needs one rope_type out of {', '.join(SCALINGS)}; got {sorted(names) or 'none'}."
