@@ -19,8 +19,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+import configs.compose
 import train
-from configs.compose import combinations, compose
+from configs.compose import combinations, compose, save_config
 from configs.help import USAGE
 from configs.schema import parse_config
 from rope import RotaryEmbedding
@@ -155,8 +156,21 @@ def test_commands_are_found_and_each_reason_belongs_to_one():
         assert any(command.startswith(beginning) for command in COMMANDS), beginning
 
 
+@pytest.fixture
+def parents(monkeypatch, tmp_path):
+    """Configs in place of those of the parents that the pages name, such as outputs/vit."""
+
+    def config_of(cfg):
+        if not (path := tmp_path / "config.yaml").exists():
+            is_vit = cfg.model.architecture == "vit"
+            save_config(parse_config(compose(["experiment=vit"] if is_vit else [])), path)
+        return path
+
+    monkeypatch.setattr(configs.compose, "config_to_inherit", config_of)
+
+
 @pytest.mark.parametrize("command", [each for each in COMMANDS if not each.startswith(tuple(NOT_RUN))])
-def test_command_is_accepted(command):
+def test_command_is_accepted(command, parents):
     program, *arguments = shlex.split(command, comments=True)
     if program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -41,20 +41,18 @@ def test_a_killed_worker_gives_the_exit_code_of_a_shell():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals_are_forwarded_to_the_workers(number, capfd, monkeypatch):
+def test_signals_are_forwarded_to_the_workers(number, tmp_path, monkeypatch):
     monkeypatch.setattr(launch_local, "stop_signals", lambda: [number])  # also SIGHUP under nohup
     code = (
         "import signal\n"
         f"signal.signal({number:d}, lambda *_: sys.exit(130))\n"
-        "print('up', flush=True)\n"
+        f"open(os.path.join({str(tmp_path)!r}, str(os.getpid())), 'w').close()\n"
         "time.sleep(300)\n"
     )
 
     def stop():
-        output = ""
-        while output.count("up") < 2:
+        while len(os.listdir(tmp_path)) < 2:
             time.sleep(0.05)
-            output += capfd.readouterr().out
         os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=stop, daemon=True)
