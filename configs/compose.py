@@ -71,7 +71,9 @@ def read_yaml(path: Path | str) -> dict:
 
 
 def check_aliases(path: Path | str) -> None:
-    """Raises ConfigError for a YAML file whose aliases may expand it to more than the memory."""
+    """Raises ConfigError for a YAML file whose aliases may expand it to more than the memory, or a pipe."""
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a named pipe would wait
+        raise ConfigError(f"{path} is not a regular file")
     with open(path, encoding="utf-8", errors="replace") as file, contextlib.suppress(yaml.YAMLError):
         if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(file)) > MOST_ALIASES:
             raise ConfigError(f"{path} has more than {MOST_ALIASES} aliases (*name): write out their values")

@@ -43,7 +43,7 @@ SYSTEM_NEEDS = {"pydantic", "pydantic_core"}
 HYDRA = {"hydra", "omegaconf"}
 # Files and lines that `python train.py` reaches by imports, and lines of the longest function.
 MOST_FILES = 68
-MOST_LINES = 10_760
+MOST_LINES = 10_762
 LONGEST_FUNCTION = 60
 # Two files share a name only where they mirror each other.
 SHARED_NAMES = {"__init__.py", "__main__.py", "config.py", "huggingface.py"}

@@ -1,5 +1,6 @@
 """Command lines of train.py: help, errors in one line, and sweeps."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -30,7 +31,7 @@ def train_run(config):
     directory.mkdir(parents=True)
     save_config(config, directory / "config.yaml")
     (directory / "summary.json").touch()
-    row = {{"validation_loss": 1 - config.num_steps / 1000, "elapsed_seconds": 61}}
+    row = {{"step": 0, "validation_loss": 1 - config.num_steps / 1000, "elapsed_seconds": 61}}
     (directory / "metrics.jsonl").write_text(json.dumps(row))
 
 sys.modules["runs.run"] = types.SimpleNamespace(train_run=train_run)
@@ -228,6 +229,9 @@ def test_aliases_that_expand_exponentially_are_refused_at_once(tmp_path, errors_
     assert line == f"{path} has more than 10 aliases (*name): write out their values"
     path.write_text("# @package _global_\nsteps: &steps 5\nnum_steps: *steps\n")
     assert errors_of("--config-dir", tmp_path, "experiment=trial")[0].startswith("unknown key 'steps'")
+    path.unlink()
+    os.mkfifo(path)
+    assert errors_of("--config-dir", tmp_path, "experiment=trial") == [f"{path} is not a regular file"]
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.yaml").write_text(alias_bomb())
