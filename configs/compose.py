@@ -100,9 +100,7 @@ def compose(
         if not isinstance(cfg.get("init_from"), str):
             return OmegaConf.to_container(cfg, resolve=True)
         if (path := config_to_inherit(cfg)) is None:
-            command = format_command("train.py")
-            problem = f"init_from={cfg.init_from} is not a run directory: it has no config.yaml"
-            raise RunError(f"{problem}. Train one: {command}")
+            raise no_run(f"init_from={cfg.init_from}")
         parent = load_config(path)
         is_similar = OmegaConf.select(cfg, "model.architecture") == parent.model.architecture
         groups = groups_to_inherit(choices, overrides, is_similar=is_similar)
@@ -142,6 +140,11 @@ def config_to_inherit(cfg: DictConfig) -> Path | None:
     own = os.path.join(str(cfg.get("output_dir")), str(cfg.get("name")))
     paths = (Path(os.path.expanduser(place), "config.yaml") for place in (own, cfg.init_from))
     return next(filter(Path.is_file, paths), None)
+
+
+def no_run(place: str | Path) -> RunError:
+    command = format_command("train.py")
+    return RunError(f"{place} is not a run directory: it has no config.yaml. Train one: {command}")
 
 
 def groups_to_inherit(choices: Mapping[str, str], overrides: Iterable[str], *, is_similar: bool) -> list[str]:

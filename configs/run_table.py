@@ -7,7 +7,7 @@ from pathlib import Path
 from configs.compose import load_config
 from configs.schema import FREE_KEYS, to_flat
 from system.errors import CommandError, RunError
-from system.files import read_json_lines
+from system.files import has_complete_summary, read_json_lines
 from system.text import LINE_WIDTH, format_duration, format_table, format_value, print_note
 
 RUN_FILES = ("config.yaml", "checkpoints", ".lock")
@@ -40,7 +40,7 @@ def describe_run(path: Path) -> dict:
     run["loss"] = metrics.get("validation_loss")
     if is_locked(path / ".lock"):
         run |= {"state": "running", "step": metrics.get("step", run["step"])}
-    elif (path / "summary.json").exists():
+    elif has_complete_summary(path):
         run["state"] = "complete"
     if not steps and not (path / "config.yaml").exists():
         return run

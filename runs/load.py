@@ -8,7 +8,7 @@ from typing import Protocol
 
 import keras
 
-from configs.compose import REWRITE, load_config, read_yaml
+from configs.compose import REWRITE, load_config, no_run, read_yaml
 from configs.schema import Config, conflicting_keys, describe_difference, flatten, to_flat
 from data.config import IMAGE_CONFIGS, PasskeyConfig
 from data.tokenizer import BYTES, FILE_NAME, Tokenizer, read_tokenizer
@@ -19,7 +19,7 @@ from runs.image_task import load_image_task
 from runs.text_task import load_passkey_task, load_text_task
 from system.errors import ConfigError, RunError
 from system.files import read_json_lines
-from system.text import format_command, print_line, print_note
+from system.text import print_line, print_note
 from training.checkpoints import complete_checkpoints, recorded_config, restore_weights, step_of
 from training.evaluation import Measure
 from training.hardware import initialize_devices
@@ -173,14 +173,13 @@ def load_run_config(run_directory: Path) -> Config:
     """Config of a run; ConfigError if it differs from that of its checkpoints."""
     path = run_directory / "config.yaml"
     if not path.is_file():
-        command = format_command("train.py")
-        raise RunError(f"{run_directory} is not a run directory: it has no config.yaml. Train one: {command}")
+        raise no_run(run_directory)
     config, recorded = load_config(path), recorded_config(run_directory / "checkpoints")
     if conflicts := conflicting_keys(recorded, config):
         changes = "; ".join(map(describe_difference, conflicts))
         raise ConfigError(f"{path} differs from the checkpoints of its run: {changes}. {REWRITE}")
-    absent = to_flat(config).keys() - flatten(read_yaml(path)).keys() - recorded.keys()
-    if absent:
+    unrecorded = to_flat(config).keys() - recorded.keys()
+    if unrecorded and (absent := unrecorded - flatten(read_yaml(path)).keys()):
         note_defaults(path, tuple(sorted(absent)))
     return config
 

@@ -16,7 +16,7 @@ from runs.load import make_model
 from runs.plots import plot_loss
 from runs.resolve import Run, resolve
 from system.errors import ConfigError
-from system.files import read_json_lines, write_text
+from system.files import has_complete_summary, read_json_lines, write_text
 from system.text import format_command, format_count, format_duration, print_line, print_note
 from training.checkpoints import Checkpoints
 from training.evaluation import make_evaluator
@@ -42,14 +42,13 @@ def train_run(config: Config) -> int:
         replicas.copy_from_chief(list(checkpoints.variables.values()))
         if replicas.is_chief and manifest["step"] > 0:  # a new run does so with its first checkpoint
             record(run)
-        if replicas.any(manifest["step"] == run.config.num_steps and directory.is_complete()):
+        if replicas.any(manifest["step"] == run.config.num_steps and has_complete_summary(directory.path)):
             replicas.on_chief(lambda: print_line(f"This run is complete. Its summary: {directory.summary}"))
             return 0
         if replicas.is_chief:
             curves = format_command("-m", "tensorboard.main", "--logdir", directory.path)
-            print_line(
-                f"{describe(run, model)}\nrun: {directory.path}, {manifest['origin']}; curves: {curves}"
-            )
+            print_line(describe(run, model))
+            print_line(f"run: {directory.path}, {manifest['origin']}; curves: {curves}")
         return train_and_evaluate(run, model, optimizer, checkpoints, manifest)
 
 

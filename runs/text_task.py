@@ -178,10 +178,8 @@ class PasskeyTask:
         return {**sizes, "nats_per_token": means["validation_loss"], "accuracy": means["accuracy"]}
 
     def verdict(self, row: dict) -> str:
-        return (
-            f"{format_percent(row['accuracy'])} of held-out keys found, loss {row['validation_loss']:.4f} "
-            "per digit"
-        )
+        found, loss = format_percent(row["accuracy"]), row["validation_loss"]
+        return f"{found} of held-out keys found, loss {loss:.4f} per digit"
 
     def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
         files = [directory.samples] if "sample" in row else []

@@ -10,14 +10,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scri
 from configs.run_table import describe_run, differing_keys, find_runs, format_runs
 from system.command import run_command
 from system.errors import RunError
-from system.text import print_result
+from system.text import format_command, print_result
 
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     runs = [describe_run(path) for path in find_runs(options.directories)]
     if not runs:
-        raise RunError(f"no run in {', '.join(map(str, options.directories))}. Train one: python train.py")
+        places = ", ".join(map(str, options.directories))
+        raise RunError(f"no run in {places}. Train one: {format_command('train.py')}")
     keys = differing_keys([run["config"] for run in runs if run["config"]])
     print_result(json.dumps(runs, indent=1) if options.json else format_runs(runs, keys))
 

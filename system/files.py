@@ -55,6 +55,15 @@ def read_json_lines(path: Path) -> list[dict]:
     return [row for row in rows if isinstance(row, dict) and isinstance(row.get("step"), int)]
 
 
+def has_complete_summary(directory: Path) -> bool:
+    """Whether the summary.json of a finished run can be read, and the files that it lists are there."""
+    try:
+        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+        return all((directory / name).exists() for name in summary.get("files", ()))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
+
+
 def sync(path: Path) -> None:
     """Waits until a file or directory is on disk."""
     descriptor = os.open(path, os.O_RDONLY)

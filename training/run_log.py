@@ -80,14 +80,6 @@ class RunDirectory:
         ):
             raise self._write_error(error) from error
 
-    def is_complete(self) -> bool:
-        """Whether the summary of a finished run can be read, and the files that it lists are there."""
-        try:
-            names = json.loads(self.summary.read_text(encoding="utf-8")).get("files", ())
-            return all((self.path / name).exists() for name in names)
-        except (OSError, ValueError, TypeError, AttributeError):
-            return False
-
     def check_owned(self) -> None:
         """Raises RunError if the directory at this path is not the locked one."""
         if not self._is_owned():

@@ -30,7 +30,7 @@ def train_run(config):
     directory = pathlib.Path(config.output_dir, config.name)
     directory.mkdir(parents=True)
     save_config(config, directory / "config.yaml")
-    (directory / "summary.json").touch()
+    (directory / "summary.json").write_text("{{}}")
     row = {{"step": 0, "validation_loss": 1 - config.num_steps / 1000, "elapsed_seconds": 61}}
     (directory / "metrics.jsonl").write_text(json.dumps(row))
 

@@ -22,7 +22,7 @@ def make_run(path, *rows, checkpoint=None, complete=False, **config):
         (path / "checkpoints" / f"step-{checkpoint:08d}").mkdir(parents=True)
         (path / "checkpoints" / f"step-{checkpoint + 1:08d}.partial").mkdir()
     if complete:
-        (path / "summary.json").touch()
+        (path / "summary.json").write_text("{}")
 
 
 @pytest.fixture
@@ -36,6 +36,7 @@ def outputs(tmp_path):
     (tmp_path / "damaged" / "checkpoints" / "step-00000005").mkdir(parents=True)
     for name in ("figures", "new"):
         (tmp_path / name).mkdir()
+    (tmp_path / "stopped" / "summary.json").touch()  # a crash may leave it empty
     os.mkfifo(tmp_path / "stopped" / ".lock")  # to open it blocks
     (tmp_path / "new" / "metrics.jsonl").write_text('{"step": 40, "loss": 3.0}')
     with FileLock(tmp_path / "running" / ".lock"), FileLock(tmp_path / "new" / ".lock"):
