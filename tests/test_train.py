@@ -275,7 +275,7 @@ def test_reset_positions_changes_the_training(workplace):
 def command_in(line):
     """Arguments of the command at the end of an error message."""
     python, program, *arguments = shlex.split(line.rpartition(": ")[2])
-    assert (python, Path(program).name) == (sys.executable, PROGRAM.name)
+    assert (Path(python).absolute(), Path(program).name) == (Path(sys.executable), PROGRAM.name)
     return arguments
 
 
