@@ -1,7 +1,8 @@
 """Argument types and output files of the evaluation commands; imports no TensorFlow."""
 
 import argparse
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -73,10 +74,11 @@ def default_picture(run_directories: list[Path], name: str) -> Path:
     return run_directories[0] / name if len(run_directories) == 1 else Path(name)
 
 
-def write_rows(write: Callable[[list, Path], None], rows: list, path: Path) -> None:
-    """Calls `write(rows, path)` and prints `wrote PATH`; RunError if the file cannot be written."""
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Yields the path of a file of results, and prints it; RunError if the file cannot be written."""
     try:
-        write(rows, path)
+        yield path
     except OSError as error:
         raise RunError(f"cannot write {path} ({reason(error)})") from error
     print_error(f"wrote {path}")

@@ -2,17 +2,20 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 from configs.compose import save_config
 from configs.schema import Config, deciding_keys
-from runs.parent import load_parent_weights
-from runs.resolve import Run, check_recorded
+from models.grid import resample_grid
+from runs.load import load_run_config, make_model
+from runs.resolve import Run, check_recorded, describe_grid, grid_of
 from system.errors import DivergedError, RunError
 from system.files import write_text
-from system.text import print_note
-from training.checkpoints import Checkpoints
+from system.text import print_line, print_note
+from training.checkpoints import Checkpoints, restore_weights
 from training.hardware import describe_environment, environment_changes
 from training.run_log import RunLog
 
@@ -33,6 +36,36 @@ def restore(run: Run, model: keras.Model, checkpoints: Checkpoints) -> dict:
         return {"step": 0, "origin": "training from scratch"}
     load_parent_weights(config, model)
     return {"step": 0, "origin": f"starting from step {config.init_from_step:,} of {config.init_from}"}
+
+
+def load_parent_weights(config: Config, model: keras.Model) -> None:
+    """Assigns the weights of `init_from`, as `resample_positions` and `reset_head` ask for.
+
+    Raises:
+        RunError: if the parent has no such checkpoint, or was trained on other data than recorded.
+    """
+    path, parent = Path(config.init_from), load_run_config(Path(config.init_from))
+    old_grid, grid = grid_of(parent), grid_of(config)
+    resamples = config.resample_positions and grid != old_grid
+    old = make_model(parent) if resamples or config.reset_head else model
+    fingerprint = restore_weights(path, old, step=config.init_from_step)["data_fingerprint"]
+    if fingerprint != config.init_from_data:
+        raise RunError(
+            f"init_from={config.init_from} has changed: init_from_data is {config.init_from_data}, "
+            f"now it is {fingerprint}. Use name= for another run."
+        )
+    if old is model:
+        return
+    values = {variable.path: variable.value for variable in old.variables}
+    for variable in model.variables:
+        if config.reset_head and variable.path.startswith(f"{model.name}/head/"):
+            continue
+        value = values[variable.path]
+        if resamples and "position_embedding" in variable.path:
+            value = tf.reshape(value, (*old_grid, -1))  # (rows, columns, dim)
+            value = tf.reshape(resample_grid(value, *grid), variable.shape)
+            print_line(f"unlike init_from: {variable.path} is resampled from {describe_grid(old_grid)}")
+        variable.assign(value)
 
 
 def check_manifest(manifest: dict, run: Run) -> None:
@@ -57,9 +90,8 @@ def check_manifest(manifest: dict, run: Run) -> None:
 
 def make_save(run: Run, checkpoints: Checkpoints, log: RunLog) -> Callable[[int, dict], None]:
     """Function `save(step, facts)` that writes a checkpoint; `facts` are values from the loop."""
-    task = run.task
     constant = {
-        **task.facts,
+        **run.task.facts,
         "config": deciding_keys(run.config),
         "environment": describe_environment(),
         "replicas": run.replicas.num_replicas,
@@ -68,7 +100,7 @@ def make_save(run: Run, checkpoints: Checkpoints, log: RunLog) -> Callable[[int,
     def save(step: int, facts: dict) -> None:
         run.directory.check_owned()
         log.sync()
-        progress = {task.unit: step * run.units_per_step, "elapsed_seconds": log.elapsed_seconds}
+        progress = {run.task.unit: step * run.units_per_step, "elapsed_seconds": log.elapsed_seconds}
         checkpoints.save(step, {**progress, **facts, **constant})
         if not run.directory.config.exists():
             record(run)
@@ -90,21 +122,17 @@ def reverting_on_divergence(run: Run, checkpoints: Checkpoints) -> Iterator[None
     try:
         yield
     except DivergedError as error:
-        step = checkpoints.go_back(error.good_step)
-        state = "There is no checkpoint before it"
-        changes = ["name=another"]
+        step, optimizer = checkpoints.go_back(error.good_step), run.config.optimizer
+        remedies = [
+            f"optimizer.learning_rate={optimizer.learning_rate / 3:.1g}",
+            f"optimizer.warmup_steps={max(100, 3 * optimizer.warmup_steps)}",
+        ]
+        if run.config.precision != "float32":
+            remedies.append("precision=float32")
+        state, changes = "There is no checkpoint before it", "name=another"
         if step is not None:
             state = f"The run is back at its checkpoint of step {step:,}"
-            changes.append(f"init_from={run.directory.path}")
-        changes.append(" or ".join(remedies(run.config)))
-        error.args = (f"{error}. {state}. Try the same command with {' '.join(changes)}",)
+            changes += f" init_from={run.directory.path}"
+        advice = f"Try the same command with {changes} {' or '.join(remedies)}"
+        error.args = (f"{error}. {state}. {advice}",)
         raise
-
-
-def remedies(config: Config) -> list[str]:
-    """Changes that make divergence less likely."""
-    changes = [
-        f"optimizer.learning_rate={config.optimizer.learning_rate / 3:.1g}",
-        f"optimizer.warmup_steps={max(100, 3 * config.optimizer.warmup_steps)}",
-    ]
-    return changes if config.precision == "float32" else [*changes, "precision=float32"]

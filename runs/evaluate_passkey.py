@@ -8,10 +8,9 @@ import tensorflow as tf
 
 from data.config import PasskeyConfig
 from data.passkeys import Passkeys
-from runs.arguments import write_rows
 from runs.extended_context import (
     Case,
-    Run,
+    TrainedRun,
     check_run,
     evaluate_cases,
     group_rows,
@@ -19,15 +18,12 @@ from runs.extended_context import (
     make_case_model,
     make_cases,
 )
-from runs.plots import save, subplots, without_formulas, write_cells
-from system.text import format_percent, print_error
-
-# Minimum accuracy at the trained length of a run that has learned the task.
-LEARNED_ACCURACY = 0.9
+from runs.plots import picture, write_cells
+from system.text import format_percent
 
 
 def evaluate_passkeys(
-    runs: list[Run], lengths: list[int], *, num_depths: int, examples: int, scalings: list[str]
+    runs: list[TrainedRun], lengths: list[int], *, num_depths: int, examples: int, scalings: list[str]
 ) -> list[dict]:
     """Row for each run, each of `none` and `scalings`, each length and each depth.
 
@@ -77,7 +73,7 @@ def find_keys(
     return [slice(start, start + batch_size) for start in range(0, len(numbers), batch_size)], find
 
 
-def num_digits(run: Run) -> int:
+def num_digits(run: TrainedRun) -> int:
     """Digits of the keys that the run was trained on, or the default."""
     return run.config.data.digits if isinstance(run.config.data, PasskeyConfig) else PasskeyConfig().digits
 
@@ -87,58 +83,32 @@ def make_row(case: Case, depth: float, found: np.ndarray) -> dict:
     return {**case.facts, "digits": num_digits(case.run), "length": case.length, **values}
 
 
-def mean_accuracy(rows: list[dict]) -> float:
-    return round(float(np.mean([row["accuracy"] for row in rows])), 9)  # 0.9 is not below 0.9
-
-
 def table_rows(rows: list[dict]) -> list[dict]:
     """Row for each run, scaling and length, with the accuracy at each depth and over all of them."""
     return [
         {
             **{column: group[0][column] for column in ("run", "context_length", "zero_shot", "length")},
             **{f"{row['depth']:.0%}": f"{row['accuracy']:.0%}" for row in group},
-            "all": f"{mean_accuracy(group):.1%}",
+            "all": f"{np.mean([row['accuracy'] for row in group]):.1%}",
         }
         for group in group_rows(rows, "run", "zero_shot", "length")
     ]
 
 
 def plot_rows(rows: list[dict], path: Path) -> None:
-    """Draws the runs that have learned the task and reports the others; removes an outdated picture."""
-    panels = []
-    for run_rows in group_rows(rows, "run"):
-        run, length = run_rows[0]["run"], run_rows[0]["context_length"]
-        accuracy = mean_accuracy([row for row in run_rows if row["length"] == length])
-        if accuracy < LEARNED_ACCURACY:
-            print_error(
-                f"{run} has not learned the task at its trained length {length:,}: it finds "
-                f"{format_percent(accuracy)} of the keys there, below {format_percent(LEARNED_ACCURACY, 0)}. "
-                "No heat map is drawn"
-            )
-        else:
-            panels += group_rows(run_rows, "zero_shot")
-    if panels:
-        write_rows(plot_panels, panels, path)
-    elif path.exists():
-        path.unlink()
-        print_error(f"removed {path}, which showed an earlier measurement")
-
-
-@without_formulas
-def plot_panels(panels: list[list[dict]], path: Path) -> None:
-    """Draws the share of keys found by context length and depth, one heat map for the rows of each panel."""
-    grids = [group_rows(rows, "length") for rows in panels]
-    widths = [len(groups) for groups in grids]
-    width, height = 2 + 0.9 * sum(widths) + len(grids), 1.5 + 0.35 * len(grids[0][0])  # inches
-    figure, axes_grid = subplots(width, height, "", 1, len(grids), squeeze=False, width_ratios=widths)
-    for axes, groups in zip(axes_grid[0], grids, strict=True):
-        shares = np.transpose([[row["accuracy"] for row in group] for group in groups])  # (depths, lengths)
-        heat_map = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        write_cells(axes, shares, [[format_percent(share, 0) for share in row] for row in shares])
-        axes.set_xticks(range(len(groups)), [f"{group[0]['length']:,}" for group in groups])
-        axes.set_yticks(range(len(groups[0])), [format_percent(row["depth"], 0) for row in groups[0]])
-        title = f"{label_of(groups[0][0])}, trained at {groups[0][0]['context_length']:,}"
-        axes.set_title(title, fontsize="medium")
-        axes.set(xlabel="context, tokens", ylabel="depth of the key")
-    figure.colorbar(heat_map, ax=axes_grid, label="keys found")
-    save(figure, path, dpi=120)
+    """Draws the share of keys found by context length and depth, a heat map for each run and scaling."""
+    panels = [group_rows(group, "length") for group in group_rows(rows, "run", "zero_shot")]
+    widths = [len(groups) for groups in panels]
+    width, height = 2 + 0.9 * sum(widths) + len(panels), 1.5 + 0.35 * len(panels[0][0])  # inches
+    with picture(path, width, height) as figure:
+        (grid,) = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)
+        for axes, groups in zip(grid, panels, strict=True):
+            first, depths = groups[0][0], [format_percent(row["depth"], 0) for row in groups[0]]
+            shares = np.transpose([[row["accuracy"] for row in group] for group in groups])
+            heat_map = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+            write_cells(axes, shares, [[format_percent(share, 0) for share in row] for row in shares])
+            axes.set_xticks(range(len(groups)), [f"{group[0]['length']:,}" for group in groups])
+            axes.set_yticks(range(len(depths)), depths)
+            axes.set_title(f"{label_of(first)}, trained at {first['context_length']:,}", fontsize="medium")
+            axes.set(xlabel="context, tokens", ylabel="depth of the key")
+        figure.colorbar(heat_map, ax=grid, label="keys found")

@@ -1,6 +1,7 @@
 """Evaluation of trained runs, also at other image sizes, and classification of image files."""
 
 import functools
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from data.image_batches import normalize
 from data.image_files import list_images, read_image
 from models.config import AxialViTConfig
 from runs.load import load_model, load_task, note_other_data
+from runs.plots import picture
 from system.errors import DataError, RunError
 from system.text import can_redraw_lines, escape, print_error, print_note
 from training.evaluation import make_evaluator
@@ -43,7 +45,7 @@ def evaluate_run(
 ) -> Iterator[dict]:
     report_once = functools.cache(print_error)  # the data are loaded for each size
     for evaluated in [resized(config, size) for size in sizes] or [config]:
-        task = load_task(evaluated, report=report_once, recorded=True, facts=manifest, run_directory=path)
+        task = load_task(evaluated, report=report_once, facts=manifest, run_directory=path)
         if evaluated.model == config.model:
             note_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
         elif model.resamples_positions(*evaluated.model.image_size):
@@ -72,6 +74,21 @@ def resized(config: Config, size: Size) -> Config:
 
 def format_size(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
+
+
+def plot_sizes(rows: list[dict], path: Path) -> None:
+    """Draws the accuracy of each run by image size; `rows` are those of `evaluate_runs`."""
+    sizes = sorted({row["image_size"] for row in rows}, key=lambda size: math.prod(map(int, size.split("x"))))
+    with picture(path, 7, 4) as figure:
+        axes = figure.subplots()
+        for run in dict.fromkeys(row["run"] for row in rows):
+            accuracies = {row["image_size"]: row["accuracy"] for row in rows if row["run"] == run}
+            axes.plot([accuracies[size] for size in sizes], marker="o", label=run)
+        axes.set_title("The same weights at other image sizes")
+        axes.set_xticks(range(len(sizes)), sizes)
+        axes.set(xlabel="image size, height x width in pixels", ylabel="held-out accuracy", ylim=(0, 1.05))
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower left")
 
 
 def classify_files(

@@ -4,7 +4,6 @@ The sliding window of Press et al. 2021 (arXiv 2108.12409), by which arXiv 2306.
 interpolation. Zero-shot: the weights of a run under scalings that it was not trained with.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +20,7 @@ from data.tokenizer import Tokenizer
 from data.window_batches import Targets, choose_targets, window_batches
 from runs.extended_context import (
     Case,
-    Run,
+    TrainedRun,
     check_run,
     evaluate_cases,
     group_rows,
@@ -31,7 +30,7 @@ from runs.extended_context import (
     make_cases,
 )
 from runs.load import note_other_data
-from runs.plots import save, subplots, without_formulas
+from runs.plots import picture
 from system.errors import RunError
 from system.text import format_command, print_error
 
@@ -40,7 +39,7 @@ JSON_COLUMNS = ["step", "context_length", "factor", "attention", "stride", "targ
 CURVE_MARKERS = "os^vDXP*"
 
 
-def load_run_with_text(path: Path, *, step: int | str = "latest") -> Run:
+def load_run_with_text(path: Path, *, step: int | str = "latest") -> TrainedRun:
     """Raises RunError if it is not a run on text."""
     run = load_run(path, step=step)
     if isinstance(run.config.data, PasskeyConfig):
@@ -52,7 +51,13 @@ def load_run_with_text(path: Path, *, step: int | str = "latest") -> Run:
 
 
 def evaluate_windows(
-    runs: list[Run], windows: list[int], *, stride: int, max_targets: int, scalings: list[str], attention: str
+    runs: list[TrainedRun],
+    windows: list[int],
+    *,
+    stride: int,
+    max_targets: int,
+    scalings: list[str],
+    attention: str,
 ) -> list[dict]:
     """Row for each run, each of `none` and `scalings`, and each window; see `make_row`.
 
@@ -156,26 +161,25 @@ def table_rows(rows: list[dict]) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in JSON_COLUMNS} for row in rows]
 
 
-@without_formulas
 def plot_rows(rows: list[dict], path: Path) -> None:
     """Draws a curve for each run and scaling."""
-    figure, axes = subplots(8, 4.5)
-    trained_lengths = sorted({row["context_length"] for row in rows})
-    for length in trained_lengths:
-        axes.axvline(length, color="grey", linestyle="--", linewidth=1)
     columns = itemgetter("window", "nats_per_token", "standard_error")
-    curves = group_rows(rows, "run", "zero_shot")
-    for group, marker in zip(curves, itertools.cycle(CURVE_MARKERS), strict=False):
-        windows, losses, errors = np.array(list(map(columns, group)), float).T  # NaN for None: without a bar
-        style = {"marker": marker, "markersize": 5, "capsize": 3, "alpha": 0.8}
-        axes.errorbar(windows, losses, yerr=errors, label=label_of(group[0]), **style)
-    windows = sorted({row["window"] for row in rows})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(windows, [f"{window:,}" for window in windows])
-    axes.minorticks_off()
+    trained_lengths = sorted({row["context_length"] for row in rows})
     lengths = ", ".join(f"{length:,}" for length in trained_lengths)
-    axes.set(title="Held-out loss by window; bars are one standard error", ylabel="loss, nats per token")
-    axes.set_xlabel(f"window of context, tokens (dashed: trained length {lengths})")
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small")
-    save(figure, path, dpi=120)
+    ticks = sorted({row["window"] for row in rows})
+    with picture(path, 8, 4.5) as figure:
+        axes = figure.subplots()
+        for length in trained_lengths:
+            axes.axvline(length, color="grey", linestyle="--", linewidth=1)
+        for number, group in enumerate(group_rows(rows, "run", "zero_shot")):
+            windows, losses, errors = np.array(list(map(columns, group)), float).T  # NaN (None): no bar
+            marker = CURVE_MARKERS[number % len(CURVE_MARKERS)]
+            style = {"marker": marker, "markersize": 5, "capsize": 3, "alpha": 0.8}
+            axes.errorbar(windows, losses, yerr=errors, label=label_of(group[0]), **style)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [f"{window:,}" for window in ticks])
+        axes.minorticks_off()
+        axes.set(title="Held-out loss by window; bars are one standard error", ylabel="loss, nats per token")
+        axes.set_xlabel(f"window of context, tokens (dashed: trained length {lengths})")
+        axes.grid(alpha=0.3)
+        figure.legend(loc="outside right upper", fontsize="small")

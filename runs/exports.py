@@ -48,7 +48,7 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
     if not output.parent.is_dir():
         raise RunError(f"cannot write {output}: there is no directory {output.parent}")
     model, config, manifest = load_model(run_directory, precision="float32", step=step)
-    task = load_task(config, report=print_error, recorded=True, facts=manifest, run_directory=run_directory)
+    task = load_task(config, report=print_error, facts=manifest, run_directory=run_directory)
     write, is_for_transformers = FORMATS.get(file_format), file_format == "huggingface"
     if isinstance(config.model, AxialViTConfig):
         if is_for_transformers:

@@ -29,7 +29,7 @@ SCALING_LENGTHS = ("factor", "original_max_position_embeddings", "target_length"
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class TrainedRun:
     """A trained language model and, where its loss is measured, its corpus."""
 
     path: Path
@@ -47,7 +47,7 @@ class Run:
 class Case(NamedTuple):
     """A run at a context of `length` tokens, under a rotary scaling or `none`."""
 
-    run: Run
+    run: TrainedRun
     scaling: str
     length: int
 
@@ -73,12 +73,14 @@ class Case(NamedTuple):
         return {**run, "context_length": self.run.trained_length, **scaling}
 
 
-def load_run(path: Path, *, step: int | str = "latest") -> Run:
+def load_run(path: Path, *, step: int | str = "latest") -> TrainedRun:
     model, config, manifest = load_model(path, of=TransformerLMConfig, step=step)
-    return Run(path, model, config, manifest, tokenizer=load_run_tokenizer(path, config))
+    return TrainedRun(path, model, config, manifest, tokenizer=load_run_tokenizer(path, config))
 
 
-def make_cases(runs: list[Run], scalings: list[str], *, lengths: dict[Run, list[int]]) -> list[Case]:
+def make_cases(
+    runs: list[TrainedRun], scalings: list[str], *, lengths: dict[TrainedRun, list[int]]
+) -> list[Case]:
     """Cases of each run, each of `none` and `scalings`, and each length, in this order."""
     types = ("none", *scalings)
     return [Case(run, scaling, length) for run in runs for scaling in types for length in lengths[run]]
@@ -108,7 +110,7 @@ def group_rows(rows: list[dict], *columns: str) -> list[list[dict]]:
 
 
 def label_of(row: dict) -> str:
-    """Run and zero-shot scaling of a row, for a figure."""
+    """TrainedRun and zero-shot scaling of a row, for a figure."""
     return row["run"] if row["zero_shot"] == "none" else f"{row['run']}, {row['zero_shot']}"
 
 
@@ -141,7 +143,7 @@ def make_case_model(case: Case) -> TransformerLM:
     return model
 
 
-def check_run(run: Run, lengths: list[int], *, scalings: list[str], attention: str = "full") -> None:
+def check_run(run: TrainedRun, lengths: list[int], *, scalings: list[str], attention: str = "full") -> None:
     """Raises RunError for what cannot be evaluated or has no effect; warns of extrapolation."""
     trained, config = run.trained_length, run.model.config
     longer = [length for length in lengths if length > trained]

@@ -3,13 +3,12 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-
-from system.files import replacing
 
 PAPER, INK, FAINT = "#f7f6f2", "#1f2328", "#8a8f98"
 BLUE, ORANGE, GREEN, PURPLE, RED = COLORS = ("#1f6fb2", "#c4560a", "#2e7d32", "#7b4ab5", "#b3273a")
@@ -31,17 +30,22 @@ STYLE = {
 }
 
 
-def draw(function: Callable[..., Figure], path: Path, **arguments: object) -> None:
+def subplots(width: float, height: float, title: str, *shape: int, **options) -> tuple[Figure, Any]:
+    """A figure, in inches, and its plots; `shape` and `options` are those of `Figure.subplots`."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title)
+    return figure, figure.subplots(*shape, **options)
+
+
+def draw(function: Callable[[], Figure], path: Path) -> None:
     """Writes the figure that `function` returns as a PNG, the same bytes each time."""
     with rc_context(STYLE):
         buffer = io.BytesIO()
-        function(**arguments).savefig(buffer, dpi=DPI, format="png")
+        function().savefig(buffer, dpi=DPI, format="png")
     # A palette makes the file three times smaller; PIL writes neither date nor version.
-    picture = Image.open(buffer).convert("RGB")
-    picture = picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        picture.save(temporary, format="png", optimize=True)
+    image = Image.open(buffer).convert("RGB")
+    image = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    image.save(path, format="png", optimize=True)
 
 
 def hide_ticks(axes: Axes, *, frame: bool = True) -> None:

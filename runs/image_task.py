@@ -166,7 +166,7 @@ class ImageTask:
 
 
 def load_image_task(
-    config: Config, *, report: Callable[[str], None], recorded: bool = False, facts: dict | None = None
+    config: Config, *, report: Callable[[str], None], is_recorded: bool = False, facts: dict | None = None
 ) -> ImageTask:
     """Loads the images of a config and fills in what they determine; arguments as in `runs.load.load_task`.
 
@@ -177,7 +177,7 @@ def load_image_task(
     images = load_images(config.data, report=report)
     height, width, channels = images.train.images.shape[1:]
     num_classes = len(images.classes)
-    if recorded:
+    if is_recorded:
         model, classes = config.model, facts["classes"] if facts else ()
         names = ["image_size", "channels", "num_classes", *map("class {}".format, range(num_classes))]
         before = [model.image_size, model.channels, model.num_classes, *classes]

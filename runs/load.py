@@ -78,7 +78,6 @@ def load_task(
     config: Config,
     *,
     report: Callable[[str], None] = print_line,
-    recorded: bool = False,
     facts: dict | None = None,
     run_directory: Path | None = None,
 ) -> Task:
@@ -87,16 +86,16 @@ def load_task(
     Args:
         config: config of the run.
         report: receives one-line messages.
-        recorded: whether the config is that of an existing run, whose data must not change.
         facts: facts in the checkpoint of a trained model; images are normalized as in its training.
-        run_directory: directory of an existing run, whose tokenizer is used.
+        run_directory: directory of an existing run, whose tokenizer is used and whose data must not change.
 
     Raises:
         DataError: if the data cannot be read or do not fit the model.
     """
+    is_recorded = run_directory is not None
     if isinstance(config.data, IMAGE_CONFIGS):
-        return load_image_task(config, report=report, recorded=recorded, facts=facts)
-    tokenizer = None if run_directory is None else load_run_tokenizer(run_directory, config)
+        return load_image_task(config, report=report, is_recorded=is_recorded, facts=facts)
+    tokenizer = load_run_tokenizer(run_directory, config) if is_recorded else None
     if isinstance(config.data, PasskeyConfig):
         return load_passkey_task(config, tokenizer=tokenizer)
     return load_text_task(config, report=report, tokenizer=tokenizer)
@@ -122,16 +121,14 @@ def load_model(
     of: type | None = None,
     precision: str | None = None,
     step: int | str = "latest",
-    report: Callable[[str], None] = print_note,
 ) -> tuple[keras.Model, Config, dict]:
-    """Loads a checkpoint of a run.
+    """Loads a checkpoint of a run, and prints its step.
 
     Args:
         run_directory: directory of the run.
         of: required class of the model's config, for a command that supports one kind of model.
         precision: Keras dtype policy in place of that of the run.
         step: step of the checkpoint, `latest`, or `best` for the lowest held-out loss among those kept.
-        report: receives one line with the step of the checkpoint.
 
     Returns:
         The model, the run's config, and the checkpoint's manifest.
@@ -145,28 +142,24 @@ def load_model(
         )
     if precision is not None:
         config = replace(config, precision=precision)
-    remark = ""
     if step == "best":
-        step, remark = find_best_step(run_directory)
+        step = find_best_step(run_directory)
     is_of_text = not isinstance(config.data, IMAGE_CONFIGS)
     model = make_model(config, load_run_tokenizer(run_directory, config) if is_of_text else None)
     manifest = restore_weights(run_directory, model, step=None if step == "latest" else step)
-    report(f"{run_directory}: using the checkpoint of step {manifest['step']:,}{remark}")
+    print_note(f"{run_directory}: using the checkpoint of step {manifest['step']:,}")
     return model, config, manifest
 
 
-def find_best_step(run_directory: Path) -> tuple[int, str]:
-    """Step of the kept checkpoint with the lowest held-out loss in metrics.jsonl, and a remark about it."""
-    directory = RunDirectory(run_directory)
-    losses = {row["step"]: row.get("validation_loss") for row in read_json_lines(directory.metrics)}
-    losses = {step: loss for step, loss in losses.items() if loss is not None}
-    steps = [step_of(path) for path in complete_checkpoints(directory.checkpoints)]
-    best = min((step for step in steps if step in losses), key=losses.get, default=None)
+def find_best_step(run_directory: Path) -> int:
+    """Step of the kept checkpoint with the lowest held-out loss in metrics.jsonl."""
+    rows = read_json_lines(run_directory / "metrics.jsonl")
+    losses = {row["step"]: row["validation_loss"] for row in rows if row.get("validation_loss") is not None}
+    steps = [step_of(path) for path in complete_checkpoints(run_directory / "checkpoints")]
+    best = min(losses.keys() & steps, key=losses.get, default=None)
     if best is None:
-        raise RunError(f"{directory.metrics} has no held-out loss of a kept checkpoint; kept: {steps}")
-    lowest = min(losses, key=losses.get)
-    remark = f"; step {lowest:,} had {losses[lowest]:.4f}, but its checkpoint was not kept"
-    return best, f" (held-out loss {losses[best]:.4f}{remark if losses[lowest] < losses[best] else ''})"
+        raise RunError(f"{run_directory} has no held-out loss of a kept checkpoint; kept: {steps}")
+    return best
 
 
 def load_run_config(run_directory: Path) -> Config:

@@ -1,9 +1,11 @@
-"""Pictures of runs, and helpers for other figures."""
+"""Pictures of runs."""
 
+import contextlib
 import math
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -14,12 +16,14 @@ from configs.run_table import shorten
 from system.files import replacing
 from system.text import format_percent
 
-# Column of metrics.jsonl, its label and its line style.
-LOSS_CURVES = (
-    ("loss", "training batch", {"alpha": 0.5, "linewidth": 1}),
-    ("validation_loss", "held out", {"marker": "o", "markersize": 4}),
-)
-ACCURACY_CURVES = (("accuracy", "held out", {"marker": "o", "markersize": 4}),)
+DPI = 100
+# Style of the curve of each column of metrics.jsonl.
+HELD_OUT = {"label": "held out", "marker": "o", "markersize": 4}
+CURVES = {
+    "loss": {"label": "training batch", "alpha": 0.5, "linewidth": 1},
+    "validation_loss": HELD_OUT,
+    "accuracy": HELD_OUT,
+}
 
 IMAGES_PER_ROW = 8
 COLUMN_INCHES, TITLE_INCHES = 1.3, 0.4
@@ -28,9 +32,6 @@ CELL_HEIGHT, IMAGE_SIDE, IMAGE_TOP = 1.35, 0.94, 0.33
 
 MAX_CLASSES_WITH_COUNTS, MAX_CLASSES_WITH_NAMES = 20, 40
 MAX_NAME_LENGTH = 14
-
-# Dollar signs in names of runs and classes do not delimit formulas.
-without_formulas = rc_context({"text.parse_math": False})
 
 
 class Prediction(NamedTuple):
@@ -42,46 +43,54 @@ class Prediction(NamedTuple):
     probability: float
 
 
-@without_formulas
+@contextlib.contextmanager
+def picture(path: Path, width: float, height: float, **options) -> Iterator[Figure]:
+    """Yields an empty figure, in inches, and writes it as PNG; `options` are those of `savefig`."""
+    with rc_context({"text.parse_math": False}):  # names of runs and classes may contain dollar signs
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        with replacing(path) as temporary, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a letter without one becomes a box
+            figure.savefig(temporary, format="png", dpi=DPI, **options)
+
+
 def plot_loss(rows: list[dict], path: Path, *, unit: str, title: str) -> None:
     """Draws training and held-out loss, and the accuracy if there is one, against tokens or images seen.
 
     `rows` are those of metrics.jsonl; `unit` is the column of the horizontal axis, `tokens` or `images`.
     """
-    panels = [(f"loss, nats per {unit.removesuffix('s')}", LOSS_CURVES)]
+    panels = {f"loss, nats per {unit.removesuffix('s')}": ("loss", "validation_loss")}
     if any("accuracy" in row for row in rows):
-        panels.append(("accuracy", ACCURACY_CURVES))
-    figure = new_figure(7, 2.5 + 1.75 * len(panels), title)
+        panels["accuracy"] = ("accuracy",)
     number, scale = ("million", 1e6) if max(row.get(unit, 0) for row in rows) >= 1e6 else ("thousand", 1e3)
-    grid = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
-    for axes, (label, curves) in zip(grid, panels, strict=True):
-        for column, curve_label, style in curves:
-            points = [(row[unit] / scale, row[column]) for row in rows if column in row]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=curve_label, **style)
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
-    grid[-1].set_xlabel(f"{number} {unit}")
-    save(figure, path, dpi=120)
+    with picture(path, 7, 2.5 + 1.75 * len(panels)) as figure:
+        figure.suptitle(title)
+        grid = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+        for axes, (label, columns) in zip(grid, panels.items(), strict=True):
+            for column in columns:
+                points = [(row[unit] / scale, row[column]) for row in rows if column in row]
+                if points:
+                    axes.plot(*zip(*points, strict=True), **CURVES[column])
+            axes.set_ylabel(label)
+            axes.grid(alpha=0.3)
+            if axes.lines:
+                axes.legend()
+        grid[-1].set_xlabel(f"{number} {unit}")
 
 
-@without_formulas
 def plot_predictions(path: Path, groups: dict[str, list[Prediction]]) -> None:
     """Draws each group of images under its title, with the predicted class in green or red."""
     row_counts = [max(1, math.ceil(len(predictions) / IMAGES_PER_ROW)) for predictions in groups.values()]
     heights = [COLUMN_INCHES * CELL_HEIGHT * count + TITLE_INCHES for count in row_counts]
-    figure = new_figure(COLUMN_INCHES * IMAGES_PER_ROW, sum(heights))
-    subfigures = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for subfigure, count, (title, predictions) in zip(subfigures, row_counts, groups.items(), strict=True):
-        subfigure.suptitle(title if predictions else f"{title}: none")
-        axes = subfigure.subplots()  # one for all images: the layout of one for each takes a second
-        for number, prediction in enumerate(predictions):
-            draw_prediction(axes, prediction, *divmod(number, IMAGES_PER_ROW))
-        axes.set(xlim=(0, IMAGES_PER_ROW), ylim=(count * CELL_HEIGHT, 0))
-        axes.axis("off")
-    save(figure, path, dpi=100)
+    with picture(path, COLUMN_INCHES * IMAGES_PER_ROW, sum(heights)) as figure:
+        parts = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for part, count, (title, predictions) in zip(parts, row_counts, groups.items(), strict=True):
+            part.suptitle(title if predictions else f"{title}: none")
+            axes = part.subplots()  # one for all images: the layout of one for each takes a second
+            for number, prediction in enumerate(predictions):
+                draw_prediction(axes, prediction, *divmod(number, IMAGES_PER_ROW))
+            axes.set(xlim=(0, IMAGES_PER_ROW), ylim=(count * CELL_HEIGHT, 0))
+            axes.axis("off")
 
 
 def draw_prediction(axes: Axes, prediction: Prediction, row: int, column: int) -> None:
@@ -96,23 +105,22 @@ def draw_prediction(axes: Axes, prediction: Prediction, row: int, column: int) -
     axes.text(column + 0.5, top - 0.02, label, ha="center", va="bottom", fontsize=8, color=color)
 
 
-@without_formulas
 def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> None:
     """Draws `counts`, (classes, classes) integers, as shares of each class (row) by prediction (column)."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(14.0, 3 + 0.45 * len(classes))
-    figure, axes = subplots(side + 1, side)
-    heat_map = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(heat_map, ax=axes, label="share of the class", shrink=0.8)
-    axes.set(xlabel="predicted", ylabel="class")
-    if len(classes) <= MAX_CLASSES_WITH_NAMES:
-        names = [shorten(name, MAX_NAME_LENGTH) for name in classes]
-        axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
-        axes.set_yticks(range(len(classes)), names)
-    if len(classes) <= MAX_CLASSES_WITH_COUNTS:
-        write_cells(axes, shares, [[f"{count:,}" if count else "" for count in row] for row in counts])
     # The constrained layout ignores the tick labels beside axes of fixed aspect.
-    save(figure, path, dpi=100, bbox_inches="tight")
+    with picture(path, side + 1, side, bbox_inches="tight") as figure:
+        axes = figure.subplots()
+        heat_map = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        figure.colorbar(heat_map, ax=axes, label="share of the class", shrink=0.8)
+        axes.set(xlabel="predicted", ylabel="class")
+        if len(classes) <= MAX_CLASSES_WITH_NAMES:
+            names = [shorten(name, MAX_NAME_LENGTH) for name in classes]
+            axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
+            axes.set_yticks(range(len(classes)), names)
+        if len(classes) <= MAX_CLASSES_WITH_COUNTS:
+            write_cells(axes, shares, [[f"{count:,}" if count else "" for count in row] for row in counts])
 
 
 def write_cells(axes: Axes, shares: np.ndarray, texts: list[list[str]]) -> None:
@@ -121,24 +129,3 @@ def write_cells(axes: Axes, shares: np.ndarray, texts: list[list[str]]) -> None:
         if text := texts[row][column]:
             color = "white" if share > 0.5 else "black"
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
-
-
-def new_figure(width: float, height: float, title: str = "") -> Figure:
-    """An empty figure; width and height are in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    if title:
-        figure.suptitle(title)
-    return figure
-
-
-def subplots(width: float, height: float, title: str = "", *shape: int, **options) -> tuple[Figure, Any]:
-    """A figure and its plots; `shape` and `options` are those of `Figure.subplots`."""
-    figure = new_figure(width, height, title)
-    return figure, figure.subplots(*shape, **options)
-
-
-def save(figure: Figure, path: Path, **options) -> None:
-    """Writes the figure to `path` in one step, in the format of its suffix."""
-    with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a letter without one becomes a box
-        figure.savefig(temporary, format=path.suffix.removeprefix("."), **options)

@@ -4,6 +4,7 @@ import itertools
 import os
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from configs.schema import (
@@ -18,21 +19,32 @@ from configs.schema import (
     to_dict,
     to_flat,
 )
-from data.config import TOKENIZERS
-from data.tokenizer import read_tokenizer
-from models.config import AxialViTConfig
-from runs.load import Task, load_run_config, load_task
-from runs.parent import check_parent, fill_from_parent, fill_missing, fill_original_length
+from data.config import BPE, TOKENIZERS
+from data.corpus import tokenizer_of
+from data.tokenizer import FILE_NAME, read_tokenizer
+from runs.load import Task, load_run_config, load_run_tokenizer, load_task
 from system.errors import ConfigError
 from system.text import format_command, print_line, print_note
-from training.checkpoints import complete_checkpoints
+from training.checkpoints import complete_checkpoints, read_latest_manifest
 from training.hardware import describe_device, resolve_compile, resolve_precision
 from training.replicas import Replicas
 from training.run_log import RunDirectory
 
-# Keys that are null until the parent, or the images, have been read. Those of texts are filled in below.
-OPEN_KEYS = ("init_from_step", "init_from_data")
-OPEN_IMAGE_KEYS = ("image_size", "channels", "num_classes", "patch_size")
+# Keys of the model that are null until the images or the tokenizer have been read, or the parent.
+OPEN_MODEL_KEYS = ("image_size", "channels", "num_classes", "patch_size", "vocab_size")
+# Keys of the model that a child may change.
+CHANGEABLE = (
+    "context_length",
+    "model.image_size",
+    "model.initial_stddev",
+    "model.dropout",
+    "model.drop_path",
+    "model.attention_kernel",
+    "model.recompute_blocks",
+    "model.rope.interpolate_factor",
+    "model.rope.theta_rescale_factor",
+    "model.rope.scaling.",
+)
 
 
 @dataclass(frozen=True)
@@ -70,8 +82,8 @@ def resolve(config: Config, directory: RunDirectory, replicas: Replicas) -> Run:
     )
     task = load_same_task(config, replicas, directory.path if is_recorded else None)
     check_tokenizer(task, directory)
-    if config.init_from is not None:
-        replicas.from_chief(lambda: check_new_run(task.config, directory))
+    if config.init_from is not None and not complete_checkpoints(directory.checkpoints):
+        replicas.from_chief(lambda: check_parent(task.config))
     return Run(task.config, task, directory, replicas)
 
 
@@ -80,10 +92,8 @@ def load_same_task(config: Config, replicas: Replicas, run_directory: Path | Non
 
     `run_directory` is that of a recorded run.
     """
-    options = {"recorded": run_directory is not None, "run_directory": run_directory}
-    task = replicas.from_chief(lambda: load_task(config, **options), encode=lambda _: None)
-    if task is None:
-        task = load_task(config, report=lambda line: None, **options)
+    load = partial(load_task, config, run_directory=run_directory)
+    task = replicas.from_chief(load, encode=lambda _: None) or load(report=lambda line: None)
     replicas.check_same({"data_fingerprint": task.facts["data_fingerprint"]})
     return task
 
@@ -141,18 +151,161 @@ def fill_from_record(config: Config, recorded: Config) -> Config:
     if type(config.model) is not type(recorded.model):
         return config
     if config.init_from == recorded.init_from:
-        config = fill_missing(config, recorded, OPEN_KEYS)
+        config = fill_missing(config, recorded, "init_from_step", "init_from_data")
     elif config.init_from is not None:  # a moved parent; of another one, the step or data conflict
-        config = fill_from_parent(fill_missing(config, recorded, ("init_from_step",)))
-    if isinstance(config.model, AxialViTConfig):
-        config = replace(config, model=fill_missing(config.model, recorded.model, OPEN_IMAGE_KEYS))
-    else:
-        config = replace(config, model=fill_missing(config.model, recorded.model, ("vocab_size",)))
-        config = replace(config, data=fill_missing(config.data, recorded.data, ("tokenizer",)))
+        config = fill_from_parent(fill_missing(config, recorded, "init_from_step"))
+    model = fill_missing(config.model, recorded.model, *OPEN_MODEL_KEYS)
+    config = replace(config, model=model, data=fill_missing(config.data, recorded.data, "tokenizer"))
     return fill_original_length(config, recorded.model.rope.scaling.original_max_position_embeddings)
 
 
-def check_new_run(config: Config, directory: RunDirectory) -> None:
-    """Checks that the parent's weights fit, unless the run has weights of its own."""
-    if not complete_checkpoints(directory.checkpoints):
-        check_parent(config)
+def fill_from_parent(config: Config) -> Config:
+    """Fills in the open values that a new run takes from its parent, and records the parent's checkpoint."""
+    path = Path(config.init_from)
+    parent = load_run_config(path)
+    config = inherit(config, parent)
+    if config.context_length:
+        config = inherit_tokenizer(config, parent)
+    _, manifest = read_latest_manifest(path, step=config.init_from_step)
+    fingerprint = config.init_from_data or manifest["data_fingerprint"]
+    return replace(config, init_from_step=manifest["step"], init_from_data=fingerprint)
+
+
+def inherit(config: Config, parent: Config) -> Config:
+    """Fills in the patch size, and the context or grid from which the scaling starts."""
+    if type(config.model) is not type(parent.model):
+        raise ConfigError(
+            f"init_from={config.init_from} is a run of model.architecture {parent.model.architecture}, "
+            f"not {config.model.architecture}"
+        )
+    config = replace(config, model=fill_missing(config.model, parent.model, "patch_size"))
+    return fill_original_length(config, trained_length(parent))
+
+
+def inherit_tokenizer(config: Config, parent: Config) -> Config:
+    """Fills in the tokenizer of the parent; raises ConfigError if the config names another."""
+    tokenizer, name = load_run_tokenizer(Path(config.init_from), parent), config.data.tokenizer
+    if name is None:
+        name = "bytes" if tokenizer.json is None else str(Path(config.init_from, FILE_NAME))
+    elif name == BPE or tokenizer_of(config.data).sha256 != tokenizer.sha256:
+        raise ConfigError(
+            f"data.tokenizer={name} is another tokenizer than that of init_from={config.init_from}, "
+            "whose weights are of no use with it. Leave it out"
+        )
+    return replace(config, data=replace(config.data, tokenizer=name))
+
+
+def fill_missing(options, other, *names: str):
+    """Copy of a dataclass in which those of these fields that are null have the values of `other`."""
+    missing = [name for name in names if getattr(options, name, "") is None]
+    return replace(options, **{name: getattr(other, name) for name in missing})
+
+
+def fill_original_length(config: Config, length: int | tuple[int, ...] | None) -> Config:
+    """Fills in the context, or the grid, from which the scaling starts, if the scaling reads it."""
+    scaling = config.model.rope.scaling
+    if config.init_from is None or not scaling.reads("original_max_position_embeddings"):
+        return config
+    length = scaling.original_max_position_embeddings or length
+    scaling = replace(scaling, original_max_position_embeddings=length)
+    return replace(config, model=replace(config.model, rope=replace(config.model.rope, scaling=scaling)))
+
+
+def trained_length(config: Config) -> int | tuple[int, ...]:
+    """Context before any scaling: tokens, or rows and columns of patches."""
+    rope, scaling = config.model.rope, config.model.rope.scaling
+    if scaling.original_max_position_embeddings:
+        return scaling.original_max_position_embeddings
+    if config.context_length:
+        return max(1, round(config.context_length / scaling_factor(config)))
+    factors = scaling.factor or rope.interpolate_factor
+    sides = zip(config.model.grid, factors, strict=True)
+    return tuple(max(1, round(side / factor)) for side, factor in sides)
+
+
+def scaling_factor(config: Config) -> float:
+    """Factor of a text; at most one of its options is not 1."""
+    rope = config.model.rope
+    return rope.interpolate_factor * rope.theta_rescale_factor * (rope.scaling.factor or 1)
+
+
+def extended_length(config: Config, trained: int) -> float:
+    """Tokens to which the scaling extends a context of `trained` tokens."""
+    scaling = config.model.rope.scaling
+    target = scaling.target_length or config.context_length
+    if scaling.type == "longrope" and scaling.factor is None:
+        target = scaling.max_position_embeddings or target
+    elif scaling.type != "dynamic":
+        return trained * scaling_factor(config)
+    return max(trained, target)
+
+
+def check_parent(config: Config) -> None:
+    """Prints which options of the model differ from `init_from`; ConfigError if its weights do not fit."""
+    parent = load_run_config(Path(config.init_from))
+    check_options(config, parent)
+    check_positions(config, parent)
+    if config.context_length:
+        check_extension(config, parent)
+
+
+def check_options(config: Config, parent: Config) -> None:
+    problems = []
+    for key, *values in differing_keys(parent, config):
+        words = describe_difference((key, *values))
+        if key.startswith(CHANGEABLE) or (key == "model.num_classes" and config.reset_head):
+            print_line(f"unlike init_from: {words}")
+        elif key.startswith("model."):
+            if key == "model.num_classes":
+                words += " (reset_head=true takes all weights but the classifier)"
+            problems.append(words)
+    if problems:
+        raise ConfigError(
+            f"the weights of init_from={config.init_from} are of another model: {'; '.join(problems)}. "
+            "Leave out what sets these keys to take the model of init_from"
+        )
+
+
+def check_positions(config: Config, parent: Config) -> None:
+    """Raises ConfigError if absolute positions do not cover the new context or grid."""
+    position, old, new = config.model.position, grid_of(parent), grid_of(config)
+    if config.resample_positions and position != "learned":
+        raise ConfigError(f"resample_positions has no effect with model.position={position}")
+    if position == "learned" and not config.resample_positions and new != old:
+        raise ConfigError(
+            f"model.position=learned has weights for {describe_grid(old)} in init_from={config.init_from}, "
+            f"not for {describe_grid(new)}: set resample_positions=true to resample them, or use rotary "
+            "positions"
+        )
+    if position == "sinusoidal" and config.context_length and new > old:
+        raise ConfigError(
+            f"model.position=sinusoidal cannot be extended from {parent.context_length} to "
+            f"{config.context_length}: the weights were not trained at positions after "
+            f"{parent.context_length}; use rotary positions"
+        )
+
+
+def check_extension(config: Config, parent: Config) -> None:
+    """Raises ConfigError if the scaling extends less than the parent's; notes positions beyond both."""
+    trained = trained_length(parent)
+    old, new = extended_length(parent, trained), extended_length(config, trained)
+    if new < old:
+        raise ConfigError(
+            f"model.rope extends the trained {trained:,} tokens to {new:,.0f}, that of "
+            f"init_from={config.init_from} to {old:,.0f}: a factor is relative to the context before any "
+            "scaling. Leave it out to keep the parent's"
+        )
+    if config.model.position == "rotary" and config.context_length > new:
+        print_note(
+            f"context_length {config.context_length:,} is longer than the {new:,.0f} tokens to which "
+            f"model.rope extends the trained {trained:,}; positions after them are extrapolation."
+        )
+
+
+def grid_of(config: Config) -> tuple[int, int]:
+    """Rows and columns of the model's positions; a text is one row."""
+    return (1, config.context_length) if config.context_length else config.model.grid
+
+
+def describe_grid(grid: tuple[int, int]) -> str:
+    return f"{grid[1]} tokens" if grid[0] == 1 else f"{grid[0]}x{grid[1]} patches"

@@ -206,20 +206,9 @@ def finish(run: Run, model: keras.Model, log: RunLog) -> None:
         plot_loss(read_json_lines(directory.metrics), directory.loss_plot, unit=task.unit, title=title)
     log.write_pictures(row["step"], files)
     log.sync()
-    write_text(directory.summary, format_summary(summary))  # the last file: it marks the run as complete
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in summary.items())
+    write_text(directory.summary, f"{{\n{lines}\n}}\n")  # the last file: it marks the run as complete
     print_line(f"{row[task.unit]:,} {task.unit} in {format_duration(row['elapsed_seconds'])}: {verdict}")
     written = [directory.loss_plot, directory.summary, *files]
     print_line(f"wrote {', '.join(str(path) for path in written if path not in directory.unwritable)}")
     print_line(f"next: {next_command}")
-
-
-def format_summary(summary: dict) -> str:
-    """JSON with one key on each line, and one row of a matrix or table on each line."""
-    lines = [f" {json.dumps(key)}: {format_value(value)}" for key, value in summary.items()]
-    return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def format_value(value: object) -> str:
-    if not (isinstance(value, list) and value and isinstance(value[0], list | dict)):
-        return json.dumps(value)
-    return "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in value) + "\n ]"

@@ -17,7 +17,7 @@ from runs.arguments import (
     default_picture,
     image_size,
     positive_integer,
-    write_rows,
+    writing,
 )
 from system.command import quiet_imports, run_command
 from system.text import format_count, format_table, print_error, print_result
@@ -86,15 +86,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def evaluate_runs(options: argparse.Namespace) -> None:
     with quiet_imports():
-        from runs.evaluate_runs import evaluate_runs
-        from runs.figure_style import draw
-        from runs.run_figures import resolution
+        from runs.evaluate_runs import evaluate_runs, plot_sizes
 
     rows = evaluate_runs(options.run_directories, options.image_size, step=options.step)
     print_result(json.dumps(rows, indent=1) if options.json else format_tables(rows))
     if options.image_size is not None:
-        picture = default_picture(options.run_directories, "resolution.png")
-        write_rows(lambda rows, path: draw(resolution, path, rows=rows), rows, picture)
+        with writing(default_picture(options.run_directories, "resolution.png")) as path:
+            plot_sizes(rows, path)
 
 
 def evaluate_windows(options: argparse.Namespace) -> None:
@@ -111,7 +109,8 @@ def evaluate_windows(options: argparse.Namespace) -> None:
     )
     print_result(json.dumps(rows, indent=1) if options.json else format_table(windows.table_rows(rows)))
     print_error(f"{rows[0]['targets']:,} targets in {format_count(rows[0]['documents'], 'document')}")
-    write_rows(windows.plot_rows, rows, default_picture(options.run_directories, "context.png"))
+    with writing(default_picture(options.run_directories, "context.png")) as path:
+        windows.plot_rows(rows, path)
 
 
 def format_tables(rows: list[dict]) -> str:

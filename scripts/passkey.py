@@ -1,8 +1,7 @@
 """Measures passkey retrieval by context length and depth: `python -m scripts.passkey outputs/passkey`.
 
 A text states a passkey at some depth and asks for it at the end. With --zero-shot linear,ntk,yarn,dynamic,
-the weights are also evaluated under these rotary scalings. Draws a heat map, passkey.png, of the runs that
-retrieve at least 90 % of the passkeys at their trained length; the results of other runs are only printed.
+the weights are also evaluated under these rotary scalings. Prints a table and draws a heat map, passkey.png.
 """
 
 import argparse
@@ -12,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/passkey.py`
 
-from runs.arguments import add_step_option, add_zero_shot_option, default_picture, positive_integer
+from runs.arguments import add_step_option, add_zero_shot_option, default_picture, positive_integer, writing
 from system.command import quiet_imports, run_command
 from system.text import format_table, print_result
 
@@ -34,7 +33,8 @@ def main(arguments: list[str]) -> None:
         scalings=options.zero_shot or [],
     )
     print_result(json.dumps(rows, indent=1) if options.json else format_table(table_rows(rows)))
-    plot_rows(rows, default_picture(paths, "passkey.png"))
+    with writing(default_picture(paths, "passkey.png")) as path:
+        plot_rows(rows, path)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

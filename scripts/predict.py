@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/predict.py`
 
-from runs.arguments import add_step_option, positive_integer, write_rows
+from runs.arguments import add_step_option, positive_integer, writing
 from system.command import USER_ERROR, quiet_imports, run_command
 from system.files import write_text
 from system.text import format_count, format_percent, print_error, print_result
@@ -30,7 +30,8 @@ def main(arguments: list[str]) -> int:
         options.run_directory, options.images, top=options.top, step=options.step
     )
     if options.csv:
-        write_rows(write_csv, predictions, options.csv)
+        with writing(options.csv) as path:
+            write_csv(predictions, path)
     elif options.json:
         print_result(json.dumps(predictions, indent=1))
     else:

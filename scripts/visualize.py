@@ -6,9 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/visualize.py`
 
-from runs.arguments import ArgumentParser, add_step_option
+from runs.arguments import ArgumentParser, add_step_option, writing
 from system.command import quiet_imports, run_command
-from system.text import print_line
 
 FOLDER = Path("outputs/figures")
 
@@ -16,12 +15,10 @@ FOLDER = Path("outputs/figures")
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     with quiet_imports():
-        from runs.figure_style import draw
-        from runs.run_figures import attention
+        from runs.attention_figure import plot_attention
 
-    path = options.output / "attention.png"
-    draw(attention, path, run_directory=options.run_directory, prompt=options.prompt, step=options.step)
-    print_line(f"wrote {path}")
+    with writing(options.output / "attention.png") as path:
+        plot_attention(path, options.run_directory, prompt=options.prompt, step=options.step)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -107,6 +107,14 @@ def trained_images(image_workplace) -> Path:
     return image_workplace.outputs / "whole"
 
 
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory):
+    """Directory, task and model of a run on digits with random weights, whose checkpoint stays as it is."""
+    from tests.run_helpers import save_untrained_image_run
+
+    return save_untrained_image_run(tmp_path_factory.mktemp("untrained"))
+
+
 @pytest.fixture
 def eagerly():
     """Runs `tf.function`s without tracing, which takes longer than evaluating a tiny model."""

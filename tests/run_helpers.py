@@ -20,6 +20,10 @@ from training.checkpoints import Checkpoints, write_manifest
 
 PROGRAM = Path(train.__file__)
 WITHOUT_SAMPLES = "sample_every=null"  # compiling the decoding loop doubles the time of a tiny run
+# One step that leaves the weights unchanged.
+STILL = ("num_steps=1", "optimizer.learning_rate=1e-30", "optimizer.weight_decay=0")
+VIT_SIZES = {"dim": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 24}
+LM_SIZES = VIT_SIZES | {"num_kv_heads": 1}
 
 
 def assert_same_tensors(actual, expected):
@@ -86,8 +90,7 @@ def rewrite_manifest(path, changes):
 
 def save_untrained_image_run(path, **model):
     """Directory, task and model of a run on digits with random, untrained weights."""
-    sizes = {"dim": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 24}
-    return save_untrained_run(path, None, DigitsConfig(), AxialViTConfig(**(sizes | model)))
+    return save_untrained_run(path, None, DigitsConfig(), AxialViTConfig(**(VIT_SIZES | model)))
 
 
 def save_untrained_text_run(path, **model):
@@ -95,8 +98,7 @@ def save_untrained_text_run(path, **model):
     text, cache = path / "text.txt", path / "cache"
     path.mkdir(parents=True, exist_ok=True)
     text.write_text("".join(f"line {number} of {number * number}\n" for number in range(99)))
-    sizes = {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "mlp_dim": 24}
-    config = TransformerLMConfig(context_length=24, **(sizes | model))
+    config = TransformerLMConfig(context_length=24, **(LM_SIZES | model))
     data = TextFilesConfig(path=str(text), cache_dir=str(cache), held_out=0.2)
     return save_untrained_run(path / "run", 24, data, config)
 

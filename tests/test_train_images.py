@@ -15,14 +15,12 @@ from sklearn.model_selection import train_test_split
 from runs.plots import plot_predictions
 from system.text import format_command
 from tests.comparison import events_of, rows_of, tensors_of
-from tests.run_helpers import assert_mentions, assert_same_tensors, refusal
+from tests.run_helpers import STILL, assert_mentions, assert_same_tensors, refusal
 from training.hardware import describe_device
 from training.run_log import RunLog
 
 NUM_HELD_OUT = 360
 PNG = b"\x89PNG"
-# One step that leaves the weights unchanged.
-STILL = ("num_steps=1", "optimizer.learning_rate=1e-30", "optimizer.weight_decay=0")
 
 
 def summary_of(run):

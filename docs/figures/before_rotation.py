@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 from models.grid import sinusoidal_embedding
 from models.kernels import alibi_bias, alibi_slopes
 from rope.embedding import RotaryEmbedding
-from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED
-from runs.plots import subplots
+from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, subplots
 
 SENTENCE = ("the", "man", "escaped", "from", "the", "snake")
 SWAPPED = ("the", "snake", "escaped", "from", "the", "man")

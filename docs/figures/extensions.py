@@ -13,8 +13,7 @@ from rope.frequencies import language_frequencies
 from rope.positions import grid_positions
 from rope.rotation import rotary_angles
 from rope.scaling import scale_frequencies
-from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, hide_ticks
-from runs.plots import subplots
+from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
 
 
 def interpolation() -> Figure:

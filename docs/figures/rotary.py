@@ -11,8 +11,7 @@ from rope.compat import rotate_half
 from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
 from rope.rotation import compute_cos_sin, doubled, rotary_angles, rotate, xpos_scales
-from runs.figure_style import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, hide_ticks
-from runs.plots import subplots
+from runs.figure_style import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
 
 
 def turn() -> Figure:

@@ -38,7 +38,8 @@ from tests.robustness.inputs import COMMANDS, PASSKEY, ROOT, SUCCEEDING, TEXT, V
 LIMIT_SECONDS, LIMIT_LINES, LIMIT_MEMORY = 30, 25, 8 << 30
 MOST_INTERNAL_ERRORS = 0.02  # of all inputs
 IMPORTS = (
-    "runs.run runs.evaluate_runs runs.evaluate_windows runs.evaluate_passkey runs.exports runs.run_figures"
+    "runs.run runs.evaluate_runs runs.evaluate_windows runs.evaluate_passkey runs.exports "
+    "runs.attention_figure"
 )
 FAILURES = [
     "traceback",

@@ -1,11 +1,14 @@
 """Content of the pictures, and that nothing of it is cut off."""
 
+import itertools
+
 import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from runs import evaluate_windows
+from runs import evaluate_passkey, evaluate_windows
+from runs.evaluate_runs import plot_sizes
 from runs.plots import Prediction, plot_confusion, plot_loss, plot_predictions
 
 CLASSES = "a", "a very long name of a class", "third"
@@ -73,6 +76,40 @@ def test_losses_by_window_are_drawn_with_and_without_errors(figures, tmp_path):
     assert axes.get_xlabel().endswith("(dashed: trained length 16)")
 
 
+def test_keys_found_are_drawn_with_a_panel_for_each_scaling(figures, tmp_path):
+    rows = [
+        {
+            "run": "run",
+            "context_length": 64,
+            "zero_shot": scaling,
+            "length": length,
+            "depth": depth,
+            "accuracy": share,
+        }
+        for scaling, shares in (("none", (1.0, 0.8, 0.5, 0.25)), ("yarn", (1.0, 0.8, 0.75, 0.0)))
+        for (length, depth), share in zip(itertools.product((64, 128), (0.0, 1.0)), shares, strict=True)
+    ]
+    evaluate_passkey.plot_rows(rows, tmp_path / "passkey.png")
+    plain, yarn, _ = figures[0].axes
+    assert [axes.get_title() for axes in (plain, yarn)] == ["run, trained at 64", "run, yarn, trained at 64"]
+    np.testing.assert_array_equal(yarn.images[0].get_array(), [[1.0, 0.75], [0.8, 0.0]])
+    assert texts_of(yarn) == ["100 %", "75 %", "80 %", "0 %"]
+
+
+def test_accuracies_are_drawn_by_image_size(figures, tmp_path):
+    shares = {"a": {"12x8": 0.5, "8x8": 0.75, "4x8": 0.25}, "$b": {"12x8": 0.125, "8x8": 1.0, "4x8": 0.0}}
+    rows = [
+        {"run": run, "image_size": size, "accuracy": share}
+        for run, by_size in shares.items()
+        for size, share in by_size.items()
+    ]
+    plot_sizes(rows, tmp_path / "resolution.png")
+    (axes,) = figures[0].axes
+    assert labels_of(axes.get_xticklabels()) == ["4x8", "8x8", "12x8"]  # by pixels
+    assert [line.get_label() for line in axes.lines] == ["a", "$b"]
+    np.testing.assert_array_equal(axes.lines[1].get_ydata(), [0.0, 1.0, 0.125])
+
+
 @pytest.mark.parametrize("num_classes", [3, 45])
 def test_a_confusion_matrix_is_not_cut_off(num_classes, tmp_path):
     classes = (*CLASSES, *(f"class number {index}" for index in range(45)))[:num_classes]
@@ -96,28 +133,23 @@ def test_a_confusion_matrix_shows_counts_on_shares_of_their_row(figures, tmp_pat
 def test_predictions_are_labelled_and_wrong_ones_name_the_right_class(figures, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
     right, wrong = Prediction(image, "cat", "cat", 0.875), Prediction(image, "cat", "dog", 0.5)
-    groups = {"some": [right] * 9 + [wrong], "most confident mistakes": []}
+    gray = Prediction(image[..., :1], "a", "a", 1.0)
+    groups = {"some": [right] * 9 + [wrong, gray], "most confident mistakes": []}
     plot_predictions(tmp_path / "predictions.png", groups)
     axes, empty = figures[0].axes
-    assert texts_of(axes) == ["cat, 88 %"] * 9 + ["dog, 50 %\nis cat"]
-    np.testing.assert_array_equal([picture.get_array() for picture in axes.images], [image] * 10)
+    assert texts_of(axes) == ["cat, 88 %"] * 9 + ["dog, 50 %\nis cat", "a, 100 %"]
+    *colored, last = axes.images
+    np.testing.assert_array_equal([picture.get_array() for picture in colored], [image] * 10)
+    np.testing.assert_array_equal(last.get_array(), image[..., 0])
+    assert (last.get_cmap().name, last.get_clim()) == ("gray", (0, 255))
     places = [picture.get_extent() for picture in axes.images]
     for text, (left, right, bottom, top) in zip(axes.texts, places, strict=True):
         x, y = text.get_position()
         assert left < x < right and y < top < bottom
         assert (right - left) / (bottom - top) == pytest.approx(6 / 4)
-    assert len({(left, top) for left, _, _, top in places}) == 10
+    assert len({(left, top) for left, _, _, top in places}) == 11
     assert not empty.images
     assert [part.get_suptitle() for part in figures[0].subfigs] == ["some", "most confident mistakes: none"]
-
-
-def test_images_of_one_channel_are_grey(figures, tmp_path):
-    image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1)
-    plot_predictions(tmp_path / "predictions.png", {"some": [Prediction(image, "a", "a", 1.0)]})
-    picture = figures[0].axes[0].images[0]
-    np.testing.assert_array_equal(picture.get_array(), image[..., 0])
-    assert picture.get_cmap().name == "gray"
-    assert picture.get_clim() == (0, 255)
 
 
 def test_names_with_dollars_are_not_formulas(figures, tmp_path):

@@ -10,7 +10,6 @@ import pytest
 
 from scripts.__main__ import main as list_commands
 from scripts.evaluate import main
-from tests.run_helpers import save_untrained_image_run
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -28,9 +27,8 @@ def test_evaluate_gives_the_loss_of_the_summary(trained_run, run):
     assert result["perplexity"] == pytest.approx(math.exp(summary["validation_loss"]), rel=1e-6)
 
 
-def test_evaluate_prints_one_table_for_each_task(eagerly, trained_run, tmp_path, run):
-    untrained_images, _, _ = save_untrained_image_run(tmp_path)
-    _, output, _ = run(main, trained_run, untrained_images, trained_run)
+def test_evaluate_prints_one_table_for_each_task(eagerly, trained_run, untrained, run):
+    _, output, _ = run(main, trained_run, untrained[0], trained_run)
     text, images = output.split("\n\n")
     *_, first, second = text.splitlines()
     assert [row.split()[0] for row in (first, second)] == [str(trained_run)] * 2
@@ -38,7 +36,7 @@ def test_evaluate_prints_one_table_for_each_task(eagerly, trained_run, tmp_path,
     assert f"{summary['validation_loss']:.4f}" in first.split()
     *headers, row = images.splitlines()
     assert {"top", "5", "accuracy"} <= set(" ".join(headers).replace("-", " ").split())
-    assert row.split()[0] == str(untrained_images)
+    assert row.split()[0] == str(untrained[0])
 
 
 def test_evaluate_notes_text_that_has_changed(eagerly, trained_run, workplace, run):

@@ -16,7 +16,7 @@ from models.config import RopeConfig, RopeScalingConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 from runs import extended_context
 from runs.evaluate_windows import evaluate_windows
-from runs.extended_context import Case, Run, choose_batch_size, make_case_model, row_memory
+from runs.extended_context import Case, TrainedRun, choose_batch_size, make_case_model, row_memory
 from scripts.evaluate import main
 from system.errors import RunError
 
@@ -46,7 +46,7 @@ def run_of(*, rope=None, **model):
             values = np.ones(weight.shape)
         weight.assign(values)
     settled = Config(context_length=config.context_length, model=config, **TRAINING)
-    return Run(Path("made"), lm, settled, {"step": 7}, corpus_of())
+    return TrainedRun(Path("made"), lm, settled, {"step": 7}, corpus_of())
 
 
 @functools.cache

@@ -73,7 +73,7 @@ def test_an_imported_model_is_a_run_that_records_its_source(folder, imported):
         digest = hashlib.sha256((folder / "model" / name).read_bytes()).hexdigest()
         assert manifest["imported_files"][name] == digest
     assert (imported / "tokenizer.json").read_bytes() == (folder / "model" / "tokenizer.json").read_bytes()
-    model, _, _ = load_model(imported, report=lambda line: None)
+    model, _, _ = load_model(imported)
     tokens = np.arange(11, dtype=np.int32)[np.newaxis]
     np.testing.assert_array_equal(model(tokens), load_pretrained(folder / "model")(tokens))
 
@@ -114,7 +114,7 @@ def test_a_child_of_an_imported_model_is_extended_and_exported(folder, imported,
     assert re.search(
         r"held-out result \| held-out loss \d+\.\d+ nats per token, \d+\.\d+ bits per byte", card
     )
-    model, _, _ = load_model(child, report=lambda line: None)
+    model, _, _ = load_model(child)
     tokens = np.arange(40, dtype=np.int32)[np.newaxis]
     assert relative_difference(load_pretrained(tmp_path / "out")(tokens), model(tokens)) < 1e-4
 

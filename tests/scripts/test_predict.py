@@ -9,13 +9,6 @@ import tensorflow as tf
 from PIL import Image
 
 from scripts.predict import main
-from tests.run_helpers import save_untrained_image_run
-
-
-@pytest.fixture(scope="module")
-def untrained(tmp_path_factory):
-    """A run with random weights, its task and its model; tests leave them unchanged."""
-    return save_untrained_image_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")

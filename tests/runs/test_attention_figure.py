@@ -6,7 +6,7 @@ from models import kernels, transformer, vit
 from models.config import AxialViTConfig, RopeConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 from models.vit import AxialViT
-from runs.run_figures import attention_weights
+from runs.attention_figure import attention_weights
 from system.errors import RunError
 
 
