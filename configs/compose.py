@@ -26,8 +26,8 @@ from system.text import did_you_mean, format_command
 
 # An override of this program's keys and groups: not of Hydra's own config, a package or a nested group.
 OVERRIDE = re.compile(r"(\+{0,2}|~)(?!hydra\b)([A-Za-z_][\w.]*)(?:=(.*))?", re.DOTALL)
+SEVERAL_VALUES = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(?:\+\+)?(.+?)=(.*?)'")
 MOST_ALIASES = 10  # in a YAML file, which they expand to at most 40 times its size
-PARENT = "parent"
 REWRITE = "Delete it and repeat the command of that run, which writes it again."
 # Values of a vision transformer that come from the data of each run.
 FROM_IMAGES = ("image_size", "channels", "num_classes")
@@ -84,8 +84,8 @@ def compose(
 ) -> dict:
     """Nested values of a command line.
 
-    Increasing precedence: defaults, values of the parent (`init_from`), experiment file, command line. The
-    learning rate is at most that of the parent, unless the command line sets it.
+    Increasing precedence: defaults, model, data and context of the parent (`init_from`), experiment file,
+    command line. The learning rate is at most that of an imported parent, unless the command line sets it.
 
     Args:
         overrides: `key=value`, `group=file`, `+key=value` or `~key`.
@@ -99,23 +99,25 @@ def compose(
         cfg, choices = compose_files(overrides, config_dir)
         if not isinstance(cfg.get("init_from"), str):
             return OmegaConf.to_container(cfg, resolve=True)
-        if (path := config_to_inherit(cfg)) is None:
+        if (run := run_to_inherit(cfg)) is None:
             raise no_run(f"init_from={cfg.init_from}")
-        parent = load_config(path)
+        parent = load_config(run / "config.yaml")
         is_similar = OmegaConf.select(cfg, "model.architecture") == parent.model.architecture
         groups = groups_to_inherit(choices, overrides, is_similar=is_similar)
-        files = [f"{group}={PARENT}" for group in (*groups, "inherited")]
         with parent_files(parent):
+            files = [f"{group}=parent" for group in (*groups, "inherited")]
             cfg, _ = compose_files(overrides, config_dir, files)
         if parent.context_length is not None and cfg.get("context_length") == parent.context_length:
             groups.append("context_length")
+        # Imported weights, which have no metrics, bear a small rate only; a run resumes at its own.
+        has_limit = run != Path(os.path.expanduser(cfg.init_from)) or not (run / "metrics.jsonl").exists()
         is_set = "optimizer.learning_rate" in map(override_key, overrides)
         rate, limit = OmegaConf.select(cfg, "optimizer.learning_rate"), parent.optimizer.learning_rate
-        if not is_set and isinstance(rate, int | float) and rate > limit:
+        if has_limit and not is_set and isinstance(rate, int | float) and rate > limit:
             cfg.optimizer.learning_rate = limit
             groups.append(f"optimizer.learning_rate={limit:g}")
         if groups:
-            report(f"{', '.join(groups)} from {path.parent}")
+            report(f"{', '.join(groups)} from {run}")
         return OmegaConf.to_container(cfg, resolve=True)
 
 
@@ -135,11 +137,11 @@ def compose_files(
     return cfg, choices
 
 
-def config_to_inherit(cfg: DictConfig) -> Path | None:
-    """File of the config to inherit: that of the run itself once it exists, else that of `init_from`."""
+def run_to_inherit(cfg: DictConfig) -> Path | None:
+    """Directory of the config to inherit: the run itself once it exists, else `init_from`."""
     own = os.path.join(str(cfg.get("output_dir")), str(cfg.get("name")))
-    paths = (Path(os.path.expanduser(place), "config.yaml") for place in (own, cfg.init_from))
-    return next(filter(Path.is_file, paths), None)
+    runs = (Path(os.path.expanduser(place)) for place in (own, cfg.init_from))
+    return next((run for run in runs if (run / "config.yaml").is_file()), None)
 
 
 def no_run(place: str | Path) -> RunError:
@@ -176,15 +178,15 @@ def parent_files(config: Config) -> Iterator[None]:
     # The tokenizer is that of the parent's directory.
     defaults = {"tokenizer": None, "bpe_vocab_size": BPE_VOCAB_SIZE}
     data = {key: defaults.get(key, value) for key, value in values["data"].items()}
-    files = (("model", model, None), ("data", data, None), ("inherited", inherited, "_global_"))
     store = ConfigStore.instance()
-    for group, node, package in files:
-        store.store(group=group, name=PARENT, node=node, package=package)
+    store.store(group="model", name="parent", node=model)
+    store.store(group="data", name="parent", node=data)
+    store.store(group="inherited", name="parent", node=inherited, package="_global_")
     try:
         yield
     finally:
-        for group, *_ in files:
-            store.repo[group].pop(f"{PARENT}.yaml")
+        for group in ("model", "data", "inherited"):
+            del store.repo[group]["parent.yaml"]
 
 
 def escape(value: object) -> object:
@@ -251,22 +253,13 @@ def explain(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1}: {error.problem}"
-    for pattern, message in HYDRA_MESSAGES.items():
-        if found := re.search(pattern, str(error)):
-            return found.expand(message)
+    if found := SEVERAL_VALUES.search(str(error)):
+        key, value = found.groups()
+        choice = f"""add -m to run each, or quote it to mean one: "{key}='{value}'\""""
+        return f"'{key}={value}' holds several values: {choice}"
+    if re.search("ConfigLoader is not set|Can only enumerate", str(error)):
+        return "glob() and interval() are not supported: list the values"
     return first_line(error)
-
-
-HYDRA_MESSAGES = {
-    r"(?:Ambiguous value for argument|Sweep parameters) '(?:\+\+)?(.+?)=(.*?)'": (
-        "'\\1=\\2' holds several values: add -m to run each, or quote it to mean one: \"\\1='\\2'\""
-    ),
-    r"An item is already at '(.*)'": r"there is a key '\1' already: write \1=... without the '+'",
-    r"Could not delete .*'(.*)' does not exist": r"cannot delete '\1': there is no such key",
-    r"force-add of config groups .*'\+\+recipe=": "recipe cannot be set: experiment= and data= choose it",
-    r"force-add of config groups .*'\+\+(.*)'": r"'\1' chooses a file: write it without the '++'",
-    r"ConfigLoader is not set|Can only enumerate": "glob() and interval() are not supported: list the values",
-}
 
 
 def first_line(error: BaseException) -> str:

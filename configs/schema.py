@@ -30,10 +30,8 @@ from system.validation import Options, problems_of
 from training.config import DistributeConfig, OptimizerConfig, TrainingConfig
 
 Model = TransformerLMConfig | AxialViTConfig
-TextData = (
-    PythonStdlibConfig | TfdsTextConfig | TextFilesConfig | JsonLinesConfig | ParquetConfig | PasskeyConfig
-)
-Data = TextData | DigitsConfig | TfdsImagesConfig | ImageFolderConfig
+TextData = PythonStdlibConfig | TfdsTextConfig | TextFilesConfig | JsonLinesConfig | ParquetConfig
+Data = TextData | PasskeyConfig | DigitsConfig | TfdsImagesConfig | ImageFolderConfig
 UNSET = "???"
 # Set at the top level, for the model too.
 SHARED = {"model.context_length": "context_length"}
@@ -42,19 +40,9 @@ PLACES = ("init_from", "data.path", "data.data_dir", "data.cache_dir", "data.tok
 # Keys that may change when a run is resumed: names, places, devices and intervals.
 FREE_KEYS = {
     *PLACES,
-    "name",
-    "output_dir",
-    "max_minutes",
-    "max_bad_steps",
-    "distribute.strategy",
-    "distribute.devices",
-    "log_every",
-    "eval_every",
-    "eval_batches",
-    "sample_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "keep_best",
+    *("name", "output_dir", "max_minutes", "max_bad_steps", "distribute.strategy", "distribute.devices"),
+    *("log_every", "eval_every", "eval_batches", "sample_every"),
+    *("checkpoint_every", "keep_checkpoints", "keep_best"),
 }
 
 

@@ -30,15 +30,10 @@ Place = Annotated[str, Field(min_length=1), AfterValidator(expand_home)]  # of a
 
 
 class TextConfig(Options):
-    """Options of every text.
+    """Options of every text."""
 
-    tokenizer: `bytes`, `bpe`, or the path of a `tokenizer.json` or of a directory with one; None for that of
-        the parent run, or bytes.
-    bpe_vocab_size: 256 bytes, the separator, and pairs of tokens.
-    """
-
-    tokenizer: Place | None = None
-    bpe_vocab_size: Annotated[int, Field(ge=257)] = BPE_VOCAB_SIZE
+    tokenizer: Place | None = None  # None for that of the parent run, or bytes
+    bpe_vocab_size: Annotated[int, Field(ge=257)] = BPE_VOCAB_SIZE  # 256 bytes and the separator, or more
     held_out: Share = HELD_OUT
     reset_positions: bool = False
     cache_dir: Place | None = None
@@ -77,16 +72,13 @@ class ParquetConfig(JsonLinesConfig):
 
 
 class TfdsTextConfig(TextConfig):
-    """Text dataset of TensorFlow Datasets, one document for each example.
-
-    Without a `validation_split`, a share `held_out` of the training split is held out.
-    """
+    """Text dataset of TensorFlow Datasets, one document for each example."""
 
     tfds_name: Annotated[str, Field(examples=["tiny_shakespeare"])] = field(kw_only=True)
     source: Literal["tfds"] = "tfds"
     text_key: str = "text"
     train_split: str = "train"
-    validation_split: str | None = None
+    validation_split: str | None = None  # None holds out a share of train_split
     data_dir: Place | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -138,10 +130,7 @@ class DigitsConfig(Options):
 
 
 class TfdsImagesConfig(Options):
-    """Image classification dataset of TensorFlow Datasets.
-
-    Without an `image_size` all images must have the same size.
-    """
+    """Image classification dataset of TensorFlow Datasets."""
 
     tfds_name: Annotated[str, Field(examples=["fashion_mnist"])]
     source: Literal["tfds_images"] = "tfds_images"
@@ -160,16 +149,13 @@ class TfdsImagesConfig(Options):
 
 
 class ImageFolderConfig(Options):
-    """The user's own images: `path/CLASS/*`, or `path/train/CLASS/*` and `path/test/CLASS/*`.
-
-    `held_out` splits the first form and must keep its default for the second.
-    """
+    """The user's own images: `path/CLASS/*`, or `path/train/CLASS/*` and `path/test/CLASS/*`."""
 
     path: Annotated[Place, Field(examples=["photos"])]
     source: Literal["image_folder"] = "image_folder"
     image_size: ImageSize = (64, 64)
     invalid: Literal["skip", "error"] = "error"
-    held_out: Share = 0.2
+    held_out: Share = 0.2  # of the first form
     augment: AugmentConfig = field(default_factory=lambda: PHOTOS_AUGMENT)
     cache_dir: Place | None = None
 

@@ -5,6 +5,7 @@ their separator, so that a model sees where a document starts and ends. Exact du
 held-out text never repeats a training document.
 """
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,6 @@ import numpy as np
 from data.config import BPE, PasskeyConfig, TextConfig, TfdsTextConfig
 from data.sources import (
     SPLITS,
-    InvalidItem,
     MappedFile,
     Progress,
     Report,
@@ -82,9 +82,9 @@ def load_text(
     """
     if tokenizer is None and config.tokenizer != BPE:
         tokenizer = tokenizer_of(config)
-    corpus = load_bytes(config, report=report)
+    corpus = load_bytes(config, report)
     if tokenizer is None:
-        tokenizer = trained_tokenizer(corpus, config, report)
+        tokenizer = train_tokenizer(corpus, config, report)
     return corpus if tokenizer.json is None else tokenize(corpus, tokenizer, config, report)
 
 
@@ -93,7 +93,7 @@ def tokenizer_of(config: TextConfig | PasskeyConfig) -> Tokenizer:
     return BYTES if config.tokenizer in (None, "bytes") else read_tokenizer(config.tokenizer)
 
 
-def load_bytes(config: TextConfig, *, report: Report) -> TextCorpus:
+def load_bytes(config: TextConfig, report: Report) -> TextCorpus:
     """The corpus in byte tokens, from which that in other tokens is built."""
     if isinstance(config, TfdsTextConfig):
         from data.tfds import tfds_source  # slow to import
@@ -102,7 +102,7 @@ def load_bytes(config: TextConfig, *, report: Report) -> TextCorpus:
     else:
         source = files_source(config)
     folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": source.held_out})
-    meta = load_or_build(folder, source, partial(_tokenize, source), report=report)
+    meta = load_or_build(folder, source, partial(write_documents, source), report=report)
     splits = map_splits(folder, np.uint8)
     counts = meta["num_documents"]
     # A separator precedes each document, and one follows the last.
@@ -116,7 +116,7 @@ def load_bytes(config: TextConfig, *, report: Report) -> TextCorpus:
     return TextCorpus(**splits, fingerprint=meta["fingerprint"], description=description, num_bytes=num_bytes)
 
 
-def trained_tokenizer(corpus: TextCorpus, config: TextConfig, report: Report) -> JsonTokenizer:
+def train_tokenizer(corpus: TextCorpus, config: TextConfig, report: Report) -> JsonTokenizer:
     """Byte-level BPE of the training split; raises DataError if it is too short for the vocabulary."""
     import tokenizers
 
@@ -148,7 +148,7 @@ def tokenize(corpus: TextCorpus, tokenizer: JsonTokenizer, config: TextConfig, r
     folder = cache_folder(config.cache_dir, "tokens", identity)
 
     def build(folder: Path, progress: Progress) -> dict:
-        texts = [text for text, *_ in next(read_blocks(corpus.train))[:CHECKED_TEXTS]]
+        texts = [text for text, _ in next(read_blocks(corpus.train))[:CHECKED_TEXTS]]
         if any(tokenizer.decode(tokenizer.encode(text)) != text for text in texts):
             report("note: the tokenizer does not keep every character, so that bits per byte are too low")
         for split in SPLITS:
@@ -171,37 +171,32 @@ def map_splits(folder: Path, dtype: np.dtype) -> dict[Split, np.ndarray]:
 def write_tokens(stored: np.ndarray, tokenizer: JsonTokenizer, file: IO[bytes], progress: Progress) -> None:
     """Writes the tokens of a split, (num_bytes,) uint8, with separators around the documents."""
     separator = np.array([tokenizer.separator], tokenizer.dtype).tobytes()
+    for parts in read_blocks(stored):
+        for tokens, (text, is_first) in zip(tokenizer.encode_parts(parts), parts, strict=True):
+            file.write((separator if is_first else b"") + tokens.tobytes())
+            progress.advance(len(text.encode()) + is_first)
     file.write(separator)
-    for pieces in read_blocks(stored):
-        parts = tokenizer.encode_parts([(text, is_first) for text, is_first, _ in pieces])
-        for tokens, (text, _, is_last) in zip(parts, pieces, strict=True):
-            file.write(tokens.tobytes() + (separator if is_last else b""))
-            progress.advance(len(text.encode()) + is_last)
 
 
-def read_blocks(stored: np.ndarray) -> Iterator[list[tuple[str, bool, bool]]]:
-    """Lists of about `BLOCK_BYTES`: text, and whether it is the first and the last part of a document.
+def read_blocks(stored: np.ndarray) -> Iterator[list[tuple[str, bool]]]:
+    """Lists of about `BLOCK_BYTES`: parts of documents, and whether each is the first of its document.
 
     A document longer than `PIECE_BYTES` is divided, after a line if possible; the parts depend on the
     document alone.
     """
-    start, size, pieces, is_first = 1, 0, [], True
+    start, block_start, parts, is_first = 1, 1, [], True
     while start < len(stored):
         block = stored[start : start + PIECE_BYTES].tobytes()
         cut = block.rfind(b"\0") + 1 or block.rfind(b"\n") + 1 or len(block)
         text = block[:cut].decode(errors="ignore")  # without the bytes of a divided character
-        *documents, part = text.split("\0")
-        for document in documents:
-            pieces.append((document, is_first, True))
+        start += len(text.encode())
+        for document in text.removesuffix("\0").split("\0"):
+            parts.append((document, is_first))
             is_first = True
-        if part:
-            pieces.append((part, is_first, False))
-            is_first = False
-        num_bytes = len(text.encode())
-        start, size = start + num_bytes, size + num_bytes
-        if size >= BLOCK_BYTES or start >= len(stored):
-            yield pieces
-            size, pieces = 0, []
+        is_first = text.endswith("\0")
+        if start - block_start >= BLOCK_BYTES or start >= len(stored):
+            yield parts
+            block_start, parts = start, []
 
 
 def check_length(corpus: TextCorpus, context_length: int) -> None:
@@ -214,31 +209,31 @@ def check_length(corpus: TextCorpus, context_length: int) -> None:
             )
 
 
-def _tokenize(source: Source, folder: Path, progress: Progress) -> dict:
+def write_documents(source: Source, folder: Path, progress: Progress) -> dict:
     """Writes both splits into `folder`, with separators around the documents."""
     max_bytes = None
     if source.held_out is not None:
         # The split depends on the number and sizes of all usable documents, which are read twice.
-        sizes = [len(content) for *_, content in _usable(source, Progress(source, progress.report))]
+        sizes = [len(text) for *_, text in usable_documents(source, Progress(source, progress.report))]
         max_bytes = held_out_bytes(sizes, held_out=source.held_out)
     num_documents, num_divided = dict.fromkeys(SPLITS, 0), 0
-    with open(folder / "train.bin", "wb") as train, open(folder / "validation.bin", "wb") as validation:
-        files = {"train": train, "validation": validation}
+    with contextlib.ExitStack() as stack:
+        files = {split: stack.enter_context(open(folder / f"{split}.bin", "wb")) for split in SPLITS}
         for file in files.values():
             file.write(b"\0")
-        for split, name, content in _usable(source, progress):
-            parts = {split: content}
+        for split, name, text in usable_documents(source, progress):
+            parts = {split: text}
             if max_bytes is not None:
-                parts = divide(name, content, held_out=source.held_out, max_bytes=max_bytes)
+                parts = divide(name, text, held_out=source.held_out, max_bytes=max_bytes)
             num_divided += len(parts) - 1
             for part_split, part in parts.items():
                 files[part_split].write(part + b"\0")
                 num_documents[part_split] += 1
-    for split, use in (("train", "training"), ("validation", "validation")):
+    for split in SPLITS:
         if not num_documents[split]:
             raise DataError(
-                f"{source.name}: no text is left for {use} of {source.describe_size()}, without empty "
-                f"and repeated ones{progress.describe_skipped()}; add text"
+                f"{source.name}: no text is left for the {split} split of {source.describe_size()}, without "
+                f"empty and repeated ones{progress.describe_skipped()}; add text"
             )
     counts = {"num_documents": num_documents, "num_divided": num_divided}
     return counts | {"fingerprint": fingerprint_of(folder)}
@@ -249,8 +244,8 @@ def fingerprint_of(folder: Path) -> str:
     return hashlib.sha256(" ".join(hash_files(folder).values()).encode()).hexdigest()
 
 
-def _usable(source: Source, progress: Progress) -> Iterator[tuple[Split, str, bytes]]:
-    """Split, name and cleaned content of the documents that are text, not empty and not repeated."""
+def usable_documents(source: Source, progress: Progress) -> Iterator[tuple[Split, str, bytes]]:
+    """Split, name and cleaned text of the documents that are valid, not empty and not repeated."""
     digests = set()
     for split in SPLITS if source.held_out is None else SPLITS[:1]:
         for name, raw in source.items(split):
@@ -258,24 +253,24 @@ def _usable(source: Source, progress: Progress) -> Iterator[tuple[Split, str, by
             try:
                 if isinstance(raw, DataError):
                     raise raw
-                content = clean_text(raw)
+                text = clean_text(raw)
             except DataError as error:
                 progress.skip(name, error)
                 continue
-            digest = hashlib.sha256(content).digest()
-            if content and digest not in digests:
+            digest = hashlib.sha256(text).digest()
+            if text and digest not in digests:
                 digests.add(digest)
-                yield split, name, content
+                yield split, name, text
 
 
 def clean_text(raw: bytes) -> bytes:
-    r"""Text with \n for \r\n and \r, no byte order mark; raises InvalidItem if not UTF-8 or if it has NUL."""
+    r"""Text with \n for \r\n and \r, no byte order mark; raises DataError if not UTF-8 or if it has NUL."""
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidItem(f"not UTF-8 at byte {error.start}") from None
+        raise DataError(f"not UTF-8 at byte {error.start}") from None
     if b"\0" in raw:
-        raise InvalidItem(f"contains NUL at byte {raw.index(0)}")
+        raise DataError(f"contains NUL at byte {raw.index(0)}")
     return raw.removeprefix("\ufeff".encode()).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 

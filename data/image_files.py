@@ -15,7 +15,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.config import ImageFolderConfig
-from data.sources import MOVED_HINT, InvalidItem, Report, Source, Split, file_state, read_file
+from data.sources import MOVED_HINT, Report, Source, Split, check_regular, file_state, read_file
 from system.errors import DataError, reason
 from system.files import walk_files
 from system.text import format_count, printable
@@ -36,9 +36,10 @@ warnings.filterwarnings("ignore", "Corrupt EXIF data", module="PIL")
 
 def read_image(path: Path | str, *, image_size: tuple[int, int], channels: int) -> np.ndarray:
     """Reads an image file as a model input, (*image_size, channels) uint8; raises DataError if it cannot."""
+    raw = read_file(Path(path))
     try:
-        image = decode_image(read_file(Path(path)), channels=channels)
-    except InvalidItem as error:
+        image = decode_image(raw, channels=channels)
+    except DataError as error:
         raise DataError(f"{path}: {error}; choose an image file") from error
     return fit_images(image[None], image_size)[0]
 
@@ -47,25 +48,25 @@ def decode_image(raw: bytes, *, channels: int) -> np.ndarray:
     """(height, width, channels) uint8 pixels, rotated as EXIF says; the first frame of an animation.
 
     One channel is grey, three are RGB. Transparent pixels become white, and 16-bit grey becomes 8-bit grey.
-    Raises InvalidItem if Pillow cannot decode `raw`, or its pixels have 32 bits.
+    Raises DataError if Pillow cannot decode `raw`, or its pixels have 32 bits.
     """
     try:
         image = Image.open(io.BytesIO(raw), formats=FORMATS)
         image.load()
         with contextlib.suppress(Exception):  # broken EXIF
             image = ImageOps.exif_transpose(image)
-        pixels = np.asarray(_eight_bits(image).convert("L" if channels == 1 else "RGB"))
+        pixels = np.asarray(to_eight_bits(image).convert("L" if channels == 1 else "RGB"))
     except UnidentifiedImageError as error:
-        raise InvalidItem("not an image in a supported format") from error
+        raise DataError("not an image in a supported format") from error
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files.
     except Exception as error:
-        raise InvalidItem(f"cannot be decoded ({reason(error)})") from error
+        raise DataError(f"cannot be decoded ({reason(error)})") from error
     if image.mode in ("I", "F"):
-        raise InvalidItem("has 32-bit pixels, whose range is unknown")
+        raise DataError("has 32-bit pixels, whose range is unknown")
     return pixels.reshape(*pixels.shape[:2], channels)  # (height, width, channels)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def to_eight_bits(image: Image.Image) -> Image.Image:
     """The image without transparency and with 8 bits in each channel."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint16) // 257).astype(np.uint8))
@@ -77,13 +78,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 def has_colour(path: Path) -> bool:
     """Whether a file is an image of more than one channel; reads the header only."""
-    try:
-        if not path.is_file():  # opening a FIFO blocks
-            return False
+    with contextlib.suppress(Exception):
+        check_regular(path)
         with Image.open(path, formats=FORMATS) as image:
             return not (image.mode in ("1", "L", "LA") or image.mode.startswith("I;16"))
-    except Exception:
-        return False
+    return False
 
 
 def fit_images(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
@@ -106,15 +105,15 @@ def fit_images(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
         return tf.cast(tf.floor(resized + ROUND_UP), tf.uint8).numpy()  # (count, *image_size, channels)
 
 
-def list_images(root: Path, *, report: Report, folders: Collection[str] = ()) -> list[tuple[str, Path]]:
-    """Names and paths of the image files below `root`, or below its `folders` if there are any, sorted.
+def list_images(root: Path, *, report: Report, classes: Collection[str] = ()) -> list[tuple[str, Path]]:
+    """Names and paths of the image files below `root`, or below its folders `classes`, sorted.
 
     Hidden folders are excluded. Files with one of `OTHER_NAMES` are skipped and counted.
     """
     found = walk_files(root, lambda parts, is_directory: not (is_directory and parts[-1].startswith(".")))
     images, others = [], []
     for name, path in found:
-        if not folders or name.split("/")[0] in folders:
+        if not classes or name.split("/")[0] in classes:
             (others if OTHER_NAMES.search(path.name) else images).append((name, path))
     if others:
         report(f"skipped {format_count(len(others), 'file')} that cannot be images, first: {others[0][0]}")
@@ -133,12 +132,12 @@ def image_folder_source(config: ImageFolderConfig, *, report: Report) -> Source:
         raise DataError(
             f"data.path={config.path} is not a folder; choose one with a folder for each class{MOVED_HINT}"
         )
-    classes, splits = _find_files(root, config, report)
+    classes, splits = find_splits(root, config, report)
     states = {split: [file_state(name, path) for name, path, _ in files] for split, files in splits.items()}
 
     def items(split: Split) -> Iterator[tuple]:
         is_colour = any(has_colour(path) for files in splits.values() for _, path, _ in files)
-        return _read(splits[split], config.image_size, channels=3 if is_colour else 1)
+        return read_images(splits[split], config.image_size, channels=3 if is_colour else 1)
 
     return Source(
         name=f"{config.source} {config.path}",
@@ -152,7 +151,7 @@ def image_folder_source(config: ImageFolderConfig, *, report: Report) -> Source:
     )
 
 
-def _find_files(root: Path, config: ImageFolderConfig, report: Report) -> tuple[tuple, dict[Split, list]]:
+def find_splits(root: Path, config: ImageFolderConfig, report: Report) -> tuple[tuple, dict[Split, list]]:
     """Names of the classes, and the name, path and label of the files of each split.
 
     All files are `train` if there are no splits.
@@ -162,26 +161,15 @@ def _find_files(root: Path, config: ImageFolderConfig, report: Report) -> tuple[
         for names in (TRAIN_FOLDERS, HELD_OUT_FOLDERS)
     )
     if train is None or held_out is None:
-        classes, files = _class_files(root, report)
-        folders = {name: set() for name in classes}
-        for name, *_ in files:
-            label, *inner = name.split("/")
-            folders[label].add(inner[0] if len(inner) > 1 else None)
-        # Classes with the same folders and no files are splits of other names.
-        first, *others = folders.values()
-        if len(first) > 1 and None not in first and all(each == first for each in others):
-            raise DataError(
-                f"{root}: {', '.join(classes)} contain the same folders, {', '.join(sorted(first))}, and no "
-                "images; if these are splits, rename them train and test"
-            )
+        classes, files = find_classes(root, report)
         return classes, {"train": files}
     if config.held_out != ImageFolderConfig.held_out:
         raise DataError(
             f"data.held_out={config.held_out} has no effect: {root} is already split into {train} and "
             f"{held_out}; omit it"
         )
-    classes, train_files = _class_files(root / train, report, prefix=f"{train}/")
-    other_classes, held_out_files = _class_files(root / held_out, report, prefix=f"{held_out}/")
+    classes, train_files = find_classes(root / train, report, prefix=f"{train}/")
+    other_classes, held_out_files = find_classes(root / held_out, report, prefix=f"{held_out}/")
     if classes != other_classes:
         names = ", ".join(sorted(set(classes) ^ set(other_classes)))
         raise DataError(
@@ -190,24 +178,24 @@ def _find_files(root: Path, config: ImageFolderConfig, report: Report) -> tuple[
     return classes, {"train": train_files, "validation": held_out_files}
 
 
-def _class_files(folder: Path, report: Report, *, prefix: str = "") -> tuple[tuple[str, ...], list[tuple]]:
+def find_classes(folder: Path, report: Report, *, prefix: str = "") -> tuple[tuple[str, ...], list[tuple]]:
     """Names of the classes in `folder`, and name, path and label of their files; `prefix` starts names."""
-    folders = [path.name for path in folder.iterdir() if os.path.isdir(path)]
-    classes = tuple(sorted({printable(name) for name in folders if not name.startswith(".")}))
+    folders = {printable(path.name) for path in folder.iterdir() if os.path.isdir(path)}
+    classes = tuple(sorted(name for name in folders if not name.startswith(".")))
     labels = {name: label for label, name in enumerate(classes)}
     if len(classes) < 2:
         raise DataError(
             f"{folder} has too few class folders: {', '.join(classes) or 'none'}; classification needs at "
             f"least two: {folder}/CLASS/*, or {folder}/train/CLASS/* and {folder}/test/CLASS/*"
         )
-    found = list_images(folder, report=report, folders=classes)
+    found = list_images(folder, report=report, classes=classes)
     files = [(prefix + name, path, labels[name.split("/")[0]]) for name, path in found]
     for label in set(labels.values()) - {label for *_, label in files}:
         raise DataError(f"the class folder {folder / classes[label]} has no image: remove it or add images")
     return classes, files
 
 
-def _read(files: list[tuple], image_size: tuple[int, int] | None, *, channels: int) -> Iterator[tuple]:
+def read_images(files: list[tuple], image_size: tuple[int, int] | None, *, channels: int) -> Iterator[tuple]:
     """Decodes the files on all cores; yields name, pixels or error, label and SHA-256 of each in order."""
 
     def decode(file: tuple) -> tuple:

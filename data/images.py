@@ -67,24 +67,21 @@ def load_images(config: ImagesConfig, *, report: Report = print_line) -> ImageSe
     `report` receives one-line messages: progress and skipped files. Raises DataError if the images cannot be
     found or read, are not a valid set, or cannot be cached.
     """
-    match config:
-        case DigitsConfig():
-            return _load_digits(config)
-        case ImageFolderConfig():
-            source = image_folder_source(config, report=report)
-        case TfdsImagesConfig():
-            from data.tfds import tfds_source  # slow to import
+    if isinstance(config, DigitsConfig):
+        return load_digits(config)
+    if isinstance(config, ImageFolderConfig):
+        source = image_folder_source(config, report=report)
+    else:
+        from data.tfds import tfds_source  # slow to import
 
-            source = tfds_source(config, report=report)
-        case _:
-            raise TypeError(f"config must be an image class of data.config, got {type(config).__name__}")
+        source = tfds_source(config, report=report)
     options = {"image_size": config.image_size, "classes": source.classes, "held_out": source.held_out}
     folder = cache_folder(config.cache_dir, config.source, source.identity | options)
-    meta = load_or_build(folder, source, partial(_write, source, config.image_size), report=report)
-    return _image_set(config, source.name, source.classes, _read_splits(folder, meta), meta)
+    meta = load_or_build(folder, source, partial(write_images, source, config), report=report)
+    return make_set(config, source.name, source.classes, read_splits(folder, meta), meta)
 
 
-def _load_digits(config: DigitsConfig) -> ImageSet:
+def load_digits(config: DigitsConfig) -> ImageSet:
     """The 1,797 handwritten digits of scikit-learn; one fifth of each class is held out."""
     from sklearn import datasets, model_selection
 
@@ -97,18 +94,16 @@ def _load_digits(config: DigitsConfig) -> ImageSet:
     )
     splits = dict(zip(SPLITS, map(ImageSplit, (train_images, held_out_images), labels), strict=True))
     classes = tuple("0123456789")
-    return _image_set(config, config.source, classes, splits, _facts(classes, splits))
+    return make_set(config, config.source, classes, splits, facts_of(classes, splits))
 
 
-def _image_set(
+def make_set(
     config: ImagesConfig, name: str, classes: tuple[str, ...], splits: dict[Split, ImageSplit], facts: dict
 ) -> ImageSet:
-    train, validation = (splits[split] for split in SPLITS)
-    shape = "x".join(map(str, train.images.shape[1:]))
-    num_train, num_held_out = len(train.labels), len(validation.labels)
+    num_train, num_held_out = (len(splits[split].labels) for split in SPLITS)
+    shape = "x".join(map(str, splits["train"].images.shape[1:]))
     return ImageSet(
-        train=train,
-        validation=validation,
+        **splits,
         classes=classes,
         mean=np.array(facts["mean"], np.float32),
         deviation=np.array(facts["deviation"], np.float32),
@@ -121,7 +116,9 @@ def _image_set(
     )
 
 
-def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, progress: Progress) -> dict:
+def write_images(
+    source: Source, config: TfdsImagesConfig | ImageFolderConfig, folder: Path, progress: Progress
+) -> dict:
     """Writes the pixels of both splits into `folder`; returns the facts for `meta.json`."""
     labels, names = {split: [] for split in SPLITS}, {split: [] for split in SPLITS}
     shape, originals, duplicates = None, {}, []
@@ -134,8 +131,8 @@ def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, pro
                     continue
                 if label < 0:
                     raise DataError(f"{name} has no label; choose a data.{split}_split with labels")
-                if image_size is not None:
-                    image = fit_images(image[None], image_size)[0]
+                if config.image_size is not None:
+                    image = fit_images(image[None], config.image_size)[0]
                 shape = shape or image.shape
                 if image.shape != shape:
                     both = f"{shape} and {image.shape}"
@@ -152,22 +149,22 @@ def _write(source: Source, image_size: tuple[int, int] | None, folder: Path, pro
         progress.skipped.insert(0, f"{duplicates[0]}, first of {format_count(len(duplicates), 'duplicate')}")
     meta = {"shape": shape, "labels": labels, "names": names}
     if source.held_out is not None and names["train"]:
-        _hold_out(folder, meta, share=source.held_out)
-    for split in SPLITS if not source.is_published else ():
+        hold_out(folder, meta, share=source.held_out)
+    for split in SPLITS if isinstance(config, ImageFolderConfig) else ():  # published splits may lack a class
         found = set(labels[split])
         if missing := [name for label, name in enumerate(source.classes) if label not in found]:
             raise DataError(
                 f"{source.name}: the {split} split has no usable image of {', '.join(missing)}"
                 f"{progress.describe_skipped()}; add images or remove the class"
             )
-    return meta | _facts(source.classes, _read_splits(folder, meta))
+    return meta | facts_of(source.classes, read_splits(folder, meta))
 
 
-def _hold_out(folder: Path, meta: dict, *, share: float) -> None:
-    """Moves `share` of the training images of each class to the validation split of `folder` and `meta`.
+def hold_out(folder: Path, meta: dict, *, share: float) -> None:
+    """Moves `share` of the training images of each class, at least one and not all, to the validation split.
 
     Those whose names have the lowest hashes are held out, so that most files keep their split when others are
-    added or removed; of each class, at least one and not all.
+    added or removed.
     """
     labels, names = (np.array(meta[key]["train"]) for key in ("labels", "names"))
     is_held_out = np.zeros(len(names), bool)
@@ -185,7 +182,7 @@ def _hold_out(folder: Path, meta: dict, *, share: float) -> None:
         meta["labels"][split], meta["names"][split] = labels[is_inside].tolist(), names[is_inside].tolist()
 
 
-def _read_splits(folder: Path, meta: dict) -> dict[Split, ImageSplit]:
+def read_splits(folder: Path, meta: dict) -> dict[Split, ImageSplit]:
     splits = {}
     for split in SPLITS:
         images = MappedFile(folder / f"{split}.bin", np.uint8, mode="r")
@@ -194,7 +191,7 @@ def _read_splits(folder: Path, meta: dict) -> dict[Split, ImageSplit]:
     return splits
 
 
-def _facts(classes: tuple[str, ...], splits: dict[Split, ImageSplit]) -> dict:
+def facts_of(classes: tuple[str, ...], splits: dict[Split, ImageSplit]) -> dict:
     """Statistics and fingerprint as JSON values."""
     mean, deviation = channel_statistics(splits["train"].images)
     shapes = [splits[split].images.shape for split in SPLITS]

@@ -36,10 +36,6 @@ MAX_SKIPPED_NAMED = 20
 MOVED_HINT = ". If the data of a run have moved, repeat its training command with data.path=NEW"
 
 
-class InvalidItem(DataError):
-    """Bytes that are not a text or not an image; the message is the reason."""
-
-
 @dataclass(frozen=True)
 class Source:
     """Documents or images of one dataset.
@@ -53,7 +49,6 @@ class Source:
             file if duplicates are left out. A `DataError` in place of bytes or image makes the item invalid.
         held_out: share of the training items that is held out; None if the source defines both splits.
         classes: names of the classes of images.
-        is_published: whether classes without images are accepted.
         invalid: whether an invalid item is skipped or raises.
         action: what is done with the items, before and after it is done.
     """
@@ -65,7 +60,6 @@ class Source:
     items: Callable[[Split], Iterator[tuple]] = lambda split: iter(())
     held_out: float | None = None
     classes: tuple[str, ...] = ()
-    is_published: bool = False
     invalid: Literal["skip", "error"] = "skip"
     action: tuple[str, str] = ("reading", "read")
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from data.config import PythonStdlibConfig, TextFilesConfig
-from data.sources import MOVED_HINT, InvalidItem, Source, Split, check_regular, file_state, read_file
+from data.sources import MOVED_HINT, Source, Split, check_regular, file_state, read_file
 from system.errors import DataError, reason
 from system.files import walk_files
 from system.text import printable
@@ -78,7 +78,7 @@ def files_source(config: PythonStdlibConfig | TextFilesConfig) -> Source:
     )
 
 
-def read_lines(path: Path, key: str) -> Iterator[bytes | InvalidItem]:
+def read_lines(path: Path, key: str) -> Iterator[bytes | DataError]:
     """The text under `key` of the JSON object on each line; empty for an empty line."""
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         for line in file:
@@ -86,12 +86,12 @@ def read_lines(path: Path, key: str) -> Iterator[bytes | InvalidItem]:
                 value = json.loads(line) if line.strip() else {key: ""}
                 yield value[key].encode(errors="surrogatepass")
             except (ValueError, RecursionError) as error:
-                yield InvalidItem(f"not JSON: {reason(error)}")
+                yield DataError(f"not JSON: {reason(error)}")
             except (TypeError, KeyError, AttributeError):
-                yield InvalidItem(f"not an object with a text under {key!r} (data.text_key)")
+                yield DataError(f"not an object with a text under {key!r} (data.text_key)")
 
 
-def read_rows(path: Path, key: str) -> Iterator[bytes | InvalidItem]:
+def read_rows(path: Path, key: str) -> Iterator[bytes | DataError]:
     """The text of each row of a Parquet file in the column `key`."""
     import pyarrow.parquet
 
@@ -106,7 +106,7 @@ def read_rows(path: Path, key: str) -> Iterator[bytes | InvalidItem]:
         for batch in file.iter_batches(1_000, columns=[key]):
             # As bytes: a string of Parquet may be invalid UTF-8.
             for value in batch.column(0).cast(pyarrow.large_binary()).to_pylist():
-                yield InvalidItem("no text, but null") if value is None else value
+                yield DataError("no text, but null") if value is None else value
 
 
 def _root_and_pattern(path: str) -> tuple[Path, list[str]]:

@@ -70,7 +70,6 @@ def tfds_source(config: TfdsTextConfig | TfdsImagesConfig, *, report: Report) ->
         unit="example",
         items=items,
         held_out=config.held_out if config.validation_split is None else None,
-        is_published=True,
         classes=() if is_text else tuple(info.features[config.label_key].names),
     )
 

@@ -224,11 +224,12 @@ def fill_vocab_size(config: Config, tokenizer: Tokenizer) -> Config:
 
 def sample_text(sampler: Sampler, tokens: np.ndarray, tokenizer: Tokenizer = BYTES, *, seed: int) -> str:
     """Held-out words, as «prompt», and their continuation by the model."""
-    text = choose_prompt(tokens, tokenizer, max_length=min(SAMPLE_PROMPT_LENGTH, sampler.capacity))
+    max_length = min(SAMPLE_PROMPT_LENGTH, sampler.capacity - len(tokenizer.prefix))
+    text = choose_prompt(tokens, tokenizer, max_length=max_length)
     # A context shorter than a character holds no text.
     prompt = tokenizer.encode(text).tolist() or [tokenizer.separator]
     options = SamplingOptions(temperature=SAMPLE_TEMPERATURE, seed=seed, stop_tokens=tokenizer.stop_tokens)
-    steps = sampler.generate([prompt], SAMPLE_LENGTH, options)
+    steps = sampler.generate([[*tokenizer.prefix, *prompt]], SAMPLE_LENGTH, options)
     return f"«{readable(prompt, tokenizer)}»{readable((token for (token,) in steps), tokenizer)}"
 
 

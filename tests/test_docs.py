@@ -164,9 +164,9 @@ def parents(monkeypatch, tmp_path):
         if not (path := tmp_path / "config.yaml").exists():
             is_vit = cfg.model.architecture == "vit"
             save_config(parse_config(compose(["experiment=vit"] if is_vit else [])), path)
-        return path
+        return tmp_path
 
-    monkeypatch.setattr(configs.compose, "config_to_inherit", config_of)
+    monkeypatch.setattr(configs.compose, "run_to_inherit", config_of)
 
 
 @pytest.mark.parametrize("command", [each for each in COMMANDS if not each.startswith(tuple(NOT_RUN))])

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from configs.compose import load_config
-from data.tokenizer import BYTES, JsonTokenizer, read_tokenizer
+from data.config import PasskeyConfig
+from data.tokenizer import read_tokenizer
+from models.sampling import Sampler, SamplingOptions
 from runs.evaluate_runs import evaluate_runs
 from runs.load import load_model, load_task
 from runs.text_task import load_passkey_task
+from scripts.evaluate import main as evaluate
+from scripts.visualize import main as visualize
 from tests.run_helpers import WITHOUT_SAMPLES, assert_mentions, copy_of, refusal
 
 BPE = ("data.tokenizer=bpe", "data.bpe_vocab_size=290", "model.vocab_size=320")
@@ -38,21 +42,16 @@ def file_run(workplace, bpe_run, tmp_path_factory):
 
 
 def test_the_run_records_its_tokenizer_and_the_size_of_its_vocabulary(bpe_run):
-    tokenizer = read_tokenizer(bpe_run)
-    assert tokenizer.vocab_size == 290
+    assert read_tokenizer(bpe_run).vocab_size == 290
     summary = json.loads((bpe_run / "summary.json").read_text())
-    config = load_config(bpe_run / "config.yaml")
-    corpus = load_task(config, run_directory=bpe_run).corpus
+    task = load_task(load_config(bpe_run / "config.yaml"), run_directory=bpe_run)
+    corpus = task.corpus
     assert summary["tokenizer_training_bytes"] == corpus.num_bytes["train"]
     assert summary["context_bytes"] == corpus.bytes_of(16) > 24
-    rows = [json.loads(line) for line in (bpe_run / "metrics.jsonl").read_text().splitlines()]
-    for row in rows:
+    for row in map(json.loads, (bpe_run / "metrics.jsonl").read_text().splitlines()):
         if "validation_loss" in row:
             assert row["bits_per_byte"] == corpus.bits_per_byte(row["validation_loss"])
-    assert (
-        f"; a vocabulary of 290, about {corpus.bytes_of(16)} bytes in 16 tokens"
-        in load_task(config, run_directory=bpe_run).description
-    )
+    assert f"; a vocabulary of 290, about {corpus.bytes_of(16)} bytes in 16 tokens" in task.description
 
 
 def test_evaluation_in_two_tokenizers_equals_a_numpy_reference(eagerly, trained_run, bpe_run):
@@ -74,7 +73,7 @@ def test_evaluation_in_two_tokenizers_equals_a_numpy_reference(eagerly, trained_
     assert rows[0]["bytes"] == rows[1]["bytes"]
 
 
-def test_a_run_needs_neither_the_file_nor_the_cache_again(workplace, file_run):
+def test_a_run_needs_neither_the_file_nor_the_cache_again(workplace, file_run, eagerly):
     path, words, _ = file_run
     shutil.rmtree(workplace.text.parent / "cache")
     copy = copy_of(path, "unfinished")
@@ -86,21 +85,26 @@ def test_a_run_needs_neither_the_file_nor_the_cache_again(workplace, file_run):
     assert (copy / "tokenizer.json").read_bytes() == (path / "tokenizer.json").read_bytes()
 
 
-def test_a_kill_after_the_first_checkpoint_does_not_lose_the_tokenizer(workplace, bpe_run):
+def test_a_kill_after_the_first_checkpoint_does_not_lose_the_tokenizer(workplace, bpe_run, eagerly):
     copy = copy_of(bpe_run, "killed")
     for name in ("config.yaml", "tokenizer.json", "summary.json"):
         (copy / name).unlink()
-    assert workplace.train(*BPE, *BRIEF, "name=killed") == 0
+    assert workplace.train(*BPE, *BRIEF, "name=killed", WITHOUT_SAMPLES) == 0
     for name in ("tokenizer.json", "config.yaml"):
-        content = (bpe_run / name).read_bytes().replace(b"name: bpe", b"name: killed")
-        assert (copy / name).read_bytes() == content
+        content = (bpe_run / name).read_text().replace("name: bpe", "name: killed")
+        assert (copy / name).read_text() == content.replace("sample_every: 20", "sample_every: null")
+
+
+def write_other_tokenizer(run, path):
+    """Writes the tokenizer of a run without its last merge."""
+    content = json.loads((run / "tokenizer.json").read_text())
+    content["model"]["merges"].pop()
+    path.write_text(json.dumps(content))
 
 
 def test_another_tokenizer_on_resume_is_refused(workplace, bpe_run, file_run, capsys):
     path, words, tokenizer_path = file_run
-    content = json.loads((path / "tokenizer.json").read_text())
-    content["model"]["merges"].pop()
-    tokenizer_path.write_text(json.dumps(content))
+    write_other_tokenizer(path, tokenizer_path)
     (line,) = refusal(workplace, capsys, *words, label="config error")
     assert_mentions(line, f"data.tokenizer={tokenizer_path}", str(path / "tokenizer.json"), "name=")
     tokenizer_path.unlink()
@@ -112,20 +116,18 @@ def test_another_tokenizer_on_resume_is_refused(workplace, bpe_run, file_run, ca
     assert_mentions(lines[0], "data.tokenizer is bpe there, bytes here")
 
 
-def test_a_child_takes_the_tokenizer_of_its_parent(workplace, bpe_run, capsys):
+def test_a_child_takes_the_tokenizer_of_its_parent(workplace, bpe_run, capsys, eagerly):
     child = ("init_from=" + str(bpe_run), "num_steps=1", "name=child", WITHOUT_SAMPLES)
     assert workplace.train(*child) == 0
-    assert load_config(workplace.outputs / "child" / "config.yaml").model.vocab_size == 320
     directory = workplace.outputs / "child"
     assert (directory / "tokenizer.json").read_bytes() == (bpe_run / "tokenizer.json").read_bytes()
-    assert load_config(directory / "config.yaml").data.tokenizer == str(bpe_run / "tokenizer.json")
+    config = load_config(directory / "config.yaml")
+    assert (config.model.vocab_size, config.data.bpe_vocab_size) == (320, 4_096)  # the second is unused
+    assert config.data.tokenizer == str(bpe_run / "tokenizer.json")
     assert workplace.train(*child) == 0  # the same command again
     assert "This run is complete" in capsys.readouterr().out
-    assert load_config(directory / "config.yaml").data.bpe_vocab_size == 4_096  # unused
-    content = json.loads((bpe_run / "tokenizer.json").read_text())
-    content["model"]["merges"].pop()
     other = workplace.outputs / "other.json"
-    other.write_text(json.dumps(content))
+    write_other_tokenizer(bpe_run, other)
     for value in ("bytes", "bpe", other):
         (line,) = refusal(
             workplace, capsys, *child, "name=new", f"data.tokenizer={value}", label="config error"
@@ -136,8 +138,6 @@ def test_a_child_takes_the_tokenizer_of_its_parent(workplace, bpe_run, capsys):
 def test_passkeys_are_written_in_the_tokens_of_the_parent(bpe_run):
     tokenizer = read_tokenizer(bpe_run)
     config = load_config(bpe_run / "config.yaml")
-    from data.config import PasskeyConfig
-
     data = PasskeyConfig(tokenizer=str(bpe_run), digits=4)
     task = load_passkey_task(replace(config, context_length=90, data=data))
     inputs, targets = task.evaluation_batches(max_batches=1)[0]
@@ -159,29 +159,21 @@ def test_a_vocabulary_smaller_than_that_of_the_tokenizer_is_refused(workplace, c
     assert_mentions(line, "model.vocab_size=255 is smaller than", "256 tokens")
 
 
-def test_padding_is_never_sampled(bpe_run):
-    from models.sampling import Sampler, SamplingOptions
-
+def test_padding_is_never_sampled(bpe_run, eagerly):
     model, _, _ = load_model(bpe_run)
     model.embedding.embeddings.assign(np.random.default_rng(0).normal(size=(320, 16)))
-    tokens = [int(step[0]) for step in Sampler(model, vocab_size=290).generate([[5]], 200, SamplingOptions())]
-    assert max(tokens) < 290
-    tokens = [int(step[0]) for step in Sampler(model).generate([[5]], 200, SamplingOptions())]
-    assert max(tokens) >= 290
+    for sampler, is_padding in ((Sampler(model, vocab_size=290), False), (Sampler(model), True)):
+        steps = sampler.generate([[5]], 60, SamplingOptions())
+        assert any(token >= 290 for (token,) in steps) == is_padding
 
 
 def test_commands_read_the_tokens_of_the_run(eagerly, bpe_run, tmp_path, capsys):
-    from scripts.evaluate import main as evaluate
-    from scripts.visualize import main as visualize
-
     evaluate([str(bpe_run), "--windows", "4", "8", "--json", "--targets", "60"])
     output = capsys.readouterr().out
     rows = json.loads(output[output.index("[\n") :])
-    corpus = load_task(load_config(bpe_run / "config.yaml"), run_directory=bpe_run).corpus
     for row in rows:
         assert 1 < row["bytes"] / row["targets"] < 5
         nats = row["nats_per_token"] * row["targets"]
         assert row["bits_per_byte"] == pytest.approx(nats / (row["bytes"] * math.log(2)))
     visualize([str(bpe_run), "--prompt", "the quick brown", "--output", str(tmp_path)])
     assert (tmp_path / "attention.png").exists()
-    assert isinstance(corpus.tokenizer, JsonTokenizer) and corpus.tokenizer is not BYTES

@@ -9,7 +9,7 @@ from pydantic import Field
 from system.validation import Options, PositiveInt
 
 NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=1e-38)]  # a smaller one is zero in float32
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -16,7 +16,6 @@ from train import main
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODELS = "lm_shallow, lm_small, lm_tiny, vit_small, vit_tiny"
-EXPERIMENTS = ", ".join(sorted(path.stem for path in (ROOT / "configs/experiment").glob("*.yaml")))
 
 STUB = f"""
 import json, pathlib, sys, types
@@ -116,16 +115,9 @@ def test_bash_completes_keys_as_the_readme_says():
 
 
 def test_every_problem_of_the_command_line_is_one_line(errors_of):
-    assert errors_of(
-        "model.interpolate_facto=2",
-        "+training.num_steps=5",
-        "num_steps=many",
-        "model.rope.theta=x",
-        "++model.position=rotery",
-    ) == [
+    words = ["model.interpolate_facto=2", "+training.num_steps=5", "num_steps=many", "++model.rope.theta=x"]
+    assert errors_of(*words) == [
         "num_steps must be a whole number, got 'many'",
-        "model.position must be one of rotary, learned, sinusoidal, alibi, none; "
-        "got 'rotery'; did you mean 'rotary'?",
         "model.rope.theta must be a finite number, got 'x'",
         "unknown key 'model.interpolate_facto'; did you mean 'model.rope.interpolate_factor'?",
         "unknown key 'training.num_steps'; did you mean 'num_steps'?",
@@ -133,7 +125,7 @@ def test_every_problem_of_the_command_line_is_one_line(errors_of):
 
 
 @pytest.mark.parametrize(
-    ("argument", "problem"),
+    ("arguments", "problem"),
     [
         ("name=a=b", """cannot read 'name=a=b': quote the value inside the shell's quotes: "name='a=b'\""""),
         (
@@ -142,89 +134,32 @@ def test_every_problem_of_the_command_line_is_one_line(errors_of):
             """or quote it to mean one: "name='a,b'\"""",
         ),
         ("num_steps", "cannot read 'num_steps': write key=value"),
-        (
-            "model=lm_tin",
-            f"no 'lm_tin' in model; choose from {MODELS}; did you mean 'lm_tiny'?",
-        ),
-        (
-            "experiment=shakespear",
-            f"no 'shakespear' in experiment; choose from {EXPERIMENTS}; did you mean 'shakespeare'?",
-        ),
-        ("name=${nam}", "name: Interpolation key 'nam' not found"),
-        ("+seed=1", "there is a key 'seed' already: write seed=... without the '+'"),
-        ("~sed", "cannot delete 'sed': there is no such key"),
-        ("recipe=vit_mnist", "recipe cannot be set: experiment= and data= choose it"),
-        ("++model=lm_tiny", "'model=lm_tiny' chooses a file: write it without the '++'"),
+        ("model=lm_tin", f"no 'lm_tin' in model; choose from {MODELS}; did you mean 'lm_tiny'?"),
         ("model=5", f"no '5' in model; choose from {MODELS}"),
+        ("name=${nam}", "name: Interpolation key 'nam' not found"),
+        ("-m seed=glob(*)", "glob() and interval() are not supported: list the values"),
+        ("--config-dir absent", "--config-dir absent is not a directory"),
+        ("data=text_files data.path=''", "data.path must not be empty, got ''"),
     ],
 )
-def test_argument_that_hydra_refuses_gives_one_line(errors_of, argument, problem):
-    assert errors_of(argument) == [problem]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "problem"),
-    [
-        (["-m", "seed=glob(*)"], "glob() and interval() are not supported: list the values"),
-        (["--config-dir", "absent"], "--config-dir absent is not a directory"),
-    ],
-)
-def test_flag_that_cannot_be_followed_gives_one_line(errors_of, arguments, problem):
-    assert errors_of(*arguments) == [problem]
+def test_argument_that_cannot_be_followed_gives_one_line(errors_of, arguments, problem):
+    assert errors_of(*arguments.split()) == [problem]
 
 
 @pytest.mark.parametrize(
     "argument",
-    [
-        "hydra.run.dir=written",
-        "+hydra.output_subdir=written",
-        "hydra/job_logging=default",
-        "~hydra.job",
-        "model@hydra.run=lm_tiny",
-        "experiment/nested=lm",
-        "foo-bar=1",
-        "docs/*.md",
-    ],
+    ["+hydra.run.dir=written", "hydra/job_logging=default", "model@hydra=lm_tiny", "docs/*.md"],
 )
 def test_keys_of_hydra_and_other_forms_are_refused(errors_of, argument):
     (line,) = errors_of(argument)
     assert line.startswith(f"{argument!r} is not supported: write key=value")
 
 
-def test_an_empty_path_is_not_the_working_directory(errors_of):
-    assert errors_of("data=text_files", "data.path=''") == ["data.path must not be empty, got ''"]
-    assert errors_of("output_dir=") == ["output_dir must not be empty, got ''"]
-
-
-def test_targets_and_logging_in_a_yaml_file_write_nothing(tmp_path, empty, monkeypatch, capsys):
-    handler = {
-        "_target_": "logging.FileHandler",
-        "filename": str(empty / "log"),
-        "class": "logging.FileHandler",
-    }
-    hydra = {"run": {"dir": str(empty)}, "job_logging": {"version": 1, "handlers": {"file": handler}}}
-    (tmp_path / "experiment").mkdir()
-    path = tmp_path / "experiment" / "trial.yaml"
-    path.write_text("# @package _global_\n" + yaml.safe_dump({"hydra": hydra, "optimizer": handler}))
-    monkeypatch.chdir(empty)
-    assert run_command(lambda: main(["--config-dir", str(tmp_path), "experiment=trial"])) == 2
-    assert "config error: unknown key 'optimizer._target_'" in capsys.readouterr().err
-    path.write_text("# @package _global_\n" + yaml.safe_dump({"hydra": hydra}))
-    assert run_command(lambda: main(["--config-dir", str(tmp_path), "experiment=trial", "--cfg", "job"])) == 0
-    assert list(empty.iterdir()) == []
-
-
-def alias_bomb(levels=9, width=9):
-    """Each level holds `width` copies of the one before."""
-    lines = ["a0: &a0 [x]"]
-    lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels)]
-    return "\n".join(lines) + "\n"
-
-
 def test_aliases_that_expand_exponentially_are_refused_at_once(tmp_path, errors_of):
     (tmp_path / "experiment").mkdir()
     path = tmp_path / "experiment" / "trial.yaml"
-    path.write_text("# @package _global_\n" + alias_bomb())
+    bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9}]\n" for n in range(1, 9))
+    path.write_text("# @package _global_\n" + bomb)
     (line,) = errors_of("--config-dir", tmp_path, "experiment=trial")
     assert line == f"{path} has more than 10 aliases (*name): write out their values"
     path.write_text("# @package _global_\nsteps: &steps 5\nnum_steps: *steps\n")
@@ -232,11 +167,8 @@ def test_aliases_that_expand_exponentially_are_refused_at_once(tmp_path, errors_
     path.unlink()
     os.mkfifo(path)
     assert errors_of("--config-dir", tmp_path, "experiment=trial") == [f"{path} is not a regular file"]
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "config.yaml").write_text(alias_bomb())
-    (line,) = errors_of(f"init_from={run}")
-    assert "has more than 10 aliases" in line
+    (tmp_path / "config.yaml").write_text(bomb)
+    assert "has more than 10 aliases" in errors_of(f"init_from={tmp_path}")[0]
 
 
 def test_config_is_printed_as_yaml_and_a_sweep_has_none(monkeypatch, tmp_path, capsys):
@@ -257,9 +189,9 @@ train_batch_size checkpoint device gpu dtype wandb patch img_size early_stopping
 
 
 def test_names_of_other_programs_are_answered(errors_of):
-    """As keys, as flags with and without a value, and alone."""
-    for name in FOREIGN_NAMES.split():
-        assert errors_of(f"{name}=5") == [f"unknown key {name!r}; {answer_to(name)}"]
+    names = FOREIGN_NAMES.split()
+    lines = errors_of(*(f"{name}=5" for name in names))
+    assert sorted(lines) == sorted(f"unknown key {name!r}; {answer_to(name)}" for name in names)
     known = {*to_flat(Config()), "model.patch_size", "data.image_size"}
     assert all(" " in answer or answer in known for answer in ANSWERS)
     assert answer_to("optimizer.lr") == "the key here is optimizer.learning_rate"

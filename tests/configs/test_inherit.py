@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -90,12 +91,31 @@ def test_the_experiment_of_vision_transformers_takes_model_and_data_of_the_paren
     assert lines == ["model from outputs/own"]
 
 
-@pytest.mark.parametrize("experiment", ["shakespeare", "shakespeare_speedrun"])
-def test_an_experiment_keeps_its_data_and_takes_the_sizes_of_the_parent(experiment):
-    config, _ = composed(f"experiment={experiment}", "init_from=outputs/docs")
+def test_an_experiment_keeps_its_data_and_takes_the_sizes_of_the_parent():
+    words = ["experiment=shakespeare_speedrun", "init_from=outputs/docs"]
+    config, _ = composed(*words)
     assert (config.data.tfds_name, config.model.dim) == ("tiny_shakespeare", LM.dim)
-    config, _ = composed(f"experiment={experiment}", "init_from=outputs/docs", "model=lm_small")
-    assert config.model.dim == 384
+    assert composed(*words, "model=lm_small")[0].model.dim == 384
+
+
+def test_the_learning_rate_of_an_imported_parent_limits_that_of_an_experiment():
+    """An imported run has no metrics."""
+    parent = replace(TEXT, optimizer=replace(TEXT.optimizer, learning_rate=1e-4))
+    save_config(parent, "outputs/docs/config.yaml")
+    words = ["experiment=extend", "init_from=outputs/docs"]
+    imported, lines = composed(*words)
+    assert imported.optimizer.learning_rate == 1e-4
+    assert lines == ["model, data, optimizer.learning_rate=0.0001 from outputs/docs"]
+    assert composed(*words, "optimizer.learning_rate=0.01")[0].optimizer.learning_rate == 0.01
+    Path("outputs/docs/metrics.jsonl").touch()  # of a run that was trained here
+    trained, lines = composed(*words)
+    assert trained.optimizer.learning_rate == 1e-3
+    assert lines == ["model, data from outputs/docs"]
+    os.mkdir("outputs/extend")
+    for recorded in (imported, trained):  # the child resumes
+        save_config(recorded, "outputs/extend/config.yaml")
+        Path("outputs/extend/metrics.jsonl").touch()
+        assert composed(*words)[0] == recorded
 
 
 def test_a_parent_of_another_architecture_is_not_inherited_by_an_experiment():

@@ -24,204 +24,156 @@ VISION = {
     "model": {"architecture": "axial_vit"},
     "data": {"source": "digits"},
 }
+LONGROPE = {"type": "longrope", "factor": 2}
+DEVICES = "distribute.devices must be different devices of one kind, such as GPU:0, GPU:1; got"
 
 
-def problems_of(values):
+def text(**options):
+    return {"data": {"source": "python_stdlib"} | options}
+
+
+def rope(**options):
+    return {"model": {"rope": options}}
+
+
+def mirrored(*devices):
+    return {"distribute": {"strategy": "mirrored", "devices": [*devices]}}
+
+
+# Problem, and the values that have it.
+PROBLEMS = [
+    # ranges
+    (
+        "model.rope.interpolate_factor must be >= 1, got 0.5. To extend a context of 256 to 512, use 2.0.",
+        rope(interpolate_factor=0.5),
+    ),
+    ("model.rope.theta must be above 1, got 1.0.", rope(theta=1)),
+    ("model.dropout must be < 1, got 1", {"model": {"dropout": 1.0}}),
+    ("seed must be <= 2147483647, got 2147483648", {"seed": 2**31}),
+    ("optimizer.learning_rate must be > 1e-38, got 1e-320", {"optimizer": {"learning_rate": 1e-320}}),
+    (f"{DEVICES} CPU:0, CPU:0", mirrored("CPU:0", "CPU:0")),
+    (f"{DEVICES} CPU:0, GPU:0", mirrored("CPU:0", "GPU:0")),
+    (f"{DEVICES} TPU:0", mirrored("TPU:0")),
+    # types
+    ("num_steps must be a whole number, got '500'", {"num_steps": "500"}),
+    ("num_steps must be a whole number, got true", {"num_steps": True}),
+    ("num_steps must be a whole number, got 2.5", {"num_steps": 2.5}),
+    ("num_steps must be a whole number, got null", {"num_steps": None}),
+    ("optimizer.beta_1 must be a finite number, got '1e-3'", {"optimizer": {"beta_1": "1e-3"}}),
+    ("optimizer.beta_1 must be a finite number, got nan", {"optimizer": {"beta_1": math.nan}}),
+    (f"optimizer.epsilon must be a finite number, got {10**309}", {"optimizer": {"epsilon": 10**309}}),
+    ("model.qk_norm must be true or false, got 1", {"model": {"qk_norm": 1}}),
+    ("""name must be text, got 12. In quotes it is text: "'12'\"""", {"name": 12}),
+    ("output_dir must not be empty, got ''", {"output_dir": ""}),
+    ("init_from must be null to leave it unset, got 'None'", {"init_from": "None"}),
+    (
+        "model.rope.scaling.short_factor must be a list such as [1,2], got 1",
+        rope(scaling=LONGROPE | {"short_factor": 1}),
+    ),
+    (
+        "model.rope.scaling.short_factor must be a finite number, got 'x'",
+        rope(scaling=LONGROPE | {"short_factor": [1, "x"]}),
+    ),
+    ("model holds keys of its own, such as model.architecture; got {}", {"model": {}}),
+    # choices
+    (
+        "model.position must be one of rotary, learned, sinusoidal, alibi, none; got 'rotery'; did you mean "
+        "'rotary'?",
+        {"model": {"position": "rotery"}},
+    ),
+    (
+        f"data.source must be one of {SOURCES}; got 'text_file'; did you mean 'text_files'?",
+        text(source="text_file", path="a.txt"),
+    ),
+    (f"data.source must be one of {SOURCES}; got null", text(source=None)),
+    # unknown and missing keys
+    (
+        "unknown key 'model.interpolate_facto'; did you mean 'model.rope.interpolate_factor'?",
+        {"model": {"interpolate_facto": 2}},
+    ),
+    ("unknown key 'model.context_length'; did you mean 'context_length'?", {"model": {"context_length": 5}}),
+    ("unknown key 'model.dim.x'; did you mean 'model.dim'?", {"model": {"dim": {"x": 1}}}),
+    ("unknown key '\"model.dim\"'; did you mean 'model.dim'?", {"model.dim": 64}),
+    ("unknown key 'modl'; did you mean 'model'?", {"modl": "lm_tiny"}),
+    ("unknown key 'xyzzy'", {"xyzzy": 1}),
+    (
+        "unknown key 'data.path' here; it belongs to data=text_files or data=json_lines or data=parquet or "
+        "data=image_folder",
+        text(path="x"),
+    ),
+    (
+        "unknown key 'model.rope.xpos' here; it belongs to model=lm_tiny",
+        VISION | {"model": {"architecture": "axial_vit", "rope": {"xpos": True}}},
+    ),
+    ("data.path is missing: set data.path='docs/**/*.md'", text(source="text_files")),
+    ("data.path is missing: set data.path='docs/**/*.md'", text(source="text_files", path="???")),
+    # rules between keys
+    (
+        "distribute.devices has no effect with distribute=none, got CPU:0: use mirrored",
+        {"distribute": {"devices": ["CPU:0"]}},
+    ),
+    (
+        "data.held_out is set, and so is validation_split 'test': set one of them",
+        text(source="tfds", tfds_name="x", validation_split="test", held_out=0.1),
+    ),
+    (
+        "data.validation_split must differ from train_split, got 'test' for both",
+        VISION | text(source="tfds_images", tfds_name="mnist", train_split="test"),
+    ),
+    (
+        "data.augment.fill reflect has no effect without rotation, scale, shear or shift; use zero",
+        VISION | text(source="tfds_images", tfds_name="x", augment={"fill": "reflect", "flip": True}),
+    ),
+    (
+        "data.bpe_vocab_size has no effect without tokenizer=bpe, got 300",
+        text(tokenizer="tokenizer.json", bpe_vocab_size=300),
+    ),
+    ("data.bpe_vocab_size must be >= 257, got 256", text(tokenizer="bpe", bpe_vocab_size=256)),
+    (
+        "data.tokenizer bpe is trained on the text of a run: set the directory of that run",
+        text(source="passkey", tokenizer="bpe"),
+    ),
+    ("name must be a plain directory name, got ''", {"name": ""}),
+    ("name must be a plain directory name, got 'a/b'", {"name": "a/b"}),
+    (
+        "data.source 'digits' is images, but the model is a language model: choose text, such as "
+        "data=python_stdlib, or add experiment=vit",
+        text(source="digits"),
+    ),
+    (
+        "data.source 'python_stdlib' is text, but the model is a vision transformer: choose images, such as "
+        "data=digits, or leave out experiment=vit",
+        VISION | text(),
+    ),
+    ("context_length must be null for a vision transformer, got 256", VISION | {"context_length": 256}),
+    ("init_from_step has no effect without init_from, got 5", {"init_from_step": 5}),
+    ("accumulation_steps must divide batch_size 8, got 3", {"accumulation_steps": 3}),
+    ("model.dim must be a multiple of num_heads 4, got 30", {"model": {"dim": 30}}),
+]
+
+
+@pytest.mark.parametrize(("problem", "values"), PROBLEMS)
+def test_each_problem_is_one_line_with_the_full_key(problem, values):
     with pytest.raises(ConfigError) as caught:
-        parse_config({"data": {"source": "python_stdlib"}} | values)
-    return str(caught.value).splitlines()
+        parse_config(text() | values)
+    assert str(caught.value) == problem
 
 
-def parsed(**values):
-    return parse_config({"data": {"source": "python_stdlib"}} | values)
-
-
-@pytest.mark.parametrize(
-    ("values", "problem"),
-    [
-        (
-            {"model": {"rope": {"interpolate_factor": 0.5}}},
-            "model.rope.interpolate_factor must be >= 1, got 0.5. "
-            "To extend a context of 256 to 512, use 2.0.",
-        ),
-        ({"model": {"rope": {"theta": 1}}}, "model.rope.theta must be above 1, got 1.0."),
-        ({"model": {"dropout": 1.0}}, "model.dropout must be < 1, got 1"),
-        ({"seed": 2**31}, "seed must be <= 2147483647, got 2147483648"),
-        (
-            {"distribute": {"devices": ["CPU:0"]}},
-            "distribute.devices has no effect with distribute=none, got CPU:0: use mirrored",
-        ),
-        *(
-            (
-                {"distribute": {"strategy": "mirrored", "devices": devices}},
-                "distribute.devices must be different devices of one kind, such as GPU:0, GPU:1; "
-                f"got {', '.join(devices)}",
-            )
-            for devices in (["CPU:0", "CPU:0"], ["CPU:0", "GPU:0"], ["TPU:0"], ["GPU"])
-        ),
-        ({"context_length": 1}, "context_length must be >= 2, got 1"),
-    ],
-)
-def test_value_out_of_range_is_reported_with_the_bound(values, problem):
-    assert problems_of(values) == [problem]
-
-
-@pytest.mark.parametrize(
-    ("values", "problem"),
-    [
-        ({"num_steps": "500"}, "num_steps must be a whole number, got '500'"),
-        ({"num_steps": True}, "num_steps must be a whole number, got true"),
-        ({"num_steps": 2.5}, "num_steps must be a whole number, got 2.5"),
-        ({"num_steps": None}, "num_steps must be a whole number, got null"),
-        (
-            {"optimizer": {"learning_rate": "1e-3"}},
-            "optimizer.learning_rate must be a finite number, got '1e-3'",
-        ),
-        (
-            {"optimizer": {"learning_rate": math.nan}},
-            "optimizer.learning_rate must be a finite number, got nan",
-        ),
-        (
-            {"optimizer": {"epsilon": 10**309}},
-            f"optimizer.epsilon must be a finite number, got {10**309}",
-        ),
-        ({"model": {"qk_norm": 1}}, "model.qk_norm must be true or false, got 1"),
-        ({"name": 12}, """name must be text, got 12. In quotes it is text: "'12'\""""),
-        ({"name": None}, "name must be text, got null"),
-        ({"init_from": "None"}, "init_from must be null to leave it unset, got 'None'"),
-        (
-            {"model": {"rope": {"scaling": {"type": "longrope", "factor": 2, "short_factor": 1}}}},
-            "model.rope.scaling.short_factor must be a list such as [1,2], got 1",
-        ),
-        (
-            {"model": {"rope": {"scaling": {"type": "longrope", "factor": 2, "short_factor": [1, "x"]}}}},
-            "model.rope.scaling.short_factor must be a finite number, got 'x'",
-        ),
-        ({"max_bad_steps": {}}, "max_bad_steps must be a whole number, got {}"),
-        ({"model": {}}, "model holds keys of its own, such as model.architecture; got {}"),
-    ],
-)
-def test_value_of_a_wrong_type_is_reported_with_the_expected_type(values, problem):
-    assert problems_of(values) == [problem]
-
-
-@pytest.mark.parametrize(
-    ("values", "problem"),
-    [
-        (
-            {"model": {"position": "rotery"}},
-            "model.position must be one of rotary, learned, sinusoidal, alibi, none; "
-            "got 'rotery'; did you mean 'rotary'?",
-        ),
-        ({"precision": 16}, "precision must be one of auto, float32, mixed_bfloat16; got 16"),
-        (
-            {"data": {"source": "text_file", "path": "a.txt"}},
-            f"data.source must be one of {SOURCES}; got 'text_file'; did you mean 'text_files'?",
-        ),
-        ({"data": {"source": None}}, f"data.source must be one of {SOURCES}; got null"),
-    ],
-)
-def test_unknown_choice_is_reported_with_the_choices(values, problem):
-    assert problems_of(values) == [problem]
-
-
-@pytest.mark.parametrize(
-    ("values", "problem"),
-    [
-        (
-            {"model": {"interpolate_facto": 2}},
-            "unknown key 'model.interpolate_facto'; did you mean 'model.rope.interpolate_factor'?",
-        ),
-        ({"training": {"num_steps": 5}}, "unknown key 'training.num_steps'; did you mean 'num_steps'?"),
-        (
-            {"model": {"context_length": 5}},
-            "unknown key 'model.context_length'; did you mean 'context_length'?",
-        ),
-        ({"modl": "lm_tiny"}, "unknown key 'modl'; did you mean 'model'?"),
-        ({"model": {"dim": {"x": 1}}}, "unknown key 'model.dim.x'; did you mean 'model.dim'?"),
-        ({"model.dim": 64}, "unknown key '\"model.dim\"'; did you mean 'model.dim'?"),
-        ({"xyzzy": 1}, "unknown key 'xyzzy'"),
-        (
-            {"data": {"source": "python_stdlib", "path": "x"}},
-            "unknown key 'data.path' here; it belongs to data=text_files or data=json_lines or "
-            "data=parquet or data=image_folder",
-        ),
-        (
-            {"model": {"pooling": "mean"}},
-            "unknown key 'model.pooling' here; it belongs to model=vit_tiny",
-        ),
-        (
-            VISION | {"model": {"architecture": "axial_vit", "rope": {"xpos": True}}},
-            "unknown key 'model.rope.xpos' here; it belongs to model=lm_tiny",
-        ),
-    ],
-)
-def test_unknown_key_is_reported_with_the_nearest_known_one(values, problem):
-    assert problems_of(values) == [problem]
-
-
-@pytest.mark.parametrize("value", [{}, {"path": "???"}])
-def test_missing_key_is_reported_with_an_example(value):
-    problem = "data.path is missing: set data.path='docs/**/*.md'"
-    assert problems_of({"data": {"source": "text_files"} | value}) == [problem]
-
-
-@pytest.mark.parametrize(
-    ("values", "problem"),
-    [
-        (
-            {"data": {"source": "tfds", "tfds_name": "x", "validation_split": "test", "held_out": 0.1}},
-            "data.held_out is set, and so is validation_split 'test': set one of them",
-        ),
-        (
-            {"data": {"source": "python_stdlib", "bpe_vocab_size": 300}},
-            "data.bpe_vocab_size has no effect without tokenizer=bpe, got 300",
-        ),
-        (
-            {"data": {"source": "python_stdlib", "tokenizer": "tokenizer.json", "bpe_vocab_size": 300}},
-            "data.bpe_vocab_size has no effect without tokenizer=bpe, got 300",
-        ),
-        (
-            {"data": {"source": "python_stdlib", "tokenizer": "bpe", "bpe_vocab_size": 256}},
-            "data.bpe_vocab_size must be >= 257, got 256",
-        ),
-        (
-            {"data": {"source": "passkey", "tokenizer": "bpe"}},
-            "data.tokenizer bpe is trained on the text of a run: set the directory of that run",
-        ),
-        ({"name": ""}, "name must be a plain directory name, got ''"),
-        ({"name": "a/b"}, "name must be a plain directory name, got 'a/b'"),
-        (
-            {"data": {"source": "digits"}},
-            "data.source 'digits' is images, but the model is a language model: choose text, such as "
-            "data=python_stdlib, or add experiment=vit",
-        ),
-        (
-            VISION | {"data": {"source": "python_stdlib"}},
-            "data.source 'python_stdlib' is text, but the model is a vision transformer: choose images, such "
-            "as data=digits, or leave out experiment=vit",
-        ),
-        (
-            VISION | {"context_length": 256},
-            "context_length must be null for a vision transformer, got 256",
-        ),
-        ({"init_from_step": 5}, "init_from_step has no effect without init_from, got 5"),
-        ({"accumulation_steps": 3}, "accumulation_steps must divide batch_size 8, got 3"),
-        ({"model": {"dim": 30}}, "model.dim must be a multiple of num_heads 4, got 30"),
-    ],
-)
-def test_violated_rule_is_reported_with_the_full_key(values, problem):
-    assert problems_of(values) == [problem]
+@pytest.mark.parametrize("image_size", [[8], [8, 8, 3], [0, 8], [8, -1]])
+@pytest.mark.parametrize("source", [{"source": "digits"}, {"source": "image_folder", "path": "photos"}])
+def test_image_size_must_be_two_positive_numbers(source, image_size):
+    with pytest.raises(ConfigError, match=r"^data.image_size must be (a list|>= 1)"):
+        parse_config(VISION | {"data": source | {"image_size": image_size}})
 
 
 def test_whole_numbers_and_fractions_become_the_type_of_their_field():
-    config = parsed(num_steps=2e3, optimizer={"clip_norm": 2})
+    config = parse_config(text() | {"num_steps": 2e3, "optimizer": {"clip_norm": 2}})
     assert (config.num_steps, type(config.num_steps)) == (2_000, int)
     assert (config.optimizer.clip_norm, type(config.optimizer.clip_norm)) == (2.0, float)
 
 
 def test_one_context_length_reaches_the_model():
-    config = parsed(context_length=48)
+    config = parse_config({"context_length": 48})
     assert (config.context_length, config.model.context_length) == (48, 48)
     assert "context_length" not in to_dict(config)["model"]
 

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from data.image_files import decode_image, fit_images, has_colour, read_image
-from data.sources import InvalidItem
 from system.errors import DataError
 
 RANDOM = np.random.default_rng(0)
@@ -71,7 +70,7 @@ def test_pixels_with_broken_exif_are_read_as_stored(form, exif):
 def test_other_formats_of_pillow_are_refused_and_start_no_program(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail(f"started {args}"))
     raw = encode(COLOUR, "EPS")
-    with pytest.raises(InvalidItem, match="not an image in a supported format"):
+    with pytest.raises(DataError, match="not an image in a supported format"):
         decode_image(raw, channels=3)
     (tmp_path / "photo.png").write_bytes(raw)
     os.mkfifo(tmp_path / "pipe.png")
@@ -89,7 +88,7 @@ def test_other_formats_of_pillow_are_refused_and_start_no_program(tmp_path, monk
     ],
 )
 def test_invalid_image_raises(raw, reason):
-    with pytest.raises(InvalidItem, match=reason):
+    with pytest.raises(DataError, match=reason):
         decode_image(raw, channels=3)
 
 

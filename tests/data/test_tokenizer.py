@@ -71,11 +71,10 @@ def test_ten_megabytes_on_one_line_are_encoded_losslessly(bpe):
         assert bpe.decode(bpe.encode(long_text)) == long_text
 
 
-def test_every_file_of_the_default_corpus_is_encoded_losslessly(bpe):
-    texts = [
-        Path(path).read_text(errors="replace") for path in sorted(Path(json.__file__).parents[1].glob("*.py"))
-    ]
-    assert len(texts) > 100
+def test_files_of_the_default_corpus_are_encoded_losslessly(bpe):
+    paths = sorted(Path(json.__file__).parents[1].glob("*.py"))[::5]
+    assert len(paths) > 30
+    texts = [path.read_text(errors="replace") for path in paths]
     for text, tokens in zip(texts, bpe.encode_batch(texts), strict=True):
         assert bpe.decode(tokens) == text
 

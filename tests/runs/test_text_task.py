@@ -35,3 +35,11 @@ def test_a_sample_marks_its_prompt():
     assert text == "«bc def»bc\N{REPLACEMENT CHARACTER}"
     sampler.capacity = 3
     assert sample_text(sampler, held_out("\U0001f600"), seed=0)[:3] == "«\N{REPLACEMENT CHARACTER}»"
+
+
+def test_a_sample_begins_with_the_prefix_of_the_tokenizer(monkeypatch):
+    monkeypatch.setattr(BYTES, "prefix", [1])
+    prompts = []
+    sampler = SimpleNamespace(capacity=8, generate=lambda batch, *_: prompts.extend(batch) or iter([]))
+    assert sample_text(sampler, held_out("a\nbc def ghi"), seed=0) == "«bc def»"
+    assert prompts == [[1, *b"bc def"]]
