@@ -26,7 +26,7 @@ BRIEF = ("num_steps=4", "eval_every=2", "checkpoint_every=2")
 @pytest.fixture(scope="module")
 def bpe_run(workplace):
     """Directory of a finished run with its own tokenizer of 290 tokens."""
-    assert workplace.train(*BPE, *BRIEF, "name=bpe") == 0
+    assert workplace.train(*BPE, *BRIEF, "name=bpe", WITHOUT_SAMPLES) == 0
     return workplace.outputs / "bpe"
 
 
@@ -91,8 +91,8 @@ def test_a_kill_after_the_first_checkpoint_does_not_lose_the_tokenizer(workplace
         (copy / name).unlink()
     assert workplace.train(*BPE, *BRIEF, "name=killed", WITHOUT_SAMPLES) == 0
     for name in ("tokenizer.json", "config.yaml"):
-        content = (bpe_run / name).read_text().replace("name: bpe", "name: killed")
-        assert (copy / name).read_text() == content.replace("sample_every: 20", "sample_every: null")
+        content = (bpe_run / name).read_bytes().replace(b"name: bpe", b"name: killed")
+        assert (copy / name).read_bytes() == content
 
 
 def write_other_tokenizer(run, path):

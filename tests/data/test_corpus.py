@@ -177,7 +177,7 @@ def test_cut_file_is_an_error_and_not_the_end_of_the_process(folder):
 
 def test_crash_or_full_disk_leaves_no_entry(folder, monkeypatch):
     for error, message in (
-        (KeyboardInterrupt(), ""),
+        (KeyboardInterrupt(), None),
         (OSError(28, "No space left on device"), r"cannot write .*No space .*; set data\.cache_dir="),
     ):
         monkeypatch.setattr(sources, "write_meta", Mock(side_effect=error))
@@ -200,8 +200,6 @@ def test_invalid_files_are_skipped_and_named_at_every_load(folder, monkeypatch):
     skipped = ["skipped latin.txt: not UTF-8 at byte 3", "skipped nul.txt: contains NUL at byte 1"]
     assert messages_of(folder) == ["reading 202 files of text_files " + str(folder), *skipped]
     assert messages_of(folder) == skipped
-    documents = documents_of(load(folder).train) + documents_of(load(folder).validation)
-    assert b"caf" not in b"".join(documents)
     for index in range(21):
         (folder / f"a {index:02}.txt").write_bytes(b"\xff%d" % index)
     messages = messages_of(folder)[1:]
@@ -241,12 +239,15 @@ def test_hash_of_a_name_is_the_same_on_every_machine():
     assert hash_fraction("a/b.txt") == 0x5550000D3B1CF1FF / 2**64
 
 
-@pytest.mark.parametrize(
-    ("count", "held_out", "expected"),
-    [(159, 0.05, 0), (160, 0.05, 80), (15, 0.5, 0), (16, 0.5, 80), (20, 0.95, 0)],
-)
-def test_whole_documents_are_held_out_if_eight_are_expected_in_either_split(count, held_out, expected):
-    assert held_out_bytes([10] * count, held_out=held_out) == expected
+def test_whole_documents_are_held_out_if_eight_are_expected_in_either_split():
+    for count, share, expected in (
+        (159, 0.05, 0),
+        (160, 0.05, 80),
+        (15, 0.5, 0),
+        (16, 0.5, 80),
+        (20, 0.95, 0),
+    ):
+        assert held_out_bytes([10] * count, held_out=share) == expected
 
 
 def test_document_longer_than_the_held_out_bytes_is_divided():

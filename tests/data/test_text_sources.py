@@ -73,10 +73,8 @@ def test_change_of_file_or_key_rebuilds_the_cache(tmp_path):
     ("line", "message"),
     [
         (b"{", "a.jsonl:2: not JSON: "),
-        (b"[" * 100_000, "a.jsonl:2: not JSON: "),
         (b'{"text": "\xff"}', "a.jsonl:2: not JSON: "),
         (["text"], "a.jsonl:2: not an object with a text under 'text' (data.text_key)"),
-        ({"content": "x"}, "a.jsonl:2: not an object with a text under 'text' (data.text_key)"),
         ({"text": 3}, "a.jsonl:2: not an object with a text under 'text' (data.text_key)"),
         (b'{"text": "ab\\ud800"}', "a.jsonl:2: not UTF-8 at byte 2"),
         ({"text": "a\0b"}, "a.jsonl:2: contains NUL at byte 1"),
@@ -97,8 +95,6 @@ def test_a_damaged_file_is_reported(tmp_path):
     path = write_lines(tmp_path / "a.jsonl.gz", *({"text": text * 50} for text in TEXTS))
     path.write_bytes(path.read_bytes()[:-20])
     assert "a.jsonl.gz: Compressed file ended before" in refusal(JsonLinesConfig, path)
-    path.write_bytes(b'{"text": "not compressed"}')
-    assert "a.jsonl.gz: Not a gzipped file" in refusal(JsonLinesConfig, path)
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1 no parquet")
     assert f"cannot read {path}: " in refusal(ParquetConfig, path)
@@ -110,8 +106,6 @@ def test_a_column_of_another_type_is_refused_with_the_choices(tmp_path):
     assert refusal(ParquetConfig, path).startswith(expected)
     expected = "a.parquet: data.text_key=missing is no column, not a column of text"
     assert refusal(ParquetConfig, path, text_key="missing").startswith(expected)
-    path = write_table(tmp_path / "b.parquet", text=[1, 2])
-    assert f"those of {path} are: none" in refusal(ParquetConfig, path)
 
 
 def test_a_row_without_text_is_refused_or_skipped(tmp_path):

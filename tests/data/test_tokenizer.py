@@ -56,7 +56,7 @@ def test_decode_inverts_encode(bpe, sentencepiece, text):
     for tokenizer in (BYTES, bpe, sentencepiece):
         tokens = tokenizer.encode(text)
         assert tokens.dtype == tokenizer.dtype
-        assert tokenizer.decode(tokens) == text
+        assert tokenizer.decode([-1, *tokens, tokenizer.vocab_size]) == text  # without those out of range
         is_bytes_with_nul = tokenizer is BYTES and "\0" in text  # the corpus refuses NUL
         assert is_bytes_with_nul or tokenizer.separator not in tokens
     for tokenizer in (BYTES, bpe):
@@ -95,13 +95,6 @@ def test_bytes_are_tokens():
     assert BYTES.encode("naïve").tobytes() == "naïve".encode()
     assert BYTES.encode(b"caf\xe9".decode("utf-8", errors="surrogateescape")).tobytes() == b"caf\xe9"
     assert BYTES.decode(BYTES.encode("ab你")[:-1]) == "ab\ufffd"
-    assert BYTES.separator not in BYTES.encode("".join(map(chr, range(1, 0x3000))))
-
-
-def test_tokens_out_of_range_are_not_decoded(bpe):
-    for tokenizer in (BYTES, bpe):
-        tokens = tokenizer.encode("abc").tolist()
-        assert tokenizer.decode([-1, *tokens, tokenizer.vocab_size]) == "abc"
 
 
 def test_arrays_have_the_smallest_dtype_that_holds_the_vocabulary(bpe):
@@ -173,24 +166,22 @@ def test_a_file_or_the_directory_that_contains_it_is_read(bpe, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot read the tokenizer .*No such file"),
         (b"\xff", "cannot read the tokenizer .*can't decode byte"),
         (b"{", "is not a tokenizer.json that can be loaded"),
-        (b'{"version": "1.0"}', "is not a tokenizer.json that can be loaded"),
         (
             b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}',
-            "has no special token that can separate",
+            "has no special token",
         ),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(tmp_path, content, message):
     path = tmp_path / "tokenizer.json"
-    if content is not None:
-        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot read the tokenizer .*No such file"):
+        read_tokenizer(path)
+    path.write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
         read_tokenizer(path)
-    assert "\n" not in str(caught.value)
-    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
 def test_the_separator_is_the_token_before_documents(bpe):
