@@ -31,10 +31,7 @@ class AxialRotaryEmbedding(PositionLayer):
             `grid_positions`.
 
     Returns:
-        (..., length, dim) angles for `apply_rotary_emb`, float32; dim is the sum over `embeddings`.
-
-    Raises:
-        ValueError: if the embeddings do not fit together or to the positions.
+        (..., length, dim) float32 angles; dim is the sum over `embeddings`.
 
     Example:
 
@@ -78,10 +75,7 @@ class AxialRotaryEmbedding(PositionLayer):
         return tf.concat([part.angles(x) for part, x in self._by_axis(positions)], axis=-1)
 
     def cos_sin(self, positions: tf.Tensor) -> tf.Tensor:
-        """`cos_sin` for `rotate` at (length, axes) or (batch, length, axes) positions.
-
-        The axes are those of `RotaryEmbedding.cos_sin`.
-        """
+        """As `RotaryEmbedding.cos_sin`, at (length, axes) or (batch, length, axes) positions."""
         return tf.concat([part.cos_sin(x) for part, x in self._by_axis(positions)], axis=-2)
 
     def rotate(self, x: tf.Tensor, cos_sin: tf.Tensor) -> tf.Tensor:
@@ -105,44 +99,36 @@ def coordinates_of(positions: tf.Tensor, axes: int) -> list[tf.Tensor]:
     """(..., length) float32 positions along each axis, from (..., length, axes)."""
     positions = tf.cast(check_positions(positions), tf.float32)
     if positions.shape.rank not in (2, 3) or positions.shape[-1] != axes:
-        raise ValueError(
-            f"positions must be ([batch,] length, {axes} coordinates), got shape {positions.shape}."
-        )
+        raise ValueError(f"positions must be ([batch,] length, {axes}), got shape {positions.shape}.")
     return tf.unstack(positions, axis=-1)
 
 
-def mixed_frequencies(num_heads: int, dim: int, *, theta: float = 10.0, turns: np.ndarray) -> np.ndarray:
-    """Initial 2-D frequencies of RoPE-ViT (Heo et al. 2024, arXiv 2403.13298), in radians per cell.
+def mixed_frequencies(dim: int, turns: np.ndarray, *, theta: float = 10.0) -> np.ndarray:
+    """(2, num_heads, dim / 2) initial frequencies of RoPE-ViT (Heo et al. 2024, arXiv 2403.13298).
+
+    They are radians per cell, along the first and the second coordinate.
 
     Args:
-        num_heads: number of heads, each with frequencies of its own.
         dim: features of a head, a multiple of 4.
-        theta: rotation base of the magnitudes theta^(-4i / dim).
         turns: (num_heads,) rotation of the axes of each head in radians; 0 is axial.
-
-    Returns:
-        (2, num_heads, dim / 2) float64, along the first and the second coordinate.
-
-    Raises:
-        ValueError: if `dim` is not a positive multiple of 4, or there is not one turn per head.
+        theta: rotation base of the magnitudes theta^(-4i / dim).
     """
     if dim < 4 or dim % 4:
         raise ValueError(f"dim must be a positive multiple of 4 for 2-D frequencies, got {dim}.")
     magnitudes = np.tile(language_frequencies(dim // 2, theta=theta), 2)  # (dim / 2,)
-    turns = np.reshape(np.asarray(turns, np.float64), (num_heads, 1))
-    directions = np.repeat(np.concatenate([turns, turns + np.pi / 2], axis=-1), dim // 4, axis=-1)
-    return np.stack([magnitudes * np.cos(directions), magnitudes * np.sin(directions)])
+    directions = np.repeat(np.add.outer(turns, [0, np.pi / 2]), dim // 4, axis=-1)  # (num_heads, dim / 2)
+    return magnitudes * np.stack([np.cos(directions), np.sin(directions)])
 
 
 @keras.saving.register_keras_serializable(package="rope")
 class MixedRotaryEmbedding(PositionLayer):
     """Learned 2-D frequencies of each head, mixing rows and columns (RoPE-ViT, arXiv 2403.13298).
 
-    Create one for each attention layer. The frequencies are a float32 weight under every dtype policy;
-    exclude it from weight decay, which would shrink them towards 0.
+    Create one for each attention layer. Exclude the weight, which is always float32, from weight decay.
 
     Args:
-        num_heads, dim, theta: as for `mixed_frequencies`.
+        num_heads: number of heads, each with frequencies of its own.
+        dim, theta: as for `mixed_frequencies`.
         layout: `interleaved` or `half`, see `rope.rotation`.
         turn_axes: initialize each head with axes rotated by a random angle, instead of axial.
         seed: seed of the random angles.
@@ -154,9 +140,6 @@ class MixedRotaryEmbedding(PositionLayer):
 
     Returns:
         ([batch,] num_heads, length, dim) angles for `apply_rotary_emb`, float32.
-
-    Raises:
-        ValueError: if an argument is out of its range.
 
     Example:
 
@@ -198,10 +181,9 @@ class MixedRotaryEmbedding(PositionLayer):
             "seed": seed,
             "interpolate_factor": self.interpolate_factor,
         }
-        turns = np.zeros(num_heads)
-        if turn_axes:
-            turns = np.random.default_rng(seed).uniform(0, 2 * np.pi, num_heads)
-        self.frequencies = self.add_frequencies(mixed_frequencies(num_heads, dim, theta=theta, turns=turns))
+        generator = np.random.default_rng(seed)
+        turns = generator.uniform(0, 2 * np.pi, num_heads) if turn_axes else np.zeros(num_heads)
+        self.frequencies = self.add_frequencies(mixed_frequencies(dim, turns, theta=theta))
         self.built = True
 
     def call(self, positions: tf.Tensor) -> tf.Tensor:
@@ -209,14 +191,11 @@ class MixedRotaryEmbedding(PositionLayer):
 
     def angles(self, positions: tf.Tensor) -> tf.Tensor:
         """([batch,] num_heads, length, dim / 2) angles in radians at ([batch,] length, 2), float32."""
-        along_axes = coordinates_of(positions, 2)
+        axes = zip(coordinates_of(positions, 2), self.interpolate_factor, strict=True)
+        first, second = (axis / factor for axis, factor in axes)  # ([batch,] length) each
         frequencies = tf.reshape(self.frequencies, (2, -1))  # (2, num_heads * dim / 2)
         # A sum of products, because a matrix product may run in TF32 on a GPU.
-        factor_0, factor_1 = self.interpolate_factor
-        angles = rotary_angles(along_axes[0] / factor_0, frequencies[0])
-        angles += rotary_angles(
-            along_axes[1] / factor_1, frequencies[1]
-        )  # ([batch,] length, heads * dim / 2)
+        angles = rotary_angles(first, frequencies[0]) + rotary_angles(second, frequencies[1])
         return tf.stack(tf.split(angles, self.num_heads, axis=-1), axis=-3)
 
     def cos_sin(self, positions: tf.Tensor) -> tf.Tensor:

@@ -6,21 +6,20 @@
 Shape words: length; features, those of a head; dim, the rotated ones; pairs, dim / 2.
 """
 
-import functools
-import operator
 from collections.abc import Sequence
 
 import tensorflow as tf
 
-from rope.positions import sequence_axis, size_of
-from rope.rotation import HALF_PRECISION, as_features, check_layout, doubled
+from rope.positions import broadcasts, sequence_axis, size_of
+from rope.rotation import as_features, check_layout, doubled
 
 
 def rotate_half(x: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
     """Rotates each pair of features by 90 degrees, (a, b) to (-b, a); (..., dim)."""
     check_layout(layout)
     x = tf.convert_to_tensor(x)
-    check_pairs("x", x)
+    if x.shape[-1] is not None and x.shape[-1] % 2:
+        raise ValueError(f"the last axis of x must be even to form rotation pairs, got shape {x.shape}.")
     if layout == "half":
         first, second = tf.split(x, 2, axis=-1)  # (..., dim / 2) each
         return tf.concat([-second, first], axis=-1)
@@ -58,20 +57,22 @@ def apply_rotary_emb(
         ValueError: if `t` lacks features to rotate, or `freqs` or `scale` do not match `t`.
     """
     freqs, t = tf.convert_to_tensor(freqs), as_features(t)
-    check_angles(freqs)
+    if freqs.dtype in (tf.bfloat16, tf.float16):
+        name = freqs.dtype.name
+        raise TypeError(f"angles must be float32, got {name}. A layer that takes them needs autocast=False.")
     end, features = start_index + freqs.shape[-1], t.shape[-1]
     if start_index < 0 or end > features:
         raise ValueError(f"features [{start_index}, {end}) are to be rotated, but t has {features}.")
     axis = sequence_axis(t, seq_dim)
     freqs, scale = tf.cast(freqs, tf.float32), tf.convert_to_tensor(scale, tf.float32)
     if freqs_seq_dim is not None or freqs.shape.rank == 2:
-        freqs_axis = sequence_axis(freqs, freqs_seq_dim or 0, name="freqs_seq_dim")
-        freqs = last_rows("freqs", freqs, t, axis, freqs_axis)
+        freqs = last_rows("freqs", freqs, t, axis, sequence_axis(freqs, freqs_seq_dim or 0))
     freqs = align_rows(freqs, t, axis)
     if scale.shape.rank == 2:
         scale = align_rows(last_rows("scale", scale, t, axis, 0), t, axis)
     x = tf.cast(t[..., start_index:end], tf.float32)  # (..., length, dim)
-    check_broadcast(freqs, x)
+    if not broadcasts(freqs.shape, x.shape):
+        raise ValueError(f"angles of shape {freqs.shape} do not match the features to rotate, {x.shape}.")
     x = (x * tf.cos(freqs) + rotate_half(x, layout=layout) * tf.sin(freqs)) * scale
     pieces = [t[..., :start_index], tf.cast(x, t.dtype), t[..., end:]]
     return tf.concat([piece for piece in pieces if piece.shape[-1]], axis=-1)  # (..., length, features)
@@ -103,9 +104,8 @@ def apply_learned_rotations(
         raise ValueError(f"rotations must have a row for each of the {tokens} tokens of t, got {rows}.")
     if freq_ranges is not None:
         factors = tf.reshape(tf.cast(freq_ranges, tf.float32), [-1])  # (ranges,)
-        shape = tf.concat([tf.shape(rotations)[:-1], [rotations.shape[-1] * factors.shape[-1]]], axis=0)
-        rotations = rotations[..., tf.newaxis] * factors  # (..., length, rotations, ranges)
-        rotations = tf.reshape(rotations, shape)  # (..., length, pairs)
+        every_factor = tf.tile(factors, [rotations.shape[-1]])  # (pairs,)
+        rotations = tf.repeat(rotations, factors.shape[0], axis=-1) * every_factor  # (..., length, pairs)
     return apply_rotary_emb(doubled(rotations, layout=layout), t, start_index, layout=layout)
 
 
@@ -115,43 +115,22 @@ def broadcat(tensors: Sequence[tf.Tensor], dim: int = -1) -> tf.Tensor:
     ranks = {tensor.shape.rank for tensor in tensors}
     if len(ranks) != 1:
         raise ValueError(f"broadcat needs tensors of one rank, got ranks {sorted(ranks)}.")
-    (rank,) = ranks
-    if not -rank <= dim < rank:
-        raise ValueError(f"broadcat got dim {dim}, tensors of rank {rank} have -{rank} to {rank - 1}.")
-    dim %= rank
-    index = (*[slice(None)] * dim, slice(1))
-    zeros = functools.reduce(operator.add, [tf.zeros_like(tensor[index]) for tensor in tensors])
-    return tf.concat([tensor + zeros for tensor in tensors], axis=dim)  # adding zeros broadcasts
-
-
-def check_pairs(name: str, x: tf.Tensor) -> None:
-    if x.shape.rank == 0 or (x.shape[-1] is not None and x.shape[-1] % 2):
-        raise ValueError(f"the last axis of {name} must be even to form rotation pairs, got shape {x.shape}.")
-
-
-def check_angles(freqs: tf.Tensor) -> None:
-    if freqs.dtype in HALF_PRECISION:
-        raise TypeError(
-            f"angles must be float32, got {freqs.dtype.name}. Under a mixed policy, a Keras layer that takes "
-            "angles as an input needs autocast=False."
-        )
-    if freqs.shape.rank < 2:
-        raise ValueError(f"angles must be (..., length, dim), got shape {freqs.shape}.")
-    check_pairs("freqs", freqs)
+    axis = range(*ranks)[dim]
+    index = (*[slice(None)] * axis, slice(1))
+    zeros = sum(tf.zeros_like(tensor[index]) for tensor in tensors)
+    return tf.concat([tensor + zeros for tensor in tensors], axis=axis)  # adding zeros broadcasts
 
 
 def last_rows(name: str, values: tf.Tensor, t: tf.Tensor, axis: int, values_axis: int) -> tf.Tensor:
     """Slices the last entries of `values_axis`, one for each position of `t` along `axis`."""
     rows, length = size_of(values, values_axis), size_of(t, axis)
-    if not (isinstance(rows, int) and isinstance(length, int)):
-        start = tf.maximum(rows - length, 0)
-    elif rows >= length:
-        start = rows - length
-    else:
+    is_static = isinstance(rows, int) and isinstance(length, int)
+    if is_static and rows < length:
         raise ValueError(
             f"{name} of shape {values.shape} does not match the features to rotate, {t.shape}: it needs a "
             f"row for each of the {length} positions, got {rows}."
         )
+    start = rows - length if is_static else tf.maximum(rows - length, 0)
     return values[(*[slice(None)] * values_axis, slice(start, None))]
 
 
@@ -160,14 +139,3 @@ def align_rows(values: tf.Tensor, t: tf.Tensor, axis: int) -> tf.Tensor:
     if values.shape.rank != 2:
         return values
     return values[(slice(None), *[tf.newaxis] * (t.shape.rank - 2 - axis))]  # (length, 1, ..., dim)
-
-
-def check_broadcast(freqs: tf.Tensor, x: tf.Tensor) -> None:
-    """Raises ValueError if `freqs` cannot be broadcast to the shape of `x`, as far as it is known."""
-    sizes = zip(reversed(freqs.shape), reversed(x.shape), strict=False)
-    fits = all(have in (1, None) or want in (None, have) for have, want in sizes)
-    if freqs.shape.rank > x.shape.rank or not fits:
-        raise ValueError(
-            f"angles of shape {freqs.shape} do not match the features to rotate, {x.shape}: "
-            "each axis must be equal or 1."
-        )

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from rope.frequencies import DEFAULTS, resolve
 from rope.huggingface import rotary_arguments
-from rope.positions import align_positions, check_dense, grid_positions, sequence_axis, shifted, size_of
+from rope.positions import align_positions, grid_positions, sequence_axis, shifted, size_of
 from rope.rotation import (
     as_features,
     check_layout,
@@ -24,9 +24,6 @@ from rope.rotation import (
     xpos_scales,
 )
 
-# In units of xpos_scale_base, the length at which the scales of the fastest decay reach 150.
-XPOS_MAX_SPAN_FLOAT16 = 8
-
 
 class PositionLayer(keras.layers.Layer):
     """Base of the layers from positions to angles, which are float32 under every dtype policy."""
@@ -35,18 +32,17 @@ class PositionLayer(keras.layers.Layer):
     _config: dict[str, Any]  # arguments of the constructor
 
     def __init__(self, *, name: str | None, dtype: Any, trainable: bool):
-        # Without autocast=False, a mixed policy would cast positions to bfloat16.
+        # A mixed policy would cast positions to bfloat16.
         super().__init__(name=name, dtype=dtype, trainable=trainable, autocast=False)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         return self.compute_output_spec(keras.KerasTensor(input_shape, "float32")).shape
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> keras.KerasTensor:
-        # That of keras.layers.Layer would have the compute dtype.
+        # That of keras.layers.Layer has the compute dtype.
         return keras.Operation.compute_output_spec(self, *args, **kwargs)
 
     def add_frequencies(self, initial: np.ndarray) -> Any:
-        """Adds a float32 weight for learned frequencies."""
         return self.add_weight(
             name="frequencies",
             shape=initial.shape,
@@ -57,11 +53,6 @@ class PositionLayer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._config}
-
-    def __repr__(self) -> str:
-        keys = ("name", "num_heads", "dim", "layout", "scaling")
-        values = [f"{key}={getattr(self, key)}" for key in keys if getattr(self, key, None) is not None]
-        return f"<{type(self).__name__} {', '.join(values)}>"
 
 
 @keras.saving.register_keras_serializable(package="rope")
@@ -90,19 +81,19 @@ class RotaryEmbedding(PositionLayer):
         use_xpos: makes scores decay with distance, see `rope.rotation.xpos_scales`; for causal attention.
         xpos_scale_base: tokens over which a score decays by zeta.
         xpos_max_length: exclusive upper limit of the positions, which may differ between training and
-            inference. Inside a `tf.function`, positions of unknown value are not checked against it.
+            inference. Inside a `tf.function`, positions of unknown value are not checked against it. Scales
+            grow with it: float16 needs at most 8 `xpos_scale_base`.
         seq_before_head_dim: the sequence axis is -3, as in (batch, length, heads, dim), instead of -2.
         name, dtype, trainable: as for every Keras layer.
 
     Call arguments:
-        t: (..., length) positions, integer or float32. (float64 becomes float32.)
+        t: (..., length) positions, integer or float32.
         cache_key: accepted for compatibility and ignored.
         seq_len: expected length of `t`.
         offset: added to the positions.
 
     Returns:
-        (..., length, dim) angles in radians for `apply_rotary_emb`, float32, with the angle of each pair at
-        both of its features.
+        (..., length, dim) float32 angles in radians, that of each pair at both of its features.
 
     Arguments shared by the methods:
         x, q, k: (..., length, head_dim) queries or keys, which may differ in heads and length. Only the first
@@ -113,8 +104,8 @@ class RotaryEmbedding(PositionLayer):
             when not given. Keys have the positions of the queries when not given.
 
     Raises:
-        TypeError: if `scaling` is not a dict, positions are neither integers nor float32, queries or keys
-            are not floating-point, or the layer is called on them.
+        TypeError: if `scaling` is no dict, positions are neither integers nor float32, queries or keys are
+            not floating-point, or the layer is called on them.
         ValueError: if an argument is out of its range, contradicts another, or would have no effect.
 
     Example:
@@ -173,15 +164,13 @@ class RotaryEmbedding(PositionLayer):
             "seq_before_head_dim": seq_before_head_dim,
         }
         check_layout(layout)
-        self._resolved = resolve(self._config)
-        self.dim, self.theta = self._resolved.dim, self._resolved.theta
-        self.attention_factor = self._resolved.attention_factor
-        self.interpolate_factor = self._resolved.interpolate_factor
-        self.freqs_for, self.layout, self.scaling = freqs_for, layout, scaling
-        self.learned_freq, self.use_xpos = learned_freq, use_xpos
+        self._resolved = resolved = resolve(self._config)
+        self.dim, self.theta, self.attention_factor = resolved.dim, resolved.theta, resolved.attention_factor
+        self.interpolate_factor = resolved.interpolate_factor
+        self.freqs_for, self.layout, self.use_xpos = freqs_for, layout, use_xpos
         self.xpos_scale_base, self.xpos_max_length = xpos_scale_base, xpos_max_length
         self.default_seq_dim = -3 if seq_before_head_dim else -2
-        self._weight = self.add_frequencies(self._resolved.initial) if learned_freq else None
+        self._weight = self.add_frequencies(resolved.initial) if learned_freq else None
         self.built = True
 
     @classmethod
@@ -208,7 +197,6 @@ class RotaryEmbedding(PositionLayer):
         seq_len: int | None = None,
         offset: float | tf.Tensor = 0,
     ) -> tf.Tensor:
-        check_dense("positions", t)
         t = tf.convert_to_tensor(t)
         if t.shape.rank is not None and t.shape.rank > 2 and t.dtype.is_floating:
             raise TypeError(
@@ -225,28 +213,21 @@ class RotaryEmbedding(PositionLayer):
         return rotary_angles(positions, self.frequencies)
 
     def cos_sin(self, positions: tf.Tensor) -> tf.Tensor:
-        """Scaled cosines and sines for `rotate`, of queries and of keys.
+        """Scaled float32 cosines and sines for `rotate`, of queries and of keys.
 
         Args:
             positions: (length,), (batch, length), or every axis of queries and keys before their features.
 
         Returns:
-            (length, dim / 2, 2), or every axis of queries and keys before their features plus (dim / 2, 2),
-            float32. (batch, length) positions give (batch, 1, length, dim / 2, 2), or with
-            `seq_before_head_dim` (batch, length, 1, dim / 2, 2).
-
-        Raises:
-            ValueError: with xPos, which scales queries and keys differently.
+            The axes of `positions` plus (dim / 2, 2). (batch, length) positions give (batch, 1, length, dim /
+            2, 2), or with `seq_before_head_dim` (batch, length, 1, dim / 2, 2).
         """
         if self.use_xpos:
             raise ValueError("xPos scales queries and keys differently, got one of them. Use cos_sin_pair().")
         return self.cos_sin_pair(positions)[0]
 
     def cos_sin_pair(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """`cos_sin` of queries and of keys, with xPos; the same object twice without it.
-
-        The layers of a model can share them.
-        """
+        """`cos_sin` of queries and of keys, with xPos; the same object twice without it."""
         pair = self._cos_sin_pair(positions)
         if pair[0].shape.rank != 4:
             return pair
@@ -276,22 +257,16 @@ class RotaryEmbedding(PositionLayer):
         """
         x = as_features(x)
         if self.use_xpos and scale is None:
-            raise ValueError(
-                "xPos scales queries and keys differently, got one of them. "
-                "Use rotate_queries_and_keys or rotate_queries_with_cached_keys, or give scale."
-            )
+            raise ValueError("xPos scales queries and keys differently. Use rotate_queries_and_keys.")
         positions = self._positions(x, seq_dim, offset, positions)
         cos_sin = compute_cos_sin(self.angles(positions), self.attention_factor)
         factors = tf.cast(1.0 if scale is None else scale, tf.float32)
         if factors.shape.rank == 0:
             return rotate(x, cos_sin * factors, layout=self.layout)
-        if factors.shape[-1] not in (1, self.dim):
-            raise ValueError(f"scale must have {self.dim} features or one, got shape {factors.shape}.")
         rows = align_positions(factors[..., 0], x, self._axis(x, seq_dim), name="rows of scale")
         factors = tf.reshape(factors, tf.concat([tf.shape(rows), factors.shape[-1:]], axis=0))
-        rotated = rotate(tf.cast(x[..., : self.dim], tf.float32), cos_sin, layout=self.layout)
-        scaled = rotated * factors  # (..., length, dim)
-        return tf.concat([tf.cast(scaled, x.dtype), x[..., self.dim :]], axis=-1)
+        rotated = rotate(tf.cast(x[..., : self.dim], tf.float32), cos_sin, layout=self.layout) * factors
+        return tf.concat([tf.cast(rotated, x.dtype), x[..., self.dim :]], axis=-1)  # (..., length, head_dim)
 
     def rotate_queries_and_keys(
         self,
@@ -309,8 +284,6 @@ class RotaryEmbedding(PositionLayer):
             positions = tf.range(size_of(q, self._axis(q, seq_dim)))
         if key_positions is None:
             key_positions = positions
-        for x in (q, k):
-            self.check_compute_dtype(x.dtype)
         for_queries, _ = self._cos_sin_pair(self._positions(q, seq_dim, offset, positions))
         _, for_keys = self._cos_sin_pair(self._positions(k, seq_dim, offset, key_positions))
         return rotate(q, for_queries, layout=self.layout), rotate(k, for_keys, layout=self.layout)
@@ -320,8 +293,7 @@ class RotaryEmbedding(PositionLayer):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Rotates all keys of a sequence, at 0, 1, 2, ..., and its last queries, which `offset` shifts."""
         q, k = as_features(q), as_features(k)
-        length = size_of(q, self._axis(q, seq_dim))
-        keys_length = size_of(k, self._axis(k, seq_dim))
+        length, keys_length = (size_of(x, self._axis(x, seq_dim)) for x in (q, k))
         if isinstance(length, int) and isinstance(keys_length, int) and length > keys_length:
             raise ValueError(f"queries must not outnumber keys, got {length} queries and {keys_length} keys.")
         key_positions = tf.range(keys_length)
@@ -356,15 +328,6 @@ class RotaryEmbedding(PositionLayer):
         angles = self.angles(positions)  # (cells, axes, dim / 2)
         return doubled(tf.reshape(angles, (*dims, len(dims) * self.dim // 2)), layout=self.layout)
 
-    def check_compute_dtype(self, dtype: tf.DType | str) -> None:
-        """Raises ValueError if `dtype` is float16 and too narrow for the scales of xPos."""
-        limit = int(XPOS_MAX_SPAN_FLOAT16 * self.xpos_scale_base * self.interpolate_factor)
-        if self.use_xpos and tf.as_dtype(dtype) == tf.float16 and self.xpos_max_length > limit:
-            raise ValueError(
-                f"xPos in float16 must have an xpos_max_length of at most {limit} (xpos_scale_base "
-                f"{self.xpos_scale_base}), got {self.xpos_max_length}. Use bfloat16 or float32."
-            )
-
     def _cos_sin_pair(self, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """(..., length, dim / 2, 2) of queries and of keys at (..., length) positions."""
         cos_sin = compute_cos_sin(self.angles(positions), self.attention_factor)
@@ -374,8 +337,19 @@ class RotaryEmbedding(PositionLayer):
         return cos_sin * scales, cos_sin / scales
 
     def _pair_scales(self, positions: tf.Tensor) -> tf.Tensor:
-        """(..., length, dim / 2) scales of xPos for queries."""
-        check_xpos_positions(tf.convert_to_tensor(positions), self.xpos_max_length)
+        """(..., length, dim / 2) scales of xPos for queries.
+
+        Raises ValueError if positions, or in a `tf.function` their number, are out of range.
+        """
+        positions = tf.convert_to_tensor(positions)
+        known, lowest, highest = tf.get_static_value(positions), 0, (positions.shape[-1] or 1) - 1
+        if known is not None and known.size:
+            lowest, highest = np.min(known), np.max(known)
+        if lowest < 0 or highest >= self.xpos_max_length:
+            raise ValueError(
+                f"xPos positions must be in [0, xpos_max_length {self.xpos_max_length}), got {lowest} to "
+                f"{highest}. A larger xpos_max_length leaves trained weights valid."
+            )
         return xpos_scales(
             positions,
             self.dim,
@@ -401,21 +375,5 @@ class RotaryEmbedding(PositionLayer):
         if self.use_xpos:
             raise ValueError("angles cannot hold the scales of xPos. Use rotate_queries_and_keys.")
         if self.attention_factor != 1:
-            raise ValueError(
-                f"angles cannot hold the attention factor {self.attention_factor:.4g} of the scaling. Use "
-                "rotate_queries_or_keys, or rotate(x, cos_sin(positions))."
-            )
-
-
-def check_xpos_positions(positions: tf.Tensor, max_length: int) -> None:
-    """Raises ValueError if positions, or in a `tf.function` their number, exceed [0, max_length)."""
-    known = tf.get_static_value(positions)
-    if known is not None and known.size:
-        lowest, highest = np.min(known), np.max(known)
-    else:
-        lowest, highest = 0, (positions.shape[-1] or 1) - 1
-    if lowest < 0 or highest >= max_length:
-        raise ValueError(
-            f"xPos positions must be in [0, xpos_max_length {max_length}), got {lowest} to {highest}. "
-            "A larger xpos_max_length leaves trained weights valid."
-        )
+            factor = f"the attention factor {self.attention_factor:.4g} of the scaling"
+            raise ValueError(f"angles cannot hold {factor}. Use rotate_queries_or_keys, or cos_sin.")

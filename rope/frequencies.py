@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rope.scaling import scale_frequencies, scaling_type
-from rope.schemes import Scaled, rescaled_theta
 
-FREQUENCIES = ("lang", "pixel", "constant")
 # Options read only by some kinds of frequencies, or by xPos; elsewhere they must keep these values.
 DEFAULTS: dict[str, Any] = {
     "theta": 10_000.0,
@@ -30,43 +28,29 @@ READ_BY: dict[str, tuple[str, ...]] = {
 XPOS_MAX_SPAN = 128
 
 
-def language_frequencies(
-    dim: int, *, theta: float = 10_000.0, theta_rescale_factor: float = 1.0
-) -> np.ndarray:
+def language_frequencies(dim: int, *, theta: float = 10_000.0) -> np.ndarray:
     """Geometric frequencies of RoFormer (Su et al. 2021, arXiv 2104.09864): theta^(-2i / dim).
 
     Args:
         dim: number of rotated features, even.
-        theta: rotation base; the longest wavelength is just under 2 pi theta tokens.
-        theta_rescale_factor: factor s of NTK-aware scaling (bloc97 2023), which keeps the first frequency and
-            divides the last by s: theta becomes theta s^(dim / (dim - 2)).
+        theta: rotation base, above 1; the longest wavelength is just under 2 pi theta tokens.
 
     Returns:
         (dim / 2,) radians per token, float64, decreasing from 1.
-
-    Raises:
-        ValueError: if an argument is out of its range.
     """
     check_dim(dim)
     if not theta > 1:
         raise ValueError(f"theta must be above 1, got {theta}.")
-    theta = rescaled_theta(theta, dim, theta_rescale_factor)
     return theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
 
 
 def pixel_frequencies(dim: int, *, max_freq: float = 10.0, spacing: str = "linear") -> np.ndarray:
-    """Frequencies from pi to pi max_freq / 2, for coordinates in [-1, 1].
+    """(dim / 2,) frequencies from pi to pi max_freq / 2 radians per unit, for coordinates in [-1, 1].
 
     Args:
         dim: number of rotated features, even.
         max_freq: twice the highest frequency, in half turns per unit; at least 2.
         spacing: `linear` (rotary-embedding-torch) or `log` (rotary-embedding-tensorflow, timm).
-
-    Returns:
-        (dim / 2,) radians per unit, float64, increasing from pi.
-
-    Raises:
-        ValueError: if an argument is out of its range.
     """
     check_dim(dim)
     if not max_freq >= 2:
@@ -79,11 +63,7 @@ def pixel_frequencies(dim: int, *, max_freq: float = 10.0, spacing: str = "linea
 
 
 def rotary_dim(head_dim: int, fraction: float) -> int:
-    """Number of rotated features in a partial rotation (GPT-NeoX, GPT-J, Phi): int(fraction head_dim).
-
-    Raises:
-        ValueError: if `fraction` is not in (0, 1] or the result is not a positive even number.
-    """
+    """Number of rotated features in a partial rotation (GPT-NeoX, GPT-J, Phi): int(fraction head_dim)."""
     if not 0 < fraction <= 1:
         raise ValueError(f"the rotated fraction of a head must be in (0, 1], got {fraction}.")
     dim = int(fraction * head_dim)
@@ -115,37 +95,39 @@ class Resolved(NamedTuple):
 
 
 def resolve(options: Mapping[str, Any]) -> Resolved:
-    """Computes the frequencies from the arguments of a `RotaryEmbedding`.
-
-    Raises:
-        TypeError: if `scaling` is not a mapping.
-        ValueError: if an option is out of its range, contradicts another, or would have no effect.
-    """
-    check_options(options)
+    """Checks the arguments of a `RotaryEmbedding` and computes its frequencies."""
+    kind = options["freqs_for"] if options["custom_freqs"] is None else "custom"
+    check_options(options, kind)
     scaling = dict(options["scaling"] or {"rope_type": "default"})
-    theta, dim = pop_theta(scaling, options["theta"]), options["dim"]
+    dim, theta, interpolate_factor = options["dim"], options["theta"], options["interpolate_factor"]
+    rope_theta = scaling.pop("rope_theta", None) or theta
+    if theta not in (DEFAULTS["theta"], rope_theta):
+        raise ValueError(f"theta is {theta}, but scaling has rope_theta {rope_theta}. Give one of them.")
+    theta = rope_theta
     if scaling_type(scaling) != "proportional":  # which reads partial_rotary_factor itself
         fraction = scaling.pop("partial_rotary_factor", None)
         dim = dim if fraction is None else rotary_dim(dim, fraction)
-    initial = initial_frequencies(options, dim, theta)
+    if options["theta_rescale_factor"] != 1:
+        scaling = {"rope_type": "ntk", "factor": options["theta_rescale_factor"]}
+    initial = initial_frequencies(options, kind, dim, theta)
     # The ratio of a pair of frequency 0 is computed at a frequency close to 0.
     nonzero = np.where(initial == 0, 1e-30, initial)
-    scaled = scaled_frequencies(nonzero, options, scaling, theta)
-    # Linear scaling is interpolation under another name, and so divides the distances of xPos too.
-    is_linear = scaling_type(scaling) == "linear"
-    interpolate_factor = scaling["factor"] if is_linear else options["interpolate_factor"]
+    base = theta if kind == "lang" else None
+    scaled = scale_frequencies(nonzero, scaling, theta=base, target_length=options["target_length"])
+    ratios = scaled.frequencies / interpolate_factor / nonzero
+    if scaling_type(scaling) == "linear":  # interpolation under another name, also of the distances of xPos
+        interpolate_factor = scaling["factor"]
     if options["use_xpos"]:
         check_xpos(options["xpos_max_length"], options["xpos_scale_base"], interpolate_factor)
-    ratios = scaled.frequencies / nonzero
     return Resolved(dim, theta, initial, ratios, scaled.attention_factor, interpolate_factor)
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for options that contradict each other or have no effect."""
-    name = "default" if options["scaling"] is None else scaling_type(options["scaling"])
-    freqs_for, kind = options["freqs_for"], kind_of(options)
-    if freqs_for not in FREQUENCIES:
-        raise ValueError(f"freqs_for must be one of {', '.join(FREQUENCIES)}; got {freqs_for!r}.")
+def check_options(options: Mapping[str, Any], kind: str) -> None:
+    """Raises ValueError for options that contradict each other or have no effect on `kind` frequencies."""
+    is_scaled = options["scaling"] is not None and scaling_type(options["scaling"]) != "default"
+    freqs_for = options["freqs_for"]
+    if freqs_for not in ("lang", "pixel", "constant"):
+        raise ValueError(f"freqs_for must be one of lang, pixel, constant; got {freqs_for!r}.")
     if kind == "custom" and freqs_for != "lang":
         raise ValueError(f"custom_freqs replaces freqs_for, got freqs_for={freqs_for!r} as well.")
     if options["use_xpos"] and freqs_for != "lang":
@@ -160,7 +142,7 @@ def check_options(options: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"{key} must be >= 1, got {options[key]}. To extend a context of 256 to 512, use 2.0."
             )
-        if options[key] != 1 and name != "default":
+        if options[key] != 1 and is_scaled:
             raise ValueError(f"{key} cannot be combined with scaling, got {options[key]}. Use one of them.")
 
 
@@ -168,7 +150,7 @@ def check_xpos(max_length: int, scale_base: float, interpolate_factor: float) ->
     """Raises ValueError if float32 cannot represent the scales of xPos for `max_length` positions."""
     if not 0 < scale_base < math.inf:
         raise ValueError(f"xpos_scale_base must be > 0 and finite, got {scale_base}.")
-    limit = math.floor(min(XPOS_MAX_SPAN * scale_base * interpolate_factor, 2**62))
+    limit = math.floor(XPOS_MAX_SPAN * scale_base * interpolate_factor)
     if not 0 < max_length <= limit:
         raise ValueError(
             f"xpos_max_length must be in [1, {limit}] with xpos_scale_base {scale_base}, got {max_length}: "
@@ -176,23 +158,8 @@ def check_xpos(max_length: int, scale_base: float, interpolate_factor: float) ->
         )
 
 
-def kind_of(options: Mapping[str, Any]) -> str:
-    return options["freqs_for"] if options["custom_freqs"] is None else "custom"
-
-
-def pop_theta(scaling: dict[str, Any], theta: float) -> float:
-    """Removes `rope_theta` from a scaling and returns the rotation base; both may not be set."""
-    rope_theta = scaling.pop("rope_theta", None)
-    if rope_theta is None or rope_theta == theta:
-        return theta
-    if theta != DEFAULTS["theta"]:
-        raise ValueError(f"theta is {theta}, but scaling has rope_theta {rope_theta}. Give one of them.")
-    return rope_theta
-
-
-def initial_frequencies(options: Mapping[str, Any], dim: int, theta: float) -> np.ndarray:
+def initial_frequencies(options: Mapping[str, Any], kind: str, dim: int, theta: float) -> np.ndarray:
     """(dim / 2,) frequencies before scaling."""
-    kind = kind_of(options)
     if kind == "lang":
         return language_frequencies(dim, theta=theta)
     if kind == "pixel":
@@ -209,13 +176,3 @@ def initial_frequencies(options: Mapping[str, Any], dim: int, theta: float) -> n
             f"Set dim={2 * len(frequencies)}, the number of features they rotate."
         )
     return frequencies
-
-
-def scaled_frequencies(
-    frequencies: np.ndarray, options: Mapping[str, Any], scaling: Mapping[str, Any], theta: float
-) -> Scaled:
-    if options["theta_rescale_factor"] != 1:
-        scaling = {"rope_type": "ntk", "factor": options["theta_rescale_factor"]}
-    base = theta if kind_of(options) == "lang" else None
-    scaled = scale_frequencies(frequencies, scaling, theta=base, target_length=options["target_length"])
-    return scaled._replace(frequencies=scaled.frequencies / options["interpolate_factor"])

@@ -33,7 +33,7 @@ def rotary_arguments(config: Mapping[str, Any], *, target_length: int | None = N
     """Arguments of the `RotaryEmbedding` that equals the rotary embedding of a Hugging Face model.
 
     Reads `head_dim`, or `hidden_size` and `num_attention_heads`; `rope_theta` (or `rotary_emb_base`),
-    `partial_rotary_factor` (or `rotary_pct`), and `rope_parameters` or `rope_scaling`, whose own values win;
+    `partial_rotary_factor` (or `rotary_pct`), and `rope_scaling` or else `rope_parameters`, whose values win;
     `max_position_embeddings`, `original_max_position_embeddings` and `model_type`. Which layers rotate is not
     part of an embedding.
 
@@ -47,16 +47,27 @@ def rotary_arguments(config: Mapping[str, Any], *, target_length: int | None = N
         ValueError: if a value is missing, or one embedding cannot express the config.
     """
     if not isinstance(config, Mapping):
-        kind = type(config).__name__
-        raise TypeError(f"config must be the dict of a config.json, got {kind}. Use config.to_dict().")
+        raise TypeError(f"config must be a dict, got {type(config).__name__}. Use config.to_dict().")
     for key, reason in NOT_SUPPORTED.items():
         if config.get(key) is not None:
             raise ValueError(f"{key} is not supported: {reason}.")
     if config.get("model_type") == "nanochat":
         raise ValueError("model_type nanochat is not supported: it rotates by the opposite angles.")
-    scaling: dict[str, Any] = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    scaling: dict[str, Any] = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
     scaling["rope_type"] = scaling.get("rope_type") or scaling.pop("type", "default")
-    _check_expressible(scaling)
+    nested = [key for key, value in scaling.items() if isinstance(value, Mapping)]
+    if nested:
+        raise ValueError(
+            f"rope_parameters differ between {', '.join(nested)}: they need an embedding each. For one, pass "
+            f"{{**config, 'rope_parameters': config['rope_parameters'][{nested[0]!r}]}}."
+        )
+    if scaling["rope_type"] == "mrope" or "mrope_section" in scaling:
+        raise ValueError("mrope is not supported: its pairs rotate by positions in time, height and width.")
+    dim, width, heads = map(config.get, ("head_dim", "hidden_size", "num_attention_heads"))
+    if dim is None and width and heads:
+        dim = width // heads
+    if dim is None:
+        raise ValueError("config needs head_dim, or hidden_size and num_attention_heads.")
     theta = scaling.pop("rope_theta", None) or _first(config, "rope_theta", "rotary_emb_base") or 10_000.0
     fraction = _first(config, "partial_rotary_factor", "rotary_pct")
     if fraction is not None:
@@ -68,7 +79,7 @@ def rotary_arguments(config: Mapping[str, Any], *, target_length: int | None = N
     if "max_position_embeddings" in read and not (scaling.get("factor") or scaling.get("attention_factor")):
         scaling["max_position_embeddings"] = longest
     return {
-        "dim": _head_dim(config),
+        "dim": dim,
         "theta": theta,
         "layout": "interleaved" if config.get("model_type") in INTERLEAVED else "half",
         "scaling": None if scaling == {"rope_type": "default"} else scaling,
@@ -76,26 +87,6 @@ def rotary_arguments(config: Mapping[str, Any], *, target_length: int | None = N
     }
 
 
-def _check_expressible(scaling: Mapping[str, Any]) -> None:
-    nested = [key for key, value in scaling.items() if isinstance(value, Mapping)]
-    if nested:
-        raise ValueError(
-            f"rope_parameters differ between {', '.join(nested)}: they need an embedding each. For one, pass "
-            f"{{**config, 'rope_parameters': config['rope_parameters'][{nested[0]!r}]}}."
-        )
-    if scaling["rope_type"] == "mrope" or "mrope_section" in scaling:
-        raise ValueError("mrope is not supported: its pairs rotate by positions in time, height and width.")
-
-
 def _first(config: Mapping[str, Any], *keys: str) -> Any:
     """First value that is not null."""
     return next((config[key] for key in keys if config.get(key) is not None), None)
-
-
-def _head_dim(config: Mapping[str, Any]) -> int:
-    head_dim, width, heads = map(config.get, ("head_dim", "hidden_size", "num_attention_heads"))
-    if head_dim is not None:
-        return head_dim
-    if width is None or heads is None:
-        raise ValueError("config needs head_dim, or hidden_size and num_attention_heads.")
-    return width // heads

@@ -4,6 +4,7 @@ Shape words: batch, heads, length; head_dim, the features of a head; `...`, batc
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -34,10 +35,6 @@ class RoPE(PositionLayer):
     Returns:
         The rotated tensor, or a tuple of rotated queries and keys, in the compute dtype of the layer.
 
-    Raises:
-        TypeError: if `x` is not floating-point, or positions are bfloat16 or float16.
-        ValueError: if an argument is out of its range or contradicts another, or `positions` do not match.
-
     Example:
 
     >>> queries = tf.random.normal((2, 3, 5, 8))  # (batch, heads, length, head_dim)
@@ -67,7 +64,7 @@ class RoPE(PositionLayer):
     ):
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.supports_masking = True
-        # The method `rotate` applies xPos whether or not calls do.
+        # `rotate` applies xPos whether or not calls do.
         self.rotary = RotaryEmbedding(
             dim,
             theta=theta,
@@ -84,7 +81,7 @@ class RoPE(PositionLayer):
             seq_before_head_dim=seq_before_head_dim,
             trainable=trainable,
         )
-        self.dim, self.layout, self.scaling, self.use_xpos = self.rotary.dim, layout, scaling, use_xpos
+        self.dim, self.layout, self.use_xpos = self.rotary.dim, layout, use_xpos
         unused = ("freqs_for", "max_freq", "pixel_spacing", "num_freqs", "name", "dtype", "trainable")
         config = {key: value for key, value in self.rotary.get_config().items() if key not in unused}
         self._config = config | {"use_xpos": use_xpos}
@@ -96,34 +93,28 @@ class RoPE(PositionLayer):
         positions: tf.Tensor | None = None,
         offset: int | tf.Tensor = 0,
     ) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
-        x = keras.tree.map_structure(self._to_compute_dtype, x)
+        to_compute_dtype = partial(self.dtype_policy.convert_input, autocast=True, dtype=self.compute_dtype)
+        x = keras.tree.map_structure(to_compute_dtype, x)
+        rotate = partial(self.rotary.rotate_queries_or_keys, offset=offset, scale=1.0)
         if not isinstance(x, list | tuple):
-            return self._rotate_one(x, positions, offset)
-        queries, keys = pair(x)
+            if self.use_xpos:
+                raise ValueError("xPos scales queries and keys differently, got one. Call [queries, keys].")
+            return rotate(x, positions=positions)
+        queries, keys = x
         if positions is None:  # otherwise keys of another length would have positions of their own
             positions = tf.range(size_of(queries, self.rotary.default_seq_dim))
         if self.use_xpos:
             return self.rotary.rotate_queries_and_keys(queries, keys, offset=offset, positions=positions)
-        return self._rotate_one(queries, positions, offset), self._rotate_one(keys, positions, offset)
+        return rotate(queries, positions=positions), rotate(keys, positions=positions)
 
     def rotate(self, x: tf.Tensor | Sequence[tf.Tensor]) -> tf.Tensor | tuple[tf.Tensor, tf.Tensor]:
         """Rotates as in rope_tensorflow: one tensor without xPos, `[queries, keys]` with xPos."""
         if isinstance(x, list | tuple):
-            return self.rotary.rotate_queries_and_keys(*pair(x))
+            return self.rotary.rotate_queries_and_keys(*x)
         return self.rotary.rotate_queries_or_keys(x, scale=1.0)
 
     def compute_output_shape(self, input_shape: Sequence[Any]) -> tuple:
         return tuple(input_shape)
-
-    def _to_compute_dtype(self, x: tf.Tensor) -> tf.Tensor:
-        return self.dtype_policy.convert_input(x, True, self.compute_dtype)
-
-    def _rotate_one(self, x: tf.Tensor, positions: tf.Tensor | None, offset: int | tf.Tensor) -> tf.Tensor:
-        if self.use_xpos:
-            raise ValueError(
-                "xPos scales queries and keys differently, got one tensor. Call [queries, keys]."
-            )
-        return self.rotary.rotate_queries_or_keys(x, offset=offset, scale=1.0, positions=positions)
 
 
 class _RotatedAttention(keras.layers.Layer):
@@ -155,9 +146,6 @@ class _RotatedAttention(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rotary": keras.saving.serialize_keras_object(self.rotary)}
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} name={self.name}, rotary={self.rotary!r}>"
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
@@ -209,10 +197,3 @@ class RotaryGroupQueryAttention(_RotatedAttention, keras.layers.GroupQueryAttent
 
     def _head_dim(self) -> int:
         return self.head_dim
-
-
-def pair(tensors: Sequence[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    if len(tensors) != 2:
-        raise ValueError(f"a list must hold queries and keys, got {len(tensors)} tensors.")
-    queries, keys = tensors
-    return queries, keys

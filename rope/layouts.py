@@ -16,9 +16,6 @@ def layout_permutation(
     """(head_dim,) indices of the features in layout `source` that form a head in layout `target`.
 
     With partial rotation, only the first `rotary_dim` features move.
-
-    Raises:
-        ValueError: if a layout is unknown or `rotary_dim` is not even and within the head.
     """
     check_layout(source)
     check_layout(target)
@@ -54,9 +51,6 @@ def convert_layout(
         rotary_dim: rotated features of a head in a partial rotation; all when not given.
         num_heads: number of leading heads to convert; all when not given. For a fused kernel of queries, keys
             and values, give the number of query and key heads.
-
-    Raises:
-        ValueError: if the last axis is not a number of heads, or an argument is out of its range.
     """
     features = weights.shape[-1]
     if features % head_dim:

@@ -60,7 +60,7 @@ def grid_positions(
     offsets: Sequence[float] | None = None,
     axis_order: Sequence[int] | None = None,
 ) -> tf.Tensor:
-    """Coordinates of the cells of a flattened grid, the last axis fastest.
+    """(cells, axes) float32 coordinates of the cells of a flattened grid, the last axis fastest.
 
     Args:
         sizes: size of each axis: rows and columns of an image.
@@ -69,38 +69,32 @@ def grid_positions(
         axis_order: axis of each coordinate; when not given (0, 1, ...): rows, then columns, in images.
             RoPE-ViT has columns first, (1, 0).
 
-    Returns:
-        (cells, axes) float32.
-
     Raises:
         ValueError: if there is not one offset for each axis, or `axis_order` does not name each axis once.
     """
-    axes = len(sizes)
-    offsets = (0,) * axes if offsets is None else offsets
-    order = tuple(range(axes)) if axis_order is None else tuple(axis_order)
-    if not sizes or len(offsets) != axes:
+    offsets = [0] * len(sizes) if offsets is None else offsets
+    order = range(len(sizes)) if axis_order is None else axis_order
+    if not sizes or len(offsets) != len(sizes):
         raise ValueError(f"a grid needs one offset for each axis, got {len(offsets)} for sizes {sizes}.")
-    if sorted(order) != list(range(axes)):
-        raise ValueError(f"axis_order must name each of the axes 0 to {axes - 1} once, got {order}.")
+    if sorted(order) != list(range(len(sizes))):
+        raise ValueError(f"axis_order must name each of the {len(sizes)} axes once, got {order}.")
     if coordinates == "cells":
         along_axes = [tf.cast(tf.range(size), tf.float32) for size in sizes]
     elif coordinates == "unit":
         along_axes = [tf.linspace(-1.0, 1.0, size) for size in sizes]
     else:
         raise ValueError(f"coordinates must be one of cells, unit; got {coordinates!r}.")
-    shifted_axes = [
-        axis + tf.cast(offset, tf.float32) for axis, offset in zip(along_axes, offsets, strict=True)
-    ]
-    grid = tf.meshgrid(*shifted_axes, indexing="ij")
-    return tf.stack([tf.reshape(grid[axis], [-1]) for axis in order], axis=-1)  # (cells, axes)
+    grid = tf.meshgrid(*along_axes, indexing="ij")
+    columns = [tf.reshape(grid[axis], [-1]) + tf.cast(offsets[axis], tf.float32) for axis in order]
+    return tf.stack(columns, axis=-1)  # (cells, axes)
 
 
-def sequence_axis(x: tf.Tensor, seq_dim: int, *, name: str = "seq_dim") -> int:
+def sequence_axis(x: tf.Tensor, seq_dim: int) -> int:
     """`seq_dim` counted from the left; raises ValueError unless it is an axis before the features."""
     rank = x.shape.rank
     axis = seq_dim + rank if seq_dim < 0 else seq_dim
     if not 0 <= axis < rank - 1:
-        raise ValueError(f"{name} must be an axis before the last of a tensor of rank {rank}, got {seq_dim}.")
+        raise ValueError(f"seq_dim must be an axis before the last, got {seq_dim} for rank {rank}.")
     return axis
 
 
@@ -109,19 +103,22 @@ def size_of(x: tf.Tensor, axis: int) -> int | tf.Tensor:
     return tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
 
 
+def broadcasts(shape: tf.TensorShape, target: tf.TensorShape) -> bool:
+    """Whether a tensor of `shape` can be broadcast to `target`, as far as both are known."""
+    try:
+        return target.is_compatible_with(tf.broadcast_static_shape(shape, target))
+    except ValueError:
+        return False
+
+
 def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int, *, name: str = "positions") -> tf.Tensor:
-    """Positions, or other values for each of them, with every axis of `x` but the last.
+    """(length,), (batch, length) or all positions with every axis of `x` but the last, or size 1.
 
     Args:
-        positions: (length,), (batch, length), or every axis of `x` but the last, each equal or 1.
         x: queries or keys; the first axis is the batch.
         axis: sequence axis of `x`.
         name: what `positions` are, for the error message.
-
-    Returns:
-        `positions` with axes of size 1 where they do not vary.
     """
-    check_dense(name, positions)
     aligned = positions = tf.convert_to_tensor(positions)
     axes, rank = x.shape.rank - 1, positions.shape.rank
     before, after = [tf.newaxis] * axis, [tf.newaxis] * (axes - 1 - axis)
@@ -129,11 +126,8 @@ def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int, *, name: str 
         aligned = positions[(*before, slice(None), *after)]
     elif rank == 2 and axes > 2 and axis > 0:
         aligned = positions[(slice(None), *before[1:], slice(None), *after)]
-    matches = aligned.shape.rank == axes and all(
-        size == other or None in (size, other) or (size == 1 and index != axis)
-        for index, (size, other) in enumerate(zip(aligned.shape, x.shape[:-1], strict=True))
-    )
-    if not matches:
+    has_length = aligned.shape[axis : axis + 1].is_compatible_with(x.shape[axis : axis + 1])
+    if aligned.shape.rank != axes or not has_length or not broadcasts(aligned.shape, x.shape[:-1]):
         raise ValueError(
             f"x of shape {x.shape} needs {x.shape[axis]} {name} along its axis {axis}, got shape "
             f"{positions.shape}. Give (length,), (batch, length), or every axis of x but the last."
@@ -143,16 +137,10 @@ def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int, *, name: str 
 
 def check_positions(positions: tf.Tensor) -> tf.Tensor:
     """Positions as a tensor; raises TypeError unless they are integers, float32 or float64."""
-    check_dense("positions", positions)
     positions = tf.convert_to_tensor(positions)
     if not positions.dtype.is_integer and positions.dtype not in (tf.float32, tf.float64):
         raise TypeError(f"positions must be integers or float32, got {positions.dtype.name}.")
     return positions
-
-
-def check_dense(name: str, x: object) -> None:
-    if isinstance(x, tf.RaggedTensor | tf.SparseTensor):
-        raise TypeError(f"{name} must be a dense tensor, got a {type(x).__name__}. Pad it, and use a mask.")
 
 
 def shifted(positions: tf.Tensor, offset: float | tf.Tensor) -> tf.Tensor:

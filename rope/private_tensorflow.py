@@ -32,7 +32,6 @@ def plain_operations() -> Iterator[None]:
 
 
 def in_plain_operations() -> bool:
-    """Whether `plain_operations` is active."""
     return _plain.get()
 
 
@@ -51,8 +50,6 @@ def in_control_flow_body() -> bool:
         return False
     if control_flow_v2_func_graphs is None:
         return True
-    bodies = (
-        control_flow_v2_func_graphs.CondBranchFuncGraph,
-        control_flow_v2_func_graphs.WhileBodyFuncGraph,
-    )
+    graphs = control_flow_v2_func_graphs
+    bodies = graphs.CondBranchFuncGraph, graphs.WhileBodyFuncGraph
     return isinstance(tf.compat.v1.get_default_graph(), bodies)

@@ -13,12 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from rope.positions import check_dense, check_positions
+from rope.positions import broadcasts, check_positions
 from rope.private_tensorflow import in_control_flow_body, in_plain_operations, in_xla
 
 LAYOUTS = ("interleaved", "half")
-HALF_PRECISION = (tf.bfloat16, tf.float16)
-XPOS_GAMMA = 0.4
 
 
 def rotary_angles(positions: tf.Tensor, frequencies: tf.Tensor) -> tf.Tensor:
@@ -37,7 +35,7 @@ def rotary_angles(positions: tf.Tensor, frequencies: tf.Tensor) -> tf.Tensor:
         TypeError: if `positions` are neither integers nor float32.
     """
     positions = tf.cast(check_positions(positions), tf.float32)
-    return tf.expand_dims(positions, -1) * tf.cast(frequencies, tf.float32)  # (..., length, dim / 2)
+    return positions[..., tf.newaxis] * tf.cast(frequencies, tf.float32)  # (..., length, dim / 2)
 
 
 def doubled(per_pair: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
@@ -48,17 +46,9 @@ def doubled(per_pair: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
     return tf.repeat(per_pair, 2, axis=-1)
 
 
-def compute_cos_sin(angles: tf.Tensor, scale: float | tf.Tensor = 1.0) -> tf.Tensor:
-    """Scaled cosine and sine of each angle, which `rotate` takes.
-
-    Args:
-        angles: (..., length, dim / 2) radians, float32.
-        scale: multiplies the rotated features; a number, or broadcastable to `angles`.
-
-    Returns:
-        (..., length, dim / 2, 2), float32.
-    """
-    return tf.stack([tf.cos(angles) * scale, tf.sin(angles) * scale], axis=-1)
+def compute_cos_sin(angles: tf.Tensor, scale: float = 1.0) -> tf.Tensor:
+    """(..., length, dim / 2, 2) cosines and sines of (..., length, dim / 2) angles, times `scale`."""
+    return tf.stack([tf.cos(angles), tf.sin(angles)], axis=-1) * scale
 
 
 def compose(a: tf.Tensor, b: tf.Tensor, *, seq_before_head_dim: bool = False) -> tf.Tensor:
@@ -68,14 +58,11 @@ def compose(a: tf.Tensor, b: tf.Tensor, *, seq_before_head_dim: bool = False) ->
         a, b: `cos_sin` as for `rotate`, both with the sequence axis alone, both with every axis, or one of
             each.
         seq_before_head_dim: as for `rotate`.
-
-    Raises:
-        ValueError: if the axes of `a` and `b` do not match.
     """
     a, b = as_cos_sin(a), as_cos_sin(b)
     ranks = {a.shape.rank, b.shape.rank}
-    matches = a.shape[-2] == b.shape[-2] and (len(ranks) == 1 or 3 in ranks)
-    if not matches or (ranks == {3} and not a.shape.is_compatible_with(b.shape)):
+    matches = a.shape.is_compatible_with(b.shape) if ranks == {3} else a.shape[-2] == b.shape[-2]
+    if not matches or (len(ranks) > 1 and 3 not in ranks):
         raise ValueError(
             "two cos_sin must have the sequence axis alone or every axis, and the same pairs and length, got "
             f"{a.shape} and {b.shape}."
@@ -111,20 +98,22 @@ def rotate(
     check_layout(layout)
     x = as_features(x)
     cos_sin = _match(as_cos_sin(cos_sin), x, seq_before_head_dim)
-    if _can_compile() and x.shape.is_fully_defined() and cos_sin.shape.is_fully_defined():
-        return _rotate_by_xla(x, cos_sin, layout)
-    return _rotate(x, cos_sin, layout)
+    is_static = x.shape.is_fully_defined() and cos_sin.shape.is_fully_defined()
+    # In the body of a loop or branch, TensorFlow loses the tensors that a custom gradient captures.
+    if tf.executing_eagerly() or not is_static or in_plain_operations() or in_xla() or in_control_flow_body():
+        return _rotate(x, cos_sin, layout)
+    return _rotate_by_xla(x, cos_sin, layout)
 
 
 def xpos_decays(dim: int) -> np.ndarray:
     """(dim / 2,) zeta of each pair in xPos, float64: (2i / dim + 0.4) / 1.4."""
-    return (np.arange(0, dim, 2) / dim + XPOS_GAMMA) / (1 + XPOS_GAMMA)
+    return (np.arange(0, dim, 2) / dim + 0.4) / 1.4
 
 
 def xpos_scales(
     positions: tf.Tensor, dim: int, *, scale_base: float, centre: float, interpolate_factor: float = 1.0
 ) -> tf.Tensor:
-    """Scale of each pair of the queries in xPos (Sun et al. 2022, arXiv 2212.10554): zeta^distance.
+    """(..., length, dim / 2) scales of queries in xPos (Sun et al. 2022, arXiv 2212.10554): zeta^distance.
 
     Keys have the inverse, so that the score of each pair decays by zeta^((m - n) / scale_base). The centre
     cancels if it is the same for queries and keys: a constant of the embedding, not the middle of each call.
@@ -136,14 +125,10 @@ def xpos_scales(
         scale_base: tokens over which a score decays by zeta.
         centre: position with scale 1.
         interpolate_factor: divides the distances, as it divides the positions of the rotation.
-
-    Returns:
-        (..., length, dim / 2) float32.
     """
     positions = tf.cast(check_positions(positions), tf.float32)
     powers = (positions - centre) / (interpolate_factor * scale_base)  # (..., length)
-    logs = tf.constant(np.log(xpos_decays(dim)), tf.float32)  # (dim / 2,)
-    return tf.exp(tf.expand_dims(powers, -1) * logs)  # (..., length, dim / 2)
+    return tf.exp(powers[..., tf.newaxis] * np.float32(np.log(xpos_decays(dim))))  # (..., length, dim / 2)
 
 
 def check_layout(layout: str) -> None:
@@ -158,14 +143,11 @@ def as_features(x: tf.Tensor) -> tf.Tensor:
             "a method of a layer was called on a symbolic KerasTensor: Keras would not track the layer's "
             "weights. Call a RoPE layer, or rotate inside the call of a layer of your own."
         )
-    check_dense("x", x)
     x = tf.convert_to_tensor(x)
     if not x.dtype.is_floating:
         raise TypeError(f"x must be floating-point queries or keys, got {x.dtype.name}.")
     if x.shape.rank is None or x.shape.rank < 2 or x.shape[-1] is None:
-        raise ValueError(
-            f"x must have a known rank and number of features, (..., length, head_dim), got shape {x.shape}."
-        )
+        raise ValueError(f"x must have a known rank and number of features, got shape {x.shape}.")
     return x
 
 
@@ -173,18 +155,15 @@ def as_cos_sin(cos_sin: tf.Tensor) -> tf.Tensor:
     """`cos_sin` as float32; raises TypeError or ValueError unless it is (..., length, dim / 2, 2) floats."""
     cos_sin = tf.convert_to_tensor(cos_sin, dtype_hint=tf.float32)
     if cos_sin.dtype not in (tf.float32, tf.float64):
-        raise TypeError(
-            f"cos_sin must be float32, got {cos_sin.dtype.name}. Under a mixed policy, a Keras layer that "
-            "takes it as an input needs autocast=False."
-        )
-    shape = cos_sin.shape
-    if shape.rank is None or shape.rank < 3 or shape[-1] != 2 or shape[-2] is None:
-        raise ValueError(f"cos_sin must be (..., length, dim / 2, 2), got shape {shape}.")
+        name = cos_sin.dtype.name
+        raise TypeError(f"cos_sin must be float32, got {name}. A layer that takes it needs autocast=False.")
+    if (cos_sin.shape.rank or 0) < 3 or cos_sin.shape[-1] != 2 or cos_sin.shape[-2] is None:
+        raise ValueError(f"cos_sin must be (..., length, dim / 2, 2), got shape {cos_sin.shape}.")
     return tf.cast(cos_sin, tf.float32)
 
 
 def _match(cos_sin: tf.Tensor, x: tf.Tensor, seq_before_head_dim: bool) -> tf.Tensor:
-    """`cos_sin` with every axis of `x` before its features; raises ValueError if its axes do not match."""
+    """`cos_sin` that can be broadcast to the pairs of `x`; raises ValueError if its axes do not match."""
     head_dim, dim = x.shape[-1], 2 * cos_sin.shape[-2]
     if head_dim < dim:
         raise ValueError(f"x has {head_dim} features, fewer than the {dim} that cos_sin rotates.")
@@ -193,19 +172,15 @@ def _match(cos_sin: tf.Tensor, x: tf.Tensor, seq_before_head_dim: bool) -> tf.Te
     if sizes.rank == 1:
         matches = axis >= 0 and sizes.is_compatible_with(expected[axis : axis + 1])
     else:
-        matches = sizes.rank == expected.rank and all(
-            size in (1, None, other) or other is None for size, other in zip(sizes, expected, strict=True)
-        )
+        matches = sizes.rank == expected.rank and broadcasts(sizes, expected)
     if not matches:
         raise ValueError(
             f"cos_sin of shape {cos_sin.shape} does not match x of shape {x.shape} with its sequence at axis "
-            f"{axis}. Give (length, {dim // 2}, 2), or every axis of x before its features, each equal or 1, "
-            f"plus ({dim // 2}, 2)."
+            f"{axis}. Give (length, {dim // 2}, 2), or the axes of x but its last plus ({dim // 2}, 2)."
         )
-    if sizes.rank > 1:
-        return cos_sin
-    after = [tf.newaxis] * (expected.rank - axis - 1)
-    return cos_sin[(*[tf.newaxis] * axis, slice(None), *after)]  # (1, ..., length, ..., dim / 2, 2)
+    if sizes.rank == 1 and seq_before_head_dim:
+        return cos_sin[:, tf.newaxis]  # (length, 1, dim / 2, 2)
+    return cos_sin
 
 
 def _rotate(x: tf.Tensor, cos_sin: tf.Tensor, layout: str) -> tf.Tensor:
@@ -224,17 +199,6 @@ def _rotate(x: tf.Tensor, cos_sin: tf.Tensor, layout: str) -> tf.Tensor:
         cos, sin = tf.stack([cos, cos], axis=axis), tf.stack([-sin, sin], axis=axis)
         rotated = x_pairs * cos + tf.reverse(x_pairs, [axis]) * sin  # (..., length, *shape)
     return tf.cast(tf.reshape(rotated, tf.shape(x)), x.dtype)  # (..., length, dim)
-
-
-def _can_compile() -> bool:
-    """Whether a graph is traced, neither for XLA or export nor as the body of a loop or a branch.
-
-    In such a body TensorFlow loses the tensors that a custom gradient captures: it raises, or treats
-    `cos_sin` as a constant.
-    """
-    if tf.executing_eagerly() or in_plain_operations():
-        return False
-    return not in_xla() and not in_control_flow_body()
 
 
 _compiled_rotate = tf.function(_rotate, jit_compile=True, autograph=False)

@@ -16,10 +16,6 @@ from rope.schemes import Scaled
 
 # Parameters of a scheme that the embedding supplies; they are not keys of the dict.
 SUPPLIED = ("frequencies", "theta", "target_length")
-WHY_NEEDED = {
-    "theta": "Its formula holds only for language frequencies (freqs_for='lang').",
-    "target_length": "Its frequencies depend on the sequence length; give the longest that you will use.",
-}
 ALIASES = {"su": "longrope"}
 SCALINGS: dict[str, Callable[..., Scaled]] = {
     "default": schemes.default,
@@ -52,11 +48,15 @@ def scale_frequencies(
         TypeError: if `scaling` is not a mapping.
         ValueError: if the type or a key is unknown, missing, without effect, or out of its range.
     """
-    name, options = parsed(scaling)
+    name = scaling_type(scaling)
+    options = options_of(name, scaling)
     for key, value in {"theta": theta, "target_length": target_length}.items():
         if key in parameters(name):
             if value is None:
-                raise ValueError(f"scaling {name} needs {key}, got none. {WHY_NEEDED[key]}")
+                raise ValueError(
+                    f"scaling {name} needs {key}, got none: "
+                    "theta of language frequencies, or as target_length the longest sequence length."
+                )
             options[key] = value
             check_value(key, value)
         elif key == "target_length" and value is not None:
@@ -67,25 +67,23 @@ def scale_frequencies(
         raise ValueError(f"scaling {name} must stay in the range of float64, got {options}.") from error
 
 
-def parsed(scaling: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and options of a `rope_scaling` dict, with its keys checked."""
-    name = scaling_type(scaling)
-    options = {
-        key: value for key, value in scaling.items() if key not in ("rope_type", "type") and value is not None
-    }
-    keys = keys_of(name)
-    for key in options:
+def options_of(name: str, scaling: Mapping[str, Any]) -> dict[str, Any]:
+    """Checked keys and values of a `rope_scaling` dict for the scheme `name`."""
+    keys, options = keys_of(name), {}
+    for key, value in scaling.items():
+        if value is None or key in ("rope_type", "type"):
+            continue
         if key not in keys:
             readers = ", ".join(other for other in SCALINGS if key in keys_of(other))
-            hint = f"it belongs to {readers}" if readers else did_you_mean(key, tuple(keys))
+            hint = f"it belongs to {readers}" if readers else did_you_mean(key, (*keys, "rope_type"))
             raise ValueError(f"scaling {name} does not read the key {key!r}; {hint}")
+        check_value(key, value)
+        options[key] = value
     required = [key for key, is_required in keys.items() if is_required]
     missing = [key for key in required if key not in options]
     if missing:
         raise ValueError(f"scaling {name} needs {', '.join(required)}; missing: {', '.join(missing)}.")
-    for key, value in options.items():
-        check_value(key, value)
-    return name, options
+    return options
 
 
 def scaling_type(scaling: Mapping[str, Any]) -> str:
@@ -126,16 +124,18 @@ def parameters(name: str) -> Mapping[str, inspect.Parameter]:
 
 
 def check_value(key: str, value: Any) -> None:
-    """Raises ValueError if `value` is not of the type that `key` needs, or a number that is not positive."""
+    """Raises ValueError if `value` is not of the type or in the range that `key` needs."""
     if key == "truncate":
         expected, is_valid = "true or false", isinstance(value, bool)
     elif key in ("short_factor", "long_factor"):
         expected = "a list of numbers"
         is_valid = isinstance(value, Sequence | np.ndarray) and all(map(is_number, value))
-    elif is_number(value):
-        expected, is_valid = "> 0", value > 0
-    else:
+    elif not is_number(value):
         expected, is_valid = "a number", False
+    elif key == "factor":
+        expected, is_valid = ">= 1", value >= 1
+    else:
+        expected, is_valid = "> 0", value > 0
     if not is_valid:
         raise ValueError(f"scaling {key} must be {expected}, got {value!r}.")
 
@@ -147,7 +147,5 @@ def is_number(value: Any) -> bool:
 
 
 def did_you_mean(word: object, known: Sequence[str]) -> str:
-    if not known:
-        return "it takes none"
     matches = difflib.get_close_matches(str(word), known, n=1)
     return f"did you mean {matches[0]!r}?" if matches else f"choose from {', '.join(known)}"

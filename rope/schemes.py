@@ -1,8 +1,8 @@
 """Scalings of the frequencies for contexts longer than the trained one, in NumPy float64.
 
 Each scheme is a pure function of (dim / 2,) frequencies that returns a `Scaled`. Its keyword arguments are
-the keys of a Hugging Face `rope_scaling` dict, which `rope.scaling` has checked to be positive numbers; only
-`theta` and `target_length` come from the embedding.
+the keys of a Hugging Face `rope_scaling` dict, which `rope.scaling` has checked to be positive, and `factor`
+to be at least 1; only `theta` and `target_length` come from the embedding.
 
 Schemes that depend on the sequence length take a fixed `target_length`. If the frequencies followed the
 length of each call, they would not match the keys that are already cached.
@@ -29,13 +29,11 @@ def default(frequencies: np.ndarray) -> Scaled:
 
 def linear(frequencies: np.ndarray, *, factor: float) -> Scaled:
     """Positional interpolation (Chen et al. 2023, arXiv 2306.15595): divides every frequency by `factor`."""
-    at_least_one("factor", factor)
     return Scaled(frequencies / factor)
 
 
 def ntk(frequencies: np.ndarray, *, theta: float, factor: float) -> Scaled:
     """NTK-aware scaling (bloc97 2023): keeps the first frequency and divides the last by `factor`."""
-    at_least_one("factor", factor)
     return Scaled(rebased(frequencies, theta, factor))
 
 
@@ -48,7 +46,6 @@ def dynamic(
     original_max_position_embeddings: int,
 ) -> Scaled:
     """Dynamic NTK (emozilla 2023) for sequences of `target_length`; no scaling up to the original length."""
-    at_least_one("factor", factor)
     stretch = max(target_length / original_max_position_embeddings, 1)
     return Scaled(rebased(frequencies, theta, factor * stretch - (factor - 1)))
 
@@ -71,7 +68,6 @@ def yarn(
     Keeps pairs that turn more than `beta_fast` times within the original length, and divides those that turn
     less than `beta_slow` times by `factor`. `mscale` and `mscale_all_dim`, from DeepSeek, are given together.
     """
-    at_least_one("factor", factor)
     if not beta_fast > beta_slow:
         raise ValueError(f"scaling beta_fast must be above beta_slow {beta_slow}, got {beta_fast}.")
     dim = 2 * len(frequencies)
@@ -90,20 +86,16 @@ def yarn(
     if low == high:
         high += 0.001
     ramp = np.clip((np.arange(dim // 2) - low) / (high - low), 0, 1)  # (dim / 2,)
-    if attention_factor is None:
-        attention_factor = yarn_attention_factor(factor, mscale, mscale_all_dim)
-    else:
+    log = 0.1 * math.log(factor)
+    if attention_factor is not None:
         unread_beside("attention_factor", mscale=mscale, mscale_all_dim=mscale_all_dim)
-    return Scaled(frequencies / factor * ramp + frequencies * (1 - ramp), attention_factor)
-
-
-def yarn_attention_factor(factor: float, mscale: float | None, mscale_all_dim: float | None) -> float:
-    """0.1 ln(factor) + 1, or the quotient of 0.1 mscale ln(factor) + 1 for both values of mscale."""
-    if mscale is None and mscale_all_dim is None:
-        return 0.1 * math.log(factor) + 1.0
-    if mscale is None or mscale_all_dim is None:
+    elif mscale is None and mscale_all_dim is None:
+        attention_factor = log + 1
+    elif mscale is None or mscale_all_dim is None:
         raise ValueError(f"scaling mscale and mscale_all_dim go together, got {mscale} and {mscale_all_dim}.")
-    return (0.1 * mscale * math.log(factor) + 1.0) / (0.1 * mscale_all_dim * math.log(factor) + 1.0)
+    else:
+        attention_factor = (mscale * log + 1) / (mscale_all_dim * log + 1)
+    return Scaled(frequencies / factor * ramp + frequencies * (1 - ramp), attention_factor)
 
 
 def llama3(
@@ -115,7 +107,6 @@ def llama3(
     original_max_position_embeddings: int,
 ) -> Scaled:
     """Llama 3.1 (arXiv 2407.21783): divides low frequencies by `factor`, keeps high ones, blends between."""
-    at_least_one("factor", factor)
     if not high_freq_factor > low_freq_factor:
         limit = f"low_freq_factor {low_freq_factor}"
         raise ValueError(f"scaling high_freq_factor must be above {limit}, got {high_freq_factor}.")
@@ -140,35 +131,27 @@ def longrope(
     `short_factor` applies up to the original length, `long_factor` to a longer `target_length`. A missing
     attention factor is computed from `factor`, or from `max_position_embeddings` / original length.
     """
-    divisors = {}
     for key, values in (("short_factor", short_factor), ("long_factor", long_factor)):
-        divisors[key] = np.array(values, dtype=np.float64)
-        if divisors[key].shape != frequencies.shape or not (divisors[key] > 0).all():
+        if np.shape(values) != frequencies.shape or not np.min(values) > 0:
             raise ValueError(
                 f"scaling {key} must hold {len(frequencies)} positive numbers (dim / 2), got {len(values)}."
             )
+    original = original_max_position_embeddings
     if attention_factor is not None:
         unread_beside("attention_factor", factor=factor, max_position_embeddings=max_position_embeddings)
-    else:
-        attention_factor = longrope_attention_factor(
-            factor, max_position_embeddings, original_max_position_embeddings
-        )
-    regime = "long_factor" if target_length > original_max_position_embeddings else "short_factor"
-    return Scaled(frequencies / divisors[regime], attention_factor)
-
-
-def longrope_attention_factor(
-    factor: float | None, max_position_embeddings: int | None, original: int
-) -> float:
-    """sqrt(1 + ln(factor) / ln(original)), for a factor of at least 1."""
-    if factor is not None:
+    elif factor is not None:
         unread_beside("factor", max_position_embeddings=max_position_embeddings)
+        attention_factor = longrope_attention_factor(factor, original)
     elif max_position_embeddings is not None:
-        factor = max_position_embeddings / original
+        attention_factor = longrope_attention_factor(max_position_embeddings / original, original)
     else:
-        raise ValueError(
-            "scaling longrope needs factor, max_position_embeddings or attention_factor, got none."
-        )
+        raise ValueError("scaling longrope needs factor, max_position_embeddings or attention_factor.")
+    divisors = long_factor if target_length > original else short_factor
+    return Scaled(frequencies / np.array(divisors), attention_factor)
+
+
+def longrope_attention_factor(factor: float, original: int) -> float:
+    """sqrt(1 + ln(factor) / ln(original)), for a factor of at least 1."""
     if not original > 1:
         raise ValueError(f"scaling original_max_position_embeddings must be above 1, got {original}.")
     return math.sqrt(1 + math.log(max(factor, 1)) / math.log(original))
@@ -180,7 +163,6 @@ def proportional(frequencies: np.ndarray, *, partial_rotary_factor: float, facto
     Unlike partial rotation, it keeps the frequencies of the whole head, and the unrotated pairs are the last
     ones in either layout. `factor` divides the frequencies.
     """
-    at_least_one("factor", factor)
     if not 0 < partial_rotary_factor <= 1:
         raise ValueError(f"scaling partial_rotary_factor must be in (0, 1], got {partial_rotary_factor}.")
     is_rotated = np.arange(len(frequencies)) < int(partial_rotary_factor * len(frequencies))
@@ -189,15 +171,10 @@ def proportional(frequencies: np.ndarray, *, partial_rotary_factor: float, facto
 
 def rescaled_theta(theta: float, dim: int, factor: float) -> float:
     """Rotation base of NTK-aware scaling by `factor`: theta factor^(dim / (dim - 2))."""
-    if not factor >= 1:
-        raise ValueError(f"theta_rescale_factor must be >= 1, got {factor}.")
     if factor == 1:
         return theta
     if dim == 2:
-        raise ValueError(
-            f"theta_rescale_factor must be 1 with dim 2, got {factor}: NTK-aware scaling keeps the first "
-            "frequency and divides the last. Use interpolate_factor, or a dim of at least 4."
-        )
+        raise ValueError(f"theta_rescale_factor must be 1 with dim 2, got {factor}. Use interpolate_factor.")
     return float(theta * factor ** (dim / (dim - 2)))
 
 
@@ -206,11 +183,6 @@ def rebased(frequencies: np.ndarray, theta: float, factor: float) -> np.ndarray:
     dim = 2 * len(frequencies)
     ratio = rescaled_theta(theta, dim, factor) / theta
     return frequencies * ratio ** (-np.arange(0, dim, 2) / dim)
-
-
-def at_least_one(key: str, value: float) -> None:
-    if not value >= 1:
-        raise ValueError(f"scaling {key} must be >= 1, got {value}.")
 
 
 def unread_beside(key: str, **others: object) -> None:

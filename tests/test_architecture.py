@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import functools
 import importlib
 import subprocess
 import sys
@@ -10,18 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = (
-    "system",
-    "rope",
-    "models",
-    "data",
-    "training",
-    "configs",
-    "runs",
-    "scripts",
-    "benchmarks",
-    "docs",
-)
+LIBRARY = ("system", "rope", "models", "data", "training", "configs", "runs")
+PACKAGES = (*LIBRARY, "scripts", "benchmarks", "docs")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 SOURCES = [ROOT / "train.py", *MODULES]
 # The packages, or single modules, that each package may import beside itself.
@@ -32,14 +23,11 @@ BELOW = {
     "data": {"system"},
     "training": {"system"},
     "configs": {"system", "models.config", "data.config", "training.config"},
-    "runs": {"system", "rope", "models", "data", "training", "configs"},
-    "scripts": {"system", "rope", "models", "data", "training", "configs", "runs"},
-    "benchmarks": {"system", "rope", "models", "data", "training", "configs", "runs"},
-    "docs": {"system", "rope", "models", "data", "training", "configs", "runs"},
+    **{package: {*LIBRARY} for package in ("runs", "scripts", "benchmarks", "docs")},
     "train.py": {"system", "configs", "runs.run"},
 }
-# `system` is for the standard library; its options are checked by pydantic.
-SYSTEM_NEEDS = {"pydantic", "pydantic_core"}
+# Packages from elsewhere that these may import, beside the standard library.
+NEEDS = {"rope": {"numpy", "tensorflow", "keras"}, "system": {"pydantic", "pydantic_core"}}
 HYDRA = {"hydra", "omegaconf"}
 # Files and lines that `python train.py` reaches by imports, and lines of the longest function.
 MOST_FILES = 68
@@ -53,21 +41,11 @@ def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
 
-def imports_of(path):
-    """Names of the modules that a file imports, inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name_of(path)} has a relative import"
-            yield node.module
-
-
 def reachable_from(path):
     """The file and every file of the repository that it imports, directly or not."""
     reached, pending = {path}, [path]
     while pending:
-        for module in imported_names(pending.pop()):
+        for module in imports_of(pending.pop()):
             parts = module.split(".")
             for end in range(1, len(parts) + 1):
                 base = ROOT.joinpath(*parts[:end])
@@ -85,14 +63,21 @@ class RuntimeCode(ast.NodeTransformer):
         return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
 
 
-def imported_names(path):
-    """Modules imported at runtime, and names imported from modules, which may be modules too."""
-    tree = RuntimeCode().visit(ast.parse(path.read_text(encoding="utf-8")))
-    for node in ast.walk(tree):
+@functools.cache
+def imports_of(path):
+    """Modules that a file imports at runtime, inside functions too, and names imported from modules."""
+    names = []
+    for node in ast.walk(RuntimeCode().visit(ast.parse(path.read_text(encoding="utf-8")))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert node.level == 0, f"{name_of(path)} has a relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def packages_of(path):
+    return {name.split(".")[0] for name in imports_of(path)}
 
 
 def functions_of(path):
@@ -130,45 +115,30 @@ def test_train_has_one_lazy_import():
     assert lazy == ["runs.run"]
 
 
-def test_the_sources_are_found():
+def test_imports_run_downwards():
     assert {name_of(path) for path in SOURCES} >= {"train.py", "rope/rotation.py", "configs/schema.py"}
+    for path in SOURCES:
+        package = path.relative_to(ROOT).parts[0]
+        for name in imports_of(path):
+            top, *inner = name.split(".")
+            if top in (*PACKAGES, "train", "tests") and top != package:
+                assert BELOW[package] & {top, ".".join([top, *inner[:1]])}, f"{name_of(path)} imports {name}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_imports_run_downwards(path):
-    package = path.relative_to(ROOT).parts[0]
-    for module in imports_of(path):
-        top = module.split(".")[0]
-        if top in (*PACKAGES, "train", "tests") and top != package:
-            assert BELOW[package] & {top, module}, f"{name_of(path)} imports {module}"
-
-
-def test_rope_needs_numpy_tensorflow_and_keras_alone():
-    for path in (ROOT / "rope").rglob("*.py"):
-        others = {module.split(".")[0] for module in imports_of(path)} - set(sys.stdlib_module_names)
-        assert others <= {"numpy", "tensorflow", "keras", "rope"}, name_of(path)
-
-
-def test_system_needs_the_standard_library_and_pydantic_alone():
-    for path in (ROOT / "system").rglob("*.py"):
-        others = {module.split(".")[0] for module in imports_of(path)} - set(sys.stdlib_module_names)
-        assert others <= {"system", *SYSTEM_NEEDS}, name_of(path)
+@pytest.mark.parametrize(("package", "needs"), NEEDS.items())
+def test_rope_and_system_need_few_other_packages(package, needs):
+    for path in (ROOT / package).rglob("*.py"):
+        assert packages_of(path) - set(sys.stdlib_module_names) <= {package, *needs}, name_of(path)
 
 
 def test_only_configs_imports_hydra():
-    users = {path for path in SOURCES if HYDRA & {name.split(".")[0] for name in imports_of(path)}}
+    users = {path for path in SOURCES if HYDRA & packages_of(path)}
     assert {path.relative_to(ROOT).parts[0] for path in users} <= {"configs"}
 
 
 def test_configs_packages_and_commands_are_imported_without_tensorflow():
-    light = [
-        *PACKAGES,
-        "rope.huggingface",
-        "configs.schema",
-        "train",
-        "benchmarks.__main__",
-        "docs.figures.__main__",
-    ]
+    light = [*PACKAGES, "rope.huggingface", "configs.schema", "train"]
+    light += ["benchmarks.__main__", "docs.figures.__main__"]
     light += [f"scripts.{path.stem}" for path in (ROOT / "scripts").glob("[a-z]*.py")]
     light += [f"{package}.config" for package in PACKAGES if (ROOT / package / "config.py").exists()]
     code = f"import sys, {', '.join(light)}\nprint({{'tensorflow', 'keras'}} & set(sys.modules))"
@@ -178,7 +148,7 @@ def test_configs_packages_and_commands_are_imported_without_tensorflow():
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_no_code_executes_the_content_of_a_file(path):
-    assert not {"pickle", "dill", "joblib", "shelve", "marshal"} & set(imports_of(path))
+    assert not {"pickle", "dill", "joblib", "shelve", "marshal"} & packages_of(path)
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("eval", "exec"), f"line {node.lineno}"

@@ -72,7 +72,7 @@ def moving() -> Figure:
     title = f"One pair of words, {distance} positions apart, moves along the text: its score"
     figure, axes = subplots(8.5, 3.6, title)
     starts = np.arange(length - distance)
-    scores = moving_scores(starts, distance=distance, dim=64, trained=length // 2)
+    scores = moving_scores(length, distance=distance, dim=64, trained=length // 2)
     for (name, values), style in zip(scores.items(), ("-", "--", "-"), strict=True):
         axes.plot(starts, values, style, label=name, linewidth=2.5 if name == "rotated" else 1.2)
     axes.set(xlabel="position of the key", ylabel="query times key")
@@ -81,30 +81,24 @@ def moving() -> Figure:
     return figure
 
 
-def moving_scores(starts: np.ndarray, *, distance: int, dim: int, trained: int) -> dict[str, np.ndarray]:
-    """Scores by scheme of a query at `starts + distance` and a key at `starts`; NaN if not trained."""
+def moving_scores(length: int, *, distance: int, dim: int, trained: int) -> dict[str, np.ndarray]:
+    """(length - distance,) scores by scheme of a query `distance` after its key; NaN if not trained."""
     generator = np.random.default_rng(0)
     words = generator.normal(size=(2, dim))
     to_queries, to_keys = generator.normal(size=(2, dim, dim)) / dim**0.5
-    end = int(starts[-1]) + distance + 1
-    learned = np.full((end, dim), np.nan)
+    learned = np.full((length, dim), np.nan)
     learned[:trained] = generator.normal(size=(trained, dim), scale=0.5)
-    sinusoids = sinusoidal_embedding(tf.range(end), dim).numpy()
+    sinusoids = sinusoidal_embedding(tf.range(length), dim).numpy()
 
-    def scores_with_added(table):
-        queries = (words[0] + table[starts + distance]) @ to_queries  # (starts, dim)
-        keys = (words[1] + table[starts]) @ to_keys  # (starts, dim)
+    def scores(table, rotate=lambda x: x):
+        queries = rotate((words[0] + table) @ to_queries)[distance:]
+        keys = rotate((words[1] + table) @ to_keys)[: length - distance]
         return np.sum(queries * keys, axis=-1) / dim**0.5
 
-    def rotated(vector, positions):
-        vectors = np.tile(vector.astype(np.float32), (len(starts), 1))
-        return RotaryEmbedding(dim).rotate_queries_or_keys(vectors, positions=positions)
-
-    queries, keys = rotated(words[0] @ to_queries, starts + distance), rotated(words[1] @ to_keys, starts)
     return {
-        f"learned vectors added (here random, for {trained} positions)": scores_with_added(learned),
-        "sinusoids added": scores_with_added(sinusoids),
-        "rotated": tf.reduce_sum(queries * keys, axis=-1).numpy() / dim**0.5,
+        f"learned vectors added (here random, for {trained} positions)": scores(learned),
+        "sinusoids added": scores(sinusoids),
+        "rotated": scores(np.zeros((length, dim)), RotaryEmbedding(dim).rotate_queries_or_keys),
     }
 
 

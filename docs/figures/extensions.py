@@ -6,13 +6,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from docs.figures.before_rotation import SENTENCE
-from models.attention import BlockOptions, LearnedRotations
 from rope.axial import AxialRotaryEmbedding, MixedRotaryEmbedding
 from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
 from rope.positions import grid_positions
 from rope.rotation import rotary_angles
-from rope.scaling import scale_frequencies
+from rope.scaling import scale_frequencies, with_original_length
 from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
 
 
@@ -35,16 +34,12 @@ def interpolation() -> Figure:
             axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
             axes.set_title(f"{scheme}, {name}", fontsize=9.5)
             hide_ticks(axes, frame=False)
-            axes.text(0, 0, compare_angles(trained, needed), ha="center", va="center", fontsize=8.5)
+            shown = "beyond what" if needed[-1] > trained[-1] * 1.05 else "within what"
+            if trained[-1] >= 2 * np.pi:
+                shown = "all of the circle"
+            axes.text(0, 0, f"{shown}\nwas seen", ha="center", va="center", fontsize=8.5)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
-
-
-def compare_angles(trained: np.ndarray, needed: np.ndarray) -> str:
-    """Label that says whether the needed angles lie within the trained ones."""
-    if trained[-1] >= 2 * np.pi:
-        return "all of the circle\nwas seen"
-    return "beyond what\nwas seen" if needed[-1] > trained[-1] * 1.05 else "within what\nwas seen"
 
 
 def scalings() -> Figure:
@@ -73,9 +68,7 @@ def scale_by_each(frequencies: np.ndarray, *, length: int, factor: float) -> dic
     """Frequencies and attention factor of each scaling, from `length` to `factor` times as many tokens."""
     scaled = {}
     for name in ("linear", "ntk", "dynamic", "yarn"):
-        scaling = {"rope_type": name, "factor": factor}
-        if name in ("dynamic", "yarn"):
-            scaling["original_max_position_embeddings"] = length
+        scaling = with_original_length({"rope_type": name, "factor": factor}, length)
         target_length = round(factor * length) if name == "dynamic" else None
         scaled[name] = scale_frequencies(frequencies, scaling, theta=10_000.0, target_length=target_length)
     return scaled
@@ -86,13 +79,10 @@ def grid() -> Figure:
     size, head_dim, theta, chosen = 15, 16, 10.0, (0, 3, 4, 7)
     axial = AxialRotaryEmbedding([RotaryEmbedding(head_dim // 2, theta=theta)] * 2)
     embeddings = {"axial": axial, "mixed": MixedRotaryEmbedding(1, head_dim, theta=theta)}
-    angles_by_name = {
-        name: np.reshape(embedding.angles(grid_positions(size, size)), (size, size, -1))
-        for name, embedding in embeddings.items()
-    }
     title = f"Rotation over {size} x {size} patches: cosine of the angle between a patch and the middle"
     figure, panels = subplots(10, 4.5, title, 2, len(chosen) + 1)
-    for row, (name, angles) in zip(panels, angles_by_name.items(), strict=True):
+    for row, (name, embedding) in zip(panels, embeddings.items(), strict=True):
+        angles = np.reshape(embedding.angles(grid_positions(size, size)), (size, size, -1))
         cosines = np.cos(angles - angles[size // 2, size // 2])  # (size, size, pairs)
         titles = [f"pair {pair}" for pair in chosen]
         if name == "axial":
@@ -111,23 +101,12 @@ def learned() -> Figure:
     """Angle of one pair by token: by position, with per-token rotations, with their running sum."""
     generator = np.random.default_rng(0)
     vectors = {word: generator.normal(size=8) for word in sorted(set(SENTENCE))}
-    tokens = tf.constant(np.stack([vectors[word] for word in SENTENCE])[np.newaxis], tf.float32)
-    kernel = generator.normal(size=(8, 1)) * 0.25
+    turns = np.stack([vectors[word] for word in SENTENCE]) @ generator.normal(size=8) * 0.25
     positional = 0.5 * np.arange(len(SENTENCE))
     figure, axes = subplots(8.5, 3.9, "The angle of one pair at each token")
     axes.plot(positional, "o-", label="of the position alone: 0.5 a token")
-    labels = {
-        "plus a turn of its own for each token": "per_token",
-        "plus their running sum: a speed": "cumulative",
-    }
-    for label, kind in labels.items():
-        sizes = {"dim": 2, "num_heads": 1, "num_kv_heads": 1, "head_dim": 2, "mlp_dim": 1}
-        stddevs = {"input_stddev": 1.0, "output_stddev": 1.0}
-        layer = LearnedRotations(BlockOptions(**sizes, **stddevs, learned_rotations=kind), name="learned")
-        layer(tokens)
-        layer.projection.kernel.assign(kernel)
-        angles, _ = layer(tokens)
-        axes.plot(positional + angles.numpy()[0, 0, :, 0], "s--", label=label)
+    axes.plot(positional + turns, "s--", label="plus a turn of its own for each token")
+    axes.plot(positional + np.cumsum(turns), "s--", label="plus their running sum: a speed")
     axes.set_xticks(range(len(SENTENCE)), SENTENCE)
     axes.set_ylabel("radians")
     note = "weights drawn at random; in training they start at zero, on the straight line"

@@ -10,23 +10,23 @@ from models.grid import sinusoidal_embedding
 from rope.compat import rotate_half
 from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
-from rope.rotation import compute_cos_sin, doubled, rotary_angles, rotate, xpos_scales
+from rope.rotation import doubled, rotary_angles, xpos_scales
 from runs.figure_style import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
 
 
 def turn() -> Figure:
     """A vector in the plane at six positions, and two pairs of vectors at the same distance."""
     figure, (fan, angle) = subplots(8.5, 4.3, "A pair of features turns by 0.5 radians a position", 1, 2)
-    for position, (x, y) in enumerate(rotate_vector([1.0, 0.0], range(6))):
+    for position in range(6):
         color = COLORS[0] if position == 0 else FAINT
-        draw_arrow(fan, x, y, color=color, label=f"m = {position}")
+        draw_arrow(fan, np.exp(0.5j * position), color=color, label=f"m = {position}")
     fan.set_title("the same vector at positions 0 to 5")
     for first, radius in ((1, 1.0), (4, 0.62)):
-        (query,) = rotate_vector([1.0, 0.0], [first + 3])
-        (key,) = rotate_vector([0.92, -0.39], [first])
-        draw_arrow(angle, *(radius * query), color=BLUE, label=f"query at {first + 3}")
-        draw_arrow(angle, *(radius * key), color=ORANGE, label=f"key at {first}")
-        start, end = (np.degrees(np.arctan2(y, x)) for x, y in (key, query))
+        query = radius * np.exp(0.5j * (first + 3))
+        key = radius * (0.92 - 0.39j) * np.exp(0.5j * first)
+        draw_arrow(angle, query, color=BLUE, label=f"query at {first + 3}")
+        draw_arrow(angle, key, color=ORANGE, label=f"key at {first}")
+        start, end = np.angle([key, query], deg=True)
         angle.add_patch(Arc((0, 0), radius, radius, theta1=start, theta2=end, color=INK))
     angle.set_title("3 apart, twice: the angle between is the same")
     for axes in (fan, angle):
@@ -36,17 +36,11 @@ def turn() -> Figure:
     return figure
 
 
-def rotate_vector(vector, positions) -> np.ndarray:
-    """(positions, 2): a vector in the plane, rotated by 0.5 radians per position."""
-    cos_sin = compute_cos_sin(rotary_angles(tf.constant(list(positions)), [0.5]))
-    return rotate(tf.constant([vector] * len(cos_sin), tf.float32), cos_sin).numpy()
-
-
-def draw_arrow(axes: Axes, x: float, y: float, *, color: str, label: str) -> None:
+def draw_arrow(axes: Axes, end: complex, *, color: str, label: str) -> None:
     style = {"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.8}
-    axes.annotate("", (x, y), (0, 0), arrowprops=style)
-    end = np.array([x, y]) * (1 + 0.24 / np.hypot(x, y))
-    axes.text(*end, label, ha="center", va="center", fontsize=9)
+    axes.annotate("", (end.real, end.imag), (0, 0), arrowprops=style)
+    beyond = end * (1 + 0.24 / abs(end))
+    axes.text(beyond.real, beyond.imag, label, ha="center", va="center", fontsize=9)
 
 
 def pairs() -> Figure:
@@ -91,15 +85,13 @@ def frequencies() -> Figure:
 def matrix() -> Figure:
     """The rotation as a matrix: a diagonal of cosines plus a swap within pairs times sines."""
     dim = 8
-    angles = rotary_angles(tf.constant([3]), language_frequencies(dim, theta=100.0))
-    eye = tf.eye(dim)
-    whole = tf.transpose(rotate(eye, tf.repeat(compute_cos_sin(angles), dim, axis=0))).numpy()
-    cosines = np.diag(doubled(tf.cos(angles)).numpy()[0])
-    sines = doubled(tf.sin(angles)).numpy()[0][:, np.newaxis] * tf.transpose(rotate_half(eye)).numpy()
+    angles = doubled(rotary_angles(tf.constant([3]), language_frequencies(dim, theta=100.0)))[0].numpy()
+    cosines = np.diag(np.cos(angles))
+    sines = np.sin(angles)[:, np.newaxis] * np.transpose(rotate_half(tf.eye(dim)))
     title = "The rotation at position 3, interleaved pairs: a matrix that is nearly empty"
     figure, grid = subplots(10, 3.7, title, 1, 3)
     panels = {
-        f"the matrix, {dim} x {dim}": whole,
+        f"the matrix, {dim} x {dim}": cosines + sines,
         "= cosines on the features": cosines,
         "+ sines on the features, swapped in pairs": sines,
     }
@@ -142,7 +134,8 @@ def decay() -> Figure:
     angles = rotary_angles(tf.range(256), language_frequencies(dim)).numpy()
     title = "What distance does to scores by itself (dim 128, theta 10,000)"
     figure, (bound_axes, score_axes) = subplots(8.5, 3.8, title, 1, 2)
-    bound_axes.plot(decay_bound(angles), color=BLUE)
+    sums = np.cumsum(np.exp(1j * angles), axis=1)  # (length, pairs): S_1, S_2, ...
+    bound_axes.plot(abs(sums).mean(axis=1), color=BLUE)
     bound_axes.set(title="the bound: partial sums S of e^(i angle)", xlabel="distance", ylim=(0, None))
     bound_axes.set_ylabel(f"mean |S|, {(dim / 2 + 1) / 2:g} at most")
     score_axes.plot(np.cos(angles).mean(axis=1), color=ORANGE)
@@ -152,11 +145,6 @@ def decay() -> Figure:
     bound_axes.grid()
     score_axes.grid()
     return figure
-
-
-def decay_bound(angles: np.ndarray) -> np.ndarray:
-    """(length,) mean over j of |S_j|, the sum of e^(i angle) over the first j of (length, pairs) angles."""
-    return abs(np.cumsum(np.exp(1j * angles), axis=1)).mean(axis=1)
 
 
 def xpos() -> Figure:

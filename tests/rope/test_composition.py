@@ -8,8 +8,8 @@ from rope import RotaryEmbedding, apply_rotary_emb, convert_layout
 from tests.rope.reference import SCHEMES, angles_of, language, normal, turned
 
 EACH = pytest.mark.parametrize("options", SCHEMES.values(), ids=SCHEMES.keys())
-COMPILED = ("plain", "yarn", "partial", "xpos", "learned")  # one for each code path
-EACH_COMPILED = pytest.mark.parametrize("options", [SCHEMES[name] for name in COMPILED], ids=COMPILED)
+PATHS = ("plain", "yarn", "partial", "xpos", "learned")  # one scheme for each code path
+EACH_PATH = pytest.mark.parametrize("options", [SCHEMES[name] for name in PATHS], ids=PATHS)
 LAYOUTS = ("interleaved", "half")
 
 
@@ -18,7 +18,7 @@ def embedding(options, **more):
 
 
 def scores(queries, keys):
-    return np.einsum("...md,...nd->...mn", np.float64(queries), np.float64(keys))
+    return np.float64(queries) @ np.swapaxes(np.float64(keys), -1, -2)
 
 
 @EACH
@@ -66,17 +66,16 @@ def test_layouts_agree_after_the_permutation(options):
 
 @EACH
 def test_rotating_by_chunks_equals_rotating_at_once(options):
-    rotary = embedding(options)
-    q, k = normal(2, 3, 9, 8, seed=1), tf.cast(normal(2, 3, 9, 8, seed=2), "bfloat16")
+    rotary, q, k = embedding(options), normal(2, 3, 9, 8, seed=1), normal(2, 3, 9, 8, seed=2)
     whole = rotary.rotate_queries_and_keys(q, k)
-    assert (whole[0].dtype, whole[1].dtype) == ("float32", "bfloat16")
-    tolerances = 1e-5, 2**-7  # an ulp of sin or cos may change a rounding to bfloat16
-    for start, end in ((0, 5), (5, 6), (6, 7), (7, 9)):
+    for start, end in ((0, 5), (5, 6), (6, 9)):
         new = slice(start, end)
         parts = rotary.rotate_queries_and_keys(q[:, :, new], k[:, :, new], offset=start)
-        for part, expected, tolerance in zip(parts, whole, tolerances, strict=True):
-            part, expected = tf.cast(part, "float32"), tf.cast(expected[:, :, new], "float32")
-            np.testing.assert_allclose(part, expected, rtol=tolerance, atol=1e-6)
+        for part, expected in zip(parts, whole, strict=True):
+            np.testing.assert_allclose(part, expected[:, :, new], rtol=1e-5, atol=1e-6)
+    last_q, all_k = rotary.rotate_queries_with_cached_keys(q[:, :, -2:], k)
+    np.testing.assert_allclose(last_q, whole[0][:, :, -2:], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(all_k, whole[1])
 
 
 @EACH
@@ -89,18 +88,9 @@ def test_bfloat16_at_large_positions_is_the_exact_rotation_rounded_once(options)
     assert rotary.angles(positions).dtype == tf.float32
 
 
-@EACH
-def test_queries_at_the_end_of_cached_keys_equal_the_full_pass(options):
-    rotary, q, k = embedding(options), normal(2, 3, 9, 8, seed=1), normal(2, 3, 9, 8, seed=2)
-    full_q, full_k = rotary.rotate_queries_and_keys(q, k)
-    last_q, all_k = rotary.rotate_queries_with_cached_keys(q[:, :, -2:], k)
-    np.testing.assert_allclose(last_q, full_q[:, :, -2:], rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(all_k, full_k)
-
-
-@EACH_COMPILED
+@EACH_PATH
 @pytest.mark.parametrize("seq_before_head_dim", [False, True])
-@pytest.mark.parametrize(("batch", "heads"), [(2, 3), (2, 5), (5, 3), (5, 5)])
+@pytest.mark.parametrize(("batch", "heads"), [(2, 3), (5, 5)])
 def test_cos_sin_rotates_like_the_methods(options, seq_before_head_dim, batch, heads):
     # Equal numbers of heads, examples and tokens: shapes do not reveal a wrong axis.
     rotary, rows = embedding(options, seq_before_head_dim=seq_before_head_dim), tf.range(batch)[:, tf.newaxis]
@@ -115,7 +105,7 @@ def test_cos_sin_rotates_like_the_methods(options, seq_before_head_dim, batch, h
         np.testing.assert_allclose(rotary.rotate(k, for_keys), expected_k, rtol=1e-6, atol=1e-6)
 
 
-@EACH_COMPILED
+@EACH_PATH
 def test_one_trace_serves_unknown_batch_and_length(options):
     rotary, traces = embedding(options, layout="half"), []
 
@@ -124,7 +114,7 @@ def test_one_trace_serves_unknown_batch_and_length(options):
         traces.append(None)
         return rotary.rotate_queries_and_keys(q, q, offset=offset)
 
-    for batch, length, offset in ((2, 5, 0), (4, 1, 9), (1, 7, 2)):
+    for batch, length, offset in ((2, 5, 0), (4, 1, 9)):
         q = normal(batch, 3, length, 8)
         expected = rotary.rotate_queries_and_keys(q, q, offset=offset)
         for one, other in zip(expected, call(q, offset), strict=True):
@@ -132,13 +122,11 @@ def test_one_trace_serves_unknown_batch_and_length(options):
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("factor", [2.0, 3.0])
-@pytest.mark.parametrize("options", [{}, {"theta": 500.0}, {"freqs_for": "pixel"}, {"learned_freq": True}])
-def test_factor_f_at_position_f_times_p_equals_factor_one_at_p(options, factor):
+@pytest.mark.parametrize("options", [{}, {"freqs_for": "pixel"}, {"learned_freq": True}])
+def test_factor_3_at_position_3_p_equals_factor_1_at_p(options):
     positions, x = np.array([0.0, 1, 5, 40]), normal(4, 8)
-    stretched = embedding(options, interpolate_factor=factor)
     expected = embedding(options).rotate_queries_or_keys(x, positions=positions)
-    actual = stretched.rotate_queries_or_keys(x, positions=factor * positions)
+    actual = embedding(options, interpolate_factor=3.0).rotate_queries_or_keys(x, positions=3 * positions)
     np.testing.assert_allclose(actual, expected, atol=2e-4)  # float32 pixel angles near 630 rad
 
 
@@ -146,9 +134,7 @@ def test_angles_are_divided_by_the_factor_once():
     rotary = RotaryEmbedding(8, interpolate_factor=4.0)
     expected = np.repeat(angles_of(np.arange(5) / 4, language(8)), 2, axis=-1)
     np.testing.assert_allclose(rotary(tf.range(5)), expected, rtol=1e-6)
-    np.testing.assert_array_equal(rotary.get_seq_pos(5), np.arange(5))
     np.testing.assert_array_equal(rotary.get_seq_pos(5, offset=3), np.arange(3, 8))
-    np.testing.assert_array_equal(rotary(rotary.get_seq_pos(5)), rotary(tf.range(5)))
 
 
 def test_a_call_adds_the_offset_and_checks_the_length():
@@ -174,10 +160,9 @@ def test_doubled_angles_have_each_angle_at_both_features_of_its_pair():
         np.testing.assert_allclose(freqs[0], 100 * language(4)[order], rtol=1e-6)
 
 
-@pytest.mark.parametrize("convert", [int, tf.constant])
-def test_an_offset_equals_explicit_positions(convert):
+def test_an_offset_equals_explicit_positions():
     rotary, x = RotaryEmbedding(8), normal(2, 3, 5, 8)
-    by_offset = rotary.rotate_queries_or_keys(x, offset=convert(7))
+    by_offset = rotary.rotate_queries_or_keys(x, offset=7)
     for positions, more in ((range(7, 12), 0), (range(5, 10), 2), ([7.0, 8.0, 9.0, 10.0, 11.0], 0)):
         by_positions = rotary.rotate_queries_or_keys(x, positions=positions, offset=more)
         np.testing.assert_array_equal(by_offset, by_positions)
@@ -188,11 +173,10 @@ def test_positions_may_be_fractions_and_float64_but_not_half_precision():
     rotary = RotaryEmbedding(8)
     np.testing.assert_allclose(rotary.angles([0.5])[0], [0.5, 0.05, 0.005, 0.0005], rtol=1e-6)  # float32
     assert rotary(tf.constant([0.5, 1.5], tf.float64)).dtype == tf.float32
-    for dtype in (tf.float16, tf.bfloat16):
+    positions = tf.range(5, dtype=tf.bfloat16)
+    for call in (rotary, lambda t: rotary.rotate_queries_or_keys(normal(5, 8), positions=t)):
         with pytest.raises(TypeError, match="positions must be integers or float32"):
-            rotary(tf.cast(tf.range(5), dtype))
-        with pytest.raises(TypeError, match="positions must be integers or float32"):
-            rotary.rotate_queries_or_keys(normal(5, 8), positions=tf.cast(tf.range(5), dtype))
+            call(positions)
 
 
 def test_large_integer_positions_are_added_before_they_are_rounded():
@@ -233,16 +217,7 @@ def test_queries_and_keys_may_be_at_different_positions():
     np.testing.assert_allclose(rotated[1], turned(k, angles_of(range(6), language(8))), atol=5e-6)
 
 
-def test_embeddings_with_different_options_are_independent():
-    x = normal(3, 5, 8)
-    together = {name: embedding(options) for name, options in SCHEMES.items()}
-    for _ in range(2):
-        for name, rotary in together.items():
-            alone, _ = embedding(SCHEMES[name]).rotate_queries_and_keys(x, x)
-            np.testing.assert_array_equal(rotary.rotate_queries_and_keys(x, x)[0], alone)
-
-
-@pytest.mark.parametrize("length", [8, 64, 100])
+@pytest.mark.parametrize("length", [8, 100])
 def test_dynamic_ntk_is_that_of_its_target_at_every_length(length):
     # With the length of each call, cached keys would keep the frequencies of shorter calls.
     rotary, x = embedding(SCHEMES["dynamic"]), normal(length, 8)
@@ -251,23 +226,15 @@ def test_dynamic_ntk_is_that_of_its_target_at_every_length(length):
     np.testing.assert_allclose(rotary.rotate_queries_or_keys(x), expected, atol=5e-5)
 
 
-@pytest.mark.parametrize(
-    "positions", [range(4), [3], np.zeros((3, 5)), np.zeros((2, 4, 5)), np.zeros((1, 2, 3, 5)), 3]
-)
-def test_positions_that_do_not_match_the_sequence_are_refused(positions):  # [3] would broadcast
-    with pytest.raises(ValueError, match="needs 5 positions along its axis 2"):
-        RotaryEmbedding(8).rotate_queries_or_keys(normal(2, 3, 5, 8), positions=positions)
-
-
-def test_wrong_arguments_of_a_rotation_are_refused():
+def test_positions_that_do_not_match_the_sequence_are_refused():
     rotary, x = RotaryEmbedding(8), normal(2, 3, 5, 8)
+    for shape in ((4,), (1,), (3, 5), (2, 4, 5), (1, 2, 3, 5), ()):  # (1,) would broadcast
+        with pytest.raises(ValueError, match="needs 5 positions along its axis 2"):
+            rotary.rotate_queries_or_keys(x, positions=np.zeros(shape))
     with pytest.raises(ValueError, match="seq_dim must be an axis before the last"):
         rotary.rotate_queries_or_keys(x, seq_dim=-1)
     with pytest.raises(ValueError, match="offset must be a scalar"):
         rotary.rotate_queries_or_keys(x, offset=[1, 2])
-
-
-def test_queries_longer_than_their_keys_are_refused():
     with pytest.raises(ValueError, match="got 5 queries and 4 keys"):
         RotaryEmbedding(8).rotate_queries_with_cached_keys(normal(5, 8), normal(4, 8))
     with pytest.raises(ValueError, match="needs 6 positions"):

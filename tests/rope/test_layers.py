@@ -84,7 +84,6 @@ def test_eager_graph_xla_and_functional_calls_agree(case):
     assert len(layer.weights) == weights
     # The angles of mixed frequencies have an axis of heads, which a mask of the positions lacks.
     assert layer.supports_masking != isinstance(layer, MixedRotaryEmbedding)
-    assert "dim=8" in repr(layer) and "layout=" in repr(layer)
     for compiled in (
         tf.function(partial(call, layer)),
         tf.function(partial(call, layer), jit_compile=True),
@@ -98,7 +97,7 @@ def test_eager_graph_xla_and_functional_calls_agree(case):
     )
 
 
-@pytest.mark.parametrize("policy", ["bfloat16", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["bfloat16", "mixed_float16"])
 def test_outputs_have_the_compute_dtype_and_angles_float32(case, policy):
     make, shapes, dtype, _ = case
     layer = make(dtype=policy)
@@ -142,19 +141,17 @@ def test_the_mask_of_an_embedding_reaches_the_pooling(name):
 
 
 def test_a_functional_model_trains_under_xla():
-    inputs = keras.Input((5, 12))
+    inputs, shared = keras.Input((5, 12)), RotaryEmbedding(8, learned_freq=True)
     x = RoPE(8, learned_freq=True)(inputs)
-    model = keras.Model(inputs, RotaryAttention(3, 8, rotary=RotaryEmbedding(8, learned_freq=True))(x, x))
+    model = keras.Model(inputs, RotaryAttention(3, 8, rotary=shared)(x, x))
+    assert all(weight is not shared.weights[0] for weight in model.weights)  # the layer copies it
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=True)
     before = [weight.numpy() for weight in model.trainable_weights]
     model.fit(normal(2, 5, 12), normal(2, 5, 12, seed=1), verbose=0)
-    changes = {
-        weight.path: np.abs(weight - value).max()
-        for weight, value in zip(model.trainable_weights, before, strict=True)
-    }
-    assert len(changes) == 10
+    assert len(before) == 10
     # The bias of the keys has a gradient through the rotation only.
-    assert all(change > 1e-7 for change in changes.values()), changes
+    for weight, value in zip(model.trainable_weights, before, strict=True):
+        assert np.abs(weight - value).max() > 1e-7, weight.path
 
 
 def test_rope_rotates_each_row_by_its_positions():
@@ -187,20 +184,13 @@ def test_rope_applies_xpos_if_asked_and_always_in_its_method_rotate():
     ("call", "error", "message"),
     [
         (lambda x: RoPE(7), ValueError, "dim must be a positive even number"),
-        (lambda x: RoPE(8, layout="halves"), ValueError, "layout must be one of interleaved, half"),
         (lambda x: RoPE(16)(x), ValueError, "x has 12 features, fewer than the 16"),
         (lambda x: RoPE(8)(x, positions=range(4)), ValueError, "needs 5 positions along its axis 2"),
         (lambda x: RoPE(8)(x, positions=tf.range(5.0, dtype="bfloat16")), TypeError, "positions must be"),
-        (lambda x: RoPE(8)(tf.cast(x, "int32")), TypeError, "x must be floating-point"),
-        (lambda x: RoPE(8)([x, x, x]), ValueError, "a list must hold queries and keys, got 3 tensors"),
+        (lambda x: RoPE(8)([x, x, x]), ValueError, "expected 2"),
         (lambda x: RoPE(8)([x[:, :, :1], x]), ValueError, "needs 5 positions along its axis 2"),
         (lambda x: RoPE(8, use_xpos=True)(x), ValueError, r"Call \[queries, keys\]"),
-        (lambda x: RoPE(8).rotate(keras.Input((3, 5, 12))), TypeError, "Call a RoPE layer"),
-        (
-            lambda x: RotaryAttention(3, 8)(x, x),
-            ValueError,
-            r"needs inputs of shape \(batch, length, features",
-        ),
+        (lambda x: RotaryAttention(3, 8)(x, x), ValueError, r"needs inputs of shape \(batch, length, feat"),
         (lambda x: RotaryAttention(3, 4, rotary=RotaryEmbedding(8))(x[0], x[0]), ValueError, "4 features"),
     ],
 )
@@ -217,22 +207,13 @@ def multi_head(**options):
     return RotaryAttention(6, 8, use_bias=False, **options)
 
 
-@pytest.mark.parametrize("make", [multi_head, grouped])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("make", "dtype"), [(multi_head, "bfloat16"), (grouped, "float32")])
 def test_rotary_attention_equals_that_of_the_language_model(make, dtype):
     layer, x = make(rotary=RotaryEmbedding(4, theta=500.0, layout="half"), dtype=dtype), normal(2, 5, 48)
     actual = layer(x, x, use_causal_mask=True)
     query, key, value, output = [weight.numpy() for weight in layer.weights]
-    options = BlockOptions(
-        dim=48,
-        num_heads=6,
-        num_kv_heads=key.shape[1],
-        head_dim=8,
-        mlp_dim=1,
-        input_stddev=1.0,
-        output_stddev=1.0,
-        layout="half",
-    )
+    sizes = {"dim": 48, "num_heads": 6, "num_kv_heads": key.shape[1], "head_dim": 8, "mlp_dim": 1}
+    options = BlockOptions(**sizes, input_stddev=1.0, output_stddev=1.0, layout="half")
     attention = Attention(options, dtype=dtype, name="attention")
     bias = CausalMask(dtype).bias(tf.range(5), tf.range(5))
     cos_sin = layer.rotary.cos_sin_pair(tf.range(5))
@@ -258,12 +239,6 @@ def test_rotary_attention_depends_on_distances_and_masks_only(make):
     np.testing.assert_allclose(layer(changed, changed, use_causal_mask=True)[:, :4], whole[:, :4], atol=1e-6)
     order = [1, 0, 2, 3, 4]  # without rotation, the last query would not notice the order of its keys
     assert np.abs(layer(x, x[:, order])[:, 4] - layer(x, x)[:, 4]).max() > 1e-3
-
-
-def test_rotary_attention_copies_its_embedding():
-    shared = RotaryEmbedding(8, learned_freq=True)
-    layers = [RotaryAttention(3, 8, rotary=shared), RotaryAttention(3, 8, rotary=shared)]
-    assert layers[0].rotary.weights[0] is not layers[1].rotary.weights[0]
 
 
 @pytest.mark.parametrize("base", [keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention])

@@ -14,14 +14,6 @@ def test_the_permutation_gathers_the_first_features_of_all_pairs():
     assert partial.tolist() == [0, 2, 1, 3, 4, 5, 6, 7]
 
 
-def test_the_kernel_equals_the_published_conversion_of_pytorch_weights():
-    kernel = normal(5, 3 * 8)
-    # (out, in): heads, pairs, two, in -> heads, two, pairs, in
-    published = kernel.T.reshape(3, 4, 2, 5).transpose(0, 2, 1, 3).reshape(24, 5).T
-    converted = convert_layout(kernel, head_dim=8, source="interleaved", target="half")
-    np.testing.assert_array_equal(converted, published)
-
-
 @pytest.mark.parametrize("rotary_dim", [8, 4])
 def test_scores_agree_after_the_conversion(rotary_dim):
     x, kernels, biases = normal(6, 5), normal(2, 5, 3 * 8, seed=1), normal(2, 3 * 8, seed=2)
@@ -45,7 +37,7 @@ def test_scores_agree_after_the_conversion(rotary_dim):
     assert np.abs(scores("half", kernels, biases, gain) - expected).max() > 0.1
 
 
-@pytest.mark.parametrize("shape", [(5, 24), (24,), (8,), (5, 3, 8), (3, 8)])
+@pytest.mark.parametrize("shape", [(5, 24), (24,), (5, 3, 8)])
 def test_converting_twice_is_the_identity(shape):
     weights = normal(*shape)
     converted = convert_layout(weights, head_dim=8, source="half", target="interleaved", rotary_dim=6)

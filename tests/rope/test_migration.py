@@ -42,7 +42,8 @@ def test_a_config_json_is_extended_by_length_or_by_a_factor():
     assert rotary_arguments(peers.config_json("dynamic"))["target_length"] == 256
     assert rotary_arguments(peers.config_json("llama3"))["target_length"] is None
     extended = rope.RotaryEmbedding.from_hf_config(peers.config_json("default"), interpolate_factor=2.0)
-    assert rope.RoPE(**rotary_arguments(peers.config_json("yarn"))).scaling["factor"] == 4
+    layer = rope.RoPE(**rotary_arguments(peers.config_json("yarn")))
+    assert layer.get_config()["scaling"]["factor"] == 4
     assert extended.theta == 700 and extended.interpolate_factor == 2 and extended.layout == "half"
     partial = rope.RotaryEmbedding.from_hf_config(peers.config_json("partial"), interpolate_factor=2.0)
     expected = rope.RotaryEmbedding.from_hf_config(peers.config_json("partial")).frequencies / 2
@@ -53,12 +54,10 @@ def test_a_config_json_is_extended_by_length_or_by_a_factor():
     ("keys", "message"),
     [
         ({"rope_scaling": {"type": "mrope", "mrope_section": [2, 1, 1]}}, "^mrope is not supported"),
-        ({"rope_scaling": {"rope_type": "default", "mrope_section": [2, 1, 1]}}, "^mrope is not supported"),
         (
             {"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {}}},
             r"differ between full_attention, sliding_attention: .*\['full_attention'\]",
         ),
-        ({"rope_local_base_freq": 10_000.0}, "rope_local_base_freq is not supported"),
         ({"qk_rope_head_dim": 64}, "qk_rope_head_dim is not supported"),
         ({"model_type": "nanochat"}, "model_type nanochat is not supported: .* opposite angles"),
         ({"rotary_dim": 64}, r"rotary_dim is not supported.*RotaryEmbedding\(rotary_dim\)"),
@@ -70,6 +69,13 @@ def test_a_config_json_is_extended_by_length_or_by_a_factor():
 def test_a_config_json_that_one_embedding_cannot_express_is_refused(keys, message):
     with pytest.raises(ValueError, match=message):
         rotary_arguments({"hidden_size": 24, "num_attention_heads": 3, **keys})
+
+
+def test_rope_scaling_replaces_rope_parameters_as_in_transformers_5():
+    both = {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_theta": 700.0}}
+    arguments = rotary_arguments({"head_dim": 8, **both})
+    assert arguments["theta"] == 10_000 and arguments["scaling"] == {"rope_type": "linear", "factor": 2.0}
+    assert rotary_arguments({"head_dim": 8, **both, "rope_scaling": None})["theta"] == 700
 
 
 def test_a_config_object_is_refused():

@@ -7,9 +7,8 @@ from rope.positions import positions_from_padding, shifted
 from tests.rope.reference import normal
 
 
-@pytest.mark.parametrize("as_padding", [list, np.array, lambda counts: tf.constant(counts, tf.int64)])
-def test_the_first_real_token_of_a_padded_row_is_at_0(as_padding):
-    padding = as_padding([0, 2, 4])
+def test_the_first_real_token_of_a_padded_row_is_at_0():
+    padding = tf.constant([0, 2, 4], tf.int64)
     positions = positions_from_padding(padding, 5)
     assert positions.dtype == tf.int32
     np.testing.assert_array_equal(positions, [[0, 1, 2, 3, 4], [0, 0, 0, 1, 2], [0, 0, 0, 0, 0]])
@@ -21,17 +20,6 @@ def test_the_first_real_token_of_a_padded_row_is_at_0(as_padding):
 def test_integers_of_any_width_do_not_overflow_with_an_offset(dtype):
     np.testing.assert_array_equal(shifted(tf.range(2), np.int64(2**40)), [2**40, 2**40 + 1])
     np.testing.assert_array_equal(shifted(np.array([0, 100], dtype), 40_000), [40_000, 40_100])
-
-
-def test_left_padded_rows_score_like_unpadded_ones():
-    rotary, x, padding = RotaryEmbedding(8), normal(2, 5, 8), np.array([2, 0])
-    mask = np.arange(7) >= padding[:, None] + np.array([[0], [2]])
-    padded = np.zeros((2, 7, 8), np.float32)
-    padded[0, 2:], padded[1, 2:] = x[0], x[1]
-    positions = positions_from_padding(tf.constant([2, 2]), 7)
-    np.testing.assert_array_equal(positions, positions_from_mask(mask))
-    rotated = rotary.rotate_queries_or_keys(padded, positions=positions)
-    np.testing.assert_allclose(rotated[:, 2:], rotary.rotate_queries_or_keys(x), rtol=1e-6, atol=1e-6)
 
 
 def test_masked_positions_count_real_tokens_wherever_the_padding_is():

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from rope import RotaryEmbedding, scale_frequencies
-from rope.frequencies import language_frequencies
 from rope.scaling import with_original_length
 from tests.rope.reference import LLAMA3, language
 
@@ -40,7 +39,6 @@ def test_ntk_keeps_the_first_frequency_and_divides_the_last():
 def test_theta_rescale_factor_is_ntk_and_combines_with_interpolation():
     rescaled = RotaryEmbedding(8, theta_rescale_factor=4.0).frequencies
     np.testing.assert_allclose(rescaled, language(8, 63_496.04207872797), rtol=1e-12)
-    np.testing.assert_allclose(language_frequencies(8, theta_rescale_factor=4.0), rescaled, rtol=1e-12)
     both = RotaryEmbedding(8, interpolate_factor=2.0, theta_rescale_factor=4.0).frequencies
     np.testing.assert_allclose(both, rescaled / 2, rtol=1e-12)
 
@@ -50,10 +48,8 @@ def test_theta_rescale_factor_is_ntk_and_combines_with_interpolation():
     [
         (128, 2_048, 2_048, 10_000),
         (128, 2_048, 4_096, 30_527.74),
-        (128, 2_048, 8_192, 72_195.86),
         (128, 2_048, 16_384, 156_588.32),
         (8, 16, 8, 10_000),
-        (8, 16, 32, 43_267.487),
         (8, 16, 64, 133_905.183),
     ],
 )
@@ -82,7 +78,7 @@ def test_yarn_ramp_lies_between_the_published_indices(dim, original, low, high):
     assert np.flatnonzero(ratios < 0.25 + 1e-12)[0] == high
 
 
-@pytest.mark.parametrize("original", [2, 5, 64, 200, 256, 512, 10**13])
+@pytest.mark.parametrize("original", [2, 64, 512, 10**13])
 def test_yarn_ramp_never_rises_with_the_index(original):
     # An inverted ramp, a bug of several libraries, would keep slow pairs and divide fast ones.
     ratios = scaled(YARN | {"original_max_position_embeddings": original}, dim=64)[0] / language(64)
@@ -91,15 +87,9 @@ def test_yarn_ramp_never_rises_with_the_index(original):
     assert ratios[0] == pytest.approx(1) and (ratios[-1] == pytest.approx(0.25) or original > 10**6)
 
 
-@pytest.mark.parametrize(
-    ("factor", "expected"),
-    [(1, 1), (2, 1.06931472), (4, 1.13862944), (8, 1.20794415), (16, 1.27725887), (32, 1.34657359)],
-)
-def test_yarn_attention_factor_grows_with_the_logarithm_of_the_factor(factor, expected):
-    assert scaled(YARN | {"factor": factor}).attention_factor == pytest.approx(expected, rel=1e-8)
-
-
-def test_yarn_attention_factor_from_mscale_or_as_given():
+def test_yarn_attention_factor_from_factor_or_mscale_or_as_given():
+    for factor, expected in ((1, 1), (8, 1.20794415), (32, 1.34657359)):
+        assert scaled(YARN | {"factor": factor}).attention_factor == pytest.approx(expected, rel=1e-8)
     deepseek = scaled(YARN | {"factor": 40.0, "mscale": 0.707, "mscale_all_dim": 1.0})
     log = math.log(40)
     assert deepseek.attention_factor == pytest.approx((0.0707 * log + 1) / (0.1 * log + 1))
@@ -111,20 +101,12 @@ def test_yarn_betas_move_the_ramp():
     assert (moved >= plain - 1e-15).all() and (moved > plain * 1.01).any()
 
 
-@pytest.mark.parametrize(
-    ("dim", "ratios"),
-    [
-        (16, [1, 1, 1, 1, 0.37112228, 0.125, 0.125, 0.125]),
-        (32, [1] * 8 + [0.37112228] + [0.125] * 7),
-    ],
-)
-def test_llama3_matches_published_ratios(dim, ratios):
-    frequencies, attention_factor = scaled(LLAMA3, dim=dim, theta=500_000.0)
-    np.testing.assert_allclose(frequencies / language(dim, 500_000.0), ratios, rtol=1e-7)
+def test_llama3_matches_published_ratios():
+    frequencies, attention_factor = scaled(LLAMA3, dim=32, theta=500_000.0)
+    ratios = [1] * 8 + [0.37112228] + [0.125] * 7
+    np.testing.assert_allclose(frequencies / language(32, 500_000.0), ratios, rtol=1e-7)
     assert attention_factor == 1
-
-
-def test_llama3_of_llama_3_1_leaves_29_pairs_and_divides_29():
+    # In Llama 3.1, 29 pairs are kept and 29 divided.
     ratios = scaled(LLAMA3, dim=128, theta=500_000.0)[0] / language(128, 500_000.0)
     assert (np.sum(ratios == 1), np.sum(np.isclose(ratios, 0.125, rtol=1e-12))) == (29, 29)
 
@@ -143,11 +125,6 @@ def test_longrope_attention_factor_from_factor_or_as_given():
     assert scaled(scaling | {"factor": 1.0}, dim=8, target_length=10).attention_factor == 1
     explicit = scaled(scaling | {"attention_factor": 1.25}, dim=8, target_length=10)
     assert explicit.attention_factor == 1.25
-
-
-def test_proportional_keeps_the_exponents_of_the_whole_head():
-    frequencies, _ = scaled({"rope_type": "proportional", "partial_rotary_factor": 0.25})
-    np.testing.assert_allclose(frequencies, [1, 0.31622777, 0, 0, 0, 0, 0, 0], rtol=1e-7)
 
 
 def test_proportional_and_partial_differ():
@@ -191,9 +168,7 @@ def test_the_original_length_can_be_filled_in_where_it_is_read_and_missing():
         ({"rope_type": "yarm"}, None, "unknown scaling 'yarm'; did you mean 'yarn'"),
         ({"rope_type": "linear"}, None, "missing: factor"),
         ({"rope_type": "linear", "factor": 0.5}, None, "factor must be >= 1, got 0.5"),
-        ({"rope_type": "ntk", "factor": 0.5}, None, "factor must be >= 1"),
         ({"rope_type": "linear", "factor": "2"}, None, "factor must be a number, got '2'"),
-        ({"rope_type": "linear", "factor": True}, None, "factor must be a number, got True"),
         ({"rope_type": "linear", "factor": 2.0, "facter": 2.0}, None, "'facter'; did you mean 'factor'"),
         ({"rope_type": "linear", "factor": 2.0, "beta_fast": 32}, None, "'beta_fast'; it belongs to yarn"),
         ({"rope_type": "linear", "factor": 2.0}, 64, "does not depend on a target_length, got 64"),
@@ -201,22 +176,13 @@ def test_the_original_length_can_be_filled_in_where_it_is_read_and_missing():
         (YARN | {"beta_fast": 0.5}, None, "beta_fast must be above beta_slow"),
         (YARN | {"mscale": 1.0}, None, "mscale and mscale_all_dim go together"),
         (YARN | {"mscale_all_dim": 1.0, "attention_factor": 1.0}, None, "replaces mscale_all_dim, got both"),
-        (
-            YARN | {"original_max_position_embeddings": 0},
-            None,
-            "original_max_position_embeddings must be > 0",
-        ),
         (LONGROPE, 0, "target_length must be > 0, got 0"),
         (LLAMA3 | {"high_freq_factor": 1.0}, None, "high_freq_factor must be above low_freq_factor"),
-        ({key: LLAMA3[key] for key in ("rope_type", "factor")}, None, "missing: low_freq_factor, high_freq"),
         (LONGROPE, None, "longrope needs target_length"),
         (LONGROPE | {"long_factor": [1.0, 2.0]}, 10, "long_factor must hold 4 positive numbers"),
-        (LONGROPE | {"long_factor": 2.0}, 10, "long_factor must be a list of numbers"),
         (LONGROPE | {"factor": 32.0}, 10, "factor replaces max_position_embeddings"),
         (LONGROPE | {"original_max_position_embeddings": 1}, 10, "embeddings must be above 1, got 1"),
         ({"rope_type": "ntk", "factor": 1e300}, None, "in the range of float64, got {.factor.: 1e[+]300"),
-        (YARN | {"beta_slow": 1e-320}, None, "yarn must stay in the range of float64"),
-        ({"rope_type": "linear", "factor": 10**400}, None, "factor must be a number"),
         (LONGROPE | {"max_position_embeddings": None}, 10, "needs factor, max_position_embeddings or"),
         ({"rope_type": "proportional", "partial_rotary_factor": 1.5}, None, "must be in \\(0, 1\\], got 1.5"),
         ({"rope_type": "default", "factor": 2.0}, None, "default does not read the key 'factor'"),
@@ -232,6 +198,8 @@ def test_a_wrong_scaling_is_refused(scaling, target_length, message):
     [
         ({"interpolate_factor": 2.0, "scaling": YARN}, "interpolate_factor cannot be combined with scaling"),
         ({"theta_rescale_factor": 2.0, "scaling": YARN}, "theta_rescale_factor cannot be combined with"),
+        ({"theta_rescale_factor": 0.5}, "theta_rescale_factor must be >= 1"),
+        ({"dim": 2, "theta_rescale_factor": 2.0}, "must be 1 with dim 2"),
         ({"theta": 500.0, "scaling": YARN | {"rope_theta": 1e6}}, "theta is 500.0, but .* rope_theta"),
         ({"freqs_for": "pixel", "scaling": YARN}, "yarn needs theta"),
         ({"custom_freqs": [1.0] * 4, "scaling": {"rope_type": "ntk", "factor": 2}}, "ntk needs theta"),
@@ -241,18 +209,10 @@ def test_a_wrong_scaling_is_refused(scaling, target_length, message):
 )
 def test_options_beside_a_scaling_that_contradict_it_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        RotaryEmbedding(8, **arguments)
+        RotaryEmbedding(**{"dim": 8} | arguments)
 
 
 def test_a_scaling_that_is_only_a_name_is_refused():
     for call in (lambda: RotaryEmbedding(8, scaling="yarn"), lambda: scaled("yarn")):
         with pytest.raises(TypeError, match=r"scaling must be a dict, .* got 'yarn'"):
             call()
-
-
-def test_ntk_with_a_single_pair_is_refused_unless_it_changes_nothing():
-    with pytest.raises(ValueError, match="must be 1 with dim 2"):
-        RotaryEmbedding(2, theta_rescale_factor=2.0)
-    with pytest.raises(ValueError, match="theta_rescale_factor must be >= 1"):
-        RotaryEmbedding(8, theta_rescale_factor=0.5)
-    assert RotaryEmbedding(2, theta_rescale_factor=1.0).frequencies == [1.0]
