@@ -100,10 +100,11 @@ def resolve(options: Mapping[str, Any]) -> Resolved:
     check_options(options, kind)
     scaling = dict(options["scaling"] or {"rope_type": "default"})
     dim, theta, interpolate_factor = options["dim"], options["theta"], options["interpolate_factor"]
-    rope_theta = scaling.pop("rope_theta", None) or theta
-    if theta not in (DEFAULTS["theta"], rope_theta):
-        raise ValueError(f"theta is {theta}, but scaling has rope_theta {rope_theta}. Give one of them.")
-    theta = rope_theta
+    rope_theta = scaling.pop("rope_theta", None)
+    if rope_theta is not None:
+        if theta not in (DEFAULTS["theta"], rope_theta):
+            raise ValueError(f"theta is {theta}, but scaling has rope_theta {rope_theta}. Give one of them.")
+        theta = rope_theta
     if scaling_type(scaling) != "proportional":  # which reads partial_rotary_factor itself
         fraction = scaling.pop("partial_rotary_factor", None)
         dim = dim if fraction is None else rotary_dim(dim, fraction)

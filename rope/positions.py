@@ -112,9 +112,10 @@ def broadcasts(shape: tf.TensorShape, target: tf.TensorShape) -> bool:
 
 
 def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int, *, name: str = "positions") -> tf.Tensor:
-    """(length,), (batch, length) or all positions with every axis of `x` but the last, or size 1.
+    """Positions with every axis of `x` but the last, of size 1 where they do not vary.
 
     Args:
+        positions: (length,), (batch, length), or every axis of `x` but the last, each equal or 1.
         x: queries or keys; the first axis is the batch.
         axis: sequence axis of `x`.
         name: what `positions` are, for the error message.

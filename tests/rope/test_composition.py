@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rope import RotaryEmbedding, apply_rotary_emb, convert_layout
+from rope import RotaryEmbedding, apply_rotary_emb
 from tests.rope.reference import SCHEMES, angles_of, language, normal, turned
 
 EACH = pytest.mark.parametrize("options", SCHEMES.values(), ids=SCHEMES.keys())
@@ -49,19 +49,6 @@ def test_scores_depend_only_on_relative_position(options):
 
     # float32 angles of 1,000 positions: 2^-14 rad, of pixel frequencies five pi times that; products near 10.
     np.testing.assert_allclose(score(1_000), score(3), atol=2e-2 if "freqs_for" in options else 2e-3)
-
-
-@EACH
-def test_layouts_agree_after_the_permutation(options):
-    q = normal(3, 5, 8)
-    interleaved, half = embedding(options, layout="interleaved"), embedding(options, layout="half")
-
-    def convert(x):
-        return convert_layout(x, head_dim=8, source="interleaved", target="half", rotary_dim=half.dim)
-
-    expected, _ = interleaved.rotate_queries_and_keys(q, q)
-    actual, _ = half.rotate_queries_and_keys(convert(q), convert(q))
-    np.testing.assert_allclose(actual, convert(expected.numpy()), rtol=1e-5, atol=1e-6)
 
 
 @EACH

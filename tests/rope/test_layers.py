@@ -1,6 +1,5 @@
 """The contract of Keras layers for every public layer, `RoPE`, and the attention layers."""
 
-import inspect
 import json
 from functools import partial
 
@@ -239,10 +238,3 @@ def test_rotary_attention_depends_on_distances_and_masks_only(make):
     np.testing.assert_allclose(layer(changed, changed, use_causal_mask=True)[:, :4], whole[:, :4], atol=1e-6)
     order = [1, 0, 2, 3, 4]  # without rotation, the last query would not notice the order of its keys
     assert np.abs(layer(x, x[:, order])[:, 4] - layer(x, x)[:, 4]).max() > 1e-3
-
-
-@pytest.mark.parametrize("base", [keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention])
-def test_keras_computes_attention_in_the_method_that_is_overridden(base):
-    names = list(inspect.signature(base._compute_attention).parameters)
-    assert names[:6] == ["self", "query", "key", "value", "attention_mask", "training"]
-    assert "self._compute_attention(" in inspect.getsource(base.call)

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from rope import RotaryEmbedding
 from rope.rotation import xpos_decays
-from tests.rope.reference import angles_of, doubled, language, normal, turned
+from tests.rope.reference import doubled, language, normal, turned
 
 
 def scores(queries, keys):
@@ -52,14 +52,6 @@ def test_the_centre_cancels_so_the_maximum_length_may_change():
     near = scores(*RotaryEmbedding(8, use_xpos=True, xpos_max_length=16).rotate_queries_and_keys(q, k))
     far = scores(*RotaryEmbedding(8, use_xpos=True, xpos_max_length=4_096).rotate_queries_and_keys(q, k))
     np.testing.assert_allclose(near, far, rtol=1e-4, atol=1e-5)
-
-
-def test_the_scale_at_the_centre_is_one():
-    rotary = RotaryEmbedding(8, use_xpos=True, xpos_max_length=10)
-    np.testing.assert_array_equal(rotary.get_scale(tf.constant([5])), np.ones((1, 8)))
-    q = normal(1, 8)
-    rotated, _ = rotary.rotate_queries_and_keys(q, q, positions=[5])
-    np.testing.assert_allclose(rotated, turned(q, angles_of([5], language(8))), atol=2e-6)
 
 
 def test_the_longest_lengths_of_float16_and_float32_are_finite():
