@@ -64,6 +64,11 @@ class JsonTokenizer:
         import tokenizers
 
         try:
+            values = json.loads(content)
+            model = values.get("model") or {}
+            if "merges" in model and model.get("continuing_subword_prefix"):
+                # On some merges the library aborts the process.
+                raise ValueError("BPE with a continuing_subword_prefix is not supported")
             self._tokenizer = tokenizers.Tokenizer.from_str(content)
         except Exception as error:  # the library raises no class of its own
             raise DataError(f"{name} is not a tokenizer.json that can be loaded: {reason(error)}") from error
@@ -85,7 +90,7 @@ class JsonTokenizer:
         self.json = content
         self.sha256 = hashlib.sha256(content.encode()).hexdigest()
         self.dtype = np.min_scalar_type(self.vocab_size - 1)
-        is_of_bytes = '"ByteLevel"' in json.dumps(json.loads(content).get("decoder"))
+        is_of_bytes = '"ByteLevel"' in json.dumps(values.get("decoder"))
         self._byte_of = byte_alphabet() if is_of_bytes else {}
         # Some tokenizers put a space before each text. In a part of a document, NUL is put there and removed.
         self._guard = next(filter(self._joins_parts, ("", "\0")), "")

@@ -26,8 +26,7 @@ class Block(keras.layers.Layer):
     Call arguments:
         x: (batch, length, dim) for full attention, (batch, rows, columns, dim) for axial.
         cos_sin: for each attention layer those of queries and keys, or None without rotary positions.
-        kernels: for each attention layer the function from queries, keys and values to the attended values,
-            such as `attend`.
+        kernel: function from queries, keys and values to the attended values, such as `attend`.
         cache: keys and values of the earlier tokens, or None; full attention only.
         seed: (2,) int32 seed of the dropout, or None for no dropout.
 
@@ -58,12 +57,12 @@ class Block(keras.layers.Layer):
         x: tf.Tensor,
         *,
         cos_sin: Sequence[CosSinPair | None],
-        kernels: Sequence[Callable[..., tf.Tensor]],
+        kernel: Callable[..., tf.Tensor],
         cache: LayerCache | None = None,
         seed: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, LayerCache | None]:
         for part, (norm, attention) in enumerate(zip(self.attention_norms, self.attentions, strict=True)):
-            options = {"cos_sin": cos_sin[part], "kernel": kernels[part]}
+            options = {"cos_sin": cos_sin[part], "kernel": kernel}
             if self.options.attention == "full":
                 mixed, cache = attention(norm(x), cache=cache, **options)
             elif part == 0:

@@ -10,7 +10,7 @@ from system.validation import Options, PositiveInt
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 ImageSize = tuple[PositiveInt, PositiveInt]  # height, width in pixels
-LARGEST_HEAD = 2**16  # features; the frequencies of a head are computed to check its options
+Width = Annotated[int, Field(ge=1, le=2**20)]  # features; those of a head are computed to check its options
 Layout = Literal["interleaved", "half"]
 FACTORS = Field(examples=["[2.0,2.0]"])  # of rows and columns
 
@@ -94,10 +94,6 @@ class RopeConfig(Options):
     xpos_scale_base: float = 512.0
     scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
 
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.scaling.type == "proportional" and self.rotary_fraction != 1:
-            yield "rotary_fraction", "and scaling.type 'proportional' both leave features unrotated: use one"
-
 
 class AxialRopeConfig(Options):
     """Rotary embedding of the rows and columns of a grid of patches.
@@ -135,11 +131,11 @@ class TransformerLMConfig(Options):
     architecture: Literal["transformer_lm"] = "transformer_lm"
     vocab_size: PositiveInt | None = 256  # None until the tokenizer is known
     context_length: PositiveInt = 256
-    dim: PositiveInt = 128
+    dim: Width = 128
     num_layers: PositiveInt = 4
     num_heads: PositiveInt = 4
     num_kv_heads: PositiveInt = 4
-    head_dim: PositiveInt | None = None
+    head_dim: Width | None = None
     mlp_dim: PositiveInt = 384
     norm_epsilon: Annotated[float, Field(gt=0)] = 1e-5
     tied_embeddings: bool = True
@@ -198,7 +194,7 @@ class AxialViTConfig(Options):
     channels: PositiveInt | None = None
     num_classes: Annotated[int, Field(ge=2)] | None = None
     patch_size: PositiveInt | None = None
-    dim: PositiveInt = 64
+    dim: Width = 64
     num_layers: PositiveInt = 4
     num_heads: PositiveInt = 4
     mlp_dim: PositiveInt = 192
@@ -208,7 +204,7 @@ class AxialViTConfig(Options):
     qk_norm: bool = False
     dropout: Rate = 0.0
     drop_path: Rate = 0.0
-    learned_rotations: Literal["none", "per_token", "cumulative"] = "none"
+    learned_rotations: Literal["none", "per_token"] = "none"  # a grid has no sequence to sum along
     attention_kernel: Literal["full", "chunked", "auto"] = "auto"
     recompute_blocks: bool = False
     rope: AxialRopeConfig = field(default_factory=AxialRopeConfig)
@@ -267,8 +263,6 @@ class AxialViTConfig(Options):
             )
         if self.pooling == "class_token" and self.attention == "axial":
             yield "pooling", "class_token needs attention=full: a class token belongs to no row or column"
-        if self.learned_rotations == "cumulative":
-            yield "learned_rotations", "cumulative needs a sequence, but patches form a grid; use per_token"
         if self.position == "sinusoidal" and self.dim % 4:
             yield "dim", f"must be a multiple of 4 for sinusoidal rows and columns, got {self.dim}"
         yield from rope_problems(self, self.rotary_options)
@@ -298,15 +292,10 @@ def rope_problems(
         yield "dim", f"must be a multiple of num_heads {model.num_heads}, got {model.dim}"
         return
     multiple = {"rotary": 2, "axial": 4, "mixed": 4}.get(position, 2 if learned else 1)
-    if model.head_size % multiple or model.head_size > LARGEST_HEAD:
-        rule = f"must be a multiple of {multiple} to form rotation pairs, got"
-        if model.head_size > LARGEST_HEAD:
-            rule = f"must be <= {LARGEST_HEAD}, got"
-        if head_dim is not None:
-            yield "head_dim", f"{rule} {head_dim}"
-        else:
-            ratio = f"(dim {model.dim} / num_heads {model.num_heads})"
-            yield "dim", f"/ num_heads {rule} head_dim {model.head_size} {ratio}"
+    if model.head_size % multiple:
+        rule = f"must give each head a multiple of {multiple} features, to form rotation pairs"
+        key = "dim" if head_dim is None else "head_dim"
+        yield key, f"{rule}; got {model.head_size} for {model.num_heads} heads"
         return
     if position in ("rotary", "axial"):
         read = vars(rope)

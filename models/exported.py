@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from models.grid import triangle_weights
+from models.position_embeddings import resize
 from models.sampling import FINISHED
 from models.transformer import TransformerLM
 from models.vit import AxialViT
@@ -129,9 +129,8 @@ def fit_pixels(images: tf.Tensor, image_size: tuple[int, int]) -> tf.Tensor:
     top, left = tf.unstack(tf.cast((sides - crop) // 2, tf.int32))
     height, width = tf.unstack(tf.cast(crop, tf.int32))
     images = images[:, top : top + height, left : left + width]  # (batch, height, width, channels)
-    rows, columns = triangle_weights(image_size[0], height), triangle_weights(image_size[1], width)
-    images = tf.einsum("ir,brcd->bicd", rows, images)  # (batch, image_size[0], width, channels)
-    return tf.floor(tf.einsum("jc,bicd->bijd", columns, images) + ROUND_UP)  # (batch, *image_size, channels)
+    images = resize(images, image_size, axes=(1, 2), method="linear")
+    return tf.floor(images + ROUND_UP)  # (batch, *image_size, channels)
 
 
 def module_of(model: keras.Model) -> tf.Module:

@@ -12,8 +12,8 @@ from models.attention import BlockOptions, LayerCache
 from models.block import Block, draw_seed, dropout, fold_in, recompute
 from models.chunked import attend_in_chunks, is_chunked
 from models.config import TransformerLMConfig
-from models.grid import sinusoidal_embedding
 from models.kernels import CausalMask, RMSNorm, attend
+from models.position_embeddings import sinusoidal_embedding
 from models.saving import ConfiguredModel
 from rope.embedding import RotaryEmbedding
 from rope.positions import positions_from_padding, positions_from_segments, size_of
@@ -213,7 +213,7 @@ class TransformerLM(ConfiguredModel):
         cos_sin = None if self.rotary is None else self.rotary.cos_sin_pair(positions)
         layers = []
         for index, block in enumerate(self.blocks):
-            options = {"cos_sin": [cos_sin], "kernels": [kernel], "seed": fold_in(seed, index)}
+            options = {"cos_sin": [cos_sin], "kernel": kernel, "seed": fold_in(seed, index)}
             if recompute_blocks:
                 x = recompute(block, x, **options)
                 continue

@@ -11,12 +11,13 @@ from models.attention import BlockOptions, CosSinPair, projection
 from models.block import Block, draw_seed, dropout, fold_in, recompute
 from models.chunked import attend_in_chunks, is_chunked
 from models.config import AxialViTConfig
-from models.grid import extract_patches, prepend_unrotated, resample_grid, sinusoidal_grid
 from models.kernels import RMSNorm, attend
+from models.position_embeddings import resize_grid, sinusoidal_grid
 from models.saving import ConfiguredModel
 from rope.axial import AxialRotaryEmbedding, MixedRotaryEmbedding
 from rope.embedding import RotaryEmbedding
 from rope.positions import grid_positions, size_of
+from rope.rotation import compute_cos_sin
 
 # Learned positions and the class token start near the size of the embedded patches, as sinusoids do.
 EMBEDDING_STDDEV = 0.5
@@ -119,9 +120,9 @@ class AxialViT(ConfiguredModel):
             token = tf.broadcast_to(tf.cast(self.class_token, x.dtype), (tf.shape(x)[0], 1, config.dim))
             x = tf.concat([token, x], axis=1)  # (batch, 1 + rows * columns, dim)
         x = dropout(x, config.dropout, fold_in(seed, len(self.blocks)))
-        cos_sin, kernels = self._cos_sin(rows, columns), self._kernels(rows, columns)
+        cos_sin = self._cos_sin(rows, columns)
         for index, block in enumerate(self.blocks):
-            options = {"cos_sin": cos_sin[index], "kernels": kernels, "seed": fold_in(seed, index)}
+            options = {"cos_sin": cos_sin[index], "kernel": self._attend, "seed": fold_in(seed, index)}
             if training and config.recompute_blocks:
                 x = recompute(block, x, **options)
             else:
@@ -166,21 +167,16 @@ class AxialViT(ConfiguredModel):
         if self.config.position == "learned":
             grid = tf.reshape(self.position_embedding, (*self.config.grid, self.config.dim))
             if x.shape[1:3] != self.config.grid:
-                grid = resample_grid(grid, rows, columns)  # (rows, columns, dim)
+                grid = resize_grid(grid, rows, columns)  # (rows, columns, dim)
             return x + tf.cast(grid, x.dtype)
         if self.config.position == "sinusoidal":
             return x + tf.cast(sinusoidal_grid(rows, columns, self.config.dim), x.dtype)
         return x
 
-    def _kernels(self, rows, columns):
-        """Attention function of each attention layer of a block."""
-        if self.config.attention == "full":
-            lengths = [rows * columns + int(self.class_token is not None)]
-        else:
-            lengths = [columns, rows]  # within a row, then within a column
-        static = [length if isinstance(length, int) else None for length in lengths]
-        kernel = self.config.attention_kernel
-        return [attend_in_chunks if is_chunked(kernel, length) else attend for length in static]
+    def _attend(self, queries, keys, values):
+        """Attention among the patches of an image, of a row or of a column."""
+        is_long = is_chunked(self.config.attention_kernel, values.shape[2])
+        return (attend_in_chunks if is_long else attend)(queries, keys, values)
 
     def _cos_sin(self, rows, columns) -> list[list[CosSinPair | None]]:
         """`cos_sin` of queries and keys of each attention layer of each block."""
@@ -215,3 +211,18 @@ class AxialViT(ConfiguredModel):
                 f"height and width must be multiples of patch_size {config.patch_size}, "
                 f"got images of {shape[1]}x{shape[2]}."
             )
+
+
+def extract_patches(images: tf.Tensor, size: int) -> tf.Tensor:
+    """(batch, height, width, channels) to (batch, rows, columns, size * size * channels)."""
+    batch, rows, columns = tf.shape(images)[0], size_of(images, 1) // size, size_of(images, 2) // size
+    channels = images.shape[-1]
+    patches = tf.reshape(images, (batch, rows, size, columns, size, channels))
+    patches = tf.transpose(patches, (0, 1, 3, 2, 4, 5))  # (batch, rows, columns, size, size, channels)
+    return tf.reshape(patches, (batch, rows, columns, size * size * channels))
+
+
+def prepend_unrotated(cos_sin: tf.Tensor) -> tf.Tensor:
+    """(..., 1 + length, head_dim / 2, 2) `cos_sin` that leaves the first token unrotated."""
+    unrotated = compute_cos_sin(tf.zeros_like(cos_sin[..., :1, :, 0]))  # (..., 1, head_dim / 2, 2)
+    return tf.concat([unrotated, cos_sin], axis=-3)

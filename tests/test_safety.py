@@ -259,7 +259,7 @@ def test_sizes_beyond_the_memory_are_refused_before_the_model_is_built(workplace
     for changes, words in (
         (("num_steps=9223372036854775808",), "num_steps must be <= 2147483647"),
         (("batch_size=1000000000000",), "batch_size must be <= 2147483647"),
-        (("model.dim=1000000000",), "model.dim / num_heads must be <= 65536, got head_dim 500000000"),
+        (("model.dim=1000000000",), "model.dim must be <= 1048576, got 1000000000"),
         (("batch_size=2147483646",), "batches of 34,359,738,336 tokens, take at least 274.9 GB of the"),
         (("model.num_layers=1000000000",), "1,920,000,004,096 weights with optimizer state"),
         (("model.vocab_size=2000000000", "optimizer.name=muon"), "take at least 256.0 GB of the"),

@@ -5,8 +5,8 @@ import tensorflow as tf
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from models.grid import sinusoidal_embedding
 from models.kernels import alibi_bias, alibi_slopes
+from models.position_embeddings import sinusoidal_embedding
 from rope.embedding import RotaryEmbedding
 from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, subplots
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, Circle
 
-from models.grid import sinusoidal_embedding
+from models.position_embeddings import sinusoidal_embedding
 from rope.compat import rotate_half
 from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies

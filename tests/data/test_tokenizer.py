@@ -169,6 +169,10 @@ def test_a_file_or_the_directory_that_contains_it_is_read(bpe, tmp_path):
         (b"\xff", "cannot read the tokenizer .*can't decode byte"),
         (b"{", "is not a tokenizer.json that can be loaded"),
         (
+            b'{"model": {"merges": ["a \xc3\xa9"], "continuing_subword_prefix": "#"}}',
+            "continuing_subword_prefix",
+        ),
+        (
             b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}',
             "has no special token",
         ),

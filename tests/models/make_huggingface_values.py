@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def random_weights(model, dtype, seed):
-    """Weights larger than the initial ones, so that attention is far from uniform."""
+    # Larger than the initial ones, so that attention is far from uniform.
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for key, value in model.state_dict().items():

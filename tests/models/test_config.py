@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,69 +11,144 @@ from models.config import (
     RopeScalingConfig,
     TransformerLMConfig,
     count_weights,
+    smallest_patch,
 )
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 
 YARN = RopeScalingConfig(type="yarn", factor=4.0)
+AXIAL_YARN = AxialScalingConfig(type="yarn", factor=(2.0, 2.0))
 SIZES = {"dim": 24, "num_heads": 6, "num_kv_heads": 3}
+
+
+def rope(**options):
+    return {"rope": RopeConfig(**options)}
+
+
+def axial(**options):
+    return {"rope": AxialRopeConfig(**options)}
+
+
+def linear(**options):
+    return rope(scaling=RopeScalingConfig(type="linear", **options))
+
+
+PAIRS = "must give each head a multiple of {} features, to form rotation pairs; got {} for {} heads"
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"dim": 26, "position": "alibi"}, "dim must be a multiple of num_heads 6, got 26"),
+        ({"dim": 2**21}, "dim must be <= 1048576, got 2097152"),
         ({"num_kv_heads": 12}, "num_kv_heads must divide num_heads 6, got 12"),
         (
             {"dim": 15, "num_heads": 3, "position": "sinusoidal"},
             "dim must be even for sinusoidal positions, got 15",
         ),
         (
-            {"position": "none", "rope": RopeConfig(theta=500.0)},
-            "rope.theta is set, but has no effect with position=none",
-        ),
-        (
-            {"position": "none", "rope": RopeConfig(xpos=True)},
-            "rope.xpos is set, but has no effect with position=none",
-        ),
-        (
-            {"position": "none", "rope": RopeConfig(layout="half")},
+            {"position": "none", **rope(layout="half")},
             "rope.layout is set, but has no effect with position=none",
         ),
         (
-            {"learned_rotations": "per_token", "rope": RopeConfig(rotary_fraction=0.5)},
+            {"learned_rotations": "per_token", **rope(rotary_fraction=0.5)},
             "rope.rotary_fraction must be 1 with learned_rotations, which rotate whole heads",
         ),
         (
             {"dim": 18, "position": "none", "learned_rotations": "cumulative"},
-            "dim / num_heads must be a multiple of 2 to form rotation pairs, got head_dim 3 "
-            "(dim 18 / num_heads 6)",
+            f"dim {PAIRS.format(2, 3, 6)}",
         ),
-        ({"head_dim": 5}, "head_dim must be a multiple of 2 to form rotation pairs, got 5"),
-        ({"num_layers": 0}, "num_layers must be >= 1, got 0"),
+        ({"head_dim": 5}, f"head_dim {PAIRS.format(2, 5, 6)}"),
         ({"num_layer": 2}, "num_layer is no such option"),
-        (
+        (  # every problem
             {"dim": 18, "num_kv_heads": 4},
-            "dim / num_heads must be a multiple of 2 to form rotation pairs, got head_dim 3 "
-            "(dim 18 / num_heads 6); "
-            "num_kv_heads must divide num_heads 6, got 4",
+            f"dim {PAIRS.format(2, 3, 6)}; num_kv_heads must divide num_heads 6, got 4",
         ),
+        (rope(theta=0.5), "rope.theta must be above 1, got 0.5..."),
+        (rope(interpolate_factor=2.0, scaling=YARN), "rope.interpolate_factor ... scaling..."),
+        (rope(theta_rescale_factor=1e300), "rope.scaling ntk must stay in the range of float64..."),
+        (rope(xpos_scale_base=64.0), "rope.xpos_scale_base has no effect without..."),
+        (rope(xpos=True, xpos_scale_base=0.1), "rope cannot be used: xpos_max_length must be in..."),
+        (rope(rotary_fraction=0.42), "rope cannot be used: the rotated part ... must be even..."),
+        (linear(factor=2.0, beta_fast=8.0), "rope.scaling linear does not read the key 'beta_fast'..."),
+        (linear(factor=2.0, target_length=8), "rope.scaling linear does not depend on a target_length..."),
+        (linear(), "rope.scaling linear needs factor..."),
+        (rope(scaling=replace(YARN, beta_fast=0.5)), "rope.scaling.beta_fast must be above beta_slow 1.0..."),
     ],
 )
-def test_invalid_options_raise_with_every_problem(options, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+def test_invalid_options_of_a_language_model_raise_with_their_key(options, message):
+    pattern = re.escape(message).replace(r"\.\.\.", ".*")
+    with pytest.raises(ValueError, match=f"^{pattern}$"):
         TransformerLMConfig(**(SIZES | options))
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "problem"),
     [
-        {"dim": 18, "position": "none"},  # odd heads, but nothing is rotated
-        {"dim": 15, "num_heads": 3, "position": "learned"},
+        ({"dim": 62}, "dim must be a multiple of num_heads 4, got 62"),
+        ({"dim": 24}, f"dim {PAIRS.format(4, 6, 4)}"),
+        ({"dim": 24, "position": "mixed"}, f"dim {PAIRS.format(4, 6, 4)}"),
+        ({"dim": 20, "position": "none", "learned_rotations": "per_token"}, f"dim {PAIRS.format(2, 5, 4)}"),
+        (
+            {"dim": 18, "num_heads": 3, "position": "sinusoidal"},
+            "dim must be a multiple of 4 for sinusoidal rows and columns, got 18",
+        ),
+        ({"image_size": (8,)}, "image_size must be a list such as [64,96], got [8]"),
+        ({"image_size": (8, 0), "patch_size": 2}, "image_size must be >= 1, got 0"),
+        (
+            {"image_size": (8, 12), "patch_size": 8},
+            "patch_size must divide both sides of the images, got 8 for 8x12",
+        ),
+        ({"num_classes": 1}, "num_classes must be >= 2, got 1"),
+        ({"pooling": "class_token", "attention": "axial"}, "pooling class_token needs attention=full"),
+        ({"learned_rotations": "cumulative"}, "learned_rotations must be one of none, per_token"),
+        ({"position": "mixed", **axial(theta=0.5)}, "rope.theta must be above 1, got 0.5"),
+        (
+            {"position": "learned", **axial(theta=50.0)},
+            "rope.theta is set, but has no effect",
+        ),
+        *(
+            ({"position": "mixed", **axial(**{key: value})}, f"rope.{key} is set, but has no effect")
+            for key, value in (
+                ("freqs_for", "pixel"),
+                ("coordinates", "unit"),
+                ("learned_freq", True),
+                ("scaling", AXIAL_YARN),
+            )
+        ),
+        (axial(freqs_for="pixel", scaling=AXIAL_YARN), "rope.scaling yarn needs theta, got none"),
+        (axial(interpolate_factor=(2.0, 0.5)), "rope.interpolate_factor must be >= 1, got 0.5"),
+        (axial(scaling=replace(AXIAL_YARN, factor=(2.0, 0.5))), "rope.scaling.factor must be >= 1, got 0.5"),
     ],
 )
-def test_valid_options_are_accepted(options):
-    TransformerLMConfig(**(SIZES | options))
+def test_invalid_options_of_a_vision_transformer_raise_with_their_key(options, problem):
+    with pytest.raises(ValueError, match=f"^{re.escape(problem)}"):
+        AxialViTConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "problem"),
+    [
+        (RopeConfig, {"rotary_fraction": 2.0}, "rotary_fraction must be <= 1, got 2"),
+        (RopeScalingConfig, {"factor": 2.0}, "factor has no effect with scaling type 'none', got 2.0"),
+        (RopeScalingConfig, {"type": "yarm"}, "type must be one of none, .* got 'yarm'; did you mean 'yarn'"),
+        (
+            AxialRopeConfig,
+            {"freqs_for": "pixel", "theta": 100.0},
+            "theta has no effect with freqs_for 'pixel'",
+        ),
+        (AxialRopeConfig, {"max_freq": 20.0}, "max_freq has no effect with freqs_for 'lang', got 20.0"),
+        (AxialRopeConfig, {"interpolate_factor": (2.0,)}, "interpolate_factor must be a list such as"),
+        (AxialRopeConfig, {"interpolate_factor": (1.0, float("nan"))}, "interpolate_factor must be a finite"),
+    ],
+)
+def test_contradicting_options_raise(cls, options, problem):
+    with pytest.raises(ValueError, match=f"^{problem}"):
+        cls(**options)
+
+
+def test_odd_heads_are_accepted_where_nothing_is_rotated():
+    TransformerLMConfig(**(SIZES | {"dim": 18, "position": "none"}))
 
 
 @pytest.mark.parametrize(
@@ -96,62 +172,16 @@ def test_null_lengths_of_a_scaling_follow_from_the_context(options, scaling, tar
     assert (arguments["scaling"], arguments["target_length"]) == (expected, target_length)
 
 
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        ({"theta": 0.5}, "rope.theta must be above 1, got 0.5"),
-        ({"interpolate_factor": 0.5}, "rope.interpolate_factor must be >= 1, got 0.5"),
-        ({"interpolate_factor": 2.0, "scaling": YARN}, "rope.interpolate_factor .* scaling"),
-        ({"theta_rescale_factor": 2.0, "scaling": YARN}, "rope.theta_rescale_factor .* scaling"),
-        ({"theta_rescale_factor": 1e300}, "rope.scaling ntk must stay in the range of float64"),
-        ({"xpos_scale_base": 64.0}, "rope.xpos_scale_base has no effect without"),
-        ({"xpos": True, "xpos_scale_base": 0.1}, "rope cannot be used: xpos_max_length must be in"),
-        ({"rotary_fraction": 0.42}, "rope cannot be used: the rotated part .* must be even"),
-        (
-            {"scaling": RopeScalingConfig(type="linear", factor=2.0, beta_fast=8.0)},
-            "rope.scaling linear does not read the key 'beta_fast'",
-        ),
-        (
-            {"scaling": RopeScalingConfig(type="linear", factor=2.0, target_length=8)},
-            "rope.scaling linear does not depend on a target_length",
-        ),
-        ({"scaling": RopeScalingConfig(type="linear")}, "rope.scaling linear needs factor"),
-        (
-            {"scaling": RopeScalingConfig(type="yarn", factor=2.0, beta_fast=0.5)},
-            "rope.scaling.beta_fast must be above beta_slow 1.0, got 0.5",
-        ),
-    ],
-)
-def test_invalid_rotary_options_raise_with_their_key(options, problem):
-    with pytest.raises(ValueError, match=f"^{problem}"):
-        TransformerLMConfig(rope=RopeConfig(**options))
+def test_null_lengths_of_an_axial_scaling_are_the_patches_of_its_axis():
+    def lengths(key, **scaling):
+        config = AxialViTConfig(dim=32, patch_size=2, **axial(scaling=replace(AXIAL_YARN, **scaling)))
+        both = config.for_images(12, 20, 3, 7).rotary_options()  # 6 x 10 patches
+        return [{**options, **options["scaling"]}[key] for options in both]
 
-
-@pytest.mark.parametrize(
-    ("cls", "options", "problem"),
-    [
-        (RopeConfig, {"rotary_fraction": 2.0}, "rotary_fraction must be <= 1, got 2"),
-        (RopeScalingConfig, {"factor": 2.0}, "factor has no effect with scaling type 'none', got 2.0"),
-        (RopeScalingConfig, {"type": "yarm"}, "type must be one of none, .* got 'yarm'; did you mean 'yarn'"),
-        (
-            RopeConfig,
-            {"rotary_fraction": 0.5, "scaling": RopeScalingConfig(type="proportional")},
-            "rotary_fraction and scaling.type 'proportional' both",
-        ),
-        (
-            AxialRopeConfig,
-            {"freqs_for": "pixel", "theta": 100.0},
-            "theta has no effect with freqs_for 'pixel'",
-        ),
-        (AxialRopeConfig, {"max_freq": 20.0}, "max_freq has no effect with freqs_for 'lang', got 20.0"),
-        (AxialRopeConfig, {"interpolate_factor": (2.0,)}, "interpolate_factor must be a list such as"),
-        (AxialRopeConfig, {"interpolate_factor": (1.0, float("nan"))}, "interpolate_factor must be a finite"),
-        (AxialScalingConfig, {"type": "yarn", "factor": (2.0,)}, "factor must be a list such as"),
-    ],
-)
-def test_contradicting_options_raise(cls, options, problem):
-    with pytest.raises(ValueError, match=f"^{problem}"):
-        cls(**options)
+    original = "original_max_position_embeddings"
+    assert lengths(original) == [3, 5]  # a factor of 2
+    assert lengths(original, original_max_position_embeddings=(4, 7)) == [4, 7]
+    assert lengths("target_length", type="dynamic") == [6, 10]
 
 
 def test_coordinates_are_patches_for_lang_and_unit_for_pixel():
@@ -159,6 +189,41 @@ def test_coordinates_are_patches_for_lang_and_unit_for_pixel():
     assert not AxialRopeConfig(freqs_for="pixel").counts_patches
     assert not AxialRopeConfig(coordinates="unit").counts_patches
     assert AxialRopeConfig(freqs_for="pixel", coordinates="patches").counts_patches
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "patch"),
+    [(8, 8, 2), (28, 28, 4), (64, 64, 8), (6, 10, 2), (9, 15, 3), (100, 20, 10), (3, 6, 3)],
+)
+def test_patch_size_is_the_smallest_that_makes_at_most_64_patches(height, width, patch):
+    assert smallest_patch(height, width) == patch
+
+
+@pytest.mark.parametrize("size", [(29, 29), (1, 1), (2, 2), (2, 200)])
+def test_images_that_no_patch_size_divides_are_refused(size):
+    with pytest.raises(ValueError, match=rf"patch_size must be set: .*{size[0]}x{size[1]}"):
+        AxialViTConfig().for_images(*size, 1, 10)
+
+
+def test_null_values_are_filled_in_from_the_data():
+    config = AxialViTConfig(dim=32).for_images(12, 20, 3, 7)
+    expected = {"image_size": (12, 20), "channels": 3, "num_classes": 7, "patch_size": 2}
+    assert config == AxialViTConfig(dim=32, **expected)
+    assert (config.grid, AxialViTConfig().grid) == ((6, 10), None)
+    assert config.for_images(12, 20, 3, 7) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 10}, "num_classes is 10, but the data has 7"),
+        ({"image_size": (20, 12)}, r"image_size is \(20, 12\), but the data has \(12, 20\)"),
+        ({"patch_size": 5}, "patch_size must divide both sides of the images, got 5 for 12x20"),
+    ],
+)
+def test_values_that_contradict_the_data_are_refused_by_name(options, message):
+    with pytest.raises(ValueError, match=message):
+        AxialViTConfig(**options).for_images(12, 20, 3, 7)
 
 
 @pytest.mark.parametrize(

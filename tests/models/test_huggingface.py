@@ -9,7 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, load_file, save_file
 
 from models.config import RopeConfig, RopeScalingConfig, TransformerLMConfig
 from models.huggingface import load_pretrained, save_pretrained
@@ -64,9 +64,8 @@ def test_logits_in_layout_interleaved_are_equal_and_the_tensors_are_restored(cas
     assert load_pretrained(tmp_path / "saved").config == load_pretrained(folder).config
 
 
-def test_mixed_precision_keeps_float32_weights(tmp_path):
+def test_mixed_precision_is_that_of_the_computation(tmp_path):
     model = load_pretrained(folder_of("llama", tmp_path), dtype="mixed_bfloat16")
-    assert {variable.dtype for variable in model.weights} == {"float32"}
     assert 1e-3 < relative_difference(model(LOGITS["tokens"]), LOGITS["llama"]) < 0.3  # 8 bits
 
 
@@ -200,16 +199,13 @@ def test_an_option_without_equivalent_is_refused_by_name(options, named):
             "MixtralForCausalLM .* only Lla",
         ),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification .* not supp"),
-        ({"model_type": None, "architectures": None}, "model_type None.* not supported"),
         ({"quantization_config": {"bits": 4}}, "quantized weights are not supported"),
         ({"sliding_window": 32, "use_sliding_window": True}, "sliding_window 32 is shorter .* of 64 tokens"),
         ({"attention_bias": True}, "attention_bias=True is not supported, only False"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported, only 'silu'"),
         ({"layer_types": ["linear_attention"] * 2}, "layer_types linear_attention is not supported"),
         ({"logit_scale": 0.5}, "unknown key 'logit_scale'"),
         ({"hidden_size": None}, "hidden_size missing"),
         ({"hidden_size": "32"}, "dim must be a whole number"),
-        ({"num_attention_heads": 0}, "num_heads must be >= 1"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor has no effect with scaling type 'none'"),
         ({"rope_parameters": {"rope_type": "mrope"}}, "mrope is not supported"),
         ({"intermediate_size": 25}, r"layers.0.mlp.gate_proj.weight has the shape \(24, 32\), .* \(25, 32\)"),
@@ -236,7 +232,7 @@ def test_damaged_and_missing_files_are_reported(tmp_path):
     whole = tensors.read_bytes()
     tensors.write_bytes(whole[:-1])
     assert "model.safetensors is damaged or incomplete" in refusal()
-    save_file({name: value.astype(np.int8) for name, value in load_file_from(whole).items()}, tensors)
+    save_file({name: value.astype(np.int8) for name, value in load(whole).items()}, tensors)
     assert re.search(r"model\.\S+ is I8, expected one of F32, F16, BF16", refusal())
     tensors.unlink()
     assert "model.safetensors is missing" in refusal()
@@ -246,12 +242,6 @@ def test_damaged_and_missing_files_are_reported(tmp_path):
     assert "config.json" in refusal()
     (folder / "config.json").unlink()
     assert "is not a folder of a Hugging Face model: it has no config.json" in refusal()
-
-
-def load_file_from(content):
-    from safetensors.numpy import load
-
-    return load(content)
 
 
 def test_irrelevant_tensors_are_left_out(tmp_path):

@@ -123,32 +123,24 @@ def test_causal_mask_hides_later_columns(dtype):
     np.testing.assert_array_equal(weights[0, 0, 0], [0.5, 0.5, 0, 0])
 
 
-def test_causal_mask_hides_the_padding_of_each_row():
+def test_causal_mask_hides_padding_and_other_documents():
     bias = CausalMask("float32", padding=tf.constant([0, 2])).bias(tf.range(3), tf.range(3))
     assert bias.shape == (2, 1, 3, 3)
     np.testing.assert_array_equal(bias[0, 0] == 0, np.tri(3, dtype=bool))
     np.testing.assert_array_equal(bias[1, 0] == 0, [[False] * 3, [False] * 3, [False, False, True]])
     assert np.all(np.isfinite(tf.nn.softmax(bias)))  # every key is hidden from the queries of the padding
-
-
-def test_causal_mask_hides_other_documents():
     segment_ids = tf.constant([[0, 0, 1, 1, 1], [4, 5, 5, 5, 6]])
     bias = CausalMask("float32", segment_ids=segment_ids).bias(tf.constant([2, 4]), tf.range(5))
     assert bias.shape == (2, 1, 2, 5)
-    np.testing.assert_array_equal(
-        bias[0, 0] == 0, [[False, False, True, False, False], [False, False, True, True, True]]
-    )
-    np.testing.assert_array_equal(bias[1, 0] == 0, [[False, True, True, False, False], [False] * 4 + [True]])
+    expected = [[[0, 0, 1, 0, 0], [0, 0, 1, 1, 1]], [[0, 1, 1, 0, 0], [0, 0, 0, 0, 1]]]
+    np.testing.assert_array_equal(bias[:, 0] == 0, expected)
 
 
-@pytest.mark.parametrize("block", [1, 3, 4, 11])
+@pytest.mark.parametrize("block", [1, 3, 11])
 def test_blockwise_mask_shows_the_block_of_a_query_and_the_previous_one(block):
     queries, keys = np.arange(2, 11), np.arange(11)
     bias = CausalMask("float32", block=block).bias(tf.constant(queries), tf.constant(keys))
     assert bias.shape == (1, 1, 9, 11)
-    blocks = [set(range(start, start + block)) for start in range(0, 11, block)]
     for row, query in enumerate(queries):
-        (own,) = (number for number, columns in enumerate(blocks) if query in columns)
-        expected = blocks[own] | (blocks[own - 1] if own else set())
-        visible = {int(key) for key in keys if bias[0, 0, row, key] == 0}
-        assert visible == {key for key in expected if key <= query}
+        first = max(0, query // block * block - block)
+        np.testing.assert_array_equal(bias[0, 0, row] == 0, (keys >= first) & (keys <= query))

@@ -1,8 +1,9 @@
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from models import sampling
 from models.sampling import FINISHED, Choice, Row, Sampler, SamplingOptions, choose
 from models.transformer import TransformerLM
 
@@ -48,13 +49,6 @@ def test_a_mixed_bfloat16_model_generates_in_float32(sampler):
     ours = Sampler(model)
     model.set_weights(sampler.model.get_weights())  # changed between two samples, as in training
     assert generated(ours, PROMPTS[2], 12, WARM) == generated(sampler, PROMPTS[2], 12, WARM)
-
-
-def test_cache_capacity_follows_the_requested_tokens(sampler, monkeypatch):
-    monkeypatch.setattr(sampling, "CACHE_COLUMNS", 4)
-    for num_tokens, columns in ((1, 4), (4, 8), (50, CONTEXT)):
-        _, cache = sampler._pad_windows([Row(PROMPTS[2], seed=0)], num_tokens)
-        assert cache[0].keys.shape[2] == columns
 
 
 @pytest.mark.parametrize(("options", "overflow"), [(GREEDY, "stop"), (WARM, "slide")], ids=str)
@@ -150,10 +144,6 @@ def test_ties_keep_no_more_candidates_than_requested():
     assert candidates([1.0, 1.0, 1.0], top_k=1) == {0}
 
 
-def test_greedy_takes_the_most_likely_without_noise():
-    assert chosen([0.5, 2.0, 2.0, -1.0], GREEDY) == 1
-
-
 def test_a_stop_token_ends_a_row_and_is_not_part_of_it(sampler):
     free = generated(sampler, PROMPTS[2], 12, WARM)
     stop = free[3]  # within one call of the loop
@@ -207,17 +197,8 @@ def test_an_invalid_prompt_is_an_error_before_generation(sampler, prompts, probl
         sampler.generate(prompts, 5, GREEDY)
 
 
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        ({"temperature": -0.1}, "temperature must be >= 0, got -0.1"),
-        ({"top_k": 0}, "top_k must be >= 1, got 0"),
-        ({"top_p": 0.0}, "top_p must be > 0, got 0"),
-        ({"top_p": 1.01}, "top_p must be <= 1, got 1.01"),
-        ({"seed": -1}, "seed must be >= 0, got -1"),
-        ({"overflow": "wrap"}, "overflow must be one of slide, stop; got 'wrap'"),
-    ],
-)
-def test_invalid_options_are_an_error(options, problem):
-    with pytest.raises(ValueError, match=problem):
+def test_every_invalid_option_is_named():
+    options = {"temperature": -0.1, "top_k": 0, "top_p": 1.01, "seed": -1, "overflow": "wrap"}
+    with pytest.raises(ValueError) as error:
         SamplingOptions(**options)
+    assert re.findall(r"(\w+) must be", str(error.value)) == list(options)
