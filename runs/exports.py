@@ -45,8 +45,6 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
             raise RunError(f"--format {file_format} needs {package}: {command}")
     if output.exists():
         raise RunError(f"{output} exists; remove it, or choose another --output")
-    if not output.parent.is_dir():
-        raise RunError(f"cannot write {output}: there is no directory {output.parent}")
     model, config, manifest = load_model(run_directory, precision="float32", step=step)
     task = load_task(config, report=print_error, facts=manifest, run_directory=run_directory)
     write, is_for_transformers = FORMATS.get(file_format), file_format == "huggingface"
@@ -60,12 +58,12 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
     else:
         if is_for_transformers:
             model.document_separator = None  # transformers does not restart positions
-            row = find_row(run_directory, manifest["step"])
-            write = partial(huggingface, task=task, step=manifest["step"], row=row)
+            write = partial(huggingface, task=task, step=manifest["step"], run_directory=run_directory)
         # An imported model and its children keep the tensors of their folder.
         if not is_for_transformers or not (config.init_from or "imported_from" in manifest):
             model = without_padding(model, task.tokenizer.vocab_size)
-        module = text_module(model, stop_tokens=task.tokenizer.stop_tokens)
+        is_bytes = task.tokenizer.json is None
+        module = text_module(model, of_bytes=is_bytes, stop_tokens=task.tokenizer.stop_tokens)
         tokens, *_ = next(iter(task.evaluation_batches(max_batches=1)))
         inputs = np.asarray(tokens)[:COMPARED_ROWS]
         expected = model(inputs).numpy()
@@ -156,9 +154,11 @@ def onnx(module: tf.Module, model: keras.Model, directory: Path) -> Logits:
 
 
 def huggingface(
-    module: tf.Module, model: keras.Model, directory: Path, *, task: Task, step: int, row: dict | None
+    module: tf.Module, model: keras.Model, directory: Path, *, task: Task, step: int, run_directory: Path
 ) -> Logits:
-    """Also writes the tokenizer, and a README.md with the results in `row`."""
+    """Also writes the tokenizer, and a README.md with the held-out loss that the run logged at `step`."""
+    rows = [row for row in read_json_lines(run_directory / "metrics.jsonl") if row["step"] == step]
+    rows = [row for row in rows if "validation_loss" in row]
     config, num_parameters = task.config, model.count_params()
     origin = (
         f", from step {config.init_from_step} of {Path(config.init_from).name}" if config.init_from else ""
@@ -169,7 +169,7 @@ def huggingface(
         "context": f"{config.context_length:,} tokens",
         "text": config.data.source,
         "training": f"{step:,} steps of {config.batch_size} x {config.context_length:,} tokens{origin}",
-        "held-out result": task.verdict(row) if row else "not measured",
+        "held-out result": task.verdict(rows[-1]) if rows else "not measured",
     }
     header = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n"
     lines = [f"| {name} | {value} |" for name, value in facts.items()]
@@ -177,12 +177,6 @@ def huggingface(
     (directory / "README.md").write_text(card, encoding="utf-8")
     loaded = load_pretrained(directory)
     return lambda inputs: loaded(inputs).numpy()
-
-
-def find_row(run_directory: Path, step: int) -> dict | None:
-    """Last row of metrics.jsonl with a held-out loss of `step`."""
-    rows = [row for row in read_json_lines(run_directory / "metrics.jsonl") if row["step"] == step]
-    return next((row for row in reversed(rows) if "validation_loss" in row), None)
 
 
 # Functions that write a module, or its Keras model, to a directory, and return the logits of the result;

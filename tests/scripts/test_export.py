@@ -100,7 +100,7 @@ def test_mistakes_are_reported_in_one_line(text_run, image_run, run, tmp_path, m
     assert "has no checkpoint" in refusal(run, tmp_path, "keras", output)
     assert f"{tmp_path} exists" in refusal(run, directory, "keras", tmp_path)
     assert "needs a language model" in refusal(run, image_run[0], "huggingface", output)
-    assert "there is no directory" in refusal(run, tmp_path, "keras", tmp_path / "no" / "output")
+    assert "No such file" in refusal(run, directory, "keras", tmp_path / "no" / "output")
     with pytest.raises(SystemExit, match="2"):
         main([str(directory), "--format", "onx", "--output", str(output)])
     assert "invalid choice: 'onx'" in capsys.readouterr().err
