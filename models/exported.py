@@ -18,12 +18,12 @@ NUM_BYTES = 256
 ROUND_UP = 0.501  # as in `data.image_files`
 
 
-def text_module(model: TransformerLM, *, of_bytes: bool, stop_tokens: Sequence[int]) -> tf.Module:
+def text_module(model: TransformerLM, *, tokens_are_bytes: bool, stop_tokens: Sequence[int]) -> tf.Module:
     """Module of a float32 language model; a row ends at one of `stop_tokens`.
 
     `logits(tokens)` takes (batch, length) int32 and returns {"logits": (batch, length, vocab_size)}.
     `generate(text, length, temperature, seed)` continues (batch,) texts by at most `length` bytes, greedily
-    at temperature 0. Unless the tokens are bytes, `of_bytes`, it takes (batch, width) int32 `tokens`, and
+    at temperature 0. Unless `tokens_are_bytes`, it takes (batch, width) int32 `tokens`, and
     returns them with `length` more columns, which are -1 after the end of a row.
     """
 
@@ -50,7 +50,7 @@ def text_module(model: TransformerLM, *, of_bytes: bool, stop_tokens: Sequence[i
 
     module = module_of(model)
     prompts = model.export_spec
-    if of_bytes:
+    if tokens_are_bytes:
         prompts, generate = tf.TensorSpec((None,), tf.string, "text"), generate_text
     options = (("length", tf.int32), ("temperature", tf.float32), ("seed", tf.int32))
     signature = [prompts, *(tf.TensorSpec((), dtype, name) for name, dtype in options)]

@@ -30,13 +30,13 @@ def expected(model):
 
 
 @functools.cache
-def module_of(model, of_bytes, stop_tokens):
-    return text_module(model, of_bytes=of_bytes, stop_tokens=stop_tokens)
+def module_of(model, tokens_are_bytes, stop_tokens):
+    return text_module(model, tokens_are_bytes=tokens_are_bytes, stop_tokens=stop_tokens)
 
 
-def generate(model, *arguments, of_bytes=True, stop_tokens=()):
+def generate(model, *arguments, tokens_are_bytes=True, stop_tokens=()):
     with plain_operations():
-        (result,) = module_of(model, of_bytes, stop_tokens).generate(*arguments).values()
+        (result,) = module_of(model, tokens_are_bytes, stop_tokens).generate(*arguments).values()
     return result.numpy()
 
 
@@ -69,9 +69,9 @@ def test_tokens_that_are_not_bytes_are_continued_also_of_a_vocabulary_of_256(mod
     for _ in range(6):
         chosen = np.argmax(model(expected)[:, -1], axis=-1)  # (2,)
         expected = np.concatenate([expected, chosen[:, np.newaxis].astype(np.int32)], axis=1)
-    np.testing.assert_array_equal(generate(model, prompts, 6, 0.0, 0, of_bytes=False), expected)
+    np.testing.assert_array_equal(generate(model, prompts, 6, 0.0, 0, tokens_are_bytes=False), expected)
     stop = expected[0, 4]
-    ended = generate(model, prompts[:1], 6, 0.0, 0, of_bytes=False, stop_tokens=(stop,))[0]
+    ended = generate(model, prompts[:1], 6, 0.0, 0, tokens_are_bytes=False, stop_tokens=(stop,))[0]
     length = 3 + expected[0, 3:].tolist().index(stop)
     np.testing.assert_array_equal(ended, [*expected[0, :length], *[FINISHED] * (9 - length)])
 

@@ -84,7 +84,7 @@ def test_every_kind_of_language_model_is_exported(file_format, tmp_path):
         model = with_random_weights(TransformerLM(config, document_separator=separator))
         path = tmp_path / str(number)
         path.mkdir()
-        module = text_module(model, of_bytes=False, stop_tokens=(0,))
+        module = text_module(model, tokens_are_bytes=False, stop_tokens=(0,))
         if number:
             del module.generate  # which takes seconds to trace
         logits = FORMATS[file_format](module, model, path)
