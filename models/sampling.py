@@ -203,7 +203,7 @@ class Sampler:
 
 
 class Choice(NamedTuple):
-    """`SamplingOptions` as tensors, so that one trace serves all; greedy is top_k = 1."""
+    """`SamplingOptions` as tensors, so that one trace serves all; a greedy choice has no noise instead."""
 
     temperature: tf.Tensor  # () float64
     top_k: tf.Tensor  # () int32
@@ -212,10 +212,11 @@ class Choice(NamedTuple):
 
     @classmethod
     def from_options(cls, options: SamplingOptions, vocab_size: int) -> "Choice":
-        top_k = 1 if options.is_greedy else min(options.top_k or vocab_size, vocab_size)
+        if options.is_greedy:
+            options = SamplingOptions(stop_tokens=options.stop_tokens)
         return cls(
-            tf.constant(1.0 if options.is_greedy else options.temperature, tf.float64),
-            tf.constant(top_k, tf.int32),
+            tf.constant(options.temperature, tf.float64),
+            tf.constant(min(options.top_k or vocab_size, vocab_size), tf.int32),
             tf.constant(np.inf if options.top_p is None else options.top_p, tf.float64),
             tf.constant(options.stop_tokens, tf.int32),
         )
@@ -231,12 +232,22 @@ def choose(logits: tf.Tensor, choice: Choice, noise: tf.Tensor) -> tf.Tensor:
             the softmax. (batch, 1) for greedy choices.
     """
     logits = tf.cast(logits, tf.float64) / choice.temperature
+    is_restricted = (choice.top_k < tf.shape(logits)[-1]) | (choice.top_p < np.inf)
+    return tf.cond(
+        is_restricted,
+        lambda: choose_among_likely(logits, choice, noise),
+        lambda: tf.argmax(logits + noise, axis=-1, output_type=tf.int32),
+    )
+
+
+def choose_among_likely(logits: tf.Tensor, choice: Choice, noise: tf.Tensor) -> tf.Tensor:
+    """`choose` with top_k and top_p. Ranking 4,096 tokens takes longer than a small model."""
     # `top_k` takes the first of equal logits. All tokens are ranked, since XLA needs a static number.
     ranked, order = tf.math.top_k(logits, k=tf.shape(logits)[-1])  # (batch, vocab_size) each
     ranked = tf.where(tf.range(tf.shape(logits)[-1]) < choice.top_k, ranked, -np.inf)
     probabilities = tf.exp(ranked - ranked[:, :1])
     previous = tf.cumsum(probabilities, axis=-1, exclusive=True)
     is_candidate = previous < choice.top_p * tf.reduce_sum(probabilities, axis=-1, keepdims=True)
-    noise = tf.gather(tf.broadcast_to(noise, tf.shape(logits)), order, batch_dims=1)
+    noise = tf.gather(noise, order, batch_dims=1)
     best = tf.argmax(tf.where(is_candidate, ranked + noise, -np.inf), axis=-1, output_type=tf.int32)
     return tf.gather(order, best, batch_dims=1)  # (batch,)
