@@ -103,7 +103,7 @@ def step_of(model: keras.Model, mode: str, inputs, targets) -> Work:
 
 def generation(*, batch: int, prompt: int, tokens: int, precision: str, **sizes) -> Work:
     """Greedy decoding, one token after the other."""
-    sampler = Sampler(language_model(prompt + tokens, precision, **sizes))
+    sampler = Sampler(language_model(prompt + tokens, precision, **sizes), compile_after=0)
     prompts = np.random.default_rng(0).integers(256, size=(batch, prompt)).tolist()
     return Work(lambda: list(sampler.generate(prompts, tokens, SamplingOptions(temperature=0))), tokens)
 

@@ -84,31 +84,37 @@ class Row:
 
 
 class Sampler:
-    """Generates text from a model by two compiled functions, which are reused between calls.
+    """Generates text from a model by two traced functions, which are reused between calls.
 
-    The prompt is read in one pass. A loop compiled by XLA, once for each batch size, then generates up to
-    `TOKENS_PER_CALL` tokens a call. The computation is float32: with one token at a time, reading the weights
-    takes most of the time, and another compute dtype would cast each weight at each token.
+    The prompt is read in one pass, and the next tokens one by one. After `compile_after` tokens, a loop that
+    XLA compiles for each batch size generates up to `TOKENS_PER_CALL` tokens a call. The computation is
+    float32: with one token at a time, reading the weights takes most of the time, and another compute dtype
+    would cast each weight at each token.
 
     Args:
         model: a `TransformerLM`; each call of `generate` reads its current weights.
         vocab_size: number of tokens to choose from, if the vocabulary of the model is padded with others.
+        compile_after: number of tokens; compiling takes as long as about this many without it.
     """
 
-    def __init__(self, model: TransformerLM, *, vocab_size: int | None = None):
+    def __init__(self, model: TransformerLM, *, vocab_size: int | None = None, compile_after: int = 500):
         self.model = model
         self.vocab_size = vocab_size or model.config.vocab_size
         self.capacity = model.config.context_length
+        self.compile_after, self._num_steps = compile_after, 0
         self._float32 = model if model.compute_dtype == "float32" else type(model)(model.config)
         cache, finished = self._float32.cache_spec(None), tf.TensorSpec((None,), tf.bool)
         scalars = (tf.TensorSpec((), dtype) for dtype in (tf.float64, tf.int32, tf.float64))
         choice = Choice(*scalars, stop_tokens=tf.TensorSpec((None,), tf.int32))
         prompt, noise = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.float64)
-        self._prefill = tf.function(self._step, input_signature=[prompt, cache, finished, noise, choice])
+        signature = [prompt, cache, finished, noise, choice]
+        self._next_token = tf.function(self._step, autograph=False, input_signature=signature)
         last, count = tf.TensorSpec((None, 1), tf.int32), tf.TensorSpec((), tf.int32)
         noise = tf.TensorSpec((TOKENS_PER_CALL, None, None), tf.float64)
         signature = [last, cache, finished, noise, choice, count]
-        self._continue = tf.function(self._next_tokens, input_signature=signature, jit_compile=True)
+        self._next_tokens = tf.function(
+            self._loop, autograph=False, input_signature=signature, jit_compile=True
+        )
 
     def generate(
         self, prompts: Sequence[Sequence[int]], num_tokens: int, options: SamplingOptions
@@ -146,16 +152,19 @@ class Sampler:
         while num_tokens > 0:
             finished = tf.constant([row.finished for row in rows])
             if cache is None or int(cache[0].start) == self.capacity:
-                windows, cache = self._pad_windows(rows, num_tokens)
+                inputs, cache = self._pad_windows(rows, num_tokens)  # (batch, length)
+            else:
+                inputs = tf.constant([row.tokens[-1:] for row in rows], tf.int32)  # (batch, 1)
+            if self._num_steps < self.compile_after or inputs.shape[1] > 1:
                 noise = self._noise(rows, 1, options)[0]  # (batch, vocab_size)
-                tokens, _, cache = self._prefill(windows, cache, finished, noise, choice)
+                tokens, _, cache = self._next_token(inputs, cache, finished, noise, choice)
                 tokens = tokens[tf.newaxis]  # (1, batch)
             else:
-                last = tf.constant([row.tokens[-1:] for row in rows], tf.int32)
                 noise = self._noise(rows, TOKENS_PER_CALL, options)
                 count = min(TOKENS_PER_CALL, num_tokens, self.capacity - int(cache[0].start))
-                tokens, cache = self._continue(last, cache, finished, noise, choice, tf.constant(count))
+                tokens, cache = self._next_tokens(inputs, cache, finished, noise, choice, tf.constant(count))
                 tokens = tokens[:count]  # (count, batch)
+            self._num_steps += len(tokens)
             for step in tokens.numpy():
                 for row, token in zip(rows, step, strict=True):
                     row.append(int(token), capacity=self.capacity, overflow=options.overflow)
@@ -183,15 +192,21 @@ class Sampler:
             [[row.noise(self.vocab_size, ahead) for row in rows] for ahead in range(count)], tf.float64
         )
 
-    def _next_tokens(self, last, cache, finished, noise, choice, count):
+    def _loop(self, last, cache, finished, noise, choice, count):
         """(TOKENS_PER_CALL, batch) tokens, of which the first `count` are set, and the cache."""
-        tokens = tf.fill(tf.shape(noise)[:2], FINISHED)
-        index = 0
-        while index < count and not tf.reduce_all(finished):
+
+        def is_unfinished(index, tokens, last, finished, cache):
+            return (index < count) & ~tf.reduce_all(finished)
+
+        def add_token(index, tokens, last, finished, cache):
             chosen, finished, cache = self._step(last, cache, finished, noise[index], choice)
             tokens = tf.tensor_scatter_nd_update(tokens, [[index]], chosen[tf.newaxis])
             last = tf.ensure_shape(tf.maximum(chosen, 0)[:, tf.newaxis], (None, 1))  # (batch, 1)
-            index += 1
+            return index + 1, tokens, last, finished, cache
+
+        tokens = tf.fill(tf.shape(noise)[:2], FINISHED)
+        state = (0, tokens, last, finished, cache)
+        _, tokens, _, _, cache = tf.while_loop(is_unfinished, add_token, state)
         return tokens, cache
 
     def _step(self, tokens, cache, finished, noise, choice):

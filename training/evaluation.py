@@ -145,7 +145,7 @@ def make_evaluator(
         compile_mode: `graph` or `xla`.
     """
 
-    @tf.function(jit_compile=compile_mode == "xla")
+    @tf.function(autograph=False, jit_compile=compile_mode == "xla")
     def evaluate_batch(inputs, targets):
         return {"targets": count_targets(targets), **measure(model(inputs), targets)}
 

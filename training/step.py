@@ -80,6 +80,7 @@ def make_gradient_function(model: keras.Model, config: TrainingConfig) -> Callab
     """
     variables = model.trainable_variables
 
+    @tf.autograph.experimental.do_not_convert  # converting the model takes seconds
     def micro_batch_gradients(inputs, targets, step_seed, number, count):
         micro_batch_seed = tf.random.experimental.stateless_fold_in(step_seed, number)  # (2,)
         options = {"label_smoothing": config.label_smoothing}

@@ -13,10 +13,11 @@ WARM = SamplingOptions(temperature=1.5, seed=5)
 PROMPTS = [[4], [30, 2, 2, 17, 9, 1, 8, 8, 5], [11, 3, 20], [7, 7, 7, 7, 7, 7, 1]]
 
 
-@pytest.fixture(scope="module")
-def sampler(model_of):
+@pytest.fixture(scope="module", params=[500, 0], ids=["traced", "compiled"])
+def sampler(model_of, request):
     """Sampler of a model whose logits depend on where the window starts."""
-    return Sampler(model_of(context_length=CONTEXT, num_layers=1, num_kv_heads=3, position="learned"))
+    model = model_of(context_length=CONTEXT, num_layers=1, num_kv_heads=3, position="learned")
+    return Sampler(model, compile_after=request.param)
 
 
 def generated(sampler, prompt, num_tokens, options):
@@ -171,11 +172,17 @@ def test_a_context_of_one_token_generates(model_of):
     assert ours == expected
 
 
+def test_many_tokens_are_generated_by_the_compiled_loop(sampler):
+    ours = Sampler(sampler.model, compile_after=4)
+    assert generated(ours, PROMPTS[2], 12, WARM) == generated(sampler, PROMPTS[2], 12, WARM)
+    assert ours._next_tokens.experimental_get_tracing_count() == 1
+
+
 def test_one_trace_serves_every_batch_and_chunk(sampler):
     for prompts in (PROMPTS, PROMPTS[3:]):
         list(sampler.generate(prompts, 12, WARM))
-    for function in (sampler._prefill, sampler._continue):
-        assert function.experimental_get_tracing_count() == 1
+    assert sampler._next_token.experimental_get_tracing_count() == 1
+    assert sampler._next_tokens.experimental_get_tracing_count() <= 1
 
 
 @pytest.mark.parametrize(
