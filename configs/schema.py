@@ -9,20 +9,7 @@ from typing import Annotated, get_args
 from pydantic import Field, TypeAdapter, ValidationError
 
 from configs.foreign_names import answer_to
-from data.config import (
-    IMAGE_CONFIGS,
-    TOKENIZERS,
-    DigitsConfig,
-    ImageFolderConfig,
-    JsonLinesConfig,
-    ParquetConfig,
-    PasskeyConfig,
-    Place,
-    PythonStdlibConfig,
-    TextFilesConfig,
-    TfdsImagesConfig,
-    TfdsTextConfig,
-)
+from data.config import TOKENIZERS, DataConfig, ImagesConfig, Place, PythonStdlibConfig
 from models.config import AxialViTConfig, TransformerLMConfig
 from system.errors import ConfigError
 from system.text import format_value
@@ -30,8 +17,6 @@ from system.validation import Options, problems_of
 from training.config import DistributeConfig, OptimizerConfig, TrainingConfig
 
 Model = TransformerLMConfig | AxialViTConfig
-TextData = PythonStdlibConfig | TfdsTextConfig | TextFilesConfig | JsonLinesConfig | ParquetConfig
-Data = TextData | PasskeyConfig | DigitsConfig | TfdsImagesConfig | ImageFolderConfig
 UNSET = "???"
 # Set at the top level, for the model too.
 SHARED = {"model.context_length": "context_length"}
@@ -63,7 +48,7 @@ class Config(TrainingConfig):
     reset_head: bool = False
     context_length: Annotated[int, Field(ge=2, le=2**31 - 1)] | None = TransformerLMConfig.context_length
     model: Annotated[Model, Field(discriminator="architecture")] = field(default_factory=open_model)
-    data: Annotated[Data, Field(discriminator="source")] = field(default_factory=PythonStdlibConfig)
+    data: Annotated[DataConfig, Field(discriminator="source")] = field(default_factory=PythonStdlibConfig)
     distribute: DistributeConfig = field(default_factory=DistributeConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -74,7 +59,7 @@ class Config(TrainingConfig):
         for key in ("init_from_step", "init_from_data", "resample_positions", "reset_head"):
             if getattr(self, key) and self.init_from is None:
                 yield key, f"has no effect without init_from, got {format_value(getattr(self, key))}"
-        has_images = isinstance(self.data, IMAGE_CONFIGS)
+        has_images = isinstance(self.data, ImagesConfig)
         if isinstance(self.model, AxialViTConfig):
             if not has_images:
                 yield (
@@ -99,7 +84,7 @@ ADAPTER = TypeAdapter(Config)
 # Key that selects the class of a group, and the classes by its value.
 UNIONS = {
     "model": ("architecture", {cls.architecture: cls for cls in get_args(Model)}),
-    "data": ("source", {cls.source: cls for cls in get_args(Data)}),
+    "data": ("source", {cls.source: cls for cls in get_args(DataConfig)}),
 }
 
 # Files of the groups that are not named after the kind.

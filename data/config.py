@@ -160,4 +160,6 @@ class ImageFolderConfig(Options):
     cache_dir: Place | None = None
 
 
-IMAGE_CONFIGS = (DigitsConfig, TfdsImagesConfig, ImageFolderConfig)
+FilesConfig = PythonStdlibConfig | TfdsTextConfig | TextFilesConfig | JsonLinesConfig | ParquetConfig
+ImagesConfig = DigitsConfig | TfdsImagesConfig | ImageFolderConfig
+DataConfig = FilesConfig | PasskeyConfig | ImagesConfig

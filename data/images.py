@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.config import DigitsConfig, ImageFolderConfig, TfdsImagesConfig
+from data.config import DigitsConfig, ImageFolderConfig, ImagesConfig, TfdsImagesConfig
 from data.image_files import fit_images, image_folder_source
 from data.sources import (
     SPLITS,
@@ -27,8 +27,6 @@ from data.sources import (
 )
 from system.errors import DataError
 from system.text import format_count, format_share, print_line
-
-ImagesConfig = DigitsConfig | TfdsImagesConfig | ImageFolderConfig
 
 
 @dataclass(frozen=True)

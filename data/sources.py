@@ -168,7 +168,9 @@ def _build(folder: Path, source: Source, build: Callable[[Path, Progress], dict]
             progress = Progress(source, report)
             with replacing(folder) as temporary:
                 temporary.mkdir()
-                write_meta(temporary, build(temporary, progress) | {"skipped": progress.skipped})
+                facts = build(temporary, progress) | {"skipped": progress.skipped}
+                (temporary / "meta.json").write_text(json.dumps(facts), "utf-8")
+                (temporary / "sha256.json").write_text(json.dumps(hash_files(temporary)), "utf-8")
                 shutil.rmtree(folder, ignore_errors=True)  # a damaged entry
             meta = read_meta(folder)
     return meta
@@ -188,12 +190,6 @@ def read_meta(folder: Path) -> dict | None:
         return json.loads((folder / "meta.json").read_text("utf-8")) if is_intact else None
     except (OSError, ValueError):
         return None
-
-
-def write_meta(folder: Path, facts: dict) -> None:
-    """Writes `facts` to `meta.json`, and the hashes of all files to `sha256.json`."""
-    (folder / "meta.json").write_text(json.dumps(facts), "utf-8")
-    (folder / "sha256.json").write_text(json.dumps(hash_files(folder)), "utf-8")
 
 
 def hash_files(folder: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ import keras
 
 from configs.compose import REWRITE, load_config, no_run, read_yaml
 from configs.schema import Config, conflicting_keys, describe_difference, flatten, to_flat
-from data.config import IMAGE_CONFIGS, PasskeyConfig
+from data.config import ImagesConfig, PasskeyConfig
 from data.tokenizer import BYTES, FILE_NAME, Tokenizer, read_tokenizer
 from models.config import AxialViTConfig
 from models.transformer import TransformerLM
@@ -93,7 +93,7 @@ def load_task(
         DataError: if the data cannot be read or do not fit the model.
     """
     is_recorded = run_directory is not None
-    if isinstance(config.data, IMAGE_CONFIGS):
+    if isinstance(config.data, ImagesConfig):
         return load_image_task(config, report=report, is_recorded=is_recorded, facts=facts)
     tokenizer = load_run_tokenizer(run_directory, config) if is_recorded else None
     if isinstance(config.data, PasskeyConfig):
@@ -144,7 +144,7 @@ def load_model(
         config = replace(config, precision=precision)
     if step == "best":
         step = find_best_step(run_directory)
-    is_of_text = not isinstance(config.data, IMAGE_CONFIGS)
+    is_of_text = not isinstance(config.data, ImagesConfig)
     model = make_model(config, load_run_tokenizer(run_directory, config) if is_of_text else None)
     manifest = restore_weights(run_directory, model, step=None if step == "latest" else step)
     print_note(f"{run_directory}: using the checkpoint of step {manifest['step']:,}")

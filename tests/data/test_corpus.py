@@ -180,7 +180,7 @@ def test_crash_or_full_disk_leaves_no_entry(folder, monkeypatch):
         (KeyboardInterrupt(), None),
         (OSError(28, "No space left on device"), r"cannot write .*No space .*; set data\.cache_dir="),
     ):
-        monkeypatch.setattr(sources, "write_meta", Mock(side_effect=error))
+        monkeypatch.setattr(sources, "hash_files", Mock(side_effect=error))
         with pytest.raises((KeyboardInterrupt, DataError), match=message):
             load(folder)
         assert names_in(folder.parent / "cache") == []
