@@ -86,14 +86,8 @@ def compose(
 
     Increasing precedence: defaults, model, data and context of the parent (`init_from`), experiment file,
     command line. The learning rate is at most that of an imported parent, unless the command line sets it.
-
-    Args:
-        overrides: `key=value`, `group=file`, `+key=value` or `~key`.
-        config_dir: directory with more files of the groups.
-        report: receives one line that lists the inherited groups.
-
-    Raises:
-        ConfigError, RunError: if the line is wrong, or `init_from` is not the directory of a run.
+    `config_dir` has more files of the groups. `report` receives one line that lists what is inherited. Raises
+    ConfigError or RunError if the line is wrong, or `init_from` is not the directory of a run.
     """
     with hydra_errors():
         cfg, choices = compose_files(overrides, config_dir)

@@ -43,13 +43,10 @@ class Source:
     Attributes:
         identity: JSON values that change whenever an item may have changed.
         num_items: number of items of all splits, invalid ones included; None if it is not known in advance.
-        unit: name of an item in the singular.
         items: yields the items of a split, in the same order at every call: (name, raw bytes) of a document,
             or (name, image, label) with an image (height, width, channels) uint8, and with the SHA-256 of its
             file if duplicates are left out. A `DataError` in place of bytes or image makes the item invalid.
         held_out: share of the training items that is held out; None if the source defines both splits.
-        classes: names of the classes of images.
-        invalid: whether an invalid item is skipped or raises.
         action: what is done with the items, before and after it is done.
     """
 
@@ -134,9 +131,8 @@ def load_or_build(
 ) -> dict:
     """Returns `meta.json` of the entry `folder`, which is built first unless it is complete and undamaged.
 
-    Of several processes that need an entry, one builds it and the others wait. `build` writes files into a
-    folder and returns JSON values for `meta.json`. `report` receives the progress, and the skipped items at
-    every load. Raises DataError if the cache cannot be written.
+    `build` writes files into a folder and returns JSON values for `meta.json`. `report` receives progress, and
+    the skipped items at every load. Raises DataError if the cache cannot be written.
     """
     try:
         remove_partial(folder.parent)
@@ -155,6 +151,7 @@ def load_or_build(
 
 
 def _build(folder: Path, source: Source, build: Callable[[Path, Progress], dict], report: Report) -> dict:
+    """Of several processes that need an entry, one builds it and the others wait."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:

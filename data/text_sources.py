@@ -30,10 +30,7 @@ def files_source(config: PythonStdlibConfig | TextFilesConfig) -> Source:
     and tools. Otherwise, `config.path` is a file, a directory (all files below it) or a glob (`**` is any
     depth); hidden files and folders are excluded unless the glob names their dot. The name of a document is
     the path of its file relative to the directory, or to the part of the glob before the first wildcard, and
-    `:number` of its line or row.
-
-    Raises:
-        DataError: if the path matches no file.
+    `:number` of its line or row. Raises DataError if the path matches no file.
     """
     if isinstance(config, PythonStdlibConfig):
         name, root, is_included = config.source, Path(sysconfig.get_paths()["stdlib"]), _is_of_stdlib

@@ -25,19 +25,15 @@ KEYS = {
 
 
 def tfds_source(config: TfdsTextConfig | TfdsImagesConfig, *, report: Report) -> Source:
-    """Texts, or images and labels, of the dataset `config.tfds_name`.
+    """Texts, or images and labels, of a dataset, each named by its split and its index in the stored order.
 
-    The name of an item is its split and its index in the stored order.
-
-    Raises:
-        DataError: if the set, a key or a split is unknown, splits of images overlap, or the download fails.
+    Raises DataError if the set, a key or a split is unknown, splits of images overlap, or the download fails.
     """
     is_text = isinstance(config, TfdsTextConfig)
     builder = _find_builder(config.tfds_name, data_dir=config.data_dir)
     options = ("text_key",) if is_text else ("image_key", "label_key")
     keys = {option: getattr(config, option) for option in options}
-    for option, key in keys.items():
-        _check_key(builder, option, key)
+    _check_keys(builder, keys)
     _prepare(builder, report=report)
     splits = {"train": config.train_split, "validation": config.validation_split}
     counts = [_count_examples(builder, *split) for split in splits.items() if split[1] is not None]
@@ -129,13 +125,14 @@ def _check_disjoint(builder, *, train: str, validation: str) -> None:
             )
 
 
-def _check_key(builder, option: str, key: str) -> None:
-    """Raises DataError unless the feature `key` has the type that `option` requires."""
-    kind, is_valid = KEYS[option]
-    keys = sorted(name for name, feature in builder.info.features.items() if is_valid(feature))
-    if key not in keys:
-        advice = f"choose one of {', '.join(keys)}" if keys else "it has none; choose another data.tfds_name"
-        raise DataError(f"data.{option}={key} is not {kind} of {builder.info.full_name}; {advice}")
+def _check_keys(builder, keys: dict[str, str]) -> None:
+    """Raises DataError unless the feature that each option names has the type that the option requires."""
+    for option, key in keys.items():
+        kind, is_valid = KEYS[option]
+        valid = sorted(name for name, feature in builder.info.features.items() if is_valid(feature))
+        if key not in valid:
+            advice = f"choose one of {', '.join(valid)}" if valid else "it has none; choose another set"
+            raise DataError(f"data.{option}={key} is not {kind} of {builder.info.full_name}; {advice}")
 
 
 @contextlib.contextmanager

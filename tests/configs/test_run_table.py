@@ -61,13 +61,9 @@ def test_runs_are_listed_by_loss_with_their_state_and_differing_keys(outputs, ca
     ]
     path = outputs / "damaged" / "config.yaml"
     assert errors == f"note: {path} cannot be read (No such file or directory)\n"
-
-
-def test_runs_are_printed_as_json(outputs, capsys):
     assert run_command(lambda: main([str(outputs / "whole"), "--json"])) == 0
     (run,) = json.loads(capsys.readouterr().out)
-    assert (run["config"]["model.dim"], run["config"]["optimizer.learning_rate"]) == (128, 0.003)
-    assert (run["name"], run["loss"], run["elapsed_seconds"]) == ("whole", 1.25, 3700.5)
+    assert (run["name"], run["loss"], run["config"]["model.dim"]) == ("whole", 1.25, 128)
 
 
 @pytest.mark.parametrize(("name", "problem"), [("nothing", "is not a directory"), ("figures", "Train one")])

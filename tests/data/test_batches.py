@@ -166,9 +166,6 @@ SOURCES = {
         IMAGES, augment=AUGMENT, **TRAINING, **STEPS, **MOMENTS, **rows
     ),
     "held-out text": lambda **rows: evaluation(BYTES[:120], batch_size=BATCH, length=8, **rows),
-    "held-out passkeys": lambda **rows: EvaluationBatches(
-        11, Passkeys(60, 2).held_out, batch_size=BATCH, **rows
-    ),
 }
 
 
