@@ -131,8 +131,8 @@ def load_or_build(
 ) -> dict:
     """Returns `meta.json` of the entry `folder`, which is built first unless it is complete and undamaged.
 
-    `build` writes files into a folder and returns JSON values for `meta.json`. `report` receives progress, and
-    the skipped items at every load. Raises DataError if the cache cannot be written.
+    `build` writes files into a folder and returns JSON values for `meta.json`. `report` receives the progress
+    and, at every load, the skipped items. Raises DataError if the cache cannot be written.
     """
     try:
         remove_partial(folder.parent)
