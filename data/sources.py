@@ -151,7 +151,7 @@ def load_or_build(
 
 
 def _build(folder: Path, source: Source, build: Callable[[Path, Progress], dict], report: Report) -> dict:
-    """Of several processes that need an entry, one builds it and the others wait."""
+    """Builds an entry, or waits until another process has, and returns its `meta.json`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
