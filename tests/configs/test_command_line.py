@@ -201,10 +201,6 @@ def test_names_of_other_programs_are_answered(errors_of):
     [
         ("modl: 3\nmodel: {dim: x}\n", "unknown key 'modl'; did you mean 'model'?"),
         ("name: [a\nseed: 1\n", "trial.yaml, line 3: expected ',' or ']', but got ':'"),
-        (
-            "defaults:\n  - override /model: lm_hug\n",
-            f"no 'lm_hug' in model; choose from {MODELS}",
-        ),
     ],
 )
 def test_mistake_in_an_experiment_file_is_reported(tmp_path, errors_of, text, problem):
