@@ -53,16 +53,6 @@ def test_digits_of_a_key_are_distinct_and_uniform():
         assert set(keys[:, place]) == set("0123456789")
 
 
-def test_filler_is_whole_sentences_except_for_its_start():
-    filler = Passkeys(200, 5).filler
-    first, *others = map(text_of, filler(np.random.default_rng(0), 200))
-    assert sum(map(len, [first, *others])) == 200
-    assert set(others) <= set(FILLER)
-    assert any(sentence.endswith(first) for sentence in FILLER)
-    assert filler(np.random.default_rng(0), 0) == []
-    assert not any(char.isdigit() or char == ":" for sentence in FILLER for char in sentence)
-
-
 def test_held_out_targets_are_the_digits_of_the_answer():
     inputs, targets = Passkeys(90, 5).held_out(np.array([4, 0]))
     assert inputs.shape == targets.shape == (2, 90)

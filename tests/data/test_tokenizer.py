@@ -155,12 +155,6 @@ def test_labels_are_readable(bpe, sentencepiece):
     assert [label(sentencepiece, token) for token in sentencepiece.encode("a\n")] == ["\N{OPEN BOX}a", "\\n"]
 
 
-def test_a_file_or_the_directory_that_contains_it_is_read(bpe, tmp_path):
-    (tmp_path / "tokenizer.json").write_text(bpe.json)
-    for path in (tmp_path, tmp_path / "tokenizer.json"):
-        assert read_tokenizer(path).sha256 == bpe.sha256
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
