@@ -11,6 +11,26 @@ def relative_difference(a, b):
     return np.max(abs(a - b)) / np.std(b)
 
 
+def randomized(model):
+    """The model with large weights, equal in all models that have a weight of that path.
+
+    Initial weights are so small that errors in a layer would hardly change the logits.
+    """
+    for variable in model.weights:
+        random = np.random.default_rng(sum(variable.path.encode()))
+        values = random.normal(size=variable.shape)
+        if "kernel" in variable.path:
+            values *= 1.5 * variable.shape[0] ** -0.5
+        elif "scale" in variable.path:
+            values = 1 + 0.3 * values
+        elif "frequencies" in variable.path:
+            values = variable * (1 + 0.2 * random.random(variable.shape))
+        elif variable.path.endswith("/embedding/embeddings"):
+            values *= 0.3  # tied: with a larger one every token predicts itself
+        variable.assign(values)
+    return model
+
+
 def weights_of(model):
     """Weights by their paths in the model."""
     return {w.path.removeprefix(f"{model.name}/"): w.numpy().astype(float) for w in model.weights}

@@ -1,5 +1,6 @@
 """Every option of the language model: its effect, cached decoding, packed documents, graphs."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from models.config import RopeConfig, RopeScalingConfig, TransformerLMConfig
 from models.transformer import TransformerLM
+from tests.models.reference import randomized
 from training.optimizer import is_decayed
 
 # No two axes alike: 37 tokens, 16 positions, 6 heads of 8 features over 3 of keys.
@@ -51,21 +53,11 @@ CONFIGS = {
     "norm_epsilon": replace(PLAIN, norm_epsilon=0.1),
     **{name: replace(PLAIN, position=name) for name in ("learned", "sinusoidal", "alibi", "none")},
 }
-MODELS = {}
 
 
+@functools.cache
 def model_named(name, dtype="float32"):
-    """A model with large random weights, the same by name in every model that has them."""
-    if (name, dtype) not in MODELS:
-        model = TransformerLM(({"plain": PLAIN} | SCALINGS | CONFIGS)[name], dtype=dtype)
-        for variable in model.weights:
-            random = np.random.default_rng(sum(variable.path.encode()))
-            if "frequencies" in variable.path:
-                variable.assign(variable * (1 + 0.2 * random.random(variable.shape)))
-            elif len(variable.shape) > 1:
-                variable.assign(random.normal(size=variable.shape) * 1.5 * variable.shape[0] ** -0.5)
-        MODELS[name, dtype] = model
-    return MODELS[name, dtype]
+    return randomized(TransformerLM(({"plain": PLAIN} | SCALINGS | CONFIGS)[name], dtype=dtype))
 
 
 def decoded(model, tokens, *, padding=None):

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from models.config import AxialViTConfig, RopeConfig, RopeScalingConfig
 from models.vit import AxialViT
+from tests.models.reference import randomized
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +22,7 @@ def models(model_of):
     lm = model_of(dtype="mixed_bfloat16", num_layers=1, rope=rope, learned_rotations="cumulative")
     lm.document_separator = 5
     config = AxialViTConfig(dim=16, num_layers=1, mlp_dim=24, position="mixed", pooling="class_token")
-    vit = AxialViT(config.for_images(8, 12, channels=3, num_classes=7))
-    for number, weight in enumerate(vit.trainable_variables):
-        weight.assign(np.random.default_rng(number).normal(size=weight.shape, scale=0.3))
+    vit = randomized(AxialViT(config.for_images(8, 12, channels=3, num_classes=7)))
     tokens = np.random.default_rng(0).integers(0, 37, (2, 11)).astype(np.int32)
     return [(lm, tokens), (vit, np.random.default_rng(0).normal(size=(2, 16, 8, 3)).astype(np.float32))]
 

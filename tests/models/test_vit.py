@@ -12,6 +12,7 @@ from models.vit import AxialViT, extract_patches
 from tests.models.reference import (
     attention,
     feed_forward,
+    randomized,
     relative_difference,
     rms_norm,
     sinusoids,
@@ -42,20 +43,7 @@ VARIANTS = {
 
 @functools.cache
 def _model(dtype, items):
-    model = AxialViT(AxialViTConfig(**(vars(PLAIN) | dict(items))), dtype=dtype)
-    # Initial weights are so small that errors in a layer would hardly change the logits.
-    for variable in model.weights:
-        random = np.random.default_rng(sum(variable.path.encode()))
-        values = random.normal(size=variable.shape)
-        if "kernel" in variable.path:
-            variable.assign(values * 1.5 * variable.shape[0] ** -0.5)
-        elif "scale" in variable.path:
-            variable.assign(1 + 0.3 * values)
-        elif "frequencies" in variable.path:
-            variable.assign(variable * (1 + 0.2 * random.random(variable.shape)))
-        else:
-            variable.assign(values)
-    return model
+    return randomized(AxialViT(AxialViTConfig(**(vars(PLAIN) | dict(items))), dtype=dtype))
 
 
 def model_of(variant=None, *, dtype="float32", **options):
