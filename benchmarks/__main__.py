@@ -9,47 +9,56 @@ speedrun   a training run on Shakespeare compared with nanoGPT's recipe (minutes
 axial      training step of a vision transformer with full and with axial attention
 
 PyTorch, rotary-embedding-torch, transformers and KerasHub are measured if requirements-bench.txt is
-installed. Implementations of the same work are measured alternately, each in its own process; `ratio` is the
-time divided by that of the first.
+installed. Implementations of the same work, a group, are measured alternately, each in its own process;
+`ratio` is the time divided by that of the first. Each group is printed as soon as it is measured.
 """
 
 import argparse
+import datetime
 import importlib.metadata
 import json
 import sys
+from pathlib import Path
 
 from benchmarks.harness import FAILED, Contender, Workload, measure
 from benchmarks.workloads import WORKLOADS
 from runs.arguments import positive_integer
 from system.command import quiet_imports, run_command
-from system.text import format_table, print_error, print_result
+from system.files import write_text
+from system.text import format_duration, format_table, print_error, print_result
 
 PACKAGES = ("tensorflow", "keras", "torch", "rotary-embedding-torch", "transformers", "keras-hub")
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    rows, left_out = [], {}
-    for workload in options.workloads:
-        print_error(f"{workload.title}: {', '.join(contender.name for contender in workload.contenders)}")
-        measured, problems = measure(workload, repeats=options.repeats)
-        rows += measured
-        for name, problem in problems:
-            left_out.setdefault(problem, []).append(f"{workload.title}: {name}")
     with quiet_imports():
         from training.hardware import describe_machine
     installed = {package.name.lower(): package.version for package in importlib.metadata.distributions()}
-    versions = [f"{name} {installed[name]}" for name in PACKAGES if name in installed]
-    facts = {"machine": describe_machine(), "packages": versions}
-    if options.json:
-        print_result(json.dumps(facts | {"rows": rows, "left_out": left_out}, indent=1))
-    else:
-        print_result(", ".join([facts["machine"], *facts["packages"]]))
-        if rows:
-            print_result(format_table([round_numbers(row) for row in rows]))
-        for problem, names in left_out.items():
-            print_result(f"left out, {problem}: {'; '.join(names)}")
-    return int(FAILED in left_out)
+    facts = {
+        "machine": describe_machine(),
+        "date": str(datetime.date.today()),
+        "packages": ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed),
+    }
+    print_result(", ".join(facts.values()))
+    estimate = sum(
+        len(contenders) * (start + options.repeats * turn)
+        for _, _, contenders, _, (start, turn) in options.workloads
+    )
+    print_error(f"about {format_duration(estimate)} (minutes:seconds) if all are installed")
+    rows = []
+    for workload in options.workloads:
+        print_error(f"{workload.title}: {', '.join(contender.name for contender in workload.contenders)}")
+        group = measure(workload, repeats=options.repeats)
+        rows += [facts | row for row in group]
+        if options.json:
+            write_text(options.json, json.dumps(rows, indent=1) + "\n")
+        if measured := [round_numbers(row) for row in group if "left_out" not in row]:
+            print_result(format_table(measured))
+        for row in group:
+            if "left_out" in row:
+                print_result(f"left out: {row['by']}: {row['left_out']}")
+    return int(any(row.get("left_out", "").startswith(FAILED) for row in rows))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -66,12 +75,18 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "these texts"
     )
     parser.add_argument("--only", nargs="+", metavar="TEXT", default=[""], help=only)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    quick = "about two minutes: one round of the first group, with one implementation of each kind"
+    parser.add_argument("--quick", action="store_true", help=quick)
+    json_help = "file of all rows as JSON, written again after each group"
+    parser.add_argument("--json", type=Path, metavar="PATH", help=json_help)
     options = parser.parse_args(arguments)
+    options.workloads = WORKLOADS[options.subject]
+    if options.quick:
+        options.workloads, options.repeats = options.workloads[:1], 1
     options.workloads = [
         workload._replace(contenders=contenders)
-        for workload in WORKLOADS[options.subject]
-        if (contenders := [each for each in workload.contenders if is_chosen(workload, each, options.only)])
+        for workload in options.workloads
+        if (contenders := [each for each in workload.contenders if is_chosen(workload, each, options)])
     ]
     if not options.workloads:
         texts = " or ".join(map(repr, options.only))
@@ -79,8 +94,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def is_chosen(workload: Workload, contender: Contender, texts: list[str]) -> bool:
-    return any(text in f"{workload.title}: {contender.name}" for text in texts)
+def is_chosen(workload: Workload, contender: Contender, options: argparse.Namespace) -> bool:
+    is_named = any(text in f"{workload.title}: {contender.name}" for text in options.only)
+    return is_named and (contender.is_quick or not options.quick)
 
 
 def round_numbers(row: dict) -> dict:

@@ -7,16 +7,16 @@ import os
 import resource
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from system.command import silenced_standard_error
-from system.text import format_command
+from system.errors import reason
+from system.text import ROOT, format_command
 
-ROOT = Path(__file__).resolve().parents[1]
 CALLS = 20  # of short work, in a turn
 CHANNELS, CLASSES, PATCH_SIZE = 3, 10, 4
 FAILED = "failed"
@@ -40,6 +40,7 @@ class Contender(NamedTuple):
     name: str
     make: str
     options: dict
+    is_quick: bool = True  # measured with --quick too
 
 
 class Workload(NamedTuple):
@@ -47,103 +48,95 @@ class Workload(NamedTuple):
 
     sizes: arguments of every contender.
     contenders: the first is the reference of the ratios.
-    rate: name of a rate, and its units in a unit of work. None for commands, whose own processes are not
-        measured in memory either.
+    rate: name of a rate, and its units in a unit of work. None for commands, which need no warm-up, and whose
+        own processes are not measured in memory.
+    seconds: about how long a contender takes to start, and for a turn, for the announced total.
     """
 
     title: str
     sizes: dict
     contenders: list[Contender]
     rate: tuple[str, float] | None
+    seconds: tuple[float, float] = (20, 2)
 
 
-def measure(workload: Workload, *, repeats: int) -> tuple[list[dict], list[tuple[str, str]]]:
-    """A row for each contender that can be measured; name and problem of each of the others."""
+def measure(workload: Workload, *, repeats: int) -> list[dict]:
+    """A row for each contender: its times, or the reason why it is `left_out`."""
+    processes, turns, problems = {}, {}, {}
+
+    def run(name, function, *arguments):
+        if name not in problems:
+            try:
+                return processes[name].submit(function, *arguments).result()
+            except Exception as error:
+                problems[name] = describe(error)
+
     with contextlib.ExitStack() as stack:
-        contenders = workload.contenders
-        processes = [stack.enter_context(Process(contender, workload.sizes)) for contender in contenders]
+        for name, make, options, _ in workload.contenders:
+            pool = ProcessPoolExecutor(1, mp_context=SPAWN, initializer=initialize)
+            processes[name], turns[name] = stack.enter_context(pool), []
+            run(name, prepare, make, workload.sizes | options, workload.rate is not None)
         for number in range(repeats):
             # The order alternates, so that a machine that slows down slows all contenders alike.
-            for process in processes if number % 2 == 0 else reversed(processes):
-                process.take_turn()
-    rows = [make_row(workload, process) for process in processes if process.problem is None]
-    for row in rows:
-        row["ratio"] = row["milliseconds"] / rows[0]["milliseconds"]
-    return rows, [(process.name, process.problem) for process in processes if process.problem is not None]
+            for name in turns if number % 2 == 0 else reversed(turns):
+                turns[name].append(run(name, take_turn))
+    rows = []
+    for name in turns:
+        facts = {"left_out": problems[name]} if name in problems else times_of(workload, turns[name])
+        rows.append({"work": workload.title, "by": name} | facts)
+    measured = [row for row in rows if "left_out" not in row]
+    for row in measured:
+        row["ratio"] = row["milliseconds"] / measured[0]["milliseconds"]
+    return rows
 
 
-class Process(contextlib.AbstractContextManager):
-    """Process of a contender, which has prepared its work and done it once.
-
-    turns: seconds of a unit of work, and peak memory in bytes, of each turn.
-    problem: the reason why the contender cannot be measured.
-    """
-
-    def __init__(self, contender: Contender, sizes: dict):
-        self.name, self.turns, self.problem = contender.name, [], None
-        self._connection, remote = SPAWN.Pipe()
-        arguments = contender.make, sizes | contender.options, remote
-        self._process = SPAWN.Process(target=serve, args=arguments)
-        self._process.start()
-        remote.close()  # so that the end of the process ends the connection
-        self._receive()
-
-    def take_turn(self) -> None:
-        if self.problem is None:
-            with contextlib.suppress(BrokenPipeError):
-                self._connection.send("turn")
-            self.turns.append(self._receive())
-
-    def _receive(self) -> object:
-        try:
-            self.problem, answer = self._connection.recv()
-        except (EOFError, ConnectionResetError):  # the process has ended
-            self.problem, answer = FAILED, None
-        return answer
-
-    def __exit__(self, *_) -> None:
-        self._connection.close()  # which ends the process
-        self._process.join()
+def describe(error: Exception) -> str:
+    """Reason why a contender is left out."""
+    if isinstance(error, ModuleNotFoundError):
+        command = format_command("-m", "pip", "install", "-r", ROOT / "requirements-bench.txt")
+        return f"{error.name} is not installed: {command}"
+    if isinstance(error, UnavailableError):
+        return str(error)
+    return f"{FAILED} ({type(error).__name__}: {reason(error)})"
 
 
-def make_row(workload: Workload, process: Process) -> dict:
-    """Times, median and quartiles over the turns, memory and rate of a contender."""
-    seconds, peaks = zip(*process.turns, strict=True)
+def times_of(workload: Workload, turns: list[tuple[float, int]]) -> dict:
+    """Median and quartiles over the turns, and memory and rate."""
+    seconds, peaks = zip(*turns, strict=True)
     first_quartile, median, third_quartile = (1e3 * np.quantile(seconds, (0.25, 0.5, 0.75))).tolist()
-    row = {"work": workload.title, "by": process.name, "milliseconds": median}
-    row |= {"first_quartile": first_quartile, "third_quartile": third_quartile}
-    if workload.rate is not None:
-        unit, number = workload.rate
-        row |= {"peak_megabytes": round(peaks[-1] / 1e6), unit: 1e3 * number / median}
-    return row
+    times = {"milliseconds": median, "first_quartile": first_quartile, "third_quartile": third_quartile}
+    if workload.rate is None:
+        return times
+    unit, number = workload.rate
+    return times | {"peak_megabytes": round(peaks[-1] / 1e6), unit: 1e3 * number / median}
 
 
-def serve(make: str, options: dict, connection: Connection) -> None:
-    """Main function of a contender's process: prepares the work, and does it once for each message.
+# The functions below run in the process of a contender.
+prepared: list = []  # its work, and its peak memory before the first call
 
-    Sends pairs of a problem, or None, and the seconds and peak memory of a turn.
-    """
+
+def initialize() -> None:
     os.dup2(2, 1)  # what libraries print goes to standard error
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def prepare(make: str, options: dict, warm_up: bool) -> None:
+    """Makes the work and, with `warm_up`, does it once, which traces and compiles."""
     module, function = make.split(":")
-    try:
-        with silenced_standard_error():  # TensorFlow prints when it is imported and initializes its devices
-            work = getattr(importlib.import_module(module), function)(**options)
-    except ModuleNotFoundError as error:
-        command = format_command("-m", "pip", "install", "-r", ROOT / "requirements-bench.txt")
-        return connection.send((f"{error.name} is not installed: {command}", None))
-    except UnavailableError as error:
-        return connection.send((str(error), None))
+    with silenced_standard_error():  # TensorFlow prints when it is imported and initializes its devices
+        work = getattr(importlib.import_module(module), function)(**options)
     # Memory is counted from here: without the libraries and the weights.
-    before = peak_bytes()
-    work.call()  # traces and compiles
-    connection.send((None, None))
-    with contextlib.suppress(EOFError):
-        while connection.recv():
-            started = time.perf_counter()
-            work.call()
-            seconds = (time.perf_counter() - started) / work.count
-            connection.send((None, (seconds, peak_bytes() - before)))
+    prepared[:] = work, peak_bytes()
+    if warm_up:
+        work.call()
+
+
+def take_turn() -> tuple[float, int]:
+    """Seconds of a unit of work, and peak memory in bytes."""
+    work, before = prepared
+    started = time.perf_counter()
+    work.call()
+    return (time.perf_counter() - started) / work.count, peak_bytes() - before
 
 
 def peak_bytes() -> int:

@@ -9,13 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.harness import CALLS, CHANNELS, CLASSES, PATCH_SIZE, ROOT, UnavailableError, Work
+from benchmarks.harness import CALLS, CHANNELS, CLASSES, PATCH_SIZE, UnavailableError, Work
 from models.config import AxialViTConfig, TransformerLMConfig
 from models.sampling import Sampler, SamplingOptions
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 from rope.embedding import RotaryEmbedding
 from runs.extended_context import row_memory
+from system.text import ROOT
 from training.config import OptimizerConfig, TrainingConfig
 from training.hardware import available_memory, resolve_compile, resolve_precision
 from training.optimizer import make_optimizer

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.harness import CALLS, CHANNELS, CLASSES, PATCH_SIZE, ROOT, Work
+from benchmarks.harness import CALLS, CHANNELS, CLASSES, PATCH_SIZE, Work
+from system.text import ROOT
 
 DTYPES = {"float32": torch.float32, "mixed_bfloat16": torch.bfloat16, "bfloat16": torch.bfloat16}
 COMPILE = {"eager": lambda function: function, "compiled": torch.compile}

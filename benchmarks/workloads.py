@@ -10,15 +10,18 @@ DIM_384 = {"dim": 384, "num_layers": 6, "num_heads": 6, "mlp_dim": 1024}
 DIM_192 = {"dim": 192, "num_layers": 6, "num_heads": 6, "mlp_dim": 576}
 DIM_64 = {"dim": 64, "num_layers": 2, "num_heads": 4, "mlp_dim": 192}
 TEXT = {"batch": 16, "length": 256}
-PRECISIONS, MODES, TORCH_MODES = ("float32", "mixed_bfloat16"), ("graph", "xla"), ("eager", "compiled")
+PRECISIONS, MODES, TORCH_MODES = ("mixed_bfloat16", "float32"), ("graph", "xla"), ("compiled", "eager")
 
 
 def by(name: str, make: str, **choices: Sequence) -> list[Contender]:
-    """A contender for each combination of the options, which fill in the name."""
+    """A contender for each combination of the options, which fill in the name; `--quick` takes the first."""
     combinations = (
         dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
     )
-    return [Contender(name.format(**options), f"benchmarks.{make}", options) for options in combinations]
+    return [
+        Contender(name.format(**options), f"benchmarks.{make}", options, is_quick=number == 0)
+        for number, options in enumerate(combinations)
+    ]
 
 
 def rotation(dtype: str, direction: str) -> Workload:
@@ -36,12 +39,15 @@ def rotation(dtype: str, direction: str) -> Workload:
         + by("torch, half, {mode}", "torch_peers:half_rotation", mode=["compiled"])
         + by("KerasHub, half, {mode}", "keras_peers:rotation", mode=MODES),
         ("gigabytes_per_second", gigabytes),
+        seconds=(8, 0.5),
     )
 
 
-def text_step(sizes: dict, contenders: list[Contender]) -> Workload:
+def text_step(sizes: dict, contenders: list[Contender], **options) -> Workload:
     title = "language model of {num_layers} layers, dim {dim}, step of {batch}x{length}".format(**sizes)
-    return Workload(title, sizes, contenders, ("tokens_per_second", sizes["batch"] * sizes["length"]))
+    return Workload(
+        title, sizes, contenders, ("tokens_per_second", sizes["batch"] * sizes["length"]), **options
+    )
 
 
 def image_step(sizes: dict, contenders: list[Contender]) -> Workload:
@@ -82,7 +88,9 @@ SPEED = ["experiment=shakespeare_speedrun"]
 SPEEDRUN = by("train.py {arguments[0]}", "ours:command", arguments=[SPEED]) + by(
     "nanoGPT's recipe", "torch_peers:nanogpt"
 )
-AXIAL = by("{attention} attention", "ours:image_step", attention=("full", "axial"))
+AXIAL = by("full attention", "ours:image_step", attention=["full"]) + by(
+    "axial attention", "ours:image_step", attention=["axial"]
+)
 
 WORKLOADS = {
     "rope": [
@@ -96,7 +104,9 @@ WORKLOADS = {
         image_step({"batch": 128, "grid": 8} | DIM_192, ours_and_torch("image", ["compiled"])),
     ],
     "attention": [
-        text_step({"batch": 1, "length": length} | DIM_128, ATTENTION) for length in (1024, 4096, 16_384)
+        text_step({"batch": 1, "length": 1024} | DIM_128, ATTENTION),
+        text_step({"batch": 1, "length": 4096} | DIM_128, ATTENTION),
+        text_step({"batch": 1, "length": 16_384} | DIM_128, ATTENTION, seconds=(40, 10)),
     ],
     "generate": [
         Workload(
@@ -106,8 +116,10 @@ WORKLOADS = {
             ("tokens_per_second", 1),
         )
     ],
-    "startup": [Workload("command", {}, STARTUP, None)],
-    "speedrun": [Workload("to about 1.9 nats per character of Shakespeare", {}, SPEEDRUN, None)],
+    "startup": [Workload("command", {}, STARTUP, None, seconds=(5, 5))],
+    "speedrun": [
+        Workload("to about 1.9 nats per character of Shakespeare", {}, SPEEDRUN, None, seconds=(5, 60))
+    ],
     "axial": [
         image_step({"batch": 2, "grid": grid, "precision": "float32", "mode": "graph"} | DIM_64, AXIAL)
         for grid in (16, 32, 64)

@@ -21,7 +21,7 @@ def replacing(path: Path) -> Iterator[Path]:
     if not path.name:  # "", "." and "/"
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.partial")
-    _remove(temporary)
+    delete(temporary)
     try:
         yield temporary
         for written in [*temporary.rglob("*"), temporary]:
@@ -29,10 +29,11 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync(path.parent)
     finally:
-        _remove(temporary)
+        delete(temporary)
 
 
-def _remove(path: Path) -> None:
+def delete(path: Path) -> None:
+    """Deletes a file or a directory with its content, if it exists; of a link only the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

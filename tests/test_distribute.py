@@ -1,26 +1,21 @@
-"""Runs on several replicas and workers, each strategy in processes of its own, against one device."""
+"""Runs of two workers that are processes, against one device; see also `tests/training/test_replicas.py`."""
 
 import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-import tensorflow as tf
 
 from scripts.launch_local import free_addresses
 from tests.comparison import rows_of, tensors_of
-from tests.replicas import BATCH, CURVES, MIRRORED, WORKERS, train
-from tests.run_helpers import copy_of, refusal, wait_for
-from training.replicas import ONE_DEVICE
+from tests.replicas import BATCH
+from tests.run_helpers import copy_of, wait_for
 
 # Most of the time is spent starting TensorFlow and tracing, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
@@ -28,107 +23,27 @@ ROOT = Path(__file__).parents[1]
 CPUS = ("distribute=mirrored", "distribute.devices=[CPU:0,CPU:1]")
 
 
-def start_process(file, *overrides, tf_config=None):
-    environment = os.environ if tf_config is None else os.environ | {"TF_CONFIG": json.dumps(tf_config)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.replicas", str(file), *overrides], cwd=ROOT, env=environment
-    )
-
-
-def results_of(processes, files):
-    assert [process.wait(900) for process in processes] == [0] * len(processes)
-    return [json.loads(file.read_text()) for file in files]
-
-
-@pytest.fixture(scope="module")
-def mirrored(tmp_path_factory):
-    """Results of the process with two replicas, in a list of one."""
-    file = tmp_path_factory.mktemp("mirrored") / "results.json"
-    return results_of([start_process(file, *CPUS)], [file])
-
-
-@pytest.fixture(scope="module")
-def workers(tmp_path_factory):
-    """Results of each of two workers."""
-    files = [tmp_path_factory.mktemp("workers") / "results.json" for _ in range(2)]
+@pytest.mark.slow
+def test_workers_exchange_values(tmp_path):
+    files, processes = [tmp_path / f"{index}.json" for index in range(2)], []
     cluster = {"worker": free_addresses(2)}
-    tasks = [{"type": "worker", "index": index} for index in range(2)]
-    processes = [
-        start_process(file, "distribute=multi_worker", tf_config={"cluster": cluster, "task": task})
-        for file, task in zip(files, tasks, strict=True)
-    ]
-    return results_of(processes, files)
-
-
-@pytest.fixture(scope="module")
-def one_device():
-    """Function from a case of two replicas to its results on one device."""
-    results = {}
-
-    def train_once(name):
-        if name not in results:
-            case = (MIRRORED | WORKERS)[name]
-            # Dropout depends on the number of micro-batches.
-            results[name] = train(
-                replace(case, accumulation_steps=2) if "dropout" in name else case, ONE_DEVICE
-            )
-        return results[name]
-
-    return train_once
-
-
-def assert_same_curve(actual, expected, rtol=1e-5):
-    np.testing.assert_allclose(actual["losses"], expected["losses"], rtol=rtol)
-    # The rounding of earlier updates changes a gradient more than the loss.
-    np.testing.assert_allclose(actual["norms"], expected["norms"], rtol=3 * rtol)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", ["mirrored", "workers"])
-def test_two_replicas_train_as_one_device(request, one_device, processes):
-    """Over 20 steps, with clipped gradients, in two micro-batches a replica."""
-    results = request.getfixturevalue(processes)
-    for name in CURVES:
-        expected = one_device(name)
-        assert min(expected["norms"]) > 0.3  # the limit
-        for result in results:
-            assert_same_curve(result[name], expected)
-            for weight, other in zip(result[name]["weights"], expected["weights"], strict=True):
-                # Where a gradient is near 0, Adam turns its rounding into a part of a step, 0.01.
-                np.testing.assert_allclose(weight, other, rtol=0, atol=3e-5)
-            assert result[name]["metrics"] == pytest.approx(expected["metrics"], rel=1e-5)
-            assert result[name]["a step that is not finite is skipped"]
-        hashes = [list(chain(*rows)) for rows in zip(*(r[name]["row hashes"] for r in results), strict=True)]
-        assert hashes == expected["row hashes"]
-        assert len(set(hashes[0])) == BATCH
-    for name in sorted((MIRRORED if processes == "mirrored" else WORKERS).keys() - CURVES.keys()):
-        for result in results:
-            assert_same_curve(result[name], one_device(name), rtol=2e-3 if "bfloat16" in name else 1e-5)
-
-
-@pytest.mark.slow
-def test_the_weights_of_replicas_stay_equal(mirrored):
-    assert not any(result["copies differ"] for result in mirrored[0].values() if "losses" in result)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", ["mirrored", "workers"])
-def test_replicas_and_workers_exchange_values(request, processes):
-    results = [result["communication"] for result in request.getfixturevalue(processes)]
+    for index, file in enumerate(files):
+        command = [sys.executable, "-m", "tests.replicas", str(file), "distribute=multi_worker"]
+        config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
+        processes.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | {"TF_CONFIG": config}))
+    assert [process.wait(900) for process in processes] == [0, 0]
+    results = [json.loads(file.read_text()) for file in files]
     for result in results:
         assert result["rows"] == list(range(1, 1 + BATCH))
         assert result["from chief"][:2] == ["ä", 0]
         assert result["copied"] == [3.0, 4.0]
-        assert (result["any of none"], result["any of the last"]) == (False, True)
-        assert result["largest"] == 129 + len(results)
-    if processes == "workers":
-        for result in results:
-            assert result["different data"].startswith("RunError: worker 1 (127.0.0.1:")
-            assert "differ: data is b and a. Start all " in result["different data"]
-        failures = [result["failure of the chief"] for result in results]
-        assert failures[0] == "ValueError: no luck\nat all"
-        assert failures[1].startswith("RunError: worker 0 (127.0.0.1:")
-        assert failures[1].endswith(") has failed: ValueError: no luck")
+        assert (result["any of none"], result["any of the last"], result["largest"]) == (False, True, 131)
+        assert result["different data"].startswith("RunError: worker 1 (127.0.0.1:")
+        assert "differ: data is b and a. Start all " in result["different data"]
+    failures = [result["failure of the chief"] for result in results]
+    assert failures[0] == "ValueError: no luck\nat all"
+    assert failures[1].startswith("RunError: worker 0 (127.0.0.1:")
+    assert failures[1].endswith(") has failed: ValueError: no luck")
 
 
 @pytest.fixture(scope="module")
@@ -257,35 +172,3 @@ def test_a_run_resumes_on_another_number_of_replicas(place, restarted, whole):
     command = [sys.executable, "train.py", *arguments(f"name={run.name}", *CPUS)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=900)
     assert_ends_as(run, whole)
-
-
-@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
-def test_mirrored_without_a_gpu_is_refused_with_advice(workplace, capsys):
-    assert refusal(workplace, capsys, "name=none", "distribute=mirrored") == [
-        "distribute=mirrored needs a GPU, and this machine has none. To try it on the CPU, set "
-        "distribute.devices=[CPU:0,CPU:1]; to train on one device, distribute=none"
-    ]
-    assert refusal(workplace, capsys, "name=none", "distribute=mirrored", "distribute.devices=[GPU:3]") == [
-        "distribute.devices: GPU:3 not found; available: no GPU"
-    ]
-
-
-def test_an_invalid_tf_config_is_refused_before_the_run_starts(workplace, capsys, monkeypatch):
-    config = {"cluster": {"worker": ["a"]}, "task": {"type": "worker", "index": 0}}
-    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    (line,) = refusal(workplace, capsys, "name=none", "distribute=multi_worker")
-    assert line.startswith(
-        "TF_CONFIG cluster must be lists of host:port for worker and, optionally, chief, got "
-    )
-
-
-def test_a_port_in_use_is_refused_before_the_run_starts(workplace, capsys, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        cluster = {"cluster": {"worker": [address]}, "task": {"type": "worker", "index": 0}}
-        monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
-        (line,) = refusal(workplace, capsys, "name=none", "distribute=multi_worker")
-    assert line == (
-        f"cannot listen at {address}, the address of this process in TF_CONFIG (Address already in use). Is "
-        "another process with the same task running?"
-    )

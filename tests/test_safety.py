@@ -3,12 +3,8 @@
 import functools
 import json
 import os
-import re
 import resource
 import shutil
-import sys
-import tempfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -23,7 +19,6 @@ from runs.load import load_run_config
 from scripts.evaluate import main as evaluate
 from scripts.generate import main as generate
 from system.command import run_command
-from system.text import format_command
 from tests.comparison import rows_of, tensors_of
 from tests.run_helpers import (
     WITHOUT_SAMPLES,
@@ -173,16 +168,6 @@ def test_a_key_of_a_later_version_has_its_default_and_is_noted(trained_run, caps
     assert_mentions(line, f"note: {run / 'config.yaml'}", "older version", "model.qk_norm", "default")
 
 
-def test_run_does_not_restart_when_all_checkpoints_are_damaged(refused, trained_run):
-    run = copy_of(trained_run, "all-damaged")
-    for path in run.glob("checkpoints/*/manifest.json"):
-        path.unlink()
-    (line,) = refused("name=all-damaged")
-    assert_mentions(
-        line, "no checkpoint can be restored", f"{run}/checkpoints/step-00000030", "manifest.json"
-    )
-
-
 @pytest.fixture
 def poisoned(monkeypatch):
     """Makes the images of the steps in this set NaN."""
@@ -243,16 +228,6 @@ def test_deterministic_is_enabled_before_the_seed_is_set(monkeypatch):
         task = SimpleNamespace(tokenizer=None)
         running.build(SimpleNamespace(config=config, task=task, replicas=ONE_DEVICE))
     assert calls == ["deterministic", 5, "model"]
-
-
-def test_max_minutes_stops_after_a_step_and_the_run_resumes(workplace, capsys):
-    """Each start trains for at least one step."""
-    command = ("name=minutes", "num_steps=2", "max_minutes=1e-9", WITHOUT_SAMPLES)
-    assert workplace.train(*command) == 75
-    line = "stopped after step 1 by max_minutes, saved. To resume: "
-    assert line + format_command("train.py", *sys.argv[1:]) in capsys.readouterr().out
-    assert workplace.train(*command) in (0, 75)
-    assert [row["step"] for row in rows_of(workplace.outputs / "minutes")][-1] == 2
 
 
 def test_sizes_beyond_the_memory_are_refused_before_the_model_is_built(workplace, capsys):
@@ -346,43 +321,6 @@ def test_cache_that_is_cut_during_a_run_is_a_one_line_error(workplace, monkeypat
     assert_mentions(line, f"error: {tmp_path}", "train.bin was cut during this run; the same command")
     assert workplace.train(*command) == 0
     assert "reading 1 file of text_files" in capsys.readouterr().out
-
-
-@pytest.fixture
-def closed():
-    """A directory that may not be entered, in one that may; the effective user is not root inside."""
-    is_root = os.geteuid() == 0
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o777)
-        path = Path(folder, "closed")
-        path.mkdir(mode=0)
-        if is_root:
-            os.seteuid(65534)
-        yield path
-        if is_root:
-            os.seteuid(0)
-        path.chmod(0o700)
-
-
-@pytest.mark.parametrize(
-    ("command", "name"),
-    [
-        (lambda path, train: train(f"output_dir={path}/a"), "closed/a"),
-        (lambda path, train: train(f"data.path={path}/a", f"output_dir={path.parent}"), "closed/a"),
-        (lambda path, train: train(f"init_from={path}/a", f"output_dir={path.parent}"), "a/config.yaml"),
-        (lambda path, train: train(f"--config-dir={path}/a"), "closed/a"),
-        (lambda path, train: run_command(lambda: evaluate([f"{path}/a"])), "closed/a"),
-        (lambda path, train: train("name=" + "a" * 300), "a" * 300),
-        (
-            lambda path, train: train(f"data.path='{'words ' * 70}'", f"output_dir={path.parent}"),
-            "words words",
-        ),
-    ],
-)
-def test_path_that_cannot_be_accessed_is_a_one_line_error(workplace, capsys, closed, command, name):
-    assert command(closed, workplace.train) == 2
-    (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error: cannot ")]
-    assert re.search(re.escape(name) + r".* \((Permission denied|File name too long)\)", line)
 
 
 def test_user_without_a_home_directory_gets_a_one_line_error(workplace, capsys, monkeypatch):

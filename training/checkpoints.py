@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from system.errors import DivergedError, RunError, reason
-from system.files import sync
+from system.files import delete, replacing, sync
 from system.text import print_note
 
 TENSORS = "tensors"
@@ -49,6 +48,7 @@ class Checkpoints:
         self.directory = directory
         self.variables = named_variables("model", model) | named_variables("optimizer", optimizer)
         self.keep, self.keep_best = keep, keep_best
+        self._damaged: set[Path] = set()  # checkpoints that restoring has skipped
 
     def save(self, step: int, facts: dict) -> Path:
         """Writes the checkpoint of `step`, with `facts` (JSON values) in its manifest.
@@ -60,48 +60,45 @@ class Checkpoints:
         check_finite(step, self.variables)
         path = self.directory / directory_name(step)
         try:
-            remove_partial(self.directory)
-            self._write(path, {"step": step, **facts})
+            self.directory.mkdir(exist_ok=True)
+            with replacing(path) as temporary:
+                self._write(temporary, {"step": step, **facts})
+                if os.path.lexists(path):
+                    remove(path)
+            sync(self.directory.parent)
         except (OSError, tf.errors.OpError) as error:
-            shutil.rmtree(path.with_suffix(".partial"), ignore_errors=True)
             raise RunError(
                 f"cannot write the checkpoint of step {step:,} in {self.directory} ({reason(error)}); "
                 "earlier checkpoints are unchanged. Make the directory writable, with free space, and run "
                 "the same command to resume."
             ) from error
+        self._damaged.discard(path)
         # During skipped steps nothing is removed: the run may have to return to a checkpoint before them.
         if not facts.get("bad_steps", {}).get("in_a_row"):
-            for superseded in self._superseded(step):
-                remove(superseded)
+            self._remove_superseded(step)
         return path
 
-    def _write(self, path: Path, facts: dict) -> None:
-        temporary = path.with_suffix(".partial")
-        self.directory.mkdir(exist_ok=True)
-        temporary.mkdir()
+    def _write(self, directory: Path, facts: dict) -> None:
+        directory.mkdir()
         tf.raw_ops.SaveV2(
-            prefix=str(temporary / TENSORS),
+            prefix=str(directory / TENSORS),
             tensor_names=list(self.variables),
             shape_and_slices=[""] * len(self.variables),
             tensors=[tf.convert_to_tensor(variable.value) for variable in self.variables.values()],
         )
-        write_manifest(temporary, {**facts, "tensors": specs(self.variables)})
-        for written in [*temporary.iterdir(), temporary]:
-            sync(written)
-        if os.path.lexists(path):
-            remove(path)
-        os.replace(temporary, path)
-        sync(self.directory)
-        sync(self.directory.parent)
+        write_manifest(directory, {**facts, "tensors": specs(self.variables)})
 
-    def _superseded(self, step: int) -> list[Path]:
-        """Checkpoints up to `step` that need not be kept."""
+    def _remove_superseded(self, step: int) -> None:
+        """Removes checkpoints up to `step` that need not be kept; damaged ones do not count as kept."""
         paths = [path for path in complete_checkpoints(self.directory) if step_of(path) <= step]
-        keep = paths[-self.keep :]
-        best = min(paths, key=validation_loss)
+        undamaged = [path for path in paths if path not in self._damaged]
+        keep = undamaged[-self.keep :]
+        best = min(undamaged, key=validation_loss)
         if self.keep_best and validation_loss(best) < math.inf:
             keep.append(best)
-        return [path for path in paths if path not in keep]
+        for path in paths:
+            if path not in keep:
+                remove(path)
 
     def restore_latest(self, *, is_new: bool = True) -> dict | None:
         """Restores the latest undamaged checkpoint and returns its manifest; None if a new run has none."""
@@ -113,6 +110,8 @@ class Checkpoints:
             restore(path, manifest, self.variables)
         except RunError as error:
             raise RunError(f"{error}. To start a new run, use name=NEW.") from error
+        later = (each for each in complete_checkpoints(self.directory) if step_of(each) > manifest["step"])
+        self._damaged = set(later)
         return manifest
 
     def go_back(self, step: int) -> int | None:
@@ -127,16 +126,18 @@ class Checkpoints:
 def read_latest_manifest(run_directory: Path, *, step: int | None = None) -> tuple[Path, dict]:
     """Path and verified manifest of the latest undamaged checkpoint, or of that of `step`, or RunError."""
     directory = run_directory / "checkpoints"
-    paths = complete_checkpoints(directory)
+    paths = {step_of(path): path for path in reversed(complete_checkpoints(directory))}
     if not paths:
         raise RunError(
             f"{run_directory} has no checkpoint: restore {directory}/step-*, or delete it to train it again"
         )
-    if step is not None and directory / directory_name(step) not in paths:
-        steps = ", ".join(str(step_of(path)) for path in paths)
-        raise RunError(f"{run_directory} has no checkpoint of step {step}; available steps: {steps}")
+    if step is not None:
+        if step not in paths:
+            steps = ", ".join(map(str, sorted(paths)))
+            raise RunError(f"{run_directory} has no checkpoint of step {step}; available steps: {steps}")
+        paths = {step: paths[step]}
     problems = []
-    for path in reversed(paths) if step is None else [directory / directory_name(step)]:
+    for path in paths.values():
         try:
             manifest = read_manifest(path)
         except RunError as error:
@@ -232,24 +233,15 @@ def check_finite(step: int, variables: dict[str, keras.Variable]) -> None:
 
 def remove(checkpoint: Path) -> None:
     """Removes a checkpoint; a crash in between leaves only a `.partial` directory."""
-    renamed = checkpoint.with_suffix(".old.partial")
+    renamed = checkpoint.with_name(f".{checkpoint.name}.old.partial")
     os.replace(checkpoint, renamed)
     delete(renamed)
 
 
 def remove_partial(directory: Path) -> None:
     """Removes checkpoints that a crash left half-written or half-removed."""
-    for path in directory.glob("step-*.partial"):
-        if re.fullmatch(rf"{CHECKPOINT}(\.old)?\.partial", path.name):
-            delete(path)
-
-
-def delete(path: Path) -> None:
-    """Deletes a directory with its content, but of a link only the link."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink()
-    else:
-        shutil.rmtree(path)
+    for path in directory.glob(".step-*.partial"):
+        delete(path)
 
 
 def directory_name(step: int) -> str:

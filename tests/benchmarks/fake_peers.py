@@ -1,5 +1,6 @@
 """Contenders for the tests of the benchmarks, which need no TensorFlow."""
 
+import os
 import time
 
 import numpy as np
@@ -40,11 +41,5 @@ def broken(**_):
 
 
 def dying(**_):
-    calls = []
-
-    def call():
-        calls.append(1)
-        if len(calls) > 2:
-            raise SystemExit(3)
-
-    return Work(call)
+    calls = iter(range(2))
+    return Work(lambda: next(calls, None) is None and os._exit(3))

@@ -1,5 +1,6 @@
 """Benchmarks: turns, ratios, contenders that are left out, and the work that each contender does."""
 
+import datetime
 import json
 
 import keras
@@ -47,24 +48,53 @@ def test_contenders_take_turns_and_those_that_fail_are_left_out(fakes, tmp_path,
     fakes(*(fake(name, name) for name in names), *sleeping)
     assert benchmark.main(["rope", "--repeats", "3"]) == 1
     assert log.read_text() == "abc" + "abc" + "cba" + "abc"  # the first call of each is a warm-up
-    first, headers, *rows, missing, too_large, failed = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{describe_machine()}, tensorflow 2.")
+    first, headers, *rows, missing, too_large, broken, dying = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{describe_machine()}, {datetime.date.today()}, tensorflow 2.")
     assert headers.split()[:3] == ["work", "by", "milliseconds"]
     assert [row.split()[:3] for row in rows] == [["the", "work", mark] for mark in "abc"]
     command = format_command("-m", "pip", "install", "-r", ROOT / "requirements-bench.txt")
-    reason = f"a_package_that_nobody_has is not installed: {command}"
-    assert missing == f"left out, {reason}: the work: missing"
-    assert too_large == "left out, it may need 99 GB, which are not free: the work: too_large"
-    assert failed == "left out, failed: the work: broken; the work: dying"
+    assert missing == f"left out: missing: a_package_that_nobody_has is not installed: {command}"
+    assert too_large == "left out: too_large: it may need 99 GB, which are not free"
+    assert broken == "left out: broken: failed (RuntimeError: this contender is broken)"
+    assert dying.startswith("left out: dying: failed (BrokenProcessPool: ")
 
 
-def test_times_are_per_unit_and_ratios_refer_to_the_first_contender(fakes, capsys):
+def test_groups_are_printed_and_written_as_soon_as_they_are_measured(monkeypatch, tmp_path, capsys):
+    """The measurement of the third group is interrupted."""
+    path, measured = tmp_path / "rows.json", []
+
+    def measure(workload, *, repeats):
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(workload.title)
+        return [{"work": workload.title, "by": "copy", "milliseconds": 1_234.5, "ratio": 1.0}]
+
+    monkeypatch.setattr(benchmark, "measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(["rope", "--json", str(path)])
+    rows = json.loads(path.read_text())
+    assert [row["work"] for row in rows] == measured
+    facts = {"machine": describe_machine(), "date": str(datetime.date.today())}
+    assert all(row.items() >= facts.items() and "tensorflow 2." in row["packages"] for row in rows)
+    output = capsys.readouterr()
+    assert output.err.splitlines()[0] == "about 7:00 (minutes:seconds) if all are installed"
+    assert output.out.splitlines()[-1].split()[-3:] == ["copy", "1,234", "1.00"]
+
+
+@pytest.mark.parametrize("subject", WORKLOADS)
+def test_quick_measures_one_round_of_one_group_in_about_two_minutes(subject):
+    options = benchmark.parse([subject, "--quick"])
+    (workload,), (start, turn) = options.workloads, options.workloads[0].seconds
+    assert options.repeats == 1
+    assert workload.contenders[0] == WORKLOADS[subject][0].contenders[0]  # the reference of the ratios
+    assert len(workload.contenders) > 1
+    assert len(workload.contenders) * (start + turn) <= 150
+
+
+def test_times_are_per_unit_and_ratios_refer_to_the_first_contender(fakes, tmp_path):
     fakes(fake("ours", "sleeping", milliseconds=0.02, count=1_000), fake("peer", "sleeping", milliseconds=20))
-    assert benchmark.main(["rope", "--repeats", "2", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["machine"] == describe_machine()
-    assert result["packages"][0].startswith("tensorflow 2.")
-    ours_row, peer = result["rows"]
+    assert benchmark.main(["rope", "--repeats", "2", "--json", str(tmp_path / "rows.json")]) == 0
+    ours_row, peer = json.loads((tmp_path / "rows.json").read_text())
     assert (ours_row["work"], ours_row["by"], peer["by"]) == ("the work", "ours", "peer")
     assert 0.02 <= ours_row["first_quartile"] <= ours_row["milliseconds"] <= ours_row["third_quartile"]
     assert ours_row["milliseconds"] < 20 <= peer["milliseconds"]  # the calls take equally long
@@ -73,55 +103,25 @@ def test_times_are_per_unit_and_ratios_refer_to_the_first_contender(fakes, capsy
     assert peer["pages_per_second"] == pytest.approx(5_000 / peer["milliseconds"])
 
 
-class Turns:
-    """Stands in for the process of a contender; its memory grows, and `none` cannot be measured."""
-
-    def __init__(self, contender, sizes):
-        self.name, self.problem = contender.name, "no reason" if contender.name == "none" else None
-        self.turns, self._seconds = [], iter((0.5, 0.1, 0.2, 0.4, 0.3))
-
-    def take_turn(self):
-        self.turns.append((next(self._seconds), 1_000_000 * len(self.turns)))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-
-def test_rows_have_quartiles_and_the_last_peak_and_commands_only_times(monkeypatch):
-    monkeypatch.setattr(harness, "Process", Turns)
-    work = Workload("the work", {}, [fake("none", ""), fake("ours", "")], ("pages_per_second", 6))
-    (row,), problems = harness.measure(work, repeats=5)
-    times = {"milliseconds": 300, "first_quartile": 200, "third_quartile": 400, "ratio": 1}
-    names = {"work": "the work", "by": "ours"}
-    assert row == names | times | {"peak_megabytes": 4, "pages_per_second": 20}
-    assert problems == [("none", "no reason")]
-    (row,), _ = harness.measure(work._replace(rate=None), repeats=5)
-    assert row == names | times
+def test_rows_have_quartiles_and_the_last_peak_and_commands_only_times():
+    turns = [(seconds, 1_000_000 * number) for number, seconds in enumerate((0.5, 0.1, 0.2, 0.4, 0.3))]
+    work = Workload("the work", {}, [], ("pages_per_second", 6))
+    times = {"milliseconds": 300, "first_quartile": 200, "third_quartile": 400}
+    assert harness.times_of(work, turns) == times | {"peak_megabytes": 4, "pages_per_second": 20}
+    assert harness.times_of(work._replace(rate=None), turns) == times
 
 
 def test_memory_is_counted_from_the_first_call():
     work = Workload("", {}, [fake("ours", "allocating", before=100, during=150)], ("pages_per_second", 1))
-    (row,), _ = harness.measure(work, repeats=1)
+    (row,) = harness.measure(work, repeats=1)
     assert 140 < row["peak_megabytes"] < 220
 
 
-def test_only_selects_rows_by_their_names(monkeypatch, capsys):
-    works = []
-
-    def measure(work, *, repeats):
-        works.append(work)
-        return [{"by": "copy", "milliseconds": 1_234.5, "ratio": 1.0, "peak_megabytes": 7}], []
-
-    monkeypatch.setattr(benchmark, "measure", measure)
-    assert benchmark.main(["rope", "--only", "float32, forward: copy", "nothing", "--repeats", "4"]) == 0
-    (work,) = works
+def test_only_selects_rows_by_their_names():
+    (work,) = benchmark.parse(["rope", "--only", "float32, forward: copy", "nothing"]).workloads
     assert [contender.name for contender in work.contenders] == ["copy by TensorFlow"]
     assert work.sizes["direction"] == "forward"
     assert work.rate[1] == pytest.approx(2 * 8 * 8 * 1024 * 64 * 4 / 1e9)  # gigabytes read and written
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["copy", "1,234", "1.00", "7"]
 
 
 def test_a_text_that_selects_nothing_is_refused(capsys):

@@ -177,7 +177,7 @@ def kill_often(
                 wait_for(process, lambda: any(cache.glob(".*.partial")))
             elif moment != "while starting":
                 path = run / "checkpoints" / directory_name(min(target, num_steps))
-                either = [path, path.with_suffix(".partial")][: 1 + (moment == "while saving")]
+                either = [path, path.with_name(f".{path.name}.partial")][: 1 + (moment == "while saving")]
                 wait_for(process, lambda either=either: any(path.exists() for path in either))
             time.sleep(generator.uniform(0, DELAYS[moment]))
             number = generator.choice(signals)

@@ -43,14 +43,6 @@ def test_directory_names_are_not_patterns(tmp_path, name):
     assert_same_tensors(run.values(), saved)
 
 
-def test_restoring_before_the_first_save_changes_nothing(run, tmp_path):
-    before = run.values()
-    assert run.checkpoints.restore_latest() is None
-    with pytest.raises(RunError, match=r"has no checkpoint: restore .*checkpoints/step-\*"):
-        restore_weights(tmp_path, run.model)
-    assert_same_tensors(run.values(), before)
-
-
 def test_the_latest_checkpoints_by_number_are_kept(tmp_path):
     run = Run(tmp_path, keep=3)
     for step in (9, 10, 99_999_999, 100_000_000):

@@ -8,7 +8,6 @@ from training.hardware import (
     describe_device,
     num_threads,
     physical_memory,
-    processor_lines,
     resolve_compile,
     resolve_precision,
 )
@@ -91,11 +90,3 @@ def test_available_memory_respects_the_limit_of_a_container(tmp_path):
     assert 0 <= available_memory(tmp_path) <= 4 * 2**20
     (tmp_path / "memory.max").write_text("1000\n")
     assert available_memory(tmp_path) == 0
-
-
-def test_processor_lines_are_read_from_cpuinfo(tmp_path):
-    path = tmp_path / "cpuinfo"
-    path.write_text("model name\t: flags of a CPU\nflags\t\t: fpu avx2 amx_bf16\nvmx flags\t: vnmi\n")
-    assert processor_lines("flags", path) == ["fpu avx2 amx_bf16"]
-    assert processor_lines("model name", path) == ["flags of a CPU"]
-    assert processor_lines("flags", tmp_path / "missing") == []

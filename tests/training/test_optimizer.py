@@ -88,22 +88,6 @@ def test_weight_decay_applies_to_matrices_and_embeddings_only(name):
     assert decayed == {"transformer_lm/embedding/embeddings", *blocks}
 
 
-def test_an_adamw_update_matches_the_paper():
-    """Loshchilov & Hutter 2017, algorithm 2."""
-    weight, gradients = normal(2, 3), normal(5, 2, 3, seed=2)
-    variable = keras.Variable(weight, name="kernel", dtype="float32")
-    config = OptimizerConfig(beta_1=0.8, beta_2=0.95, **CONSTANT)
-    update = make_update(make_optimizer(config, [variable], num_steps=10), [variable])
-    mean = square = np.zeros((2, 3))
-    for t, gradient in enumerate(gradients, start=1):
-        update([gradient])
-        mean = 0.8 * mean + 0.2 * gradient
-        square = 0.95 * square + 0.05 * gradient**2
-        unbiased_mean, unbiased_square = mean / (1 - 0.8**t), square / (1 - 0.95**t)
-        weight = weight - 0.1 * (unbiased_mean / (np.sqrt(unbiased_square) + 1e-8) + 0.3 * weight)
-    np.testing.assert_allclose(variable.numpy(), weight, rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_fused_adamw_updates_equal_those_of_keras(jit_compile):
     config = OptimizerConfig(learning_rate=0.1, warmup_steps=3, weight_decay=0.3)

@@ -208,15 +208,6 @@ def test_progress_is_a_live_line_on_a_terminal(directory, capsys, monkeypatch):
     assert capsys.readouterr().out == "step 4/40  validation 2.2500  32 tokens/s  ETA 0:36\n"
 
 
-def test_the_live_line_ends_after_an_error(directory, monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    with terminal() as read:
-        with pytest.raises(ZeroDivisionError), make_log(directory) as log:
-            log.step_took(1.0, 2.5)
-            raise ZeroDivisionError
-        assert read().endswith("\n")
-
-
 def test_tensorboard_draws_one_value_a_step_after_kills_and_resumes(directory):
     """A kill in the middle of writing truncates the last file."""
     for start, steps in ((0, (10, 20, 30)), (20, (25, 30, 40)), (25, (30, 35))):
