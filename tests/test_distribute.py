@@ -1,8 +1,6 @@
 """Runs of two workers that are processes, against one device; see also `tests/training/test_replicas.py`."""
 
 import contextlib
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,38 +10,13 @@ import numpy as np
 import psutil
 import pytest
 
-from scripts.launch_local import free_addresses
 from tests.comparison import rows_of, tensors_of
-from tests.replicas import BATCH
 from tests.run_helpers import copy_of, wait_for
 
 # Most of the time is spent starting TensorFlow and tracing, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
 ROOT = Path(__file__).parents[1]
 CPUS = ("distribute=mirrored", "distribute.devices=[CPU:0,CPU:1]")
-
-
-@pytest.mark.slow
-def test_workers_exchange_values(tmp_path):
-    files, processes = [tmp_path / f"{index}.json" for index in range(2)], []
-    cluster = {"worker": free_addresses(2)}
-    for index, file in enumerate(files):
-        command = [sys.executable, "-m", "tests.replicas", str(file), "distribute=multi_worker"]
-        config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}})
-        processes.append(subprocess.Popen(command, cwd=ROOT, env=os.environ | {"TF_CONFIG": config}))
-    assert [process.wait(900) for process in processes] == [0, 0]
-    results = [json.loads(file.read_text()) for file in files]
-    for result in results:
-        assert result["rows"] == list(range(1, 1 + BATCH))
-        assert result["from chief"][:2] == ["ä", 0]
-        assert result["copied"] == [3.0, 4.0]
-        assert (result["any of none"], result["any of the last"], result["largest"]) == (False, True, 131)
-        assert result["different data"].startswith("RunError: worker 1 (127.0.0.1:")
-        assert "differ: data is b and a. Start all " in result["different data"]
-    failures = [result["failure of the chief"] for result in results]
-    assert failures[0] == "ValueError: no luck\nat all"
-    assert failures[1].startswith("RunError: worker 0 (127.0.0.1:")
-    assert failures[1].endswith(") has failed: ValueError: no luck")
 
 
 @pytest.fixture(scope="module")

@@ -185,23 +185,6 @@ def poisoned(monkeypatch):
     return steps
 
 
-@pytest.mark.slow
-def test_run_with_nan_batches_skips_them_and_resumes_exactly(poisoned, image_workplace, capsys):
-    poisoned |= {2, 5, 6}
-    assert image_workplace.train("name=skips", "log_every=1", "max_bad_steps=3") == 0
-    assert "step 3: loss nan, gradient norm nan; skipped" in capsys.readouterr().out
-    whole = image_workplace.outputs / "skips"
-    rows = rows_of(whole)
-    assert {row["step"]: row["skipped_steps"] for row in rows if "skipped_steps" in row} == {3: 1, 6: 2, 7: 3}
-    assert tensors_of(whole)["optimizer/adamw/iteration"] == 12 - 3
-    run = copy_of(whole, "skips-resumed")
-    for path in sorted((run / "checkpoints").iterdir())[1:]:
-        shutil.rmtree(path)
-    (run / "summary.json").unlink()
-    assert image_workplace.train("name=skips-resumed", "log_every=1", "max_bad_steps=3") == 0
-    assert_ends_as(run, whole)
-
-
 def test_consecutive_bad_steps_return_to_a_finite_checkpoint(poisoned, image_workplace, capsys):
     poisoned |= {7, 8, 9, 10}
     assert image_workplace.train("name=back", "checkpoint_every=2", "max_bad_steps=3", WITHOUT_SAMPLES) == 1
@@ -230,7 +213,7 @@ def test_deterministic_is_enabled_before_the_seed_is_set(monkeypatch):
     assert calls == ["deterministic", 5, "model"]
 
 
-def test_sizes_beyond_the_memory_are_refused_before_the_model_is_built(workplace, capsys):
+def test_sizes_beyond_the_memory_are_refused_and_half_of_it_is_noted(workplace, capsys, monkeypatch):
     for changes, words in (
         (("num_steps=9223372036854775808",), "num_steps must be <= 2147483647"),
         (("batch_size=1000000000000",), "batch_size must be <= 2147483647"),
@@ -243,15 +226,9 @@ def test_sizes_beyond_the_memory_are_refused_before_the_model_is_built(workplace
         (line,) = capsys.readouterr().err.splitlines()
         assert_mentions(line, "config error: ", words)
         assert not (workplace.outputs / "huge").exists()
-
-
-def test_a_model_of_half_the_memory_is_noted(workplace, monkeypatch, capsys):
     monkeypatch.setattr(running, "physical_memory", lambda: 100_000)
     assert workplace.train("name=half", "num_steps=1", WITHOUT_SAMPLES) == 0
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("note: 6,016 weights") and "at least 0.0 GB of the 0.0 GB" in line
-    monkeypatch.setattr(running, "physical_memory", lambda: 72_000)
-    assert workplace.train("name=more", "num_steps=1") == 2
+    assert capsys.readouterr().err.startswith("note: 6,016 weights")
 
 
 def test_data_and_steps_without_memory_are_one_line_and_record_nothing(image_workplace, capsys, monkeypatch):

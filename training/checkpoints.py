@@ -46,7 +46,8 @@ class Checkpoints:
         keep_best: bool = False,
     ):
         self.directory = directory
-        self.variables = named_variables("model", model) | named_variables("optimizer", optimizer)
+        self.variables = model_variables(model)
+        self.variables |= {f"optimizer/{variable.path}": variable for variable in optimizer.variables}
         self.keep, self.keep_best = keep, keep_best
         self._damaged: set[Path] = set()  # checkpoints that restoring has skipped
 
@@ -161,7 +162,7 @@ def recorded_config(directory: Path) -> dict:
 def restore_weights(run_directory: Path, model: keras.Model, *, step: int | None = None) -> dict:
     """Restores a model from a checkpoint of a run, without the optimizer, and returns the manifest."""
     path, manifest = read_latest_manifest(run_directory, step=step)
-    restore(path, manifest, named_variables("model", model), prefix="model/")
+    restore(path, manifest, model_variables(model), prefix="model/")
     return manifest
 
 
@@ -215,12 +216,8 @@ def specs(variables: dict[str, keras.Variable]) -> dict[str, str]:
     }
 
 
-def named_variables(prefix: str, owner) -> dict[str, keras.Variable]:
-    """Variables of a model or an optimizer by `prefix/path`."""
-    named = {f"{prefix}/{variable.path}": variable for variable in owner.variables}
-    if len(named) != len(owner.variables):
-        raise ValueError(f"two variables of {owner.name} have the same path.")
-    return named
+def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    return {f"model/{variable.path}": variable for variable in model.variables}
 
 
 def check_finite(step: int, variables: dict[str, keras.Variable]) -> None:

@@ -57,16 +57,13 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
         tasks = tuple(
             (job, index, address) for job in JOBS for index, address in enumerate(jobs.get(job, []))
         )
+        names = [f"{job} {index}" for job, index, _ in tasks]
+        if not jobs.keys() <= set(JOBS) or not all(ADDRESS.fullmatch(str(address)) for *_, address in tasks):
+            raise ValueError(f"cluster must be lists of host:port for worker and, optionally, chief: {jobs}")
+        if own not in names:
+            raise ValueError(f"task must be one of {', '.join(names)}, got {own}")
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise RunError(f"TF_CONFIG is invalid ({reason(error)}); expected {EXAMPLE}") from error
-    if not jobs.keys() <= set(JOBS) or not all(ADDRESS.fullmatch(str(address)) for _, _, address in tasks):
-        raise RunError(
-            f"TF_CONFIG cluster must be lists of host:port for worker and, optionally, chief, got "
-            f"{json.dumps(jobs)}; expected {EXAMPLE}"
-        )
-    names = [f"{job} {index}" for job, index, _ in tasks]
-    if own not in names:
-        raise RunError(f"TF_CONFIG task must be one of {', '.join(names)}, got {own}")
     return Cluster(tasks, names.index(own))
 
 

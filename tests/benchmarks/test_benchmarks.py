@@ -18,8 +18,7 @@ from training.hardware import describe_machine
 
 MODEL = {"dim": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 12}
 QUERIES = {"batch": 2, "heads": 3, "length": 8, "head_dim": 4}
-SMALL_VIT = ["experiment=vit", "model.dim=8", "model.num_layers=1", "model.num_heads=2", "model.mlp_dim=8"]
-TINY = MODEL | QUERIES | {"prompt": 3, "tokens": 5, "grid": 3, "arguments": SMALL_VIT}
+TINY = MODEL | QUERIES | {"grid": 3}
 
 
 def fake(name, function, **options):
@@ -35,10 +34,6 @@ def fakes(monkeypatch):
         monkeypatch.setitem(WORKLOADS, "rope", [work])
 
     return replace
-
-
-def tiny(sizes):
-    return {name: TINY.get(name, value) for name, value in sizes.items()}
 
 
 def test_contenders_take_turns_and_those_that_fail_are_left_out(fakes, tmp_path, capsys):
@@ -130,28 +125,15 @@ def test_a_text_that_selects_nothing_is_refused(capsys):
     assert "argument --only: no row of rope contains 'abacus'" in capsys.readouterr().err
 
 
-def our_works():
-    """Tiny work of each function in `benchmarks.ours` except commands and generation, with each layout."""
-    works = {}
-    for what, (workload, *_) in WORKLOADS.items():
-        for contender in workload.contenders if what not in ("startup", "speedrun", "generate") else []:
-            path, function = contender.make.split(":")
-            options = contender.options
-            if path.endswith(".ours"):
-                arguments = tiny(workload.sizes) | options
-                same = function, options.get("layout"), options.get("attention")
-                marks = [] if what == "rope" else [pytest.mark.slow]
-                name = f"{what}: {contender.name}"
-                works.setdefault(same, pytest.param(function, arguments, id=name, marks=marks))
-    return works.values()
-
-
-@pytest.mark.parametrize(("function", "arguments"), our_works())
-def test_our_work_can_be_repeated(function, arguments):
-    work = getattr(ours, function)(**arguments)
-    for _ in range(2):
-        work.call()
-    assert work.count >= 1
+@pytest.mark.parametrize("subject", ["rope", "train", "axial"])
+def test_our_work_can_be_repeated(subject, eagerly):
+    for workload in WORKLOADS[subject]:
+        contender = workload.contenders[0]
+        sizes = {name: TINY.get(name, value) for name, value in workload.sizes.items()}
+        work = getattr(ours, contender.make.partition(":")[2])(**sizes, **contender.options)
+        for _ in range(2):
+            work.call()
+        assert work.count >= 1
 
 
 @pytest.fixture

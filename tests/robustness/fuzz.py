@@ -37,20 +37,10 @@ from tests.robustness.inputs import COMMANDS, PASSKEY, ROOT, SUCCEEDING, TEXT, V
 
 LIMIT_SECONDS, LIMIT_LINES, LIMIT_MEMORY = 30, 25, 8 << 30
 MOST_INTERNAL_ERRORS = 0.02  # of all inputs
-IMPORTS = (
-    "runs.run runs.evaluate_runs runs.evaluate_windows runs.evaluate_passkey runs.exports "
-    "runs.attention_figure"
-)
-FAILURES = [
-    "traceback",
-    "hang",
-    "signal",
-    "files lost",
-    "left behind",
-    "raw control characters",
-    "many lines",
-]
-FAILURES += ["changed silently", "internal error of a named input"]
+IMPORTS = "runs.run runs.evaluate_runs runs.evaluate_windows runs.evaluate_passkey runs.exports"
+IMPORTS += " runs.attention_figure matplotlib.backends.backend_agg"
+FAILURES = ["traceback", "hang", "signal", "files lost", "left behind", "raw control characters"]
+FAILURES += ["many lines", "changed silently", "internal error of a named input"]
 RUNS = ((TEXT, "lm"), (TEXT, "half"), (VIT, "vit"), (PASSKEY, "passkey"))
 OWN_FILES = re.compile(r"(cache|home|tmp)/|outputs/.*(\.png|\.lock|\.partial)$")
 
@@ -79,11 +69,8 @@ def main(arguments: list[str]) -> int:
     print("\n".join(f"{count:5} {kind}" for kind, count in counts.most_common()))
     for result in sorted(results, key=lambda result: result["kind"]):
         if result["kind"] not in ("refused", "same result", "help"):
-            print(
-                "{kind}: {command} [{damage}] {output!r}".format_map(
-                    {**result, "output": result["output"][-200:]}
-                )
-            )
+            kind, command, damage, output = (result[key] for key in ("kind", "command", "damage", "output"))
+            print(f"{kind}: {command} [{damage}] {output[-200:]!r}")
     too_many = counts["internal error"] > MOST_INTERNAL_ERRORS * len(results)
     return int(too_many or any(counts[kind] for kind in FAILURES))
 
@@ -91,7 +78,7 @@ def main(arguments: list[str]) -> int:
 def import_commands() -> None:
     """Imports all commands; executes no operation, since the threads of TensorFlow do not survive a fork."""
     with quiet_imports():
-        for name in (*modules().values(), *IMPORTS.split(), "matplotlib.backends.backend_agg"):
+        for name in (*modules().values(), *IMPORTS.split()):
             importlib.import_module(name)
     importlib.import_module("tensorflow").config.run_functions_eagerly(True)  # compiling takes longer
     sweep.run_job = fork_job
@@ -171,16 +158,12 @@ class Slot:
         os.dup2(1, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")
         tempfile.tempdir = None
-        os.environ |= {
-            "HOME": str(self.work / "home"),
-            "TMPDIR": str(self.work / "tmp"),
-            "PYTHONPATH": str(ROOT),
-        }
+        folders = {"HOME": str(self.work / "home"), "TMPDIR": str(self.work / "tmp")}
+        os.environ |= folders | {"PYTHONPATH": str(ROOT)}
         module = modules()[case.command.split()[0]]
         if case.shell:
-            os.execv(
-                "/bin/bash", ["bash", "-c", case.shell, "", sys.executable, "-m", module, *case.arguments]
-            )
+            words = ["bash", "-c", case.shell, "", sys.executable, "-m", module, *case.arguments]
+            os.execv("/bin/bash", words)
         sys.argv = [str(ROOT / "train.py"), *case.arguments]
         call(module, case.arguments)
 
@@ -248,12 +231,12 @@ class Slot:
         return "changed silently" if case.same and notes <= usual_notes else "accepted"
 
 
-def prepare_data(path: Path) -> None:
-    """Folders of texts and of images in two classes."""
+def prepare_data(path: Path, *, count: int = 8) -> None:
+    """Folders of texts and of images in two classes, `count` each."""
     for name in ("home", "tmp", "outputs", "text", "images/a", "images/b"):
         (path / name).mkdir(parents=True)
     generator = np.random.default_rng(0)
-    for number in range(8):
+    for number in range(count):
         words = " ".join(f"word{value}" for value in generator.integers(0, 50, 60))
         (path / f"text/{number}.txt").write_text(f"Text {number}: {words}\n")
         for label in "ab":

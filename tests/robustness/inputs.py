@@ -52,45 +52,22 @@ NAMES = ["v[1]", "o*", "o?", "a b", "-x", "x" * 300, "x" * 255, "..", "a\\b", "a
 VALUES = ["", "null", "-1", "0", "1.5", "nan", "inf", "1e400", "9" * 400, "9223372036854775808", "1000000000"]
 VALUES += ["abc", "true", "[]", "[1,2]", "[[1]]", "{}", "{a:1}", "[", "'", "${seed}", "${oc.env:HOME}", "???"]
 VALUES += ["é\u202e\x1b[31m\n", "\udcff", "a,b", "range(1,3)", "1e-320", "-0.0", "1_0", "0x10", "x" * 300]
-PLACES = [
-    "",
-    "missing",
-    "text/0.txt",
-    "outputs/lm",
-    "outputs",
-    "fifo",
-    "/dev/null",
-    "/dev/zero",
-    "closed/x",
-    ".",
-]
+PLACES = ["", *split("missing text/0.txt outputs/lm outputs fifo /dev/null /dev/zero closed/x .")]
 PLACES += ["outputs/v[1]", "o[2024]*?", "x/" * 900, "y" * 300, "x " * 190, "~nobody/x", "~", "loop"]
 MAKE_PLACES = "mkfifo fifo; mkdir -m 0 closed; ln -s loop loop; mkdir 'outputs/v[1]'"
 # Shell commands; {} is a file or directory.
-FILE_DAMAGE = [
-    "rm -r {}",
-    ": > {}",
-    "truncate -s $(($(stat -c %s {}) / 2)) {}",
-    "chmod 0 {}",
-    "echo '[1]' > {}",
-]
-FILE_DAMAGE += [
-    "head -c 500 /dev/urandom > {}",
-    "rm -r {}; mkdir {}",
-    "rm -r {}; mkfifo {}",
-    "echo null > {}",
-]
+FILE_DAMAGE = ["rm -r {}", ": > {}", "truncate -s $(($(stat -c %s {}) / 2)) {}", "chmod 0 {}"]
+FILE_DAMAGE += ["echo '[1]' > {}", "echo null > {}", "head -c 500 /dev/urandom > {}"]
+FILE_DAMAGE += ["rm -r {}; mkdir {}", "rm -r {}; mkfifo {}"]
 FILE_DAMAGE += ["rm -r {}; ln -s nowhere {}", "rm -r {}; ln -s {} {}", "rm -r {}; ln -s /dev/zero {}"]
 FILE_DAMAGE += ["mv {} copied; ln -s $PWD/copied {}", r"printf '\0' >> {}", "sed -i '$d' {}"]
 FILE_DAMAGE += [r"sed -i '1s/^/\xef\xbb\xbf/' {}", "sed -i 's/[1-9]/7/3' {}"]
 RUN_FILES = split("config.yaml metrics.jsonl summary.json loss.png .lock tensorboard checkpoints")
-RUN_FILES += [
-    f"checkpoints/step-*{name}" for name in ("", "/manifest.*", "/tensors.index", "/tensors.data-*")
-]
+RUN_FILES += split("checkpoints/step-* checkpoints/step-*/manifest.* checkpoints/step-*/tensors.index")
+RUN_FILES += ["checkpoints/step-*/tensors.data-*"]
 VARIABLES = split("KERAS_BACKEND=torch KERAS_BACKEND=x MPLBACKEND=module://matplotlib_inline.backend_inline")
-VARIABLES += split(
-    "PYTHONIOENCODING=ascii PYTHONIOENCODING=latin-1 TERM=dumb COLUMNS=0 HOME=/proc HOME= TMPDIR=/no"
-)
+VARIABLES += split("PYTHONIOENCODING=ascii PYTHONIOENCODING=latin-1 TERM=dumb COLUMNS=0 HOME=/proc HOME=")
+VARIABLES += ["TMPDIR=/no"]
 VARIABLES += split("MPLCONFIGDIR=/dev/null OMP_NUM_THREADS=x TF_NUM_INTRAOP_THREADS=x TF_CPP_MIN_LOG_LEVEL=x")
 VARIABLES += split("CUDA_VISIBLE_DEVICES=x TF_XLA_FLAGS=--nothing XDG_CACHE_HOME=/dev/null")
 CLUSTERS = ["", "x", "[]", "{}", '{"cluster": 1}', '{"cluster": {"worker": []}, "task": {"index": 5}}']
@@ -167,13 +144,8 @@ def flag_cases(choose: random.Random) -> Iterator[Case]:
                 for value in values if command in SUCCEEDING else ("", "/dev/null", "closed/x", "text/0.txt"):
                     yield Case(command, [*arguments[:at], value, *arguments[at + 1 :]], MAKE_PLACES)
                 at += 1
-        for wrong in (
-            [arguments[0], "--nothing"],
-            [*arguments, "extra", "-x"],
-            [*arguments, "--prompt", "---"],
-        ):
-            yield Case(command, wrong)
-        yield Case(command, ["--help"])
+        wrong = [arguments[0], "--nothing"], [*arguments, "extra", "-x"], [*arguments, "--prompt", "---"]
+        yield from (Case(command, words) for words in (*wrong, ["--help"]))
 
 
 def actions(module: ModuleType) -> list[argparse.Action]:

@@ -17,15 +17,13 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from system.command import run_command
 from system.errors import RunError
 from tests.comparison import differences
+from tests.robustness.fuzz import prepare_data
 from training.checkpoints import complete_checkpoints, directory_name, step_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,19 +39,20 @@ CHECKPOINT_EVERY = {"lm": 1, "vit": 2}
 CHECKPOINTS_PER_KILL = 8
 # Maximum seconds between the event that is waited for and the kill.
 DELAYS = {"while saving": 0.01, "while training": 0.1, "while starting": 5.0, "while reading data": 0.05}
+MOMENTS = list(DELAYS)
 DELAYS["while drawing"] = 2.0  # after the last checkpoint
 SIGNALS = (*[signal.SIGKILL] * 8, signal.SIGTERM, signal.SIGHUP)
 TIMEOUT_SECONDS = 300.0
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.robustness.kills", description=__doc__)
     parser.add_argument("--count", type=int, default=50, help="kills in all (default %(default)s)")
     parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=sorted(TASKS))
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default %(default)s)")
     options = parser.parse_args(arguments)
     directory = Path(tempfile.mkdtemp(prefix="kills-"))
-    make_data(directory)
+    prepare_data(directory, count=40)
     failed = 0
     for number, task in enumerate(options.tasks):
         kills = (options.count + number) // len(options.tasks)
@@ -69,19 +68,6 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def make_data(directory: Path) -> None:
-    """A folder of texts, and one of images in three classes."""
-    generator = np.random.default_rng(0)
-    (directory / "text").mkdir()
-    for number in range(40):
-        words = " ".join(f"word{value}" for value in generator.integers(0, 99, 200))
-        (directory / f"text/{number}.txt").write_text(words)
-        for label in "abc":
-            (directory / "images" / label).mkdir(parents=True, exist_ok=True)
-            pixels = generator.integers(0, 256, (16, 20, 3), np.uint8)
-            Image.fromarray(pixels).save(directory / f"images/{label}/{number}.png")
-
-
 def compare_killed(task: str, directory: Path, *, kills: int, generator: random.Random) -> list[str]:
     """Differences between a killed and an uninterrupted run of a task, and what the killed one has left."""
     every = CHECKPOINT_EVERY[task]
@@ -89,45 +75,27 @@ def compare_killed(task: str, directory: Path, *, kills: int, generator: random.
     steps = (f"num_steps={num_steps}", f"checkpoint_every={every}", f"name={task}")
     words = [word.replace(".path=", f".path={directory}/") for word in TASKS[task].split()]
     commands = [
-        train_command(
-            *words, *steps, f"output_dir={directory / name}", f"data.cache_dir={directory / name}-cache"
-        )
+        [sys.executable, str(ROOT / "train.py"), *words, *steps]
+        + [f"output_dir={directory / name}", f"data.cache_dir={directory / name}-cache"]
         for name in ("whole", "killed")
     ]
     print(f"{task}: {num_steps} steps without interruption", flush=True)
     finish(commands[0])
     run, cache = directory / "killed" / task, directory / "killed-cache"
     counts = kill_often(
-        commands[1],
-        run,
-        kills=kills,
-        num_steps=num_steps,
-        generator=generator,
-        checkpoint_every=every,
-        moments=[moment for moment in DELAYS if moment != "while drawing"],
-        signals=SIGNALS,
-        drawing=kills // 8,
-        cache=cache,
+        commands[1], run, cache, kills=kills, num_steps=num_steps, every=every, generator=generator
     )
     print(f"{task}: killed " + ", ".join(f"{count} times {moment}" for moment, count in counts.items()))
     finish(commands[1])
-    left = [
-        *empty_files(run),
-        *empty_files(cache),
-        *map(str, [*run.rglob("*.partial"), *cache.glob(".*.partial")]),
-    ]
+    left = [*empty_files(run), *empty_files(cache), *run.rglob("*.partial"), *cache.glob(".*.partial")]
     return [*differences(directory / "whole" / task, run), *(f"left: {path}" for path in left)]
 
 
-def empty_files(folder: Path) -> list[str]:
+def empty_files(folder: Path) -> list[Path]:
     """Files without content below `folder`, except locks, and those that are written row by row."""
     exempt = re.compile(r"\.lock$|^metrics\.jsonl$|tfevents")
     files = (path for path in folder.rglob("*") if path.is_file() and not exempt.search(path.name))
-    return [str(path) for path in files if path.stat().st_size == 0]
-
-
-def train_command(*overrides: str) -> list[str]:
-    return [sys.executable, str(ROOT / "train.py"), *overrides]
+    return [path for path in files if path.stat().st_size == 0]
 
 
 def finish(command: list[str]) -> None:
@@ -139,25 +107,19 @@ def finish(command: list[str]) -> None:
 def kill_often(
     command: list[str],
     run: Path,
+    cache: Path,
     *,
     kills: int,
     num_steps: int,
+    every: int,
     generator: random.Random,
-    checkpoint_every: int,
-    moments: Sequence[str],
-    signals: Sequence[int] = (signal.SIGKILL,),
-    drawing: int = 0,
-    cache: Path | None = None,
 ) -> Counter:
-    """Starts a command and kills it, repeatedly, before it ends.
+    """Starts a command and kills it, repeatedly, before it ends; the last eighth of the kills while drawing.
 
     Args:
         run: run directory of the command.
-        checkpoint_every: of the command, in steps.
-        moments: moments to choose from.
-        signals: signals to choose from.
-        drawing: number of kills at the end that may come after the last checkpoint.
-        cache: cache of the command, which is emptied before a kill while reading data.
+        cache: its cache, which is emptied before a kill while reading data.
+        every: steps between its checkpoints.
 
     Returns:
         Number of kills by moment; "while saving" means that the kill left a partial checkpoint.
@@ -165,10 +127,10 @@ def kill_often(
     counts = Counter()
     for kills_left in range(kills, 0, -1):
         done = latest_step(run)
-        room = (num_steps - done) // checkpoint_every - kills_left
-        moment = generator.choice(moments) if room > 0 else "while starting"
-        target = done + checkpoint_every * generator.randint(1, max(1, 2 * room // kills_left))
-        if room > 0 and kills_left <= drawing:
+        room = (num_steps - done) // every - kills_left
+        moment = generator.choice(MOMENTS) if room > 0 else "while starting"
+        target = done + every * generator.randint(1, max(1, 2 * room // kills_left))
+        if room > 0 and kills_left <= kills // 8:
             target, moment = num_steps, "while drawing"
         if moment == "while reading data":
             shutil.rmtree(cache, ignore_errors=True)
@@ -180,7 +142,7 @@ def kill_often(
                 either = [path, path.with_name(f".{path.name}.partial")][: 1 + (moment == "while saving")]
                 wait_for(process, lambda either=either: any(path.exists() for path in either))
             time.sleep(generator.uniform(0, DELAYS[moment]))
-            number = generator.choice(signals)
+            number = generator.choice(SIGNALS)
             process.send_signal(number)
             errors = process.stderr.read().decode()
         if process.returncode > 0 and process.returncode != 128 + number:
@@ -196,7 +158,7 @@ def kill_often(
         counts[moment] += 1
         print(f"{run.name}: kill {counts.total()} of {kills} {moment}", flush=True)
         if empty := empty_files(run):
-            raise RunError(f"empty after a kill {moment}: {', '.join(empty)}")
+            raise RunError(f"empty after a kill {moment}: {', '.join(map(str, empty))}")
     return counts
 
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -148,12 +147,3 @@ def test_variable_names_of_a_transformer_are_stable(tmp_path):
     assert names[0] == names[1]
     assert len(set(names[0])) == 1 + 3 * len(model.variables)
     assert "model/transformer_lm/block_0/attention/output/kernel" in names[0]
-
-
-def test_two_variables_with_the_same_path_are_refused(tmp_path):
-    model = keras.Sequential([keras.layers.Dense(2, name="twin"), keras.layers.Dense(2, name="other")])
-    model.build((1, 2))
-    model.layers[1].kernel._path = model.layers[0].kernel.path
-    optimizer = keras.optimizers.SGD()
-    with pytest.raises(ValueError, match=r"two variables"):
-        Checkpoints(tmp_path, model, optimizer, keep=1)

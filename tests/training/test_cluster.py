@@ -44,10 +44,13 @@ def test_processes_are_found_in_an_error_message():
     [
         ("", "distribute=multi_worker needs TF_CONFIG"),
         ('{"cluster": ', "TF_CONFIG is invalid (Expecting value: line 1 column 13 (char 12)); expected {"),
-        (tf_config(worker=["a:1"], ps=["b:1"]), "TF_CONFIG cluster must be lists of host:port"),
-        (tf_config(worker="a:1"), "TF_CONFIG cluster must be lists of host:port"),
-        (tf_config(kind="chief"), "TF_CONFIG task must be one of worker 0, worker 1, got chief 0"),
-        (tf_config(2), "TF_CONFIG task must be one of worker 0, worker 1, got worker 2"),
+        (tf_config(worker=["a:1"], ps=["b:1"]), "TF_CONFIG is invalid (cluster must be lists of host:port"),
+        (tf_config(worker="a:1"), "TF_CONFIG is invalid (cluster must be lists of host:port"),
+        (
+            tf_config(kind="chief"),
+            "TF_CONFIG is invalid (task must be one of worker 0, worker 1, got chief 0",
+        ),
+        (tf_config(2), "TF_CONFIG is invalid (task must be one of worker 0, worker 1, got worker 2)"),
     ],
 )
 def test_an_invalid_tf_config_is_reported_in_one_line(text, problem):

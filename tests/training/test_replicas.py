@@ -1,16 +1,16 @@
 """Two replicas in one process against one device, and the exchange of values between workers.
 
-`tests/test_distribute.py` has the same on workers that are processes.
+`tests/test_distribute.py` has runs of workers that are processes.
 """
 
 import threading
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from system.errors import RunError
-from tests.replicas import BATCH, communicate, gather_rows
 from tests.training.test_evaluation import VOCAB, Table, masked_batches
 from tests.training.test_step import Classifier, Lookup, make_batch, make_examples, make_step
 from training.cluster import Cluster
@@ -18,7 +18,7 @@ from training.config import OptimizerConfig
 from training.evaluation import make_evaluator, summed_loss
 from training.multi_device import MultiDevice, MultiWorker, device_names
 from training.optimizer import make_optimizer
-from training.replicas import ONE_DEVICE
+from training.replicas import ONE_DEVICE, all_reduced
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,14 @@ def test_an_evaluation_by_two_replicas_is_that_of_one_device(two_replicas):
 
 
 def test_replicas_receive_the_rows_of_a_batch_in_order(two_replicas):
-    assert gather_rows(two_replicas) == list(range(1, 1 + BATCH))
+    def place(rows):
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        places = tf.one_hot(number, two_replicas.num_replicas)[:, tf.newaxis]
+        return all_reduced([tf.reshape(places * rows, [-1])])[0]
+
+    batch = tf.range(1.0, 9.0)
+    rows = two_replicas.compile(place)(batch[two_replicas.rows(8)])
+    np.testing.assert_array_equal(rows, batch)
 
 
 class Worker(MultiWorker):
@@ -100,12 +107,39 @@ class FakeStrategy:
     def __init__(self, num_replicas):
         self.num_replicas_in_sync = num_replicas
 
-    def scope(self):
-        return tf.init_scope()
+
+def communicate(replicas) -> dict:
+    """Results of the methods with which workers exchange values."""
+    variable = keras.Variable([1.0, 2.0])
+    variable.assign([3.0, 4.0] if replicas.is_chief else [7.0, 8.0])
+    replicas.copy_from_chief([variable])
+    return {
+        "from chief": replicas.from_chief(
+            lambda: ("ä", replicas.worker), encode=list, decode=lambda value: [*value, "decoded"]
+        ),
+        "on chief": replicas.on_chief(lambda: dict)() == {},
+        "any of none": replicas.any(False),
+        "any of the last": replicas.any(replicas.worker == replicas.num_workers - 1),
+        "largest": replicas.largest(130 + replicas.worker),
+        "different data": error_message(lambda: replicas.check_same({"data": "ab"[replicas.worker]})),
+        "failure of the chief": error_message(lambda: replicas.from_chief(fail)),
+        "copied": variable.numpy().tolist(),
+    }
 
 
-def test_workers_exchange_values(monkeypatch):
-    monkeypatch.setattr("tests.replicas.gather_rows", lambda replicas: None)
+def fail():
+    raise ValueError("no luck\nat all")
+
+
+def error_message(function) -> str:
+    try:
+        function()
+    except ValueError as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
+def test_workers_exchange_values():
     shared, results = ([None, None], threading.Barrier(2)), [None, None]
 
     def work(number):
