@@ -150,14 +150,3 @@ def test_muon_updates_the_matrices_inside_the_blocks_and_adamw_the_rest():
         assert {path for path, name in slot.items() if f"{name}_velocity" not in paths} == {
             f"{model.name}/block_0/{part}/kernel" for part in MATRICES_OF_A_BLOCK
         }
-
-
-def test_muon_updates_other_variables_as_adamw_does():
-    updated = {}
-    for name in ("muon", "adamw"):
-        variable = keras.Variable(normal(5, 8), name="embeddings", dtype="float32")
-        optimizer = make_optimizer(OptimizerConfig(name=name, **CONSTANT), [variable], num_steps=10)
-        for step in range(3):
-            optimizer.apply_gradients([(tf.constant(normal(5, 8, seed=step), tf.float32), variable)])
-        updated[name] = variable.numpy()
-    np.testing.assert_allclose(updated["muon"], updated["adamw"], rtol=0, atol=1e-6)

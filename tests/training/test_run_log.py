@@ -146,10 +146,6 @@ def test_progress_of_an_evaluation_is_reported(directory, capsys, monkeypatch):
     with make_log(directory) as log:
         assert list(log.progress([3, 5, 7, 9, 11])) == [3, 5, 7, 9, 11]
     assert capsys.readouterr().out == "batch 3/5  ETA 0:08\n"
-    with terminal() as read:
-        with make_log(directory) as log:
-            assert list(log.progress([3, 5])) == [3, 5]
-        assert "2/2" in read()
 
 
 def test_tensorboard_shows_the_pictures_that_were_written(directory):
