@@ -67,18 +67,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("subject", choices=WORKLOADS, metavar="subject", help=", ".join(WORKLOADS))
-    repeats = "number of rounds (default %(default)s)"
-    parser.add_argument("--repeats", type=positive_integer, default=5, help=repeats)
-    only = (
-        "measure only implementations whose `WORK: BY`, the first two columns of the table, contains one of "
-        "these texts"
-    )
-    parser.add_argument("--only", nargs="+", metavar="TEXT", default=[""], help=only)
+    add = parser.add_argument
+    add("subject", choices=WORKLOADS, metavar="subject", help=", ".join(WORKLOADS))
+    add("--repeats", type=positive_integer, default=5, help="number of rounds (default %(default)s)")
+    only = "only rows whose `WORK: BY`, the first two columns of the table, contains one of these texts"
+    add("--only", nargs="+", metavar="TEXT", default=[""], help=only)
     quick = "about two minutes: one round of the first group, with one implementation of each kind"
-    parser.add_argument("--quick", action="store_true", help=quick)
-    json_help = "file of all rows as JSON, written again after each group"
-    parser.add_argument("--json", type=Path, metavar="PATH", help=json_help)
+    add("--quick", action="store_true", help=quick)
+    add("--json", type=Path, metavar="PATH", help="file of all rows as JSON, written again after each group")
     options = parser.parse_args(arguments)
     options.workloads = WORKLOADS[options.subject]
     if options.quick:

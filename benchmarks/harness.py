@@ -73,8 +73,8 @@ def measure(workload: Workload, *, repeats: int) -> list[dict]:
 
     with contextlib.ExitStack() as stack:
         for name, make, options, _ in workload.contenders:
-            pool = ProcessPoolExecutor(1, mp_context=SPAWN, initializer=initialize)
-            processes[name], turns[name] = stack.enter_context(pool), []
+            processes[name] = stack.enter_context(ProcessPoolExecutor(1, mp_context=SPAWN))
+            turns[name] = []
             run(name, prepare, make, workload.sizes | options, workload.rate is not None)
         for number in range(repeats):
             # The order alternates, so that a machine that slows down slows all contenders alike.
@@ -115,13 +115,10 @@ def times_of(workload: Workload, turns: list[tuple[float, int]]) -> dict:
 prepared: list = []  # its work, and its peak memory before the first call
 
 
-def initialize() -> None:
-    os.dup2(2, 1)  # what libraries print goes to standard error
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
 def prepare(make: str, options: dict, warm_up: bool) -> None:
     """Makes the work and, with `warm_up`, does it once, which traces and compiles."""
+    os.dup2(2, 1)  # what libraries print goes to standard error
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     module, function = make.split(":")
     with silenced_standard_error():  # TensorFlow prints when it is imported and initializes its devices
         work = getattr(importlib.import_module(module), function)(**options)

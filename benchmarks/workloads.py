@@ -31,8 +31,8 @@ def rotation(dtype: str, direction: str) -> Workload:
     gigabytes = passes * batch * heads * length * head_dim * {"float32": 4, "bfloat16": 2}[dtype] / 1e9
     return Workload(
         f"rotate {batch}x{heads}x{length}x{head_dim} {dtype}, {direction}",
-        {"batch": batch, "heads": heads, "length": length, "head_dim": head_dim}
-        | {"dtype": dtype, "direction": direction},
+        {"batch": batch, "heads": heads, "length": length, "head_dim": head_dim, "dtype": dtype}
+        | {"direction": direction},
         by("ours, {layout}, {mode}", "ours:rotation", layout=("interleaved", "half"), mode=MODES)
         + by("copy by TensorFlow", "ours:copy")
         + by("rotary-embedding-torch, {mode}", "torch_peers:package_rotation", mode=TORCH_MODES)

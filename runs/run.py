@@ -204,7 +204,7 @@ def finish(run: Run, model: keras.Model, log: RunLog) -> None:
     with directory.optional(directory.loss_plot):
         title = f"{run.config.name}: {verdict}"
         plot_loss(read_json_lines(directory.metrics), directory.loss_plot, unit=task.unit, title=title)
-    log.write_pictures(row["step"], files)
+    log.write_events(row["step"], {path.name: path for path in files})
     log.sync()
     lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in summary.items())
     write_text(directory.summary, f"{{\n{lines}\n}}\n")  # the last file: it marks the run as complete

@@ -192,9 +192,8 @@ class RunLog:
     def write(self, step: int, metrics: dict) -> None:
         """Logs metrics of a step, a `sample` of text and paths of pictures; adds to the row of the step."""
         self.directory.check_owned()
-        pictures = [value for value in metrics.values() if isinstance(value, Path)]
-        self.write_pictures(step, pictures)
-        metrics = {name: value for name, value in metrics.items() if value not in pictures}
+        self.write_events(step, {**metrics, self.rate_name: self.rate})
+        metrics = {name: value for name, value in metrics.items() if not isinstance(value, Path)}
         if not metrics:
             return
         row = {
@@ -211,7 +210,6 @@ class RunLog:
             self.rows.append(row)
             with open(self.directory.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        self._write_events(step, {**metrics, self.rate_name: self.rate})
         if "sample" in metrics:
             self._write_samples()
         self._print(row)
@@ -253,18 +251,15 @@ class RunLog:
         if samples or self.directory.samples.exists():
             write_text(self.directory.samples, "\n".join(samples))
 
-    def write_pictures(self, step: int, paths: list[Path]) -> None:
-        """Adds the PNG files among the paths to TensorBoard."""
-        written = [path for path in paths if path.suffix == ".png" and path not in self.directory.unwritable]
-        self._write_events(step, {path.stem: path for path in written})
-
-    def _write_events(self, step: int, values: dict) -> None:
+    def write_events(self, step: int, values: dict) -> None:
+        """Adds numbers, a `sample` of text, and PNG files that could be written to TensorBoard."""
         if self.directory.tensorboard in self.directory.unwritable:
             return
         with self.directory.optional(self.directory.tensorboard), self._events.as_default(step):
             for name, value in values.items():
                 if isinstance(value, Path):
-                    tf.summary.image(name, tf.io.decode_png(value.read_bytes())[tf.newaxis])
+                    if value.suffix == ".png" and value not in self.directory.unwritable:
+                        tf.summary.image(value.stem, tf.io.decode_png(value.read_bytes())[tf.newaxis])
                 elif name == "sample":
                     tf.summary.text(name, f"```\n{value}\n```")
                 elif name == "validation_loss":

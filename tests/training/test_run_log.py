@@ -154,7 +154,8 @@ def test_tensorboard_shows_the_pictures_that_were_written(directory):
     with make_log(directory) as log:
         log.write(8, {"predictions": directory.predictions})
         directory.unwritable.add(directory.confusion)
-        log.write_pictures(10, [directory.predictions, directory.confusion, directory.samples])
+        files = [directory.predictions, directory.confusion, directory.samples]
+        log.write_events(10, {path.name: path for path in files})
     assert steps_of(directory) == []
     events = events_of(directory.path)
     assert list(events) == [(8, "predictions"), (10, "predictions")]
