@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     print_error(f"about {format_duration(estimate)} (minutes:seconds) if all are installed")
     rows = []
     for workload in options.workloads:
-        print_error(f"{workload.title}: {', '.join(contender.name for contender in workload.contenders)}")
+        print_error(f"{workload.title}: {'; '.join(contender.name for contender in workload.contenders)}")
         group = measure(workload, repeats=options.repeats)
         rows += [facts | row for row in group]
         if options.json:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.comparison import rows_of, tensors_of
-from tests.run_helpers import copy_of, wait_for
+from tests.run_helpers import wait_for
 
 # Most of the time is spent starting TensorFlow and tracing, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(1800)
@@ -19,28 +19,22 @@ ROOT = Path(__file__).parents[1]
 CPUS = ("distribute=mirrored", "distribute.devices=[CPU:0,CPU:1]")
 
 
-@pytest.fixture(scope="module")
-def place(workplace):
-    """Workplace, and arguments of a tiny run on a text without dropout that logs every step."""
+def arguments(workplace, *changes):
+    """Arguments of a tiny run on a text without dropout that logs every step."""
     defaults = {"model.dropout": "0.0", "num_steps": "20", "checkpoint_every": "5", "log_every": "1"}
     defaults |= {"optimizer.clip_norm": "0.3", "sample_every": "20"}
-
-    def arguments(*changes):
-        changed = {change.partition("=")[0] for change in changes}
-        return workplace.arguments(
-            *changes, *(f"{key}={value}" for key, value in defaults.items() if key not in changed)
-        )
-
-    return workplace, arguments
+    changed = {change.partition("=")[0] for change in changes}
+    others = (f"{key}={value}" for key, value in defaults.items() if key not in changed)
+    return workplace.arguments(*changes, *others)
 
 
 @contextlib.contextmanager
-def started_workers(place, *changes):
+def started_workers(workplace, *changes):
     """Launcher of two workers of train.py, which end with the context."""
     command = [sys.executable, "-m", "scripts.launch_local", "--workers", "2", "--"]
-    arguments = place[1]("distribute=multi_worker", *changes)
+    command += arguments(workplace, "distribute=multi_worker", *changes)
     with subprocess.Popen(
-        command + arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as launcher:
         try:
             yield launcher
@@ -67,31 +61,19 @@ def assert_ends_as(run, whole):
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-5, err_msg=name)
 
 
-@pytest.fixture(scope="module")
-def whole(place):
-    """Directory of an uninterrupted run on one device."""
-    workplace, arguments = place
-    assert workplace.train(*arguments("name=alone")) == 0
-    return workplace.outputs / "alone"
+@pytest.mark.slow
+def test_a_run_of_two_workers_ends_as_one_on_one_device_after_a_worker_was_killed(workplace):
+    """The same run then resumes on one device, and on two replicas."""
+    whole, run = workplace.outputs / "alone", workplace.outputs / "workers"
+    assert workplace.train(*arguments(workplace, "name=alone")) == 0
 
-
-@pytest.fixture(scope="module")
-def killed(place):
-    """Directory, exit code and output of a run of two workers, one of which was killed."""
-    run = place[0].outputs / "workers"
-    with started_workers(place, "name=workers", "checkpoint_every=1") as launcher:
+    with started_workers(workplace, "name=workers", "checkpoint_every=1") as launcher:
         wait_for(run / "checkpoints" / "step-00000003", launcher)
         # The launcher starts them in order.
         children = sorted(psutil.Process(launcher.pid).children(), key=psutil.Process.create_time)
         children[1].kill()
         output, _ = launcher.communicate(timeout=900)
-    return run, launcher.returncode, output
-
-
-@pytest.mark.slow
-def test_the_death_of_a_worker_ends_the_others_with_one_line_that_names_it(killed):
-    run, exit_code, output = killed
-    assert exit_code == 137
+    assert launcher.returncode == 137
     assert not (run / "summary.json").exists()
     (line,) = [line for line in output.splitlines() if line.startswith("[worker 0] error: ")]
     assert line.startswith("[worker 0] error: worker 1 (127.0.0.1:")
@@ -100,48 +82,20 @@ def test_the_death_of_a_worker_ends_the_others_with_one_line_that_names_it(kille
         "Start all workers again to resume from the latest checkpoint."
     )
 
-
-@pytest.fixture(scope="module")
-def restarted(place, killed):
-    """Directory and output of that run after it was started again."""
-    with started_workers(place, "name=workers") as launcher:
+    with started_workers(workplace, "name=workers") as launcher:
         output, _ = launcher.communicate(timeout=900)
     assert launcher.returncode == 0, output
-    return killed[0], output
-
-
-@pytest.mark.slow
-def test_a_run_with_a_killed_worker_resumes_and_ends_as_an_uninterrupted_one(restarted, whole):
-    run, output = restarted
     assert ", resuming after step " in output
     assert_ends_as(run, whole)
-
-
-@pytest.mark.slow
-def test_only_the_chief_logs_and_writes(restarted):
-    run, output = restarted
+    # Only the chief logs and writes.
     assert [line for line in output.splitlines() if "waiting for" not in line and "[worker 1]" in line] == []
     assert output.count("evaluating on all held-out data") == 1
-    assert {path.name for path in run.iterdir()} == {
-        ".lock",
-        "checkpoints",
-        "config.yaml",
-        "loss.png",
-        "metrics.jsonl",
-        "samples.txt",
-        "summary.json",
-        "tensorboard",
-    }
+    assert {path.name for path in run.iterdir()} == {path.name for path in whole.iterdir()}
 
-
-@pytest.mark.slow
-def test_a_run_resumes_on_another_number_of_replicas(place, restarted, whole):
-    workplace, arguments = place
-    run = copy_of(restarted[0], "moved")
     drop_after(run, 10)
-    assert workplace.train(*arguments(f"name={run.name}")) == 0
+    assert workplace.train(*arguments(workplace, "name=workers")) == 0
     assert_ends_as(run, whole)
     drop_after(run, 15)
-    command = [sys.executable, "train.py", *arguments(f"name={run.name}", *CPUS)]
+    command = [sys.executable, "train.py", *arguments(workplace, "name=workers", *CPUS)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=900)
     assert_ends_as(run, whole)

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import resource
 import shutil
 from types import SimpleNamespace
@@ -282,22 +281,6 @@ def test_replaced_run_directory_is_a_one_line_error_and_not_filled(
     (line,) = capsys.readouterr().err.splitlines()
     assert_mentions(line, f"error: {run} was removed or replaced")
     assert list(run.iterdir()) == []
-
-
-def test_cache_that_is_cut_during_a_run_is_a_one_line_error(workplace, monkeypatch, capsys, tmp_path):
-    command = ("name=cut", f"data.cache_dir={tmp_path}", "log_every=1", WITHOUT_SAMPLES)
-
-    def cut(log, seconds, loss):
-        (file,) = tmp_path.glob("text_files-*/train.bin")
-        os.truncate(file, 9)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "step_took", cut)
-        assert workplace.train(*command) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert_mentions(line, f"error: {tmp_path}", "train.bin was cut during this run; the same command")
-    assert workplace.train(*command) == 0
-    assert "reading 1 file of text_files" in capsys.readouterr().out
 
 
 def test_user_without_a_home_directory_gets_a_one_line_error(workplace, capsys, monkeypatch):

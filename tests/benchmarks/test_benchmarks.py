@@ -220,16 +220,7 @@ def test_commands_are_timed_to_a_line_or_to_their_end(tmp_path, monkeypatch):
             ours.command(**options).call()
 
 
-def test_the_recipe_of_nanogpt_has_its_published_size_and_learns(tmp_path, monkeypatch, capsys):
+def test_the_recipe_of_nanogpt_has_its_published_size():
     nanogpt = pytest.importorskip("benchmarks.nanogpt", reason="torch is not installed")
     sizes = {name: parameter.numel() for name, parameter in nanogpt.Model(65).named_parameters()}
     assert sum(sizes.values()) - sizes["positions.weight"] == 795_904  # as it counts: 0.80M
-    for name, value in {"STEPS": 120, "WARM_UP": 2, "RATE": 1e-2}.items():
-        monkeypatch.setattr(nanogpt, name, value)
-    for split in ("train", "validation"):
-        np.tile(np.frombuffer(b"to be or not ", np.uint8), 50).tofile(tmp_path / f"{split}.bin")
-    nanogpt.main(str(tmp_path))
-    first, last = capsys.readouterr().out.splitlines()
-    characters = len(set(b"to be or not "))
-    assert float(first.split()[-1]) == pytest.approx(np.log(characters), abs=0.5)
-    assert float(last.split()[0]) < 0.75  # 0.79 by the previous character alone
