@@ -76,6 +76,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--quick", action="store_true", help=quick)
     add("--json", type=Path, metavar="PATH", help="file of all rows as JSON, written again after each group")
     options = parser.parse_args(arguments)
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"argument --json: {options.json.parent} is not a directory")
     options.workloads = WORKLOADS[options.subject]
     if options.quick:
         options.workloads, options.repeats = options.workloads[:1], 1

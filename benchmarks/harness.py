@@ -64,7 +64,7 @@ def measure(workload: Workload, *, repeats: int) -> list[dict]:
     """A row for each contender: its times, or the reason why it is `left_out`."""
     processes, turns, problems = {}, {}, {}
 
-    def run(name, function, *arguments):
+    def attempt(name, function, *arguments):
         if name not in problems:
             try:
                 return processes[name].submit(function, *arguments).result()
@@ -75,11 +75,11 @@ def measure(workload: Workload, *, repeats: int) -> list[dict]:
         for name, make, options, _ in workload.contenders:
             processes[name] = stack.enter_context(ProcessPoolExecutor(1, mp_context=SPAWN))
             turns[name] = []
-            run(name, prepare, make, workload.sizes | options, workload.rate is not None)
+            attempt(name, prepare, make, workload.sizes | options, workload.rate is not None)
         for number in range(repeats):
             # The order alternates, so that a machine that slows down slows all contenders alike.
             for name in turns if number % 2 == 0 else reversed(turns):
-                turns[name].append(run(name, take_turn))
+                turns[name].append(attempt(name, take_turn))
     rows = []
     for name in turns:
         facts = {"left_out": problems[name]} if name in problems else times_of(workload, turns[name])

@@ -119,10 +119,14 @@ def test_only_selects_rows_by_their_names():
     assert work.rate[1] == pytest.approx(2 * 8 * 8 * 1024 * 64 * 4 / 1e9)  # gigabytes read and written
 
 
-def test_a_text_that_selects_nothing_is_refused(capsys):
+@pytest.mark.parametrize(
+    ("flag", "value", "problem"),
+    [("--only", "abacus", "no row of rope contains 'abacus'"), ("--json", "no/x", "no is not a directory")],
+)
+def test_a_wrong_argument_is_refused_before_measuring(flag, value, problem, capsys):
     with pytest.raises(SystemExit, match="2"):
-        benchmark.main(["rope", "--only", "abacus"])
-    assert "argument --only: no row of rope contains 'abacus'" in capsys.readouterr().err
+        benchmark.main(["rope", flag, value])
+    assert f"argument {flag}: {problem}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("subject", ["rope", "train", "axial"])
