@@ -4,6 +4,7 @@
 """
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -108,60 +109,32 @@ class FakeStrategy:
         self.num_replicas_in_sync = num_replicas
 
 
-def communicate(replicas) -> dict:
-    """Results of the methods with which workers exchange values."""
-    variable = keras.Variable([1.0, 2.0])
-    variable.assign([3.0, 4.0] if replicas.is_chief else [7.0, 8.0])
-    replicas.copy_from_chief([variable])
-    return {
-        "from chief": replicas.from_chief(
-            lambda: ("ä", replicas.worker), encode=list, decode=lambda value: [*value, "decoded"]
-        ),
-        "on chief": replicas.on_chief(lambda: dict)() == {},
-        "any of none": replicas.any(False),
-        "any of the last": replicas.any(replicas.worker == replicas.num_workers - 1),
-        "largest": replicas.largest(130 + replicas.worker),
-        "different data": error_message(lambda: replicas.check_same({"data": "ab"[replicas.worker]})),
-        "failure of the chief": error_message(lambda: replicas.from_chief(fail)),
-        "copied": variable.numpy().tolist(),
-    }
+def exchange(worker):
+    """Calls each method that exchanges values, on one of two workers."""
+    variable = keras.Variable([3.0, 4.0] if worker.is_chief else [7.0, 8.0])
+    worker.copy_from_chief([variable])
+    np.testing.assert_array_equal(variable, [3.0, 4.0])
+    value = worker.from_chief(lambda: ("ä", worker.worker), encode=list, decode=lambda value: [*value, "!"])
+    assert value == (("ä", 0) if worker.is_chief else ["ä", 0, "!"])
+    assert worker.on_chief(lambda: dict)() == {}
+    assert not worker.any(False) and worker.any(not worker.is_chief)
+    assert worker.largest(130 + worker.worker) == 131
+    differ = r"^worker 1 \(two:2\) and worker 0 \(one:1\) differ: data is b and a. Start all "
+    with pytest.raises(RunError, match=differ):
+        worker.check_same({"data": "ab"[worker.worker]})
+    failure = "no luck" if worker.is_chief else r"worker 0 \(one:1\) has failed: ValueError: no luck$"
+    with pytest.raises(ValueError, match=failure):
+        worker.from_chief(fail)
 
 
 def fail():
     raise ValueError("no luck\nat all")
 
 
-def error_message(function) -> str:
-    try:
-        function()
-    except ValueError as error:
-        return f"{type(error).__name__}: {error}"
-    return "none"
-
-
 def test_workers_exchange_values():
-    shared, results = ([None, None], threading.Barrier(2)), [None, None]
-
-    def work(number):
-        results[number] = communicate(Worker(number, shared))
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [result["from chief"] for result in results] == [("ä", 0), ["ä", 0, "decoded"]]
-    for result in results:
-        assert result["on chief"]
-        assert (result["any of none"], result["any of the last"], result["largest"]) == (False, True, 131)
-        assert result["different data"].startswith(
-            "RunError: worker 1 (two:2) and worker 0 (one:1) differ: data is b and a. Start all "
-        )
-        assert result["copied"] == [3.0, 4.0]
-    assert [result["failure of the chief"] for result in results] == [
-        "ValueError: no luck\nat all",
-        "RunError: worker 0 (one:1) has failed: ValueError: no luck",
-    ]
+    shared = [None, None], threading.Barrier(2)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(exchange, (Worker(number, shared) for number in range(2))))
 
 
 def test_rows_are_divided_among_workers_and_batches_must_be_divisible():
