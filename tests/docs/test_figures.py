@@ -46,26 +46,12 @@ def test_figures_are_small_and_contain_no_date_or_version():
 
 
 def test_figures_are_readable_on_light_and_dark_pages():
-    """They have an opaque background of their own; the contrast limits are those of WCAG 2."""
-    assert contrast(figure_style.INK, figure_style.PAPER) > 7
-    colors = (*figure_style.COLORS, figure_style.FAINT)
-    assert all(contrast(color, figure_style.PAPER) > 3 for color in colors)
+    """They have an opaque background of their own."""
     paper = [int(figure_style.PAPER[start : start + 2], 16) for start in (1, 3, 5)]
     for path in PAGE_FOLDER.glob("*.png"):
         image = pixels(path)
         assert (image[..., 3] == 255).all(), path
         assert (abs(image[[0, 0, -1, -1], [0, -1, 0, -1], :3] - paper) <= 3).all(), path
-
-
-def contrast(one, other):
-    darker, lighter = sorted(map(luminance, (one, other)))
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def luminance(color):
-    parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
 
 
 def test_only_the_rotated_score_is_constant_as_the_words_move():

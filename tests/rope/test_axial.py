@@ -89,16 +89,6 @@ def test_a_grid_is_not_its_transpose():
     np.testing.assert_allclose(traced(3, 5), wide, atol=1e-6)
 
 
-def test_columns_first_is_the_order_of_rope_vit():
-    # In RoPE-ViT, x = index % width rotates the first block, and theta is 100.
-    angles = axial({}, {}, theta=100.0).angles(grid_positions(3, 5, axis_order=(1, 0)))
-    index, frequencies = np.arange(15), [1, 0.31622777, 0.1, 0.03162278]
-    expected = np.concatenate(
-        [angles_of(index % 5, frequencies), angles_of(index // 5, frequencies)], axis=-1
-    )
-    np.testing.assert_allclose(angles, expected, atol=1e-6)
-
-
 def mixed_of(layout="interleaved", **options):
     return MixedRotaryEmbedding(3, 16, seed=5, layout=layout, **options)
 

@@ -6,11 +6,6 @@ from rope import RotaryEmbedding
 from tests.rope.reference import language, normal
 
 
-def loss_of(rotary, q, k):
-    rotated = rotary.rotate_queries_and_keys(q, k)
-    return tf.reduce_sum(tf.matmul(*rotated, transpose_b=True) ** 2)
-
-
 @pytest.mark.parametrize("options", [{}, {"use_xpos": True}, {"freqs_for": "constant", "num_freqs": 4}])
 def test_a_gradient_step_changes_the_next_output(options):
     rotary, q, k = RotaryEmbedding(8, learned_freq=True, **options), normal(2, 5, 8), normal(2, 5, 8, seed=1)
@@ -19,23 +14,10 @@ def test_a_gradient_step_changes_the_next_output(options):
     before = [call(q, k)[0] for call in calls]
     for _ in range(2):  # a second step would fail if a graph were cached
         with tf.GradientTape() as tape:
-            loss = loss_of(rotary, q, k)
+            loss = tf.reduce_sum(tf.matmul(*rotary.rotate_queries_and_keys(q, k), transpose_b=True) ** 2)
         weight.assign_sub(1e-3 * tape.gradient(loss, weight))
     for call, old in zip(calls, before, strict=True):
         assert np.abs(call(q, k)[0] - old).max() > 1e-4
-
-
-def test_the_gradient_is_that_of_the_rotation():
-    rotary, q, k = RotaryEmbedding(8, learned_freq=True), normal(2, 5, 8), normal(2, 5, 8, seed=1)
-    (weight,) = rotary.trainable_weights
-    with tf.GradientTape() as tape:
-        loss = loss_of(rotary, q, k)
-    gradient = tape.gradient(loss, weight).numpy()
-    start, step = weight.numpy(), 1e-3
-    for pair in range(4):
-        nudged = [start + sign * step * np.eye(4, dtype=np.float32)[pair] for sign in (1, -1)]
-        losses = [float(weight.assign(value) is None or loss_of(rotary, q, k)) for value in nudged]
-        assert gradient[pair] == pytest.approx((losses[0] - losses[1]) / (2 * step), rel=0.05, abs=0.5)
 
 
 @pytest.mark.parametrize(

@@ -109,13 +109,9 @@ def test_images_of_rotary_embedding_torch_and_rotary_embedding_tensorflow():
     check(apply_rotary_emb(freqs, q), q, angles, **AT_1024)
 
 
-def xpos_scales(length, *, dim=32, centre=2_048):
-    zeta = (2 * np.arange(dim // 2) / dim + 0.4) / 1.4
-    return np.repeat(zeta ** ((np.arange(length)[:, None] - centre) / 512), 2, axis=-1)
-
-
 def check_xpos(q, k, original, length):
-    angles, scales = angles_of(range(length), language(32)), xpos_scales(length)
+    angles, zeta = angles_of(range(length), language(32)), (np.arange(16) / 16 + 0.4) / 1.4
+    scales = np.repeat(zeta ** ((np.arange(length)[:, None] - 2_048) / 512), 2, axis=-1)
     for rotated, x, scale in zip((q, k), original, (scales, 1 / scales), strict=True):
         expected = turned(x, angles)
         expected[..., :32] *= scale

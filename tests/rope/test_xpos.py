@@ -36,17 +36,6 @@ def test_scores_decay_with_distance_by_the_published_formula(layout, options, fa
         np.testing.assert_allclose(actual[m, n], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("length", "chunk"), [(16, 5), (2_048, 1)])
-def test_rotating_only_the_new_tokens_equals_rotating_all(length, chunk):
-    rotary = RotaryEmbedding(8, use_xpos=True)
-    q, k = normal(1, 2, length, 8, seed=1), normal(1, 2, length, 8, seed=2)
-    full = rotary.rotate_queries_and_keys(q, k)
-    start = length - chunk
-    new = rotary.rotate_queries_and_keys(q[:, :, start:], k[:, :, start:], offset=start)
-    for whole, part in zip(full, new, strict=True):
-        np.testing.assert_allclose(whole[:, :, start:], part, rtol=1e-6, atol=1e-6)  # ulps of exp
-
-
 def test_the_centre_cancels_so_the_maximum_length_may_change():
     q, k = normal(9, 8, seed=1), normal(9, 8, seed=2)
     near = scores(*RotaryEmbedding(8, use_xpos=True, xpos_max_length=16).rotate_queries_and_keys(q, k))
