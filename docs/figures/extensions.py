@@ -34,10 +34,10 @@ def interpolation() -> Figure:
             axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
             axes.set_title(f"{scheme}, {name}", fontsize=9.5)
             hide_ticks(axes, frame=False)
-            shown = "beyond what" if needed[-1] > trained[-1] * 1.05 else "within what"
+            coverage = "beyond what" if needed[-1] > trained[-1] * 1.05 else "within what"
             if trained[-1] >= 2 * np.pi:
-                shown = "all of the circle"
-            axes.text(0, 0, f"{shown}\nwas seen", ha="center", va="center", fontsize=8.5)
+                coverage = "all of the circle"
+            axes.text(0, 0, f"{coverage}\nwas seen", ha="center", va="center", fontsize=8.5)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
