@@ -161,7 +161,7 @@ def test_a_vocabulary_smaller_than_that_of_the_tokenizer_is_refused(workplace, c
 
 def test_padding_is_never_sampled(bpe_run, eagerly):
     model, _, _ = load_model(bpe_run)
-    model.embedding.embeddings.assign(np.random.default_rng(0).normal(size=(320, 16)))
+    model.embedding.embeddings.assign(np.zeros((320, 16)))  # every token has the same logit
     for sampler, is_padding in ((Sampler(model, vocab_size=290), False), (Sampler(model), True)):
         steps = sampler.generate([[5]] * 20, 5, SamplingOptions())
         assert any((tokens >= 290).any() for tokens in steps) == is_padding
