@@ -65,16 +65,7 @@ class LayerCache(NamedTuple):
 class Attention(keras.layers.Layer):
     """Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245) with rotated queries and keys.
 
-    Args:
-        options: see `BlockOptions`.
-
-    Call arguments:
-        x: (batch, length, dim).
-        cos_sin, kernel: see `Block`.
-        cache: keys and values of the earlier tokens, or None.
-
-    Returns:
-        (batch, length, dim), and the cache with the keys and values of this call.
+    Arguments as for `Block`. Takes and returns (batch, length, dim), and the cache.
     """
 
     def __init__(self, options: BlockOptions, *, dtype, name: str):

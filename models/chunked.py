@@ -20,10 +20,8 @@ AUTO_LENGTH = 2_048
 def is_chunked(kernel: str, length: int | None) -> bool:
     """Whether attention over `length` tokens is computed in chunks; None for a length that is not yet known.
 
-    Args:
-        kernel: `full`, `chunked`, or `auto`, which chunks lengths from `AUTO_LENGTH` on and unknown ones: a
-            length below `CHUNK` is one chunk. Under `plain_operations` never: converters need static shapes
-            in a loop.
+    The kernel is `full`, `chunked`, or `auto`, which chunks lengths from `AUTO_LENGTH` on and unknown ones: a
+    length below `CHUNK` is one chunk. Never under `plain_operations`: converters need static shapes.
     """
     if in_plain_operations():
         return False

@@ -1,6 +1,6 @@
 """Options of the models; imports no TensorFlow. The rotary options are validated by `rope.options`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import field, replace
 from typing import Annotated, Literal
 
@@ -179,7 +179,7 @@ class TransformerLMConfig(Options):
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.position == "sinusoidal" and self.dim % 2:
             yield "dim", f"must be even for sinusoidal positions, got {self.dim}"
-        yield from rope_problems(self, lambda: [self.rotary_options()])
+        yield from rope_problems(self)
         if self.position == "rotary" and self.learned_rotations != "none" and self.rope.rotary_fraction != 1:
             yield "rope.rotary_fraction", "must be 1 with learned_rotations, which rotate whole heads"
         if self.num_heads % self.num_kv_heads:
@@ -265,7 +265,7 @@ class AxialViTConfig(Options):
             yield "pooling", "class_token needs attention=full: a class token belongs to no row or column"
         if self.position == "sinusoidal" and self.dim % 4:
             yield "dim", f"must be a multiple of 4 for sinusoidal rows and columns, got {self.dim}"
-        yield from rope_problems(self, self.rotary_options)
+        yield from rope_problems(self)
 
 
 def count_weights(model: TransformerLMConfig | AxialViTConfig) -> int:
@@ -277,15 +277,8 @@ def count_weights(model: TransformerLMConfig | AxialViTConfig) -> int:
     return model.dim * (inputs + model.num_layers * block)
 
 
-def rope_problems(
-    model: TransformerLMConfig | AxialViTConfig, embeddings: Callable[[], list[dict[str, object]]]
-) -> Iterator[tuple[str, str]]:
-    """Key and message if a head cannot be rotated, or if an option of `model.rope` is unread or invalid.
-
-    Args:
-        model: the options of a model.
-        embeddings: returns the arguments of each `RotaryEmbedding` of the model.
-    """
+def rope_problems(model: TransformerLMConfig | AxialViTConfig) -> Iterator[tuple[str, str]]:
+    """Key and message if a head cannot be rotated, or if an option of `model.rope` is unread or invalid."""
     rope, position, learned = model.rope, model.position, model.learned_rotations != "none"
     head_dim = getattr(model, "head_dim", None)
     if head_dim is None and model.dim % model.num_heads:
@@ -311,7 +304,8 @@ def rope_problems(
     from rope.frequencies import DEFAULTS, resolve  # NumPy, which `--help` does not need
 
     try:
-        for arguments in embeddings():
+        options = model.rotary_options()
+        for arguments in options if isinstance(options, list) else [options]:
             resolve(DEFAULTS | {"freqs_for": "lang", "custom_freqs": None, "use_xpos": False} | arguments)
     except (ValueError, ArithmeticError) as error:
         # The message begins with the keys of an option, such as `theta` or `scaling factor`.

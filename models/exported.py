@@ -14,7 +14,6 @@ from models.sampling import FINISHED
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 
-NUM_BYTES = 256
 ROUND_UP = 0.501  # as in `data.image_files`
 
 
@@ -40,7 +39,7 @@ def text_module(model: TransformerLM, *, tokens_are_bytes: bool, stop_tokens: Se
         tokens = tf.gather(tf.cast(tokens, tf.int32), columns, batch_dims=1)
         tokens = generate_tokens(model, tokens, padding, length, temperature, seed, stop_tokens)
         # Of dtype object, since NumPy's strings end at a zero byte; an ended row is continued by nothing.
-        pieces = np.array([*(bytes([byte]) for byte in range(NUM_BYTES)), b""], object)
+        pieces = np.array([*(bytes([byte]) for byte in range(256)), b""], object)
         added = tf.gather(tf.constant(pieces), tokens[:, width:] % len(pieces))  # (batch, length)
         return {"text": tf.strings.join([text, tf.strings.reduce_join(added, axis=1)])}
 

@@ -9,7 +9,6 @@ group = heads / kv_heads the number of query heads that share a head of keys and
 Columns are the indices of tokens in a row of the batch, padding included: (length,) and (keys_length,) int32.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -29,7 +28,6 @@ def compile_in_graphs(function: Callable) -> Callable:
     """Compiles `function` with XLA in graphs, but not in eager calls, where each new shape would compile."""
     compiled = tf.function(function, jit_compile=True, reduce_retracing=True)
 
-    @functools.wraps(function)
     def call(*args):
         is_plain = tf.executing_eagerly() or in_plain_operations()
         return (function if is_plain else compiled)(*args)

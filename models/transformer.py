@@ -106,6 +106,8 @@ class TransformerLM(ConfiguredModel):
             Block(options, dtype=policy, name=f"block_{index}") for index in range(config.num_layers)
         ]
         self.norm = RMSNorm(config.norm_epsilon, dtype=policy, name="norm")
+        alibi_heads = config.num_heads if config.position == "alibi" else None
+        self.causal_mask = partial(CausalMask, self.compute_dtype, alibi_heads)
         self(tf.zeros((1, 1), tf.int32))  # creates the weights
 
     def get_config(self) -> dict:
@@ -122,7 +124,7 @@ class TransformerLM(ConfiguredModel):
             seed = draw_seed()
         self._check_length(tokens.shape[1])
         positions = columns = tf.range(tf.shape(tokens)[1])  # (length,)
-        mask = self._mask()._replace(block=attention_block)
+        mask = self.causal_mask(block=attention_block)
         if self.document_separator is not None:
             segment_ids = tf.cumsum(tf.cast(tokens == self.document_separator, tf.int32), axis=1)
             positions = positions_from_segments(segment_ids)  # (batch, length)
@@ -152,7 +154,7 @@ class TransformerLM(ConfiguredModel):
         """
         start, padding, length = cache[0].start, cache[0].padding, tf.shape(tokens)[1]
         columns = start + tf.range(length)  # (length,)
-        bias = self._mask()._replace(padding=padding).bias(columns, tf.range(size_of(cache[0].keys, 2)))
+        bias = self.causal_mask(padding=padding).bias(columns, tf.range(size_of(cache[0].keys, 2)))
         positions = positions_from_padding(padding, length, start=start)  # (batch, length)
         kernel = partial(attend, bias=bias)
         features, cache = self._forward(tokens, positions=positions, kernel=kernel, cache=cache)
@@ -231,7 +233,3 @@ class TransformerLM(ConfiguredModel):
             raise ValueError(
                 f"{kind} end at context_length {self.config.context_length}, got {length} tokens."
             )
-
-    def _mask(self) -> CausalMask:
-        heads = self.config.num_heads if self.config.position == "alibi" else None
-        return CausalMask(self.compute_dtype, alibi_heads=heads)

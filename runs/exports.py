@@ -62,9 +62,8 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
         # An imported model and its children keep the tensors of their folder.
         if not is_for_transformers or not (config.init_from or "imported_from" in manifest):
             model = without_padding(model, task.tokenizer.vocab_size)
-        tokenizer = task.tokenizer
-        options = {"tokens_are_bytes": tokenizer.json is None, "stop_tokens": tokenizer.stop_tokens}
-        module = text_module(model, **options)
+        is_bytes = task.tokenizer.json is None
+        module = text_module(model, tokens_are_bytes=is_bytes, stop_tokens=task.tokenizer.stop_tokens)
         tokens, *_ = next(iter(task.evaluation_batches(max_batches=1)))
         inputs = np.asarray(tokens)[:COMPARED_ROWS]
         expected = model(inputs).numpy()
@@ -180,6 +179,5 @@ def huggingface(
     return lambda inputs: loaded(inputs).numpy()
 
 
-# Functions that write a module, or its Keras model, to a directory, and return the logits of the result;
-# `huggingface` also needs the run.
+# Functions that write a module, or its Keras model, to a directory, and return the logits of the result.
 FORMATS = {"saved_model": saved_model, "keras": keras_file, "litert": litert, "onnx": onnx}

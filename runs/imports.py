@@ -25,12 +25,8 @@ FIXED = ("model", "context_length", "init_from", "name")
 def import_folder(folder: Path, name: str, overrides: list[str], *, layout: str = "half") -> str:
     """Writes `output_dir/name` with the weights of a folder at step 0, and returns a line about it.
 
-    Args:
-        folder: see `models.huggingface.load_pretrained`.
-        name: name of the run.
-        overrides: `key=value` of the command line of `train.py`, such as those of the data, whose text is
-            measured and used by children of the run. The default tokenizer is that of the folder.
-        layout: pair layout of the rotation.
+    `folder` and `layout` are those of `load_pretrained`, `overrides` keys of `train.py`, such as those of the
+    data, which are measured and used by children of the run. The default tokenizer is that of the folder.
 
     Raises:
         ConfigError: if an override is invalid, or sets what the folder determines.
