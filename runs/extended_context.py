@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,7 +110,7 @@ def group_rows(rows: list[dict], *columns: str) -> list[list[dict]]:
 
 
 def label_of(row: dict) -> str:
-    """TrainedRun and zero-shot scaling of a row, for a figure."""
+    """Run and zero-shot scaling of a row, for a figure."""
     return row["run"] if row["zero_shot"] == "none" else f"{row['run']}, {row['zero_shot']}"
 
 
@@ -161,12 +161,12 @@ def check_run(run: TrainedRun, lengths: list[int], *, scalings: list[str], atten
         raise RunError(
             f"--zero-shot scales rotary positions, {run.path} has position={config.position}. Leave it out"
         )
-    for key in ("interpolate_factor", "theta_rescale_factor", "scaling.type") if scalings else ():
-        if (value := attrgetter(key)(config.rope)) not in (1, "none"):
-            raise RunError(
-                f"--zero-shot starts from a model without a scaling, but {run.path} was trained with "
-                f"model.rope.{key}={value}. Leave out --zero-shot, or evaluate its parent run"
-            )
+    rope = config.rope
+    if scalings and (rope.interpolate_factor, rope.theta_rescale_factor, rope.scaling.type) != (1, 1, "none"):
+        raise RunError(
+            f"--zero-shot starts from a model without a scaling, but {run.path} was trained with one. Leave "
+            "out --zero-shot, or evaluate its parent run"
+        )
     for case in make_cases([run], scalings, lengths={run: longer}):
         try:
             config_of(case)

@@ -30,7 +30,6 @@ class ImageTask:
     images: ImageSet
 
     unit = "images"
-    samples_at_end = False
     tokenizer = None
     measure = staticmethod(summed_loss_and_accuracy)
 

@@ -35,7 +35,6 @@ class Task(Protocol):
         description: one line about the data.
         epoch_size: number of units in the training data; None if they are generated.
         facts: values for the checkpoint: `data_fingerprint`, and those that inference needs.
-        samples_at_end: whether the sampler is called for the last row too; images draw theirs in `finish`.
         measure: sums over the targets of a batch, from `training.evaluation`.
         tokenizer: that of a text; None for images.
     """
@@ -45,7 +44,6 @@ class Task(Protocol):
     description: str
     epoch_size: int | None
     facts: dict
-    samples_at_end: bool
     measure: Measure
     tokenizer: Tokenizer | None
 
@@ -70,7 +68,7 @@ class Task(Protocol):
     def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
         """Writes the pictures of a finished run; `row` is the last row of metrics.jsonl.
 
-        Returns values for summary.json, the files that show what the model does, and a command to try next.
+        Returns values for summary.json, the pictures, and a command to try next.
         """
 
 

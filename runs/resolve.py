@@ -80,22 +80,14 @@ def resolve(config: Config, directory: RunDirectory, replicas: Replicas) -> Run:
     config = replicas.from_chief(
         lambda: resolve_config(config, directory.config), encode=to_dict, decode=parse_config
     )
-    task = load_same_task(config, replicas, directory.path if is_recorded else None)
+    load = partial(load_task, config, run_directory=directory.path if is_recorded else None)
+    # The chief first, since it may write a cache.
+    task = replicas.from_chief(load, encode=lambda _: None) or load(report=lambda line: None)
+    replicas.check_same({"data_fingerprint": task.facts["data_fingerprint"]})
     check_tokenizer(task, directory)
     if config.init_from is not None and not complete_checkpoints(directory.checkpoints):
         replicas.from_chief(lambda: check_parent(task.config))
     return Run(task.config, task, directory, replicas)
-
-
-def load_same_task(config: Config, replicas: Replicas, run_directory: Path | None) -> Task:
-    """Loads the data on the chief, which may write a cache, and then on the other workers.
-
-    `run_directory` is that of a recorded run.
-    """
-    load = partial(load_task, config, run_directory=run_directory)
-    task = replicas.from_chief(load, encode=lambda _: None) or load(report=lambda line: None)
-    replicas.check_same({"data_fingerprint": task.facts["data_fingerprint"]})
-    return task
 
 
 def check_tokenizer(task: Task, directory: RunDirectory) -> None:

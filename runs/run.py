@@ -144,7 +144,7 @@ def train_and_evaluate(
         log.say("evaluating on all held-out data")
         batches = task.evaluation_batches(None, rows)
         measures = task.metrics(evaluate(log.progress(batches) if replicas.is_chief else batches))
-        if config.sample_every and task.samples_at_end:
+        if config.sample_every and task.tokenizer is not None:  # images draw theirs in `finish`
             measures |= sample()
         log.write(done, measures)
         if replicas.is_chief:
@@ -191,6 +191,8 @@ def finish(run: Run, model: keras.Model, log: RunLog) -> None:
     """Writes the pictures and summary.json, and prints what was written and a command to try next."""
     task, directory, row = run.task, run.directory, log.rows[-1]
     facts, files, next_command = task.finish(directory, model, row)
+    if "sample" in row:
+        files.append(directory.samples)
     verdict = task.verdict(row)
     summary = {
         "name": run.config.name,

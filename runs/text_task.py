@@ -44,7 +44,6 @@ class TextTask:
     corpus: TextCorpus
 
     unit = "tokens"
-    samples_at_end = True
     measure = staticmethod(summed_loss)
 
     @property
@@ -97,12 +96,11 @@ class TextTask:
         return f"held-out loss {loss:.4f} nats per token, {bits:.4f} bits per byte"
 
     def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
-        files = [directory.samples] if "sample" in row else []
         context_bytes = self.corpus.bytes_of(self.config.context_length)
         facts = {"vocab_size": self.tokenizer.vocab_size, "context_bytes": context_bytes}
         if self.config.data.tokenizer == BPE:
             facts["tokenizer_training_bytes"] = min(self.corpus.num_bytes["train"], MAX_TRAINING_BYTES)
-        return facts, files, self.next_command(directory.path)
+        return facts, [], self.next_command(directory.path)
 
     def next_command(self, path: Path) -> str:
         """Loss by window after the extension of a trained context, otherwise generation."""
@@ -127,7 +125,6 @@ class PasskeyTask:
 
     unit = "tokens"
     epoch_size = None
-    samples_at_end = True
     measure = staticmethod(summed_loss_and_answers)
 
     @property
@@ -182,9 +179,8 @@ class PasskeyTask:
         return f"{found} of held-out keys found, loss {loss:.4f} per digit"
 
     def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
-        files = [directory.samples] if "sample" in row else []
         command = format_command("-m", "scripts.passkey", directory.path)
-        return {"digits": self.config.data.digits}, files, command
+        return {"digits": self.config.data.digits}, [], command
 
 
 def training_dataset(config: Config, batch: Callable, start_step: int, rows: slice):

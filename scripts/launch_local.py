@@ -16,7 +16,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/launch_local.py`
 
-from runs.arguments import positive_integer
 from system.command import forwarding_signals, run_command, stop_signals
 from system.text import print_line
 
@@ -31,8 +30,8 @@ def main(arguments: list[str]) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    workers = "number of processes (default %(default)s)"
-    parser.add_argument("--workers", type=positive_integer, default=2, help=workers)
+    workers = "number of processes, at most 16 (default %(default)s)"
+    parser.add_argument("--workers", type=int, choices=range(1, 17), metavar="N", default=2, help=workers)
     parser.add_argument("overrides", nargs="*", help="arguments of train.py, after --")
     options = parser.parse_args(arguments)
     return launch([sys.executable, str(PROGRAM), *options.overrides], num_workers=options.workers)

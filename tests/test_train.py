@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -81,13 +80,6 @@ def test_run_writes_its_files(trained_run):
     assert re.findall("--- step (.*) ---", (trained_run / "samples.txt").read_text()) == ["20", "30"]
 
 
-def test_config_is_recorded_as_resolved(trained_run):
-    config = yaml.safe_load((trained_run / "config.yaml").read_text())
-    assert (config["precision"], config["compile"]) == ("float32", "graph")
-    assert config["model"]["dim"] == 16
-    assert config["model"]["rope"]["interpolate_factor"] == 1.0
-
-
 def test_summary_describes_the_last_step(trained_run):
     summary = json.loads((trained_run / "summary.json").read_text())
     evaluations = [row for row in rows_of(trained_run) if "validation_loss" in row]
@@ -111,8 +103,9 @@ def test_manifest_records_progress_config_and_environment(trained_run):
     assert manifest["validation_loss"] == row["validation_loss"]
     assert {"python", "tensorflow", "keras", "numpy", "threads"} <= manifest["environment"].keys()
     assert len(manifest["data_fingerprint"]) == 64
-    assert (manifest["config"]["model.dropout"], manifest["config"]["seed"]) == (0.1, 0)
-    assert "log_every" not in manifest["config"]
+    recorded = manifest["config"]
+    assert (recorded["model.dropout"], recorded["seed"], recorded["precision"]) == (0.1, 0, "float32")
+    assert "log_every" not in recorded
 
 
 def test_finished_run_is_not_changed(trained_run, workplace, capsys):
@@ -182,22 +175,6 @@ def test_the_suggested_command_of_each_kind_of_run_works_without_an_active_envir
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_run, workplace):
-    run = workplace.outputs / "stopped"
-    with start_process(workplace, f"name={run.name}", "checkpoint_every=1") as process:
-        wait_for(run / "checkpoints" / "step-00000001", process)
-        process.send_signal(signal.SIGTERM)
-        output, errors = process.communicate(timeout=300)
-    assert process.returncode == 143
-    step = int(re.search(r"stopped after step (\d+)", output)[1])
-    assert step < 30
-    assert (run / "checkpoints" / f"step-{step:08d}").exists()
-    assert len(errors.strip().splitlines()) == 1
-    assert not (run / "summary.json").exists()
-    assert_resumes_to(workplace, run, trained_run)
-
-
-@pytest.mark.slow
 def test_run_with_closed_output_continues_and_saves_on_sigint(workplace):
     """Ctrl-C in `python train.py 2>&1 | tee log` ends tee at once."""
     run = workplace.outputs / "unread"
@@ -212,27 +189,24 @@ def test_run_with_closed_output_continues_and_saves_on_sigint(workplace):
     assert (run / "checkpoints" / f"step-{row['step']:08d}").exists()
 
 
-PARTIAL = ["model.rope.rotary_fraction=0.5", "model.rope.layout=half"]
-YARN = ["model.rope.scaling.type=yarn", "model.rope.scaling.factor=4"]
-LONGROPE = [
-    "model.rope.scaling.type=longrope",
-    "model.rope.scaling.factor=2",
-    "model.rope.scaling.short_factor=[1,1,1,1]",
-    "model.rope.scaling.long_factor=[1,2,2.5,4]",
-]
-MUON, PACKED, BFLOAT16 = "optimizer.name=muon", "data.reset_positions=true", "precision=mixed_bfloat16"
 OPTIONS = {
-    "combined": [*YARN, *PARTIAL, PACKED, BFLOAT16],
+    "combined": [
+        "model.rope.scaling.type=yarn",
+        "model.rope.scaling.factor=4",
+        "model.rope.rotary_fraction=0.5",
+        "model.rope.layout=half",
+        "data.reset_positions=true",
+        "precision=mixed_bfloat16",
+    ],
     "xpos": ["model.rope.xpos=true"],
-    "yarn": YARN,
-    "longrope": LONGROPE,
-    "learned_freq": ["model.rope.learned_freq=true"],
-    "partial": PARTIAL,
-    "cumulative": ["model.learned_rotations=cumulative"],
-    "packed": [PACKED],
-    "muon": [MUON],
-    "bfloat16": [BFLOAT16],
-    "xla": ["compile=xla"],
+    "longrope": [
+        "model.rope.scaling.type=longrope",
+        "model.rope.scaling.factor=2",
+        "model.rope.scaling.short_factor=[1,1,1,1]",
+        "model.rope.scaling.long_factor=[1,2,2.5,4]",
+    ],
+    "learned": ["model.rope.learned_freq=true", "model.learned_rotations=cumulative"],
+    "muon": ["optimizer.name=muon", "compile=xla"],
 }
 
 
@@ -245,7 +219,7 @@ def test_options_train_resume_exactly_and_generate(workplace, capsys, name):
     run = workplace.outputs / name
     assert not (run / "samples.txt").exists()
     tensors, rows = tensors_of(run, step=4), rows_of(run)
-    assert ("optimizer/muon" in " ".join(tensors)) == (MUON in OPTIONS[name])
+    assert ("optimizer/muon" in " ".join(tensors)) == (name == "muon")
     shutil.rmtree(run / "checkpoints" / "step-00000004")
     (run / "summary.json").unlink()
     assert workplace.train(*changes) == 0
@@ -257,48 +231,25 @@ def test_options_train_resume_exactly_and_generate(workplace, capsys, name):
         assert capsys.readouterr().out.startswith("the ")
 
 
-@pytest.mark.slow
-def test_reset_positions_changes_the_training(workplace):
-    """Several short documents in each window; the shared text is a single document."""
-    folder = workplace.text.parent / "documents"
-    folder.mkdir()
-    for number in range(40):
-        (folder / f"{number}.txt").write_text(f"{number}{workplace.text.read_text()[number : number + 30]}")
-    tensors = []
-    for value in ("true", "false"):
-        changes = [f"data.path={folder}", f"data.reset_positions={value}", "num_steps=2", WITHOUT_SAMPLES]
-        assert workplace.train(f"name=reset-{value}", *changes) == 0
-        tensors.append(tensors_of(workplace.outputs / f"reset-{value}", step=2))
-    assert any(np.any(tensors[0][key] != tensors[1][key]) for key in tensors[0])
-
-
-def command_in(line):
-    """Arguments of the command at the end of an error message."""
+@pytest.mark.parametrize(
+    ("change", "words", "rest"),
+    [
+        ("num_steps=31", "num_steps is 30 there, 31 here. To continue from its weights: ", ["init_from={}"]),
+        ("seed=5", "seed is 0 there, 5 here. For another run: ", []),
+    ],
+)
+def test_another_config_gives_the_command_of_another_run(
+    refused, trained_run, workplace, monkeypatch, change, words, rest
+):
+    (workplace.outputs / "whole_2").mkdir(exist_ok=True)
+    monkeypatch.setattr(sys, "argv", ["train.py", *workplace.arguments("name=whole", change)])
+    (line,) = refused("name=whole", change, label="config error")
+    assert_mentions(line, words)
     python, program, *arguments = shlex.split(line.rpartition(": ")[2])
     assert (Path(python).absolute(), Path(program).name) == (Path(sys.executable), PROGRAM.name)
-    return arguments
-
-
-def test_another_number_of_steps_gives_the_command_to_continue(refused, trained_run, workplace, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["train.py", *workplace.arguments("name=whole", "num_steps=31")])
-    (line,) = refused("name=whole", "num_steps=31", label="config error")
-    assert_mentions(line, "num_steps is 30 there, 31 here. To continue from its weights: ")
-    arguments = command_in(line)
-    assert arguments[-2:] == ["name=whole_2", f"init_from={trained_run}"]
-    config = parse_config(compose(arguments))
-    assert (config.num_steps, config.name, config.data.path) == (31, "whole_2", str(workplace.text))
-
-
-def test_another_config_gives_the_command_of_another_run(refused, trained_run, workplace, monkeypatch):
-    (workplace.outputs / "whole_2").mkdir()
-    monkeypatch.setattr(sys, "argv", ["train.py", *workplace.arguments("name=whole", "seed=5")])
-    (line,) = refused("name=whole", "seed=5", label="config error")
-    assert_mentions(line, "seed is 0 there, 5 here. For another run: ")
-    (workplace.outputs / "whole_2").rmdir()
-    assert command_in(line) == [
-        *[word for word in workplace.arguments("seed=5") if not word.startswith("name=")],
-        "name=whole_3",
-    ]
+    words = [word for word in workplace.arguments(change) if not word.startswith("name=")]
+    assert arguments == [*words, "name=whole_3", *(word.format(trained_run) for word in rest)]
+    parse_config(compose(arguments))
 
 
 def test_other_architecture_in_a_run_directory_is_described_by_shared_keys(refused, trained_run):
@@ -318,19 +269,6 @@ def test_run_directory_in_use_is_refused(refused, trained_run):
     assert "is in use by another process" in line
 
 
-def test_unusable_text_is_a_one_line_error(refused, trained_run, tmp_path):
-    (tmp_path / "empty.txt").touch()
-    (tmp_path / "short.txt").write_text("too short")
-    for path, problem in (
-        ("missing.txt", "matches no file"),
-        ("*.md", "matches no file"),
-        ("empty.txt", "empty"),
-        ("short.txt", "17"),
-    ):
-        (line,) = refused("name=wrong", f"data.path={tmp_path / path}")
-        assert problem in line
-
-
 def test_run_resumes_with_its_text_at_another_place(workplace, trained_run, tmp_path, capsys):
     copy = copy_of(trained_run, "moved-text")
     moved = shutil.copy(workplace.text, tmp_path / "moved.txt")
@@ -348,20 +286,6 @@ def test_changed_text_is_refused(refused, trained_run, workplace):
     finally:
         workplace.text.write_bytes(content)
         os.utime(workplace.text, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
-def test_unavailable_tfds_dataset_is_a_one_line_error_within_seconds(
-    refused, trained_run, tmp_path, monkeypatch
-):
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # no server listens there
-    changes = ("name=wrong", "~data.path", "data=tfds_text", f"data.data_dir={tmp_path}")
-    (line,) = refused(*changes, "data.tfds_name=tiny_shakespear")
-    assert_mentions(line, "did you mean 'tiny_shakespeare'")
-    started = time.monotonic()
-    (line,) = refused(*changes, "data.tfds_name=tiny_shakespeare")
-    assert "could not be downloaded" in line
-    assert time.monotonic() - started < 20
 
 
 def test_diverging_run_returns_to_its_last_finite_checkpoint(workplace, capsys):

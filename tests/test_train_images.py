@@ -97,10 +97,7 @@ def test_summary_has_the_confusion_matrix(trained_images):
     assert summary["accuracy"] < summary["top_5_accuracy"] < 1
     assert (summary["name"], summary["step"], summary["images"]) == ("whole", 12, 192)
     lines = (trained_images / "summary.json").read_text().splitlines()
-    assert {
-        f"  {json.dumps(summary['confusion_matrix'][3])},",
-        f"  {json.dumps(summary['mistakes'][0])},",
-    } <= {*lines}
+    assert f' "confusion_matrix": {json.dumps(summary["confusion_matrix"])},' in lines
     assert set(summary["mistakes"][0]) == {"index", "class", "predicted", "probability"}
 
 
@@ -154,15 +151,6 @@ def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_images, image_wo
         assert (run / name).read_bytes() == (trained_images / name).read_bytes()
 
 
-def test_training_options_do_not_change_the_evaluation(image_workplace, trained_images):
-    """Label smoothing, stochastic depth and augmentation; their effect on the loss has unit tests."""
-    changes = ("label_smoothing=0.3", "model.drop_path=0", "data.augment.rotation=0")
-    assert image_workplace.train("name=options", f"init_from={trained_images}", *STILL, *changes) == 0
-    child, parent = (rows_of(image_workplace.outputs / name)[-1] for name in ("options", "whole"))
-    for measure in ("validation_loss", "accuracy", "top_5_accuracy"):
-        assert child[measure] == pytest.approx(parent[measure], rel=1e-6)
-
-
 def test_other_image_size_in_a_run_directory_is_refused(refused, trained_images):
     (line,) = refused("name=whole", "data.image_size=[12,12]", "data.augment.flip=true", label="config error")
     assert_mentions(line, str(trained_images), "data.image_size", "[12,12]", "data.augment.flip", "name=")
@@ -171,7 +159,6 @@ def test_other_image_size_in_a_run_directory_is_refused(refused, trained_images)
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (["data.image_size=[9,8]", "model.patch_size=2"], ["digits", "patch_size", "2", "9x8"]),
         (["data.image_size=[7,7]"], ["digits", "patch_size", "7x7"]),
         (["model.channels=3"], ["digits", "channels", "3", "1"]),
     ],
@@ -224,22 +211,6 @@ def test_image_folder_is_learned_and_refused_once_it_has_changed(
     assert_mentions(line, "data have changed", "num_classes", "3", "4", "name=")
 
 
-def test_a_new_head_is_trained_on_other_classes(image_workplace, train, trained_images, refused, tmp_path):
-    folder = write_photos(tmp_path / "photos", mode="L")
-    command = photos(
-        folder, "new-head", "data.image_size=[8,8]", f"init_from={trained_images}", "num_steps=1"
-    )
-    (line,) = refused(*command, label="config error")
-    assert_mentions(line, "model.num_classes is 10 there, 3 here (reset_head=true ")
-    assert train(*command, "reset_head=true", *STILL) == 0
-    old, new = tensors_of(trained_images), tensors_of(image_workplace.outputs / "new-head")
-    for name, value in new.items():
-        if name.startswith("model/"):
-            assert (value.shape == old[name].shape and (value == old[name]).all()) == (
-                "/head/" not in name
-            ), name
-
-
 def test_init_from_continues_at_a_larger_image_size(image_workplace, train, trained_images, capsys):
     """The weights are those of the parent, and a scaling starts from its patch grid."""
     scaling = ("model.rope.scaling.type=yarn", "model.rope.scaling.factor=[2.0,3.0]")
@@ -253,5 +224,3 @@ def test_init_from_continues_at_a_larger_image_size(image_workplace, train, trai
         np.testing.assert_array_equal(new[name], old[name], err_msg=name)
     scaling = yaml.safe_load((run / "config.yaml").read_text())["model"]["rope"]["scaling"]
     assert (scaling["factor"], scaling["original_max_position_embeddings"]) == ([2.0, 3.0], [4, 4])
-    assert train(*command) == 0
-    assert "This run is complete" in capsys.readouterr().out

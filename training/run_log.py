@@ -240,7 +240,8 @@ class RunLog:
         if self.rate:
             left = (self.num_steps - row["step"]) * self.units_per_step
             parts.append(f"{self.rate:,} {self.unit}/s")
-            parts.append(f"ETA {format_duration(left / self.rate)}")
+            if left:
+                parts.append(f"ETA {format_duration(left / self.rate)}")
         return "  ".join(parts)
 
     def _write_rows(self) -> None:

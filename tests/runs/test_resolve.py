@@ -49,11 +49,6 @@ def conflict_of(config, recorded, directory):
     return str(error.value)
 
 
-def test_a_run_with_a_parent_is_refused_without_it(tmp_path):
-    recorded = Config(init_from="/parent", init_from_step=3, init_from_data="abc")
-    assert "init_from_step is 3 there, null here" in conflict_of(Config(), recorded, tmp_path)
-
-
 def test_a_parent_at_another_place_must_have_the_recorded_data(tmp_path, monkeypatch, capsys):
     options = {"precision": "float32", "compile": "graph"}
     recorded = Config(init_from="/parent", init_from_step=3, init_from_data="abc", **options)

@@ -27,12 +27,6 @@ def test_the_mean_is_over_targets_and_one_document_has_no_standard_error():
     assert error is None
 
 
-def test_the_standard_error_for_documents_of_one_length_is_that_of_a_mean():
-    sums = np.array([10.0, 14.0, 9.0, 19.0, 3.0])
-    _, error = mean_over_documents(sums, np.full(5, 4.0))
-    assert error == pytest.approx(np.std(sums / 4, ddof=1) / math.sqrt(5))
-
-
 def test_the_standard_error_matches_a_bootstrap_over_documents():
     sums, counts = make_losses(200)
     draws = np.random.default_rng(1).integers(200, size=(4_000, 200))

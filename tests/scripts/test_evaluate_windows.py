@@ -146,12 +146,6 @@ def test_xpos_beyond_its_context_is_the_same_model_with_its_scaling(eagerly, sca
     assert all(math.isfinite(row["nats_per_token"]) for row in rows)
 
 
-def test_a_scaled_model_keeps_the_document_separator():
-    run = plain_run()
-    packed = replace(run, model=TransformerLM(run.model.config, document_separator=0))
-    assert make_case_model(Case(packed, "ntk", 24)).document_separator == 0
-
-
 def test_only_windows_beyond_the_trained_length_warn_of_extrapolation(eagerly, capsys):
     evaluate_windows([plain_run()], [5, 8, 9, 20], **OPTIONS)
     (warning,) = capsys.readouterr().err.splitlines()
@@ -183,39 +177,18 @@ def test_runs_on_different_text_are_not_compared():
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "message"),
+    ("model", "scalings", "message"),
     [
-        (
-            {"position": "learned"},
-            {},
-            "a window of 20 cannot be evaluated: the learned positions of made end at its context_length 8",
-        ),
-        ({"position": "alibi"}, {"scalings": ["yarn"]}, "scales rotary positions, made has position=alibi"),
-        (
-            {"rope": {"interpolate_factor": 2.0}},
-            {"scalings": ["ntk"]},
-            "made was trained with model.rope.interpolate_factor=2.0. Leave out --zero-shot",
-        ),
-        (
-            {"context_length": 30},
-            {"scalings": ["ntk"]},
-            "--zero-shot has no effect on made: no window is longer than its context of 30",
-        ),
-        (
-            {"dim": 4},
-            {"scalings": ["ntk"]},
-            "made cannot be evaluated at 20 under ntk scaling: rope.theta_rescale_factor must be 1",
-        ),
-        (
-            {"rope": {"xpos": True, "xpos_scale_base": 0.1}},
-            {},
-            r"made cannot be evaluated at 20: rope cannot be used: xpos_max_length must be in \[1, 12\]",
-        ),
+        ({"position": "learned"}, [], "the learned positions of made end at its context_length 8"),
+        ({"position": "alibi"}, ["yarn"], "scales rotary positions, made has position=alibi"),
+        ({"rope": {"interpolate_factor": 2.0}}, ["ntk"], "made was trained with one. Leave out --zero-shot"),
+        ({"context_length": 30}, ["ntk"], "--zero-shot has no effect on made: no window is longer"),
+        ({"dim": 4}, ["ntk"], "made cannot be evaluated at 20 under ntk scaling: rope.theta_rescale_factor"),
     ],
 )
-def test_runs_that_cannot_be_evaluated_are_refused(model, options, message):
+def test_runs_that_cannot_be_evaluated_are_refused(model, scalings, message):
     with pytest.raises(RunError, match=message):
-        evaluate_windows([run_of(**model)], [5, 20], **OPTIONS | options)
+        evaluate_windows([run_of(**model)], [5, 20], **OPTIONS | {"scalings": scalings})
 
 
 def test_the_command_prints_json(eagerly, trained_run, tmp_path, monkeypatch, run):
@@ -259,10 +232,7 @@ def test_the_command_prints_a_table_with_the_picture_in_the_run(eagerly, trained
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            "--windows 128,256",
-            "must be a whole number from 1 to 2147483647, got '128,256'; separate",
-        ),
+        ("--windows 128,256", "must be a whole number from 1 to 2147483647, got '128,256'; separate"),
         ("--windows 8 --stride 9", "--stride must be at most the smallest window 8, got 9"),
         ("--windows 8 --stride 4 --targets 3", "--targets must be at least the stride 4, got 3"),
         ("--windows 8 --zero-shot yarm", "linear, ntk, yarn, dynamic; got 'yarm'; did you mean 'yarn'?"),

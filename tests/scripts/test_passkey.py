@@ -18,7 +18,6 @@ from runs import evaluate_passkey
 from runs.evaluate_passkey import evaluate_passkeys, table_rows
 from runs.extended_context import TrainedRun, config_of
 from runs.load import make_model
-from runs.text_task import format_answer
 from scripts.evaluate import main as evaluate
 from scripts.passkey import main
 
@@ -91,14 +90,6 @@ def test_each_length_and_depth_has_a_row_with_its_accuracy(eagerly):
     assert [row["accuracy"] for row in rows if row["length"] == 190] == [1, 1, 1, 0, 0]
 
 
-def test_each_run_is_also_measured_at_its_trained_length(eagerly):
-    runs = [make_run("one", context_length=150), make_run("two", context_length=210)]
-    rows = evaluate_passkeys(runs, [120], num_depths=2, examples=1, scalings=[])
-    assert [(row["run"], row["length"]) for row in rows[::2]] == [
-        ("one", 120), ("one", 150), ("two", 120), ("two", 210),
-    ]  # fmt: skip
-
-
 def test_a_scaling_applies_beyond_the_trained_length(monkeypatch):
     configs = []
 
@@ -140,11 +131,6 @@ def test_training_measures_the_keys_found_and_shows_some(passkey_run):
     assert load_config(passkey_run / "config.yaml").data.held_out_examples == 10
     samples = (passkey_run / "samples.txt").read_text()
     assert len(re.findall(r"«\.\.\..*What was the key\? The key: ».*\((?:right|it is \d\d)\)", samples)) == 3
-
-
-@pytest.mark.parametrize(("answer", "verdict"), [("12", "(right)"), ("21", "(it is 12)")])
-def test_a_sample_compares_the_answer_with_the_key(answer, verdict):
-    assert format_answer("The key: ", answer, "12") == f"«...The key: »{answer} {verdict}"
 
 
 def test_evaluate_gives_the_accuracy_of_the_summary(eagerly, passkey_run, run):
@@ -191,11 +177,8 @@ def test_texts_of_a_row_are_separate_documents_by_default(changes, are_separate)
     assert np.allclose(logits, other_logits, rtol=0, atol=1e-6) == are_separate  # float32 of about 0.1
 
 
-def test_a_length_too_short_for_the_question_is_refused(passkey_run, trained_run, run):
-    code, _, (error,) = run(main, passkey_run, "--lengths", 20)
-    assert code == 2
-    assert error.startswith("error: a context of 20 tokens is too short for a key of 2 digits")
-    code, _, errors = run(main, trained_run)  # trained at 16 bytes
+def test_a_trained_length_too_short_for_the_question_is_refused(trained_run, run):
+    code, _, errors = run(main, trained_run)
     assert code == 2
     assert errors[-1].startswith("error: a context of 16 tokens is too short")
 
