@@ -1,4 +1,4 @@
-"""Options of the models; imports no TensorFlow. The rotary options are validated by `rope.options`."""
+"""Options of the models; imports no TensorFlow. The rotary options are validated by `rope.frequencies`."""
 
 from collections.abc import Iterator
 from dataclasses import field, replace

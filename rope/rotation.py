@@ -92,7 +92,7 @@ def rotate(
         The rotated tensor, with the shape and dtype of `x`.
 
     Raises:
-        TypeError: if `x` is not a dense tensor of floats, or `cos_sin` not float32.
+        TypeError: if `x` is not floating-point, or `cos_sin` not float32.
         ValueError: if `layout` is unknown, or `cos_sin` does not match `x`.
     """
     check_layout(layout)
@@ -179,7 +179,7 @@ def _match(cos_sin: tf.Tensor, x: tf.Tensor, seq_before_head_dim: bool) -> tf.Te
             f"{axis}. Give (length, {dim // 2}, 2), or the axes of x but its last plus ({dim // 2}, 2)."
         )
     if sizes.rank == 1 and seq_before_head_dim:
-        return cos_sin[:, tf.newaxis]  # (length, 1, dim / 2, 2)
+        return cos_sin[(*[tf.newaxis] * axis, slice(None), tf.newaxis)]  # (1, length, 1, dim / 2, 2)
     return cos_sin
 
 

@@ -13,10 +13,11 @@ from system.text import printable
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, remove: Callable[[Path], None] = lambda path: None) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success the file there is synced and takes its place.
 
-    Links at both paths are removed, and not followed. A directory takes the place of an empty or absent one.
+    Links at both paths are removed, and not followed. A directory takes the place of an empty or absent one,
+    or of what `remove` removes, which is called with `path` once the new one is on disk.
     """
     if not path.name:  # "", "." and "/"
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -26,6 +27,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         for written in [*temporary.rglob("*"), temporary]:
             sync(written)
+        if os.path.lexists(path):
+            remove(path)
         os.replace(temporary, path)
         sync(path.parent)
     finally:

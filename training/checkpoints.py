@@ -62,10 +62,8 @@ class Checkpoints:
         path = self.directory / directory_name(step)
         try:
             self.directory.mkdir(exist_ok=True)
-            with replacing(path) as temporary:
+            with replacing(path, remove=remove) as temporary:
                 self._write(temporary, {"step": step, **facts})
-                if os.path.lexists(path):
-                    remove(path)
             sync(self.directory.parent)
         except (OSError, tf.errors.OpError) as error:
             raise RunError(

@@ -33,6 +33,22 @@ def test_rotation_is_a_complex_product_and_its_gradient_the_inverse_in_eager_gra
         np.testing.assert_allclose(gradient, inverse, atol=2e-5)
 
 
+@pytest.mark.parametrize(("layout", "x_shape"), [("interleaved", (2, 5, 3, 8)), ("half", (5, 3, 8))])
+def test_the_gradient_is_the_inverse_rotation_with_the_sequence_before_the_heads(layout, x_shape):
+    x, upstream = tf.constant(normal(*x_shape)), normal(*x_shape, seed=1)
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            cos_sin = compute_cos_sin(rotary_angles(tf.range(5), language(8)))
+            y = rotate(x, cos_sin, layout=layout, seq_before_head_dim=True)
+        return tape.gradient(y, x, output_gradients=upstream)
+
+    angles = -angles_of(range(5), language(8))[:, np.newaxis]
+    for run in (gradient, tf.function(gradient)):
+        np.testing.assert_allclose(run(x), turned(upstream, angles, layout), atol=2e-6)  # float32
+
+
 @pytest.mark.parametrize(
     ("layout", "dtype", "head_dim"), [("interleaved", "float32", 12), ("half", "bfloat16", 8)]
 )

@@ -100,6 +100,18 @@ def test_a_checkpoint_is_synced_before_it_is_renamed(run, monkeypatch):
     assert calls[named + 1 :] == [str(path.parent), str(path.parent.parent)]
 
 
+def test_a_disk_error_leaves_the_checkpoint_of_the_same_step(run, monkeypatch):
+    before = contents_of(run.save(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: os.fstat(-1))
+        with pytest.raises(
+            RunError, match=r"step 1 .*\(Bad file descriptor\); earlier checkpoints are unchanged"
+        ):
+            run.save(1, seed=5)
+    assert contents_of(run.checkpoints.directory / "step-00000001") == before
+    assert run.names() == ["step-00000001"]
+
+
 def test_an_unreadable_checkpoint_directory_is_an_error(run, tmp_path):
     run.save(1)
     checkpoints = run.checkpoints.directory
