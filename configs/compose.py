@@ -27,6 +27,7 @@ from system.text import did_you_mean, format_command
 # An override of this program's keys and groups: not of Hydra's own config, a package or a nested group.
 OVERRIDE = re.compile(r"(\+{0,2}|~)(?!hydra\b)([A-Za-z_][\w.]*)(?:=(.*))?", re.DOTALL)
 SEVERAL_VALUES = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(?:\+\+)?(.+?)=(.*?)'")
+IMPORTED = "checkpoints/step-00000000"  # only scripts.import_hf writes a checkpoint before any step
 MOST_ALIASES = 10  # in a YAML file, which they expand to at most 40 times its size
 REWRITE = "Delete it and repeat the command of that run, which writes it again."
 # Values of a vision transformer that come from the data of each run.
@@ -103,8 +104,8 @@ def compose(
             cfg, _ = compose_files(overrides, config_dir, files)
         if parent.context_length is not None and cfg.get("context_length") == parent.context_length:
             groups.append("context_length")
-        # Imported weights, which have no metrics, bear a small rate only; a run resumes at its own.
-        has_limit = run != Path(os.path.expanduser(cfg.init_from)) or not (run / "metrics.jsonl").exists()
+        # Imported weights, which are of step 0, bear a small rate only; a run resumes at its own.
+        has_limit = run != Path(os.path.expanduser(cfg.init_from)) or (run / IMPORTED).exists()
         is_set = "optimizer.learning_rate" in map(override_key, overrides)
         rate, limit = OmegaConf.select(cfg, "optimizer.learning_rate"), parent.optimizer.learning_rate
         if has_limit and not is_set and isinstance(rate, int | float) and rate > limit:
@@ -251,6 +252,8 @@ def explain(error: Exception) -> str:
         key, value = found.groups()
         choice = f"""add -m to run each, or quote it to mean one: "{key}='{value}'\""""
         return f"'{key}={value}' holds several values: {choice}"
+    if "force-add of config groups" in str(error):
+        return "a group is set by group=file, without ++; experiment= and data= choose the recipe"
     if re.search("ConfigLoader is not set|Can only enumerate", str(error)):
         return "glob() and interval() are not supported: list the values"
     return first_line(error)

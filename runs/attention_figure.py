@@ -12,6 +12,7 @@ from configs.run_table import shorten
 from data.tokenizer import label
 from models import kernels, transformer, vit
 from models.config import TransformerLMConfig
+from runs.arguments import writing
 from runs.figure_style import SHARES, STYLE, hide_ticks
 from runs.load import load_model, load_run_tokenizer
 from runs.plots import picture
@@ -21,11 +22,11 @@ EXAMPLE = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n    
 LONGEST_PROMPT, MAX_LABELS = 90, 40
 
 
-@rc_context(STYLE)
 def plot_attention(path: Path, run_directory: Path, *, prompt: str | None, step: int | str) -> None:
     """Draws the attention weights of each head on a prompt or on `EXAMPLE`, and their mean by distance.
 
-    Raises RunError if the run is not of a language model, or the prompt is too short or too long.
+    Raises RunError if the run is not of a language model, the prompt is too short or too long, or the file
+    cannot be written.
     """
     model, config, _ = load_model(run_directory, of=TransformerLMConfig, step=step)
     tokenizer = load_run_tokenizer(run_directory, config)
@@ -35,11 +36,21 @@ def plot_attention(path: Path, run_directory: Path, *, prompt: str | None, step:
     if not 2 <= len(tokens) <= config.context_length:
         raise RunError(f"--prompt must have 2 to {config.context_length} tokens, got {len(tokens)}")
     layers = attention_weights(model, tf.constant(tokens[np.newaxis], tf.int32))
-    num_heads = config.model.num_heads
-    path.parent.mkdir(parents=True, exist_ok=True)
+    title = (
+        f"Attention of the heads of {run_directory}: rows are queries, columns are keys, darker is more\n"
+        f"{shorten(repr(prompt), LONGEST_PROMPT)}"
+    )
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_attention(path, layers, [label(tokenizer, token) for token in tokens], title)
+
+
+@rc_context(STYLE)
+def draw_attention(path: Path, layers: list[np.ndarray], labels: list[str], title: str) -> None:
+    """Draws a row for each layer of (1, heads, length, length) weights, and a column for each head."""
+    num_heads = layers[0].shape[1]
     with picture(path, 2.1 * num_heads + 4, 2.2 * len(layers) + 0.8) as figure:
-        title = f"Attention of the heads of {run_directory}: rows are queries, columns are keys"
-        figure.suptitle(f"{title}, darker is more\n{shorten(repr(prompt), LONGEST_PROMPT)}", fontsize=11)
+        figure.suptitle(title, fontsize=11)
         widths = [*[1] * num_heads, 1.5]
         grid = figure.subplots(len(layers), len(widths), squeeze=False, width_ratios=widths)
         for number, (row, (weights,)) in enumerate(zip(grid, layers, strict=True)):
@@ -48,7 +59,7 @@ def plot_attention(path: Path, run_directory: Path, *, prompt: str | None, step:
                 shares = np.sqrt(weights[head] / weights[head].max(axis=1, keepdims=True))
                 axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, interpolation="nearest")
                 axes.set_title(f"layer {number}, head {head}", fontsize=9)
-                label_tokens(axes, [label(tokenizer, token) for token in tokens])
+                label_tokens(axes, labels)
             draw_by_distance(row[-1], weights)
         grid[0, -1].set_title("mean attention by distance", fontsize=9)
         grid[-1, -1].set_xlabel("tokens back")

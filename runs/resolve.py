@@ -85,8 +85,8 @@ def resolve(config: Config, directory: RunDirectory, replicas: Replicas) -> Run:
     task = replicas.from_chief(load, encode=lambda _: None) or load(report=lambda line: None)
     replicas.check_same({"data_fingerprint": task.facts["data_fingerprint"]})
     check_tokenizer(task, directory)
-    if config.init_from is not None and not complete_checkpoints(directory.checkpoints):
-        replicas.from_chief(lambda: check_parent(task.config))
+    if config.init_from is not None:
+        replicas.from_chief(lambda: check_parent(task.config, directory))
     return Run(task.config, task, directory, replicas)
 
 
@@ -216,7 +216,7 @@ def trained_length(config: Config) -> int | tuple[int, ...]:
 
 
 def scaling_factor(config: Config) -> float:
-    """Factor of a text; at most one of its options is not 1."""
+    """Product of the factors of a text."""
     rope = config.model.rope
     return rope.interpolate_factor * rope.theta_rescale_factor * (rope.scaling.factor or 1)
 
@@ -232,8 +232,13 @@ def extended_length(config: Config, trained: int) -> float:
     return max(trained, target)
 
 
-def check_parent(config: Config) -> None:
-    """Prints which options of the model differ from `init_from`; ConfigError if its weights do not fit."""
+def check_parent(config: Config, directory: RunDirectory) -> None:
+    """Prints which options of the model differ from `init_from`; ConfigError if its weights do not fit.
+
+    A run with a checkpoint has weights of its own.
+    """
+    if complete_checkpoints(directory.checkpoints):
+        return
     parent = load_run_config(Path(config.init_from))
     check_options(config, parent)
     check_positions(config, parent)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/visualize.py`
 
-from runs.arguments import ArgumentParser, add_step_option, writing
+from runs.arguments import ArgumentParser, add_step_option
 from system.command import quiet_imports, run_command
 
 FOLDER = Path("outputs/figures")
@@ -17,8 +17,8 @@ def main(arguments: list[str]) -> None:
     with quiet_imports():
         from runs.attention_figure import plot_attention
 
-    with writing(options.output / "attention.png") as path:
-        plot_attention(path, options.run_directory, prompt=options.prompt, step=options.step)
+    path = options.output / "attention.png"
+    plot_attention(path, options.run_directory, prompt=options.prompt, step=options.step)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -3,7 +3,6 @@
 import os
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import yaml
@@ -99,7 +98,8 @@ def test_an_experiment_keeps_its_data_and_takes_the_sizes_of_the_parent():
 
 
 def test_the_learning_rate_of_an_imported_parent_limits_that_of_an_experiment():
-    """An imported run has no metrics."""
+    """The only checkpoint of an imported run is that of step 0."""
+    os.makedirs("outputs/docs/checkpoints/step-00000000")
     parent = replace(TEXT, optimizer=replace(TEXT.optimizer, learning_rate=1e-4))
     save_config(parent, "outputs/docs/config.yaml")
     words = ["experiment=extend", "init_from=outputs/docs"]
@@ -107,14 +107,13 @@ def test_the_learning_rate_of_an_imported_parent_limits_that_of_an_experiment():
     assert imported.optimizer.learning_rate == 1e-4
     assert lines == ["model, data, optimizer.learning_rate=0.0001 from outputs/docs"]
     assert composed(*words, "optimizer.learning_rate=0.01")[0].optimizer.learning_rate == 0.01
-    Path("outputs/docs/metrics.jsonl").touch()  # of a run that was trained here
+    os.rename("outputs/docs/checkpoints/step-00000000", "outputs/docs/checkpoints/step-00000005")
     trained, lines = composed(*words)
     assert trained.optimizer.learning_rate == 1e-3
     assert lines == ["model, data from outputs/docs"]
     os.mkdir("outputs/extend")
     for recorded in (imported, trained):  # the child resumes
         save_config(recorded, "outputs/extend/config.yaml")
-        Path("outputs/extend/metrics.jsonl").touch()
         assert composed(*words)[0] == recorded
 
 

@@ -4,6 +4,7 @@ import errno
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,6 +17,8 @@ from runs import resolve
 from runs.resolve import resolve_config
 from system import text
 from system.errors import ConfigError
+from training.replicas import Replicas
+from training.run_log import RunDirectory
 
 
 def test_a_tilde_is_the_home_directory_in_every_place(monkeypatch):
@@ -66,6 +69,25 @@ def test_a_patch_size_that_does_not_fit_the_recorded_images_is_refused(tmp_path)
     recorded = Config(model=AxialViTConfig(image_size=(8, 8), patch_size=2), **options)
     error = conflict_of(Config(model=AxialViTConfig(patch_size=3), **options), recorded, tmp_path)
     assert error.startswith("patch_size must divide both sides of the images, got 3 for 8x8")
+
+
+def test_exchanges_with_the_chief_do_not_depend_on_files_that_it_alone_has(tmp_path, monkeypatch):
+    exchanges = []
+
+    class Counting(Replicas):
+        def from_chief(self, make, **options):
+            exchanges.append(make)
+            return make()
+
+    task = SimpleNamespace(config=Config(init_from="/parent"), tokenizer=None, facts={"data_fingerprint": ""})
+    monkeypatch.setattr(resolve, "resolve_config", lambda config, path: config)
+    monkeypatch.setattr(resolve, "load_task", lambda config, **options: task)
+    monkeypatch.setattr(resolve, "load_run_config", Mock(side_effect=ConfigError("read")))
+    with pytest.raises(ConfigError, match="read"):
+        resolve.resolve(task.config, RunDirectory(tmp_path), Counting())
+    (tmp_path / "checkpoints" / "step-00000005").mkdir(parents=True)
+    resolve.resolve(task.config, RunDirectory(tmp_path), Counting())
+    assert len(exchanges) == 2 * 4
 
 
 def test_a_full_disk_behind_standard_output_is_noted(tmp_path, monkeypatch, capsys):
