@@ -126,18 +126,9 @@ class LearnedRotations(keras.layers.Layer):
     """Rotation angles computed from the activations, in addition to or instead of those of the positions.
 
     A dense layer with zero initial weights, so that a new model equals the one without it. Float32 under
-    every dtype policy.
-
-    Args:
-        options: see `BlockOptions`. A group of query heads shares the angles of its keys; `cumulative` sums
-            the angles along the sequence, without those of padding, and the cache holds the sum.
-
-    Call arguments:
-        x: (batch, length, dim).
-        cache: cache of this attention layer, or None.
-
-    Returns:
-        (batch, kv_heads, length, head_dim / 2) radians, float32, and the cache with the updated sum.
+    every dtype policy. Takes (batch, length, dim) and the cache of its attention layer, or None; returns
+    (batch, kv_heads, length, head_dim / 2) radians and the cache. A group of query heads shares the angles of
+    its keys. `cumulative` sums them along the sequence, without those of padding; the cache holds the sum.
     """
 
     def __init__(self, options: BlockOptions, *, name: str):

@@ -34,15 +34,7 @@ def attend_in_chunks(
     """Self-attention equal to `attend`, in memory proportional to the length.
 
     Attends one chunk of queries at a time, and recomputes the weights in the backward pass (Rabe and Staats
-    2021, arXiv 2112.05682).
-
-    Args:
-        queries: (batch, heads, length, head_dim).
-        keys, values: (batch, kv_heads, length, head_dim); kv_heads divides heads.
-        mask: computes the bias of each chunk; receives no gradient.
-
-    Returns:
-        (batch, heads, length, head_dim).
+    2021, arXiv 2112.05682). Shapes are those of `attend`; `mask` computes the bias of each chunk.
     """
     keys *= tf.cast(keys.shape[-1] ** -0.5, keys.dtype)  # scaled keys, as in `attend`
     num_spans = SPANS if mask is not None and in_xla() else 1

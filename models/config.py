@@ -82,7 +82,10 @@ class AxialScalingConfig(RopeScalingConfig):
 
 
 class RopeConfig(Options):
-    """Rotary embedding of a sequence, with the names of `rope.RotaryEmbedding`."""
+    """Rotary embedding of a sequence, with the names of `rope.RotaryEmbedding`.
+
+    rotary_fraction: share of the features of a head that is rotated; a scaling applies within it.
+    """
 
     theta: float = 10_000.0
     layout: Layout = "interleaved"
@@ -155,11 +158,7 @@ class TransformerLMConfig(Options):
         return self.head_dim or self.dim // self.num_heads
 
     def rotary_options(self) -> dict[str, object]:
-        """Arguments of the model's `RotaryEmbedding`.
-
-        Raises:
-            ValueError: if the rotated fraction of a head is not an even number of features.
-        """
+        """Arguments of the model's `RotaryEmbedding`."""
         from rope.frequencies import rotary_dim  # NumPy, which `--help` does not need
 
         rope = self.rope
@@ -316,11 +315,7 @@ def rope_problems(model: TransformerLMConfig | AxialViTConfig) -> Iterator[tuple
 
 
 def smallest_patch(height: int, width: int) -> int:
-    """Smallest patch size from 2 up that divides both sides into 2 to 64 patches.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Smallest patch size from 2 up that divides both sides into 2 to 64 patches, or ValueError."""
     for size in range(2, min(height, width) + 1):
         if height % size == 0 and width % size == 0 and 2 <= height * width // size**2 <= 64:
             return size

@@ -22,8 +22,8 @@ def text_module(model: TransformerLM, *, tokens_are_bytes: bool, stop_tokens: Se
 
     `logits(tokens)` takes (batch, length) int32 and returns {"logits": (batch, length, vocab_size)}.
     `generate(text, length, temperature, seed)` continues (batch,) texts by at most `length` bytes, greedily
-    at temperature 0. Unless `tokens_are_bytes`, it takes (batch, width) int32 `tokens`, and
-    returns them with `length` more columns, which are -1 after the end of a row.
+    at temperature 0. Unless `tokens_are_bytes`, it takes (batch, width) int32 `tokens`, and returns them with
+    `length` more columns, which are -1 after the end of a row.
     """
 
     def logits(tokens):

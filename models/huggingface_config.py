@@ -58,10 +58,6 @@ KNOWN = re.compile(
 def model_config(values: Mapping[str, Any], *, layout: str = "half") -> TransformerLMConfig:
     """Options of the model of a `config.json`; every key is read, irrelevant or refused.
 
-    Args:
-        values: content of the file.
-        layout: pair layout of the model.
-
     Raises:
         TypeError, ValueError, ArithmeticError: if a value is missing or wrong, or has no equivalent.
     """

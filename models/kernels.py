@@ -74,11 +74,7 @@ class RMSNorm(keras.layers.Layer):
 def rms_normalize(x: tf.Tensor, scale: tf.Tensor, *, epsilon: float = NORM_EPSILON) -> tf.Tensor:
     """x / sqrt(mean(x^2) + epsilon) * scale over the last axis (Zhang and Sennrich 2019, arXiv 1910.07467).
 
-    Computed in float32 and cast last.
-
-    Args:
-        x: (..., dim).
-        scale: (dim,) float32.
+    (..., dim) like `x`, computed in float32 and cast last; `scale` is (dim,) float32.
     """
 
     def gradients(d_normed):

@@ -9,14 +9,9 @@ import tensorflow as tf
 
 
 def sinusoidal_embedding(positions: tf.Tensor, dim: int) -> tf.Tensor:
-    """Sinusoidal positions (Vaswani et al. 2017, arXiv 1706.03762): sine at even features, cosine at odd.
+    """(..., length, dim) float32 sinusoids at (..., length) positions: sine at even features, cosine at odd.
 
-    Args:
-        positions: (..., length).
-        dim: number of features, even.
-
-    Returns:
-        (..., length, dim) float32.
+    Vaswani et al. 2017, arXiv 1706.03762.
     """
     frequencies = tf.constant(10_000.0 ** (-np.arange(0, dim, 2) / dim), tf.float32)
     angles = tf.cast(positions, tf.float32)[..., tf.newaxis] * frequencies  # (..., length, dim / 2)

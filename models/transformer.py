@@ -143,14 +143,9 @@ class TransformerLM(ConfiguredModel):
         )[0]
 
     def decode(self, tokens: tf.Tensor, cache: Cache) -> tuple[tf.Tensor, Cache]:
-        """Appends one or more tokens to a cached sequence.
+        """Appends (batch, length) int32 tokens to a cached sequence, within the capacity of the cache.
 
-        Args:
-            tokens: (batch, length) int32, the columns after those in the cache, within its capacity.
-            cache: from `make_cache` or an earlier call.
-
-        Returns:
-            (batch, length, vocab_size) logits, float32, and the cache including the tokens.
+        Returns (batch, length, vocab_size) logits, float32, and the cache including the tokens.
         """
         start, padding, length = cache[0].start, cache[0].padding, tf.shape(tokens)[1]
         columns = start + tf.range(length)  # (length,)
@@ -169,15 +164,9 @@ class TransformerLM(ConfiguredModel):
     def make_cache(
         self, batch: int, *, capacity: int | None = None, padding: tf.Tensor | None = None
     ) -> Cache:
-        """Creates an empty cache.
+        """Empty cache of `batch` rows and `capacity` columns, `context_length` if None.
 
-        Args:
-            batch: number of rows.
-            capacity: number of columns; `context_length` if None.
-            padding: (batch,) int32 number of padding columns at the left of each row; None for none.
-
-        Raises:
-            ValueError: if `capacity` exceeds the positions of the model.
+        `padding` is the (batch,) int32 number of padding columns at the left of each row; None for none.
         """
         capacity = capacity or self.config.context_length
         self._check_length(capacity)

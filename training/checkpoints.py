@@ -101,7 +101,8 @@ class Checkpoints:
 
     def restore_latest(self, *, is_new: bool = True) -> dict | None:
         """Restores the latest undamaged checkpoint and returns its manifest; None if a new run has none."""
-        remove_partial(self.directory)
+        for partial in self.directory.glob(".step-*.partial"):
+            delete(partial)  # a crash left it half-written or half-removed
         if is_new and not complete_checkpoints(self.directory):
             return None
         try:
@@ -231,12 +232,6 @@ def remove(checkpoint: Path) -> None:
     renamed = checkpoint.with_name(f".{checkpoint.name}.old.partial")
     os.replace(checkpoint, renamed)
     delete(renamed)
-
-
-def remove_partial(directory: Path) -> None:
-    """Removes checkpoints that a crash left half-written or half-removed."""
-    for path in directory.glob(".step-*.partial"):
-        delete(path)
 
 
 def directory_name(step: int) -> str:

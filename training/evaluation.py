@@ -47,12 +47,8 @@ def chunked_cross_entropy(
     """`summed_cross_entropy` of the logits features embeddings^T, () float32.
 
     The gradients are computed with the loss of each chunk, and scaled in the backward pass: the logits are
-    neither kept nor computed twice.
-
-    Args:
-        features: (batch, length, dim).
-        embeddings: (vocab_size, dim), of the same dtype.
-        targets: (batch, length) int32; negative targets are masked.
+    neither kept nor computed twice. `features` are (batch, length, dim), `embeddings` (vocab_size, dim) of
+    the same dtype, `targets` (batch, length).
     """
     dim, count = features.shape[-1], targets.shape[0] * targets.shape[1]
     num_chunks = -(-count * embeddings.shape[0] // LOGITS_IN_CHUNK)
@@ -137,12 +133,8 @@ def make_evaluator(
     """Function that computes metrics by name from batches `(inputs, targets)` of one shape.
 
     A metric is a mean over targets, not over batches, so that a partly filled batch has less weight; masked
-    (negative) targets do not count. With replicas, a batch is the rows that this worker reads.
-
-    Args:
-        measure: function of logits and targets that returns sums over the targets by name, such as
-            `summed_loss`.
-        compile_mode: `graph` or `xla`.
+    (negative) targets do not count. `measure`, such as `summed_loss`, returns sums over the targets by name
+    from logits and targets. With replicas, a batch is the rows that this worker reads.
     """
 
     @tf.function(autograph=False, jit_compile=compile_mode == "xla")

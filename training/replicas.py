@@ -44,9 +44,7 @@ class Replicas:
     ) -> T:
         """Calls `make` on the chief and returns its value, or raises its error, on every worker.
 
-        Args:
-            encode: converts the value to JSON values, which are sent to the other workers.
-            decode: inverse of `encode`.
+        `encode` converts the value to JSON values, which are sent to the other workers; `decode` reverses it.
         """
         return make()
 

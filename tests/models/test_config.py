@@ -1,6 +1,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from models.config import (
@@ -15,6 +16,7 @@ from models.config import (
 )
 from models.transformer import TransformerLM
 from models.vit import AxialViT
+from rope import RotaryEmbedding
 
 YARN = RopeScalingConfig(type="yarn", factor=4.0)
 AXIAL_YARN = AxialScalingConfig(type="yarn", factor=(2.0, 2.0))
@@ -145,6 +147,14 @@ def test_invalid_options_of_a_vision_transformer_raise_with_their_key(options, p
 def test_contradicting_options_raise(cls, options, problem):
     with pytest.raises(ValueError, match=f"^{problem}"):
         cls(**options)
+
+
+def test_a_proportional_scaling_applies_within_the_rotated_fraction_of_a_head():
+    scaling = RopeScalingConfig(type="proportional", partial_rotary_factor=0.5)
+    options = rope(rotary_fraction=0.5, scaling=scaling)
+    config = TransformerLMConfig(dim=48, num_heads=3, num_kv_heads=3, **options)
+    rotary = RotaryEmbedding(**config.rotary_options())  # 8 of 16 features
+    np.testing.assert_allclose(rotary.frequencies, [1, 0.1, 0, 0], rtol=1e-12)
 
 
 def test_odd_heads_are_accepted_where_nothing_is_rotated():

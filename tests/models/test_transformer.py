@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import models.block
-import models.transformer
 from models.config import RopeConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 from tests.models.reference import (
@@ -19,7 +17,6 @@ from tests.models.reference import (
     weights_of,
 )
 
-SEED = np.array([3, 4], np.int32)
 VARIANTS = {
     "rotary": {},
     "interpolated": {
@@ -77,53 +74,6 @@ def test_logits_equal_the_model_in_numpy_and_ignore_later_tokens(model_of, token
     after = model(changed)
     np.testing.assert_array_equal(after[:, :5], logits[:, :5])
     assert np.all(np.max(abs(after - logits), axis=(0, 2))[5:] > 1e-3)
-
-
-def test_eager_graph_and_xla_agree(model_of, tokens):
-    model = model_of(num_kv_heads=1, num_layers=1)
-
-    def loss_and_gradients(tokens):
-        with tf.GradientTape() as tape:
-            logits = model(tokens[:, :-1], training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tokens[:, 1:], logits)
-            loss = tf.reduce_mean(losses)
-        return logits, tape.gradient(loss, model.trainable_variables)
-
-    eager_logits, eager_gradients = loss_and_gradients(tf.constant(tokens))
-    for options in ({}, {"jit_compile": True}):
-        logits, gradients = tf.function(loss_and_gradients, **options)(tf.constant(tokens))
-        assert relative_difference(logits, eager_logits) < 1e-5  # float32
-        assert len(gradients) == len(model.weights)
-        for gradient, expected in zip(gradients, eager_gradients, strict=True):
-            gradient, expected = tf.convert_to_tensor(gradient), tf.convert_to_tensor(expected)
-            assert relative_difference(gradient, expected) < 1e-4  # float32
-
-
-def test_dropout_depends_on_the_seed_and_applies_in_training_alone(model_of, tokens):
-    model = model_of(dropout=0.3)
-    assert relative_difference(model(tokens, training=True), model(tokens, training=True)) > 0.1
-    model_of()(tokens, training=True)  # without dropout no seed is needed
-    first = model(tokens, training=True, seed=SEED)
-    np.testing.assert_array_equal(model(tokens, training=True, seed=SEED), first)
-    assert relative_difference(model(tokens, training=True, seed=SEED + 1), first) > 0.1
-    in_graph = tf.function(lambda tokens, seed: model(tokens, training=True, seed=seed))
-    assert relative_difference(in_graph(tokens, SEED), first) < 1e-5  # float32
-    for inference in (model(tokens), model(tokens, seed=SEED)):
-        np.testing.assert_array_equal(inference, model_of()(tokens))
-
-
-def test_dropout_seeds_differ_between_branches_and_layers(monkeypatch, model_of, tokens):
-    seeds, model = [], model_of(dropout=0.3)
-
-    def recording_dropout(x, rate, seed, whole_examples=False):
-        if not whole_examples:  # which a language model does not use
-            seeds.append(tuple(seed.numpy()))
-        return x
-
-    monkeypatch.setattr(models.block, "dropout", recording_dropout)
-    monkeypatch.setattr(models.transformer, "dropout", recording_dropout)
-    model(tokens, training=True, seed=SEED)
-    assert len(seeds) == len(set(seeds)) == 5  # the embedding, and attention and MLP of two layers
 
 
 def test_weights_and_logits_are_float32_under_mixed_bfloat16(model_of, tokens):

@@ -73,12 +73,6 @@ def test_backends_of_other_programs_are_replaced_before_the_import(monkeypatch, 
         assert len(capsys.readouterr().err.splitlines()) == notes
 
 
-def test_a_traceback_is_printed_on_request(monkeypatch, capsys):
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    assert run_command(lambda: 1 / 0) == 70
-    assert capsys.readouterr().err.splitlines()[-1] == "ZeroDivisionError: division by zero"
-
-
 def test_the_exit_code_of_a_command_is_returned():
     assert run_command(lambda: None) == 0
     assert run_command(lambda: 7) == 7
