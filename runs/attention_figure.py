@@ -1,11 +1,12 @@
 """Figure of the attention weights of each head of a language model."""
 
+import math
 from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
-from matplotlib import rc_context
+from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from configs.run_table import shorten
@@ -13,12 +14,11 @@ from data.tokenizer import label
 from models import kernels, transformer, vit
 from models.config import TransformerLMConfig
 from runs.arguments import writing
-from runs.figure_style import SHARES, STYLE, hide_ticks
+from runs.figure_style import SHARES, hide_ticks, picture
 from runs.load import load_model, load_run_tokenizer
-from runs.plots import picture
 from system.errors import RunError
 
-EXAMPLE = "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self."
+EXAMPLE = "self.x = self."
 LONGEST_PROMPT, MAX_LABELS = 90, 40
 
 
@@ -45,13 +45,12 @@ def plot_attention(path: Path, run_directory: Path, *, prompt: str | None, step:
         draw_attention(path, layers, [label(tokenizer, token) for token in tokens], title)
 
 
-@rc_context(STYLE)
 def draw_attention(path: Path, layers: list[np.ndarray], labels: list[str], title: str) -> None:
     """Draws a row for each layer of (1, heads, length, length) weights, and a column for each head."""
     num_heads = layers[0].shape[1]
-    with picture(path, 2.1 * num_heads + 4, 2.2 * len(layers) + 0.8) as figure:
+    with picture(path, 1.7 * num_heads + 2.6, 1.7 * len(layers) + 1.3) as figure:
         figure.suptitle(title, fontsize=11)
-        widths = [*[1] * num_heads, 1.5]
+        widths = [*[1] * num_heads, 1.3]
         grid = figure.subplots(len(layers), len(widths), squeeze=False, width_ratios=widths)
         for number, (row, (weights,)) in enumerate(zip(grid, layers, strict=True)):
             for head, axes in enumerate(row[:-1]):
@@ -59,20 +58,27 @@ def draw_attention(path: Path, layers: list[np.ndarray], labels: list[str], titl
                 shares = np.sqrt(weights[head] / weights[head].max(axis=1, keepdims=True))
                 axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, interpolation="nearest")
                 axes.set_title(f"layer {number}, head {head}", fontsize=9)
-                label_tokens(axes, labels)
+                label_tokens(axes, labels, rows=head == 0, columns=number == len(layers) - 1)
             draw_by_distance(row[-1], weights)
-        grid[0, -1].set_title("mean attention by distance", fontsize=9)
+        grid[0, -1].set_title("mean by distance", fontsize=9)
+        grid[0, -1].legend(fontsize=7, ncols=2)
         grid[-1, -1].set_xlabel("tokens back")
 
 
-def label_tokens(axes: Axes, labels: list[str]) -> None:
-    """Writes the tokens beside the rows and columns, unless there are too many."""
+def label_tokens(axes: Axes, labels: list[str], *, rows: bool, columns: bool) -> None:
+    """Writes the tokens beside the rows and below the columns, or numbers if there are too many."""
+    numbers = range(len(labels))
+    size = min(9, 105 / len(labels))  # points; an axis is about 100 long
+    rotation = 90 if max(map(len, labels)) > 1 else 0
+    if len(labels) > MAX_LABELS:
+        numbers, size = range(0, len(labels), math.ceil(len(labels) / 5)), 8
+        labels = [str(number) for number in numbers]
     hide_ticks(axes)
-    if len(labels) <= MAX_LABELS:
-        size = min(8, 110 / len(labels))  # points; an axis is about 140 long
-        axes.set_yticks(range(len(labels)), labels, fontsize=size)
-        axes.set_xticks(range(len(labels)), labels, fontsize=size, rotation=90)
-        axes.tick_params(length=0, pad=1)
+    axes.tick_params(length=0, pad=1)
+    if rows:
+        axes.set_yticks(numbers, labels, fontsize=size)
+    if columns:
+        axes.set_xticks(numbers, labels, fontsize=size, rotation=rotation)
 
 
 def draw_by_distance(axes: Axes, weights: np.ndarray) -> None:
@@ -84,8 +90,8 @@ def draw_by_distance(axes: Axes, weights: np.ndarray) -> None:
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
     axes.minorticks_off()
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True))
     axes.grid()
-    axes.legend(fontsize=7, ncols=2)
 
 
 def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]:

@@ -1,11 +1,13 @@
 """Passkey retrieval: share of the keys that a language model finds, by context length and depth."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from configs.run_table import shorten
 from data.config import PasskeyConfig
 from data.passkeys import Passkeys
 from runs.extended_context import (
@@ -18,8 +20,11 @@ from runs.extended_context import (
     make_case_model,
     make_cases,
 )
-from runs.plots import picture, write_cells
+from runs.figure_style import PAGE_INCHES, SHARES, picture
+from runs.plots import write_cells
 from system.text import format_percent
+
+PANELS_PER_ROW, MAX_TITLE_LENGTH = 3, 30
 
 
 def evaluate_passkeys(
@@ -98,17 +103,22 @@ def table_rows(rows: list[dict]) -> list[dict]:
 def plot_rows(rows: list[dict], path: Path) -> None:
     """Draws the share of keys found by context length and depth, a heat map for each run and scaling."""
     panels = [group_rows(group, "length") for group in group_rows(rows, "run", "zero_shot")]
-    widths = [len(groups) for groups in panels]
-    width, height = 2 + 0.9 * sum(widths) + len(panels), 1.5 + 0.35 * len(panels[0][0])  # inches
-    with picture(path, width, height) as figure:
-        (grid,) = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)
-        for axes, groups in zip(grid, panels, strict=True):
+    columns = min(len(panels), PANELS_PER_ROW)
+    shape = math.ceil(len(panels) / columns), columns
+    with picture(path, PAGE_INCHES, shape[0] * (1 + 0.2 * len(panels[0][0])) + 0.4) as figure:
+        figure.suptitle("Keys found by tokens of context (columns) and depth of the key (rows)")
+        grid = figure.subplots(*shape, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.axis("off")
+        for axes, groups in zip(grid.flat, panels, strict=False):
             first, depths = groups[0][0], [format_percent(row["depth"], 0) for row in groups[0]]
             shares = np.transpose([[row["accuracy"] for row in group] for group in groups])
-            heat_map = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+            axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, aspect="auto")
             write_cells(axes, shares, [[format_percent(share, 0) for share in row] for row in shares])
-            axes.set_xticks(range(len(groups)), [f"{group[0]['length']:,}" for group in groups])
+            lengths = [group[0]["length"] for group in groups]
+            notes = ["\n(trained)" if length == first["context_length"] else "" for length in lengths]
+            labels = [f"{length:,}{note}" for length, note in zip(lengths, notes, strict=True)]
+            axes.set_xticks(range(len(groups)), labels)
             axes.set_yticks(range(len(depths)), depths)
-            axes.set_title(f"{label_of(first)}, trained at {first['context_length']:,}", fontsize="medium")
-            axes.set(xlabel="context, tokens", ylabel="depth of the key")
-        figure.colorbar(heat_map, ax=grid, label="keys found")
+            axes.tick_params(length=0)
+            axes.set_title(shorten(label_of(first), MAX_TITLE_LENGTH))

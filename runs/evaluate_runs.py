@@ -16,8 +16,8 @@ from configs.schema import Config
 from data.image_batches import normalize
 from data.image_files import list_images, read_image
 from models.config import AxialViTConfig
+from runs.figure_style import picture
 from runs.load import load_model, load_task, note_other_data
-from runs.plots import picture
 from system.errors import DataError, RunError
 from system.text import can_redraw_lines, escape, print_error, print_note
 from training.evaluation import make_evaluator
@@ -87,7 +87,7 @@ def plot_sizes(rows: list[dict], path: Path) -> None:
         axes.set_title("The same weights at other image sizes")
         axes.set_xticks(range(len(sizes)), sizes)
         axes.set(xlabel="image size, height x width in pixels", ylabel="held-out accuracy", ylim=(0, 1.05))
-        axes.grid(alpha=0.3)
+        axes.grid()
         axes.legend(loc="lower left")
 
 

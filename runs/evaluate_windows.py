@@ -29,8 +29,8 @@ from runs.extended_context import (
     make_case_model,
     make_cases,
 )
+from runs.figure_style import FAINT, PAGE_INCHES, picture
 from runs.load import note_other_data
-from runs.plots import picture
 from system.errors import RunError
 from system.text import format_command, print_error
 
@@ -167,10 +167,10 @@ def plot_rows(rows: list[dict], path: Path) -> None:
     trained_lengths = sorted({row["context_length"] for row in rows})
     lengths = ", ".join(f"{length:,}" for length in trained_lengths)
     ticks = sorted({row["window"] for row in rows})
-    with picture(path, 8, 4.5) as figure:
+    with picture(path, PAGE_INCHES, 4.5) as figure:
         axes = figure.subplots()
         for length in trained_lengths:
-            axes.axvline(length, color="grey", linestyle="--", linewidth=1)
+            axes.axvline(length, color=FAINT, linestyle="--", linewidth=1)
         for number, group in enumerate(group_rows(rows, "run", "zero_shot")):
             windows, losses, errors = np.array(list(map(columns, group)), float).T  # NaN (None): no bar
             marker = CURVE_MARKERS[number % len(CURVE_MARKERS)]
@@ -181,5 +181,5 @@ def plot_rows(rows: list[dict], path: Path) -> None:
         axes.minorticks_off()
         axes.set(title="Held-out loss by window; bars are one standard error", ylabel="loss, nats per token")
         axes.set_xlabel(f"window of context, tokens (dashed: trained length {lengths})")
-        axes.grid(alpha=0.3)
+        axes.grid()
         figure.legend(loc="outside right upper", fontsize="small")

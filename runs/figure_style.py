@@ -1,7 +1,9 @@
-"""Style of figures: dark on an opaque light background, readable on light and dark pages."""
+"""Style of all figures: dark on an opaque light background, readable on light and dark pages."""
 
+import contextlib
 import io
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from system.files import replacing
+
 PAPER, INK, FAINT = "#f7f6f2", "#1f2328", "#8a8f98"
 BLUE, ORANGE, GREEN, PURPLE, RED = COLORS = ("#1f6fb2", "#c4560a", "#2e7d32", "#7b4ab5", "#b3273a")
+TEAL, BROWN = "#00808a", "#7a5a2b"
 # Colour maps for shares from 0 to 1 and for numbers of either sign.
 SHARES, SIGNED = "Blues", "RdBu_r"
-DPI = 100
+# A page of GitHub shows 850 pixels: a wider figure is shrunk, and its text with it.
+DPI, PAGE_INCHES = 100, 8.5
 STYLE = {
     **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor", "legend.facecolor"), PAPER),
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     "axes.titlesize": "medium",
-    "axes.prop_cycle": f"cycler('color', {list(COLORS)})",
+    "axes.formatter.useoffset": False,
+    "axes.prop_cycle": f"cycler('color', {[*COLORS, TEAL, BROWN]})",
     "grid.color": FAINT,
     "grid.alpha": 0.3,
     "font.family": "DejaVu Sans",
@@ -32,7 +39,8 @@ STYLE = {
 
 def subplots(width: float, height: float, title: str, *shape: int, **options) -> tuple[Figure, Any]:
     """A figure, in inches, and its plots; `shape` and `options` are those of `Figure.subplots`."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="compressed")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # inches
     figure.suptitle(title)
     return figure, figure.subplots(*shape, **options)
 
@@ -46,6 +54,18 @@ def draw(function: Callable[[], Figure], path: Path) -> None:
     image = Image.open(buffer).convert("RGB")
     image = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     image.save(path, format="png", optimize=True)
+
+
+@contextlib.contextmanager
+def picture(path: Path, width: float, height: float, **options) -> Iterator[Figure]:
+    """Yields an empty figure, in inches, and writes it as PNG; `options` are those of `savefig`."""
+    # Names of runs and classes may contain dollar signs.
+    with rc_context({**STYLE, "text.parse_math": False}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        with replacing(path) as temporary, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a letter without one becomes a box
+            figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None}, **options)
 
 
 def hide_ticks(axes: Axes, *, frame: bool = True) -> None:

@@ -19,7 +19,7 @@ from system.text import format_command, format_share, format_value
 from training.evaluation import summed_loss_and_accuracy
 from training.run_log import RunDirectory
 
-NUM_EXAMPLES, NUM_MISTAKES = 16, 16
+NUM_EXAMPLES, NUM_MISTAKES = 12, 18
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ class ImageTask:
         with directory.optional(directory.confusion):
             plot_confusion(directory.confusion, confusion, self.images.classes)
         with directory.optional(directory.predictions):
-            groups = {"held-out images": examples, "most confident mistakes": mistakes}
+            others = [mistakes[i] for i in np.flatnonzero(~np.isin(worst, self.examples))]
+            groups = {"held-out images": examples, "other mistakes, most confident first": others}
             plot_predictions(directory.predictions, groups)
         summary = {
             "classes": list(self.images.classes),

@@ -1,37 +1,32 @@
 """Pictures of runs."""
 
-import contextlib
 import math
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import ticker
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from configs.run_table import shorten
-from system.files import replacing
+from runs.figure_style import GREEN, ORANGE, PAGE_INCHES, RED, SHARES, picture
 from system.text import format_percent
 
-DPI = 100
 # Style of the curve of each column of metrics.jsonl.
-HELD_OUT = {"label": "held out", "marker": "o", "markersize": 4}
+HELD_OUT = {"label": "held out", "color": ORANGE, "marker": "o", "markersize": 4}
 CURVES = {
     "loss": {"label": "training batch", "alpha": 0.5, "linewidth": 1},
     "validation_loss": HELD_OUT,
     "accuracy": HELD_OUT,
 }
 
-IMAGES_PER_ROW = 8
-COLUMN_INCHES, TITLE_INCHES = 1.3, 0.4
+IMAGES_PER_ROW = 6
+COLUMN_INCHES, TITLE_INCHES = PAGE_INCHES / IMAGES_PER_ROW, 0.4
 # Height of an image with its label, side of the image, and its distance from the top, in column widths.
-CELL_HEIGHT, IMAGE_SIDE, IMAGE_TOP = 1.35, 0.94, 0.33
+CELL_HEIGHT, IMAGE_SIDE, IMAGE_TOP = 1.25, 0.88, 0.3
 
 MAX_CLASSES_WITH_COUNTS, MAX_CLASSES_WITH_NAMES = 20, 40
-MAX_NAME_LENGTH = 14
+MAX_NAME_LENGTH, MAX_LABEL_LENGTH = 14, 10
 
 
 class Prediction(NamedTuple):
@@ -43,17 +38,6 @@ class Prediction(NamedTuple):
     probability: float
 
 
-@contextlib.contextmanager
-def picture(path: Path, width: float, height: float, **options) -> Iterator[Figure]:
-    """Yields an empty figure, in inches, and writes it as PNG; `options` are those of `savefig`."""
-    with rc_context({"text.parse_math": False}):  # names of runs and classes may contain dollar signs
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure
-        with replacing(path) as temporary, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # a letter without one becomes a box
-            figure.savefig(temporary, format="png", dpi=DPI, **options)
-
-
 def plot_loss(rows: list[dict], path: Path, *, unit: str, title: str) -> None:
     """Draws training and held-out loss, and the accuracy if there is one, against tokens or images seen.
 
@@ -62,27 +46,31 @@ def plot_loss(rows: list[dict], path: Path, *, unit: str, title: str) -> None:
     panels = {f"loss, nats per {unit.removesuffix('s')}": ("loss", "validation_loss")}
     if any("accuracy" in row for row in rows):
         panels["accuracy"] = ("accuracy",)
-    number, scale = ("million", 1e6) if max(row.get(unit, 0) for row in rows) >= 1e6 else ("thousand", 1e3)
-    with picture(path, 7, 2.5 + 1.75 * len(panels)) as figure:
+    with picture(path, PAGE_INCHES, 2.5 + 1.75 * len(panels)) as figure:
         figure.suptitle(title)
         grid = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
         for axes, (label, columns) in zip(grid, panels.items(), strict=True):
             for column in columns:
-                points = [(row[unit] / scale, row[column]) for row in rows if column in row]
+                points = [(row[unit], row[column]) for row in rows if column in row]
                 if points:
                     axes.plot(*zip(*points, strict=True), **CURVES[column])
             axes.set_ylabel(label)
-            axes.grid(alpha=0.3)
+            axes.grid()
             if axes.lines:
                 axes.legend()
-        grid[-1].set_xlabel(f"{number} {unit}")
+        grid[0].set_yscale("log")  # the first steps would squeeze the others
+        grid[0].yaxis.set(major_locator=ticker.LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
+        grid[0].minorticks_off()
+        locator = ticker.MaxNLocator(6, steps=(1, 2, 5, 10), integer=True)
+        grid[-1].xaxis.set(major_locator=locator, major_formatter="{x:,.0f}")
+        grid[-1].set_xlabel(unit)
 
 
 def plot_predictions(path: Path, groups: dict[str, list[Prediction]]) -> None:
-    """Draws each group of images under its title, with the predicted class in green or red."""
+    """Draws each group of images under its title, with the predicted class and, if wrong, the right one."""
     row_counts = [max(1, math.ceil(len(predictions) / IMAGES_PER_ROW)) for predictions in groups.values()]
     heights = [COLUMN_INCHES * CELL_HEIGHT * count + TITLE_INCHES for count in row_counts]
-    with picture(path, COLUMN_INCHES * IMAGES_PER_ROW, sum(heights)) as figure:
+    with picture(path, PAGE_INCHES, sum(heights)) as figure:
         parts = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part, count, (title, predictions) in zip(parts, row_counts, groups.items(), strict=True):
             part.suptitle(title if predictions else f"{title}: none")
@@ -98,11 +86,12 @@ def draw_prediction(axes: Axes, prediction: Prediction, row: int, column: int) -
     height, width = (IMAGE_SIDE * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
     left, top = column + (1 - width) / 2, row * CELL_HEIGHT + IMAGE_TOP
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(left, left + width, top + height, top))
-    predicted, color = shorten(prediction.predicted, MAX_NAME_LENGTH), "tab:green"
-    label = f"{predicted}, {format_percent(prediction.probability, 0)}"
+    guess = f"{shorten(prediction.predicted, MAX_LABEL_LENGTH)} {format_percent(prediction.probability, 0)}"
+    text, color = f"\N{CHECK MARK} {guess}", GREEN
     if prediction.predicted != prediction.label:
-        label, color = f"{label}\nis {shorten(prediction.label, MAX_NAME_LENGTH)}", "tab:red"
-    axes.text(column + 0.5, top - 0.02, label, ha="center", va="bottom", fontsize=8, color=color)
+        label = shorten(prediction.label, MAX_LABEL_LENGTH)
+        text, color = f"said {guess}\n\N{BALLOT X} is {label}", RED
+    axes.text(column + 0.5, top - 0.02, text, ha="center", va="bottom", fontsize=7.5, color=color)
 
 
 def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> None:
@@ -112,7 +101,7 @@ def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> 
     # The constrained layout ignores the tick labels beside axes of fixed aspect.
     with picture(path, side + 1, side, bbox_inches="tight") as figure:
         axes = figure.subplots()
-        heat_map = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        heat_map = axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1)
         figure.colorbar(heat_map, ax=axes, label="share of the class", shrink=0.8)
         axes.set(xlabel="predicted", ylabel="class")
         if len(classes) <= MAX_CLASSES_WITH_NAMES:

@@ -9,15 +9,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scri
 from runs.arguments import ArgumentParser, add_step_option
 from system.command import quiet_imports, run_command
 
-FOLDER = Path("outputs/figures")
-
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     with quiet_imports():
         from runs.attention_figure import plot_attention
 
-    path = options.output / "attention.png"
+    path = (options.output or options.run_directory) / "attention.png"
     plot_attention(path, options.run_directory, prompt=options.prompt, step=options.step)
 
 
@@ -26,8 +24,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
     parser.add_argument("--prompt", help="input text (default a Python class)")
     add_step_option(parser)
-    output = f"folder of attention.png (default {FOLDER})"
-    parser.add_argument("--output", type=Path, default=FOLDER, metavar="FOLDER", help=output)
+    output = "folder of attention.png (default the run directory)"
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help=output)
     return parser.parse_args(arguments)
 
 

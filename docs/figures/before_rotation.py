@@ -61,7 +61,7 @@ def absolute() -> Figure:
     sinusoids = sinusoidal_embedding(tf.range(length), dim).numpy()
     picture = sinusoidal_axes.imshow(sinusoids, cmap=SIGNED, vmin=-1.5, vmax=1.5, aspect="auto")
     learned_axes.set(title=f"learned, for {trained} positions", xlabel="feature", ylabel="position")
-    sinusoidal_axes.set(title="sinusoidal, for any number", xlabel="feature")
+    sinusoidal_axes.set(title="sinusoidal, for any position", xlabel="feature")
     figure.colorbar(picture, ax=[learned_axes, sinusoidal_axes], label="what is added")
     return figure
 
@@ -116,9 +116,9 @@ def relative() -> Figure:
     matrix_axes.set_ylabel("position of the query")
     hidden = {"ha": "right", "va": "top", "transform": matrix_axes.transAxes}
     matrix_axes.text(0.95, 0.9, "later words\nare hidden", **hidden)
-    figure.colorbar(picture, ax=matrix_axes, label="added to the score", shrink=0.9)
+    figure.colorbar(picture, ax=matrix_axes, shrink=0.9)
     for head, slope in enumerate(alibi_slopes(num_heads)):
-        line_axes.plot(-slope * np.arange(length), label=f"head {head}: slope {slope:g}")
+        line_axes.plot(-slope * np.arange(length), label=f"head {head}: slope 1/{1 / slope:g}")
     line_axes.set(title="each head has a slope of its own", xlabel="distance", ylabel="added to the score")
     line_axes.axhline(0, color=FAINT, linewidth=0.8)
     line_axes.grid()

@@ -80,20 +80,22 @@ def grid() -> Figure:
     axial = AxialRotaryEmbedding([RotaryEmbedding(head_dim // 2, theta=theta)] * 2)
     embeddings = {"axial": axial, "mixed": MixedRotaryEmbedding(1, head_dim, theta=theta)}
     title = f"Rotation over {size} x {size} patches: cosine of the angle between a patch and the middle"
-    figure, panels = subplots(10, 4.5, title, 2, len(chosen) + 1)
+    figure, panels = subplots(8.5, 3.7, title, 2, len(chosen) + 1, sharex=True, sharey=True)
     for row, (name, embedding) in zip(panels, embeddings.items(), strict=True):
         angles = np.reshape(embedding.angles(grid_positions(size, size)), (size, size, -1))
         cosines = np.cos(angles - angles[size // 2, size // 2])  # (size, size, pairs)
         titles = [f"pair {pair}" for pair in chosen]
         if name == "axial":
-            titles = [f"pair {pair}, of {'rows' if pair < 4 else 'columns'}" for pair in chosen]
+            titles = [f"pair {pair}: {'rows' if pair < 4 else 'columns'}" for pair in chosen]
         maps = [*(cosines[..., pair] for pair in chosen), cosines.mean(axis=-1)]
-        for axes, title, values in zip(row, [*titles, "all 8 pairs: the score"], maps, strict=True):
+        for axes, title, values in zip(row, [*titles, "all 8: the score"], maps, strict=True):
             picture = axes.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
             axes.set_title(title, fontsize=9.5)
-            hide_ticks(axes)
-        row[0].set_ylabel(name, fontsize=12)
-    figure.colorbar(picture, ax=panels, shrink=0.7)
+            axes.set(xticks=(0, size // 2, size - 1), yticks=(0, size // 2, size - 1))
+        row[0].set_ylabel(f"{name}\nrow of the patch")
+    for axes in panels[-1]:
+        axes.set_xlabel("column")
+    figure.colorbar(picture, ax=panels, shrink=0.8, label="cosine")
     return figure
 
 

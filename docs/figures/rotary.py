@@ -16,29 +16,28 @@ from runs.figure_style import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, hide_tic
 
 def turn() -> Figure:
     """A vector in the plane at six positions, and two pairs of vectors at the same distance."""
-    figure, (fan, angle) = subplots(8.5, 4.3, "A pair of features turns by 0.5 radians a position", 1, 2)
+    figure, (fan, angle) = subplots(8.5, 4.1, "A pair of features turns by 0.5 radians a position", 1, 2)
     for position in range(6):
         color = COLORS[0] if position == 0 else FAINT
         draw_arrow(fan, np.exp(0.5j * position), color=color, label=f"m = {position}")
     fan.set_title("the same vector at positions 0 to 5")
-    for first, radius in ((1, 1.0), (4, 0.62)):
-        query = radius * np.exp(0.5j * (first + 3))
-        key = radius * (0.92 - 0.39j) * np.exp(0.5j * first)
-        draw_arrow(angle, query, color=BLUE, label=f"query at {first + 3}")
-        draw_arrow(angle, key, color=ORANGE, label=f"key at {first}")
+    for first, style in ((1, "-"), (8, "--")):
+        query, key = np.exp(0.5j * (first + 3)), np.exp(0.5j * first - 0.4j)
+        draw_arrow(angle, query, color=BLUE, label=f"query at {first + 3}", style=style)
+        draw_arrow(angle, key, color=ORANGE, label=f"key at {first}", style=style)
         start, end = np.angle([key, query], deg=True)
-        angle.add_patch(Arc((0, 0), radius, radius, theta1=start, theta2=end, color=INK))
+        angle.add_patch(Arc((0, 0), 0.7, 0.7, theta1=start, theta2=end, color=INK, linestyle=style))
     angle.set_title("3 apart, twice: the angle between is the same")
     for axes in (fan, angle):
-        axes.set(xlim=(-1.5, 1.6), ylim=(-1.05, 1.4), aspect="equal")
+        axes.set(xlim=(-1.5, 1.5), ylim=(-1.3, 1.35), aspect="equal")
         axes.add_patch(Circle((0, 0), 1, fill=False, color=FAINT, linewidth=0.8))
         hide_ticks(axes, frame=False)
     return figure
 
 
-def draw_arrow(axes: Axes, end: complex, *, color: str, label: str) -> None:
-    style = {"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.8}
-    axes.annotate("", (end.real, end.imag), (0, 0), arrowprops=style)
+def draw_arrow(axes: Axes, end: complex, *, color: str, label: str, style: str = "-") -> None:
+    options = {"arrowstyle": "-|>", "color": color, "linestyle": style, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", (end.real, end.imag), (0, 0), arrowprops={**options, "linewidth": 1.8})
     beyond = end * (1 + 0.24 / abs(end))
     axes.text(beyond.real, beyond.imag, label, ha="center", va="center", fontsize=9)
 
@@ -46,8 +45,7 @@ def draw_arrow(axes: Axes, end: complex, *, color: str, label: str) -> None:
 def pairs() -> Figure:
     """Angle of each pair (row) at some positions (columns), drawn as the hand of a clock."""
     positions, frequencies = (0, 1, 2, 3, 10, 30, 100, 300, 1_000), language_frequencies(8)
-    height = 1.1 + 0.85 * len(frequencies)
-    figure, axes = subplots(9, height, "Each pair of a head is a hand that turns at its own speed")
+    figure, axes = subplots(8.5, 3.9, "Each pair of a head is a hand that turns at its own speed")
     angles = rotary_angles(tf.constant(positions), frequencies).numpy()
     for (column, row), angle in np.ndenumerate(angles):
         axes.add_patch(Circle((column, row), 0.42, fill=False, color=FAINT))
@@ -71,7 +69,7 @@ def frequencies() -> Figure:
     figure, axes = subplots(8.5, 3.6, "How many tokens a full turn takes (dim 64, theta 10,000)")
     numbers = np.arange(len(slow))
     axes.semilogy(numbers[~slow], wavelengths[~slow], "o", label="complete a turn within the context")
-    axes.semilogy(numbers[slow], wavelengths[slow], "s", label="complete none there")
+    axes.semilogy(numbers[slow], wavelengths[slow], "s", label="complete none")
     axes.axhline(length, color=INK, linestyle="--", linewidth=1)
     axes.text(0, length * 1.2, f"a context of {length}", va="bottom")
     axes.set(xlabel="pair", ylabel="tokens of a turn")
@@ -89,22 +87,21 @@ def matrix() -> Figure:
     cosines = np.diag(np.cos(angles))
     sines = np.sin(angles)[:, np.newaxis] * np.transpose(rotate_half(tf.eye(dim)))
     title = "The rotation at position 3, interleaved pairs: a matrix that is nearly empty"
-    figure, grid = subplots(10, 3.7, title, 1, 3)
+    figure, grid = subplots(8.5, 3.4, title, 1, 3)
     panels = {
         f"the matrix, {dim} x {dim}": cosines + sines,
         "= cosines on the features": cosines,
-        "+ sines on the features, swapped in pairs": sines,
+        "+ sines on features swapped in pairs": sines,
     }
     for axes, (title, values) in zip(grid, panels.items(), strict=True):
-        picture = axes.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
-        axes.set_title(title, fontsize=10)
+        axes.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
+        axes.set_title(title, fontsize=9.5)
         axes.set(xlabel="feature of the vector", xticks=range(dim), yticks=range(dim))
         for (row, column), value in np.ndenumerate(values):
             if value:
-                style = {"fontsize": 6.5, "color": "white" if abs(value) > 0.6 else INK}
+                style = {"fontsize": 7, "color": "white" if abs(value) > 0.6 else INK}
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", **style)
-    figure.axes[0].set_ylabel("feature of the result")
-    figure.colorbar(picture, ax=figure.axes, shrink=0.6)
+    grid[0].set_ylabel("feature of the result")
     return figure
 
 
@@ -119,12 +116,13 @@ def distance() -> Figure:
         "sinusoids added: no diagonal is one number": (words[0] + sinusoids) @ (words[1] + sinusoids).T,
         "rotated: every diagonal is one number": rotated[0] @ rotated[1].T,
     }
-    figure, grid = subplots(8.5, 4.1, "The score of one query and one key, by where they stand", 1, 2)
+    figure, grid = subplots(8.5, 4.1, "The score of one query and one key, by position", 1, 2, sharey=True)
     for axes, (title, scores) in zip(grid, panels.items(), strict=True):
         values = (scores - scores.mean()) / dim**0.5
-        picture = axes.imshow(values, cmap=SIGNED, vmin=-abs(values).max(), vmax=abs(values).max())
-        axes.set(title=title, xlabel="position of the key", ylabel="position of the query")
-        figure.colorbar(picture, ax=axes, shrink=0.75, label="score, minus its mean")
+        picture = axes.imshow(values, cmap=SIGNED, vmin=-2, vmax=2)
+        axes.set(title=title, xlabel="position of the key")
+    grid[0].set_ylabel("position of the query")
+    figure.colorbar(picture, ax=grid, shrink=0.8, label="score, minus its mean", extend="both")
     return figure
 
 
@@ -137,11 +135,11 @@ def decay() -> Figure:
     sums = np.cumsum(np.exp(1j * angles), axis=1)  # (length, pairs): S_1, S_2, ...
     bound_axes.plot(abs(sums).mean(axis=1), color=BLUE)
     bound_axes.set(title="the bound: partial sums S of e^(i angle)", xlabel="distance", ylim=(0, None))
-    bound_axes.set_ylabel(f"mean |S|, {(dim / 2 + 1) / 2:g} at most")
+    bound_axes.set_ylabel(f"mean |S| (at most {(dim / 2 + 1) / 2:g})")
     score_axes.plot(np.cos(angles).mean(axis=1), color=ORANGE)
     score_axes.axhline(0, color=FAINT, linewidth=0.8)
     score_axes.set(title="one score: a query equal to its key", xlabel="distance")
-    score_axes.set_ylabel("of 1 at distance 0")
+    score_axes.set_ylabel("score / score at distance 0")
     bound_axes.grid()
     score_axes.grid()
     return figure
@@ -164,7 +162,7 @@ def xpos() -> Figure:
         score_axes.plot(tf.linalg.matvec(queries, keys[0]).numpy() / dim, label=name, linewidth=1)
     score_axes.axhline(0, color=FAINT, linewidth=0.8)
     score_axes.set(title="the score of a query equal to its key", xlabel="distance")
-    score_axes.set_ylabel("of 1 at distance 0")
+    score_axes.set_ylabel("score / score at distance 0")
     scale_axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     scale_axes.grid()
     score_axes.grid()

@@ -5,10 +5,12 @@ import itertools
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from runs import evaluate_passkey, evaluate_windows
 from runs.evaluate_runs import plot_sizes
+from runs.figure_style import PAPER
 from runs.plots import Prediction, plot_confusion, plot_loss, plot_predictions
 
 CLASSES = "a", "a very long name of a class", "third"
@@ -44,17 +46,27 @@ def test_loss_curves_are_drawn_in_their_unit(figures, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["loss.png"]
     (axes,) = figures[0].axes
     training, held_out = axes.lines
-    np.testing.assert_allclose(training.get_xydata(), [(1, 5), (2, 2.5), (3, 5 / 3)])
-    np.testing.assert_array_equal(held_out.get_xydata(), [(2, 4)])
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("thousand tokens", "loss, nats per token")
+    np.testing.assert_allclose(training.get_xydata(), [(1_000, 5), (2_000, 2.5), (3_000, 5 / 3)])
+    np.testing.assert_array_equal(held_out.get_xydata(), [(2_000, 4)])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("tokens", "loss, nats per token")
+    assert (labels_of(axes.get_xticklabels())[1], axes.get_yscale()) == ("1,000", "log")
+
+
+def test_a_flat_loss_has_labels_without_an_offset(figures, tmp_path):
+    rows = [{"images": 8 * step, "loss": 1.098 + step / 5_000} for step in range(1, 6)]
+    plot_loss(rows, tmp_path / "loss.png", unit="images", title="a run")
+    (axes,) = figures[0].axes
+    low, high = axes.get_ylim()
+    assert sum(low <= float(label) <= high for label in labels_of(axes.get_yticklabels())) >= 3
+    assert axes.yaxis.get_offset_text().get_text() == ""
 
 
 def test_accuracy_has_a_panel_of_its_own(figures, tmp_path):
     rows = [{"step": step, "images": 2_000_000 * step, "loss": 1.0, "accuracy": 0.5} for step in (1, 2)]
     plot_loss(rows, tmp_path / "loss.png", unit="images", title="a run")
     _, accuracy = figures[0].axes
-    assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == ("million images", "accuracy")
-    np.testing.assert_array_equal(accuracy.lines[0].get_xydata(), [(2, 0.5), (4, 0.5)])
+    assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == ("images", "accuracy")
+    np.testing.assert_array_equal(accuracy.lines[0].get_xydata(), [(2_000_000, 0.5), (4_000_000, 0.5)])
 
 
 def window_rows(run, scaling="none", *, points):
@@ -90,8 +102,9 @@ def test_keys_found_are_drawn_with_a_panel_for_each_scaling(figures, tmp_path):
         for (length, depth), share in zip(itertools.product((64, 128), (0.0, 1.0)), shares, strict=True)
     ]
     evaluate_passkey.plot_rows(rows, tmp_path / "passkey.png")
-    plain, yarn, _ = figures[0].axes
-    assert [axes.get_title() for axes in (plain, yarn)] == ["run, trained at 64", "run, yarn, trained at 64"]
+    plain, yarn = figures[0].axes
+    assert [axes.get_title() for axes in (plain, yarn)] == ["run", "run, yarn"]
+    assert labels_of(yarn.get_xticklabels()) == ["64\n(trained)", "128"]
     np.testing.assert_array_equal(yarn.images[0].get_array(), [[1.0, 0.75], [0.8, 0.0]])
     assert texts_of(yarn) == ["100 %", "75 %", "80 %", "0 %"]
 
@@ -117,7 +130,7 @@ def test_a_confusion_matrix_is_not_cut_off(num_classes, tmp_path):
     plot_confusion(tmp_path / "confusion.png", counts, classes)
     pixels = matplotlib.image.imread(tmp_path / "confusion.png")[..., :3]
     for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
-        np.testing.assert_array_equal(edge, 1)
+        np.testing.assert_allclose(edge, np.broadcast_to(to_rgb(PAPER), edge.shape), atol=1e-6)
 
 
 def test_a_confusion_matrix_shows_counts_on_shares_of_their_row(figures, tmp_path):
@@ -137,7 +150,7 @@ def test_predictions_are_labelled_and_wrong_ones_name_the_right_class(figures, t
     groups = {"some": [right] * 9 + [wrong, gray], "most confident mistakes": []}
     plot_predictions(tmp_path / "predictions.png", groups)
     axes, empty = figures[0].axes
-    assert texts_of(axes) == ["cat, 88 %"] * 9 + ["dog, 50 %\nis cat", "a, 100 %"]
+    assert texts_of(axes) == ["✓ cat 88 %"] * 9 + ["said dog 50 %\n✗ is cat", "✓ a 100 %"]
     *colored, last = axes.images
     np.testing.assert_array_equal([picture.get_array() for picture in colored], [image] * 10)
     np.testing.assert_array_equal(last.get_array(), image[..., 0])
