@@ -6,49 +6,19 @@ from pathlib import Path
 import pytest
 
 WORDS = "a the quick brown fox jumps over lazy dogs while seven wizards quietly vex five big jars"
-TINY_TEXT = (
-    "data=text_files",
-    "data.held_out=0.2",
-    "context_length=16",
-    "model.dim=16",
-    "model.num_layers=1",
-    "model.num_heads=2",
-    "model.num_kv_heads=1",
-    "model.mlp_dim=24",
-    "model.dropout=0.1",
-    "num_steps=30",
-    "batch_size=4",
-    "accumulation_steps=2",
-    "precision=float32",
-    "compile=graph",
-    "log_every=5",
-    "eval_every=10",
-    "eval_batches=2",
-    "sample_every=20",
-    "checkpoint_every=10",
-    "optimizer.learning_rate=5e-3",
-    "optimizer.warmup_steps=2",
-)
-TINY_IMAGES = (
-    "experiment=vit",
-    "model.dim=16",
-    "model.num_layers=1",
-    "model.num_heads=2",
-    "model.mlp_dim=24",
-    "model.drop_path=0.2",
-    "num_steps=12",
-    "batch_size=16",
-    "precision=float32",
-    "compile=graph",
-    "log_every=3",
-    "eval_every=4",
-    "eval_batches=2",
-    "sample_every=8",
-    "checkpoint_every=4",
-    "optimizer.learning_rate=1e-2",
-    "optimizer.final_learning_rate_ratio=0.1",
-    "optimizer.warmup_steps=2",
-)
+TINY_TEXT = """
+data=text_files data.held_out=0.2 context_length=16
+model.dim=16 model.num_layers=1 model.num_heads=2 model.num_kv_heads=1 model.mlp_dim=24 model.dropout=0.1
+num_steps=30 batch_size=4 accumulation_steps=2 precision=float32 compile=graph
+log_every=5 eval_every=10 eval_batches=2 sample_every=20 checkpoint_every=10
+optimizer.learning_rate=5e-3 optimizer.warmup_steps=2
+"""
+TINY_IMAGES = """
+experiment=vit model.dim=16 model.num_layers=1 model.num_heads=2 model.mlp_dim=24 model.drop_path=0.2
+num_steps=12 batch_size=16 precision=float32 compile=graph
+log_every=3 eval_every=4 eval_batches=2 sample_every=8 checkpoint_every=4
+optimizer.learning_rate=1e-2 optimizer.final_learning_rate_ratio=0.1 optimizer.warmup_steps=2
+"""
 
 
 class Workplace:
@@ -78,7 +48,9 @@ class TextWorkplace(Workplace):
 
     def __init__(self, path: Path):
         self.text = path / "text.txt"
-        super().__init__(path, *TINY_TEXT, f"data.path={self.text}", f"data.cache_dir={path / 'cache'}")
+        super().__init__(
+            path, *TINY_TEXT.split(), f"data.path={self.text}", f"data.cache_dir={path / 'cache'}"
+        )
         choose = random.Random(0).choices
         self.text.write_text("".join(" ".join(choose(WORDS.split(), k=8)) + "\n" for _ in range(100)))
 
@@ -97,7 +69,7 @@ def trained_run(workplace) -> Path:
 
 @pytest.fixture(scope="session")
 def image_workplace(tmp_path_factory) -> Workplace:
-    return Workplace(tmp_path_factory.mktemp("images"), *TINY_IMAGES)
+    return Workplace(tmp_path_factory.mktemp("images"), *TINY_IMAGES.split())
 
 
 @pytest.fixture(scope="session")

@@ -82,10 +82,14 @@ def rewrite_manifest(path, changes):
     facts = json.loads((path / "manifest.json").read_text()) | changes
     for name in ("manifest.json", "manifest.sha256"):
         (path / name).unlink()
-    derived = ("format", "files")
-    write_manifest(
-        path, {key: value for key, value in facts.items() if value is not None and key not in derived}
-    )
+    unset = {"format", "files"} | {key for key, value in facts.items() if value is None}
+    write_manifest(path, {key: value for key, value in facts.items() if key not in unset})
+
+
+def with_random_weights(model, scale):
+    for number, weight in enumerate(model.trainable_variables):
+        weight.assign(np.random.default_rng(number).normal(size=weight.shape, scale=scale))
+    return model
 
 
 def save_untrained_image_run(path, **model):
@@ -104,18 +108,10 @@ def save_untrained_text_run(path, **model):
 
 
 def save_untrained_run(path, context_length, data, model):
-    config = Config(
-        context_length=context_length,
-        data=data,
-        model=model,
-        batch_size=50,
-        precision="float32",
-        compile="graph",
-    )
+    options = {"context_length": context_length, "data": data, "model": model, "batch_size": 50}
+    config = Config(**options, precision="float32", compile="graph")
     task = load_task(config, report=lambda line: None)
-    network = make_model(task.config)
-    for number, weight in enumerate(network.trainable_variables):
-        weight.assign(np.random.default_rng(number).normal(size=weight.shape, scale=0.5))
+    network = with_random_weights(make_model(task.config), 0.5)
     path.mkdir(parents=True, exist_ok=True)
     Checkpoints(path / "checkpoints", network, keras.optimizers.SGD(), keep=1).save(7, task.facts)
     save_config(task.config, path / "config.yaml")

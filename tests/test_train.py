@@ -189,24 +189,15 @@ def test_run_with_closed_output_continues_and_saves_on_sigint(workplace):
     assert (run / "checkpoints" / f"step-{row['step']:08d}").exists()
 
 
+SCALING = "model.rope.scaling"
 OPTIONS = {
-    "combined": [
-        "model.rope.scaling.type=yarn",
-        "model.rope.scaling.factor=4",
-        "model.rope.rotary_fraction=0.5",
-        "model.rope.layout=half",
-        "data.reset_positions=true",
-        "precision=mixed_bfloat16",
-    ],
-    "xpos": ["model.rope.xpos=true"],
-    "longrope": [
-        "model.rope.scaling.type=longrope",
-        "model.rope.scaling.factor=2",
-        "model.rope.scaling.short_factor=[1,1,1,1]",
-        "model.rope.scaling.long_factor=[1,2,2.5,4]",
-    ],
-    "learned": ["model.rope.learned_freq=true", "model.learned_rotations=cumulative"],
-    "muon": ["optimizer.name=muon", "compile=xla"],
+    "combined": f"{SCALING}.type=yarn {SCALING}.factor=4 model.rope.rotary_fraction=0.5 "
+    "model.rope.layout=half data.reset_positions=true precision=mixed_bfloat16",
+    "xpos": "model.rope.xpos=true",
+    "longrope": f"{SCALING}.type=longrope {SCALING}.factor=2 {SCALING}.short_factor=[1,1,1,1] "
+    f"{SCALING}.long_factor=[1,2,2.5,4]",
+    "learned": "model.rope.learned_freq=true model.learned_rotations=cumulative",
+    "muon": "optimizer.name=muon compile=xla",
 }
 
 
@@ -214,7 +205,7 @@ OPTIONS = {
     "name", [name if name == "combined" else pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS]
 )
 def test_options_train_resume_exactly_and_generate(workplace, capsys, name):
-    changes = [f"name={name}", "num_steps=4", "checkpoint_every=2", WITHOUT_SAMPLES, *OPTIONS[name]]
+    changes = [f"name={name}", "num_steps=4", "checkpoint_every=2", WITHOUT_SAMPLES, *OPTIONS[name].split()]
     assert workplace.train(*changes) == 0
     run = workplace.outputs / name
     assert not (run / "samples.txt").exists()

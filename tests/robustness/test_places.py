@@ -76,11 +76,11 @@ def test_reading_data_starts_no_program(tmp_path, recorded):
 
 
 SHORT = "data.cache_dir=cache num_steps=2 sample_every=1 eval_batches=1 checkpoint_every=1"
-TEXT = Workplace(Path(), *TINY_TEXT).arguments(*SHORT.split(), "data.path=text", "name=lm")
+TEXT = Workplace(Path(), *TINY_TEXT.split()).arguments(*SHORT.split(), "data.path=text", "name=lm")
 IMAGES = "data=image_folder data.path=images data.image_size=[8,8] batch_size=4 model.patch_size=4 name=vit"
-IMAGES = Workplace(Path(), *TINY_IMAGES).arguments(*SHORT.split(), *IMAGES.split())
+IMAGES = Workplace(Path(), *TINY_IMAGES.split()).arguments(*SHORT.split(), *IMAGES.split())
 PASSKEY = "~data.held_out ~data.path data=passkey context_length=128 data.held_out_examples=4 data.texts=1"
-PASSKEY = Workplace(Path(), *TINY_TEXT).arguments(
+PASSKEY = Workplace(Path(), *TINY_TEXT.split()).arguments(
     *PASSKEY.split(), "num_steps=2", "sample_every=null", "name=passkey"
 )
 # Main function and arguments of each command, and the beginnings of the paths that it may write to.

@@ -26,7 +26,15 @@ from runs.checkpointing import load_parent_weights
 from runs.resolve import check_extension, check_options, check_positions, fill_from_parent, inherit
 from system.errors import ConfigError
 from tests.comparison import tensors_of
-from tests.run_helpers import LM_SIZES, STILL, VIT_SIZES, WITHOUT_SAMPLES, copy_of, refusal
+from tests.run_helpers import (
+    LM_SIZES,
+    STILL,
+    VIT_SIZES,
+    WITHOUT_SAMPLES,
+    copy_of,
+    refusal,
+    with_random_weights,
+)
 from training.checkpoints import Checkpoints
 
 PARENT = "outputs/parent"
@@ -225,9 +233,7 @@ def test_learned_positions_of_another_length_are_refused_unless_they_are_resampl
 
 def save_parent(path):
     """Saves a run with learned positions of 4 x 6 patches and returns its model, with random weights."""
-    model = AxialViT(image_run(position="learned").model)
-    for number, weight in enumerate(model.trainable_variables):
-        weight.assign(np.random.default_rng(number).normal(scale=0.02, size=weight.shape))
+    model = with_random_weights(AxialViT(image_run(position="learned").model), 0.02)
     checkpoints = Checkpoints(path / "checkpoints", model, keras.optimizers.SGD(), keep=1)
     checkpoints.save(5, {"data_fingerprint": "0a"})
     config = replace(image_run(position="learned"), init_from=None, precision="float32")

@@ -3,11 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from models.config import TransformerLMConfig
-from models.transformer import TransformerLM
-from runs.evaluate_windows import make_window_evaluator, mean_over_documents
-
-SIZES = {"vocab_size": 19, "dim": 8, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "mlp_dim": 12}
+from runs.evaluate_windows import mean_over_documents
 
 
 def make_losses(documents, seed=0):
@@ -35,37 +31,3 @@ def test_the_standard_error_matches_a_bootstrap_over_documents():
     # The bootstrap has an error of 1 / sqrt(2 * 4,000), 1.1 %; the linearisation one of order 1/200.
     assert error == pytest.approx(means.std(), rel=0.06)
     assert error > 2 * math.sqrt(1 / counts.sum())  # far more than with targets as the sampling unit
-
-
-@pytest.fixture(scope="module")
-def model():
-    model = TransformerLM(TransformerLMConfig(**SIZES, context_length=12))
-    for number, weight in enumerate(model.weights):
-        values = np.random.default_rng(number).normal(size=weight.shape)
-        weight.assign(values if "kernel" not in weight.path else values * weight.shape[0] ** -0.5)
-    return model
-
-
-def test_each_loss_is_that_of_one_target(model):
-    draw = np.random.default_rng(0)
-    inputs = draw.integers(19, size=(3, 7)).astype(np.int32)
-    targets = draw.integers(19, size=(3, 4)).astype(np.int32)
-    targets[1, :2] = -1
-    losses = make_window_evaluator(model, compile_mode="xla")(inputs, targets).numpy()
-    assert losses.shape == (3, 4)
-    for row, column in np.ndindex(3, 4):
-        logits = model(inputs[row : row + 1, : 4 + column]).numpy()[0, -1].astype(float)
-        expected = np.log(np.exp(logits).sum()) - logits[targets[row, column]]
-        if targets[row, column] < 0:
-            expected = 0
-        assert losses[row, column] == pytest.approx(expected, abs=2e-5)  # float32
-
-
-def test_attention_block_is_passed_to_the_model(model):
-    inputs = np.random.default_rng(0).integers(19, size=(2, 9)).astype(np.int32)
-    full, blockwise, wide = (
-        make_window_evaluator(model, compile_mode="graph", attention_block=block)(inputs, inputs[:, :2])
-        for block in (None, 2, 9)
-    )
-    np.testing.assert_allclose(wide, full, atol=1e-5)  # float32
-    assert np.all(abs(blockwise - full) > 1e-4)

@@ -17,7 +17,13 @@ from runs.exports import FORMATS, check_logits, classifier_of_pixels
 from scripts.export import main
 from scripts.generate import main as generate
 from system.text import escape
-from tests.run_helpers import save_untrained_image_run, save_untrained_text_run
+from tests.run_helpers import (
+    LM_SIZES,
+    VIT_SIZES,
+    save_untrained_image_run,
+    save_untrained_text_run,
+    with_random_weights,
+)
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
@@ -61,27 +67,13 @@ IMAGES = [
 ]
 
 
-def with_random_weights(model):
-    for number, weight in enumerate(model.trainable_variables):
-        weight.assign(np.random.default_rng(number).normal(size=weight.shape, scale=0.3))
-    return model
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_every_kind_of_language_model_is_exported(file_format, tmp_path):
-    sizes = {
-        "context_length": 16,
-        "dim": 16,
-        "num_layers": 1,
-        "num_heads": 2,
-        "num_kv_heads": 2,
-        "mlp_dim": 12,
-    }
     for number, options in enumerate(TEXT):
         separator = 0 if number == 0 else None
-        config = TransformerLMConfig(**(sizes | options))
-        model = with_random_weights(TransformerLM(config, document_separator=separator))
+        config = TransformerLMConfig(context_length=16, **(LM_SIZES | {"num_kv_heads": 2} | options))
+        model = with_random_weights(TransformerLM(config, document_separator=separator), 0.3)
         path = tmp_path / str(number)
         path.mkdir()
         module = text_module(model, tokens_are_bytes=False, stop_tokens=(0,))
@@ -97,10 +89,9 @@ def test_every_kind_of_language_model_is_exported(file_format, tmp_path):
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_every_kind_of_vision_transformer_is_exported(file_format, tmp_path):
     mean, deviation = np.float32([0.2, 0.3, 0.4]), np.float32([0.5, 0.3, 0.2])
-    sizes = {"dim": 16, "num_layers": 1, "num_heads": 2, "mlp_dim": 12}
     for number, options in enumerate(IMAGES):
-        config = AxialViTConfig(**(sizes | options)).for_images(8, 12, channels=3, num_classes=7)
-        model = with_random_weights(AxialViT(config))
+        config = AxialViTConfig(**(VIT_SIZES | options)).for_images(8, 12, channels=3, num_classes=7)
+        model = with_random_weights(AxialViT(config), 0.3)
         path = tmp_path / str(number)
         path.mkdir()
         module = image_module(model, mean=mean, deviation=deviation)

@@ -17,16 +17,16 @@ from runs.load import load_model
 from scripts import evaluate, export, generate
 from scripts.import_hf import main
 from tests.models.reference import relative_difference
+from tests.run_helpers import LM_SIZES, with_random_weights
 from training.checkpoints import read_latest_manifest
 
-SIZES = {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "mlp_dim": 20}
 CONFIG = TransformerLMConfig(
     vocab_size=320,
     context_length=12,
     qkv_bias=True,
     norm_epsilon=1e-6,
     rope=RopeConfig(theta=500.0, layout="half"),
-    **SIZES,
+    **LM_SIZES,
 )
 TEXT = "".join(f"line {number} of {number * number}\n" for number in range(299))
 
@@ -38,9 +38,7 @@ def folder(tmp_path_factory):
     (path / "text").mkdir()
     for number in range(3):
         (path / "text" / f"{number}.txt").write_text(TEXT.replace("of", "of" * number))
-    model = TransformerLM(CONFIG)
-    for number, weight in enumerate(model.weights):
-        weight.assign(np.random.default_rng(number).normal(size=weight.shape, scale=0.5))
+    model = with_random_weights(TransformerLM(CONFIG), 0.5)
     save_pretrained(model, path / "model", train_bpe([TEXT], vocab_size=280))
     return path
 

@@ -21,26 +21,17 @@ from runs.load import make_model
 from scripts.evaluate import main as evaluate
 from scripts.passkey import main
 
-PASSKEYS = (
-    "data=passkey",
-    "data.digits=2",
-    "data.held_out_examples=10",
-    "~data.held_out",
-    "~data.path",
-    "~data.cache_dir",
-    "context_length=64",
-    "num_steps=4",
-    "eval_every=2",
-    "sample_every=4",
-    "checkpoint_every=4",
-)
+PASSKEYS = """
+data=passkey data.digits=2 data.held_out_examples=10 ~data.held_out ~data.path ~data.cache_dir
+context_length=64 num_steps=4 eval_every=2 sample_every=4 checkpoint_every=4
+"""
 SIZES = {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "mlp_dim": 8}
 
 
 @pytest.fixture(scope="module")
 def passkey_run(workplace):
     """A run too short to have learned anything."""
-    assert workplace.train(*PASSKEYS, "name=passkey") == 0
+    assert workplace.train(*PASSKEYS.split(), "name=passkey") == 0
     return workplace.outputs / "passkey"
 
 
