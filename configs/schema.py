@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Annotated, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -31,9 +31,7 @@ FREE_KEYS = {
 }
 
 
-def open_model() -> TransformerLMConfig:
-    """Default model: the tokenizer determines the size of its vocabulary."""
-    return TransformerLMConfig(vocab_size=None)
+OPEN_MODEL = TransformerLMConfig(vocab_size=None)  # the tokenizer determines the size
 
 
 class Config(TrainingConfig):
@@ -47,10 +45,10 @@ class Config(TrainingConfig):
     resample_positions: bool = False
     reset_head: bool = False
     context_length: Annotated[int, Field(ge=2, le=2**31 - 1)] | None = TransformerLMConfig.context_length
-    model: Annotated[Model, Field(discriminator="architecture")] = field(default_factory=open_model)
-    data: Annotated[DataConfig, Field(discriminator="source")] = field(default_factory=PythonStdlibConfig)
-    distribute: DistributeConfig = field(default_factory=DistributeConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    model: Annotated[Model, Field(discriminator="architecture")] = OPEN_MODEL
+    data: Annotated[DataConfig, Field(discriminator="source")] = PythonStdlibConfig()
+    distribute: DistributeConfig = DistributeConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
@@ -144,11 +142,7 @@ def walk(
     cls = options if isinstance(options, type) else type(options)
     for item in fields(cls):
         key = join(group, item.name)
-        default = UNSET if item.default is MISSING else item.default
-        if options is not cls:
-            default = getattr(options, item.name)
-        elif item.default_factory is not MISSING:
-            default = item.default_factory()
+        default = getattr(options, item.name, UNSET)
         if key in UNIONS:
             tag, kinds = UNIONS[key]
             kind = flat.get(f"{key}.{tag}")

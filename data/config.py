@@ -126,7 +126,7 @@ class DigitsConfig(Options):
 
     source: Literal["digits"] = "digits"
     image_size: ImageSize = None
-    augment: AugmentConfig = field(default_factory=lambda: DIGITS_AUGMENT)
+    augment: AugmentConfig = DIGITS_AUGMENT
 
 
 class TfdsImagesConfig(Options):
@@ -139,7 +139,7 @@ class TfdsImagesConfig(Options):
     train_split: str = "train"
     validation_split: str = "test"
     image_size: ImageSize = None
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: AugmentConfig = AugmentConfig()
     data_dir: Place | None = None
     cache_dir: Place | None = None
 
@@ -156,7 +156,7 @@ class ImageFolderConfig(Options):
     image_size: ImageSize = (64, 64)
     invalid: Literal["skip", "error"] = "error"
     held_out: Share = 0.2  # of the first form
-    augment: AugmentConfig = field(default_factory=lambda: PHOTOS_AUGMENT)
+    augment: AugmentConfig = PHOTOS_AUGMENT
     cache_dir: Place | None = None
 
 

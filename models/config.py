@@ -1,7 +1,7 @@
 """Options of the models; imports no TensorFlow. The rotary options are validated by `rope.frequencies`."""
 
 from collections.abc import Iterator
-from dataclasses import field, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -95,7 +95,7 @@ class RopeConfig(Options):
     rotary_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     xpos: bool = False
     xpos_scale_base: float = 512.0
-    scaling: RopeScalingConfig = field(default_factory=RopeScalingConfig)
+    scaling: RopeScalingConfig = RopeScalingConfig()
 
 
 class AxialRopeConfig(Options):
@@ -115,7 +115,7 @@ class AxialRopeConfig(Options):
     interpolate_factor: Annotated[tuple[float, float], FACTORS] = (1.0, 1.0)
     layout: Layout = "interleaved"
     learned_freq: bool = False
-    scaling: AxialScalingConfig = field(default_factory=AxialScalingConfig)
+    scaling: AxialScalingConfig = AxialScalingConfig()
 
     @property
     def counts_patches(self) -> bool:
@@ -150,7 +150,7 @@ class TransformerLMConfig(Options):
     learned_rotations: Literal["none", "per_token", "cumulative"] = "none"
     attention_kernel: Literal["full", "chunked", "auto"] = "auto"
     recompute_blocks: bool = False
-    rope: RopeConfig = field(default_factory=RopeConfig)
+    rope: RopeConfig = RopeConfig()
 
     @property
     def head_size(self) -> int:
@@ -206,7 +206,7 @@ class AxialViTConfig(Options):
     learned_rotations: Literal["none", "per_token"] = "none"  # a grid has no sequence to sum along
     attention_kernel: Literal["full", "chunked", "auto"] = "auto"
     recompute_blocks: bool = False
-    rope: AxialRopeConfig = field(default_factory=AxialRopeConfig)
+    rope: AxialRopeConfig = AxialRopeConfig()
 
     def for_images(self, height: int, width: int, channels: int, num_classes: int) -> "AxialViTConfig":
         """Returns this configuration with its null values filled from the data.

@@ -23,9 +23,8 @@ from training.run_log import RunLog
 def restore(run: Run, model: keras.Model, checkpoints: Checkpoints) -> dict:
     """Restores this run's latest checkpoint, or else the weights of `init_from`, if any.
 
-    Returns:
-        The manifest of the checkpoint; of a new run, `{"step": 0}`. Its `origin` is the source of the
-        weights.
+    Returns the manifest of the checkpoint; of a new run, `{"step": 0}`. Its `origin` is the source of the
+    weights.
     """
     config = run.config
     manifest = checkpoints.restore_latest(is_new=not run.directory.config.exists())  # the first one writes it
@@ -41,8 +40,7 @@ def restore(run: Run, model: keras.Model, checkpoints: Checkpoints) -> dict:
 def load_parent_weights(config: Config, model: keras.Model) -> None:
     """Assigns the weights of `init_from`, as `resample_positions` and `reset_head` ask for.
 
-    Raises:
-        RunError: if the parent has no such checkpoint, or was trained on other data than recorded.
+    Raises RunError if the parent has no such checkpoint, or was trained on other data than recorded.
     """
     path, parent = Path(config.init_from), load_run_config(Path(config.init_from))
     old_grid, grid = grid_of(parent), grid_of(config)

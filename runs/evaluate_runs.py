@@ -28,11 +28,8 @@ Size = tuple[int, int]
 def evaluate_runs(paths: list[Path], sizes: list[Size] | None, *, step: int | str = "latest") -> list[dict]:
     """Row for each run, with its results on all its held-out data, or for each run and image size.
 
-    An empty list of sizes stands for `default_sizes` of the first run.
-
-    Raises:
-        RunError: if sizes are given and a run is not of a vision transformer, or its patches do not fit.
-        DataError: if the data cannot be read, or do not suit the model.
+    An empty list of sizes stands for `default_sizes` of the first run. Raises RunError if sizes are given and
+    a run is not of a vision transformer, or its patches do not fit; DataError if the data cannot be read.
     """
     of = None if sizes is None else AxialViTConfig
     runs = [(path, *load_model(path, of=of, step=step)) for path in paths]

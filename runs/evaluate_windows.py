@@ -10,7 +10,6 @@ from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -62,10 +61,8 @@ def evaluate_windows(
     """Row for each run, each of `none` and `scalings`, and each window; see `make_row`.
 
     The `windows` are context lengths in ascending order. One forward pass predicts `stride` targets, at most
-    the shortest window. The `scalings` are applied without training.
-
-    Raises:
-        RunError, DataError: before any evaluation, if a run cannot be evaluated.
+    the shortest window. The `scalings` are applied without training. Raises RunError or DataError before any
+    evaluation, if a run cannot be evaluated.
     """
     for run in runs:
         check_run(run, windows, scalings=scalings, attention=attention)
@@ -80,14 +77,8 @@ def evaluate_windows(
     counts, num_bytes = sum_by_document(targets, targets.counts), count_bytes(targets, tokenizer)
 
     def prepare(case, batch_size):
-        evaluate = make_window_evaluator(
-            make_case_model(case),
-            compile_mode=case.run.config.compile,
-            # Half the trained length, as in arXiv 2212.10554.
-            attention_block=case.run.trained_length // 2 if attention == "blockwise-causal" else None,
-        )
         batches = window_batches(targets, window=case.length, batch_size=batch_size)
-        return batches, lambda batch: evaluate(*batch).numpy().sum(axis=1, dtype=np.float64)
+        return batches, make_window_evaluator(case, attention)
 
     cases = make_cases(runs, scalings, lengths=dict.fromkeys(runs, windows))
     losses = evaluate_cases(cases, prepare)  # (blocks,) each, and rows that fill the last batch
@@ -100,22 +91,20 @@ def evaluate_windows(
 
 
 def make_window_evaluator(
-    model: keras.Model, *, compile_mode: str, attention_block: int | None = None
-) -> Callable[[np.ndarray, np.ndarray], tf.Tensor]:
-    """Function from inputs (batch, window) and targets (batch, stride) to losses (batch, stride) in nats.
+    case: Case, attention: str
+) -> Callable[[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    """Function from a batch of `window_batches` to the summed loss of each row in nats, (batch,)."""
+    model = make_case_model(case)
+    # Half the trained length, as in arXiv 2212.10554.
+    block = case.run.trained_length // 2 if attention == "blockwise-causal" else None
 
-    The targets follow the last `stride` inputs of their row; the loss of a masked (negative) target is 0.
-    `model` is a `TransformerLM`, whose documentation describes `attention_block`.
-    """
-
-    @tf.function(jit_compile=compile_mode == "xla")
+    @tf.function(jit_compile=case.run.config.compile == "xla")
     def losses(inputs, targets):
-        stride = targets.shape[1]
-        logits = model(inputs, attention_block=attention_block, last=stride)  # (batch, stride, classes)
+        logits = model(inputs, attention_block=block, last=targets.shape[1])  # (batch, stride, classes)
         values = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(targets, 0), logits)
         return tf.where(targets >= 0, values, 0.0)  # (batch, stride)
 
-    return lambda inputs, targets: losses(tf.constant(inputs), tf.constant(targets))
+    return lambda batch: losses(*map(tf.constant, batch)).numpy().sum(axis=1, dtype=np.float64)
 
 
 def sum_by_document(targets: Targets, values: np.ndarray) -> np.ndarray:

@@ -170,9 +170,8 @@ def load_image_task(
 ) -> ImageTask:
     """Loads the images of a config and fills in what they determine; arguments as in `runs.load.load_task`.
 
-    Raises:
-        DataError: if there are no such images, they do not fit the model, or they differ from those of the
-            run that recorded this config.
+    Raises DataError if there are no such images, they do not fit the model, or they differ from those of the
+    run that recorded this config.
     """
     images = load_images(config.data, report=report)
     height, width, channels = images.train.images.shape[1:]

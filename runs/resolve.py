@@ -72,8 +72,8 @@ class Run:
 def resolve(config: Config, directory: RunDirectory, replicas: Replicas) -> Run:
     """Resolves the open values of a config; the chief of several workers resolves them for all.
 
-    Raises:
-        ConfigError, DataError, RunError: if the directory, the parent, the data or another worker do not fit.
+    Raises ConfigError, DataError or RunError if the directory, the parent, the data or another worker do not
+    fit.
     """
     replicas.check_same(to_flat(config))
     is_recorded = replicas.from_chief(directory.config.exists)

@@ -51,8 +51,11 @@ def test_the_yaml_defaults_are_those_of_the_dataclasses():
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/*.yaml")), ids=lambda path: path.stem)
-def test_an_experiment_holds_no_size_that_a_group_sets(path):
-    """It would win over the group that the command line asks for."""
+def test_an_experiment_begins_with_its_command_and_holds_no_size_that_a_group_sets(path):
+    """A size would win over the group that the command line asks for."""
+    command = path.read_text().splitlines()[1]
+    assert command.startswith("# python train.py")
+    assert path.stem == "lm" or f" experiment={path.stem}" in command
     sizes = set(flatten(yaml.safe_load((CONFIGS / "model" / "lm_small.yaml").read_text()))) - {"defaults"}
     keys = yaml.safe_load(path.read_text())
     assert not sizes & set(flatten(keys.get("model", {})))
@@ -64,13 +67,6 @@ def test_the_recipe_of_an_experiment_holds_for_a_model_of_another_size():
     cfg = composed("experiment=lm_xpos", "model=lm_small")
     assert (cfg["model"]["dim"], cfg["model"]["rope"]["xpos"]) == (384, True)
     assert composed("experiment=lm_learned_rotations")["model"]["learned_rotations"] == "per_token"
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("experiment/*.yaml")), ids=lambda path: path.stem)
-def test_an_experiment_begins_with_its_command(path):
-    command = path.read_text().splitlines()[1]
-    assert command.startswith("# python train.py")
-    assert path.stem == "lm" or f" experiment={path.stem}" in command
 
 
 def test_a_group_on_the_command_line_wins_over_the_experiment():

@@ -187,12 +187,6 @@ def test_image_options_select_keys_and_sizes_and_are_part_of_the_cache_key(load_
     assert len({found.fingerprint for found in (load_figures(), numbers, photos)}) == 3
 
 
-def test_image_splits_may_be_expressions(load_figures):
-    found = load_figures(train_split="train[:60%]", validation_split="train[60%:]+test")
-    assert (len(found.train.labels), len(found.validation.labels)) == (42, 37)
-    assert not set(values_of(found.train)) & set(values_of(found.validation))
-
-
 TEXT_MISTAKES = [
     ({"tfds_name": "tiny_poem"}, r"no set 'tiny_poem'; did you mean 'tiny_poems'\?$"),
     ({"tfds_name": "imdb_reviews/plan_text"}, r"plan_text not found .* closely match: plain_text"),

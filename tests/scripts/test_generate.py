@@ -181,9 +181,3 @@ def test_every_command_can_be_started_as_a_file():
     for file, process in zip(files, running, strict=True):
         assert f"python -m scripts.{file.stem}".encode() in process.communicate()[0]
         assert process.returncode == 0
-
-
-def test_a_directory_without_a_run_is_refused(run, tmp_path):
-    code, out, (error,) = run(main, tmp_path / "nothing", "--prompt", "a")
-    assert (code, out) == (2, "")
-    assert error.startswith(f"error: {tmp_path / 'nothing'} is not a run directory")
