@@ -124,10 +124,10 @@ def processor_flags() -> set[str]:
     return {flag for line in processor_lines("flags") for flag in line.split()}
 
 
-def processor_lines(key: str, path: Path = Path("/proc/cpuinfo")) -> list[str]:
+def processor_lines(key: str) -> list[str]:
     """Values of `key` in /proc/cpuinfo, one for each core."""
     try:
-        lines = path.read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return []
     return [line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key]

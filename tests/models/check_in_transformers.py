@@ -21,6 +21,7 @@ def write(root: Path) -> None:
     from models.config import TransformerLMConfig
     from models.huggingface import save_pretrained
     from models.transformer import TransformerLM
+    from tests.models.reference import randomized
     from tests.models.test_huggingface import ROTATIONS
 
     plain = TransformerLMConfig(
@@ -36,10 +37,7 @@ def write(root: Path) -> None:
         options[name] = {"rope": rope, "head_dim": head_dim}
     tokens = np.random.default_rng(0).integers(0, 37, (2, 32)).astype(np.int32)
     for name, changes in options.items():
-        model = TransformerLM(replace(plain, **changes))
-        for number, variable in enumerate(model.weights):
-            values = np.random.default_rng(number).normal(size=variable.shape)
-            variable.assign(1 + 0.3 * values if "scale" in variable.path else 0.5 * values)
+        model = randomized(TransformerLM(replace(plain, **changes)))
         folder = root / name.replace(" ", "_")
         save_pretrained(model, folder)
         np.savez(folder / "expected.npz", tokens=tokens, logits=model(tokens))

@@ -19,7 +19,7 @@ from training.config import OptimizerConfig
 from training.evaluation import make_evaluator, summed_loss
 from training.multi_device import MultiDevice, MultiWorker, device_names
 from training.optimizer import make_optimizer
-from training.replicas import ONE_DEVICE, all_reduced
+from training.replicas import ONE_DEVICE
 
 
 @pytest.fixture(scope="module")
@@ -75,17 +75,6 @@ def test_an_evaluation_by_two_replicas_is_that_of_one_device(two_replicas):
         for replicas in (ONE_DEVICE, two_replicas)
     )
     assert by_two == pytest.approx(one_device, rel=1e-6)
-
-
-def test_replicas_receive_the_rows_of_a_batch_in_order(two_replicas):
-    def place(rows):
-        number = tf.distribute.get_replica_context().replica_id_in_sync_group
-        places = tf.one_hot(number, two_replicas.num_replicas)[:, tf.newaxis]
-        return all_reduced([tf.reshape(places * rows, [-1])])[0]
-
-    batch = tf.range(1.0, 9.0)
-    rows = two_replicas.compile(place)(batch[two_replicas.rows(8)])
-    np.testing.assert_array_equal(rows, batch)
 
 
 class Worker(MultiWorker):
