@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -108,8 +109,11 @@ class TextTask:
         if self.config.init_from is not None and is_scaled:
             windows = (str(max(1, length // divisor)) for divisor in (4, 2, 1))
             return format_command("-m", "scripts.evaluate", path, "--windows", *windows)
-        prompt = choose_prompt(self.corpus.validation, self.tokenizer, max_length=SAMPLE_PROMPT_LENGTH)
-        return format_command("-m", "scripts.generate", path, "--prompt", " ".join(prompt.split()[:2]))
+        # A prompt that a person would type: the most frequent first word of a line, such as `def` in Python.
+        text = self.tokenizer.decode(self.corpus.validation[:PROMPT_SOURCE_LENGTH])
+        words = re.findall(r"^[^\W\d_]+", text, re.MULTILINE)
+        ((word, _),) = Counter(words).most_common(1) or [("The", 1)]
+        return format_command("-m", "scripts.generate", path, "--prompt", f"{word} ")
 
 
 @dataclass(frozen=True)

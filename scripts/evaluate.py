@@ -57,7 +57,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "(default half the smallest window)"
     )
     group.add_argument("--stride", type=positive_integer, help=stride)
-    targets = f"approximate number of bytes to predict (default {DEFAULT_TARGETS:,})"
+    targets = f"approximate number of tokens to predict (default {DEFAULT_TARGETS:,})"
     group.add_argument("--targets", type=positive_integer, help=targets)
     add_zero_shot_option(group)
     attention = (

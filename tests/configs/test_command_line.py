@@ -204,6 +204,11 @@ def test_names_of_other_programs_are_answered(errors_of):
     ("text", "problem"),
     [
         ("modl: 3\nmodel: {dim: x}\n", "unknown key 'modl'; did you mean 'model'?"),
+        (
+            "hydra: {job_logging: {handlers: {b: {class: logging.FileHandler, filename: c}}}}\n"
+            "optimizer: {_target_: logging.FileHandler, filename: written}\n",
+            "unknown key 'optimizer.filename'; did you mean 'optimizer.name'?",
+        ),
         ("name: [a\nseed: 1\n", "trial.yaml, line 3: expected ',' or ']', but got ':'"),
     ],
 )
