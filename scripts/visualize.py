@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(prog="python -m scripts.visualize", description=__doc__)
     parser.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
-    parser.add_argument("--prompt", help="input text (default a Python class)")
+    parser.add_argument("--prompt", help="input text (default a Python statement)")
     add_step_option(parser)
     output = "folder of attention.png (default the run directory)"
     parser.add_argument("--output", type=Path, metavar="FOLDER", help=output)

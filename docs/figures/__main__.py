@@ -1,4 +1,4 @@
-"""Draws the figures of docs/rope_explained.md: python -m docs.figures"""
+"""Draws the figures of docs/rope_explained.md and docs/context_extension.md: python -m docs.figures"""
 
 import argparse
 import sys
@@ -7,25 +7,27 @@ from pathlib import Path
 from system.command import quiet_imports, run_command
 from system.text import print_line
 
-PAGE_FOLDER = Path(__file__).resolve().parents[1] / "rope_explained"
+DOCS = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m docs.figures", description=__doc__)
-    help_text = "where to write the PNG files (default docs/rope_explained)"
-    parser.add_argument("folder", type=Path, nargs="?", default=PAGE_FOLDER, help=help_text)
+    help_text = "where to write the PNG files (default docs)"
+    parser.add_argument("folder", type=Path, nargs="?", default=DOCS, help=help_text)
     folder = parser.parse_args(arguments).folder
     with quiet_imports():
-        from docs.figures import before_rotation, extensions, rotary
+        from docs.figures import before_rotation, extensions, rotary, study
         from runs.figure_style import draw
         from training.hardware import initialize_devices
     initialize_devices()
 
-    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "rope_explained"
+    page.mkdir(parents=True, exist_ok=True)
     for function in (*before_rotation.FIGURES, *rotary.FIGURES, *extensions.FIGURES):
-        path = folder / f"{function.__name__}.png"
-        draw(function, path)
-        print_line(f"wrote {path}")
+        draw(function, page / f"{function.__name__}.png")
+    draw(study.context_extension, folder / "context_extension.png")
+    study.draw_passkeys(folder / "passkey.png")
+    print_line(f"wrote {page}/*.png, {folder / 'context_extension.png'}, {folder / 'passkey.png'}")
 
 
 if __name__ == "__main__":
