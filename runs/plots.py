@@ -86,12 +86,13 @@ def draw_prediction(axes: Axes, prediction: Prediction, row: int, column: int) -
     height, width = (IMAGE_SIDE * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
     left, top = column + (1 - width) / 2, row * CELL_HEIGHT + IMAGE_TOP
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(left, left + width, top + height, top))
-    guess = f"{shorten(prediction.predicted, MAX_LABEL_LENGTH)} {format_percent(prediction.probability, 0)}"
+    guess = f"{shorten(prediction.predicted, MAX_LABEL_LENGTH)}, {format_percent(prediction.probability, 0)}"
     text, color = f"\N{CHECK MARK} {guess}", GREEN
+    size = 9 if len(guess) <= 12 else 7.5  # points: 21 characters of 7.5 fill a column
     if prediction.predicted != prediction.label:
         label = shorten(prediction.label, MAX_LABEL_LENGTH)
         text, color = f"said {guess}\n\N{BALLOT X} is {label}", RED
-    axes.text(column + 0.5, top - 0.02, text, ha="center", va="bottom", fontsize=7.5, color=color)
+    axes.text(column + 0.5, top - 0.02, text, ha="center", va="bottom", fontsize=size, color=color)
 
 
 def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> None:
