@@ -17,6 +17,7 @@ def main(arguments: list[str]) -> None:
     folder = parser.parse_args(arguments).folder
     with quiet_imports():
         from docs.figures import before_rotation, extensions, rotary, study
+        from runs.evaluate_passkey import plot_rows
         from runs.figure_style import draw
         from training.hardware import initialize_devices
     initialize_devices()
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> None:
     for function in (*before_rotation.FIGURES, *rotary.FIGURES, *extensions.FIGURES):
         draw(function, page / f"{function.__name__}.png")
     draw(study.context_extension, folder / "context_extension.png")
-    study.draw_passkeys(folder / "passkey.png")
+    plot_rows(study.read_passkeys(), folder / "passkey.png")
     print_line(f"wrote {page}/*.png, {folder / 'context_extension.png'}, {folder / 'passkey.png'}")
 
 

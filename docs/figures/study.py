@@ -1,13 +1,11 @@
 """Figures of docs/context_extension.md, drawn from the measurements beside it."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from runs import evaluate_passkey
 from runs.figure_style import FAINT, INK, subplots
 
 RESULTS = Path(__file__).resolve().parents[1] / "context_extension"
@@ -43,8 +41,7 @@ def context_extension() -> Figure:
 
 def losses(variant: str, scaling: str = "none") -> np.ndarray:
     """(seeds, windows) nats per byte of the study."""
-    path = RESULTS / "results.csv"
-    table = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8")
+    table = read_table("results.csv")
     chosen = (table["variant"] == variant) & (table["zero_shot"] == scaling) & (table["attention"] == "full")
     rows = np.sort(table[chosen], order=["seed", "window"])
     return rows["nats_per_token"].reshape(-1, len(WINDOWS))
@@ -61,22 +58,11 @@ def draw_series(axes: Axes, places: tuple[str, ...], series: dict[str, np.ndarra
     axes.grid(axis="y")
 
 
-def draw_passkeys(path: Path) -> None:
-    """Draws the share of keys found in the study, by scaling, length and depth."""
-    evaluate_passkey.plot_rows(read_passkeys(), path)
-
-
 def read_passkeys() -> list[dict]:
-    """Rows of `evaluate_passkey.plot_rows`, with the scaling as the name of the run."""
-    with open(RESULTS / "passkey.csv", newline="") as file:
-        return [
-            {
-                "run": ZERO_SHOT[row["zero_shot"]],
-                "zero_shot": "none",
-                "context_length": 256,
-                "length": int(row["length"]),
-                "depth": float(row["depth"]),
-                "accuracy": float(row["accuracy"]),
-            }
-            for row in csv.DictReader(file)
-        ]
+    """Rows for `evaluate_passkey.plot_rows`; the name of each run is that of its scaling."""
+    table = read_table("passkey.csv")
+    return [dict(zip(table.dtype.names, row.item(), strict=True)) for row in table]
+
+
+def read_table(name: str) -> np.ndarray:
+    return np.genfromtxt(RESULTS / name, delimiter=",", names=True, dtype=None, encoding="utf-8")
