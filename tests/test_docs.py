@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import configs.compose
 import train
@@ -25,6 +26,7 @@ from configs.help import USAGE
 from configs.schema import parse_config
 from rope.rotation import LAYOUTS
 from rope.scaling import SCALINGS
+from system.command import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "rope" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -100,6 +102,9 @@ NOT_RUN = {
     "export HOSTS": "needs Slurm",
     "srun bash": "needs Slurm",
 }
+# Scripts of which the commands run on tiny runs, unless an option needs more text than they have.
+RUN_SCRIPTS = ("evaluate", "generate", "predict", "list_runs")
+NEED_MORE_TEXT = ("--windows", "--zero-shot")
 
 
 def commands_in(text):
@@ -169,6 +174,39 @@ def test_command_is_accepted(command, parents):
         assert arguments[0] == "-m"
         assert arguments[1].partition(".")[0] in ("scripts", "benchmarks", "tests", "docs")
         check_module(arguments[1], arguments[2:])
+
+
+@pytest.fixture(scope="module")
+def directory_of_runs(tmp_path_factory, trained_run, trained_images):
+    """A directory with the runs and files that the commands of the pages name, all tiny."""
+    directory = tmp_path_factory.mktemp("commands")
+    for name, run in (("lm", trained_run), ("long", trained_run), ("vit", trained_images)):
+        shutil.copytree(run, directory / "outputs" / name)
+    shutil.copytree(trained_images, directory / "outputs" / "photos")
+    for path in ("new_photos/1.png", "more/scan.jpg"):
+        (directory / path).parent.mkdir()
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 9), np.uint8)).save(directory / path)
+    return directory
+
+
+def commands_to_run():
+    """Commands of `RUN_SCRIPTS`, one for each kind of run and set of options."""
+    chosen = {}
+    for command in COMMANDS:
+        if re.match(rf"python -m scripts\.({'|'.join(RUN_SCRIPTS)}) [^-.]", command):
+            _, _, module, *arguments = shlex.split(command)
+            options = [word for word in arguments if word.startswith("--")]
+            asks_for_prompts = module == "scripts.generate" and "--prompt" not in options
+            if "..." not in command and not asks_for_prompts and not {*options} & {*NEED_MORE_TEXT}:
+                chosen.setdefault((module, "vit" in command, *options), command)
+    return list(chosen.values())
+
+
+@pytest.mark.parametrize("command", commands_to_run())
+def test_command_runs(command, directory_of_runs, monkeypatch):
+    monkeypatch.chdir(directory_of_runs)
+    _, _, module, *arguments = shlex.split(command)
+    assert run_command(lambda: importlib.import_module(module).main(arguments)) == 0
 
 
 def check_training(arguments):
