@@ -35,7 +35,8 @@ def rotary_angles(positions: tf.Tensor, frequencies: tf.Tensor) -> tf.Tensor:
         TypeError: if `positions` are neither integers nor float32.
     """
     positions = tf.cast(check_positions(positions), tf.float32)
-    return positions[..., tf.newaxis] * tf.cast(frequencies, tf.float32)  # (..., length, dim / 2)
+    # LiteRT cannot convert [..., tf.newaxis] of a dynamic shape.
+    return tf.expand_dims(positions, -1) * tf.cast(frequencies, tf.float32)  # (..., length, dim / 2)
 
 
 def doubled(per_pair: tf.Tensor, *, layout: str = "interleaved") -> tf.Tensor:
@@ -128,7 +129,8 @@ def xpos_scales(
     """
     positions = tf.cast(check_positions(positions), tf.float32)
     powers = (positions - centre) / (interpolate_factor * scale_base)  # (..., length)
-    return tf.exp(powers[..., tf.newaxis] * np.float32(np.log(xpos_decays(dim))))  # (..., length, dim / 2)
+    logs = np.float32(np.log(xpos_decays(dim)))  # (dim / 2,)
+    return tf.exp(tf.expand_dims(powers, -1) * logs)  # (..., length, dim / 2)
 
 
 def check_layout(layout: str) -> None:
