@@ -86,10 +86,10 @@ class Row:
 class Sampler:
     """Generates text from a model by two traced functions, which are reused between calls.
 
-    The prompt is read in one pass, and the next tokens one by one. After `compile_after` tokens, a loop that
-    XLA compiles for each batch size generates up to `TOKENS_PER_CALL` tokens a call. The computation is
-    float32: with one token at a time, reading the weights takes most of the time, and another compute dtype
-    would cast each weight at each token.
+    The prompt is read in one pass, and the next tokens one by one. From the call on with which more than
+    `compile_after` tokens have been asked for, a loop that XLA compiles for each batch size generates up to
+    `TOKENS_PER_CALL` tokens a call. The computation is float32: with one token at a time, reading the weights
+    takes most of the time, and another compute dtype would cast each weight at each token.
 
     Args:
         model: a `TransformerLM`; each call of `generate` reads its current weights.
@@ -97,11 +97,11 @@ class Sampler:
         compile_after: number of tokens; compiling takes as long as about this many without it.
     """
 
-    def __init__(self, model: TransformerLM, *, vocab_size: int | None = None, compile_after: int = 500):
+    def __init__(self, model: TransformerLM, *, vocab_size: int | None = None, compile_after: int = 800):
         self.model = model
         self.vocab_size = vocab_size or model.config.vocab_size
         self.capacity = model.config.context_length
-        self.compile_after, self._num_steps = compile_after, 0
+        self.compile_after, self._num_requested = compile_after, 0
         self._float32 = model if model.compute_dtype == "float32" else type(model)(model.config)
         cache, finished = self._float32.cache_spec(None), tf.TensorSpec((None,), tf.bool)
         scalars = (tf.TensorSpec((), dtype) for dtype in (tf.float64, tf.int32, tf.float64))
@@ -142,9 +142,10 @@ class Sampler:
                 raise ValueError(f"a prompt has {count} tokens, but must have 1 to {self.capacity}.")
             if not all(0 <= token < self.vocab_size for token in row.tokens):
                 raise ValueError(f"a prompt has a token outside the vocabulary of {self.vocab_size}.")
-        return self._generate(rows, num_tokens, options)
+        self._num_requested += num_tokens
+        return self._generate(rows, num_tokens, options, in_loop=self._num_requested > self.compile_after)
 
-    def _generate(self, rows, num_tokens, options):
+    def _generate(self, rows, num_tokens, options, *, in_loop):
         if self._float32 is not self.model:
             for ours, theirs in zip(self._float32.weights, self.model.weights, strict=True):
                 ours.assign(theirs)
@@ -155,7 +156,7 @@ class Sampler:
                 inputs, cache = self._pad_windows(rows, num_tokens)  # (batch, length)
             else:
                 inputs = tf.constant([row.tokens[-1:] for row in rows], tf.int32)  # (batch, 1)
-            if self._num_steps < self.compile_after or inputs.shape[1] > 1:
+            if not in_loop or inputs.shape[1] > 1:
                 noise = self._noise(rows, 1, options)[0]  # (batch, vocab_size)
                 tokens, _, cache = self._next_token(inputs, cache, finished, noise, choice)
                 tokens = tokens[tf.newaxis]  # (1, batch)
@@ -164,7 +165,6 @@ class Sampler:
                 count = min(TOKENS_PER_CALL, num_tokens, self.capacity - int(cache[0].start))
                 tokens, cache = self._next_tokens(inputs, cache, finished, noise, choice, tf.constant(count))
                 tokens = tokens[:count]  # (count, batch)
-            self._num_steps += len(tokens)
             for step in tokens.numpy():
                 for row, token in zip(rows, step, strict=True):
                     row.append(int(token), capacity=self.capacity, overflow=options.overflow)

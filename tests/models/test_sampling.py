@@ -13,7 +13,7 @@ WARM = SamplingOptions(temperature=1.5, seed=5)
 PROMPTS = [[4], [30, 2, 2, 17, 9, 1, 8, 8, 5], [11, 3, 20], [7, 7, 7, 7, 7, 7, 1]]
 
 
-@pytest.fixture(scope="module", params=[500, 0], ids=["traced", "compiled"])
+@pytest.fixture(scope="module", params=[10_000, 0], ids=["traced", "compiled"])
 def sampler(model_of, request):
     """Sampler of a model whose logits depend on where the window starts."""
     model = model_of(context_length=CONTEXT, num_layers=1, num_kv_heads=3, position="learned")
