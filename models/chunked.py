@@ -1,27 +1,29 @@
-"""Attention in chunks of queries: exact, with memory proportional to the length instead of its square.
+"""Attention in tiles of queries and keys: exact, with memory proportional to the length, compiled by XLA.
 
-Shape words: batch, heads, kv_heads, length, head_dim; keys_length is the number of keys that a chunk reads,
-and group = heads / kv_heads the number of query heads that share a head of keys and values.
+The scores of a tile stay in the cache of the processor, where XLA fuses mask, exponential and sums.
+
+Shape words: batch, heads, kv_heads, length, head_dim; group = heads / kv_heads is the number of query heads
+that share a head of keys and values. A tile is (rows, kv_heads, group * size, head_dim): `size` consecutive
+tokens of `rows` rows of the batch, with group = 1 for keys and values.
 """
 
 import tensorflow as tf
 
-from models.kernels import CausalMask
-from rope.private_tensorflow import in_plain_operations, in_xla
+from models.kernels import MASKED, CausalMask
+from rope.positions import size_of
+from rope.private_tensorflow import in_plain_operations
 
-# Maximum number of queries in a chunk: smaller chunks save little memory, and small matmuls are slow.
-CHUNK = 512
-# Number of spans under a mask and XLA, each with the keys up to its end: 9/16 of the scores are computed.
-SPANS = 8
-# `auto` chunks attention from this length on.
-AUTO_LENGTH = 2_048
+TILE = 256  # maximum number of tokens in a tile on a CPU: the scores of 4 heads are 1 MB
+GPU_TILE = 512  # and on a GPU, of all rows of the batch
+# `auto` computes attention in tiles from this length on; XLA compiles them in 2 s.
+AUTO_LENGTH = 512
 
 
 def is_chunked(kernel: str, length: int | None) -> bool:
-    """Whether attention over `length` tokens is computed in chunks; None for a length that is not yet known.
+    """Whether attention over `length` tokens is computed in tiles; None for a length that is not yet known.
 
-    The kernel is `full`, `chunked`, or `auto`, which chunks lengths from `AUTO_LENGTH` on and unknown ones: a
-    length below `CHUNK` is one chunk. Never under `plain_operations`: converters need static shapes.
+    The kernel is `full`, `chunked`, or `auto`, which takes tiles for lengths from `AUTO_LENGTH` on and for
+    unknown ones. Never under `plain_operations`: converters need static shapes.
     """
     if in_plain_operations():
         return False
@@ -33,158 +35,160 @@ def attend_in_chunks(
 ) -> tf.Tensor:
     """Self-attention equal to `attend`, in memory proportional to the length.
 
-    Attends one chunk of queries at a time, and recomputes the weights in the backward pass (Rabe and Staats
-    2021, arXiv 2112.05682). Shapes are those of `attend`; `mask` computes the bias of each chunk.
+    Computed in float32; the backward pass recomputes the weights (FlashAttention, Dao et al. 2022, arXiv
+    2205.14135). Shapes are those of `attend`; `mask` computes the bias of each tile.
     """
-    keys *= tf.cast(keys.shape[-1] ** -0.5, keys.dtype)  # scaled keys, as in `attend`
-    num_spans = SPANS if mask is not None and in_xla() else 1
-    return _chunked_attention(queries, keys, values, mask, chunk=CHUNK, num_spans=num_spans)
+    length = size_of(queries, 2)
+    num_tiles = _num_tiles(length)
+    padding = ((0, 0), (0, 0), (0, num_tiles * -(-length // num_tiles) - length), (0, 0))
+    queries, keys, values = (tf.pad(x, padding) for x in (queries, keys, values))
+    if mask is not None and mask.segment_ids is not None:
+        mask = mask._replace(segment_ids=tf.pad(mask.segment_ids, padding[1:3]))
+    output = _attend_in_tiles(queries, keys, values, mask, tf.convert_to_tensor(length))
+    return output[:, :, :length]
 
 
-# Not inlined: the layers of a model share one graph, which takes seconds to build.
-@tf.function(autograph=False, experimental_attributes={"_noinline": True})
-def _chunked_attention(queries, keys, values, mask, *, chunk, num_spans):
+def _on_gpu() -> bool:
+    return bool(tf.config.list_logical_devices("GPU"))
+
+
+def _num_tiles(length):
+    return -(-length // (GPU_TILE if _on_gpu() else TILE))
+
+
+@tf.function(autograph=False, jit_compile=True)
+def _attend_in_tiles(queries, keys, values, mask, length):
     @tf.custom_gradient
     def attention(queries, keys, values):
-        chunked = _ChunkedAttention(queries, keys, values, mask, chunk=chunk, num_spans=num_spans)
-        spans = []
-        for span in range(num_spans):
-            with tf.control_dependencies(spans):  # one after the other: in parallel all need memory at once
-                spans.append(chunked.attend_span(span))
-        output = tf.concat(spans, axis=0)  # (chunks, batch, kv_heads, group * rows, head_dim)
-        return chunked.merge(output), lambda d_output: chunked.gradients(output, d_output)
+        output, log_sums = _Tiles(queries, keys, values, mask, length).attend()
+
+        def gradients(d_output):
+            # Made again: XLA needs sizes that it can compute from the shapes of arguments.
+            return _Tiles(queries, keys, values, mask, length).gradients(d_output, output, log_sums)
+
+        return output, gradients
 
     return attention(queries, keys, values)
 
 
-class _ChunkedAttention:
-    """Attention over chunks of queries, grouped in spans; every chunk has `rows` queries, padded at the end.
+class _Tiles:
+    """Queries, scaled keys and values in float32 tiles, (batch / rows * num_tiles, *tile), row after row.
 
-    Queries are split into (chunks, batch, kv_heads, group * rows, head_dim). Under a causal mask the keys are
-    padded too, and a chunk reads the keys up to its own end. XLA needs a static number of keys: there the
-    queries are divided into several spans, and a chunk reads the keys up to the end of its span.
+    Below, `index` is the number of a tile of queries, and `other` that of a tile of keys and values.
     """
 
-    def __init__(self, queries, keys, values, mask, *, chunk: int, num_spans: int):
-        self.batch, self.heads, self.length, _ = tf.unstack(tf.shape(queries))
-        self.kv_heads, self.head_dim = keys.shape[1], keys.shape[3]
-        self.num_spans = num_spans
-        self.chunks_per_span = -(-self.length // (num_spans * chunk))
-        self.num_chunks = num_spans * self.chunks_per_span
-        self.rows = -(-self.length // self.num_chunks)
-        padding = self.num_chunks * self.rows - self.length
-        self.padding = ((0, 0), (0, 0), (0, padding), (0, 0))
-        if mask is not None:
-            keys, values = tf.pad(keys, self.padding), tf.pad(values, self.padding)
-            if mask.segment_ids is not None:
-                mask = mask._replace(segment_ids=tf.pad(mask.segment_ids, self.padding[1:3]))
-        self.queries, self.keys, self.values, self.mask = self.split(queries), keys, values, mask
+    def __init__(self, queries, keys, values, mask, length):
+        self.dtype, self.mask, self.length = queries.dtype, mask, length
+        self.heads, self.kv_heads, self.head_dim = queries.shape[1], keys.shape[1], keys.shape[3]
+        self.scale = self.head_dim**-0.5
+        self.padded_length = size_of(queries, 2)
+        self.num_tiles = _num_tiles(self.padded_length)
+        self.size = self.padded_length // self.num_tiles
+        self.rows = size_of(queries, 0) if _on_gpu() else 1
+        self.queries = self.split(queries, self.heads)
+        self.keys = self.split(keys, self.kv_heads) * self.scale
+        self.values = self.split(values, self.kv_heads)
 
-    def split(self, x: tf.Tensor) -> tf.Tensor:
-        """(batch, heads, length, head_dim) to (chunks, batch, kv_heads, group * rows, head_dim)."""
-        x = tf.pad(x, self.padding)  # (batch, heads, chunks * rows, head_dim)
-        x = tf.reshape(x, (self.batch, self.kv_heads, -1, self.num_chunks, self.rows, self.head_dim))
-        x = tf.transpose(x, (3, 0, 1, 2, 4, 5))  # (chunks, batch, kv_heads, group, rows, head_dim)
-        return tf.reshape(x, (self.num_chunks, self.batch, self.kv_heads, -1, self.head_dim))
+    def split(self, x: tf.Tensor, heads: int) -> tf.Tensor:
+        """(batch, heads, padded length, head_dim) to tiles."""
+        shape = (-1, self.rows, self.kv_heads, heads // self.kv_heads, self.num_tiles, self.size)
+        x = tf.reshape(tf.cast(x, tf.float32), (*shape, self.head_dim))
+        x = tf.transpose(x, (0, 4, 1, 2, 3, 5, 6))  # num_tiles becomes axis 1
+        return tf.reshape(x, (-1, self.rows, self.kv_heads, shape[3] * self.size, self.head_dim))
 
-    def merge(self, x: tf.Tensor) -> tf.Tensor:
+    def join(self, x: tf.Tensor, heads: int) -> tf.Tensor:
         """The inverse of `split`."""
-        x = tf.reshape(x, (self.num_chunks, self.batch, self.kv_heads, -1, self.rows, self.head_dim))
-        x = tf.transpose(x, (1, 2, 3, 0, 4, 5))  # (batch, kv_heads, group, chunks, rows, head_dim)
-        x = tf.reshape(x, (self.batch, self.heads, -1, self.head_dim))
-        return x[:, :, : self.length]  # (batch, heads, length, head_dim)
+        shape = (-1, self.num_tiles, self.rows, self.kv_heads, heads // self.kv_heads, self.size)
+        x = tf.transpose(tf.reshape(x, (*shape, self.head_dim)), (0, 2, 3, 4, 1, 5, 6))
+        return tf.cast(tf.reshape(x, (-1, heads, self.padded_length, self.head_dim)), self.dtype)
 
-    def attend_span(self, span: int) -> tf.Tensor:
-        """(chunks_per_span, batch, kv_heads, group * rows, head_dim) output of one span."""
+    def attend(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """(batch, heads, padded length, head_dim) output, and log-sum-exp of each query's scores in tiles."""
+        # Maximum, sum and output of the tiles so far (Milakov and Gimelshein 2018, arXiv 1805.02867).
+        zero_output = tf.zeros_like(self.queries[0])
+        zero_sum = zero_output[..., :1]  # (rows, kv_heads, group * size, 1)
 
-        def attend_chunk(chunk):
-            keys, values = (self._visible(x, chunk, span) for x in (self.keys, self.values))
-            return tf.matmul(self._weights(chunk, keys), values)  # (batch, kv_heads, group * rows, head_dim)
+        def attend_tile(index, outputs, log_sums):
+            def add(other, maximum, total, output):
+                scores = self._scores(index, other)
+                new_maximum = tf.maximum(maximum, tf.reduce_max(scores, axis=-1, keepdims=True))
+                weights, decay = tf.exp(scores - new_maximum), tf.exp(maximum - new_maximum)
+                total = total * decay + tf.reduce_sum(weights, axis=-1, keepdims=True)
+                return new_maximum, total, output * decay + tf.matmul(weights, self.values[other])
 
-        return tf.map_fn(
-            attend_chunk,
-            self._chunks(span),
-            fn_output_signature=tf.TensorSpec(self.queries.shape[1:], self.queries.dtype),
-            parallel_iterations=1,
-        )
+            state = zero_sum + MASKED, zero_sum, zero_output
+            maximum, total, output = _loop(*self._visible(index), add, state)
+            return _put(outputs, index, output / total), _put(log_sums, index, maximum + tf.math.log(total))
 
-    def gradients(self, output: tf.Tensor, d_output: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Gradients of queries, scaled keys and values; those of keys and values are summed in float32."""
-        d_output, d_queries = self.split(d_output), []
-        sums = [tf.zeros(tf.shape(x), tf.float32) for x in (self.keys, self.values)]
-        for span in range(self.num_spans):
-            d_span, *sums = self._span_gradients(span, output, d_output, sums)
-            d_queries.append(d_span)
-        d_keys, d_values = (tf.cast(total, self.keys.dtype)[:, :, : self.length] for total in sums)
-        return self.merge(tf.concat(d_queries, axis=0)), d_keys, d_values
+        state = tf.zeros_like(self.queries), tf.zeros_like(self.queries[..., :1])
+        outputs, log_sums = _loop(0, tf.shape(self.queries)[0], attend_tile, state)
+        return self.join(outputs, self.heads), log_sums
 
-    def _span_gradients(self, span, output, d_output, sums):
-        # dS = P * (dP - rowsum(dO * O)) as in `_softmax_gradient`. One matmul computes the difference:
-        # dP - rowsum(dO * O) = [dO, -dO * O] [V, 1]^T.
-        wide_values = tf.concat([self.values, tf.ones_like(self.values)], axis=-1)  # (..., 2 * head_dim)
-        chunks = self._chunks(span)
+    def gradients(self, d_output, output, log_sums) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Gradients of queries, keys and values, from the results of `attend`."""
+        d_outputs = self.split(d_output, self.heads)
+        row_sums = tf.reduce_sum(self.split(output, self.heads) * d_outputs, axis=-1, keepdims=True)
 
-        def add_chunk(index, d_queries, d_keys, d_values):
-            chunk = chunks[index]
-            keys, d_chunk = self._visible(self.keys, chunk, span), d_output[chunk]
-            weights = self._weights(chunk, keys)
-            wide = tf.concat([d_chunk, -d_chunk * output[chunk]], axis=-1)  # (..., 2 * head_dim)
-            d_scores = weights * tf.matmul(wide, self._visible(wide_values, chunk, span), transpose_b=True)
-            return (
-                index + 1,
-                d_queries.write(index, tf.matmul(d_scores, keys)),
-                _add_to_start(d_keys, tf.matmul(d_scores, self.queries[chunk], transpose_a=True)),
-                _add_to_start(d_values, tf.matmul(weights, d_chunk, transpose_a=True)),
-            )
+        def add_tile(index, d_queries, d_keys, d_values):
+            queries, d_output = self.queries[index], d_outputs[index]
 
-        shape = self.queries.shape[1:]
-        d_queries = tf.TensorArray(self.queries.dtype, self.chunks_per_span, element_shape=shape)
-        _, d_queries, *sums = tf.while_loop(
-            lambda index, *_: index < self.chunks_per_span,
-            add_chunk,
-            (0, d_queries, *sums),
-            parallel_iterations=1,
-        )
-        return d_queries.stack(), *sums
+            def add(other, d_tile, d_keys, d_values):
+                # The scores of a row without visible keys are so large that their difference is inexact.
+                weights = tf.exp(tf.minimum(self._scores(index, other) - log_sums[index], 0))
+                # dS = P * (dP - rowsum(dO * O)), as in `_softmax_gradient`
+                d_weights = tf.matmul(d_output, self.values[other], transpose_b=True)
+                d_scores = weights * (d_weights - row_sums[index])
+                return (
+                    d_tile + tf.matmul(d_scores, self.keys[other]),
+                    _put(d_keys, other, d_keys[other] + _transposed_product(d_scores, queries)),
+                    _put(d_values, other, d_values[other] + _transposed_product(weights, d_output)),
+                )
 
-    def _chunks(self, span: int) -> tf.Tensor:
-        """(chunks_per_span,) numbers of the chunks of a span."""
-        return span * self.chunks_per_span + tf.range(self.chunks_per_span)
+            state = tf.zeros_like(queries), d_keys, d_values
+            d_tile, d_keys, d_values = _loop(*self._visible(index), add, state)
+            return _put(d_queries, index, d_tile), d_keys, d_values
 
-    def _visible(self, x: tf.Tensor, chunk: tf.Tensor, span: int) -> tf.Tensor:
-        """(batch, kv_heads, keys_length, features) keys or values that a chunk reads."""
+        state = [tf.zeros_like(x) for x in (self.queries, self.keys, self.values)]
+        d_queries, d_keys, d_values = _loop(0, tf.shape(self.queries)[0], add_tile, state)
+        d_queries = self.join(d_queries, self.heads)
+        return d_queries, *(self.join(x, self.kv_heads) for x in (d_keys * self.scale, d_values))
+
+    def _visible(self, index) -> tuple[tf.Tensor, tf.Tensor]:
+        """Number of the first tile of keys that a tile of queries reads, and of the one after the last."""
+        first = index - index % self.num_tiles
+        return first, first + self.num_tiles if self.mask is None else index + 1
+
+    def _scores(self, index, other) -> tf.Tensor:
+        """(rows, kv_heads, group * size, size) scores and their bias."""
+        scores = tf.matmul(self.queries[index], self.keys[other], transpose_b=True)
+        queries, keys = (n % self.num_tiles * self.size + tf.range(self.size) for n in (index, other))
         if self.mask is None:
-            return x
-        end = chunk + 1 if self.num_spans == 1 else (span + 1) * self.chunks_per_span
-        return x[:, :, : end * self.rows]
-
-    def _weights(self, chunk: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-        """(batch, kv_heads, group * rows, keys_length) attention weights of a chunk."""
-        scores = tf.matmul(self.queries[chunk], keys, transpose_b=True)
-        shape = tf.shape(scores)
-        if self.mask is not None:
-            scores = tf.reshape(scores, (self.batch, self.heads, self.rows, shape[-1]))
-            scores = self._masked(chunk, scores)  # (batch, heads, rows, keys_length)
-        return tf.reshape(tf.cast(tf.nn.softmax(scores), keys.dtype), shape)
-
-    def _masked(self, chunk, scores):
-        """The (batch, heads, rows, keys_length) scores of a chunk plus its bias."""
-        columns = chunk * self.rows + tf.range(self.rows)  # (rows,) of the chunk's queries
-        # Padding rows take the mask of the last row: their output is dropped and has no gradient.
-        rows = tf.minimum(columns, self.length - 1)
-        if self.num_spans > 1 or not self.mask.is_causal_only:
-            bias = self.mask.bias(rows, tf.range(tf.shape(scores)[-1]))
-            return tf.cast(scores, bias.dtype) + bias
-        # A causal mask hides only some of the last `rows` columns: update those, in place.
-        blocks = tf.reshape(scores, (-1, chunk + 1, self.rows))  # (batch * heads * rows, chunk + 1, rows)
-        count = tf.shape(blocks)[0]
-        bias = tf.tile(self.mask.bias(rows, columns)[0, 0], (count // self.rows, 1))  # (count, rows)
-        indices = tf.stack([tf.range(count), tf.fill([count], chunk)], axis=1)  # (count, 2)
-        return tf.reshape(tf.tensor_scatter_nd_add(blocks, indices, bias), tf.shape(scores))
+            return tf.where(keys < self.length, scores, MASKED)
+        mask, group = self.mask, index // self.num_tiles
+        for name in ("padding", "segment_ids"):
+            if (part := getattr(mask, name)) is not None:
+                shape = (-1, self.rows, *tf.unstack(tf.shape(part))[1:])
+                mask = mask._replace(**{name: tf.reshape(part, shape)[group]})
+        bias = tf.cast(mask.bias(queries, keys), tf.float32)  # (rows or 1, heads or 1, size, size)
+        by_head = tf.reshape(scores, (self.rows, self.heads, self.size, self.size))
+        return tf.reshape(by_head + bias, tf.shape(scores))
 
 
-def _add_to_start(total, part):
-    """(batch, kv_heads, length, head_dim) total with `part` added to its first columns."""
-    end = tf.shape(part)[2]
-    total_start = total[:, :, :end] + tf.cast(part, total.dtype)
-    return tf.ensure_shape(tf.concat([total_start, total[:, :, end:]], axis=2), total.shape)
+def _loop(start, end, body, state):
+    """Calls `state = body(number, *state)` for each number from `start` up to `end`."""
+    _, *state = tf.while_loop(
+        lambda number, *_: number < end,
+        lambda number, *state: (number + 1, *body(number, *state)),
+        (start, *state),
+        parallel_iterations=1,
+    )
+    return tuple(state)
+
+
+def _put(x, index, value):
+    return tf.tensor_scatter_nd_update(x, [[index]], value[tf.newaxis])
+
+
+def _transposed_product(left, right):
+    """left^T right, of which only the narrow factor `right` is read in transposed order: twice as fast."""
+    return tf.linalg.matrix_transpose(tf.matmul(right, left, transpose_a=True))

@@ -223,10 +223,6 @@ class CausalMask(NamedTuple):
     block: int | None = None  # columns in a block
     segment_ids: tf.Tensor | None = None  # (batch, columns) integers, equal within a document
 
-    @property
-    def is_causal_only(self) -> bool:
-        return all(part is None for part in self[1:])
-
     def bias(self, query_columns: tf.Tensor, key_columns: tf.Tensor) -> tf.Tensor:
         """Bias broadcastable to (batch, heads, length, keys_length); a large negative number hides a key."""
         queries, keys = query_columns[:, tf.newaxis], key_columns[tf.newaxis, :]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from configs.schema import Config
 from data.corpus import TextCorpus
 from data.tokenizer import BYTES, Tokenizer
-from models.chunked import CHUNK, is_chunked
+from models.chunked import TILE, is_chunked
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from runs.load import load_model, load_run_tokenizer
@@ -183,7 +183,7 @@ def check_run(run: TrainedRun, lengths: list[int], *, scalings: list[str], atten
 def row_memory(model: TransformerLM, length: int) -> int:
     """Upper bound in bytes of the activations of one row of `length` tokens, without gradients."""
     config = model.config
-    columns = min(length, CHUNK) if is_chunked(config.attention_kernel, length) else length
+    columns = min(length, TILE) if is_chunked(config.attention_kernel, length) else length
     biases = config.num_heads if config.position == "alibi" else 1
     scores = length * columns * (config.num_heads + biases)
     features = length * (4 * config.dim + 3 * config.mlp_dim + config.vocab_size)

@@ -31,8 +31,7 @@ CHANGES = {"attention_kernel": "chunked", "recompute_blocks": True}
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(models.chunked, "CHUNK", 2)
-    monkeypatch.setattr(models.chunked, "SPANS", 2)  # quick to trace
+    monkeypatch.setattr(models.chunked, "TILE", 2)
 
 
 def model_of(variant, **options):

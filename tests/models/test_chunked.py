@@ -25,8 +25,7 @@ MASKS = {
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(models.chunked, "CHUNK", 8)
-    monkeypatch.setattr(models.chunked, "SPANS", 2)  # quick to trace
+    monkeypatch.setattr(models.chunked, "TILE", 8)
 
 
 def parts_of(length, *, kv_heads=3, dtype="float32"):
@@ -76,11 +75,19 @@ def test_chunked_attention_and_its_gradients_equal_full_attention(mask, kv_heads
     assert_same(found, expected, tolerance=1e-5)  # float32
 
 
+def test_tiles_of_a_gpu_hold_all_rows_of_a_batch(monkeypatch):
+    monkeypatch.setattr(models.chunked, "_on_gpu", lambda: True)
+    monkeypatch.setattr(models.chunked, "GPU_TILE", 16)
+    parts, mask = parts_of(37), mask_of("documents")
+    found, expected = (results_of(kernel, *parts, mask) for kernel in (attend_in_chunks, full))
+    assert_same(found, expected, tolerance=1e-5)  # float32
+
+
 @pytest.mark.parametrize(
     ("mask", "length", "jit_compile"),
     [
         ("none", None, False),
-        ("alibi", None, False),
+        ("blocks_of_documents", None, False),
         pytest.param("documents", 33, True, marks=pytest.mark.slow),
         ("causal", 17, True),
     ],
@@ -94,7 +101,7 @@ def test_chunks_equal_full_attention_in_graphs_of_known_and_unknown_length(mask,
         traces.append(None)
         return results_of(attend_in_chunks, *parts, mask_of(mask))
 
-    shorter = [part[:1, :, :21] for part in parts]
+    shorter = [part[:, :, :21] for part in parts]
     for inputs in [parts] if length else [parts, shorter]:
         assert_same(compiled(*inputs), results_of(full, *inputs, mask_of(mask)), tolerance=1e-5)  # float32
     assert len(traces) == 1
@@ -114,7 +121,7 @@ def test_chunks_in_bfloat16_are_as_accurate_as_full_attention(mask):
 
 def test_gradients_of_many_chunks_in_bfloat16_add_up(monkeypatch):
     """A bfloat16 sum of ones stops at 256."""
-    monkeypatch.setattr(models.chunked, "CHUNK", 1)
+    monkeypatch.setattr(models.chunked, "TILE", 1)
     length = 300
     queries, ones = tf.zeros((1, 1, length, 2), tf.bfloat16), tf.ones((1, 1, length, 2), tf.bfloat16)
     gradients = tf.function(results_of)(attend_in_chunks, queries, ones, ones, ones, None)
