@@ -15,19 +15,19 @@ from rope.private_tensorflow import in_plain_operations
 
 TILE = 256  # maximum number of tokens in a tile on a CPU: the scores of 4 heads are 1 MB
 GPU_TILE = 512  # and on a GPU, of all rows of the batch
-# `auto` computes attention in tiles from this length on; XLA compiles them in 2 s.
-AUTO_LENGTH = 512
+# Length from which on `auto` computes attention in tiles, which XLA compiles in 1 to 2 s.
+AUTO_LENGTH = {"float32": 256, "bfloat16": 512, "float16": 512}  # by compute dtype
 
 
-def is_chunked(kernel: str, length: int | None) -> bool:
+def is_chunked(kernel: str, length: int | None, dtype: str) -> bool:
     """Whether attention over `length` tokens is computed in tiles; None for a length that is not yet known.
 
-    The kernel is `full`, `chunked`, or `auto`, which takes tiles for lengths from `AUTO_LENGTH` on and for
-    unknown ones. Never under `plain_operations`: converters need static shapes.
+    The kernel is `full`, `chunked`, or `auto`, which takes tiles where they are faster, and for unknown
+    lengths. Never under `plain_operations`: converters need static shapes.
     """
     if in_plain_operations():
         return False
-    return kernel == "chunked" or (kernel == "auto" and (length is None or length >= AUTO_LENGTH))
+    return kernel == "chunked" or (kernel == "auto" and (length is None or length >= AUTO_LENGTH[dtype]))
 
 
 def attend_in_chunks(

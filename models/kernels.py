@@ -26,7 +26,7 @@ MASKED = -1e9  # added to the score of a hidden key
 
 def compile_in_graphs(function: Callable) -> Callable:
     """Compiles `function` with XLA in graphs, but not in eager calls, where each new shape would compile."""
-    compiled = tf.function(function, jit_compile=True, reduce_retracing=True)
+    compiled = tf.function(function, jit_compile=True, autograph=False, reduce_retracing=True)
 
     def call(*args):
         is_plain = tf.executing_eagerly() or in_plain_operations()

@@ -129,7 +129,7 @@ class TransformerLM(ConfiguredModel):
             segment_ids = tf.cumsum(tf.cast(tokens == self.document_separator, tf.int32), axis=1)
             positions = positions_from_segments(segment_ids)  # (batch, length)
             mask = mask._replace(segment_ids=segment_ids)
-        if is_chunked(self.config.attention_kernel, tokens.shape[1]):
+        if is_chunked(self.config.attention_kernel, tokens.shape[1], self.compute_dtype):
             kernel = partial(attend_in_chunks, mask=mask)
         else:
             kernel = partial(attend, bias=mask.bias(columns, columns))

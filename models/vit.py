@@ -175,7 +175,7 @@ class AxialViT(ConfiguredModel):
 
     def _attend(self, queries, keys, values):
         """Attention among the patches of an image, of a row or of a column."""
-        is_long = is_chunked(self.config.attention_kernel, values.shape[2])
+        is_long = is_chunked(self.config.attention_kernel, values.shape[2], self.compute_dtype)
         return (attend_in_chunks if is_long else attend)(queries, keys, values)
 
     def _cos_sin(self, rows, columns) -> list[list[CosSinPair | None]]:

@@ -63,7 +63,7 @@ def find_keys(
     model, passkeys = make_case_model(case), Passkeys(case.length, digits, case.run.tokenizer)
     numbers, places = np.tile(np.arange(examples), len(depths)), np.repeat(depths, examples)
 
-    @tf.function(jit_compile=case.run.config.compile == "xla")
+    @tf.function(autograph=False, jit_compile=case.run.config.compile == "xla")
     def predict(inputs):
         return tf.argmax(model(inputs, last=digits), axis=-1, output_type=tf.int32)  # (batch, digits)
 

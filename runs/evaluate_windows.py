@@ -98,7 +98,7 @@ def make_window_evaluator(
     # Half the trained length, as in arXiv 2212.10554.
     block = case.run.trained_length // 2 if attention == "blockwise-causal" else None
 
-    @tf.function(jit_compile=case.run.config.compile == "xla")
+    @tf.function(autograph=False, jit_compile=case.run.config.compile == "xla")
     def losses(inputs, targets):
         logits = model(inputs, attention_block=block, last=targets.shape[1])  # (batch, stride, classes)
         values = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(targets, 0), logits)

@@ -183,7 +183,8 @@ def check_run(run: TrainedRun, lengths: list[int], *, scalings: list[str], atten
 def row_memory(model: TransformerLM, length: int) -> int:
     """Upper bound in bytes of the activations of one row of `length` tokens, without gradients."""
     config = model.config
-    columns = min(length, TILE) if is_chunked(config.attention_kernel, length) else length
+    is_tiled = is_chunked(config.attention_kernel, length, model.compute_dtype)
+    columns = min(length, TILE) if is_tiled else length
     biases = config.num_heads if config.position == "alibi" else 1
     scores = length * columns * (config.num_heads + biases)
     features = length * (4 * config.dim + 3 * config.mlp_dim + config.vocab_size)

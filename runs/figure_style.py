@@ -1,18 +1,22 @@
-"""Style of all figures: dark on an opaque light background, readable on light and dark pages."""
+"""Style of all figures: dark on an opaque light background, readable on light and dark pages.
+
+Functions import matplotlib, which takes half a second: commands start without it.
+"""
 
 import contextlib
 import io
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 
 from system.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PAPER, INK, FAINT = "#f7f6f2", "#1f2328", "#8a8f98"
 BLUE, ORANGE, GREEN, PURPLE, RED = COLORS = ("#1f6fb2", "#c4560a", "#2e7d32", "#7b4ab5", "#b3273a")
@@ -37,16 +41,20 @@ STYLE = {
 }
 
 
-def subplots(width: float, height: float, title: str, *shape: int, **options) -> tuple[Figure, Any]:
+def subplots(width: float, height: float, title: str, *shape: int, **options) -> tuple["Figure", Any]:
     """A figure, in inches, and its plots; `shape` and `options` are those of `Figure.subplots`."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="compressed")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # inches
     figure.suptitle(title)
     return figure, figure.subplots(*shape, **options)
 
 
-def draw(function: Callable[[], Figure], path: Path) -> None:
+def draw(function: Callable[[], "Figure"], path: Path) -> None:
     """Writes the figure that `function` returns as a PNG, the same bytes each time."""
+    from matplotlib import rc_context
+
     with rc_context(STYLE):
         buffer = io.BytesIO()
         function().savefig(buffer, dpi=DPI, format="png")
@@ -57,8 +65,11 @@ def draw(function: Callable[[], Figure], path: Path) -> None:
 
 
 @contextlib.contextmanager
-def picture(path: Path, width: float, height: float, **options) -> Iterator[Figure]:
+def picture(path: Path, width: float, height: float, **options) -> Iterator["Figure"]:
     """Yields an empty figure, in inches, and writes it as PNG; `options` are those of `savefig`."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     # Names of runs and classes may contain dollar signs.
     with rc_context({**STYLE, "text.parse_math": False}):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -68,7 +79,7 @@ def picture(path: Path, width: float, height: float, **options) -> Iterator[Figu
             figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None}, **options)
 
 
-def hide_ticks(axes: Axes, *, frame: bool = True) -> None:
+def hide_ticks(axes: "Axes", *, frame: bool = True) -> None:
     """Removes the ticks, and with `frame=False` the frame."""
     axes.set(xticks=[], yticks=[])
     if not frame:

@@ -150,7 +150,7 @@ class ImageTask:
     def probabilities(self, model: keras.Model) -> np.ndarray:
         """(held-out images, classes) float32."""
 
-        @tf.function(jit_compile=self.config.compile == "xla")
+        @tf.function(autograph=False, jit_compile=self.config.compile == "xla")
         def predict(images):
             return tf.nn.softmax(model(images))
 

@@ -18,6 +18,7 @@ class UpdatesThroughHandles:
     Clipping, gradient accumulation, averaging and loss scaling of Keras are not supported.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def apply(self, grads, trainable_variables=None):
         self._apply_weight_decay(trainable_variables)
         learning_rate = tf.cast(self.learning_rate, tf.float32)
@@ -44,6 +45,7 @@ class UpdatesThroughHandles:
 class AdamW(UpdatesThroughHandles, keras.optimizers.AdamW):
     """Keras AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101) with one fused operation for each variable."""
 
+    @tf.autograph.experimental.do_not_convert
     def apply(self, grads, trainable_variables=None):
         step = tf.cast(self.iterations + 1, tf.float32)
         self._beta_powers = [tf.pow(beta, step) for beta in (self.beta_1, self.beta_2)]

@@ -128,10 +128,11 @@ def test_gradients_of_many_chunks_in_bfloat16_add_up(monkeypatch):
     np.testing.assert_allclose(tf.cast(gradients[-1], tf.float32), 1, rtol=2**-6)  # bfloat16
 
 
-def test_auto_chunks_long_and_unknown_lengths():
-    chunked = [is_chunked("auto", length) for length in (1, AUTO_LENGTH - 1, AUTO_LENGTH, None)]
-    assert chunked == [False, False, True, True]
-    assert is_chunked("chunked", 1) and not is_chunked("full", None)
+@pytest.mark.parametrize("dtype", AUTO_LENGTH)
+def test_auto_chunks_long_and_unknown_lengths(dtype):
+    lengths = 1, AUTO_LENGTH[dtype] - 1, AUTO_LENGTH[dtype], None
+    assert [is_chunked("auto", length, dtype) for length in lengths] == [False, False, True, True]
+    assert is_chunked("chunked", 1, dtype) and not is_chunked("full", None, dtype)
 
 
 def largest_tensor(kernel, length):
