@@ -7,13 +7,16 @@ that share a head of keys and values. A tile is (rows, kv_heads, group * size, h
 tokens of `rows` rows of the batch, with group = 1 for keys and values.
 """
 
+import math
+import os
+
 import tensorflow as tf
 
 from models.kernels import MASKED, CausalMask
 from rope.positions import size_of
 from rope.private_tensorflow import in_plain_operations
 
-TILE = 256  # maximum number of tokens in a tile on a CPU: the scores of 4 heads are 1 MB
+TILE = 128  # maximum number of tokens in a tile on a CPU: the scores of 4 heads are 256 kB
 GPU_TILE = 512  # and on a GPU, of all rows of the batch
 # Length from which on `auto` computes attention in tiles, which XLA compiles in 1 to 2 s.
 AUTO_LENGTH = {"float32": 256, "bfloat16": 512, "float16": 512}  # by compute dtype
@@ -44,8 +47,12 @@ def attend_in_chunks(
     queries, keys, values = (tf.pad(x, padding) for x in (queries, keys, values))
     if mask is not None and mask.segment_ids is not None:
         mask = mask._replace(segment_ids=tf.pad(mask.segment_ids, padding[1:3]))
-    output = _attend_in_tiles(queries, keys, values, mask, tf.convert_to_tensor(length))
-    return output[:, :, :length]
+    # Groups of heads are computed at the same time, each in its own thread. ALiBi differs between heads.
+    is_alike = mask is None or mask.alibi_heads is None
+    groups = math.gcd(keys.shape[1], os.cpu_count() or 1) if is_alike and not _on_gpu() else 1
+    parts = zip(*(tf.split(x, groups, axis=1) for x in (queries, keys, values)), strict=True)
+    outputs = [_attend_in_tiles(*part, mask, tf.convert_to_tensor(length)) for part in parts]
+    return tf.concat(outputs, axis=1)[:, :, :length]
 
 
 def _on_gpu() -> bool:

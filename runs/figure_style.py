@@ -1,6 +1,7 @@
 """Style of all figures: dark on an opaque light background, readable on light and dark pages.
 
-Functions import matplotlib, which takes half a second: commands start without it.
+Functions import matplotlib, which takes half a second: commands start without it. A figure is a
+`matplotlib.figure.Figure`, and axes are `matplotlib.axes.Axes`.
 """
 
 import contextlib
@@ -8,15 +9,11 @@ import io
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from system.files import replacing
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PAPER, INK, FAINT = "#f7f6f2", "#1f2328", "#8a8f98"
 BLUE, ORANGE, GREEN, PURPLE, RED = COLORS = ("#1f6fb2", "#c4560a", "#2e7d32", "#7b4ab5", "#b3273a")
@@ -41,7 +38,7 @@ STYLE = {
 }
 
 
-def subplots(width: float, height: float, title: str, *shape: int, **options) -> tuple["Figure", Any]:
+def subplots(width: float, height: float, title: str, *shape: int, **options) -> tuple[Any, Any]:
     """A figure, in inches, and its plots; `shape` and `options` are those of `Figure.subplots`."""
     from matplotlib.figure import Figure
 
@@ -51,7 +48,7 @@ def subplots(width: float, height: float, title: str, *shape: int, **options) ->
     return figure, figure.subplots(*shape, **options)
 
 
-def draw(function: Callable[[], "Figure"], path: Path) -> None:
+def draw(function: Callable[[], Any], path: Path) -> None:
     """Writes the figure that `function` returns as a PNG, the same bytes each time."""
     from matplotlib import rc_context
 
@@ -65,7 +62,7 @@ def draw(function: Callable[[], "Figure"], path: Path) -> None:
 
 
 @contextlib.contextmanager
-def picture(path: Path, width: float, height: float, **options) -> Iterator["Figure"]:
+def picture(path: Path, width: float, height: float, **options) -> Iterator[Any]:
     """Yields an empty figure, in inches, and writes it as PNG; `options` are those of `savefig`."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -79,7 +76,7 @@ def picture(path: Path, width: float, height: float, **options) -> Iterator["Fig
             figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None}, **options)
 
 
-def hide_ticks(axes: "Axes", *, frame: bool = True) -> None:
+def hide_ticks(axes, *, frame: bool = True) -> None:
     """Removes the ticks, and with `frame=False` the frame."""
     axes.set(xticks=[], yticks=[])
     if not frame:

@@ -2,16 +2,13 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from configs.run_table import shorten
 from runs.figure_style import GREEN, ORANGE, PAGE_INCHES, RED, SHARES, picture
 from system.text import format_percent
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 # Style of the curve of each column of metrics.jsonl.
 HELD_OUT = {"label": "held out", "color": ORANGE, "marker": "o", "markersize": 4}
@@ -84,7 +81,7 @@ def plot_predictions(path: Path, groups: dict[str, list[Prediction]]) -> None:
             axes.axis("off")
 
 
-def draw_prediction(axes: "Axes", prediction: Prediction, row: int, column: int) -> None:
+def draw_prediction(axes, prediction: Prediction, row: int, column: int) -> None:
     pixels = prediction.image[..., :3] if prediction.image.shape[-1] >= 3 else prediction.image[..., 0]
     height, width = (IMAGE_SIDE * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
     left, top = column + (1 - width) / 2, row * CELL_HEIGHT + IMAGE_TOP
@@ -116,7 +113,7 @@ def plot_confusion(path: Path, counts: np.ndarray, classes: tuple[str, ...]) -> 
             write_cells(axes, shares, [[f"{count:,}" if count else "" for count in row] for row in counts])
 
 
-def write_cells(axes: "Axes", shares: np.ndarray, texts: list[list[str]]) -> None:
+def write_cells(axes, shares: np.ndarray, texts: list[list[str]]) -> None:
     """Writes a text into each cell of a heat map, white where it is dark; empty texts are left out."""
     for (row, column), share in np.ndenumerate(shares):
         if text := texts[row][column]:

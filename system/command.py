@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import importlib
 import os
 import signal
 import subprocess
@@ -124,8 +125,7 @@ def quiet_imports() -> Iterator[None]:
         with silenced_standard_error():
             hidden = HIDDEN_FROM_KERAS - sys.modules.keys()
             sys.modules.update(dict.fromkeys(hidden))  # as if they were not installed
-            import keras  # noqa: F401
-
+            importlib.import_module("keras")
             for name in hidden:
                 del sys.modules[name]
             yield
