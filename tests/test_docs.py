@@ -14,6 +14,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import matplotlib.pyplot
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,19 +25,38 @@ import train
 from configs.compose import combinations, compose, save_config
 from configs.help import USAGE
 from configs.schema import parse_config
+from docs import configuration
 from rope.rotation import LAYOUTS
 from rope.scaling import SCALINGS
 from system.command import run_command
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "rope" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README, EXPLAINED, TOUR = (ROOT / name for name in ("README.md", "docs/rope_explained.md", "docs/tour.md"))
-TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
+COMMANDS_PAGE, NOTEBOOK = ROOT / "docs" / "commands.md", ROOT / "docs" / "quickstart.ipynb"
+PAGES = sorted([*ROOT.glob("*.md"), ROOT / "rope" / "README.md", *ROOT.glob("docs/**/*.md"), NOTEBOOK])
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FILE_HEADER = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")  # first line of a snippet that is a file of the tour
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py") if not path.stem.startswith("_"))
 TOUR_CHOICES = {"ntk_mixed", "csv", "shared"}  # config values that exist only after the tour's edits
+
+
+def read_page(page):
+    """Text of a page; the cells of a notebook as code blocks, without language if they are commands."""
+    text = page.read_text(encoding="utf-8")
+    if page != NOTEBOOK:
+        return text
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        part = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            language = "" if part.startswith("!") else "python"
+            part = f"```{language}\n{part}\n```"
+        parts.append(part)
+    return re.sub("^!", "", "\n\n".join(parts), flags=re.MULTILINE)
+
+
+TEXTS = {page: read_page(page) for page in PAGES}
 
 
 def relative(path):
@@ -180,7 +200,12 @@ def test_command_is_accepted(command, parents):
 def directory_of_runs(tmp_path_factory, trained_run, trained_images):
     """A directory with the runs and files that the commands of the pages name, all tiny."""
     directory = tmp_path_factory.mktemp("commands")
-    for name, run in (("lm", trained_run), ("long", trained_run), ("vit", trained_images)):
+    for name, run in (
+        ("lm", trained_run),
+        ("long", trained_run),
+        ("docs", trained_run),
+        ("vit", trained_images),
+    ):
         shutil.copytree(run, directory / "outputs" / name)
     shutil.copytree(trained_images, directory / "outputs" / "photos")
     for path in ("new_photos/1.png", "more/scan.jpg"):
@@ -205,8 +230,14 @@ def commands_to_run():
 @pytest.mark.parametrize("command", commands_to_run())
 def test_command_runs(command, directory_of_runs, monkeypatch):
     monkeypatch.chdir(directory_of_runs)
-    _, _, module, *arguments = shlex.split(command)
-    assert run_command(lambda: importlib.import_module(module).main(arguments)) == 0
+    run_python(command)
+
+
+def run_python(command):
+    """Runs `python train.py ...` or `python -m scripts.NAME ...` in this process."""
+    program, *arguments = shlex.split(command.removeprefix("python ").removeprefix("-m "))
+    module = importlib.import_module(program.removesuffix(".py"))
+    assert run_command(lambda: module.main(arguments)) == 0
 
 
 def check_training(arguments):
@@ -236,8 +267,48 @@ def check_module(module, arguments):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_each_script_is_documented(name):
-    assert any(f"python -m scripts.{name}" in text for text in TEXTS.values())
+def test_section_of_a_script_has_its_options(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"scripts.{name}").main(["--help"])
+    options = set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out)) - {"--help"}
+    section = TEXTS[COMMANDS_PAGE].partition(f"### {name}\n")[2].partition("\n#")[0]
+    assert f"python -m scripts.{name}" in section
+    assert set(re.findall(r"--[a-z][\w-]*", section)) == options
+
+
+def test_tables_of_the_configuration_are_those_of_the_code():
+    assert configuration.page() == TEXTS[configuration.PAGE], "run python -m docs.configuration"
+
+
+def test_notebook_has_no_outputs():
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    assert all(cell.get("outputs", []) == [] and cell.get("execution_count") is None for cell in cells)
+
+
+# Replacements in the commands of the notebook, for a tiny model on the text of the pages.
+TINY = {
+    "num_steps=400": "num_steps=2 sample_every=null model.dim=16 model.num_layers=1 model.num_heads=2 "
+    f"model.num_kv_heads=2 data=text_files data.path='{ROOT}/docs/*.md' data.held_out=0.5",
+    "num_steps=50": "num_steps=1 sample_every=null",
+    "--length 200": "--length 5",
+    "--targets 4096": "--targets 200",
+}
+
+
+@pytest.mark.slow
+def test_notebook_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    matplotlib.pyplot.switch_backend("agg")
+    names = {}
+    for language, code in blocks(NOTEBOOK, "", "python"):
+        if language and "%pip" not in code:
+            exec(code, names)
+        for command in code.splitlines() if not language else []:
+            for value, tiny in TINY.items():
+                command = command.replace(value, tiny)
+            run_python(command)
 
 
 def test_table_of_differences_is_true():

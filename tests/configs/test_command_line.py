@@ -99,8 +99,8 @@ def test_a_word_after_help_is_its_topic_or_an_override(capsys):
         assert word in capsys.readouterr().out
 
 
-def test_bash_completes_keys_as_the_readme_says():
-    (command,) = re.findall(r"`(complete .* python)`", (ROOT / "README.md").read_text())
+def test_bash_completes_keys_as_the_page_says():
+    (command,) = re.findall(r"`(complete .* python)`", (ROOT / "docs" / "configuration.md").read_text())
     command = command.replace("complete -o default -o nospace", "compgen").removesuffix("python")
     script = f'python() {{ {sys.executable} "$@"; }}; {command} -- model.rope.xpos_'
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
