@@ -70,7 +70,7 @@ def _attend_in_tiles(queries, keys, values, mask, length):
         output, log_sums = _Tiles(queries, keys, values, mask, length).attend()
 
         def gradients(d_output):
-            # Made again: XLA needs sizes that it can compute from the shapes of arguments.
+            # A new object: XLA needs sizes that it can compute from the shapes of arguments.
             return _Tiles(queries, keys, values, mask, length).gradients(d_output, output, log_sums)
 
         return output, gradients
