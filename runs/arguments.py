@@ -75,10 +75,11 @@ def default_picture(run_directories: list[Path], name: str) -> Path:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """Yields the path of a file of results, and prints it; RunError if the file cannot be written."""
+def writing(path: Path, *, quiet: bool = False) -> Iterator[Path]:
+    """Yields the path of a file and prints it, unless `quiet`; RunError if it cannot be written."""
     try:
         yield path
     except OSError as error:
         raise RunError(f"cannot write {path} ({reason(error)})") from error
-    print_error(f"wrote {path}")
+    if not quiet:
+        print_error(f"wrote {path}")

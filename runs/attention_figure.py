@@ -1,4 +1,4 @@
-"""Figure of the attention weights of each head of a language model."""
+"""Figures of the attention weights and of the learned rotations of a language model."""
 
 import math
 from pathlib import Path
@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 
 from configs.run_table import shorten
 from data.tokenizer import label
-from models import kernels, transformer, vit
+from models import attention, kernels, transformer, vit
 from models.config import TransformerLMConfig
+from rope.rotation import compute_cos_sin
 from runs.arguments import writing
-from runs.figure_style import SHARES, hide_ticks, picture
+from runs.figure_style import PAGE_INCHES, SHARES, SIGNED, hide_ticks, picture
 from runs.load import load_model, load_run_tokenizer
 from system.errors import RunError
 
@@ -22,11 +23,12 @@ EXAMPLE = "self.x = self."
 LONGEST_PROMPT, MAX_LABELS = 90, 40
 
 
-def plot_attention(path: Path, run_directory: Path, *, prompt: str | None, step: int | str) -> None:
+def plot_attention(path: Path, run_directory: Path, *, prompt: str | None, step: int | str) -> list[dict]:
     """Draws the attention weights of each head on a prompt or on `EXAMPLE`, and their mean by distance.
 
-    Raises RunError if the run is not of a language model, the prompt is too short or too long, or the file
-    cannot be written.
+    Learned rotations are drawn in rotations.png beside it; returns the root mean square of the angles of
+    each layer. Raises RunError if the run is not of a language model, the prompt is too short or too long,
+    or a file cannot be written.
     """
     model, config, _ = load_model(run_directory, of=TransformerLMConfig, step=step)
     tokenizer = load_run_tokenizer(run_directory, config)
@@ -35,14 +37,19 @@ def plot_attention(path: Path, run_directory: Path, *, prompt: str | None, step:
     tokens = tokenizer.encode(prompt)
     if not 2 <= len(tokens) <= config.context_length:
         raise RunError(f"--prompt must have 2 to {config.context_length} tokens, got {len(tokens)}")
-    layers = attention_weights(model, tf.constant(tokens[np.newaxis], tf.int32))
-    title = (
-        f"Attention of the heads of {run_directory}: rows are queries, columns are keys, darker is more\n"
-        f"{shorten(repr(prompt), LONGEST_PROMPT)}"
-    )
+    inputs = tf.constant(tokens[np.newaxis], tf.int32)
+    labels, quoted = [label(tokenizer, token) for token in tokens], shorten(repr(prompt), LONGEST_PROMPT)
+    title = f"Attention of the heads of {run_directory}: rows are queries, columns are keys, darker is more"
+    layers = attention_weights(model, inputs)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw_attention(path, layers, [label(tokenizer, token) for token in tokens], title)
+        draw_attention(path, layers, labels, f"{title}\n{quoted}")
+    if angles := learned_angles(model, inputs):
+        title = f"Learned rotations of {run_directory} in radians: rows are the pairs of all heads"
+        with writing(path.with_name("rotations.png")) as rotations:
+            draw_rotations(rotations, angles, labels, f"{title}\n{quoted}")
+    sizes = [float(np.sqrt(np.mean(np.square(layer)))) for layer in angles]
+    return [{"layer": number, "learned_angle": size} for number, size in enumerate(sizes)]
 
 
 def draw_attention(path: Path, layers: list[np.ndarray], labels: list[str], title: str) -> None:
@@ -63,6 +70,20 @@ def draw_attention(path: Path, layers: list[np.ndarray], labels: list[str], titl
         grid[0, -1].set_title("mean by distance", fontsize=9)
         grid[0, -1].legend(fontsize=7, ncols=2)
         grid[-1, -1].set_xlabel("tokens back")
+
+
+def draw_rotations(path: Path, layers: list[np.ndarray], labels: list[str], title: str) -> None:
+    """Draws a panel for each layer of (1, kv_heads, length, head_dim / 2) angles."""
+    with picture(path, PAGE_INCHES, 1.5 * len(layers) + 1) as figure:
+        figure.suptitle(title, fontsize=11)
+        grid = figure.subplots(len(layers), squeeze=False)[:, 0]
+        for number, (axes, (angles,)) in enumerate(zip(grid, layers, strict=True)):
+            pairs = np.concatenate(angles.transpose(0, 2, 1))  # (kv_heads * head_dim / 2, length)
+            largest = abs(pairs).max()
+            image = axes.imshow(pairs, cmap=SIGNED, vmin=-largest, vmax=largest, aspect="auto")
+            figure.colorbar(image, ax=axes, pad=0.01)
+            label_tokens(axes, labels, rows=False, columns=number == len(layers) - 1)
+            axes.set_ylabel(f"layer {number}")
 
 
 def label_tokens(axes: Axes, labels: list[str], *, rows: bool, columns: bool) -> None:
@@ -113,4 +134,20 @@ def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]
         transformer.attend = vit.attend = kernels.attend
     if not layers:
         raise RunError("the model computes attention in chunks, without a matrix of weights to draw.")
+    return layers
+
+
+def learned_angles(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]:
+    """(batch, kv_heads, length, head_dim / 2) learned angles of each layer, in one eager forward pass."""
+    layers = []
+
+    def recording_cos_sin(angles):
+        layers.append(angles.numpy())
+        return compute_cos_sin(angles)
+
+    attention.compute_cos_sin = recording_cos_sin
+    try:
+        model(inputs)
+    finally:
+        attention.compute_cos_sin = compute_cos_sin
     return layers

@@ -1,4 +1,4 @@
-"""Draws the figures of docs/rope_explained.md and docs/context_extension.md: python -m docs.figures"""
+"""Draws the figures of docs/rope_explained.md: python -m docs.figures"""
 
 import argparse
 import sys
@@ -16,8 +16,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=DOCS, help=help_text)
     folder = parser.parse_args(arguments).folder
     with quiet_imports():
-        from docs.figures import before_rotation, extensions, rotary, study
-        from runs.evaluate_passkey import plot_rows
+        from docs.figures import before_rotation, extensions, rotary
         from runs.figure_style import draw
         from training.hardware import initialize_devices
     initialize_devices()
@@ -26,9 +25,7 @@ def main(arguments: list[str]) -> None:
     page.mkdir(parents=True, exist_ok=True)
     for function in (*before_rotation.FIGURES, *rotary.FIGURES, *extensions.FIGURES):
         draw(function, page / f"{function.__name__}.png")
-    draw(study.context_extension, folder / "context_extension.png")
-    plot_rows(study.read_passkeys(), folder / "passkey.png")
-    print_line(f"wrote {page}/*.png, {folder / 'context_extension.png'}, {folder / 'passkey.png'}")
+    print_line(f"wrote {page}/*.png")
 
 
 if __name__ == "__main__":

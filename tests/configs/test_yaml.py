@@ -23,7 +23,9 @@ REQUIRED = {
 IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "tfds_images", "image_folder")
 RECIPES = sorted(CONFIGS.glob("recipe/*.yaml"))
 CHOICES = sorted(
-    f"{path.parent.name}={path.stem}" for path in CONFIGS.glob("*/*.yaml") if path not in RECIPES
+    f"{path.parent.name}={path.stem}"
+    for path in CONFIGS.glob("*/*.yaml")
+    if path.parent.name not in ("recipe", "study")
 )
 
 

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from docs.figures import study
 from docs.figures.__main__ import DOCS, main
 from docs.figures.before_rotation import moving_scores
 from docs.figures.extensions import scale_by_each, scalings
@@ -27,8 +26,8 @@ def drawn(tmp_path_factory):
 @pytest.mark.slow  # draws all figures
 def test_one_command_draws_every_figure_of_the_page(drawn):
     assert sorted(path.stem for path in (drawn / "rope_explained").iterdir()) == NAMES
-    for name in (*(f"rope_explained/{name}" for name in NAMES), *STUDY):
-        ours, stored = (pixels(folder / f"{name}.png") for folder in (drawn, DOCS))
+    for name in NAMES:
+        ours, stored = (pixels(folder / "rope_explained" / f"{name}.png") for folder in (drawn, DOCS))
         assert ours.shape == stored.shape, name
         assert abs(ours - stored).mean() < 1, name  # of 255: processors may round a colour differently
 
@@ -73,12 +72,3 @@ def test_the_scalings_of_the_figure_are_those_of_the_rope_package():
     np.testing.assert_allclose(ends["ntk"], [1, 0.25])
     np.testing.assert_allclose(ends["yarn"], [1, 0.25])
     np.testing.assert_allclose(ends["dynamic"], [1, 1 / 13])  # factor * 4 - (factor - 1)
-
-
-def test_the_passkeys_of_the_figure_are_those_of_the_table():
-    table = (DOCS / "context_extension.md").read_text()
-    rows = study.read_passkeys()
-    for length in (256, 512, 1_024):
-        found = np.reshape([row["accuracy"] for row in rows if row["length"] == length], (5, 11))
-        means = " | ".join(f"{mean:.1%}".replace("%", " %") for mean in found.mean(axis=1))
-        assert f"| {length:,} | {means} |" in table

@@ -1,0 +1,59 @@
+"""Runs a study, or lists all: `python -m scripts.study positions`.
+
+Trains and measures what is missing in outputs/studies/NAME and writes the page docs/studies/NAME.md. The same
+command resumes a study.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/study.py`
+
+from system.command import quiet_imports, run_command
+from system.text import ROOT, format_entries, print_line, print_result
+
+QUICK = ("num_steps=2", "eval_batches=1")
+ALL = "all"
+
+
+def main(arguments: list[str]) -> None:
+    options = parse(arguments)
+    from runs.study import read_study, run_study, study_names
+
+    if options.name is None:
+        studies = map(read_study, study_names())
+        print_result(format_entries((study.name, f"{study.cost}. {study.question}") for study in studies))
+        return
+    study = read_study(options.name, options.seeds)
+    study = replace(study, directory=options.output_dir / study.name, overrides=tuple(options.overrides))
+    pages = options.pages
+    if options.quick:
+        directory = options.output_dir / f"{study.name}-quick"
+        changes = {"seeds": study.seeds[:1], "overrides": (*QUICK, *study.overrides)}
+        study, pages = replace(study, directory=directory, **changes), directory
+    print_line(f"{study.question}\n{study.cost} on two cores")
+    values = run_study(study)
+    with quiet_imports():
+        from runs.study_page import write_page
+        from training.hardware import describe_machine
+    write_page(study, values, pages, machine=describe_machine())
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m scripts.study", description=__doc__)
+    add = parser.add_argument
+    add("name", nargs="?", help="name of the study; without one, all are listed")
+    add("overrides", nargs="*", help="keys for every run, as for train.py, such as precision=float32")
+    add("--seeds", type=int, nargs="+", help="seeds (default those of the declaration)")
+    add("--quick", action="store_true", help="one seed and two steps, to try the commands; no page in docs")
+    directory = "folder of the runs (default outputs/studies)"
+    add("--output-dir", type=Path, default=Path("outputs/studies"), metavar="FOLDER", help=directory)
+    pages = "folder of the pages (default docs/studies)"
+    add("--pages", type=Path, default=ROOT / "docs" / "studies", metavar="FOLDER", help=pages)
+    return parser.parse_intermixed_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: main(sys.argv[1:])))
