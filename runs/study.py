@@ -72,7 +72,7 @@ class Study:
         return {"reference": self.reference, **recipe, **own, **joined}
 
     def parent(self, name: str, seed: int) -> Run | None:
-        parent = self.variants[name].get("parent")
+        parent = self.variant(name).get("parent")
         return self.runs(parent, seed)[-1] if parent else None
 
     def runs(self, name: str, seed: int) -> list[Run]:
@@ -90,12 +90,14 @@ class Study:
             for steps in variant["steps"]
         ]
 
+    def all_runs(self) -> list[Run]:
+        return [run for seed in self.seeds for name in self.variants for run in self.runs(name, seed)]
+
     @property
     def cost(self) -> str:
         """Number of runs and minutes."""
-        runs = [run for seed in self.seeds for name in self.variants for run in self.runs(name, seed)]
-        minutes = math.ceil(sum(run.seconds for run in runs) / 60)
-        return f"{format_count(len(runs), 'run')}, about {format_count(minutes, 'minute')}"
+        minutes = math.ceil(sum(run.seconds for run in self.all_runs()) / 60)
+        return f"{format_count(len(self.all_runs()), 'run')}, about {format_count(minutes, 'minute')}"
 
 
 def study_names() -> list[str]:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from runs.arguments import writing
 from runs.figure_style import FAINT, PAGE_INCHES, draw, subplots
 from runs.study import T_QUANTILES, Study
+from system.errors import RunError
 from system.files import write_text
 
 HAND_WRITTEN = "<!-- Written by hand from here on; `python -m scripts.study` does not change it. -->"
@@ -35,14 +36,16 @@ def write_page(study: Study, values: Values, pages: Path, *, machine: str) -> No
     with writing(pages / f"{study.name}.png") as path:
         draw(lambda: figure_of(study, values), path)
     with writing(pages / f"{study.name}.md") as path:
-        old = path.read_text(encoding="utf-8") if path.exists() else ""
-        kept = old.partition(HAND_WRITTEN)[2] or NEW_TEXT
-        write_text(path, f"{page_text(study, values, machine)}\n{HAND_WRITTEN}{kept}")
+        old = path.read_text(encoding="utf-8") if path.exists() else HAND_WRITTEN + NEW_TEXT
+        _, marker, kept = old.partition(HAND_WRITTEN)
+        if not marker:
+            raise RunError(f"{path} has no line {HAND_WRITTEN!r}: add it, or move the page")
+        write_text(path, f"{page_text(study, values, machine)}\n{marker}{kept}")
 
 
 def page_text(study: Study, values: Values, machine: str) -> str:
-    summaries = sorted(study.directory.glob("*/summary.json"), key=lambda path: path.stat().st_mtime)
-    day = date.fromtimestamp(summaries[-1].stat().st_mtime)
+    summaries = [run.directory / "summary.json" for run in study.all_runs()]
+    day = date.fromtimestamp(max(path.stat().st_mtime for path in summaries))
     seconds = sum(json.loads(path.read_text(encoding="utf-8"))["elapsed_seconds"] for path in summaries)
     seeds = " ".join(map(str, study.seeds))
     return f"""\

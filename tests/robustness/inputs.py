@@ -46,6 +46,7 @@ COMMANDS = {
     "docs.figures": ["/dev/null"],
     "launch_local": split("-- num_steps=-1"),
     "import_hf": split("text --name imported"),
+    "study": split("nothing --seeds 0"),
 }
 SUCCEEDING = list(COMMANDS)[:12]
 NAMES = ["v[1]", "o*", "o?", "a b", "-x", "x" * 300, "x" * 255, "..", "a\\b", "a:b", "é"]
