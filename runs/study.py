@@ -29,6 +29,7 @@ from system.text import ROOT, did_you_mean, format_count, print_line, print_note
 DECLARATIONS = ROOT / "configs" / "study"
 # 97.5 % quantiles of Student's t-distribution with 1, 2, ... degrees of freedom.
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+Values = dict[str, np.ndarray]  # of each variant, (columns, seeds)
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,15 @@ class Run:
     seconds: float
     parent: "Run | None"
 
-    @property
-    def record(self) -> Path:
-        """File of its overrides, a digest of what determines its result, and its measurements."""
-        return self.directory.with_name(f"{self.directory.name}.json")
+    def read_record(self) -> dict:
+        """Overrides, digest of what determines the result, and rows by command line; empty for a new run."""
+        path = self.directory.with_name(f"{self.directory.name}.json")
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def write_record(self, record: dict) -> None:
+        with writing(self.directory.with_name(f"{self.directory.name}.json"), quiet=True) as path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(record, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -65,9 +71,8 @@ class Study:
 
     def variant(self, name: str) -> dict:
         """Keys of a variant, in addition to those of its recipe."""
-        own = self.variants[name]
+        own, lists = self.variants[name], ("set", "evaluate", "evaluate_parent")
         recipe = self.recipes[own["recipe"]]
-        lists = ("set", "evaluate", "evaluate_parent")
         joined = {key: [*recipe.get(key, ()), *own.get(key, ())] for key in lists}
         return {"reference": self.reference, **recipe, **own, **joined}
 
@@ -95,7 +100,6 @@ class Study:
 
     @property
     def cost(self) -> str:
-        """Number of runs and minutes."""
         minutes = math.ceil(sum(run.seconds for run in self.all_runs()) / 60)
         return f"{format_count(len(self.all_runs()), 'run')}, about {format_count(minutes, 'minute')}"
 
@@ -121,19 +125,14 @@ def fill_in(text: object, variant: dict) -> str:
     return Template(str(text)).substitute(variant)
 
 
-def run_study(study: Study) -> dict[str, np.ndarray]:
-    """Trains and measures what is missing; returns (columns, seeds) values of each variant."""
-    # Seed by seed, so that a study with fewer seeds is a part of the whole one.
-    rows = {(name, seed): measure(study, name, seed) for seed in study.seeds for name in study.variants}
-    return {
-        name: np.array(
-            [
-                [select(rows[name, seed], column, study.variant(name)) for seed in study.seeds]
-                for column in study.columns.values()
-            ]
-        )
-        for name in study.variants
-    }
+def run_study(study: Study) -> Values:
+    """Trains and measures what is missing, seed by seed, and returns the table."""
+    table = {name: [] for name in study.variants}
+    for seed in study.seeds:
+        for name, rows in table.items():
+            results, variant = measure(study, name, seed), study.variant(name)
+            rows.append([select(results, column, variant) for column in study.columns.values()])
+    return {name: np.transpose(rows) for name, rows in table.items()}
 
 
 def measure(study: Study, name: str, seed: int) -> list[dict]:
@@ -147,8 +146,8 @@ def measure(study: Study, name: str, seed: int) -> list[dict]:
         rows += [row | {"from": source, "steps": run.steps} for source in sources for row in sources[source]]
     if parent and variant["evaluate_parent"]:
         train(parent)
-        found = evaluate(parent, variant["evaluate_parent"], variant)
-        rows += [row | {"from": "script", "steps": 0} for row in found]
+        results = evaluate(parent, variant["evaluate_parent"], variant)
+        rows += [row | {"from": "script", "steps": 0} for row in results]
     return rows
 
 
@@ -159,14 +158,14 @@ def train(run: Run) -> str:
     """
     parents = [train(run.parent)] if run.parent else []
     digest = hashlib.sha256(json.dumps([composed(run.overrides), *parents]).encode()).hexdigest()
-    record = read_record(run)
+    record = run.read_record()
     if record.get("digest") != digest:
         if record:
             print_line(f"{run.directory}: its declaration has changed")
             delete(run.directory)
         elif run.directory.exists():
             raise RunError(f"{run.directory} is a run of another config: move it, or set --output-dir")
-        write_record(run, {"overrides": run.overrides, "digest": digest, "results": {}})
+        run.write_record({"overrides": run.overrides, "digest": digest, "results": {}})
     if not has_complete_summary(run.directory):
         places = [f"output_dir='{run.directory.parent}'", f"name='{run.directory.name}'"]
         places += [f"init_from='{run.parent.directory}'"] if run.parent else []
@@ -182,7 +181,7 @@ def composed(overrides: tuple[str, ...]) -> dict:
 
 def evaluate(run: Run, lines: list[str], variant: dict) -> list[dict]:
     """Rows that scripts print for a run; each line, such as `evaluate --windows 256`, is run once."""
-    record, lines = read_record(run), [fill_in(line, variant) for line in lines]
+    record, lines = run.read_record(), [fill_in(line, variant) for line in lines]
     for line in lines:
         if line not in record["results"]:
             script, *arguments = line.split()
@@ -191,7 +190,7 @@ def evaluate(run: Run, lines: list[str], variant: dict) -> list[dict]:
                 execute(program, run.directory, *arguments, "--json", stdout=output)
                 output.seek(0)
                 record["results"][line] = json.load(output)
-            write_record(run, record)
+            run.write_record(record)
     return [row for line in lines for row in record["results"][line]]
 
 
@@ -200,19 +199,6 @@ def execute(program: Path, *arguments: object, **options) -> None:
     if code := run_job([sys.executable, str(program), *map(str, arguments)], **options):
         print_note("the study has stopped; the same command resumes it.")
         sys.exit(code)
-
-
-def read_record(run: Run) -> dict:
-    try:
-        return json.loads(run.record.read_text(encoding="utf-8")) if run.record.exists() else {}
-    except ValueError as error:
-        raise RunError(f"{run.record} is damaged ({error}). Delete it and {run.directory}") from error
-
-
-def write_record(run: Run, record: dict) -> None:
-    with writing(run.record, quiet=True):
-        run.record.parent.mkdir(parents=True, exist_ok=True)
-        write_text(run.record, json.dumps(record, indent=1) + "\n")
 
 
 def select(rows: list[dict], column: dict, variant: dict) -> float:

@@ -1,4 +1,4 @@
-"""Page of a study: table, figure and the values of each seed."""
+"""Page of a study: tables, figure and the values of each seed."""
 
 import csv
 import io
@@ -13,29 +13,26 @@ from matplotlib.figure import Figure
 
 from runs.arguments import writing
 from runs.figure_style import FAINT, PAGE_INCHES, draw, subplots
-from runs.study import T_QUANTILES, Study
+from runs.study import T_QUANTILES, Study, Values
 from system.errors import RunError
 from system.files import write_text
 
 HAND_WRITTEN = "<!-- Written by hand from here on; `python -m scripts.study` does not change it. -->"
 NEW_TEXT = "\n\n## What it means\n\nNot written yet.\n\n## Limits\n\nNot written yet.\n"
 MARKERS = "os^vDXP*"
-Values = dict[str, np.ndarray]  # of each variant, (columns, seeds)
 
 
 def write_page(study: Study, values: Values, pages: Path, *, machine: str) -> None:
-    """Writes NAME.md, whose part written by hand is kept, NAME.csv and NAME.png."""
-    with writing(pages / f"{study.name}.csv") as path:
+    """Writes NAME.csv, NAME.png, and NAME.md, whose part written by hand is kept."""
+    with writing(pages / f"{study.name}.md") as path:
         pages.mkdir(parents=True, exist_ok=True)
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["variant", "seed", *study.columns])
         for name, results in values.items():
             writer.writerows([name, *row] for row in zip(study.seeds, *results.tolist(), strict=True))
-        write_text(path, table.getvalue())
-    with writing(pages / f"{study.name}.png") as path:
-        draw(lambda: figure_of(study, values), path)
-    with writing(pages / f"{study.name}.md") as path:
+        write_text(path.with_suffix(".csv"), table.getvalue())
+        draw(lambda: figure_of(study, values), path.with_suffix(".png"))
         old = path.read_text(encoding="utf-8") if path.exists() else HAND_WRITTEN + NEW_TEXT
         _, marker, kept = old.partition(HAND_WRITTEN)
         if not marker:
@@ -47,7 +44,6 @@ def page_text(study: Study, values: Values, machine: str) -> str:
     summaries = [run.directory / "summary.json" for run in study.all_runs()]
     day = date.fromtimestamp(max(path.stat().st_mtime for path in summaries))
     seconds = sum(json.loads(path.read_text(encoding="utf-8"))["elapsed_seconds"] for path in summaries)
-    seeds = " ".join(map(str, study.seeds))
     return f"""\
 # {study.name.replace("_", " ").capitalize()}
 
@@ -58,22 +54,45 @@ def page_text(study: Study, values: Values, machine: str) -> str:
 {study.setup}
 The declaration is [configs/study/{study.name}.yaml](../../configs/study/{study.name}.yaml).
 
-`python -m scripts.study {study.name} --seeds {seeds}`: {len(summaries)} runs and {seconds / 60:.0f} minutes
-of training on {machine}, {day}.
+`python -m scripts.study {study.name} --seeds {" ".join(map(str, study.seeds))}`: {len(summaries)} runs and
+{seconds / 60:.0f} minutes of training on {machine}, {day}.
 
 ## Results
 
-Mean over the seeds and its 95 % confidence interval (t-distribution). The
-[values of each seed]({study.name}.csv) are in a file.
+Mean over seeds and its 95 % confidence interval; [the values of each seed]({study.name}.csv).
 
 {format_values(study, values)}
 
 Differences to {study.reference}, or to the variant in parentheses, paired by seed:
 
-{format_values(study, differences(study, values), signed=True)}
+{format_values(study, values, paired=True)}
 
 ![{study.question}]({study.name}.png)
 """
+
+
+def format_values(study: Study, values: Values, *, paired: bool = False) -> str:
+    """Markdown table of the variants that have a value, or of their differences to their references."""
+    specs = [("+" if paired else "") + column.get("format", ".4f") for column in study.columns.values()]
+    rows = [["", *study.columns], ["---", *["---:"] * len(specs)]]
+    for name, results in values.items():
+        reference = study.variant(name)["reference"]
+        if paired:
+            results = results - values[reference]
+        if not np.isnan(results).all() and not (paired and name == reference):
+            note = f" ({reference})" if paired and reference != study.reference else ""
+            rows.append([name + note, *map(format_cell, results, specs)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def format_cell(values: np.ndarray, spec: str) -> str:
+    """`1.2345 ± 0.0067`, with the number of seeds if some have no value; `-` if none has one."""
+    mean, half = mean_and_interval(values)
+    count = np.count_nonzero(~np.isnan(values))
+    if count == 0:
+        return "-"
+    text = f"{mean:{spec}}" + (f" ± {half:{spec.lstrip('+')}}" if count > 1 else "")
+    return text if count == len(values) else f"{text} ({count} seeds)"
 
 
 def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
@@ -84,69 +103,34 @@ def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
     return known.mean(), T_QUANTILES[len(known) - 2] * known.std(ddof=1) / math.sqrt(len(known))
 
 
-def differences(study: Study, values: Values) -> Values:
-    """Each variant minus its reference, seed by seed."""
-    references = {name: study.variant(name)["reference"] for name in values}
-    return {name: values[name] - values[other] for name, other in references.items() if name != other}
-
-
-def format_values(study: Study, values: Values, *, signed: bool = False) -> str:
-    """Markdown table of the variants that have a value."""
-    rows = [["", *study.columns], ["---", *["---:"] * len(study.columns)]]
-    for name, results in values.items():
-        reference = study.variant(name)["reference"]
-        note = f" ({reference})" if signed and reference != study.reference else ""
-        specs = [column.get("format", ".4f") for column in study.columns.values()]
-        cells = [format_cell(*each, signed=signed) for each in zip(results, specs, strict=True)]
-        if set(cells) != {"-"}:
-            rows.append([name + note, *cells])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def format_cell(values: np.ndarray, spec: str, *, signed: bool) -> str:
-    """`1.2345 ± 0.0067`, with the number of seeds if some have no value; `-` if none has one."""
-    mean, half = mean_and_interval(values)
-    if math.isnan(mean):
-        return "-"
-    text = format(mean, f"+{spec}" if signed else spec)
-    if not math.isnan(half):
-        text += f" ± {half:{spec}}"
-    count = np.count_nonzero(~np.isnan(values))
-    return text if count == len(values) else f"{text} ({count} seeds)"
-
-
 def figure_of(study: Study, values: Values) -> Figure:
     """Panels with a curve for each variant over several columns, or a point for each over one column."""
     shape = len(study.figure), max(map(len, study.figure))
-    height = 0.5 + sum(max(panel.get("height", 3) for panel in row) for row in study.figure)
     title = f"{study.name.replace('_', ' ')}: mean and 95 % confidence interval"
-    figure, grid = subplots(PAGE_INCHES, height, title, *shape, squeeze=False)
+    figure, grid = subplots(PAGE_INCHES, 0.5 + 3.5 * len(study.figure), title, *shape, squeeze=False)
     for axes, panel in zip(grid.flat, [panel for row in study.figure for panel in row], strict=True):
         columns = [list(study.columns).index(column) for column in panel["columns"]]
         shown = {name: values[name][columns] for name in panel.get("variants", values)}
         shown = {name: rows for name, rows in shown.items() if not np.isnan(rows).all()}
-        draw_panel = draw_points if len(columns) == 1 else draw_curves
         draw_panel(axes, shown, panel.get("ticks", panel["columns"]))
         axes.set(title=panel.get("title", ""), xlabel=panel.get("x", ""), ylabel=panel.get("y", ""))
     return figure
 
 
-def draw_points(axes: Axes, shown: Values, ticks: list[str]) -> None:
-    for number, (values,) in enumerate(shown.values()):
-        mean, half = mean_and_interval(values)
-        axes.plot(values, [number] * len(values), "|", color=FAINT)
-        axes.errorbar(mean, number, xerr=half, marker="o", markersize=5, capsize=3)
-    axes.set_yticks(range(len(shown)), shown)
-    axes.invert_yaxis()
-    axes.grid(axis="x")
-
-
-def draw_curves(axes: Axes, shown: Values, ticks: list[str]) -> None:
+def draw_panel(axes: Axes, shown: Values, ticks: list[str]) -> None:
     for number, (name, values) in enumerate(shown.items()):
-        places = np.arange(len(ticks)) + 0.03 * (number - len(shown) / 2)  # side by side
         means, halves = np.transpose([mean_and_interval(seeds) for seeds in values])
-        marker = MARKERS[number % len(MARKERS)]
-        axes.errorbar(places, means, yerr=halves, label=name, marker=marker, markersize=4, capsize=2)
-    axes.set_xticks(range(len(ticks)), ticks)
-    axes.grid(axis="y")
-    axes.legend()
+        style = {"marker": MARKERS[number % len(MARKERS)], "markersize": 4, "capsize": 2, "label": name}
+        if len(ticks) > 1:
+            places = np.arange(len(ticks)) + 0.03 * (number - len(shown) / 2)  # side by side
+            axes.errorbar(places, means, yerr=halves, **style)
+        else:
+            axes.plot(values[0], [number] * values.shape[1], "|", color=FAINT)
+            axes.errorbar(means, [number], xerr=halves, **style)
+    axes.grid()
+    if len(ticks) > 1:
+        axes.set_xticks(range(len(ticks)), ticks)
+        axes.legend()
+    else:
+        axes.set_yticks(range(len(shown)), shown)
+        axes.invert_yaxis()

@@ -11,7 +11,7 @@ from configs.compose import compose, save_config
 from configs.schema import parse_config
 from runs import study as studies
 from runs.study import fill_in, read_study, select, study_names
-from runs.study_page import differences, mean_and_interval
+from runs.study_page import format_values, mean_and_interval
 from scripts import study as command
 from system.command import run_command
 from system.errors import ConfigError, RunError
@@ -225,10 +225,10 @@ def test_intervals_are_those_of_student_and_pairs_are_subtracted(declaration):
         low, high = stats.t.interval(0.95, count - 1, loc=values.mean(), scale=stats.sem(values))
         np.testing.assert_allclose([mean - half, mean + half], [low, high], rtol=1e-3)  # of T_QUANTILES
     values = {name: draw.normal(size=(4, 2)) for name in ("narrow", "wide", "tuned")}
-    pairs = differences(read_study("width"), values)
-    np.testing.assert_array_equal(pairs["wide"], values["wide"] - values["narrow"])
-    np.testing.assert_array_equal(pairs["tuned"], values["tuned"] - values["wide"])
-    assert "narrow" not in pairs
+    *_, wide, tuned = format_values(read_study("width"), values, paired=True).splitlines()
+    for row, name, other in ((wide, "wide", "narrow"), (tuned, "tuned (wide)", "wide")):
+        own = values[name.partition(" ")[0]]
+        assert row.startswith(f"| {name} | {(own - values[other])[0].mean():+.4f} ± ")
 
 
 def test_a_column_with_several_values_is_refused():
@@ -255,6 +255,7 @@ def test_every_command_of_a_study_is_accepted(name, tmp_path):
     assert len(set(names)) == len(names)
     for variant in study.variants:
         options = study.variant(variant)
+        assert options["reference"] in study.variants
         for run in study.runs(variant, 0)[:1]:
             parent = [f"init_from={run.parent.directory}"] if run.parent else []
             config = parse_config(compose([*run.overrides, *parent, f"output_dir={tmp_path}"]))
