@@ -205,9 +205,10 @@ def select(rows: list[dict], column: dict, variant: dict) -> float:
     """Value of a column in the row that its filters select, or NaN.
 
     A filter is the value of a key, or `<= number`, which selects the first such row. `take: mean` is the mean
-    over several rows.
+    over several rows. A filter `$key` selects nothing for a variant without this key.
     """
-    filters = {"from": "script"} | {key: fill_in(value, variant) for key, value in column.items()}
+    filters = {key: Template(str(value)).safe_substitute(variant) for key, value in column.items()}
+    filters = {"from": "script"} | filters
     value, take, _ = (filters.pop(key, None) for key in ("value", "take", "format"))
     chosen = (row for row in rows if value in row and all(is_in(row, *each) for each in filters.items()))
     found = [row[value] for row in chosen]

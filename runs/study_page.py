@@ -130,7 +130,7 @@ def draw_panel(axes: Axes, shown: Values, ticks: list[str]) -> None:
     axes.grid()
     if len(ticks) > 1:
         axes.set_xticks(range(len(ticks)), ticks)
-        axes.legend()
+        axes.legend(fontsize="x-small")
     else:
         axes.set_yticks(range(len(shown)), shown)
         axes.invert_yaxis()
