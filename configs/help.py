@@ -9,7 +9,6 @@ from system.errors import ConfigError
 from system.text import format_entries, format_value
 
 CONFIGS = Path(__file__).resolve().parent
-NO_GROUPS = ("recipe", "study")  # directories from which a command line does not choose a file
 COMMENTED_KEY = re.compile(r"^( *)(\w+):[^#\n]*(?:# *(.*))?", re.MULTILINE)
 KIND = re.compile(r"^(architecture|source): (\w+)", re.MULTILINE)
 COMMON, ALL = "common", "all"
@@ -56,7 +55,7 @@ def help_text(config: dict, topic: str = COMMON) -> str:
 
 def config_groups() -> dict[str, list[str]]:
     """Names of the files in each group that a user chooses from."""
-    paths = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name not in NO_GROUPS]
+    paths = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name not in ("recipe", "study")]
     return {
         group: [path.stem for path in paths if path.parent.name == group]
         for group in sorted({path.parent.name for path in paths})
@@ -68,7 +67,7 @@ def comments(config: dict) -> Iterator[tuple[str, str]]:
     for path in [CONFIGS / "train.yaml", *sorted(CONFIGS.glob("*/*.yaml"))]:
         text, group = path.read_text(encoding="utf-8"), path.parent.name
         kind = KIND.search(text)  # None in a file for every kind
-        if group in ("experiment", *NO_GROUPS) or (kind and config[group].get(kind[1]) != kind[2]):
+        if group in ("experiment", "recipe", "study") or (kind and config[group].get(kind[1]) != kind[2]):
             continue
         prefix, parents = "" if path.parent == CONFIGS else f"{group}.", []
         for indent, key, comment in COMMENTED_KEY.findall(text):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO
 
 from configs.compose import combinations, compose, override_key
 from configs.run_table import FACTS, describe_run, format_runs
@@ -59,22 +58,19 @@ def job_name(base: str, swept: list[str]) -> str:
     return f"{name[:LONGEST_NAME].rstrip('-')}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
 
 
-def run_job(command: list[str], *, stdout: IO[str] | None = None) -> int:
-    """Prints the command, runs it and returns its exit code; `stdout` receives its output.
+def run_job(command: list[str], *, file: object = None) -> int:
+    """Prints the command, runs it and returns its exit code; its output goes to `file`, if given.
 
     The terminal sends Ctrl-C to the job too; SIGTERM and SIGHUP are forwarded. Each ends the sweep once the
     job has ended.
     """
     print_line(format_command(*command[1:]))
-    forwarded = set(stop_signals()) - {signal.SIGINT}
-    with (
-        subprocess.Popen(command, stdout=stdout) as process,
-        forwarding_signals(forwarded, [process]) as received,
-    ):
+    signals = set(stop_signals()) - {signal.SIGINT}
+    with subprocess.Popen(command, stdout=file) as job, forwarding_signals(signals, [job]) as received:
         try:
-            code = process.wait()
+            code = job.wait()
         except KeyboardInterrupt:
-            process.wait()
+            job.wait()
             raise
     if received:
         sys.exit(128 + received[0])

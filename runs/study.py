@@ -187,7 +187,7 @@ def evaluate(run: Run, lines: list[str], variant: dict) -> list[dict]:
             script, *arguments = line.split()
             with tempfile.TemporaryFile("w+") as output:
                 program = ROOT / "scripts" / f"{script}.py"
-                execute(program, run.directory, *arguments, "--json", stdout=output)
+                execute(program, run.directory, *arguments, "--json", file=output)
                 output.seek(0)
                 record["results"][line] = json.load(output)
             run.write_record(record)

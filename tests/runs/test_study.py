@@ -81,7 +81,7 @@ class FakeRuns:
     def __init__(self, stop_at=None):
         self.commands, self.stop_at = [], stop_at
 
-    def __call__(self, arguments, stdout=None):
+    def __call__(self, arguments, file=None):
         _, program, *words = arguments
         self.commands.append(" ".join(words))
         if len(self.commands) == self.stop_at:
@@ -98,7 +98,7 @@ class FakeRuns:
         else:
             loss = json.loads((studies.Path(words[0]) / "summary.json").read_text())["loss"]
             zero_shot = words[2] if "--zero-shot" in words else "none"
-            json.dump([{"loss": loss + 1, "zero_shot": zero_shot}, {"loss": loss + 2}], stdout)
+            json.dump([{"loss": loss + 1, "zero_shot": zero_shot}, {"loss": loss + 2}], file)
         return 0
 
 
@@ -194,7 +194,7 @@ def test_a_directory_of_another_run_is_one_clear_line(start, tmp_path):
 
 
 def test_a_failed_run_ends_the_study_with_its_exit_code(start, monkeypatch, capsys):
-    monkeypatch.setattr(FakeRuns, "__call__", lambda self, arguments, stdout=None: 75)
+    monkeypatch.setattr(FakeRuns, "__call__", lambda self, arguments, file=None: 75)
     with pytest.raises(SystemExit, match="75"):
         start()
     assert capsys.readouterr().err == "note: the study has stopped; the same command resumes it.\n"
