@@ -23,7 +23,7 @@ MARKERS = "os^vDXP*"
 
 
 def write_page(study: Study, values: Values, pages: Path, *, machine: str) -> None:
-    """Writes NAME.csv, NAME.png, and NAME.md, whose part written by hand is kept."""
+    """Writes NAME.csv, NAME.png, and NAME.md, whose part written by hand stays as it is."""
     with writing(pages / f"{study.name}.md") as path:
         pages.mkdir(parents=True, exist_ok=True)
         table = io.StringIO()
@@ -34,10 +34,10 @@ def write_page(study: Study, values: Values, pages: Path, *, machine: str) -> No
         write_text(path.with_suffix(".csv"), table.getvalue())
         draw(lambda: figure_of(study, values), path.with_suffix(".png"))
         old = path.read_text(encoding="utf-8") if path.exists() else HAND_WRITTEN + NEW_TEXT
-        _, marker, kept = old.partition(HAND_WRITTEN)
+        _, marker, words = old.partition(HAND_WRITTEN)
         if not marker:
             raise RunError(f"{path} has no line {HAND_WRITTEN!r}: add it, or move the page")
-        write_text(path, f"{page_text(study, values, machine)}\n{marker}{kept}")
+        write_text(path, f"{page_text(study, values, machine)}\n{marker}{words}")
 
 
 def page_text(study: Study, values: Values, machine: str) -> str:
@@ -110,19 +110,19 @@ def figure_of(study: Study, values: Values) -> Figure:
     figure, grid = subplots(PAGE_INCHES, 0.5 + 3.5 * len(study.figure), title, *shape, squeeze=False)
     for axes, panel in zip(grid.flat, [panel for row in study.figure for panel in row], strict=True):
         columns = [list(study.columns).index(column) for column in panel["columns"]]
-        shown = {name: values[name][columns] for name in panel.get("variants", values)}
-        shown = {name: rows for name, rows in shown.items() if not np.isnan(rows).all()}
-        draw_panel(axes, shown, panel.get("ticks", panel["columns"]))
+        series = {name: values[name][columns] for name in panel.get("variants", values)}
+        series = {name: rows for name, rows in series.items() if not np.isnan(rows).all()}
+        draw_panel(axes, series, panel.get("ticks", panel["columns"]))
         axes.set(title=panel.get("title", ""), xlabel=panel.get("x", ""), ylabel=panel.get("y", ""))
     return figure
 
 
-def draw_panel(axes: Axes, shown: Values, ticks: list[str]) -> None:
-    for number, (name, values) in enumerate(shown.items()):
+def draw_panel(axes: Axes, series: Values, ticks: list[str]) -> None:
+    for number, (name, values) in enumerate(series.items()):
         means, halves = np.transpose([mean_and_interval(seeds) for seeds in values])
         style = {"marker": MARKERS[number % len(MARKERS)], "markersize": 4, "capsize": 2, "label": name}
         if len(ticks) > 1:
-            places = np.arange(len(ticks)) + 0.03 * (number - len(shown) / 2)  # side by side
+            places = np.arange(len(ticks)) + 0.03 * (number - len(series) / 2)  # side by side
             axes.errorbar(places, means, yerr=halves, **style)
         else:
             axes.plot(values[0], [number] * values.shape[1], "|", color=FAINT)
@@ -132,5 +132,5 @@ def draw_panel(axes: Axes, shown: Values, ticks: list[str]) -> None:
         axes.set_xticks(range(len(ticks)), ticks)
         axes.legend(fontsize="x-small")
     else:
-        axes.set_yticks(range(len(shown)), shown)
+        axes.set_yticks(range(len(series)), series)
         axes.invert_yaxis()
