@@ -18,7 +18,7 @@ IMAGES = ("digits", "image_folder", "tfds_images")
 
 
 def page() -> str:
-    """The page, with its tables written anew."""
+    """The page with current tables."""
     prose, mark, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
     return prose + mark + "\n".join(table_lines()) + "\n"
 
