@@ -17,7 +17,7 @@ from rope.positions import size_of
 from rope.private_tensorflow import in_plain_operations
 
 TILE = 128  # maximum number of tokens in a tile on a CPU: the scores of 4 heads are 256 kB
-GPU_TILE = 512  # and on a GPU, of all rows of the batch
+GPU_TILE = 512  # and on a GPU, where a tile holds all rows of the batch
 # Length from which on `auto` computes attention in tiles, which XLA compiles in 1 to 2 s.
 AUTO_LENGTH = {"float32": 256, "bfloat16": 512, "float16": 512}  # by compute dtype
 
@@ -41,30 +41,34 @@ def attend_in_chunks(
     Computed in float32; the backward pass recomputes the weights (FlashAttention, Dao et al. 2022, arXiv
     2205.14135). Shapes are those of `attend`; `mask` computes the bias of each tile.
     """
-    length = size_of(queries, 2)
-    num_tiles = _num_tiles(length)
-    padding = ((0, 0), (0, 0), (0, num_tiles * -(-length // num_tiles) - length), (0, 0))
-    queries, keys, values = (tf.pad(x, padding) for x in (queries, keys, values))
+    length, head_dim = size_of(queries, 2), queries.shape[3]
+    num_tiles = -(-length // (GPU_TILE if _on_gpu() else TILE))
+    size = -(-length // num_tiles)
+    padding = num_tiles * size - length
     if mask is not None and mask.segment_ids is not None:
-        mask = mask._replace(segment_ids=tf.pad(mask.segment_ids, padding[1:3]))
+        mask = mask._replace(segment_ids=tf.pad(mask.segment_ids, ((0, 0), (0, padding))))
     # Groups of heads are computed at the same time, each in its own thread. ALiBi differs between heads.
     is_alike = mask is None or mask.alibi_heads is None
     groups = math.gcd(keys.shape[1], os.cpu_count() or 1) if is_alike and not _on_gpu() else 1
-    parts = zip(*(tf.split(x, groups, axis=1) for x in (queries, keys, values)), strict=True)
+
+    def split(x):
+        x = tf.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0)))
+        return tf.split(tf.reshape(x, (-1, x.shape[1], num_tiles, size, head_dim)), groups, axis=1)
+
+    parts = zip(*map(split, (queries, keys, values)), strict=True)
     outputs = [_attend_in_tiles(*part, mask, tf.convert_to_tensor(length)) for part in parts]
-    return tf.concat(outputs, axis=1)[:, :, :length]
+    output = tf.reshape(tf.concat(outputs, axis=1), (-1, queries.shape[1], num_tiles * size, head_dim))
+    return output[:, :, :length]
 
 
 def _on_gpu() -> bool:
     return bool(tf.config.list_logical_devices("GPU"))
 
 
-def _num_tiles(length):
-    return -(-length // (GPU_TILE if _on_gpu() else TILE))
-
-
 @tf.function(autograph=False, jit_compile=True)
 def _attend_in_tiles(queries, keys, values, mask, length):
+    """(batch, heads, num_tiles, size, head_dim) output of queries, keys and values of such shapes."""
+
     @tf.custom_gradient
     def attention(queries, keys, values):
         output, log_sums = _Tiles(queries, keys, values, mask, length).attend()
@@ -86,18 +90,16 @@ class _Tiles:
 
     def __init__(self, queries, keys, values, mask, length):
         self.dtype, self.mask, self.length = queries.dtype, mask, length
-        self.heads, self.kv_heads, self.head_dim = queries.shape[1], keys.shape[1], keys.shape[3]
+        self.heads, self.kv_heads, self.head_dim = queries.shape[1], keys.shape[1], keys.shape[4]
+        self.num_tiles, self.size = size_of(queries, 2), size_of(queries, 3)
         self.scale = self.head_dim**-0.5
-        self.padded_length = size_of(queries, 2)
-        self.num_tiles = _num_tiles(self.padded_length)
-        self.size = self.padded_length // self.num_tiles
         self.rows = size_of(queries, 0) if _on_gpu() else 1
         self.queries = self.split(queries, self.heads)
         self.keys = self.split(keys, self.kv_heads) * self.scale
         self.values = self.split(values, self.kv_heads)
 
     def split(self, x: tf.Tensor, heads: int) -> tf.Tensor:
-        """(batch, heads, padded length, head_dim) to tiles."""
+        """(batch, heads, num_tiles, size, head_dim) to tiles."""
         shape = (-1, self.rows, self.kv_heads, heads // self.kv_heads, self.num_tiles, self.size)
         x = tf.reshape(tf.cast(x, tf.float32), (*shape, self.head_dim))
         x = tf.transpose(x, (0, 4, 1, 2, 3, 5, 6))  # num_tiles becomes axis 1
@@ -107,10 +109,10 @@ class _Tiles:
         """The inverse of `split`."""
         shape = (-1, self.num_tiles, self.rows, self.kv_heads, heads // self.kv_heads, self.size)
         x = tf.transpose(tf.reshape(x, (*shape, self.head_dim)), (0, 2, 3, 4, 1, 5, 6))
-        return tf.cast(tf.reshape(x, (-1, heads, self.padded_length, self.head_dim)), self.dtype)
+        return tf.cast(tf.reshape(x, (-1, heads, self.num_tiles, self.size, self.head_dim)), self.dtype)
 
     def attend(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """(batch, heads, padded length, head_dim) output, and log-sum-exp of each query's scores in tiles."""
+        """(batch, heads, num_tiles, size, head_dim) output, and tiles of the log-sum-exp of the scores."""
         # Maximum, sum and output of the tiles so far (Milakov and Gimelshein 2018, arXiv 1805.02867).
         zero_output = tf.zeros_like(self.queries[0])
         zero_sum = zero_output[..., :1]  # (rows, kv_heads, group * size, 1)
@@ -123,7 +125,7 @@ class _Tiles:
                 total = total * decay + tf.reduce_sum(weights, axis=-1, keepdims=True)
                 return new_maximum, total, output * decay + tf.matmul(weights, self.values[other])
 
-            state = zero_sum + MASKED, zero_sum, zero_output
+            state = zero_sum + tf.float32.min, zero_sum, zero_output
             maximum, total, output = _loop(*self._visible(index), add, state)
             return _put(outputs, index, output / total), _put(log_sums, index, maximum + tf.math.log(total))
 

@@ -112,6 +112,22 @@ def test_logits_and_gradients_are_equal(variant):
     assert_same(results_of(model_of(variant, **rates, **CHANGES), inputs_of(variant)), expected)
 
 
+def test_auto_computes_long_sequences_in_tiles(monkeypatch):
+    lengths, attend_in_chunks = [], models.transformer.attend_in_chunks
+
+    def recording(queries, *args, **options):
+        lengths.append(queries.shape[2])
+        return attend_in_chunks(queries, *args, **options)
+
+    monkeypatch.setattr(models.chunked, "TILE", 128)
+    monkeypatch.setattr(models.transformer, "attend_in_chunks", recording)
+    full, auto = (model_of("rotated", num_layers=1, attention_kernel=kernel) for kernel in ("full", "auto"))
+    tokens = tf.constant(np.random.default_rng(1).integers(0, 37, (1, 256)), tf.int32)
+    for inputs in (tokens[:, 1:], tokens):
+        np.testing.assert_allclose(auto(inputs), full(inputs), atol=1e-4)  # float32
+    assert lengths == [256]
+
+
 @pytest.mark.slow
 def test_recomputed_blocks_have_equal_gradients_in_a_graph():
     plain, recomputed = model_of("rotated", dropout=0.3), model_of("rotated", dropout=0.3, **CHANGES)

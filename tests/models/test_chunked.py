@@ -1,6 +1,7 @@
 """Chunked attention against full attention, and its memory."""
 
 import math
+import os
 import re
 
 import numpy as np
@@ -81,6 +82,30 @@ def test_tiles_of_a_gpu_hold_all_rows_of_a_batch(monkeypatch):
     parts, mask = parts_of(37), mask_of("documents")
     found, expected = (results_of(kernel, *parts, mask) for kernel in (attend_in_chunks, full))
     assert_same(found, expected, tolerance=1e-5)  # float32
+
+
+@pytest.mark.parametrize(
+    ("mask", "cores", "heads"),
+    [("documents", 1, [6]), ("documents", 3, [2] * 3), ("none", 9, [2] * 3), ("alibi", 3, [6])],
+)
+def test_groups_of_heads_are_computed_apart_except_under_alibi(monkeypatch, mask, cores, heads):
+    calls, attend_in_tiles = [], models.chunked._attend_in_tiles
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(
+        models.chunked,
+        "_attend_in_tiles",
+        lambda *args: calls.append(args[0].shape[1]) or attend_in_tiles(*args),
+    )
+    parts, mask = parts_of(41), mask_of(mask)
+    assert_same([attend_in_chunks(*parts[:3], mask)], [full(*parts[:3], mask)], tolerance=1e-5)  # float32
+    assert calls == heads
+
+
+def test_a_query_without_visible_keys_is_finite():
+    """The exponential of the difference between its scores, -1e9 - 400, and -1e9 is zero."""
+    queries = tf.fill((BATCH, HEADS, 20, HEAD_DIM), 12.0)
+    mask = mask_of("padding")
+    assert np.isfinite(attend_in_chunks(queries, -queries, queries, mask)).all()
 
 
 @pytest.mark.parametrize(
