@@ -125,9 +125,11 @@ def quiet_imports() -> Iterator[None]:
         with silenced_standard_error():
             hidden = HIDDEN_FROM_KERAS - sys.modules.keys()
             sys.modules.update(dict.fromkeys(hidden))  # as if they were not installed
-            importlib.import_module("keras")
-            for name in hidden:
-                del sys.modules[name]
+            try:
+                importlib.import_module("keras")
+            finally:
+                for name in hidden:
+                    del sys.modules[name]
             yield
     finally:
         gc.freeze()

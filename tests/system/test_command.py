@@ -1,3 +1,5 @@
+import contextlib
+import importlib
 import os
 import subprocess
 import sys
@@ -65,12 +67,32 @@ def test_a_path_that_cannot_be_accessed_is_an_error_of_the_user(capsys, tmp_path
 
 def test_backends_of_other_programs_are_replaced_before_the_import(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setattr(importlib, "import_module", lambda name: None)
     monkeypatch.setattr(os, "environ", {"KERAS_BACKEND": "torch", "MPLBACKEND": "module://other"})
     for notes in (2, 0):  # none in the processes that this one starts
         with quiet_imports():
             expected = {"KERAS_BACKEND": "tensorflow", "MPLBACKEND": "agg", "KERAS_HOME": os.devnull}
             assert os.environ.items() >= expected.items()
         assert len(capsys.readouterr().err.splitlines()) == notes
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_optional_packages_are_hidden_during_the_import_of_keras_alone(monkeypatch, fails):
+    matplotlib, found = object(), {}
+    for name in ("keras", "sklearn"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", matplotlib)  # imported before
+
+    def import_module(name):
+        found[name] = sys.modules["sklearn"], sys.modules["matplotlib"]
+        if fails:
+            raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    with pytest.raises(ImportError) if fails else contextlib.nullcontext(), quiet_imports():
+        assert not fails
+    assert found == {"keras": (None, matplotlib)}
+    assert "sklearn" not in sys.modules and sys.modules["matplotlib"] is matplotlib
 
 
 def test_the_exit_code_of_a_command_is_returned():
