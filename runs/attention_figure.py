@@ -13,6 +13,7 @@ from configs.run_table import shorten
 from data.tokenizer import label
 from models import attention, kernels, transformer, vit
 from models.config import TransformerLMConfig
+from rope import plain_operations
 from rope.rotation import compute_cos_sin
 from runs.arguments import writing
 from runs.figure_style import PAGE_INCHES, SHARES, SIGNED, hide_ticks, picture
@@ -118,8 +119,8 @@ def draw_by_distance(axes: Axes, weights: np.ndarray) -> None:
 def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]:
     """(batch, heads, length, keys_length) weights of each attention layer in one eager forward pass.
 
-    `attend` of both models is replaced during the pass, since training never computes the weights.
-    Raises RunError if the model computes attention in chunks.
+    `attend` of both models is replaced during the pass, since training never computes the weights; under
+    `plain_operations` it is used for every length.
     """
     layers = []
 
@@ -129,11 +130,10 @@ def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]
 
     transformer.attend = vit.attend = recording_attend
     try:
-        model(inputs)
+        with plain_operations():
+            model(inputs)
     finally:
         transformer.attend = vit.attend = kernels.attend
-    if not layers:
-        raise RunError("the model computes attention in chunks, without a matrix of weights to draw.")
     return layers
 
 

@@ -6,14 +6,13 @@ from models.config import AxialViTConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 from runs.attention_figure import attention_weights, draw_rotations, learned_angles
-from system.errors import RunError
 
 
 @pytest.mark.parametrize(
     "options",
     [
         {"num_kv_heads": 2, "qk_norm": True, "learned_rotations": "cumulative"},
-        {"position": "alibi"},
+        {"position": "alibi", "attention_kernel": "chunked"},
     ],
 )
 def test_weights_are_recorded_for_every_kind_of_position(options):
@@ -50,8 +49,3 @@ def test_weights_of_rows_and_columns_are_recorded():
     model = AxialViT(config.for_images(4, 6, channels=1, num_classes=3))
     layers = attention_weights(model, tf.zeros((1, 4, 6, 1)))
     assert [weights.shape for weights in layers] == [(2, 4, 3, 3), (3, 4, 2, 2)]
-
-
-def test_a_model_without_attention_weights_is_an_error():
-    with pytest.raises(RunError, match="in chunks"):
-        attention_weights(lambda inputs: inputs, tf.zeros(3))
