@@ -26,9 +26,9 @@ def is_chunked(kernel: str, length: int | None, dtype: str) -> bool:
     """Whether attention over `length` tokens is computed in tiles; None for a length that is not yet known.
 
     The kernel is `full`, `chunked`, or `auto`, which takes tiles where they are faster, and for unknown
-    lengths. Never under `plain_operations`: converters need static shapes.
+    lengths. Never in float64, nor under `plain_operations`: converters need static shapes.
     """
-    if in_plain_operations():
+    if in_plain_operations() or dtype not in AUTO_LENGTH:
         return False
     return kernel == "chunked" or (kernel == "auto" and (length is None or length >= AUTO_LENGTH[dtype]))
 

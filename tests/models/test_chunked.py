@@ -158,6 +158,7 @@ def test_auto_chunks_long_and_unknown_lengths(dtype):
     lengths = 1, AUTO_LENGTH[dtype] - 1, AUTO_LENGTH[dtype], None
     assert [is_chunked("auto", length, dtype) for length in lengths] == [False, False, True, True]
     assert is_chunked("chunked", 1, dtype) and not is_chunked("full", None, dtype)
+    assert not is_chunked("chunked", None, "float64")  # tiles are float32
 
 
 def largest_tensor(kernel, length):
