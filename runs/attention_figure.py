@@ -16,7 +16,7 @@ from models.config import TransformerLMConfig
 from rope import plain_operations
 from rope.rotation import compute_cos_sin
 from runs.arguments import writing
-from runs.figure_style import PAGE_INCHES, SHARES, SIGNED, hide_ticks, picture
+from runs.figure_style import PAGE_INCHES, SHARES, SIGNED, picture
 from runs.load import load_model, load_run_tokenizer
 from system.errors import RunError
 
@@ -95,7 +95,7 @@ def label_tokens(axes: Axes, labels: list[str], *, rows: bool, columns: bool) ->
     if len(labels) > MAX_LABELS:
         numbers, size = range(0, len(labels), math.ceil(len(labels) / 5)), 8
         labels = [str(number) for number in numbers]
-    hide_ticks(axes)
+    axes.set(xticks=[], yticks=[])
     axes.tick_params(length=0, pad=1)
     if rows:
         axes.set_yticks(numbers, labels, fontsize=size)

@@ -1,7 +1,6 @@
 """Style of all figures: dark on an opaque light background, readable on light and dark pages.
 
-Functions import matplotlib, which takes half a second: commands start without it. A figure is a
-`matplotlib.figure.Figure`, and axes are `matplotlib.axes.Axes`.
+Functions import matplotlib, which takes half a second: commands start without it.
 """
 
 import contextlib
@@ -74,10 +73,3 @@ def picture(path: Path, width: float, height: float, **options) -> Iterator[Any]
         with replacing(path) as temporary, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph")  # a letter without one becomes a box
             figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None}, **options)
-
-
-def hide_ticks(axes, *, frame: bool = True) -> None:
-    """Removes the ticks, and with `frame=False` the frame."""
-    axes.set(xticks=[], yticks=[])
-    if not frame:
-        axes.spines[:].set_visible(False)

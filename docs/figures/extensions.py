@@ -12,7 +12,7 @@ from rope.frequencies import language_frequencies
 from rope.positions import grid_positions
 from rope.rotation import rotary_angles
 from rope.scaling import scale_frequencies, with_original_length
-from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
+from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, subplots
 
 
 def interpolation() -> Figure:
@@ -33,7 +33,8 @@ def interpolation() -> Figure:
             axes.plot(1.22 * np.cos(needed), 1.22 * np.sin(needed), "o", markerfacecolor="none", **outer)
             axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
             axes.set_title(f"{scheme}, {name}", fontsize=9.5)
-            hide_ticks(axes, frame=False)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
             coverage = "beyond what" if needed[-1] > trained[-1] * 1.05 else "within what"
             if trained[-1] >= 2 * np.pi:
                 coverage = "all of the circle"

@@ -11,7 +11,7 @@ from rope.compat import rotate_half
 from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
 from rope.rotation import doubled, rotary_angles, xpos_scales
-from runs.figure_style import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, hide_ticks, subplots
+from runs.figure_style import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, subplots
 
 
 def turn() -> Figure:
@@ -31,7 +31,8 @@ def turn() -> Figure:
     for axes in (fan, angle):
         axes.set(xlim=(-1.5, 1.5), ylim=(-1.3, 1.35), aspect="equal")
         axes.add_patch(Circle((0, 0), 1, fill=False, color=FAINT, linewidth=0.8))
-        hide_ticks(axes, frame=False)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
     return figure
 
 
@@ -51,7 +52,7 @@ def pairs() -> Figure:
         axes.add_patch(Circle((column, row), 0.42, fill=False, color=FAINT))
         x, y = column + 0.42 * np.cos(angle), row - 0.42 * np.sin(angle)  # the y axis points down
         axes.plot([column, x], [row, y], color=BLUE, linewidth=2.2)
-    hide_ticks(axes, frame=False)
+    axes.spines[:].set_visible(False)
     axes.set(xlim=(-0.5, len(positions) - 0.5), ylim=(len(frequencies) - 0.5, -0.5), aspect="equal")
     axes.set_xticks(range(len(positions)), [f"{position:,}" for position in positions])
     labels = [f"pair {pair}\n{frequency:.3g} radians a token" for pair, frequency in enumerate(frequencies)]
