@@ -114,7 +114,7 @@ class _Tiles:
     def attend(self) -> tuple[tf.Tensor, tf.Tensor]:
         """(batch, heads, num_tiles, size, head_dim) output, and tiles of the log-sum-exp of the scores."""
         # Maximum, sum and output of the tiles so far (Milakov and Gimelshein 2018, arXiv 1805.02867).
-        zero_output = tf.zeros(tf.shape(self.queries)[1:])
+        zero_output = tf.zeros_like(self.queries[0])
         zero_sum = zero_output[..., :1]  # (rows, kv_heads, group * size, 1)
 
         def attend_tile(index, outputs, log_sums):

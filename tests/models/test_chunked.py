@@ -101,11 +101,6 @@ def test_groups_of_heads_are_computed_apart_except_under_alibi(monkeypatch, mask
     assert calls == heads
 
 
-def test_a_batch_may_be_empty():
-    empty = [part[:0] for part in parts_of(20)]
-    assert [x.shape[0] for x in results_of(attend_in_chunks, *empty, mask_of("causal"))] == [0] * 4
-
-
 def test_a_query_without_visible_keys_is_finite():
     """The exponential of the difference between its scores, -1e9 - 400, and -1e9 is zero."""
     queries = tf.fill((BATCH, HEADS, 20, HEAD_DIM), 12.0)
