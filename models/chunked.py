@@ -42,8 +42,10 @@ def attend_in_chunks(
     2205.14135). Shapes are those of `attend`; `mask` computes the bias of each tile.
     """
     length, head_dim = size_of(queries, 2), queries.shape[3]
-    num_tiles = -(-length // (GPU_TILE if _on_gpu() else TILE))
-    size = -(-length // num_tiles)
+    tile = GPU_TILE if _on_gpu() else TILE
+    num_tiles = -(-length // tile)
+    # XLA compiles each shape: outside a graph of known length, many lengths share one.
+    size = tile if tf.is_tensor(length) or tf.executing_eagerly() else -(-length // num_tiles)
     padding = num_tiles * size - length
     if mask is not None and mask.segment_ids is not None:
         mask = mask._replace(segment_ids=tf.pad(mask.segment_ids, ((0, 0), (0, padding))))

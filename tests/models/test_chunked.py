@@ -153,6 +153,13 @@ def test_gradients_of_many_chunks_in_bfloat16_add_up(monkeypatch):
     np.testing.assert_allclose(tf.cast(gradients[-1], tf.float32), 1, rtol=2**-6)  # bfloat16
 
 
+def test_lengths_of_eager_calls_share_a_compiled_program():
+    attend_in_chunks(*parts_of(33)[:3], mask_of("causal"))
+    count = models.chunked._attend_in_tiles.experimental_get_tracing_count()
+    attend_in_chunks(*parts_of(40)[:3], mask_of("causal"))
+    assert models.chunked._attend_in_tiles.experimental_get_tracing_count() == count
+
+
 @pytest.mark.parametrize("dtype", AUTO_LENGTH)
 def test_auto_chunks_long_and_unknown_lengths(dtype):
     lengths = 1, AUTO_LENGTH[dtype] - 1, AUTO_LENGTH[dtype], None
