@@ -40,6 +40,8 @@ class Reader:
 
     document_separator = None
 
+    compute_dtype = "float32"
+
     def __init__(self, config):
         self.config = config
 
