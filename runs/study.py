@@ -45,7 +45,10 @@ class Run:
     def read_record(self) -> dict:
         """Overrides, digest of what determines the result, and rows by command line; empty for a new run."""
         path = self.directory.with_name(f"{self.directory.name}.json")
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: delete it, and {self.directory}") from error
 
     def write_record(self, record: dict) -> None:
         with writing(self.directory.with_name(f"{self.directory.name}.json"), quiet=True) as path:

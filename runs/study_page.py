@@ -44,6 +44,7 @@ def page_text(study: Study, values: Values, machine: str) -> str:
     summaries = [run.directory / "summary.json" for run in study.all_runs()]
     day = date.fromtimestamp(max(path.stat().st_mtime for path in summaries))
     seconds = sum(json.loads(path.read_text(encoding="utf-8"))["elapsed_seconds"] for path in summaries)
+    arguments = " ".join(map(str, [study.name, *study.overrides, "--seeds", *study.seeds]))
     return f"""\
 # {study.name.replace("_", " ").capitalize()}
 
@@ -54,7 +55,7 @@ def page_text(study: Study, values: Values, machine: str) -> str:
 {study.setup}
 The declaration is [configs/study/{study.name}.yaml](../../configs/study/{study.name}.yaml).
 
-`python -m scripts.study {study.name} --seeds {" ".join(map(str, study.seeds))}`: {len(summaries)} runs and
+`python -m scripts.study {arguments}`: {len(summaries)} runs and
 {seconds / 60:.0f} minutes of training on {machine}, {day}.
 
 ## Results

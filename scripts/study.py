@@ -5,6 +5,7 @@ command resumes a study.
 """
 
 import argparse
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/study.py`
 
 from system.command import quiet_imports, run_command
-from system.text import ROOT, format_entries, print_line, print_result
+from system.text import ROOT, format_count, format_entries, print_line, print_result
 
 QUICK = ("num_steps=2", "eval_batches=1")
 ALL = "all"
@@ -27,13 +28,16 @@ def main(arguments: list[str]) -> None:
         print_result(format_entries((study.name, f"{study.cost}. {study.question}") for study in studies))
         return
     study = read_study(options.name, options.seeds)
-    study = replace(study, directory=options.output_dir / study.name, overrides=tuple(options.overrides))
-    pages = options.pages
+    cost, parts, quick = f"{study.cost} on two cores", [study.name, *options.overrides], ()
     if options.quick:
-        directory = options.output_dir / f"{study.name}-quick"
-        changes = {"seeds": study.seeds[:1], "overrides": (*QUICK, *study.overrides)}
-        study, pages = replace(study, directory=directory, **changes), directory
-    print_line(f"{study.question}\n{study.cost} on two cores")
+        study, quick = replace(study, seeds=study.seeds[:1]), QUICK
+        cost, parts = f"{format_count(len(study.all_runs()), 'run')} of 2 steps", [*parts, "quick"]
+    # Runs with other keys do not replace those of the declaration, nor its page.
+    directory = options.output_dir / re.sub(r"[^\w.]+", "-", "-".join(parts))
+    study = replace(study, directory=directory, overrides=(*quick, *options.overrides))
+    pages = None if options.quick else options.pages
+    pages = pages or (directory if study.overrides else ROOT / "docs" / "studies")
+    print_line(f"{study.question}\n{cost}")
     values = run_study(study)
     with quiet_imports():
         from runs.study_page import write_page
@@ -50,8 +54,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--quick", action="store_true", help="one seed and two steps, to try the commands; no page in docs")
     directory = "folder of the runs (default outputs/studies)"
     add("--output-dir", type=Path, default=Path("outputs/studies"), metavar="FOLDER", help=directory)
-    pages = "folder of the pages (default docs/studies)"
-    add("--pages", type=Path, default=ROOT / "docs" / "studies", metavar="FOLDER", help=pages)
+    pages = "folder of the page (default docs/studies; with overrides or --quick that of the runs)"
+    add("--pages", type=Path, metavar="FOLDER", help=pages)
     return parser.parse_intermixed_args(arguments)
 
 

@@ -209,6 +209,21 @@ def test_a_full_disk_is_one_clear_line(start, monkeypatch, capsys):
     assert "No space left on device" in capsys.readouterr().err
 
 
+def test_a_damaged_record_is_named(start, tmp_path):
+    start()
+    next((tmp_path / "runs" / "width").glob("*.json")).write_text("")
+    with pytest.raises(RunError, match=r"\.json is damaged"):
+        start()
+
+
+def test_other_keys_for_all_runs_leave_those_of_the_declaration_alone(start, tmp_path):
+    start()
+    before = sorted((tmp_path / "runs" / "width").iterdir())
+    start("model.dim=8")
+    assert sorted((tmp_path / "runs" / "width").iterdir()) == before
+    assert (tmp_path / "runs" / "width-model.dim-8").is_dir()
+
+
 def test_quick_runs_have_two_steps_of_one_seed_and_leave_the_pages_alone(start, tmp_path):
     commands, _ = start("precision=float32", "--seeds", "7"), None
     (tmp_path / "pages" / "width.csv").write_text("")
