@@ -49,9 +49,12 @@ def sweep_job(overrides: tuple[str, ...], swept: list[str], config_dir: Path | N
 
 
 def job_name(base: str, swept: list[str]) -> str:
-    """Directory name of the swept overrides, with a digest if it cannot hold all their characters."""
     changes = [override.removeprefix("++") for override in swept if override_key(override) != "name"]
-    exact = "-".join([base, *changes])
+    return directory_name("-".join([base, *changes]))
+
+
+def directory_name(exact: str) -> str:
+    """Name of a directory for a text, with a digest if it cannot hold all its characters."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", exact)
     if name == exact.replace("=", "-") and len(name) <= LONGEST_NAME:
         return name

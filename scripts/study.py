@@ -5,7 +5,6 @@ command resumes a study.
 """
 
 import argparse
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ ALL = "all"
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
+    from configs.sweep import directory_name
     from runs.study import read_study, run_study, study_names
 
     if options.name is None:
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
         study, quick = replace(study, seeds=study.seeds[:1]), QUICK
         cost, parts = f"{format_count(len(study.all_runs()), 'run')} of 2 steps", [*parts, "quick"]
     # Runs with other keys do not replace those of the declaration, nor its page.
-    directory = options.output_dir / re.sub(r"[^\w.]+", "-", "-".join(parts))
+    directory = options.output_dir / directory_name("-".join(parts))
     study = replace(study, directory=directory, overrides=(*quick, *options.overrides))
     pages = None if options.quick else options.pages
     pages = pages or (directory if study.overrides else ROOT / "docs" / "studies")

@@ -222,6 +222,9 @@ def test_other_keys_for_all_runs_leave_those_of_the_declaration_alone(start, tmp
     start("model.dim=8")
     assert sorted((tmp_path / "runs" / "width").iterdir()) == before
     assert (tmp_path / "runs" / "width-model.dim-8").is_dir()
+    for end in "ab":  # longer than a file system's names
+        start(f"data.path={'x' * 300}{end}")
+    assert len(list((tmp_path / "runs").glob("width-data.path-xxx*"))) == 2
 
 
 def test_quick_runs_have_two_steps_of_one_seed_and_leave_the_pages_alone(start, tmp_path):
