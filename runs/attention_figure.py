@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from configs.run_table import shorten
 from data.tokenizer import label
-from models import attention, kernels, transformer, vit
+from models import attention, kernels, transformer
 from models.config import TransformerLMConfig
 from rope import plain_operations
 from rope.rotation import compute_cos_sin
@@ -49,14 +49,14 @@ def plot_attention(path: Path, run_directory: Path, *, prompt: str | None, step:
         title = f"Learned rotations of {run_directory} in radians: rows are the pairs of all heads"
         with writing(path.with_name("rotations.png")) as rotations:
             draw_rotations(rotations, angles, labels, f"{title}\n{quoted}")
-    sizes = [float(np.sqrt(np.mean(np.square(layer)))) for layer in angles]
-    return [{"layer": number, "learned_angle": size} for number, size in enumerate(sizes)]
+    sizes = [np.sqrt(np.mean(np.square(layer))) for layer in angles]
+    return [{"layer": number, "learned_angle": float(size)} for number, size in enumerate(sizes)]
 
 
 def draw_attention(path: Path, layers: list[np.ndarray], labels: list[str], title: str) -> None:
     """Draws a row for each layer of (1, heads, length, length) weights, and a column for each head."""
     num_heads = layers[0].shape[1]
-    with picture(path, 1.7 * num_heads + 2.6, 1.7 * len(layers) + 1.3) as figure:
+    with picture(path, max(PAGE_INCHES, 1.5 * num_heads + 2.5), 1.5 * len(layers) + 1.3) as figure:
         figure.suptitle(title, fontsize=11)
         widths = [*[1] * num_heads, 1.3]
         grid = figure.subplots(len(layers), len(widths), squeeze=False, width_ratios=widths)
@@ -65,12 +65,12 @@ def draw_attention(path: Path, layers: list[np.ndarray], labels: list[str], titl
                 # Square root of the share of the row's largest weight, so that a weight of 1/50 is visible.
                 shares = np.sqrt(weights[head] / weights[head].max(axis=1, keepdims=True))
                 axes.imshow(shares, cmap=SHARES, vmin=0, vmax=1, interpolation="nearest")
-                axes.set_title(f"layer {number}, head {head}", fontsize=9)
+                axes.set_title(f"layer {number}, head {head}")
                 label_tokens(axes, labels, rows=head == 0, columns=number == len(layers) - 1)
             draw_by_distance(row[-1], weights)
-        grid[0, -1].set_title("mean by distance", fontsize=9)
-        grid[0, -1].legend(fontsize=7, ncols=2)
+        grid[0, -1].set_title("mean by distance")
         grid[-1, -1].set_xlabel("tokens back")
+        figure.legend(*grid[0, -1].get_legend_handles_labels(), loc="outside lower right", ncols=num_heads)
 
 
 def draw_rotations(path: Path, layers: list[np.ndarray], labels: list[str], title: str) -> None:
@@ -119,8 +119,7 @@ def draw_by_distance(axes: Axes, weights: np.ndarray) -> None:
 def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]:
     """(batch, heads, length, keys_length) weights of each attention layer in one eager forward pass.
 
-    `attend` of both models is replaced during the pass, since training never computes the weights; under
-    `plain_operations` it is used for every length.
+    `attend` is replaced, since training computes no weights; `plain_operations` uses it for every length.
     """
     layers = []
 
@@ -128,12 +127,12 @@ def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]
         layers.append(kernels.attention_weights(queries, keys, bias).numpy())
         return kernels.attend(queries, keys, values, bias)
 
-    transformer.attend = vit.attend = recording_attend
+    transformer.attend = recording_attend
     try:
         with plain_operations():
             model(inputs)
     finally:
-        transformer.attend = vit.attend = kernels.attend
+        transformer.attend = kernels.attend
     return layers
 
 

@@ -16,7 +16,7 @@ from configs.schema import Config
 from data.image_batches import normalize
 from data.image_files import list_images, read_image
 from models.config import AxialViTConfig
-from runs.figure_style import picture
+from runs.figure_style import PAGE_INCHES, picture
 from runs.load import load_model, load_task, note_other_data
 from system.errors import DataError, RunError
 from system.text import can_redraw_lines, escape, print_error, print_note
@@ -76,7 +76,7 @@ def format_size(size: Size) -> str:
 def plot_sizes(rows: list[dict], path: Path) -> None:
     """Draws the accuracy of each run by image size; `rows` are those of `evaluate_runs`."""
     sizes = sorted({row["image_size"] for row in rows}, key=lambda size: math.prod(map(int, size.split("x"))))
-    with picture(path, 7, 4) as figure:
+    with picture(path, PAGE_INCHES, 4) as figure:
         axes = figure.subplots()
         for run in dict.fromkeys(row["run"] for row in rows):
             accuracies = {row["image_size"]: row["accuracy"] for row in rows if row["run"] == run}
@@ -85,7 +85,7 @@ def plot_sizes(rows: list[dict], path: Path) -> None:
         axes.set_xticks(range(len(sizes)), sizes)
         axes.set(xlabel="image size, height x width in pixels", ylabel="held-out accuracy", ylim=(0, 1.05))
         axes.grid()
-        axes.legend(loc="lower left")
+        figure.legend(loc="outside right upper")
 
 
 def classify_files(

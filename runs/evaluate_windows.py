@@ -28,14 +28,13 @@ from runs.extended_context import (
     make_case_model,
     make_cases,
 )
-from runs.figure_style import FAINT, PAGE_INCHES, picture
+from runs.figure_style import FAINT, MARKERS, PAGE_INCHES, picture
 from runs.load import note_other_data
 from system.errors import RunError
 from system.text import format_command, print_error
 
 # Columns left out of the table; the last three are the same in all rows.
 JSON_COLUMNS = ["step", "context_length", "factor", "attention", "stride", "targets", "bytes", "documents"]
-CURVE_MARKERS = "os^vDXP*"
 
 
 def load_run_with_text(path: Path, *, step: int | str = "latest") -> TrainedRun:
@@ -162,8 +161,7 @@ def plot_rows(rows: list[dict], path: Path) -> None:
             axes.axvline(length, color=FAINT, linestyle="--", linewidth=1)
         for number, group in enumerate(group_rows(rows, "run", "zero_shot")):
             windows, losses, errors = np.array(list(map(columns, group)), float).T  # NaN (None): no bar
-            marker = CURVE_MARKERS[number % len(CURVE_MARKERS)]
-            style = {"marker": marker, "markersize": 5, "capsize": 3, "alpha": 0.8}
+            style = {"marker": MARKERS[number % len(MARKERS)], "markersize": 5, "capsize": 3, "alpha": 0.8}
             axes.errorbar(windows, losses, yerr=errors, label=label_of(group[0]), **style)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [f"{window:,}" for window in ticks])

@@ -15,8 +15,9 @@ from PIL import Image
 from system.files import replacing
 
 PAPER, INK, FAINT = "#f7f6f2", "#1f2328", "#8a8f98"
-BLUE, ORANGE, GREEN, PURPLE, RED = COLORS = ("#1f6fb2", "#c4560a", "#2e7d32", "#7b4ab5", "#b3273a")
-TEAL, BROWN = "#00808a", "#7a5a2b"
+BLUE, ORANGE, GREEN, RED = "#1f6fb2", "#c4560a", "#2e7d32", "#b3273a"
+COLORS = BLUE, ORANGE, GREEN, "#7b4ab5", RED, "#00808a", "#7a5a2b", "#c2379c", "#5b6472"
+MARKERS = "os^vDXP*"
 # Colour maps for shares from 0 to 1 and for numbers of either sign.
 SHARES, SIGNED = "Blues", "RdBu_r"
 # A page of GitHub shows 850 pixels: a wider figure is shrunk, and its text with it.
@@ -25,9 +26,9 @@ STYLE = {
     **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor", "legend.facecolor"), PAPER),
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
-    "axes.titlesize": "medium",
+    "axes.titlesize": 9.5,
     "axes.formatter.useoffset": False,
-    "axes.prop_cycle": f"cycler('color', {[*COLORS, TEAL, BROWN]})",
+    "axes.prop_cycle": f"cycler('color', {[*COLORS]})",
     "grid.color": FAINT,
     "grid.alpha": 0.3,
     "font.family": "DejaVu Sans",
@@ -37,11 +38,11 @@ STYLE = {
 }
 
 
-def subplots(width: float, height: float, title: str, *shape: int, **options) -> tuple[Any, Any]:
-    """A figure, in inches, and its plots; `shape` and `options` are those of `Figure.subplots`."""
+def subplots(height: float, title: str, *shape: int, **options) -> tuple[Any, Any]:
+    """A figure as wide as a page, and its plots; `shape` and `options` are those of `Figure.subplots`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="compressed")
+    figure = Figure(figsize=(PAGE_INCHES, height), layout="compressed")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)  # inches
     figure.suptitle(title)
     return figure, figure.subplots(*shape, **options)
@@ -55,8 +56,7 @@ def draw(function: Callable[[], Any], path: Path) -> None:
         buffer = io.BytesIO()
         function().savefig(buffer, dpi=DPI, format="png")
     # A palette makes the file three times smaller; PIL writes neither date nor version.
-    image = Image.open(buffer).convert("RGB")
-    image = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    image = Image.open(buffer).convert("RGB").quantize(dither=Image.Dither.NONE)
     image.save(path, format="png", optimize=True)
 
 

@@ -59,7 +59,9 @@ def plot_loss(rows: list[dict], path: Path, *, unit: str, title: str) -> None:
             if axes.lines:
                 axes.legend()
         grid[0].set_yscale("log")  # the first steps would squeeze the others
-        grid[0].yaxis.set(major_locator=ticker.LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
+        low, high = grid[0].get_ylim()
+        labeled = (1, 2, 5) if high > 20 * low else (1, 1.2, 1.5, 2, 3, 5, 7)
+        grid[0].yaxis.set(major_locator=ticker.LogLocator(subs=labeled), major_formatter="{x:g}")
         grid[0].minorticks_off()
         locator = ticker.MaxNLocator(6, steps=(1, 2, 5, 10), integer=True)
         grid[-1].xaxis.set(major_locator=locator, major_formatter="{x:,.0f}")
@@ -68,7 +70,7 @@ def plot_loss(rows: list[dict], path: Path, *, unit: str, title: str) -> None:
 
 def plot_predictions(path: Path, groups: dict[str, list[Prediction]]) -> None:
     """Draws each group of images under its title, with the predicted class and, if wrong, the right one."""
-    row_counts = [max(1, math.ceil(len(predictions) / IMAGES_PER_ROW)) for predictions in groups.values()]
+    row_counts = [max(0.2, math.ceil(len(predictions) / IMAGES_PER_ROW)) for predictions in groups.values()]
     heights = [COLUMN_INCHES * CELL_HEIGHT * count + TITLE_INCHES for count in row_counts]
     with picture(path, PAGE_INCHES, sum(heights)) as figure:
         parts = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -88,10 +90,10 @@ def draw_prediction(axes, prediction: Prediction, row: int, column: int) -> None
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(left, left + width, top + height, top))
     guess = f"{shorten(prediction.predicted, MAX_LABEL_LENGTH)}, {format_percent(prediction.probability, 0)}"
     text, color = f"\N{CHECK MARK} {guess}", GREEN
-    size = 9 if len(guess) <= 12 else 7.5  # points: 21 characters of 7.5 fill a column
     if prediction.predicted != prediction.label:
         label = shorten(prediction.label, MAX_LABEL_LENGTH)
-        text, color = f"said {guess}\n\N{BALLOT X} is {label}", RED
+        text, color = f"\N{BALLOT X} said {guess}\nis {label}", RED
+    size = 9 if max(map(len, text.splitlines())) <= 19 else 7.5  # points; 24 characters of 7.5 fill a column
     axes.text(column + 0.5, top - 0.02, text, ha="center", va="bottom", fontsize=size, color=color)
 
 

@@ -6,20 +6,22 @@ import json
 import math
 from datetime import date
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from runs.arguments import writing
-from runs.figure_style import FAINT, PAGE_INCHES, draw, subplots
+from runs.figure_style import BLUE, FAINT, INK, MARKERS, draw, subplots
 from runs.study import T_QUANTILES, Study, Values
 from system.errors import RunError
 from system.files import write_text
 
 HAND_WRITTEN = "<!-- Written by hand from here on; `python -m scripts.study` does not change it. -->"
 NEW_TEXT = "\n\n## What it means\n\nNot written yet.\n\n## Limits\n\nNot written yet.\n"
-MARKERS = "os^vDXP*"
+MAX_LABEL_LENGTH = 27
 
 
 def write_page(study: Study, values: Values, pages: Path, *, machine: str) -> None:
@@ -66,23 +68,30 @@ Mean over seeds and its 95 % confidence interval; [the values of each seed]({stu
 
 Differences to {study.reference}, or to the variant in parentheses, paired by seed:
 
-{format_values(study, values, paired=True)}
+{format_values(study, paired_differences(study, values), sign="+")}
 
 ![{study.question}]({study.name}.png)
 """
 
 
-def format_values(study: Study, values: Values, *, paired: bool = False) -> str:
-    """Markdown table of the variants that have a value, or of their differences to their references."""
-    specs = [("+" if paired else "") + column.get("format", ".4f") for column in study.columns.values()]
-    rows = [["", *study.columns], ["---", *["---:"] * len(specs)]]
+def paired_differences(study: Study, values: Values) -> Values:
+    """Values of each variant minus those of its reference, which the label names if it has its own."""
+    differences = {}
     for name, results in values.items():
         reference = study.variant(name)["reference"]
-        if paired:
-            results = results - values[reference]
-        if not np.isnan(results).all() and not (paired and name == reference):
-            note = f" ({reference})" if paired and reference != study.reference else ""
-            rows.append([name + note, *map(format_cell, results, specs)])
+        if name != reference:
+            label = name if reference == study.reference else f"{name} ({reference})"
+            differences[label] = results - values[reference]
+    return differences
+
+
+def format_values(study: Study, values: Values, *, sign: str = "") -> str:
+    """Markdown table of the variants that have a value; with `sign="+"`, numbers have a sign."""
+    specs = [sign + column.get("format", ".4f") for column in study.columns.values()]
+    rows = [["", *study.columns], ["---", *["---:"] * len(specs)]]
+    for name, results in values.items():
+        if not np.isnan(results).all():
+            rows.append([name, *map(format_cell, results, specs)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -105,33 +114,46 @@ def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def figure_of(study: Study, values: Values) -> Figure:
-    """Panels with a curve for each variant over several columns, or a point for each over one column."""
+    """Panels with a curve for each variant over several columns, or the paired differences in one column."""
     shape = len(study.figure), max(map(len, study.figure))
-    title = f"{study.name.replace('_', ' ')}: mean and 95 % confidence interval"
-    figure, grid = subplots(PAGE_INCHES, 0.5 + 3.5 * len(study.figure), title, *shape, squeeze=False)
+    title = f"{study.name.replace('_', ' ').capitalize()}: means and 95 % confidence intervals"
+    figure, grid = subplots(0.8 + 3.5 * len(study.figure), title, *shape, squeeze=False)
     for axes, panel in zip(grid.flat, [panel for row in study.figure for panel in row], strict=True):
-        columns = [list(study.columns).index(column) for column in panel["columns"]]
-        series = {name: values[name][columns] for name in panel.get("variants", values)}
+        names, is_curve = panel["columns"], len(panel["columns"]) > 1
+        columns = [list(study.columns).index(name) for name in names]
+        series = values if is_curve else paired_differences(study, values)
+        series = {name: series[name][columns] for name in panel.get("variants", series)}
         series = {name: rows for name, rows in series.items() if not np.isnan(rows).all()}
-        draw_panel(axes, series, panel.get("ticks", panel["columns"]))
+        number = study.columns[names[0]].get("format", "g")
         axes.set(title=panel.get("title", ""), xlabel=panel.get("x", ""), ylabel=panel.get("y", ""))
+        axes.grid()
+        if is_curve:
+            draw_curves(axes, series)
+            axes.set_xticks(range(len(names)), panel.get("ticks", names))
+            axes.yaxis.set_major_formatter(f"{{x:{number}}}")
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+        else:
+            draw_differences(axes, series)
+            axes.set_xlabel(f"{axes.get_xlabel()}\ndifference to {study.reference}")
+            axes.xaxis.set(major_locator=MaxNLocator(4), major_formatter=f"{{x:+{number}}}")
     return figure
 
 
-def draw_panel(axes: Axes, series: Values, ticks: list[str]) -> None:
-    for number, (name, values) in enumerate(series.items()):
-        means, halves = np.transpose([mean_and_interval(seeds) for seeds in values])
+def draw_curves(axes: Axes, series: Values) -> None:
+    """Draws the means of each variant's (columns, seeds) values and their intervals."""
+    for number, (name, rows) in enumerate(series.items()):
+        means, halves = np.transpose([mean_and_interval(seeds) for seeds in rows])
+        places = np.arange(len(rows)) + 0.03 * (number - len(series) / 2)  # side by side
         style = {"marker": MARKERS[number % len(MARKERS)], "markersize": 4, "capsize": 2, "label": name}
-        if len(ticks) > 1:
-            places = np.arange(len(ticks)) + 0.03 * (number - len(series) / 2)  # side by side
-            axes.errorbar(places, means, yerr=halves, **style)
-        else:
-            axes.plot(values[0], [number] * values.shape[1], "|", color=FAINT)
-            axes.errorbar(means, [number], xerr=halves, **style)
-    axes.grid()
-    if len(ticks) > 1:
-        axes.set_xticks(range(len(ticks)), ticks)
-        axes.legend(fontsize="x-small")
-    else:
-        axes.set_yticks(range(len(series)), series)
-        axes.invert_yaxis()
+        axes.errorbar(places, means, yerr=halves, **style)
+
+
+def draw_differences(axes: Axes, series: Values) -> None:
+    """Draws the mean of each variant's (1, seeds) differences and its interval, and a dot for each seed."""
+    for number, (seeds,) in enumerate(series.values()):
+        mean, half = mean_and_interval(seeds)
+        axes.plot(seeds, np.full(len(seeds), number + 0.25), ".", color=FAINT, markersize=4)
+        axes.errorbar(mean, number, xerr=half, color=BLUE, marker="o", markersize=4, capsize=2)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_yticks(range(len(series)), [fill(name, MAX_LABEL_LENGTH) for name in series])
+    axes.invert_yaxis()

@@ -16,14 +16,17 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=DOCS, help=help_text)
     folder = parser.parse_args(arguments).folder
     with quiet_imports():
-        from docs.figures import before_rotation, extensions, rotary
+        from docs.figures.before_rotation import absolute, moving, order, relative
+        from docs.figures.extensions import grid, interpolation, learned, scalings
+        from docs.figures.rotary import decay, distance, frequencies, matrix, pairs, turn, xpos
         from runs.figure_style import draw
         from training.hardware import initialize_devices
     initialize_devices()
 
     page = folder / "rope_explained"
     page.mkdir(parents=True, exist_ok=True)
-    for function in (*before_rotation.FIGURES, *rotary.FIGURES, *extensions.FIGURES):
+    figures = order, absolute, moving, relative, turn, pairs, frequencies, matrix, distance, decay, xpos
+    for function in (*figures, interpolation, scalings, grid, learned):
         draw(function, page / f"{function.__name__}.png")
     print_line(f"wrote {page}/*.png")
 

@@ -17,8 +17,7 @@ MISSING = "#d9d8d2"
 
 def order() -> Figure:
     """Attention weights of "escaped" in two sentences that differ only in the order of their words."""
-    title = 'How much "escaped" looks at each word'
-    figure, panels = subplots(8.5, 3.6, title, 1, 2, sharex=True, sharey=True)
+    figure, panels = subplots(3.6, 'Attention weights of the query "escaped"', 1, 2, sharex=True, sharey=True)
     names = ["the (first)", "the (second)", "man", "snake", "escaped", "from"]
     columns = {SENTENCE: [0, 4, 1, 5, 2, 3], SWAPPED: [0, 4, 5, 1, 2, 3]}  # of these names
     titles = {"without positions: the same": None, "rotated by position: not the same": RotaryEmbedding(32)}
@@ -49,7 +48,7 @@ def weights_of_escaped(words: tuple[str, ...], rotary: RotaryEmbedding | None) -
 def absolute() -> Figure:
     """Position vectors: a learned table, which ends at the trained length, and sinusoids."""
     title = "A vector for each position, added to the word that stands there"
-    figure, (learned_axes, sinusoidal_axes) = subplots(8.5, 3.9, title, 1, 2, sharey=True)
+    figure, (learned_axes, sinusoidal_axes) = subplots(3.9, title, 1, 2, sharey=True)
     length, trained, dim = 64, 32, 32
     table = np.full((length, dim), np.nan)
     table[:trained] = np.random.default_rng(0).normal(size=(trained, dim), scale=0.5)
@@ -69,13 +68,13 @@ def absolute() -> Figure:
 def moving() -> Figure:
     """Score of one query and one key at a fixed distance, by the position of the key."""
     length, distance = 128, 3
-    title = f"One pair of words, {distance} positions apart, moves along the text: its score"
-    figure, axes = subplots(8.5, 3.6, title)
+    title = f"Score of one pair of words, {distance} positions apart, as both move along the text"
+    figure, axes = subplots(3.6, title)
     starts = np.arange(length - distance)
     scores = moving_scores(length, distance=distance, dim=64, trained=length // 2)
     for (name, values), style in zip(scores.items(), ("-", "--", "-"), strict=True):
         axes.plot(starts, values, style, label=name, linewidth=2.5 if name == "rotated" else 1.2)
-    axes.set(xlabel="position of the key", ylabel="query times key")
+    axes.set(xlabel="position of the key", ylabel="score")
     axes.grid()
     figure.legend(loc="outside lower center", ncols=3)
     return figure
@@ -104,26 +103,22 @@ def moving_scores(length: int, *, distance: int, dim: int, trained: int) -> dict
 
 def relative() -> Figure:
     """Bias of ALiBi: the matrix of one head, and all heads by distance."""
-    title = "A bias on the score that knows nothing but the distance (ALiBi)"
-    figure, (matrix_axes, line_axes) = subplots(8.5, 3.6, title, 1, 2)
+    title = "ALiBi: a bias on the score that depends only on the distance"
+    figure, (matrix_axes, line_axes) = subplots(3.6, title, 1, 2)
     length, num_heads = 24, 4
     columns = tf.range(length)
     bias = alibi_bias(columns, columns, num_heads).numpy()  # (num_heads, length, length)
-    visible = np.tril(np.ones((length, length), bool))
     colors = colormaps["Blues_r"].with_extremes(bad=MISSING)
-    picture = matrix_axes.imshow(np.where(visible, bias[0], np.nan), cmap=colors)
-    matrix_axes.set(title="head 0: every diagonal is one number", xlabel="position of the key")
+    picture = matrix_axes.imshow(np.where(np.tri(length) == 1, bias[0], np.nan), cmap=colors)
+    matrix_axes.set(title="head 0: every diagonal is constant", xlabel="position of the key")
     matrix_axes.set_ylabel("position of the query")
     hidden = {"ha": "right", "va": "top", "transform": matrix_axes.transAxes}
     matrix_axes.text(0.95, 0.9, "later words\nare hidden", **hidden)
     figure.colorbar(picture, ax=matrix_axes, shrink=0.9)
     for head, slope in enumerate(alibi_slopes(num_heads)):
         line_axes.plot(-slope * np.arange(length), label=f"head {head}: slope 1/{1 / slope:g}")
-    line_axes.set(title="each head has a slope of its own", xlabel="distance", ylabel="added to the score")
+    line_axes.set(title="each head has its own slope", xlabel="distance", ylabel="added to the score")
     line_axes.axhline(0, color=FAINT, linewidth=0.8)
     line_axes.grid()
     line_axes.legend(loc="lower left")
     return figure
-
-
-FIGURES = (order, absolute, moving, relative)

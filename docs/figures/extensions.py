@@ -12,14 +12,14 @@ from rope.frequencies import language_frequencies
 from rope.positions import grid_positions
 from rope.rotation import rotary_angles
 from rope.scaling import scale_frequencies, with_original_length
-from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, subplots
+from runs.figure_style import BLUE, FAINT, ORANGE, SIGNED, subplots
 
 
 def interpolation() -> Figure:
     """Angles of a fast, a middle and a slow pair at trained distances and at longer ones."""
     length, longer, frequencies = 16, 32, language_frequencies(8, theta=100.0)
-    title = f"Angles that {length} trained positions have shown, and those of {longer}"
-    figure, grid = subplots(8.5, 5.6, title, 2, 3)
+    title = f"Angles of {length} trained positions and of {longer} positions"
+    figure, grid = subplots(5.6, title, 2, 3)
     rows = {"no scaling": frequencies, "interpolation by 2": frequencies / 2}
     columns = {"a fast pair": 0, "one between": 2, "the slowest pair": 3}
     for row, (scheme, scaled) in zip(grid, rows.items(), strict=True):
@@ -27,18 +27,15 @@ def interpolation() -> Figure:
             trained = rotary_angles(tf.range(length), frequencies[pair : pair + 1]).numpy()[:, 0]
             needed = rotary_angles(tf.range(longer), scaled[pair : pair + 1]).numpy()[:, 0]
             axes.add_patch(Circle((0, 0), 1, fill=False, color=FAINT))
-            inner = {"color": BLUE, "markersize": 5, "label": "seen in training"}
-            axes.plot(np.cos(trained), np.sin(trained), "o", **inner)
-            outer = {"color": ORANGE, "markersize": 4.5, "label": f"asked for by {longer} positions"}
+            axes.plot(np.cos(trained), np.sin(trained), "o", color=BLUE, markersize=5, label="trained")
+            outer = {"color": ORANGE, "markersize": 4.5, "label": f"needed for {longer} positions"}
             axes.plot(1.22 * np.cos(needed), 1.22 * np.sin(needed), "o", markerfacecolor="none", **outer)
-            axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
-            axes.set_title(f"{scheme}, {name}", fontsize=9.5)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            coverage = "beyond what" if needed[-1] > trained[-1] * 1.05 else "within what"
+            axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", title=f"{scheme}, {name}")
+            axes.axis("off")
+            coverage = "some angles\nuntrained" if needed[-1] > trained[-1] * 1.05 else "all angles\ntrained"
             if trained[-1] >= 2 * np.pi:
-                coverage = "all of the circle"
-            axes.text(0, 0, f"{coverage}\nwas seen", ha="center", va="center", fontsize=8.5)
+                coverage = "whole circle\ntrained"
+            axes.text(0, 0, coverage, ha="center", va="center", fontsize=8.5)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
@@ -46,21 +43,17 @@ def interpolation() -> Figure:
 def scalings() -> Figure:
     """Scaled over unscaled frequencies, by pair, from 256 to 1,024 tokens."""
     length, factor, frequencies = 256, 4.0, language_frequencies(64)
-    figure, axes = subplots(8.5, 4.2, "From 256 to 1,024 tokens: what is left of each frequency")
+    figure, axes = subplots(4.2, "Frequencies for 1,024 tokens of a model trained on 256")
     scaled_by_name = scale_by_each(frequencies, length=length, factor=factor)
     for (name, scaled), marker in zip(scaled_by_name.items(), "os^v", strict=True):
-        label = name
-        if scaled.attention_factor != 1:
-            label += f", and scores times {scaled.attention_factor**2:.2f}"
-        axes.plot(scaled.frequencies / frequencies, marker=marker, markersize=4, label=label)
+        axes.plot(scaled.frequencies / frequencies, marker=marker, markersize=4, label=name)
     first_slow, last = np.argmax(2 * np.pi / frequencies > length), len(frequencies) - 1
     axes.axvspan(first_slow - 0.5, last + 0.5, color=FAINT, alpha=0.15, linewidth=0)
-    slow = f"slower than a turn in {length}:\nunscaled, new angles"
+    slow = f"no full turn in {length} tokens:\nuntrained angles if not scaled"
     axes.text(last, 1.03, slow, ha="right", va="bottom", fontsize=9)
-    axes.axhline(1, color=INK, linewidth=0.8)
-    axes.axhline(1 / factor, color=INK, linewidth=0.8, linestyle="--")
-    axes.text(0, 1 / factor - 0.02, f"divided by {factor:g}", va="top", fontsize=9)
     axes.set(xlabel="pair, from fast to slow", ylabel="scaled / unscaled frequency", ylim=(0, 1.2))
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.grid()
     axes.legend(loc="center right", bbox_to_anchor=(1, 0.68))
     return figure
 
@@ -77,22 +70,21 @@ def scale_by_each(frequencies: np.ndarray, *, length: int, factor: float) -> dic
 
 def grid() -> Figure:
     """Angles of some pairs over a grid, and the score of equal patches with the one in the middle."""
-    size, head_dim, theta, chosen = 15, 16, 10.0, (0, 3, 4, 7)
+    size, head_dim, theta, chosen = 15, 16, 10.0, {0: "rows", 3: "rows", 4: "columns", 7: "columns"}
     axial = AxialRotaryEmbedding([RotaryEmbedding(head_dim // 2, theta=theta)] * 2)
     embeddings = {"axial": axial, "mixed": MixedRotaryEmbedding(1, head_dim, theta=theta)}
     title = f"Rotation over {size} x {size} patches: cosine of the angle between a patch and the middle"
-    figure, panels = subplots(8.5, 3.7, title, 2, len(chosen) + 1, sharex=True, sharey=True)
+    figure, panels = subplots(3.5, title, 2, len(chosen) + 1, sharex=True, sharey=True)
     for row, (name, embedding) in zip(panels, embeddings.items(), strict=True):
         angles = np.reshape(embedding.angles(grid_positions(size, size)), (size, size, -1))
         cosines = np.cos(angles - angles[size // 2, size // 2])  # (size, size, pairs)
-        titles = [f"pair {pair}" for pair in chosen]
-        if name == "axial":
-            titles = [f"pair {pair}: {'rows' if pair < 4 else 'columns'}" for pair in chosen]
-        maps = [*(cosines[..., pair] for pair in chosen), cosines.mean(axis=-1)]
-        for axes, title, values in zip(row, [*titles, "all 8: the score"], maps, strict=True):
+        label = "pair {}: {}" if name == "axial" else "pair {}"
+        maps = {label.format(*item): cosines[..., item[0]] for item in chosen.items()}
+        maps["all 8: the score"] = cosines.mean(axis=-1)
+        for axes, (title, values) in zip(row, maps.items(), strict=True):
             picture = axes.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
-            axes.set_title(title, fontsize=9.5)
-            axes.set(xticks=(0, size // 2, size - 1), yticks=(0, size // 2, size - 1))
+            ticks = 0, size // 2, size - 1
+            axes.set(title=title, xticks=ticks, yticks=ticks)
         row[0].set_ylabel(f"{name}\nrow of the patch")
     for axes in panels[-1]:
         axes.set_xlabel("column")
@@ -101,22 +93,17 @@ def grid() -> Figure:
 
 
 def learned() -> Figure:
-    """Angle of one pair by token: by position, with per-token rotations, with their running sum."""
+    """Angle of one pair by token: by position, with per-token rotations, with their sum."""
     generator = np.random.default_rng(0)
     vectors = {word: generator.normal(size=8) for word in sorted(set(SENTENCE))}
     turns = np.stack([vectors[word] for word in SENTENCE]) @ generator.normal(size=8) * 0.25
     positional = 0.5 * np.arange(len(SENTENCE))
-    figure, axes = subplots(8.5, 3.9, "The angle of one pair at each token")
-    axes.plot(positional, "o-", label="of the position alone: 0.5 a token")
-    axes.plot(positional + turns, "s--", label="plus a turn of its own for each token")
-    axes.plot(positional + np.cumsum(turns), "s--", label="plus their running sum: a speed")
+    figure, axes = subplots(3.9, "The angle of one pair at each token")
+    axes.plot(positional, "o-", label="position alone: 0.5 rad per token")
+    axes.plot(positional + turns, "s--", label="plus an angle for each token: per_token")
+    axes.plot(positional + np.cumsum(turns), "s--", label="plus the sum of these angles: cumulative")
     axes.set_xticks(range(len(SENTENCE)), SENTENCE)
-    axes.set_ylabel("radians")
-    note = "weights drawn at random; in training they start at zero, on the straight line"
-    axes.set_title(note, fontsize=9.5)
+    axes.set(title="random weights; training starts with zeros, on the straight line", ylabel="radians")
     axes.grid()
     axes.legend()
     return figure
-
-
-FIGURES = (interpolation, scalings, grid, learned)

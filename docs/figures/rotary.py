@@ -12,13 +12,14 @@ from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
 from rope.rotation import doubled, rotary_angles, xpos_scales
 from runs.figure_style import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, subplots
+from runs.plots import write_cells
 
 
 def turn() -> Figure:
     """A vector in the plane at six positions, and two pairs of vectors at the same distance."""
-    figure, (fan, angle) = subplots(8.5, 4.1, "A pair of features turns by 0.5 radians a position", 1, 2)
+    figure, (fan, angle) = subplots(3.9, "A pair of features rotated by 0.5 radians per position", 1, 2)
     for position in range(6):
-        color = COLORS[0] if position == 0 else FAINT
+        color = BLUE if position == 0 else FAINT
         draw_arrow(fan, np.exp(0.5j * position), color=color, label=f"m = {position}")
     fan.set_title("the same vector at positions 0 to 5")
     for first, style in ((1, "-"), (8, "--")):
@@ -27,12 +28,11 @@ def turn() -> Figure:
         draw_arrow(angle, key, color=ORANGE, label=f"key at {first}", style=style)
         start, end = np.angle([key, query], deg=True)
         angle.add_patch(Arc((0, 0), 0.7, 0.7, theta1=start, theta2=end, color=INK, linestyle=style))
-    angle.set_title("3 apart, twice: the angle between is the same")
+    angle.set_title("at the same distance, the angle between is the same")
     for axes in (fan, angle):
-        axes.set(xlim=(-1.5, 1.5), ylim=(-1.3, 1.35), aspect="equal")
+        axes.set(xlim=(-1.5, 1.5), ylim=(-1.15, 1.35), aspect="equal")
         axes.add_patch(Circle((0, 0), 1, fill=False, color=FAINT, linewidth=0.8))
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
+        axes.axis("off")
     return figure
 
 
@@ -46,7 +46,7 @@ def draw_arrow(axes: Axes, end: complex, *, color: str, label: str, style: str =
 def pairs() -> Figure:
     """Angle of each pair (row) at some positions (columns), drawn as the hand of a clock."""
     positions, frequencies = (0, 1, 2, 3, 10, 30, 100, 300, 1_000), language_frequencies(8)
-    figure, axes = subplots(8.5, 3.9, "Each pair of a head is a hand that turns at its own speed")
+    figure, axes = subplots(3.9, "Each pair of a head rotates at its own frequency")
     angles = rotary_angles(tf.constant(positions), frequencies).numpy()
     for (column, row), angle in np.ndenumerate(angles):
         axes.add_patch(Circle((column, row), 0.42, fill=False, color=FAINT))
@@ -55,7 +55,7 @@ def pairs() -> Figure:
     axes.spines[:].set_visible(False)
     axes.set(xlim=(-0.5, len(positions) - 0.5), ylim=(len(frequencies) - 0.5, -0.5), aspect="equal")
     axes.set_xticks(range(len(positions)), [f"{position:,}" for position in positions])
-    labels = [f"pair {pair}\n{frequency:.3g} radians a token" for pair, frequency in enumerate(frequencies)]
+    labels = [f"pair {pair}\n{frequency:.3g} rad per token" for pair, frequency in enumerate(frequencies)]
     axes.set_yticks(range(len(frequencies)), labels)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.set_xlabel("position of the token")
@@ -67,15 +67,15 @@ def frequencies() -> Figure:
     """Wavelength of each pair in tokens, compared with a context of 256."""
     wavelengths, length = 2 * np.pi / language_frequencies(64), 256
     slow = wavelengths > length
-    figure, axes = subplots(8.5, 3.6, "How many tokens a full turn takes (dim 64, theta 10,000)")
+    figure, axes = subplots(3.6, "Tokens per full turn of each pair (dim 64, theta 10,000)")
     numbers = np.arange(len(slow))
     axes.semilogy(numbers[~slow], wavelengths[~slow], "o", label="complete a turn within the context")
     axes.semilogy(numbers[slow], wavelengths[slow], "s", label="complete none")
     axes.axhline(length, color=INK, linestyle="--", linewidth=1)
     axes.text(0, length * 1.2, f"a context of {length}", va="bottom")
-    axes.set(xlabel="pair", ylabel="tokens of a turn")
-    axes.set_title(f"{slow.sum()} of {len(slow)} pairs do not complete one in {length} tokens")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.set(xlabel="pair", ylabel="tokens per turn")
+    axes.set_title(f"{slow.sum()} of {len(slow)} pairs complete no turn in {length} tokens")
+    axes.yaxis.set_major_formatter("{x:,g}")
     axes.grid()
     axes.legend(loc="lower right")
     return figure
@@ -87,8 +87,7 @@ def matrix() -> Figure:
     angles = doubled(rotary_angles(tf.constant([3]), language_frequencies(dim, theta=100.0)))[0].numpy()
     cosines = np.diag(np.cos(angles))
     sines = np.sin(angles)[:, np.newaxis] * np.transpose(rotate_half(tf.eye(dim)))
-    title = "The rotation at position 3, interleaved pairs: a matrix that is nearly empty"
-    figure, grid = subplots(8.5, 3.4, title, 1, 3)
+    figure, grid = subplots(3.4, "The rotation at position 3 (dim 8, theta 100): most entries are zero", 1, 3)
     panels = {
         f"the matrix, {dim} x {dim}": cosines + sines,
         "= cosines on the features": cosines,
@@ -96,12 +95,8 @@ def matrix() -> Figure:
     }
     for axes, (title, values) in zip(grid, panels.items(), strict=True):
         axes.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
-        axes.set_title(title, fontsize=9.5)
-        axes.set(xlabel="feature of the vector", xticks=range(dim), yticks=range(dim))
-        for (row, column), value in np.ndenumerate(values):
-            if value:
-                style = {"fontsize": 7, "color": "white" if abs(value) > 0.6 else INK}
-                axes.text(column, row, f"{value:.2f}", ha="center", va="center", **style)
+        axes.set(title=title, xlabel="feature of the vector", xticks=range(dim), yticks=range(dim))
+        write_cells(axes, abs(values), [[f"{value:.2f}" if value else "" for value in row] for row in values])
     grid[0].set_ylabel("feature of the result")
     return figure
 
@@ -114,10 +109,10 @@ def distance() -> Figure:
     rotary = RotaryEmbedding(dim)
     rotated = [rotary.rotate_queries_or_keys(np.repeat(word, length, axis=0)).numpy() for word in words]
     panels = {
-        "sinusoids added: no diagonal is one number": (words[0] + sinusoids) @ (words[1] + sinusoids).T,
-        "rotated: every diagonal is one number": rotated[0] @ rotated[1].T,
+        "sinusoids added: the diagonals vary": (words[0] + sinusoids) @ (words[1] + sinusoids).T,
+        "rotated: every diagonal is constant": rotated[0] @ rotated[1].T,
     }
-    figure, grid = subplots(8.5, 4.1, "The score of one query and one key, by position", 1, 2, sharey=True)
+    figure, grid = subplots(4.1, "Score of one query and one key by position", 1, 2, sharey=True)
     for axes, (title, scores) in zip(grid, panels.items(), strict=True):
         values = (scores - scores.mean()) / dim**0.5
         picture = axes.imshow(values, cmap=SIGNED, vmin=-2, vmax=2)
@@ -131,25 +126,24 @@ def decay() -> Figure:
     """Upper bound of arXiv 2104.09864, section 3.4.3, by distance, and the score of equal vectors."""
     dim = 128
     angles = rotary_angles(tf.range(256), language_frequencies(dim)).numpy()
-    title = "What distance does to scores by itself (dim 128, theta 10,000)"
-    figure, (bound_axes, score_axes) = subplots(8.5, 3.8, title, 1, 2)
+    figure, (left, right) = subplots(3.8, "Decay of scores with distance (dim 128, theta 10,000)", 1, 2)
     sums = np.cumsum(np.exp(1j * angles), axis=1)  # (length, pairs): S_1, S_2, ...
-    bound_axes.plot(abs(sums).mean(axis=1), color=BLUE)
-    bound_axes.set(title="the bound: partial sums S of e^(i angle)", xlabel="distance", ylim=(0, None))
-    bound_axes.set_ylabel(f"mean |S| (at most {(dim / 2 + 1) / 2:g})")
-    score_axes.plot(np.cos(angles).mean(axis=1), color=ORANGE)
-    score_axes.axhline(0, color=FAINT, linewidth=0.8)
-    score_axes.set(title="one score: a query equal to its key", xlabel="distance")
-    score_axes.set_ylabel("score / score at distance 0")
-    bound_axes.grid()
-    score_axes.grid()
+    left.plot(abs(sums).mean(axis=1), color=BLUE)
+    left.set(title="the bound: mean size of the partial sums", xlabel="distance", ylim=(0, None))
+    left.set_ylabel(f"mean $|S_p|$ (at most {(dim / 2 + 1) / 2:g})")
+    right.plot(np.cos(angles).mean(axis=1), color=ORANGE)
+    right.axhline(0, color=FAINT, linewidth=0.8)
+    right.set(title="the score of a query equal to its key", xlabel="distance")
+    right.set_ylabel("score / score at distance 0")
+    left.grid()
+    right.grid()
     return figure
 
 
 def xpos() -> Figure:
     """Scales of xPos by position, and the score of equal vectors by distance."""
-    title = "xPos: queries shrink with their position, keys grow, and the score decays"
-    figure, (scale_axes, score_axes) = subplots(8.5, 4.1, title, 1, 2)
+    title = "xPos: queries decrease with their position, keys increase, and the score decays"
+    figure, (scale_axes, score_axes) = subplots(4.1, title, 1, 2)
     dim, length = 64, 2_048
     scales = xpos_scales(tf.range(length), dim, scale_base=512.0, centre=length // 2).numpy()
     for pair, color in zip((0, dim // 4, dim // 2 - 1), COLORS, strict=False):
@@ -164,12 +158,10 @@ def xpos() -> Figure:
     score_axes.axhline(0, color=FAINT, linewidth=0.8)
     score_axes.set(title="the score of a query equal to its key", xlabel="distance")
     score_axes.set_ylabel("score / score at distance 0")
-    scale_axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    for axis in (scale_axes.xaxis, scale_axes.yaxis, score_axes.xaxis):
+        axis.set_major_formatter("{x:,g}")
     scale_axes.grid()
     score_axes.grid()
     score_axes.legend()
-    figure.legend(*scale_axes.get_legend_handles_labels(), loc="outside lower left", ncols=3)
+    figure.legend(*scale_axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
-
-
-FIGURES = (turn, pairs, frequencies, matrix, distance, decay, xpos)

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.config import AxialViTConfig, TransformerLMConfig
+from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
-from models.vit import AxialViT
 from runs.attention_figure import attention_weights, draw_rotations, learned_angles
 
 
@@ -42,10 +41,3 @@ def test_learned_angles_are_recorded_and_drawn(tmp_path):
     draw_rotations(tmp_path / "rotations.png", layers, list("abcde"), "title")
     assert (tmp_path / "rotations.png").exists()
     assert learned_angles(TransformerLM(TransformerLMConfig(**options)), tokens) == []
-
-
-def test_weights_of_rows_and_columns_are_recorded():
-    config = AxialViTConfig(dim=32, num_layers=1, mlp_dim=48, attention="axial", patch_size=2)
-    model = AxialViT(config.for_images(4, 6, channels=1, num_classes=3))
-    layers = attention_weights(model, tf.zeros((1, 4, 6, 1)))
-    assert [weights.shape for weights in layers] == [(2, 4, 3, 3), (3, 4, 2, 2)]

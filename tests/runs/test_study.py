@@ -11,7 +11,7 @@ from configs.compose import compose, save_config
 from configs.schema import parse_config
 from runs import study as studies
 from runs.study import fill_in, read_study, select, study_names
-from runs.study_page import format_values, mean_and_interval
+from runs.study_page import figure_of, format_values, mean_and_interval, paired_differences
 from scripts import study as command
 from system.command import run_command
 from system.errors import ConfigError, RunError
@@ -244,7 +244,12 @@ def test_intervals_are_those_of_student_and_pairs_are_subtracted(declaration):
         low, high = stats.t.interval(0.95, count - 1, loc=values.mean(), scale=stats.sem(values))
         np.testing.assert_allclose([mean - half, mean + half], [low, high], rtol=1e-3)  # of T_QUANTILES
     values = {name: draw.normal(size=(4, 2)) for name in ("narrow", "wide", "tuned")}
-    *_, wide, tuned = format_values(read_study("width"), values, paired=True).splitlines()
+    differences = paired_differences(read_study("width"), values)
+    *_, wide, tuned = format_values(read_study("width"), differences, sign="+").splitlines()
+    points, curves = (figure := figure_of(read_study("width"), values)).axes
+    assert [label.get_text() for label in points.get_yticklabels()] == ["wide", "tuned (wide)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(values)
+    np.testing.assert_allclose(curves.containers[1].lines[0].get_ydata(), values["wide"][[2, 3]].mean(axis=1))
     for row, name, other in ((wide, "wide", "narrow"), (tuned, "tuned (wide)", "wide")):
         own = values[name.partition(" ")[0]]
         assert row.startswith(f"| {name} | {(own - values[other])[0].mean():+.4f} ± ")
@@ -288,6 +293,7 @@ def test_every_command_of_a_study_is_accepted(name, tmp_path):
         assert any(keys <= {*study.variant(variant)} for variant in study.variants)
     for panel in (panel for row in study.figure for panel in row):
         assert {*panel["columns"]} <= {*study.columns} and {*panel.get("variants", ())} <= {*study.variants}
+        assert {*panel} <= {"title", "columns", "ticks", "variants", "x", "y"}
     assert len((studies.DECLARATIONS / f"{name}.yaml").read_text().splitlines()) <= 60
 
 
