@@ -18,7 +18,7 @@ PAPER, INK, FAINT = "#f7f6f2", "#1f2328", "#8a8f98"
 BLUE, ORANGE, GREEN, RED = "#1f6fb2", "#c4560a", "#2e7d32", "#b3273a"
 COLORS = BLUE, ORANGE, GREEN, "#7b4ab5", RED, "#00808a", "#7a5a2b", "#c2379c", "#5b6472"
 MARKERS = "os^vDXP*"
-# Colour maps for shares from 0 to 1 and for numbers of either sign.
+# Color maps for shares from 0 to 1 and for numbers of either sign.
 SHARES, SIGNED = "Blues", "RdBu_r"
 # A page of GitHub shows 850 pixels: a wider figure is shrunk, and its text with it.
 DPI, PAGE_INCHES = 100, 8.5

@@ -29,7 +29,7 @@ def test_one_command_draws_every_figure_of_the_page(drawn):
     for name in NAMES:
         ours, stored = (pixels(folder / "rope_explained" / f"{name}.png") for folder in (drawn, DOCS))
         assert ours.shape == stored.shape, name
-        assert abs(ours - stored).mean() < 1, name  # of 255: processors may round a colour differently
+        assert abs(ours - stored).mean() < 1, name  # of 255: processors may round a color differently
 
 
 def test_a_figure_is_the_same_bytes_each_time(tmp_path):
