@@ -56,7 +56,7 @@ def plot_attention(path: Path, run_directory: Path, *, prompt: str | None, step:
 def draw_attention(path: Path, layers: list[np.ndarray], labels: list[str], title: str) -> None:
     """Draws a row for each layer of (1, heads, length, length) weights, and a column for each head."""
     num_heads = layers[0].shape[1]
-    with picture(path, max(PAGE_INCHES, 1.5 * num_heads + 2.5), 1.5 * len(layers) + 1.3) as figure:
+    with picture(path, max(PAGE_INCHES, 1.5 * num_heads + 2.5), 1.8 * len(layers) + 1) as figure:
         figure.suptitle(title, fontsize=11)
         widths = [*[1] * num_heads, 1.3]
         grid = figure.subplots(len(layers), len(widths), squeeze=False, width_ratios=widths)
@@ -89,18 +89,18 @@ def draw_rotations(path: Path, layers: list[np.ndarray], labels: list[str], titl
 
 def label_tokens(axes: Axes, labels: list[str], *, rows: bool, columns: bool) -> None:
     """Writes the tokens beside the rows and below the columns, or numbers if there are too many."""
-    numbers = range(len(labels))
-    size = min(9, 105 / len(labels))  # points; an axis is about 100 long
-    rotation = 90 if max(map(len, labels)) > 1 else 0
+    numbers, size = range(len(labels)), min(9, 100 / len(labels))  # points; an axis is about 95 long
+    style, pad = ({"rotation": 90}, 1) if max(map(len, labels)) > 1 else ({"va": "baseline"}, size)
     if len(labels) > MAX_LABELS:
-        numbers, size = range(0, len(labels), math.ceil(len(labels) / 5)), 8
-        labels = [str(number) for number in numbers]
+        numbers = range(0, len(labels), math.ceil(len(labels) / 5))
+        labels, size, style, pad = [str(number) for number in numbers], 8, {}, 1
     axes.set(xticks=[], yticks=[])
     axes.tick_params(length=0, pad=1)
     if rows:
         axes.set_yticks(numbers, labels, fontsize=size)
     if columns:
-        axes.set_xticks(numbers, labels, fontsize=size, rotation=rotation)
+        axes.set_xticks(numbers, labels, fontsize=size, **style)
+        axes.tick_params(axis="x", pad=pad)
 
 
 def draw_by_distance(axes: Axes, weights: np.ndarray) -> None:
