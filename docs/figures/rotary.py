@@ -96,7 +96,8 @@ def matrix() -> Figure:
     for axes, (title, values) in zip(grid, panels.items(), strict=True):
         axes.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
         axes.set(title=title, xlabel="feature of the vector", xticks=range(dim), yticks=range(dim))
-        write_cells(axes, abs(values), [[f"{value:.2f}" if value else "" for value in row] for row in values])
+        texts = [[f"{x:.2f}".replace("0.", ".") if x else "" for x in row] for row in values]
+        write_cells(axes, abs(values), texts)
     grid[0].set_ylabel("feature of the result")
     return figure
 
