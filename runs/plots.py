@@ -10,13 +10,8 @@ from configs.run_table import shorten
 from runs.figure_style import GREEN, ORANGE, PAGE_INCHES, RED, SHARES, picture
 from system.text import format_percent
 
-# Style of the curve of each column of metrics.jsonl.
+TRAINING = {"label": "training batch", "alpha": 0.5, "linewidth": 1}
 HELD_OUT = {"label": "held out", "color": ORANGE, "marker": "o", "markersize": 4}
-CURVES = {
-    "loss": {"label": "training batch", "alpha": 0.5, "linewidth": 1},
-    "validation_loss": HELD_OUT,
-    "accuracy": HELD_OUT,
-}
 
 IMAGES_PER_ROW = 6
 COLUMN_INCHES, TITLE_INCHES = PAGE_INCHES / IMAGES_PER_ROW, 0.4
@@ -53,14 +48,13 @@ def plot_loss(rows: list[dict], path: Path, *, unit: str, title: str) -> None:
             for column in columns:
                 points = [(row[unit], row[column]) for row in rows if column in row]
                 if points:
-                    axes.plot(*zip(*points, strict=True), **CURVES[column])
+                    axes.plot(*zip(*points, strict=True), **(TRAINING if column == "loss" else HELD_OUT))
             axes.set_ylabel(label)
             axes.grid()
             if axes.lines:
                 axes.legend()
         grid[0].set_yscale("log")  # the first steps would squeeze the others
-        low, high = grid[0].get_ylim()
-        labeled = (1, 2, 5) if high > 20 * low else (1, 1.2, 1.5, 2, 3, 5, 7)
+        labeled = (1, 2, 5) if np.divide(*grid[0].get_ylim()) < 0.05 else (1, 1.2, 1.5, 2, 3, 5, 7)
         grid[0].yaxis.set(major_locator=ticker.LogLocator(subs=labeled), major_formatter="{x:g}")
         grid[0].minorticks_off()
         locator = ticker.MaxNLocator(6, steps=(1, 2, 5, 10), integer=True)
