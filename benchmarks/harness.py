@@ -23,10 +23,6 @@ FAILED = "failed"
 SPAWN = multiprocessing.get_context("spawn")
 
 
-class UnavailableError(Exception):
-    """A contender cannot take part on this machine; the message is the reason in one line."""
-
-
 class Work(NamedTuple):
     """A call that is timed, and the number of units of work that it does."""
 
@@ -95,8 +91,6 @@ def describe(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
         command = format_command("-m", "pip", "install", "-r", ROOT / "requirements-bench.txt")
         return f"{error.name} is not installed: {command}"
-    if isinstance(error, UnavailableError):
-        return str(error)
     return f"{FAILED} ({type(error).__name__}: {reason(error)})"
 
 

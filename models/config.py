@@ -97,6 +97,11 @@ class RopeConfig(Options):
     xpos_scale_base: float = 512.0
     scaling: RopeScalingConfig = RopeScalingConfig()
 
+    @property
+    def is_scaled(self) -> bool:
+        """Whether any option extends the context."""
+        return (self.interpolate_factor, self.theta_rescale_factor, self.scaling.type) != (1, 1, "none")
+
 
 class AxialRopeConfig(Options):
     """Rotary embedding of the rows and columns of a grid of patches.

@@ -43,7 +43,7 @@ def evaluate_passkeys(
         check_run(run, run_lengths, scalings=scalings)
     cases = make_cases(runs, scalings, lengths=lengths_of)
     depths = np.linspace(0, 1, num_depths)
-    found = evaluate_cases(cases, lambda case, batch_size: find_keys(case, depths, examples, batch_size))
+    found = evaluate_cases(cases, lambda case: find_keys(case, depths, examples))
     return [
         make_row(case, depth, found_at_depth)
         for case, found_in_case in zip(cases, found, strict=True)
@@ -52,7 +52,7 @@ def evaluate_passkeys(
 
 
 def find_keys(
-    case: Case, depths: np.ndarray, examples: int, batch_size: int
+    case: Case, depths: np.ndarray, examples: int
 ) -> tuple[list[slice], Callable[[slice], np.ndarray]]:
     """Batches of the examples at each depth, and whether greedy decoding gives their keys, (batch,) bool.
 
@@ -71,7 +71,8 @@ def find_keys(
         inputs, targets = passkeys.held_out(numbers[rows], places[rows])
         return (predict(tf.constant(inputs)).numpy() == targets[:, -digits:]).all(axis=1)
 
-    return [slice(start, start + batch_size) for start in range(0, len(numbers), batch_size)], find
+    size = case.batch_size
+    return [slice(start, start + size) for start in range(0, len(numbers), size)], find
 
 
 def num_digits(run: TrainedRun) -> int:

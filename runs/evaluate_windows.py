@@ -75,8 +75,8 @@ def evaluate_windows(
     targets = choose_targets(tokens, separator=tokenizer.separator, **limits)
     counts, num_bytes = sum_by_document(targets, targets.counts), count_bytes(targets, tokenizer)
 
-    def prepare(case, batch_size):
-        batches = window_batches(targets, window=case.length, batch_size=batch_size)
+    def prepare(case):
+        batches = window_batches(targets, window=case.length, batch_size=case.batch_size)
         return batches, make_window_evaluator(case, attention)
 
     cases = make_cases(runs, scalings, lengths=dict.fromkeys(runs, windows))

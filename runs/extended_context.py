@@ -1,4 +1,4 @@
-"""Language models beyond their trained context: zero-shot scalings, checks and memory."""
+"""Language models beyond their trained context: zero-shot scalings and checks."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -8,23 +8,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from configs.schema import Config
 from data.corpus import TextCorpus
 from data.tokenizer import BYTES, Tokenizer
-from models.chunked import TILE, is_chunked
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from runs.load import load_model, load_run_tokenizer
 from system.errors import RunError
 from system.text import can_redraw_lines, escape, print_error
-from training.hardware import available_memory
 
-# Measured peaks on a CPU are 3 (bfloat16) to 9 bytes (float32 under XLA, ALiBi) for each score and each bias.
-BYTES_PER_SCORE = 9
-BYTES_PER_FEATURE = 8
 SCALING_LENGTHS = ("factor", "original_max_position_embeddings", "target_length")
 
 
@@ -61,6 +55,13 @@ class Case(NamedTuple):
         return self.length / self.run.trained_length if self.is_scaled else 1.0
 
     @property
+    def batch_size(self) -> int:
+        """Rows with as many tokens as a training step reads."""
+        options = self.run.config
+        tokens = options.batch_size // options.accumulation_steps * self.run.trained_length
+        return max(1, tokens // self.length)
+
+    @property
     def equivalent(self) -> "Case":
         """Case with the same result: up to the trained length, a scaling changes nothing."""
         return self if self.is_scaled else self._replace(scaling="none")
@@ -87,17 +88,15 @@ def make_cases(
 
 
 def evaluate_cases(
-    cases: list[Case], prepare: Callable[[Case, int], tuple[Sequence, Callable[[Any], np.ndarray]]]
+    cases: list[Case], prepare: Callable[[Case], tuple[Sequence, Callable[[Any], np.ndarray]]]
 ) -> list[np.ndarray]:
     """Values of each case, over all its batches; equivalent cases are evaluated once.
 
-    `prepare` returns the batches of a case with so many rows, and a function from a batch to its values.
-    Raises RunError before any evaluation, if a case does not fit in memory.
+    `prepare` returns the batches of a case, and a function from a batch to its values.
     """
-    batch_sizes = {case: choose_batch_size(case) for case in dict.fromkeys(c.equivalent for c in cases)}
     values = {}
-    for case, batch_size in batch_sizes.items():
-        batches, evaluate = prepare(case, batch_size)
+    for case in dict.fromkeys(case.equivalent for case in cases):
+        batches, evaluate = prepare(case)
         description = f"{case.run.path} {case.scaling} {case.length:,}"
         progress = tqdm(batches, desc=escape(description), disable=not can_redraw_lines())
         values[case] = np.concatenate([evaluate(batch) for batch in progress])
@@ -157,12 +156,7 @@ def check_run(run: TrainedRun, lengths: list[int], *, scalings: list[str], atten
             f"a window of {longer[0]:,} cannot be evaluated: the learned positions of {run.path} end at its "
             f"context_length {trained:,}. Leave out longer windows"
         )
-    if scalings and config.position != "rotary":
-        raise RunError(
-            f"--zero-shot scales rotary positions, {run.path} has position={config.position}. Leave it out"
-        )
-    rope = config.rope
-    if scalings and (rope.interpolate_factor, rope.theta_rescale_factor, rope.scaling.type) != (1, 1, "none"):
+    if scalings and config.rope.is_scaled:
         raise RunError(
             f"--zero-shot starts from a model without a scaling, but {run.path} was trained with one. Leave "
             "out --zero-shot, or evaluate its parent run"
@@ -178,30 +172,3 @@ def check_run(run: TrainedRun, lengths: list[int], *, scalings: list[str], atten
             f"warning: {run.path} was trained on a context of {trained:,} tokens; without a scaling the "
             f"windows {', '.join(f'{length:,}' for length in longer)} are extrapolation"
         )
-
-
-def row_memory(model: TransformerLM, length: int) -> int:
-    """Upper bound in bytes of the activations of one row of `length` tokens, without gradients."""
-    config = model.config
-    is_tiled = is_chunked(config.attention_kernel, length, model.compute_dtype)
-    columns = min(length, TILE) if is_tiled else length
-    biases = config.num_heads if config.position == "alibi" else 1
-    scores = length * columns * (config.num_heads + biases)
-    features = length * (4 * config.dim + 3 * config.mlp_dim + config.vocab_size)
-    return BYTES_PER_SCORE * scores + BYTES_PER_FEATURE * features
-
-
-def choose_batch_size(case: Case) -> int:
-    """Rows with as many tokens as a training step reads, or as fit in memory; RunError if none fits."""
-    options = case.run.config
-    tokens = options.batch_size // options.accumulation_steps * case.run.trained_length
-    rows = max(1, tokens // case.length)
-    if tf.config.list_physical_devices("GPU"):
-        return rows  # the memory of a GPU is not known in advance; the first batch shows whether it suffices
-    needed, available = row_memory(case.run.model, case.length), available_memory()
-    if needed > available:
-        raise RunError(
-            f"a window of {case.length:,} may need {needed / 1e9:,.1f} GB of memory in {case.run.path}, but "
-            f"only {available / 1e9:,.1f} GB are free. Leave it out"
-        )
-    return min(rows, available // needed)

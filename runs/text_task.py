@@ -104,9 +104,8 @@ class TextTask:
 
     def next_command(self, path: Path) -> str:
         """Loss by window after the extension of a trained context, otherwise generation."""
-        rope, length = self.config.model.rope, self.config.context_length
-        is_scaled = (rope.interpolate_factor, rope.theta_rescale_factor, rope.scaling.type) != (1, 1, "none")
-        if self.config.init_from is not None and is_scaled:
+        length = self.config.context_length
+        if self.config.init_from is not None and self.config.model.rope.is_scaled:
             windows = (str(max(1, length // divisor)) for divisor in (4, 2, 1))
             return format_command("-m", "scripts.evaluate", path, "--windows", *windows)
         # A prompt that a person would type: the most frequent first word of a line, such as `def` in Python.

@@ -70,12 +70,6 @@ def physical_memory(cgroup: Path = CGROUP) -> int:
         return size
 
 
-def available_memory(cgroup: Path = CGROUP) -> int:
-    """Bytes of main memory that this process can still allocate, within the limit of a container."""
-    unused = physical_memory(cgroup) - psutil.Process().memory_info().rss
-    return max(0, min(psutil.virtual_memory().available, unused))
-
-
 def describe_environment() -> dict:
     """JSON values that decide the bits of a result on a CPU: versions, processor flags, threads."""
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from benchmarks.harness import UnavailableError, Work
+from benchmarks.harness import Work
 
 
 def sleeping(*, milliseconds, log=None, mark=None, count=1, **_):
@@ -30,10 +30,6 @@ def missing(**_):
     import a_package_that_nobody_has
 
     return a_package_that_nobody_has
-
-
-def too_large(**_):
-    raise UnavailableError("it may need 99 GB, which are not free")
 
 
 def broken(**_):

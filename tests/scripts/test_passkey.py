@@ -40,8 +40,6 @@ class Reader:
 
     document_separator = None
 
-    compute_dtype = "float32"
-
     def __init__(self, config):
         self.config = config
 
@@ -86,7 +84,7 @@ def test_each_length_and_depth_has_a_row_with_its_accuracy(eagerly):
 def test_a_scaling_applies_beyond_the_trained_length(monkeypatch):
     configs = []
 
-    def find_keys(case, depths, examples, batch_size):
+    def find_keys(case, depths, examples):
         configs.append(config_of(case))
         return [None], lambda batch: np.full(len(depths) * examples, case.is_scaled)
 
