@@ -4,21 +4,12 @@ import argparse
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 from system.errors import RunError, reason
 from system.text import did_you_mean, print_error
 
 LARGEST = 2**31 - 1  # sizes and indices are int32 in TensorFlow
 SCALINGS = ("linear", "ntk", "yarn", "dynamic")
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """Parser for options whose text may begin with a dash."""
-
-    def error(self, message: str) -> NoReturn:
-        hint = ": write --OPTION=TEXT if the text begins with a dash"
-        super().error(message + (hint if message.endswith("expected one argument") else ""))
 
 
 def add_zero_shot_option(parser: argparse._ActionsContainer) -> None:

@@ -86,14 +86,19 @@ def check_manifest(manifest: dict, run: Run) -> None:
         )
 
 
-def make_save(run: Run, checkpoints: Checkpoints, log: RunLog) -> Callable[[int, dict], None]:
-    """Function `save(step, facts)` that writes a checkpoint; `facts` are values from the loop."""
-    constant = {
+def constant_facts(run: Run) -> dict:
+    """Facts in every checkpoint of a run."""
+    return {
         **run.task.facts,
         "config": deciding_keys(run.config),
         "environment": describe_environment(),
         "replicas": run.replicas.num_replicas,
     }
+
+
+def make_save(run: Run, checkpoints: Checkpoints, log: RunLog) -> Callable[[int, dict], None]:
+    """Function `save(step, facts)` that writes a checkpoint; `facts` are values from the loop."""
+    constant = constant_facts(run)
 
     def save(step: int, facts: dict) -> None:
         run.directory.check_owned()

@@ -18,7 +18,7 @@ from data.image_files import list_images, read_image
 from models.config import AxialViTConfig
 from runs.figure_style import PAGE_INCHES, picture
 from runs.load import load_model, load_task, note_other_data
-from system.errors import DataError, RunError
+from system.errors import DataError
 from system.text import can_redraw_lines, escape, print_error, print_note
 from training.evaluation import make_evaluator
 
@@ -29,7 +29,8 @@ def evaluate_runs(paths: list[Path], sizes: list[Size] | None, *, step: int | st
     """Row for each run, with its results on all its held-out data, or for each run and image size.
 
     An empty list of sizes stands for `default_sizes` of the first run. Raises RunError if sizes are given and
-    a run is not of a vision transformer, or its patches do not fit; DataError if the data cannot be read.
+    a run is not of a vision transformer, ConfigError if its patches do not fit, and DataError if the data
+    cannot be read.
     """
     of = None if sizes is None else AxialViTConfig
     runs = [(path, *load_model(path, of=of, step=step)) for path in paths]
@@ -46,7 +47,7 @@ def evaluate_run(
         if evaluated.model == config.model:
             note_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
         elif model.resamples_positions(*evaluated.model.image_size):
-            shape = format_size(evaluated.model.image_size)
+            shape = "x".join(map(str, evaluated.model.image_size))
             print_note(f"the learned positions of {path} are resampled for images of {shape}.")
         evaluate = make_evaluator(model, task.measure, compile_mode=config.compile)
         batches = tqdm(task.evaluation_batches(), desc=escape(str(path)), disable=not can_redraw_lines())
@@ -61,16 +62,9 @@ def default_sizes(model: AxialViTConfig) -> list[Size]:
 
 
 def resized(config: Config, size: Size) -> Config:
-    """The config of a run with another image size; raises RunError unless patches divide it."""
-    patch = config.model.patch_size
-    if any(side % patch for side in size):
-        raise RunError(f"--image-size {format_size(size)} is not a multiple of the patch size {patch}")
+    """The config of a run with another image size; raises ConfigError unless patches divide it."""
     data, model = replace(config.data, image_size=size), replace(config.model, image_size=size)
     return replace(config, data=data, model=model)
-
-
-def format_size(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"
 
 
 def plot_sizes(rows: list[dict], path: Path) -> None:

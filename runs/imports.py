@@ -5,16 +5,17 @@ from pathlib import Path
 
 import keras
 
-from configs.compose import compose, override_key, save_config
-from configs.schema import deciding_keys, parse_config
+from configs.compose import compose, override_key
+from configs.schema import parse_config
 from models.huggingface import CONFIG, TOKENIZER, load_pretrained
+from runs.checkpointing import constant_facts, record
 from runs.load import load_task
-from runs.resolve import resolve_config
+from runs.resolve import Run, resolve_config
 from system.errors import ConfigError, RunError
-from system.files import write_text
 from system.text import format_command, print_line
 from training.checkpoints import Checkpoints, sha256_of
-from training.hardware import describe_environment, initialize_devices
+from training.hardware import initialize_devices
+from training.replicas import ONE_DEVICE
 from training.run_log import RunDirectory
 
 # Recorded as that of the run, which that of a child does not exceed by default (configs/compose.py).
@@ -48,20 +49,16 @@ def import_folder(folder: Path, name: str, overrides: list[str], *, layout: str 
     config = replace(config, model=model.config, context_length=model.config.context_length)
     config = resolve_config(config, directory.config)
     task = load_task(config)
+    run = Run(config, task, directory, ONE_DEVICE)
     files = [folder / CONFIG, folder / TOKENIZER, *sorted(folder.glob("*.safetensors*"))]
-    facts = {
-        **task.facts,
-        "config": deciding_keys(config),
-        "environment": describe_environment(),
-        "replicas": 1,
+    source = {
         "imported_from": str(folder.resolve()),
         "imported_files": {path.name: sha256_of(path) for path in files if path.exists()},
     }
     with directory:
-        Checkpoints(directory.checkpoints, model, keras.optimizers.SGD(), keep=1).save(0, facts)
-        if task.tokenizer.json is not None:
-            write_text(directory.tokenizer, task.tokenizer.json)
-        save_config(config, directory.config)
+        checkpoints = Checkpoints(directory.checkpoints, model, keras.optimizers.SGD(), keep=1)
+        checkpoints.save(0, constant_facts(run) | source)
+        record(run)
     print_line(task.description)
     command = format_command("-m", "scripts.generate", directory.path, "--prompt", "Once upon a time")
     return (

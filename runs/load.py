@@ -1,6 +1,5 @@
 """The task of a run, and loading of tasks, models and trained runs."""
 
-import functools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import Protocol
 
 import keras
 
-from configs.compose import REWRITE, load_config, no_run, read_yaml
-from configs.schema import Config, conflicting_keys, describe_difference, flatten, to_flat
+from configs.compose import REWRITE, load_config, no_run
+from configs.schema import Config, conflicting_keys, describe_difference
 from data.config import ImagesConfig, PasskeyConfig
 from data.tokenizer import BYTES, FILE_NAME, Tokenizer, read_tokenizer
 from models.config import AxialViTConfig
@@ -100,8 +99,8 @@ def load_task(
 
 
 def load_run_tokenizer(run_directory: Path, config: Config) -> Tokenizer:
-    """Tokenizer of a language model's run; raises DataError if its file cannot be read."""
-    is_of_bytes = config.data.tokenizer in (None, "bytes")
+    """Tokenizer of a run, that of bytes for images; raises DataError if its file cannot be read."""
+    is_of_bytes = getattr(config.data, "tokenizer", None) in (None, "bytes")
     return BYTES if is_of_bytes else read_tokenizer(run_directory / FILE_NAME)
 
 
@@ -142,8 +141,7 @@ def load_model(
         config = replace(config, precision=precision)
     if step == "best":
         step = find_best_step(run_directory)
-    is_of_text = not isinstance(config.data, ImagesConfig)
-    model = make_model(config, load_run_tokenizer(run_directory, config) if is_of_text else None)
+    model = make_model(config, load_run_tokenizer(run_directory, config))
     manifest = restore_weights(run_directory, model, step=None if step == "latest" else step)
     print_note(f"{run_directory}: using the checkpoint of step {manifest['step']:,}")
     return model, config, manifest
@@ -169,15 +167,7 @@ def load_run_config(run_directory: Path) -> Config:
     if conflicts := conflicting_keys(recorded, config):
         changes = "; ".join(map(describe_difference, conflicts))
         raise ConfigError(f"{path} differs from the checkpoints of its run: {changes}. {REWRITE}")
-    unrecorded = to_flat(config).keys() - recorded.keys()
-    if unrecorded and (absent := unrecorded - flatten(read_yaml(path)).keys()):
-        note_defaults(path, tuple(sorted(absent)))
     return config
-
-
-@functools.cache  # one note for each file, which a command may read several times
-def note_defaults(path: Path, keys: tuple[str, ...]) -> None:
-    print_note(f"{path} is of an older version, without {', '.join(keys)}; the defaults are used.")
 
 
 def note_other_data(path: Path, config: Config, manifest: dict, *, fingerprint: str) -> None:

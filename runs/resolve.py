@@ -49,16 +49,9 @@ CHANGEABLE = (
 
 @dataclass(frozen=True)
 class Run:
-    """Run with a resolved config.
+    """Run with a resolved config."""
 
-    Attributes:
-        config: without `auto`, and without null where the parent or the data determine the value.
-        task: data of the run.
-        directory: directory of the run.
-        replicas: devices on which it is trained.
-    """
-
-    config: Config
+    config: Config  # without `auto`, and without null where the parent or the data determine the value
     task: Task
     directory: RunDirectory
     replicas: Replicas

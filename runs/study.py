@@ -5,7 +5,6 @@ each run and the scripts measure it, in processes of their own; what they write 
 is done is skipped: a study resumes, and a changed declaration repeats only what it changes.
 """
 
-import functools
 import hashlib
 import json
 import math
@@ -27,8 +26,6 @@ from system.files import delete, has_complete_summary, read_json_lines, write_te
 from system.text import ROOT, did_you_mean, format_count, print_line, print_note
 
 DECLARATIONS = ROOT / "configs" / "study"
-# 97.5 % quantiles of Student's t-distribution with 1, 2, ... degrees of freedom.
-T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 Values = dict[str, np.ndarray]  # of each variant, (columns, seeds)
 
 
@@ -45,10 +42,7 @@ class Run:
     def read_record(self) -> dict:
         """Overrides, digest of what determines the result, and rows by command line; empty for a new run."""
         path = self.directory.with_name(f"{self.directory.name}.json")
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except ValueError as error:
-            raise RunError(f"{path} is damaged: delete it, and {self.directory}") from error
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def write_record(self, record: dict) -> None:
         with writing(self.directory.with_name(f"{self.directory.name}.json"), quiet=True) as path:
@@ -112,15 +106,12 @@ def study_names() -> list[str]:
 
 
 def read_study(name: str, seeds: list[int] | None = None) -> Study:
-    """Study of a declaration; ConfigError if there is none, or for too many seeds."""
+    """Study of a declaration; ConfigError if there is none."""
     if name not in study_names():
         hint = did_you_mean(name, study_names())
         raise ConfigError(f"no study {name!r}; choose from {', '.join(study_names())}{hint}")
     values = yaml.safe_load((DECLARATIONS / f"{name}.yaml").read_text(encoding="utf-8"))
-    seeds = list(dict.fromkeys(seeds or values["seeds"]))
-    if len(seeds) > len(T_QUANTILES) + 1:
-        raise ConfigError(f"--seeds must be at most {len(T_QUANTILES) + 1} numbers, got {len(seeds)}")
-    return Study(name=name, **{**values, "seeds": seeds})
+    return Study(name=name, **{**values, "seeds": list(dict.fromkeys(seeds or values["seeds"]))})
 
 
 def fill_in(text: object, variant: dict) -> str:
@@ -160,7 +151,8 @@ def train(run: Run) -> str:
     A run of an earlier declaration is deleted. Raises RunError for a directory that no study has written.
     """
     parents = [train(run.parent)] if run.parent else []
-    digest = hashlib.sha256(json.dumps([composed(run.overrides), *parents]).encode()).hexdigest()
+    values = compose(list(run.overrides))  # all keys, since another default gives another run
+    digest = hashlib.sha256(json.dumps([values, *parents]).encode()).hexdigest()
     record = run.read_record()
     if record.get("digest") != digest:
         if record:
@@ -174,12 +166,6 @@ def train(run: Run) -> str:
         places += [f"init_from='{run.parent.directory}'"] if run.parent else []
         execute(ROOT / "train.py", *run.overrides, *places)
     return digest
-
-
-@functools.cache
-def composed(overrides: tuple[str, ...]) -> dict:
-    """Values of all keys without those of a parent: with other defaults, it is another run."""
-    return compose(list(overrides))
 
 
 def evaluate(run: Run, lines: list[str], variant: dict) -> list[dict]:

@@ -12,10 +12,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from scipy import stats
 
 from runs.arguments import writing
 from runs.figure_style import BLUE, FAINT, INK, MARKERS, draw, subplots
-from runs.study import T_QUANTILES, Study, Values
+from runs.study import Study, Values
 from system.errors import RunError
 from system.files import write_text
 
@@ -110,7 +111,7 @@ def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
     known = values[~np.isnan(values)]
     if len(known) < 2:
         return (known[0] if len(known) else math.nan), math.nan
-    return known.mean(), T_QUANTILES[len(known) - 2] * known.std(ddof=1) / math.sqrt(len(known))
+    return known.mean(), stats.t.ppf(0.975, len(known) - 1) * stats.sem(known)
 
 
 def figure_of(study: Study, values: Values) -> Figure:

@@ -45,13 +45,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "that of the first run), and draw resolution.png; images are resized, and those of another shape are "
         "cropped to their centre"
     )
-    parser.add_argument("--image-size", type=image_size, nargs="*", metavar="SIZE", help=sizes)
-    group = parser.add_argument_group("loss by context window (language models)")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--image-size", type=image_size, nargs="*", metavar="SIZE", help=sizes)
     windows = (
-        "context lengths in tokens, such as 128 256 512; the column `difference` is the loss minus that of "
-        "the first row, on the same bytes"
+        "language models: loss by context length in tokens, such as 128 256 512; the column `difference` is "
+        "the loss minus that of the first row, on the same bytes"
     )
-    group.add_argument("--windows", type=positive_integer, nargs="+", help=windows)
+    kind.add_argument("--windows", type=positive_integer, nargs="+", help=windows)
+    group = parser.add_argument_group("options of --windows")
     stride = (
         "targets that one forward pass predicts: each has WINDOW - STRIDE + 1 to WINDOW tokens of context "
         "(default half the smallest window)"
@@ -71,16 +72,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             if getattr(options, name) is not None:
                 parser.error(f"--{name.replace('_', '-')} has no effect without --windows")
         return options
-    if options.image_size is not None:
-        parser.error("--windows is for language models, --image-size for vision transformers: use one")
     options.windows = sorted(set(options.windows))
     smallest = options.windows[0]
     options.stride = options.stride or max(1, smallest // 2)
-    options.targets = options.targets or max(DEFAULT_TARGETS, options.stride)
+    options.targets = max(options.targets or DEFAULT_TARGETS, options.stride)
     if options.stride > smallest:
         parser.error(f"--stride must be at most the smallest window {smallest}, got {options.stride}")
-    if options.targets < options.stride:
-        parser.error(f"--targets must be at least the stride {options.stride}, got {options.targets}")
     return options
 
 

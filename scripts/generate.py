@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/generate.py`
 
-from data.tokenizer import BYTES, TextStream, Tokenizer
-from runs.arguments import ArgumentParser, add_step_option, positive_integer
+from data.tokenizer import TextStream, Tokenizer
+from runs.arguments import add_step_option, positive_integer
 from system.command import quiet_imports, run_command
 from system.errors import RunError
 from system.text import print_error, print_note, print_result
@@ -80,10 +80,10 @@ def generate(sampler: "Sampler", tokenizer: Tokenizer, texts: list[str], options
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser(prog="python -m scripts.generate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.generate", description=__doc__)
     add, binary = parser.add_argument, argparse.FileType("rb")
     add("run_directory", type=Path, help="run of a language model, such as outputs/lm")
-    prompt = "text to continue, or - for standard input; repeat the option for a batch of prompts"
+    prompt = "text to continue, or - for standard input; --prompt=TEXT if it begins with a dash; repeatable"
     add("--prompt", action="append", default=[], help=prompt)
     file = "file to continue, without its last line break; may be repeated"
     add("--prompt-file", type=binary, action="append", default=[], metavar="FILE", help=file)
@@ -129,7 +129,7 @@ def ask_for_prompts() -> Iterator[str]:
 def print_texts(
     prompts: Sequence[Sequence[int]],
     steps: Iterable[Sequence[int]],
-    tokenizer: Tokenizer = BYTES,
+    tokenizer: Tokenizer,
     *,
     seed: int,
     as_json: bool = False,

@@ -15,8 +15,6 @@ from runs.arguments import add_step_option, add_zero_shot_option, default_pictur
 from system.command import quiet_imports, run_command
 from system.text import format_table, print_result
 
-MAX_DEPTHS = 101
-
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
@@ -50,10 +48,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add_zero_shot_option(parser)
     add_step_option(parser)
     add("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args(arguments)
-    if not 2 <= options.depths <= MAX_DEPTHS:
-        parser.error(f"--depths must be 2 to {MAX_DEPTHS}, got {options.depths}")
-    return options
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scri
 from runs.arguments import add_step_option, positive_integer, writing
 from system.command import USER_ERROR, quiet_imports, run_command
 from system.files import write_text
-from system.text import format_count, format_percent, print_error, print_result
-
-MOST_FAILURES = 20
+from system.text import format_percent, print_error, print_result
 
 
 def main(arguments: list[str]) -> int:
@@ -40,12 +38,8 @@ def main(arguments: list[str]) -> int:
                 f"{each['class']} {format_percent(each['probability'])}" for each in prediction["guesses"]
             ]
             print_result(f"{prediction['image']}: {', '.join(guesses)}")
-    for failure in failures[:MOST_FAILURES]:
+    for failure in failures:
         print_error(f"error: {failure}")
-    if len(failures) > MOST_FAILURES:
-        print_error(
-            f"error: {format_count(len(failures) - MOST_FAILURES, 'more file')} cannot be read as images"
-        )
     return USER_ERROR if failures else 0
 
 

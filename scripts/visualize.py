@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/visualize.py`
 
-from runs.arguments import ArgumentParser, add_step_option
+from runs.arguments import add_step_option
 from system.command import quiet_imports, run_command
 from system.text import print_result
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = ArgumentParser(prog="python -m scripts.visualize", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m scripts.visualize", description=__doc__)
     parser.add_argument("run_directory", type=Path, help="run of a language model, such as outputs/lm")
     parser.add_argument("--prompt", help="input text (default a Python statement)")
     add_step_option(parser)

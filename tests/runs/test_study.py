@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from configs.compose import compose, save_config
 from configs.schema import parse_config
@@ -209,13 +208,6 @@ def test_a_full_disk_is_one_clear_line(start, monkeypatch, capsys):
     assert "No space left on device" in capsys.readouterr().err
 
 
-def test_a_damaged_record_is_named(start, tmp_path):
-    start()
-    next((tmp_path / "runs" / "width").glob("*.json")).write_text("")
-    with pytest.raises(RunError, match=r"\.json is damaged"):
-        start()
-
-
 def test_other_keys_for_all_runs_leave_those_of_the_declaration_alone(start, tmp_path):
     start()
     before = sorted((tmp_path / "runs" / "width").iterdir())
@@ -238,11 +230,10 @@ def test_quick_runs_have_two_steps_of_one_seed_and_leave_the_pages_alone(start, 
 
 def test_intervals_are_those_of_student_and_pairs_are_subtracted(declaration):
     draw = np.random.default_rng(0)
-    for count in (2, 3, 10):
+    for count, quantile in ((2, 12.706), (3, 4.303), (10, 2.262)):  # 97.5 %, of a printed table
         values = draw.normal(size=count)
-        mean, half = mean_and_interval(np.append(values, np.nan))
-        low, high = stats.t.interval(0.95, count - 1, loc=values.mean(), scale=stats.sem(values))
-        np.testing.assert_allclose([mean - half, mean + half], [low, high], rtol=1e-3)  # of T_QUANTILES
+        interval = values.mean(), quantile * values.std(ddof=1) / count**0.5
+        np.testing.assert_allclose(mean_and_interval(np.append(values, np.nan)), interval, rtol=1e-4)
     values = {name: draw.normal(size=(4, 2)) for name in ("narrow", "wide", "tuned")}
     differences = paired_differences(read_study("width"), values)
     *_, wide, tuned = format_values(read_study("width"), differences, sign="+").splitlines()
@@ -263,11 +254,9 @@ def test_a_column_with_several_values_is_refused():
         select(rows, {"value": "loss"}, {})
 
 
-def test_an_unknown_study_and_too_many_seeds_are_refused():
+def test_an_unknown_study_is_refused():
     with pytest.raises(ConfigError, match=r"no study 'position'.*did you mean 'positions'"):
         read_study("position")
-    with pytest.raises(ConfigError, match="--seeds must be at most 10"):
-        read_study("positions", list(range(11)))
 
 
 @pytest.mark.parametrize("name", study_names())

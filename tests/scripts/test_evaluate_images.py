@@ -86,7 +86,9 @@ def test_image_sizes_default_to_multiples_of_the_trained_size(untrained):
 def test_a_size_that_is_not_a_multiple_of_the_patches_is_refused(untrained, run):
     code, output, errors = run(main, untrained[0], "--image-size", "8", "8x13")
     assert (code, output) == (2, "")
-    assert errors == ["error: --image-size 8x13 is not a multiple of the patch size 2"]
+    assert errors[0].startswith(
+        "config error: patch_size must divide both sides of the images, got 2 for 8x13"
+    )
 
 
 def test_an_invalid_size_is_refused(run, capsys):
@@ -96,7 +98,7 @@ def test_an_invalid_size_is_refused(run, capsys):
         assert f"must be pixels, such as 16 or 16x24, got {size!r}" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         run(main, "anywhere", "--image-size", "8", "--windows", "16")
-    assert "--windows is for language models, --image-size for vision transformers" in capsys.readouterr().err
+    assert "argument --windows: not allowed with argument --image-size" in capsys.readouterr().err
 
 
 def test_options_for_the_other_kind_of_model_are_refused(untrained, tmp_path, run):

@@ -11,7 +11,7 @@ import pytest
 
 from data.tokenizer import BYTES
 from models.sampling import TOKENS_PER_CALL, Sampler, SamplingOptions
-from scripts.generate import UNTIMED_STEPS, main, parse, print_texts
+from scripts.generate import UNTIMED_STEPS, main, print_texts
 from system.text import escape
 from tests.run_helpers import save_untrained_text_run
 
@@ -127,7 +127,7 @@ def test_the_speed_is_that_of_steps_without_compilation(monkeypatch, capsys):
         times = iter([100.0] * UNTIMED_STEPS + ends)
         monkeypatch.setattr("time.perf_counter", lambda times=times: next(times))
         count = UNTIMED_STEPS + len(ends)
-        print_texts([b"a"], [[65]] * count, seed=3)
+        print_texts([b"a"], [[65]] * count, BYTES, seed=3)
         assert capsys.readouterr().err == f"seed 3: {count} tokens{speed}\n"
 
 
@@ -149,7 +149,7 @@ def test_characters_are_printed_when_their_last_byte_is_generated(capsys):
             printed.append(capsys.readouterr().out)
             yield np.array([byte])
 
-    print_texts([np.frombuffer(b"ab", np.uint8)], steps(), seed=0)
+    print_texts([np.frombuffer(b"ab", np.uint8)], steps(), BYTES, seed=0)
     printed.append(capsys.readouterr().out)
     assert printed == ["ab", "", "é", "", "", "→", "", "", "", "🙂", "x\n"]
 
@@ -164,13 +164,6 @@ def test_characters_are_printed_when_their_last_byte_is_generated(capsys):
 )
 def test_invalid_input_is_reported_in_one_line(traced_once, run, run_directory, arguments, problem):
     assert run(main, run_directory, *arguments) == (2, "", [f"error: {problem}"])
-
-
-def test_a_prompt_that_begins_with_a_dash_needs_an_equals_sign(capsys, run_directory):
-    with pytest.raises(SystemExit, match="2"):
-        main([str(run_directory), "--prompt", "---"])
-    assert capsys.readouterr().err.endswith(": write --OPTION=TEXT if the text begins with a dash\n")
-    assert parse([str(run_directory), "--prompt=---"]).prompt == ["---"]
 
 
 def test_every_command_can_be_started_as_a_file():

@@ -172,10 +172,3 @@ def test_a_trained_length_too_short_for_the_question_is_refused(trained_run, run
     code, _, errors = run(main, trained_run)
     assert code == 2
     assert errors[-1].startswith("error: a context of 16 tokens is too short")
-
-
-def test_an_invalid_number_of_depths_is_refused(run, capsys):
-    for depths in ("1", "102"):
-        with pytest.raises(SystemExit, match="2"):
-            run(main, "anywhere", "--depths", depths)
-        assert f"--depths must be 2 to 101, got {depths}" in capsys.readouterr().err
