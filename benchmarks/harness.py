@@ -40,20 +40,14 @@ class Contender(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """Work that several contenders do.
-
-    sizes: arguments of every contender.
-    contenders: the first is the reference of the ratios.
-    rate: name of a rate, and its units in a unit of work. None for commands, which need no warm-up, and whose
-        own processes are not measured in memory.
-    seconds: about how long a contender takes to start, and for a turn, for the announced total.
-    """
+    """Work that several contenders do; the first is the reference of the ratios."""
 
     title: str
-    sizes: dict
+    sizes: dict  # arguments of every contender
     contenders: list[Contender]
+    # Name of a rate, and its units in a unit of work; None for commands: no warm-up, no measured memory.
     rate: tuple[str, float] | None
-    seconds: tuple[float, float] = (20, 2)
+    seconds: tuple[float, float] = (20, 2)  # to start a contender, and for a turn, for the announced total
 
 
 def measure(workload: Workload, *, repeats: int) -> list[dict]:
@@ -87,7 +81,6 @@ def measure(workload: Workload, *, repeats: int) -> list[dict]:
 
 
 def describe(error: Exception) -> str:
-    """Reason why a contender is left out."""
     if isinstance(error, ModuleNotFoundError):
         command = format_command("-m", "pip", "install", "-r", ROOT / "requirements-bench.txt")
         return f"{error.name} is not installed: {command}"

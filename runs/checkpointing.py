@@ -125,17 +125,10 @@ def reverting_on_divergence(run: Run, checkpoints: Checkpoints) -> Iterator[None
     try:
         yield
     except DivergedError as error:
-        step, optimizer = checkpoints.go_back(error.good_step), run.config.optimizer
-        remedies = [
-            f"optimizer.learning_rate={optimizer.learning_rate / 3:.1g}",
-            f"optimizer.warmup_steps={max(100, 3 * optimizer.warmup_steps)}",
-        ]
-        if run.config.precision != "float32":
-            remedies.append("precision=float32")
         state, changes = "There is no checkpoint before it", "name=another"
-        if step is not None:
+        if (step := checkpoints.go_back(error.good_step)) is not None:
             state = f"The run is back at its checkpoint of step {step:,}"
             changes += f" init_from={run.directory.path}"
-        advice = f"Try the same command with {changes} {' or '.join(remedies)}"
-        error.args = (f"{error}. {state}. {advice}",)
+        rate = f"optimizer.learning_rate={run.config.optimizer.learning_rate / 3:.1g}"
+        error.args = (f"{error}. {state}. Try the same command with {changes} {rate}",)
         raise

@@ -32,12 +32,9 @@ Logits = Callable[[np.ndarray], np.ndarray]  # from tokens or uint8 images to lo
 
 
 def export_run(run_directory: Path, file_format: str, output: Path, *, step: int | str = "latest") -> str:
-    """Writes the model of a run to the directory `output`, and returns a line about the result.
+    """Writes the model of a run to the new directory `output`, and returns a line about the result.
 
-    Raises:
-        RunError: if `output` exists or cannot be written, a package is missing, the run has no checkpoint, or
-            the exported logits differ from those of the run.
-        DataError: if the data of the run cannot be read.
+    Raises RunError if that is not possible, or the exported logits differ from those of the run.
     """
     for package in PACKAGES.get(file_format, ()):
         if importlib.util.find_spec(package) is None:

@@ -28,11 +28,6 @@ def import_folder(folder: Path, name: str, overrides: list[str], *, layout: str 
 
     `folder` and `layout` are those of `load_pretrained`, `overrides` keys of `train.py`, such as those of the
     data, which are measured and used by children of the run. The default tokenizer is that of the folder.
-
-    Raises:
-        ConfigError: if an override is invalid, or sets what the folder determines.
-        DataError: if the folder or the data cannot be read, or the tokenizer has more tokens than the model.
-        RunError: if there is such a run.
     """
     for override in overrides:
         if override_key(override).split(".")[0] in FIXED:

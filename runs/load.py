@@ -26,25 +26,15 @@ from training.run_log import RunDirectory
 
 
 class Task(Protocol):
-    """Data of a run, and everything that depends on the kind of data: text, passkeys or images.
+    """Data of a run, and everything that depends on the kind of data: text, passkeys or images."""
 
-    Attributes:
-        config: the run's config, with the values that come from the data filled in.
-        unit: unit of the training data, `tokens` or `images`.
-        description: one line about the data.
-        epoch_size: number of units in the training data; None if they are generated.
-        facts: values for the checkpoint: `data_fingerprint`, and those that inference needs.
-        measure: sums over the targets of a batch, from `training.evaluation`.
-        tokenizer: that of a text; None for images.
-    """
-
-    config: Config
-    unit: str
-    description: str
-    epoch_size: int | None
-    facts: dict
-    measure: Measure
-    tokenizer: Tokenizer | None
+    config: Config  # of the run, with the values that come from the data filled in
+    unit: str  # of the training data: `tokens` or `images`
+    description: str  # one line about the data
+    epoch_size: int | None  # number of units in the training data; None if they are generated
+    facts: dict  # for the checkpoint: `data_fingerprint`, and what inference needs
+    measure: Measure  # sums over the targets of a batch, from `training.evaluation`
+    tokenizer: Tokenizer | None  # None for images
 
     def training_batches(self, start_step: int, rows: slice) -> Iterable:
         """Batches of the steps from `start_step` on, restricted to `rows`."""
@@ -78,16 +68,10 @@ def load_task(
     facts: dict | None = None,
     run_directory: Path | None = None,
 ) -> Task:
-    """Loads the data of a config.
+    """Loads the data of a config; DataError if they cannot be read or do not fit the model.
 
-    Args:
-        config: config of the run.
-        report: receives one-line messages.
-        facts: facts in the checkpoint of a trained model; images are normalized as in its training.
-        run_directory: directory of an existing run, whose tokenizer is used and whose data must not change.
-
-    Raises:
-        DataError: if the data cannot be read or do not fit the model.
+    With the `facts` in the checkpoint of a trained model, images are normalized as in its training. With the
+    `run_directory` of an existing run, its tokenizer is used, and the data must not have changed.
     """
     is_recorded = run_directory is not None
     if isinstance(config.data, ImagesConfig):
@@ -119,16 +103,10 @@ def load_model(
     precision: str | None = None,
     step: int | str = "latest",
 ) -> tuple[keras.Model, Config, dict]:
-    """Loads a checkpoint of a run, and prints its step.
+    """Model, config and checkpoint manifest of a run; prints the step.
 
-    Args:
-        run_directory: directory of the run.
-        of: required class of the model's config, for a command that supports one kind of model.
-        precision: Keras dtype policy in place of that of the run.
-        step: step of the checkpoint, `latest`, or `best` for the lowest held-out loss among those kept.
-
-    Returns:
-        The model, the run's config, and the checkpoint's manifest.
+    `of` is the class of the model's config that a command needs, and `precision` replaces that of the run.
+    `step` is a number, `latest`, or `best` for the lowest held-out loss among the checkpoints kept.
     """
     initialize_devices()
     config = load_run_config(run_directory)

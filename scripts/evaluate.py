@@ -5,6 +5,7 @@ transformers with --image-size 8 12 16: accuracy on images of these sizes.
 """
 
 import argparse
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -111,11 +112,8 @@ def evaluate_windows(options: argparse.Namespace) -> None:
 
 
 def format_tables(rows: list[dict]) -> str:
-    """One table for the rows of each kind of task, which have the same columns."""
-    tables: dict[tuple, list[dict]] = {}
-    for row in rows:
-        tables.setdefault(tuple(row), []).append(row)
-    return "\n\n".join(map(format_table, tables.values()))
+    """One table for consecutive rows with the same columns, which are of one kind of task."""
+    return "\n\n".join(format_table(list(group)) for _, group in itertools.groupby(rows, key=tuple))
 
 
 if __name__ == "__main__":

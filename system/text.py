@@ -31,12 +31,7 @@ def print_line(text: str) -> None:
 
 
 def print_result(text: str, *, end: str = "\n") -> None:
-    """Prints a result of a command on standard output.
-
-    Raises:
-        BrokenPipeError: if the reader, such as `head`, has closed its end.
-        CommandError: if it cannot be written for another reason, such as a full disk.
-    """
+    """Prints a result of a command; CommandError if it cannot be written, as on a full disk."""
     try:
         print(escape(text), end=end, flush=True)
     except BrokenPipeError:
@@ -124,10 +119,7 @@ def format_entries(entries: Iterable[tuple[str, str]]) -> str:
 
 
 def format_table(rows: list[dict]) -> str:
-    """Table with one line for each row and a header made of the keys of the first row.
-
-    Headers take several lines where one would be longer than `LINE_WIDTH`.
-    """
+    """Table with a line for each row, and the keys as headers, on several lines if the table is wide."""
     headers = [name.replace("_", " ") for name in rows[0]]
     cells = [[format_cell(value) for value in row.values()] for row in rows]
     columns = list(zip(headers, *cells, strict=True))

@@ -95,12 +95,7 @@ def with_readable_errors(cls: type, init: Callable[..., None]) -> Callable[..., 
 
 
 def problems_of(error: ValidationError, classes: dict[str, type[Options]]) -> Iterator[Problem]:
-    """Key and message of each error.
-
-    Args:
-        error: of the validation of `classes[""]`.
-        classes: class of each group of keys, such as {"": Config, "model": TransformerLMConfig}.
-    """
+    """Key and message of each error; `classes` are those of groups, such as {"": Config, "model": ...}."""
     for details in error.errors(include_url=False):
         if details["type"] == "problems":
             yield from details["ctx"]["problems"]

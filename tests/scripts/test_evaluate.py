@@ -28,7 +28,7 @@ def test_evaluate_gives_the_loss_of_the_summary(trained_run, run):
 
 
 def test_evaluate_prints_one_table_for_each_task(eagerly, trained_run, untrained, run):
-    _, output, _ = run(main, trained_run, untrained[0], trained_run)
+    _, output, _ = run(main, trained_run, trained_run, untrained[0])
     text, images = output.split("\n\n")
     *_, first, second = text.splitlines()
     assert [row.split()[0] for row in (first, second)] == [str(trained_run)] * 2
