@@ -22,35 +22,23 @@ ESTIMATE_EVERY, ESTIMATE_BATCHES = 250, 20
 STDDEV = 0.02
 
 
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attention_norm, self.mlp_norm = (nn.LayerNorm(DIM, bias=False) for _ in range(2))
-        self.qkv, self.output = nn.Linear(DIM, 3 * DIM, bias=False), nn.Linear(DIM, DIM, bias=False)
-        self.up, self.down = nn.Linear(DIM, 4 * DIM, bias=False), nn.Linear(4 * DIM, DIM, bias=False)
-        for layer in (self.output, self.down):
-            nn.init.normal_(layer.weight, std=STDDEV / math.sqrt(2 * LAYERS))
-        for layer in (self.qkv, self.up):
-            nn.init.normal_(layer.weight, std=STDDEV)
-
-    def forward(self, x):
-        heads = self.qkv(self.attention_norm(x)).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(*heads, is_causal=True)
-        x = x + self.output(mixed.transpose(1, 2).flatten(2))
-        return x + self.down(functional.gelu(self.up(self.mlp_norm(x))))
-
-
 class Model(nn.Module):
     def __init__(self, characters: int):
         super().__init__()
         self.embedding, self.positions = nn.Embedding(characters, DIM), nn.Embedding(LENGTH, DIM)
-        self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
-        self.norm = nn.LayerNorm(DIM, bias=False)
-        for table in (self.embedding, self.positions):
-            nn.init.normal_(table.weight, std=STDDEV)
+        options = {"activation": "gelu", "batch_first": True, "norm_first": True, "bias": False}
+        block = nn.TransformerEncoderLayer(DIM, HEADS, 4 * DIM, dropout=0.0, **options)
+        norm = nn.LayerNorm(DIM, bias=False)
+        self.blocks = nn.TransformerEncoder(block, LAYERS, norm, enable_nested_tensor=False)
+        self.mask = nn.Transformer.generate_square_subsequent_mask(LENGTH)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                is_last = name.endswith(("out_proj.weight", "linear2.weight"))  # of a residual branch
+                nn.init.normal_(parameter, std=STDDEV / math.sqrt(2 * LAYERS) if is_last else STDDEV)
 
     def forward(self, inputs, targets):
-        x = self.norm(self.blocks(self.embedding(inputs) + self.positions.weight))
+        x = self.embedding(inputs) + self.positions.weight
+        x = self.blocks(x, mask=self.mask, is_causal=True)
         logits = functional.linear(x, self.embedding.weight)
         return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,14 +25,12 @@ from data.passkeys import Passkeys
 from data.tokenizer import BYTES, Tokenizer
 from models.sampling import Sampler, SamplingOptions
 from system.errors import DataError
-from system.text import format_command, format_percent
+from system.text import escape, format_command, format_percent
 from training.evaluation import summed_loss, summed_loss_and_answers
 from training.run_log import RunDirectory
 
 SAMPLE_PROMPT_LENGTH, SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 32, 200, 0.8
 PROMPT_SOURCE_LENGTH = 100_000  # tokens of the held-out text
-# First whole line, else first whole word: a held-out part of a document may begin inside a line.
-PROMPT_STARTS = (r"\n([ \t]*\S.*)", r"\s(\S.*)", r"(.+)")
 PASSKEY_SAMPLES, SHOWN_QUESTION_LENGTH = 3, 60
 
 
@@ -160,7 +158,7 @@ class PasskeyTask:
             lines = []
             for text, answer in zip(texts, answers, strict=True):
                 parts = (text[:-digits], answer, text[-digits:])
-                lines.append(format_answer(*(readable(part, tokenizer) for part in parts)))
+                lines.append(format_answer(*(escape(tokenizer.decode(part)) for part in parts)))
             return {"sample": "\n".join(lines)}
 
         return sample
@@ -225,27 +223,19 @@ def sample_text(sampler: Sampler, tokens: np.ndarray, tokenizer: Tokenizer = BYT
     prompt = tokenizer.encode(text).tolist() or [tokenizer.separator]
     options = SamplingOptions(temperature=SAMPLE_TEMPERATURE, seed=seed, stop_tokens=tokenizer.stop_tokens)
     steps = sampler.generate([[*tokenizer.prefix, *prompt]], SAMPLE_LENGTH, options)
-    return f"«{readable(prompt, tokenizer)}»{readable((token for (token,) in steps), tokenizer)}"
+    continuation = tokenizer.decode(token for (token,) in steps)
+    return escape(f"«{tokenizer.decode(prompt)}»{continuation}")
 
 
 def choose_prompt(tokens: np.ndarray, tokenizer: Tokenizer = BYTES, *, max_length: int) -> str:
     """Whole words of up to `max_length` tokens at the start of a line of the held-out text."""
     tokens = np.asarray(tokens[:PROMPT_SOURCE_LENGTH])
-    parts = np.split(tokens, np.flatnonzero(tokens == tokenizer.separator))
-    documents = [tokenizer.decode(part[part != tokenizer.separator]) for part in parts]
-    starts = (re.search(start, text, re.DOTALL) for start in PROMPT_STARTS for text in documents)
-    text = next(filter(None, starts))[1]
+    text = tokenizer.decode(tokens[tokens != tokenizer.separator])
+    if line := re.search(r"\n([ \t]*\S.*)", text, re.DOTALL):  # the text may begin inside a line
+        text = line[1]
     prompt = tokenizer.decode(tokenizer.encode(text)[:max_length]).rstrip("\N{REPLACEMENT CHARACTER}")
     words = re.match(r"(.*\S)\s", prompt, re.DOTALL)
     return words[1] if words else prompt
-
-
-def readable(tokens: Iterable[int], tokenizer: Tokenizer = BYTES) -> str:
-    """Text of the tokens with control characters replaced: an untrained model generates any byte."""
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
-        for char in tokenizer.decode(tokens)
-    )
 
 
 def format_answer(question: str, answer: str, key: str) -> str:

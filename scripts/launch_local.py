@@ -20,8 +20,7 @@ from system.command import forwarding_signals, run_command, stop_signals
 from system.text import print_line
 
 PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
-# After a failure, seconds for the other workers to end by themselves, and to end after a signal.
-PATIENCE, GRACE = 30, 10
+PATIENCE = 30  # seconds for the other workers to end by themselves after a failure
 
 
 def main(arguments: list[str]) -> int:
@@ -40,10 +39,8 @@ def main(arguments: list[str]) -> int:
 def launch(command: list[str], *, num_workers: int) -> int:
     """Runs `command` once for each worker and prints their output, each line with the worker's number.
 
-    After a worker fails, the others are terminated unless they end by themselves.
-
-    Returns:
-        The first exit code that is not 0, or 0.
+    After a worker fails, the others are killed unless they end by themselves. Returns the failed exit code,
+    or 0.
     """
     addresses = free_addresses(num_workers)
     workers = [start(command, addresses, index) for index in range(num_workers)]
@@ -56,9 +53,7 @@ def launch(command: list[str], *, num_workers: int) -> int:
 def free_addresses(count: int) -> list[str]:
     """Unused ports of this machine, as host:port."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
 
 
@@ -81,22 +76,15 @@ def relay(worker: subprocess.Popen, index: int) -> None:
 
 
 def wait(workers: list[subprocess.Popen]) -> int:
-    """Waits for all workers and terminates them after a failure; returns the failed exit code, or 0."""
     while not (failed := [worker for worker in workers if worker.poll()]):
         if all(worker.poll() == 0 for worker in workers):
             return 0
         time.sleep(0.1)
-    for end, seconds in (
-        (lambda worker: None, PATIENCE),
-        (subprocess.Popen.terminate, GRACE),
-        (subprocess.Popen.kill, GRACE),
-    ):
-        deadline = time.monotonic() + seconds
-        for worker in workers:
-            end(worker)  # does nothing to a worker that has ended
-        for worker in workers:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.wait(max(0.0, deadline - time.monotonic()))
+    deadline = time.monotonic() + PATIENCE
+    for worker in workers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        worker.kill()  # does nothing to a worker that has ended
     code = failed[0].returncode
     return 128 - code if code < 0 else code  # a shell reports signal n as 128 + n
 

@@ -19,8 +19,8 @@ def held_out(*documents):
     ("documents", "prompt"),
     [
         (["ds end here\n\n    def first(a, b):\n        return a"], "    def first(a, b):"),
-        (["x = 1\n", "tail\nThe second document is long enough"], "The second document is"),
-        (["ords without a line that has an end"], "without a line that has"),
+        (["x = 1\n", "tail\nThe second document is long enough"], "tail\nThe second document"),
+        (["Words without a line that has an end"], "Words without a line that"),
         (["ab\nüüüüüüüüüüüüüüüü"], "ü" * 12),
         (["one"], "one"),
     ],
@@ -35,7 +35,7 @@ def test_a_sample_marks_its_prompt():
 
     sampler = SimpleNamespace(capacity=8, generate=generate)
     text = sample_text(sampler, held_out("a\nbc def ghi"), seed=0)
-    assert text == "«bc def»bc\N{REPLACEMENT CHARACTER}"
+    assert text == r"«bc def»bc\x07"
     sampler.capacity = 3
     assert sample_text(sampler, held_out("\U0001f600"), seed=0)[:3] == "«\N{REPLACEMENT CHARACTER}»"
 
