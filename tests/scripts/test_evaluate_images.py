@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from configs.compose import save_config
 from configs.schema import Config
-from runs.evaluate_runs import default_sizes
 from scripts.evaluate import main
 from tests.run_helpers import save_untrained_image_run
 from training.checkpoints import Checkpoints
@@ -69,18 +68,12 @@ def test_several_runs_share_a_table_and_a_picture_in_the_current_directory(
 ):
     monkeypatch.chdir(tmp_path)
     other, _, _ = save_untrained_image_run(tmp_path / "$other", patch_size=4)
-    code, output, errors = run(main, untrained[0], other, "--image-size", "12x8", "8", "--json")
+    code, output, errors = run(main, untrained[0], other, "--image-size", "--json")
     assert (code, errors) == (0, ["wrote resolution.png"])
     assert (tmp_path / "resolution.png").exists()
     assert [(row["run"], row["image_size"]) for row in json.loads(output)] == [
-        (str(path), size) for path in (untrained[0], other) for size in ("12x8", "8x8")
+        (str(path), size) for path in (untrained[0], other) for size in ("8x8", "12x12", "16x16")
     ]
-
-
-def test_image_sizes_default_to_multiples_of_the_trained_size(untrained):
-    model = untrained[1].config.model
-    assert default_sizes(model) == [(8, 8), (12, 12), (16, 16)]
-    assert default_sizes(replace(model, patch_size=8)) == [(8, 8), (16, 16)]
 
 
 def test_a_size_that_is_not_a_multiple_of_the_patches_is_refused(untrained, run):
