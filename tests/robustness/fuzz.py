@@ -10,9 +10,10 @@ command, `--find scaling` the inputs that contain a text.
 import argparse
 import contextlib
 import ctypes
+import functools
 import hashlib
 import importlib
-import json
+import multiprocessing
 import os
 import re
 import resource
@@ -25,7 +26,6 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ FAILURES = ["traceback", "hang", "signal", "files lost", "left behind", "raw con
 FAILURES += ["many lines", "changed silently", "internal error of a named input"]
 RUNS = ((TEXT, "lm"), (TEXT, "half"), (VIT, "vit"), (PASSKEY, "passkey"))
 OWN_FILES = re.compile(r"(cache|home|tmp)/|outputs/.*(\.png|\.lock|\.partial)$")
+Outcome = tuple[object, set[str]]  # result of a command, and its notes
 
 
 def main(arguments: list[str]) -> int:
@@ -51,27 +52,25 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="number of inputs at a time (default 2)")
     parser.add_argument("--only", default="", help="only commands that begin with this text")
     parser.add_argument("--find", default="", help="only inputs that contain this text")
-    parser.add_argument("--output", type=Path, default=Path("fuzz.jsonl"), help="results, one in each line")
     options = parser.parse_args(arguments)
     cases = [case for case in all_cases(options.seed) if case.command.startswith(options.only)]
     cases = [case for case in cases if options.find in " ".join([*case.arguments, case.damage, case.shell])]
     import_commands()
-    results = []
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, open(options.output, "w") as file:
-        slots = [Slot(Path(folder, str(number))) for number in range(options.jobs)]
-        for result in run_all(cases, slots):
-            results.append(result)
-            file.write(json.dumps(result) + "\n")
-            file.flush()
-            if result["kind"] in FAILURES or len(results) % 50 == 0:
-                print(f"{len(results)}/{len(cases)} {result['kind']}: {result['command'][:200]}", flush=True)
-    counts = Counter(result["kind"] for result in results)
+    counts = Counter()
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        base = Path(folder, "base")
+        prepare_runs(base, Path(folder, "output"))
+        usual: dict[str, Outcome] = {}
+        for command in SUCCEEDING:
+            usual[command] = try_case(Case(command, COMMANDS[command]), base, {})[2]
+        with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
+            tried = pool.imap_unordered(functools.partial(try_case, base=base, usual=usual), cases)
+            for kind, line, _ in tried:
+                counts[kind] += 1
+                if kind not in ("refused", "same result", "help"):
+                    print(f"{counts.total()}/{len(cases)} {kind}: {line}", flush=True)
     print("\n".join(f"{count:5} {kind}" for kind, count in counts.most_common()))
-    for result in sorted(results, key=lambda result: result["kind"]):
-        if result["kind"] not in ("refused", "same result", "help"):
-            kind, command, damage, output = (result[key] for key in ("kind", "command", "damage", "output"))
-            print(f"{kind}: {command} [{damage}] {output[-200:]!r}")
-    too_many = counts["internal error"] > MOST_INTERNAL_ERRORS * len(results)
+    too_many = counts["internal error"] > MOST_INTERNAL_ERRORS * len(cases)
     return int(too_many or any(counts[kind] for kind in FAILURES))
 
 
@@ -107,128 +106,117 @@ def call(module: str, arguments: list[str]) -> None:
         os._exit(code)
 
 
-class Slot:
-    """A directory in which one input at a time is tried, on a copy of the prepared files."""
+def try_case(case: Case, base: Path, usual: dict[str, Outcome]) -> tuple[str, str, Outcome]:
+    """Kind of result, a line about it, and the outcome of a case, in a copy of the prepared files."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as folder:
+        work, output = Path(folder, "work"), Path(folder, "output")
+        shutil.copytree(base, work, symlinks=True)
+        subprocess.run(["bash", "-c", case.damage], cwd=work, stderr=subprocess.DEVNULL)
+        before = contents(work)
+        code = run_case(case, work, output)
+        text, after = output.read_text(encoding="utf-8", errors="replace"), contents(work)
+        subprocess.run(["chmod", "-R", "u+rwx", work], stderr=subprocess.DEVNULL)
+    kind, outcome = judge(case, code, text, before, after), find_outcome(case, text, after)
+    if kind == "accepted":
+        value, notes = usual.get(case.command, (None, set()))
+        silently = case.same and outcome[1] <= notes
+        kind = "same result" if outcome[0] == value else "changed silently" if silently else kind
+    others = {*TEXT, *VIT, *PASSKEY} if case.command == "train" else ()
+    command = shlex.join([case.command, *(word for word in case.arguments if word not in others)])
+    return kind, f"{command} {case.shell} [{case.damage}] {text[-200:]!r}", outcome
 
-    def __init__(self, path: Path, runs: Sequence[tuple[list[str], str]] = RUNS):
-        self.work, self.base, self.output = path / "work", path / "base", path / "output"
-        self.undamaged = [Case(command, COMMANDS[command]) for command in SUCCEEDING]
-        self.usual: dict[str, tuple[object, set[str]]] = {}  # results and notes of the undamaged commands
-        prepare_data(self.base)
-        for arguments, name in runs:
-            if (code := self.finish(Case("train", [*arguments, f"name={name}"]))) != 0:
-                raise RuntimeError(f"exit code {code}: {self.text()}")
-            shutil.rmtree(self.base)
-            shutil.copytree(self.work, self.base, symlinks=True)
-        shutil.rmtree(self.base / "outputs/half/checkpoints/step-00000002", ignore_errors=True)
-        (self.base / "outputs/half/summary.json").unlink(missing_ok=True)
-        self.case = None
 
-    def start(self, case: Case) -> None:
-        if self.work.exists():
-            subprocess.run(["chmod", "-R", "u+rwx", self.work], stderr=subprocess.DEVNULL)
-            shutil.rmtree(self.work)
-        shutil.copytree(self.base, self.work, symlinks=True)
-        if case.damage:
-            subprocess.run(["bash", "-c", case.damage], cwd=self.work, stderr=subprocess.DEVNULL)
-        self.case, self.before, self.started = case, contents(self.work), time.monotonic()
-        self.process = os.fork()
-        if self.process == 0:
-            try:
-                self.become(case)
-            finally:
-                os._exit(99)
+def run_case(case: Case, work: Path, output: Path) -> int | None:
+    """Exit code of a command in a child process, or minus the number of a signal; None after the limit."""
+    deadline = time.monotonic() + LIMIT_SECONDS * max(1.0, os.getloadavg()[0] / os.cpu_count())
+    if (process := os.fork()) == 0:
+        try:
+            become(case, work, output)
+        finally:
+            os._exit(99)
+    done = status = 0
+    while not done and time.monotonic() < deadline:
+        time.sleep(0.01)
+        done, status = os.waitpid(process, os.WNOHANG)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+    if not done:
+        os.waitpid(process, 0)
+    return os.waitstatus_to_exitcode(status) if done else None
 
-    def finish(self, case: Case) -> int | None:
-        """Runs a case to its end and returns its exit code."""
-        self.start(case)
-        while (code := self.poll()) == "running":
-            time.sleep(0.01)
-        return code
 
-    def become(self, case: Case) -> None:
-        """Turns this process into the command of a case."""
-        os.setsid()
-        os.chdir(self.work)
-        # Without capabilities, root cannot read what permissions forbid.
-        ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
-        resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_MEMORY, LIMIT_MEMORY))
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        os.dup2(1, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")
-        tempfile.tempdir = None
-        folders = {"HOME": str(self.work / "home"), "TMPDIR": str(self.work / "tmp")}
-        os.environ |= folders | {"PYTHONPATH": str(ROOT)}
-        module = modules()[case.command.split()[0]]
-        if case.shell:
-            words = ["bash", "-c", case.shell, "", sys.executable, "-m", module, *case.arguments]
-            os.execv("/bin/bash", words)
-        sys.argv = [str(ROOT / "train.py"), *case.arguments]
-        call(module, case.arguments)
+def become(case: Case, work: Path, output: Path) -> None:
+    """Turns this process into the command of a case."""
+    os.setsid()
+    os.chdir(work)
+    # Without capabilities, root cannot read what permissions forbid.
+    ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
+    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_MEMORY, LIMIT_MEMORY))
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+    os.dup2(1, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", encoding="utf-8"), os.fdopen(2, "w", encoding="utf-8")
+    tempfile.tempdir = None
+    os.environ |= {"HOME": str(work / "home"), "TMPDIR": str(work / "tmp"), "PYTHONPATH": str(ROOT)}
+    module = modules()[case.command.split()[0]]
+    if case.shell:
+        words = ["bash", "-c", case.shell, "", sys.executable, "-m", module, *case.arguments]
+        os.execv("/bin/bash", words)
+    sys.argv = [str(ROOT / "train.py"), *case.arguments]
+    call(module, case.arguments)
 
-    def poll(self) -> int | str | None:
-        """Exit code or minus the number of a signal; None after the time limit; or "running"."""
-        done, status = os.waitpid(self.process, os.WNOHANG)
-        limit = LIMIT_SECONDS * max(1.0, os.getloadavg()[0] / os.cpu_count())
-        if not done and time.monotonic() - self.started < limit:
-            return "running"
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process, signal.SIGKILL)
-        if not done:
-            os.waitpid(self.process, 0)
-            return None
-        return os.waitstatus_to_exitcode(status)
 
-    def text(self) -> str:
-        return self.output.read_text(encoding="utf-8", errors="replace")
+def judge(case: Case, code: int | None, text: str, before: dict, after: dict) -> str:
+    """Kind of result, without a comparison with the usual one."""
+    if code is None:
+        return "accepted" if " ETA " in text else "hang"
+    if code < 0:
+        return "signal"
+    if "Traceback (most recent call last)" in text:
+        return "traceback"
+    own = own_files(case) if code == 0 else None
+    lost = [path for path, value in before.items() if after.get(path) != value]
+    lost = [path for path in lost if not OWN_FILES.match(path) and path not in case.arguments]
+    if any(not (own and path.startswith(own)) for path in lost):
+        return "files lost"
+    if re.search("[\x00-\x08\x0e-\x1f\u202e]", text):
+        return "raw control characters"
+    if code == 70:
+        return "internal error of a named input" if case.is_named else "internal error"
+    if code == 0:
+        return "help" if "--help" in case.arguments else "accepted"
+    new = {path for path in after.keys() - before.keys() if path.startswith("outputs/")}
+    if code == 2 and any(path.endswith("config.yaml") for path in new):
+        return "left behind"
+    return "many lines" if text.count("\n") > LIMIT_LINES and "usage: " not in text else "refused"
 
-    def result(self, code: int | None) -> dict:
-        case, seconds = self.case, round(time.monotonic() - self.started, 1)
-        usual = {*TEXT, *VIT, *PASSKEY} if case.command == "train" else ()
-        command = shlex.join([case.command, *(word for word in case.arguments if word not in usual)])
-        facts = {"kind": self.judge(code), "code": code, "seconds": seconds, "damage": case.damage}
-        return facts | {"command": f"{command} {case.shell}".strip(), "output": self.text()[-2_000:]}
 
-    def judge(self, code: int | None) -> str:
-        """Kind of result."""
-        case, text, after = self.case, self.text(), contents(self.work)
-        if code is None:
-            return "accepted" if " ETA " in text else "hang"
-        if code < 0:
-            return "signal"
-        if "Traceback (most recent call last)" in text:
-            return "traceback"
-        name = [word[5:].strip("'") for word in case.arguments if word.startswith("name=")][-1:]
-        own = f"outputs/{''.join(name)}/" if case.command.startswith("train") and code == 0 else None
-        lost = [path for path, value in self.before.items() if after.get(path) != value]
-        lost = [path for path in lost if not OWN_FILES.match(path) and path not in case.arguments]
-        if lost := [path for path in lost if not (own and path.startswith(own))]:
-            self.output.write_text(f"{text}\nlost: {lost}")
-            return "files lost"
-        if re.search("[\x00-\x08\x0e-\x1f\u202e]", text):
-            return "raw control characters"
-        if code == 70:
-            return "internal error of a named input" if case.is_named else "internal error"
-        if code != 0:
-            new = {path for path in after.keys() - self.before.keys() if path.startswith("outputs/")}
-            if code == 2 and any(path.endswith("config.yaml") for path in new):
-                return "left behind"
-            return "many lines" if text.count("\n") > LIMIT_LINES and "usage: " not in text else "refused"
-        if "--help" in case.arguments:
-            return "help"
-        lines = text.splitlines()
-        notes = {line for line in lines if line.startswith(("note:", "skipped"))}
-        value = re.sub(r"\d[\d.,]* (m?s|\w+/s)\b", "", "\n".join(line for line in lines if line not in notes))
-        if own:
-            data = [path for path in after if path.startswith(f"{own}checkpoints") and ".data-" in path]
-            value = after[max(data)] if data else None
-        if self.undamaged is not None:
-            self.usual[case.command] = value, notes
-        usual_value, usual_notes = self.usual.get(case.command, (None, set()))
-        if value == usual_value:
-            return "same result"
-        return "changed silently" if case.same and notes <= usual_notes else "accepted"
+def own_files(case: Case) -> str | None:
+    """Directory of the run that a case trains."""
+    names = [word[5:].strip("'") for word in case.arguments if word.startswith("name=")][-1:]
+    return f"outputs/{''.join(names)}/" if case.command.startswith("train") else None
+
+
+def find_outcome(case: Case, text: str, after: dict) -> Outcome:
+    """Weights of a training, or printed lines without timings; and the notes."""
+    lines = text.splitlines()
+    notes = {line for line in lines if line.startswith(("note:", "skipped"))}
+    if own := own_files(case):
+        data = [path for path in after if path.startswith(f"{own}checkpoints") and ".data-" in path]
+        return (after[max(data)] if data else None), notes
+    return re.sub(
+        r"\d[\d.,]* (m?s|\w+/s)\b", "", "\n".join(line for line in lines if line not in notes)
+    ), notes
+
+
+def prepare_runs(path: Path, output: Path) -> None:
+    """Data and tiny runs; the run `half` lacks its last checkpoint."""
+    prepare_data(path)
+    for arguments, name in RUNS:
+        if (code := run_case(Case("train", [*arguments, f"name={name}"]), path, output)) != 0:
+            raise RuntimeError(f"exit code {code}: {output.read_text()}")
+    shutil.rmtree(path / "outputs/half/checkpoints/step-00000002")
+    (path / "outputs/half/summary.json").unlink()
 
 
 def prepare_data(path: Path, *, count: int = 8) -> None:
@@ -244,32 +232,14 @@ def prepare_data(path: Path, *, count: int = 8) -> None:
             Image.fromarray(pixels).save(path / f"images/{label}/{number}.png")
 
 
-def run_all(cases: list[Case], slots: list[Slot]) -> Iterator[dict]:
-    """Results of all cases; each slot begins with the undamaged commands, whose failures are results too."""
-    pending = iter(cases)
-    while slots:
-        time.sleep(0.005)
-        for slot in list(slots):
-            if slot.case is not None:
-                if (code := slot.poll()) == "running":
-                    continue
-                result = slot.result(code)
-                if slot.undamaged is None or code != 0:
-                    yield result
-                slot.undamaged = slot.undamaged or None
-            case = slot.undamaged.pop(0) if slot.undamaged else next(pending, None)
-            slots.remove(slot) if case is None else slot.start(case)
-
-
 def contents(folder: Path) -> dict[str, str]:
     """Hash of every file, or target of a link, by path."""
     found = {}
-    for directory, names, files in os.walk(folder):
-        for path in (Path(directory, name) for name in (*names, *files)):
-            if path.is_symlink():
-                found[str(path.relative_to(folder))] = os.readlink(path)
-            elif path.is_file():
-                found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            found[str(path.relative_to(folder))] = os.readlink(path)
+        elif path.is_file():
+            found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 

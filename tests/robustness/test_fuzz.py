@@ -35,9 +35,8 @@ BEHAVIOURS = {
 
 
 def test_results_are_told_apart(tmp_path, monkeypatch):
-    slot = fuzz.Slot(tmp_path, runs=())
-    slot.undamaged = None
+    fuzz.prepare_data(tmp_path)
     for kind, behave in BEHAVIOURS.items():
         monkeypatch.setattr(fuzz, "LIMIT_SECONDS", 0.1 if kind == "hang" else 60)
         monkeypatch.setattr(generate, "main", lambda _, behave=behave: behave())
-        assert slot.judge(slot.finish(Case("generate", []))) == kind
+        assert fuzz.try_case(Case("generate", []), tmp_path, {})[0] == kind
