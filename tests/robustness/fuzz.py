@@ -204,9 +204,8 @@ def find_outcome(case: Case, text: str, after: dict) -> Outcome:
     if own := own_files(case):
         data = [path for path in after if path.startswith(f"{own}checkpoints") and ".data-" in path]
         return (after[max(data)] if data else None), notes
-    return re.sub(
-        r"\d[\d.,]* (m?s|\w+/s)\b", "", "\n".join(line for line in lines if line not in notes)
-    ), notes
+    others = "\n".join(line for line in lines if line not in notes)
+    return re.sub(r"\d[\d.,]* (m?s|\w+/s)\b", "", others), notes
 
 
 def prepare_runs(path: Path, output: Path) -> None:
