@@ -17,7 +17,7 @@ from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from runs.load import load_model, load_run_tokenizer
 from system.errors import RunError
-from system.text import can_redraw_lines, escape, print_error
+from system.text import can_redraw_lines, escape
 
 SCALING_LENGTHS = ("factor", "original_max_position_embeddings", "target_length")
 
@@ -143,7 +143,7 @@ def make_case_model(case: Case) -> TransformerLM:
 
 
 def check_run(run: TrainedRun, lengths: list[int], *, scalings: list[str], attention: str = "full") -> None:
-    """Raises RunError for what cannot be evaluated or has no effect; warns of extrapolation."""
+    """Raises RunError for what cannot be evaluated or has no effect."""
     trained, config = run.trained_length, run.model.config
     longer = [length for length in lengths if length > trained]
     if not longer and (scalings or attention != "full"):
@@ -167,8 +167,3 @@ def check_run(run: TrainedRun, lengths: list[int], *, scalings: list[str], atten
         except ValueError as error:
             name = f" under {case.scaling} scaling" if case.is_scaled else ""
             raise RunError(f"{run.path} cannot be evaluated at {case.length:,}{name}: {error}") from error
-    if longer:
-        print_error(
-            f"warning: {run.path} was trained on a context of {trained:,} tokens; without a scaling the "
-            f"windows {', '.join(f'{length:,}' for length in longer)} are extrapolation"
-        )

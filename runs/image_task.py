@@ -15,7 +15,7 @@ from data.image_batches import image_training_dataset, normalize
 from data.images import ImageSet, load_images
 from runs.plots import Prediction, plot_confusion, plot_predictions
 from system.errors import DataError
-from system.text import format_command, format_share, format_value
+from system.text import format_command, format_share
 from training.evaluation import summed_loss_and_accuracy
 from training.run_log import RunDirectory
 
@@ -165,32 +165,17 @@ class ImageTask:
         ]
 
 
-def load_image_task(
-    config: Config, *, report: Callable[[str], None], is_recorded: bool = False, facts: dict | None = None
-) -> ImageTask:
-    """Loads the images of a config and fills in what they determine; arguments as in `runs.load.load_task`.
+def load_image_task(config: Config, *, report: Callable[[str], None], facts: dict | None = None) -> ImageTask:
+    """Loads the images of a config and fills in what they determine; `facts` are those of a trained model.
 
-    Raises DataError if there are no such images, they do not fit the model, or they differ from those of the
-    run that recorded this config.
+    Raises DataError if there are no such images, they do not fit the model, or it was trained on others.
     """
     images = load_images(config.data, report=report)
-    height, width, channels = images.train.images.shape[1:]
-    num_classes = len(images.classes)
-    if is_recorded:
-        model, classes = config.model, facts["classes"] if facts else ()
-        names = ["image_size", "channels", "num_classes", *map("class {}".format, range(num_classes))]
-        before = [model.image_size, model.channels, model.num_classes, *classes]
-        now = [(height, width), channels, num_classes, *images.classes]
-        for name, old, new in zip(names, before, now, strict=False):
-            if old != new:
-                raise DataError(
-                    f"the data have changed since this run began: {name} was {format_value(old)}, "
-                    f"now it is {format_value(new)}. To use the current data, start a new run: name=NEW"
-                )
+    if facts is not None and list(images.classes) != facts["classes"]:
+        old, new = ", ".join(facts["classes"]), ", ".join(images.classes)
+        raise DataError(f"the model was trained on the classes {old}, the data of its run now have {new}")
     try:
-        model = config.model.for_images(
-            height=height, width=width, channels=channels, num_classes=num_classes
-        )
+        model = config.model.for_images(*images.train.images.shape[1:], num_classes=len(images.classes))
     except ValueError as error:
         raise DataError(f"the images of {config.data.source} do not fit the model: {error}") from error
     if facts is not None:

@@ -73,10 +73,9 @@ def load_task(
     With the `facts` in the checkpoint of a trained model, images are normalized as in its training. With the
     `run_directory` of an existing run, its tokenizer is used, and the data must not have changed.
     """
-    is_recorded = run_directory is not None
     if isinstance(config.data, ImagesConfig):
-        return load_image_task(config, report=report, is_recorded=is_recorded, facts=facts)
-    tokenizer = load_run_tokenizer(run_directory, config) if is_recorded else None
+        return load_image_task(config, report=report, facts=facts)
+    tokenizer = load_run_tokenizer(run_directory, config) if run_directory else None
     if isinstance(config.data, PasskeyConfig):
         return load_passkey_task(config, tokenizer=tokenizer)
     return load_text_task(config, report=report, tokenizer=tokenizer)

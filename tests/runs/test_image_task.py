@@ -1,13 +1,10 @@
-"""The summary of an image run, and images that have changed since its start."""
+"""The summary of an image run."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
-from runs.image_task import NUM_MISTAKES, load_image_task
-from system.errors import DataError
+from runs.image_task import NUM_MISTAKES
 from training.run_log import RunDirectory
 
 
@@ -35,19 +32,3 @@ def test_the_summary_lists_the_most_confident_mistakes(untrained):
         assert (mistake["class"], mistake["predicted"]) == (str(split.labels[index]), str(guesses[index]))
         assert mistake["class"] != mistake["predicted"]
         assert mistake["name"] == names[index]
-
-
-@pytest.mark.parametrize(
-    ("recorded", "change"),
-    [
-        ({"image_size": (12, 16)}, "image_size was [12,16], now it is [8,8]"),
-        ({"num_classes": 7}, "num_classes was 7, now it is 10"),
-    ],
-)
-def test_images_that_have_changed_since_the_run_began_are_refused(untrained, recorded, change):
-    config = untrained[1].config
-    config = replace(config, model=replace(config.model, **recorded))
-    with pytest.raises(DataError, match=re.escape(f"since this run began: {change}. ")):
-        load_image_task(config, report=print, is_recorded=True)
-    with pytest.raises(DataError, match="Set it to null, or change one"):
-        load_image_task(config, report=print)

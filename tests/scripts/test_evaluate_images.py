@@ -130,4 +130,6 @@ def test_other_classes_than_in_training_are_refused(tmp_path, run):
     rewrite_facts(path, task, model, classes=[*"01234567", "a", "b"])
     code, output, (error,) = run(main, path, "--image-size", "12")
     assert (code, output) == (2, "")
-    assert error.startswith("error: the data have changed since this run began: class 8 was a, now it is 8.")
+    assert error.endswith(
+        "the classes 0, 1, 2, 3, 4, 5, 6, 7, a, b, the data of its run now have " + ", ".join("0123456789")
+    )

@@ -145,14 +145,6 @@ def test_xpos_beyond_its_context_is_the_same_model_with_its_scaling(eagerly, sca
     assert all(math.isfinite(row["nats_per_token"]) for row in rows)
 
 
-def test_only_windows_beyond_the_trained_length_warn_of_extrapolation(eagerly, capsys):
-    evaluate_windows([plain_run()], [5, 8, 9, 20], **OPTIONS)
-    (warning,) = capsys.readouterr().err.splitlines()
-    assert "made was trained on a context of 8 tokens; without a scaling the windows 9, 20 are" in warning
-    evaluate_windows([plain_run()], [5, 8], **OPTIONS)
-    assert capsys.readouterr().err == ""
-
-
 def test_runs_on_different_text_are_not_compared():
     one = replace(plain_run(), path=Path("one"))
     runs = [one, replace(one, path=Path("two"), corpus=corpus_of(fingerprint="b"))]
