@@ -28,14 +28,17 @@ Size = tuple[int, int]
 def evaluate_runs(paths: list[Path], sizes: list[Size] | None, *, step: int | str = "latest") -> list[dict]:
     """Row for each run, with its results on all its held-out data, or for each run and image size.
 
-    An empty list of sizes stands for `default_sizes` of the first run. Raises RunError if sizes are given and
-    a run is not of a vision transformer, ConfigError if its patches do not fit, and DataError if the data
-    cannot be read.
+    An empty list of sizes stands for 1, 1.5 and 2 times that of the first run, as far as its patches fit.
+    Raises RunError if sizes are given and a run is not of a vision transformer, ConfigError if its patches do
+    not fit, and DataError if the data cannot be read.
     """
     of = None if sizes is None else AxialViTConfig
     runs = [(path, *load_model(path, of=of, step=step)) for path in paths]
-    sizes = default_sizes(runs[0][2].model) if sizes == [] else sizes or []
-    return [row for run in runs for row in evaluate_run(*run, sizes)]
+    if sizes == []:
+        model = runs[0][2].model
+        sizes = [tuple(side * halves // 2 for side in model.image_size) for halves in (2, 3, 4)]
+        sizes = [size for size in sizes if not any(side % model.patch_size for side in size)]
+    return [row for run in runs for row in evaluate_run(*run, sizes or [])]
 
 
 def evaluate_run(
@@ -53,12 +56,6 @@ def evaluate_run(
         batches = tqdm(task.evaluation_batches(), desc=escape(str(path)), disable=not can_redraw_lines())
         facts = {"run": str(path), "step": manifest["step"], "parameters": model.count_params()}
         yield facts | task.results(evaluate(batches))
-
-
-def default_sizes(model: AxialViTConfig) -> list[Size]:
-    """Image sizes of 1, 1.5 and 2 times the trained size, as far as they are multiples of the patches."""
-    sizes = [tuple(side * halves // 2 for side in model.image_size) for halves in (2, 3, 4)]
-    return [size for size in sizes if not any(side % model.patch_size for side in size)]
 
 
 def resized(config: Config, size: Size) -> Config:

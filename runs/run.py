@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from configs.schema import Config
-from models.config import AxialRopeConfig, AxialViTConfig, RopeConfig
+from models.config import AxialViTConfig
 from runs.checkpointing import make_save, record, restore, reverting_on_divergence
 from runs.load import make_model
 from runs.plots import plot_loss
@@ -22,14 +22,19 @@ from training.hardware import initialize_devices
 from training.loop import NO_BAD_STEPS, STOP_REASONS, train
 from training.multi_device import make_replicas
 from training.optimizer import make_optimizer
-from training.replicas import ONE_DEVICE, Replicas
+from training.replicas import ONE_DEVICE
 from training.run_log import RunDirectory, RunLog
 from training.step import make_train_step
 
 
 def train_run(config: Config) -> int:
     """Trains a new run, or resumes the one in `output_dir/name`, and returns the exit code."""
-    replicas = find_replicas(config)
+    if config.distribute.strategy == "none":
+        initialize_devices()
+        replicas = ONE_DEVICE
+    else:
+        replicas = make_replicas(config.distribute)
+        replicas.check_batch(config.batch_size, config.accumulation_steps)
     directory = RunDirectory(Path(config.output_dir) / config.name)
     with replicas.naming_lost_workers(), ExitStack() as stack:
         replicas.from_chief(lambda: stack.enter_context(directory), encode=lambda _: None)
@@ -47,16 +52,6 @@ def train_run(config: Config) -> int:
             print_line(describe(run, model))
             print_line(f"run: {directory.path}, {manifest['origin']}; curves: {curves}")
         return train_and_evaluate(run, model, optimizer, checkpoints, manifest)
-
-
-def find_replicas(config: Config) -> Replicas:
-    """Replicas on the devices of `distribute`; RunError if they or TF_CONFIG are wrong for the batch."""
-    if config.distribute.strategy == "none":
-        initialize_devices()
-        return ONE_DEVICE
-    replicas = make_replicas(config.distribute)
-    replicas.check_batch(config.batch_size, config.accumulation_steps)
-    return replicas
 
 
 def build(run: Run) -> tuple[keras.Model, keras.optimizers.Optimizer, Checkpoints]:
@@ -143,7 +138,11 @@ def describe(run: Run, model: keras.Model) -> str:
     else:
         details = [f"context {options.context_length}"]
         batch = f"{config.batch_size} x {config.context_length} tokens"
-    details += [f"position {options.position}", *describe_rope(options.rope)]
+    details.append(f"position {options.position}")
+    defaults = vars(type(options.rope)())
+    for key, value in vars(options.rope).items():
+        if value != defaults[key]:
+            details.append(f"{key} {value.type} {value.set_keys()}" if key == "scaling" else f"{key} {value}")
     if options.learned_rotations != "none":
         details.append(f"{options.learned_rotations} learned rotations")
     total, size = config.num_steps * run.units_per_step, run.task.epoch_size
@@ -157,15 +156,6 @@ def describe(run: Run, model: keras.Model) -> str:
         f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}, seed "
         f"{config.seed}\n{run.task.description}"
     )
-
-
-def describe_rope(rope: RopeConfig | AxialRopeConfig) -> list[str]:
-    """Options that differ from their defaults."""
-    defaults = vars(type(rope)())
-    changes = {key: value for key, value in vars(rope).items() if value != defaults[key]}
-    if "scaling" in changes:
-        changes["scaling"] = f"{rope.scaling.type} {rope.scaling.set_keys()}"
-    return [f"{key} {value}" for key, value in changes.items()]
 
 
 def finish(run: Run, model: keras.Model, log: RunLog) -> None:

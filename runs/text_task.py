@@ -157,8 +157,9 @@ class PasskeyTask:
             answers = zip(*sampler.generate(prompts, digits, SamplingOptions(temperature=0)), strict=True)
             lines = []
             for text, answer in zip(texts, answers, strict=True):
-                parts = (text[:-digits], answer, text[-digits:])
-                lines.append(format_answer(*(escape(tokenizer.decode(part)) for part in parts)))
+                question, answer, key = map(tokenizer.decode, (text[:-digits], answer, text[-digits:]))
+                verdict = "right" if answer == key else f"it is {key}"
+                lines.append(escape(f"«...{question[-SHOWN_QUESTION_LENGTH:]}»{answer} ({verdict})"))
             return {"sample": "\n".join(lines)}
 
         return sample
@@ -236,9 +237,3 @@ def choose_prompt(tokens: np.ndarray, tokenizer: Tokenizer = BYTES, *, max_lengt
     prompt = tokenizer.decode(tokenizer.encode(text)[:max_length]).rstrip("\N{REPLACEMENT CHARACTER}")
     words = re.match(r"(.*\S)\s", prompt, re.DOTALL)
     return words[1] if words else prompt
-
-
-def format_answer(question: str, answer: str, key: str) -> str:
-    """End of the question, as «prompt», the model's answer, and whether it is the key."""
-    verdict = "right" if answer == key else f"it is {key}"
-    return f"«...{question[-SHOWN_QUESTION_LENGTH:]}»{answer} ({verdict})"

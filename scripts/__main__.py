@@ -11,15 +11,11 @@ from system.text import format_command, format_entries, print_result
 
 
 def main() -> None:
-    paths = sorted(Path(__file__).parent.glob("[a-z]*.py"))
-    command = format_command("-m", "scripts.NAME", "--help")
-    print_result(f"{command}\n\n{format_entries((path.stem, summary_of(path)) for path in paths)}")
-
-
-def summary_of(path: Path) -> str:
-    """First line of the docstring of a command."""
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    return docstring.splitlines()[0].partition(": `")[0].rstrip(".")
+    entries = []
+    for path in sorted(Path(__file__).parent.glob("[a-z]*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        entries.append((path.stem, docstring.splitlines()[0].partition(": `")[0].rstrip(".")))
+    print_result(f"{format_command('-m', 'scripts.NAME', '--help')}\n\n{format_entries(entries)}")
 
 
 if __name__ == "__main__":

@@ -87,7 +87,9 @@ def evaluate_runs(options: argparse.Namespace) -> None:
         from runs.evaluate_runs import evaluate_runs, plot_sizes
 
     rows = evaluate_runs(options.run_directories, options.image_size, step=options.step)
-    print_result(json.dumps(rows, indent=1) if options.json else format_tables(rows))
+    # The runs of one kind of task have the same columns.
+    tables = (format_table(list(group)) for _, group in itertools.groupby(rows, key=tuple))
+    print_result(json.dumps(rows, indent=1) if options.json else "\n\n".join(tables))
     if options.image_size is not None:
         with writing(default_picture(options.run_directories, "resolution.png")) as path:
             plot_sizes(rows, path)
@@ -109,11 +111,6 @@ def evaluate_windows(options: argparse.Namespace) -> None:
     print_error(f"{rows[0]['targets']:,} targets in {format_count(rows[0]['documents'], 'document')}")
     with writing(default_picture(options.run_directories, "context.png")) as path:
         windows.plot_rows(rows, path)
-
-
-def format_tables(rows: list[dict]) -> str:
-    """One table for consecutive rows with the same columns, which are of one kind of task."""
-    return "\n\n".join(format_table(list(group)) for _, group in itertools.groupby(rows, key=tuple))
 
 
 if __name__ == "__main__":

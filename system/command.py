@@ -58,8 +58,11 @@ def run_command(command: Callable[[], int | None]) -> int:
         if os.environ.get(SHOW_TRACEBACK) == "1":
             traceback.print_exc()
         else:
+            options = {"prefix": "traceback-", "suffix": ".txt", "delete": False, "encoding": "utf-8"}
+            with tempfile.NamedTemporaryFile("w", errors="backslashreplace", **options) as file:
+                traceback.print_exc(file=file)
             message = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
-            print_error(f"internal error: {message}; traceback in {save_traceback()}")
+            print_error(f"internal error: {message}; traceback in {file.name}")
         return INTERNAL_ERROR
 
 
@@ -69,14 +72,6 @@ def prepare_standard_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def save_traceback() -> str:
-    """Writes the traceback of the current exception to a new temporary file and returns its path."""
-    descriptor, path = tempfile.mkstemp(prefix="traceback-", suffix=".txt")
-    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-        traceback.print_exc(file=file)
-    return path
 
 
 def stop_signals() -> list[int]:

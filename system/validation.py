@@ -59,18 +59,15 @@ class Options:
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> "Options":
         """Raises one error with all problems; a dict as context collects them by class instead."""
-        problems = [*self._none_as_text(), *self.problems()]
+        problems = [*self.problems()]
+        for key, field in type(self).__pydantic_fields__.items():
+            if field.default is None and (value := getattr(self, key)) in ("None", "none"):
+                problems.append((key, f"must be null to leave it unset, got {value!r}"))
         if info.context is not None:
             info.context[type(self)] = problems
         elif problems:
             raise PydanticCustomError("problems", "{problems}", {"problems": problems})
         return self
-
-    def _none_as_text(self) -> Iterator[Problem]:
-        for key, field in type(self).__pydantic_fields__.items():
-            value = getattr(self, key)
-            if value in ("None", "none") and field.default is None:
-                yield key, f"must be null to leave it unset, got {value!r}"
 
 
 def convert(value: object) -> object:
