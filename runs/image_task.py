@@ -10,12 +10,11 @@ import tensorflow as tf
 
 from configs.schema import Config
 from data.batches import ALL_ROWS, EvaluationBatches
-from data.config import ImageFolderConfig
 from data.image_batches import image_training_dataset, normalize
 from data.images import ImageSet, load_images
 from runs.plots import Prediction, plot_confusion, plot_predictions
 from system.errors import DataError
-from system.text import format_command, format_share
+from system.text import format_share
 from training.evaluation import summed_loss_and_accuracy
 from training.run_log import RunDirectory
 
@@ -32,6 +31,7 @@ class ImageTask:
     unit = "images"
     tokenizer = None
     measure = staticmethod(summed_loss_and_accuracy)
+    next_script = "scripts.evaluate"
 
     @property
     def description(self) -> str:
@@ -104,7 +104,7 @@ class ImageTask:
         correct = format_share(round(row["accuracy"] * count), count)
         return f"{correct} held-out images correct, loss {row['validation_loss']:.4f} nats per image"
 
-    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
+    def finish(self, directory: RunDirectory, model: keras.Model) -> tuple[dict, list[Path]]:
         """Draws the confusion matrix, some predictions and the most confident mistakes."""
         probabilities = self.probabilities(model)
         labels, names = self.images.validation.labels, self.images.validation.names
@@ -130,14 +130,7 @@ class ImageTask:
                 for index, (_, label, predicted, share) in zip(worst, mistakes, strict=True)
             ],
         }
-        return summary, [directory.predictions, directory.confusion], self.next_command(directory.path)
-
-    def next_command(self, path: Path) -> str:
-        """Prediction of a held-out file, or evaluation at larger sizes."""
-        if isinstance(self.config.data, ImageFolderConfig):
-            file = Path(self.config.data.path, self.images.validation.names[0])
-            return format_command("-m", "scripts.predict", path, file)
-        return format_command("-m", "scripts.evaluate", path, "--image-size")
+        return summary, [directory.predictions, directory.confusion]
 
     @property
     def examples(self) -> np.ndarray:

@@ -35,6 +35,7 @@ class Task(Protocol):
     facts: dict  # for the checkpoint: `data_fingerprint`, and what inference needs
     measure: Measure  # sums over the targets of a batch, from `training.evaluation`
     tokenizer: Tokenizer | None  # None for images
+    next_script: str  # to try with a finished run
 
     def training_batches(self, start_step: int, rows: slice) -> Iterable:
         """Batches of the steps from `start_step` on, restricted to `rows`."""
@@ -54,11 +55,8 @@ class Task(Protocol):
     def verdict(self, row: dict) -> str:
         """Quality of the model in one phrase, from the last row of metrics.jsonl."""
 
-    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
-        """Writes the pictures of a finished run; `row` is the last row of metrics.jsonl.
-
-        Returns values for summary.json, the pictures, and a command to try next.
-        """
+    def finish(self, directory: RunDirectory, model: keras.Model) -> tuple[dict, list[Path]]:
+        """Writes the pictures of a finished run, and returns values for summary.json and the pictures."""
 
 
 def load_task(

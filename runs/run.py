@@ -161,7 +161,7 @@ def describe(run: Run, model: keras.Model) -> str:
 def finish(run: Run, model: keras.Model, log: RunLog) -> None:
     """Writes the pictures and summary.json, and prints what was written and a command to try next."""
     task, directory, row = run.task, run.directory, log.rows[-1]
-    facts, files, next_command = task.finish(directory, model, row)
+    facts, files = task.finish(directory, model)
     if "sample" in row:
         files.append(directory.samples)
     verdict = task.verdict(row)
@@ -184,4 +184,4 @@ def finish(run: Run, model: keras.Model, log: RunLog) -> None:
     print_line(f"{row[task.unit]:,} {task.unit} in {format_duration(row['elapsed_seconds'])}: {verdict}")
     written = [directory.loss_plot, directory.summary, *files]
     print_line(f"wrote {', '.join(str(path) for path in written if path not in directory.unwritable)}")
-    print_line(f"next: {next_command}")
+    print_line(f"next: {format_command('-m', task.next_script, directory.path)}")

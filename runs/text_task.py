@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +24,7 @@ from data.passkeys import Passkeys
 from data.tokenizer import BYTES, Tokenizer
 from models.sampling import Sampler, SamplingOptions
 from system.errors import DataError
-from system.text import escape, format_command, format_percent
+from system.text import escape, format_percent
 from training.evaluation import summed_loss, summed_loss_and_answers
 from training.run_log import RunDirectory
 
@@ -43,6 +42,7 @@ class TextTask:
 
     unit = "tokens"
     measure = staticmethod(summed_loss)
+    next_script = "scripts.generate"
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -93,24 +93,12 @@ class TextTask:
         loss, bits = row["validation_loss"], row["bits_per_byte"]
         return f"held-out loss {loss:.4f} nats per token, {bits:.4f} bits per byte"
 
-    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
+    def finish(self, directory: RunDirectory, model: keras.Model) -> tuple[dict, list[Path]]:
         context_bytes = self.corpus.bytes_of(self.config.context_length)
         facts = {"vocab_size": self.tokenizer.vocab_size, "context_bytes": context_bytes}
         if self.config.data.tokenizer == BPE:
             facts["tokenizer_training_bytes"] = min(self.corpus.num_bytes["train"], MAX_TRAINING_BYTES)
-        return facts, [], self.next_command(directory.path)
-
-    def next_command(self, path: Path) -> str:
-        """Loss by window after the extension of a trained context, otherwise generation."""
-        length = self.config.context_length
-        if self.config.init_from is not None and self.config.model.rope.is_scaled:
-            windows = (str(max(1, length // divisor)) for divisor in (4, 2, 1))
-            return format_command("-m", "scripts.evaluate", path, "--windows", *windows)
-        # A prompt that a person would type: the most frequent first word of a line, such as `def` in Python.
-        text = self.tokenizer.decode(self.corpus.validation[:PROMPT_SOURCE_LENGTH])
-        words = re.findall(r"^[^\W\d_]+", text, re.MULTILINE)
-        ((word, _),) = Counter(words).most_common(1) or [("The", 1)]
-        return format_command("-m", "scripts.generate", path, "--prompt", f"{word} ")
+        return facts, []
 
 
 @dataclass(frozen=True)
@@ -123,6 +111,7 @@ class PasskeyTask:
     unit = "tokens"
     epoch_size = None
     measure = staticmethod(summed_loss_and_answers)
+    next_script = "scripts.passkey"
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -176,9 +165,8 @@ class PasskeyTask:
         found, loss = format_percent(row["accuracy"]), row["validation_loss"]
         return f"{found} of held-out keys found, loss {loss:.4f} per digit"
 
-    def finish(self, directory: RunDirectory, model: keras.Model, row: dict) -> tuple[dict, list[Path], str]:
-        command = format_command("-m", "scripts.passkey", directory.path)
-        return {"digits": self.config.data.digits}, [], command
+    def finish(self, directory: RunDirectory, model: keras.Model) -> tuple[dict, list[Path]]:
+        return {"digits": self.config.data.digits}, []
 
 
 def training_dataset(config: Config, batch: Callable, start_step: int, rows: slice):

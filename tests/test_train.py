@@ -1,21 +1,18 @@
 """Runs of train.py on text: a tiny model is trained on a real text, in this process where possible."""
 
 import functools
-import itertools
 import json
 import os
 import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
 from configs.compose import compose
 from configs.schema import parse_config
@@ -138,40 +135,6 @@ def test_run_interrupted_during_its_final_evaluation_completes_it(trained_run, w
     expected = json.loads((trained_run / "summary.json").read_text()) | {"name": "measured"}
     assert json.loads((run / "summary.json").read_text()) == expected
     assert (run / "loss.png").exists()
-
-
-@pytest.mark.slow
-def test_the_suggested_command_of_each_kind_of_run_works_without_an_active_environment(
-    workplace, image_workplace, trained_run, tmp_path, monkeypatch, capsys
-):
-    for number, color in itertools.product(range(3), ("red", "blue")):
-        path = tmp_path / "my photos" / color / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (len(color), 50 * number, 0)).save(path)  # no duplicates
-    longer = (f"init_from={trained_run}", "context_length=32", "model.rope.interpolate_factor=2.0")
-    photos = (
-        "name=photos",
-        "data=image_folder",
-        f"data.path={tmp_path / 'my photos'}",
-        "data.image_size=[8,8]",
-    )
-    monkeypatch.chdir(tmp_path)
-    for train, changes, command in (
-        (workplace.train, ("name=next", WITHOUT_SAMPLES), "scripts.generate {} --prompt '"),
-        (workplace.train, ("name=longer", *longer), "scripts.evaluate {} --windows 8 16 32"),
-        (image_workplace.train, photos, "scripts.predict {} 'my photos/"),
-    ):
-        assert train(*changes, "num_steps=1", WITHOUT_SAMPLES) == 0
-        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
-        workplace_of = image_workplace if "photos" in changes[0] else workplace
-        assert command.format(workplace_of.outputs / changes[0].partition("=")[2]) in line
-        done = subprocess.run(
-            ["env", "-i", "PATH=/usr/bin:/bin", "sh", "-c", line.removeprefix("next: ")],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout
 
 
 @pytest.mark.slow

@@ -141,7 +141,7 @@ def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_images, image_wo
         "digits: 1,437 images of 8x8x1 in 10 classes for training; 360 of 1,797 (20.0 %) held out",
         "resuming after step 6",
         f"{round(accuracy * 360)} of 360 ({100 * accuracy:.1f} %) held-out images correct, loss ",
-        "next: " + format_command("-m", "scripts.evaluate", run, "--image-size"),
+        "next: " + format_command("-m", "scripts.evaluate", run),
     ):
         assert text in output
     assert_same_tensors(tensors_of(run), tensors_of(trained_images))

@@ -13,7 +13,7 @@ def test_the_summary_lists_the_most_confident_mistakes(untrained):
     split = task.images.validation
     names = [f"digits/{index}.png" for index in range(len(split.labels))]
     named = replace(task, images=replace(task.images, validation=replace(split, names=names)))
-    summary, _, _ = named.finish(RunDirectory(path), model, {})
+    summary, _ = named.finish(RunDirectory(path), model)
 
     logits = (
         model((np.float32(split.images) / 255 - task.images.mean) / task.images.deviation)

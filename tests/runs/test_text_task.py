@@ -1,14 +1,11 @@
 """Samples of a language model during training."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from configs.schema import Config
-from data.corpus import TextCorpus
 from data.tokenizer import BYTES
-from runs.text_task import TextTask, choose_prompt, sample_text
+from runs.text_task import choose_prompt, sample_text
 
 
 def held_out(*documents):
@@ -46,9 +43,3 @@ def test_a_sample_begins_with_the_prefix_of_the_tokenizer(monkeypatch):
     sampler = SimpleNamespace(capacity=8, generate=lambda batch, *_: prompts.extend(batch) or iter([]))
     assert sample_text(sampler, held_out("a\nbc def ghi"), seed=0) == "«bc def»"
     assert prompts == [[1, *b"bc def"]]
-
-
-def test_the_suggested_prompt_is_the_most_frequent_first_word_of_a_line():
-    tokens = held_out('"""Simple\nimport a\n\ndef b\n    class c\ndef d\n')
-    task = TextTask(Config(), TextCorpus(tokens, tokens, "", "", num_bytes={}))
-    assert task.next_command(Path("outputs/lm")).endswith("scripts.generate outputs/lm --prompt 'def '")
