@@ -18,7 +18,6 @@ import matplotlib.pyplot
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
 import configs.compose
 import train
@@ -79,11 +78,6 @@ def test_snippets_of_a_page_run_in_order(page, eagerly):
             exec(compile(code, f"{relative(page)}, snippet {number}", "exec"), names)
 
 
-def test_rotation_in_ten_lines_has_at_most_ten():
-    function = ast.parse(blocks(EXPLAINED, "python")[-1][1]).body[0]
-    assert len(ast.unparse(function).splitlines()) - 1 <= 10  # without its docstring
-
-
 def test_each_figure_of_the_explanation_is_shown_once():
     shown_figures = re.findall(r"!\[[^\]]+\]\(rope_explained/(\w+)\.png\)", TEXTS[EXPLAINED])
     assert sorted(shown_figures) == sorted(path.stem for path in (ROOT / "docs/rope_explained").glob("*.png"))
@@ -122,9 +116,6 @@ NOT_RUN = {
     "export HOSTS": "needs Slurm",
     "srun bash": "needs Slurm",
 }
-# Scripts of which the commands run on tiny runs, unless an option needs more text than they have.
-RUN_SCRIPTS = ("evaluate", "generate", "predict", "list_runs")
-NEED_MORE_TEXT = ("--windows", "--zero-shot")
 
 
 def commands_in(text):
@@ -194,43 +185,6 @@ def test_command_is_accepted(command, parents):
         assert arguments[0] == "-m"
         assert arguments[1].partition(".")[0] in ("scripts", "benchmarks", "tests", "docs")
         check_module(arguments[1], arguments[2:])
-
-
-@pytest.fixture(scope="module")
-def directory_of_runs(tmp_path_factory, trained_run, trained_images):
-    """A directory with the runs and files that the commands of the pages name, all tiny."""
-    directory = tmp_path_factory.mktemp("commands")
-    for name, run in (
-        ("lm", trained_run),
-        ("long", trained_run),
-        ("docs", trained_run),
-        ("vit", trained_images),
-    ):
-        shutil.copytree(run, directory / "outputs" / name)
-    shutil.copytree(trained_images, directory / "outputs" / "photos")
-    for path in ("new_photos/1.png", "more/scan.jpg"):
-        (directory / path).parent.mkdir()
-        Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 9), np.uint8)).save(directory / path)
-    return directory
-
-
-def commands_to_run():
-    """Commands of `RUN_SCRIPTS`, one for each kind of run and set of options."""
-    chosen = {}
-    for command in COMMANDS:
-        if re.match(rf"python -m scripts\.({'|'.join(RUN_SCRIPTS)}) [^-.]", command):
-            _, _, module, *arguments = shlex.split(command)
-            options = [word for word in arguments if word.startswith("--")]
-            asks_for_prompts = module == "scripts.generate" and "--prompt" not in options
-            if "..." not in command and not asks_for_prompts and not {*options} & {*NEED_MORE_TEXT}:
-                chosen.setdefault((module, "vit" in command, *options), command)
-    return list(chosen.values())
-
-
-@pytest.mark.parametrize("command", commands_to_run())
-def test_command_runs(command, directory_of_runs, monkeypatch):
-    monkeypatch.chdir(directory_of_runs)
-    run_python(command)
 
 
 def run_python(command):

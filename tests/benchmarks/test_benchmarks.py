@@ -96,14 +96,6 @@ def test_times_are_per_unit_and_ratios_refer_to_the_first_contender(fakes, tmp_p
     assert peer["pages_per_second"] == pytest.approx(5_000 / peer["milliseconds"])
 
 
-def test_rows_have_quartiles_and_the_last_peak_and_commands_only_times():
-    turns = [(seconds, 1_000_000 * number) for number, seconds in enumerate((0.5, 0.1, 0.2, 0.4, 0.3))]
-    work = Workload("the work", {}, [], ("pages_per_second", 6))
-    times = {"milliseconds": 300, "first_quartile": 200, "third_quartile": 400}
-    assert harness.times_of(work, turns) == times | {"peak_megabytes": 4, "pages_per_second": 20}
-    assert harness.times_of(work._replace(rate=None), turns) == times
-
-
 def test_memory_is_counted_from_the_first_call():
     work = Workload("", {}, [fake("ours", "allocating", before=100, during=150)], ("pages_per_second", 1))
     (row,) = harness.measure(work, repeats=1)

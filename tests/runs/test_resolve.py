@@ -1,7 +1,5 @@
 """Resolution of the values that a config leaves open."""
 
-import errno
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -15,7 +13,6 @@ from data.config import DigitsConfig, TextFilesConfig
 from models.config import AxialViTConfig
 from runs import resolve
 from runs.resolve import resolve_config
-from system import text
 from system.errors import ConfigError
 from training.replicas import Replicas
 from training.run_log import RunDirectory
@@ -88,15 +85,3 @@ def test_exchanges_with_the_chief_do_not_depend_on_files_that_it_alone_has(tmp_p
     (tmp_path / "checkpoints" / "step-00000005").mkdir(parents=True)
     resolve.resolve(task.config, RunDirectory(tmp_path), Counting())
     assert len(exchanges) == 2 * 4
-
-
-def test_a_full_disk_behind_standard_output_is_noted(tmp_path, monkeypatch, capsys):
-    """Each write fails at once, as under PYTHONUNBUFFERED=1."""
-
-    def fail(line):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(text, "discard_output", lambda descriptor: None)
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=fail))
-    assert resolve_config(Config(), tmp_path / "config.yaml").precision != "auto"
-    assert "note: cannot write to standard output (No space left" in capsys.readouterr().err

@@ -1,4 +1,3 @@
-import contextlib
 import importlib
 import os
 import subprocess
@@ -76,8 +75,7 @@ def test_backends_of_other_programs_are_replaced_before_the_import(monkeypatch, 
         assert len(capsys.readouterr().err.splitlines()) == notes
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_optional_packages_are_hidden_during_the_import_of_keras_alone(monkeypatch, fails):
+def test_optional_packages_are_hidden_during_the_import_of_keras_alone(monkeypatch):
     matplotlib, found = object(), {}
     for name in ("keras", "sklearn"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -85,14 +83,11 @@ def test_optional_packages_are_hidden_during_the_import_of_keras_alone(monkeypat
 
     def import_module(name):
         found[name] = sys.modules["sklearn"], sys.modules["matplotlib"]
-        if fails:
-            raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", import_module)
-    with pytest.raises(ImportError) if fails else contextlib.nullcontext(), quiet_imports():
-        assert not fails
-    assert found == {"keras": (None, matplotlib)}
-    assert "sklearn" not in sys.modules and sys.modules["matplotlib"] is matplotlib
+    with quiet_imports():
+        assert found == {"keras": (None, matplotlib)}
+        assert "sklearn" not in sys.modules and sys.modules["matplotlib"] is matplotlib
 
 
 def test_the_exit_code_of_a_command_is_returned():
