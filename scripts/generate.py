@@ -8,7 +8,6 @@ import contextlib
 import json
 import random
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +27,6 @@ OVERFLOW_NOTES = {
     "slide": "generation continues from the second half of the context",
     "stop": "the text ends there",
 }
-# The first step and the first call of the loop, each of which may compile a function.
-UNTIMED_STEPS = 17
 
 
 def main(arguments: list[str]) -> None:
@@ -134,19 +131,18 @@ def print_texts(
     seed: int,
     as_json: bool = False,
 ) -> None:
-    """Prints a single text while it is generated, several or JSON when all are complete; then the speed.
+    """Prints a single text while it is generated, several or JSON when all are complete; then the seed.
 
     Args:
         prompts: tokens of each prompt.
         steps: (prompts,) tokens of each step; -1 in a row that has ended.
     """
-    stream, columns, times = TextStream(tokenizer), [], []
+    stream, columns = TextStream(tokenizer), []
     is_streamed = len(prompts) == 1 and not as_json
     if is_streamed:
         print_result(stream.add(prompts[0]), end="")
     for column in steps:
         columns.append(column)
-        times.append(time.perf_counter())
         if is_streamed:
             print_result(stream.add(column), end="")
     starts = [tokenizer.decode(prompt) for prompt in prompts]
@@ -162,12 +158,8 @@ def print_texts(
         print_result(json.dumps(rows, indent=1))
     else:
         print_result("\n".join(f"--- {number} ---\n{text}" for number, text in enumerate(texts, 1)))
-    counts = [sum(int(token) >= 0 for token in column) for column in columns]
-    speed = ""
-    if len(counts) > UNTIMED_STEPS:
-        rate = sum(counts[UNTIMED_STEPS:]) / (times[-1] - times[UNTIMED_STEPS - 1])
-        speed = f", {rate:,.0f} tokens/s without compilation"
-    print_error(f"seed {seed}: {sum(counts):,} tokens{speed}")
+    count = sum(int(token) >= 0 for column in columns for token in column)
+    print_error(f"seed {seed}: {count:,} tokens")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from system.command import quiet_imports, run_command
 from system.text import ROOT, format_count, format_entries, print_line, print_result
 
 QUICK = ("num_steps=2", "eval_batches=1")
-ALL = "all"
 
 
 def main(arguments: list[str]) -> None:
