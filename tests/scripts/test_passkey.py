@@ -15,7 +15,7 @@ from data.config import PasskeyConfig
 from data.passkeys import Passkeys
 from models.config import TransformerLMConfig
 from runs import evaluate_passkey
-from runs.evaluate_passkey import evaluate_passkeys, table_rows
+from runs.evaluate_passkey import evaluate_passkeys
 from runs.extended_context import TrainedRun, config_of
 from runs.load import make_model
 from scripts.evaluate import main as evaluate
@@ -107,12 +107,6 @@ def test_a_run_on_text_is_asked_for_keys_of_the_default_length(eagerly):
     run = replace(run, config=Config(context_length=80, model=run.model.config, compile="graph"))
     rows = evaluate_passkeys([run], [90], num_depths=2, examples=3, scalings=[])
     assert {row["digits"] for row in rows} == {5}
-
-
-def test_the_table_has_a_row_for_each_length_and_a_column_for_each_depth():
-    facts = {"run": "run", "context_length": 64, "zero_shot": "none", "length": 64}
-    rows = [facts | {"depth": depth, "accuracy": share} for depth, share in ((0.0, 1.0), (1.0, 0.9))]
-    assert table_rows(rows) == [facts | {"0%": "100%", "100%": "90%", "all": "95.0%"}]
 
 
 def test_training_measures_the_keys_found_and_shows_some(passkey_run):
