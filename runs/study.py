@@ -5,6 +5,7 @@ each run and the scripts measure it, in processes of their own; what they write 
 is done is skipped: a study resumes, and a changed declaration repeats only what it changes.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -26,6 +27,8 @@ from system.files import delete, has_complete_summary, read_json_lines, write_te
 from system.text import ROOT, did_you_mean, format_count, print_line, print_note
 
 DECLARATIONS = ROOT / "configs" / "study"
+# Values of all keys but those of a parent, since another default gives another run.
+composed = functools.cache(lambda overrides: compose(list(overrides)))
 Values = dict[str, np.ndarray]  # of each variant, (columns, seeds)
 
 
@@ -151,8 +154,7 @@ def train(run: Run) -> str:
     A run of an earlier declaration is deleted. Raises RunError for a directory that no study has written.
     """
     parents = [train(run.parent)] if run.parent else []
-    values = compose(list(run.overrides))  # all keys, since another default gives another run
-    digest = hashlib.sha256(json.dumps([values, *parents]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([composed(run.overrides), *parents]).encode()).hexdigest()
     record = run.read_record()
     if record.get("digest") != digest:
         if record:
