@@ -257,7 +257,7 @@ def check_options(config: Config, parent: Config) -> None:
 
 
 def check_positions(config: Config, parent: Config) -> None:
-    """Raises ConfigError if absolute positions do not cover the new context or grid."""
+    """Raises ConfigError if learned positions do not cover the new context or grid."""
     position, old, new = config.model.position, grid_of(parent), grid_of(config)
     if config.resample_positions and position != "learned":
         raise ConfigError(f"resample_positions has no effect with model.position={position}")
@@ -266,12 +266,6 @@ def check_positions(config: Config, parent: Config) -> None:
             f"model.position=learned has weights for {describe_grid(old)} in init_from={config.init_from}, "
             f"not for {describe_grid(new)}: set resample_positions=true to resample them, or use rotary "
             "positions"
-        )
-    if position == "sinusoidal" and config.context_length and new > old:
-        raise ConfigError(
-            f"model.position=sinusoidal cannot be extended from {parent.context_length} to "
-            f"{config.context_length}: the weights were not trained at positions after "
-            f"{parent.context_length}; use rotary positions"
         )
 
 
@@ -285,7 +279,7 @@ def check_extension(config: Config, parent: Config) -> None:
             f"init_from={config.init_from} to {old:,.0f}: a factor is relative to the context before any "
             "scaling. Leave it out to keep the parent's"
         )
-    if config.model.position == "rotary" and config.context_length > new:
+    if config.model.position in ("rotary", "sinusoidal") and config.context_length > new:
         print_note(
             f"context_length {config.context_length:,} is longer than the {new:,.0f} tokens to which "
             f"model.rope extends the trained {trained:,}; positions after them are extrapolation."

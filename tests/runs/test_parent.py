@@ -181,13 +181,6 @@ def test_a_parent_of_another_architecture_is_refused():
         inherit(image_run(), text_run(16))
 
 
-def test_sinusoidal_positions_cannot_be_extended_and_may_be_shortened():
-    old = text_run(16, position="sinusoidal")
-    with pytest.raises(ConfigError, match=r"^model.position=sinusoidal cannot be extended from 16 to 17: "):
-        check_positions(text_run(17, position="sinusoidal"), old)
-    check_positions(text_run(9, position="sinusoidal"), old)
-
-
 @pytest.mark.parametrize(
     ("old", "new", "sizes"),
     [
