@@ -195,12 +195,8 @@ def named_cases() -> Iterator[Case]:
 
 
 def environments() -> Iterator[Case]:
-    """Closed and full standard streams, and variables of other programs; each in a process of its own."""
+    """Variables of other programs, each in a process of its own."""
     new = [*TEXT, "name=new"]
-    for command in ("train", "generate", "evaluate"):
-        for shell in ('"$@" > /dev/full', '"$@" 2> /dev/full', '"$@" 2>&-', '"$@" >&-', '"$@" <&- >&- 2>&-'):
-            yield Case(command, COMMANDS.get(command, new), shell=shell, is_named=True)
-    yield Case("train", ["--help"], shell='"$@" > /dev/full', is_named=True)
     for variable in VARIABLES:
         yield Case("train", new, shell=f'env {variable} "$@"', is_named=True)
     for value in CLUSTERS:
