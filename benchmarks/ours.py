@@ -75,16 +75,12 @@ def language_model(context_length: int, precision: str, *, num_heads: int, **siz
 
 def image_step(*, batch: int, grid: int, precision: str = "auto", mode: str = "auto", **sizes) -> Work:
     """Training step on random images of `grid` x `grid` patches."""
-    images = tf.random.stateless_normal((batch, grid * PATCH_SIZE, grid * PATCH_SIZE, CHANNELS), (0, 0))
-    return step_of(vision_model(precision, **sizes), mode, images, tf.zeros(batch, tf.int32))
-
-
-def vision_model(precision: str, **sizes) -> AxialViT:
     # The constructor calls the model: here on a small image, before the memory is counted.
-    config = AxialViTConfig(patch_size=PATCH_SIZE, **sizes).for_images(
-        2 * PATCH_SIZE, 2 * PATCH_SIZE, channels=CHANNELS, num_classes=CLASSES
-    )
-    return AxialViT(config, dtype=resolve_precision(precision)[0])
+    small = {"image_size": (2 * PATCH_SIZE,) * 2, "channels": CHANNELS, "num_classes": CLASSES}
+    config = AxialViTConfig(patch_size=PATCH_SIZE, **small, **sizes)
+    images = tf.random.stateless_normal((batch, grid * PATCH_SIZE, grid * PATCH_SIZE, CHANNELS), (0, 0))
+    model = AxialViT(config, dtype=resolve_precision(precision)[0])
+    return step_of(model, mode, images, tf.zeros(batch, tf.int32))
 
 
 def step_of(model: keras.Model, mode: str, inputs, targets) -> Work:

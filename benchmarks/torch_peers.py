@@ -59,17 +59,15 @@ def language_model(length: int, *, dim: int, num_heads: int, **sizes) -> nn.Modu
     return Transformer(embedding, head, angles, causal=True, dim=dim, num_heads=num_heads, **sizes)
 
 
-def image_step(*, batch: int, grid: int, precision: str, mode: str, **sizes) -> Work:
-    images = torch.randn(batch, CHANNELS, grid * PATCH_SIZE, grid * PATCH_SIZE)
-    labels = torch.zeros(batch, dtype=torch.long)
-    return step_of(vision_model(grid, **sizes), precision, mode, images, labels)
-
-
-def vision_model(grid: int, *, dim: int, num_heads: int, **sizes) -> nn.Module:
+def image_step(
+    *, batch: int, grid: int, precision: str, mode: str, dim: int, num_heads: int, **sizes
+) -> Work:
     axis_angles = rotary_angles(grid, dim // num_heads // 4)
     angles = torch.cat([axis_angles.repeat_interleave(grid, 0), axis_angles.repeat(grid, 1)], -1)
-    head = linear(dim, CLASSES)
-    return Transformer(Patches(dim), head, angles, causal=False, dim=dim, num_heads=num_heads, **sizes)
+    sizes |= {"dim": dim, "num_heads": num_heads}
+    model = Transformer(Patches(dim), linear(dim, CLASSES), angles, causal=False, **sizes)
+    images = torch.randn(batch, CHANNELS, grid * PATCH_SIZE, grid * PATCH_SIZE)
+    return step_of(model, precision, mode, images, torch.zeros(batch, dtype=torch.long))
 
 
 def step_of(model: nn.Module, precision: str, mode: str, inputs, targets) -> Work:
