@@ -31,7 +31,7 @@ from runs.extended_context import (
 from runs.figure_style import FAINT, MARKERS, PAGE_INCHES, picture
 from runs.load import note_other_data
 from system.errors import RunError
-from system.text import format_command, print_error
+from system.text import print_error
 
 # Columns left out of the table; the last three are the same in all rows.
 JSON_COLUMNS = ["step", "context_length", "factor", "attention", "stride", "targets", "bytes", "documents"]
@@ -41,8 +41,7 @@ def load_run_with_text(path: Path, *, step: int | str = "latest") -> TrainedRun:
     """Raises RunError if it is not a run on text."""
     run = load_run(path, step=step)
     if isinstance(run.config.data, PasskeyConfig):
-        command = format_command("-m", "scripts.passkey", path)
-        raise RunError(f"{path} was trained on passkeys. Measure how many it finds: {command}")
+        raise RunError(f"{path} was trained on passkeys; scripts.passkey measures how many it finds")
     corpus = load_text(run.config.data, tokenizer=run.tokenizer, report=print_error)
     note_other_data(path, run.config, run.manifest, fingerprint=corpus.fingerprint)
     return replace(run, corpus=corpus)

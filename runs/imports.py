@@ -55,7 +55,7 @@ def import_folder(folder: Path, name: str, overrides: list[str], *, layout: str 
         checkpoints.save(0, constant_facts(run) | source)
         record(run)
     print_line(task.description)
-    command = format_command("-m", "scripts.generate", directory.path, "--prompt", "Once upon a time")
+    command = format_command("-m", task.next_script, directory.path)
     return (
         f"wrote {directory.path}: {model.count_params():,} parameters, a vocabulary of "
         f"{model.config.vocab_size:,} and a context of {config.context_length:,} tokens\nnext: {command}"

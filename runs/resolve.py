@@ -1,8 +1,6 @@
 """Resolution of a config: values that depend on the hardware, the parent or the data."""
 
-import itertools
 import os
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +22,7 @@ from data.corpus import tokenizer_of
 from data.tokenizer import FILE_NAME, read_tokenizer
 from runs.load import Task, load_run_config, load_run_tokenizer, load_task
 from system.errors import ConfigError
-from system.text import format_command, print_line, print_note
+from system.text import print_line, print_note
 from training.checkpoints import complete_checkpoints, read_latest_manifest
 from training.hardware import describe_device, resolve_compile, resolve_precision
 from training.replicas import Replicas
@@ -117,18 +115,13 @@ def resolve_config(config: Config, recorded_path: Path) -> Config:
 
 
 def check_recorded(place: Path, recorded: dict, config: Config) -> None:
-    """Raises ConfigError with the keys whose recorded values differ, and the command of another run."""
-    if not (conflicts := conflicting_keys(recorded, config)):
-        return
-    changes = "; ".join(map(describe_difference, conflicts))
-    names = (f"{place.name}_{number}" for number in itertools.count(2))
-    new = {"name": next(name for name in names if not place.with_name(name).exists())}
-    purpose = "For another run"
-    if [key for key, *_ in conflicts] == ["num_steps"]:
-        new["init_from"], purpose = place, "To continue from its weights"
-    words = [word for word in sys.argv[1:] if word.lstrip("+").partition("=")[0] not in new]
-    command = format_command("train.py", *words, *(f"{key}={value}" for key, value in new.items()))
-    raise ConfigError(f"{place} is a run of another config: {changes}. {purpose}: {command}")
+    """Raises ConfigError with the keys whose recorded values differ."""
+    if conflicts := conflicting_keys(recorded, config):
+        changes = "; ".join(map(describe_difference, conflicts))
+        raise ConfigError(
+            f"{place} is a run of another config: {changes}. For another run, set name=NEW; "
+            f"init_from={place} starts it from these weights"
+        )
 
 
 def fill_from_record(config: Config, recorded: Config) -> Config:

@@ -1,7 +1,6 @@
 """A training run, from its config to its summary."""
 
 import json
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -113,8 +112,8 @@ def train_and_evaluate(
             agree=replicas.largest,
         )
         if stop_code:
-            command = format_command("train.py", *sys.argv[1:])
-            log.say(f"stopped after step {done:,} by {STOP_REASONS[stop_code]}, saved. To resume: {command}")
+            reason = STOP_REASONS[stop_code]
+            log.say(f"stopped after step {done:,} by {reason}, saved; the same command resumes the run")
             replicas.wait()
             return stop_code
         log.say("evaluating on all held-out data")

@@ -115,7 +115,7 @@ def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_images, image_wo
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "step_took", terminate_in_step_6)
         assert image_workplace.train("name=stopped") == 143
-    assert "stopped after step 6 by SIGTERM, saved." in capsys.readouterr().out
+    assert "stopped after step 6 by SIGTERM, saved; the same command" in capsys.readouterr().out
     assert max(path.name for path in (run / "checkpoints").iterdir()) == "step-00000006"
     assert not (run / "summary.json").exists()
 
