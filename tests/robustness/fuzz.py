@@ -62,7 +62,9 @@ def main(arguments: list[str]) -> int:
         prepare_runs(base, Path(folder, "output"))
         usual: dict[str, Outcome] = {}
         for command in SUCCEEDING:
-            usual[command] = try_case(Case(command, COMMANDS[command]), base, {})[2]
+            kind, line, usual[command] = try_case(Case(command, COMMANDS[command]), base, {})
+            if kind != "accepted":
+                raise RuntimeError(f"{kind}: {line}")
         with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
             tried = pool.imap_unordered(functools.partial(try_case, base=base, usual=usual), cases)
             for kind, line, _ in tried:
