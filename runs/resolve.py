@@ -61,11 +61,7 @@ class Run:
 
 
 def resolve(config: Config, directory: RunDirectory, replicas: Replicas) -> Run:
-    """Resolves the open values of a config; the chief of several workers resolves them for all.
-
-    Raises ConfigError, DataError or RunError if the directory, the parent, the data or another worker do not
-    fit.
-    """
+    """Resolves the open values of a config; the chief of several workers resolves them for all."""
     replicas.check_same(to_flat(config))
     is_recorded = replicas.from_chief(directory.config.exists)
     config = replicas.from_chief(
@@ -219,11 +215,8 @@ def extended_length(config: Config, trained: int) -> float:
 
 
 def check_parent(config: Config, directory: RunDirectory) -> None:
-    """Prints which options of the model differ from `init_from`; ConfigError if its weights do not fit.
-
-    A run with a checkpoint has weights of its own.
-    """
-    if complete_checkpoints(directory.checkpoints):
+    """Prints which options of the model differ from `init_from`; ConfigError if its weights do not fit."""
+    if complete_checkpoints(directory.checkpoints):  # the run has weights of its own
         return
     parent = load_run_config(Path(config.init_from))
     check_options(config, parent)

@@ -131,9 +131,7 @@ def print_texts(
 ) -> None:
     """Prints a single text while it is generated, several or JSON when all are complete; then the seed.
 
-    Args:
-        prompts: tokens of each prompt.
-        steps: (prompts,) tokens of each step; -1 in a row that has ended.
+    `steps` are (prompts,) tokens each, -1 in a row that has ended.
     """
     stream, columns = TextStream(tokenizer), []
     is_streamed = len(prompts) == 1 and not as_json

@@ -18,7 +18,7 @@ from system.command import forwarding_signals, run_command, stop_signals
 from system.text import print_line
 
 PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
-PATIENCE = 30  # seconds for the other workers to end by themselves after a failure
+PATIENCE = 30  # seconds for the other workers to end by themselves after a failure, before they are killed
 
 
 def main(arguments: list[str]) -> int:
@@ -35,11 +35,7 @@ def main(arguments: list[str]) -> int:
 
 
 def launch(command: list[str], *, num_workers: int) -> int:
-    """Runs `command` once for each worker and prints their output, each line with the worker's number.
-
-    After a worker fails, the others are killed unless they end by themselves. Returns the failed exit code,
-    or 0.
-    """
+    """Runs `command` for each worker, prints their output with their numbers, and returns an exit code."""
     addresses = free_addresses(num_workers)
     workers = [start(command, addresses, index) for index in range(num_workers)]
     with ThreadPoolExecutor(num_workers) as readers, forwarding_signals(stop_signals(), workers):

@@ -82,9 +82,7 @@ def walk_files(root: Path, is_included: Callable[[list[str], bool], bool]) -> li
 
     Links to directories are followed, and each directory is listed once, by a path without links if it has
     one. A directory that cannot be listed is in the result itself: reading it as a file gives the reason.
-
-    Args:
-        is_included: whether to include the parts of a name; the second argument is true for a directory.
+    `is_included` takes the parts of a name, and whether it is that of a directory.
     """
     files, directories, links, visited = [], deque([("", root)]), deque(), set()
     while directories or links:

@@ -34,10 +34,7 @@ class Options:
     Types are strict, except that 2e3 is accepted for an int, an int for a float and a list for a tuple.
     `Annotated[int, Field(ge=1)]` is a range; `Field(examples=[...])` appears in the error for a value that is
     missing or not a list. `problems` holds the rules between fields. `dataclasses.replace` validates as the
-    constructor does.
-
-    Raises:
-        ConfigError: a ValueError, with every problem of the values.
+    constructor does. Both raise one ConfigError, a ValueError, with every problem of the values.
     """
 
     def __init_subclass__(cls, **kwargs):
