@@ -120,11 +120,9 @@ def quiet_imports() -> Iterator[None]:
         with silenced_standard_error():
             hidden = HIDDEN_FROM_KERAS - sys.modules.keys()
             sys.modules.update(dict.fromkeys(hidden))  # as if they were not installed
-            try:
-                importlib.import_module("keras")
-            finally:
-                for name in hidden:
-                    del sys.modules[name]
+            importlib.import_module("keras")
+            for name in hidden:
+                del sys.modules[name]
             yield
     finally:
         gc.freeze()
