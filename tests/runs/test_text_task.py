@@ -17,7 +17,7 @@ def held_out(*documents):
     [
         (["ds end here\n\n    def first(a, b):\n        return a"], "    def first(a, b):"),
         (["x = 1\n", "tail\nThe second document is long enough"], "tail\nThe second document"),
-        (["Words without a line that has an end"], "Words without a line that"),
+        (["Words without a line that has an end"], "Words without a line"),
         (["ab\nüüüüüüüüüüüüüüüü"], "ü" * 12),
         (["one"], "one"),
     ],
@@ -34,7 +34,7 @@ def test_a_sample_marks_its_prompt():
     text = sample_text(sampler, held_out("a\nbc def ghi"), seed=0)
     assert text == r"«bc def»bc\x07"
     sampler.capacity = 3
-    assert sample_text(sampler, held_out("\U0001f600"), seed=0)[:3] == "«\N{REPLACEMENT CHARACTER}»"
+    assert sample_text(sampler, held_out("\U0001f600"), seed=0).startswith(r"«\x00»")
 
 
 def test_a_sample_begins_with_the_prefix_of_the_tokenizer(monkeypatch):
