@@ -21,11 +21,6 @@ from system.text import print_error, print_note, print_result
 if TYPE_CHECKING:
     from models.sampling import Sampler
 
-OVERFLOW_NOTES = {
-    "slide": "generation continues from the second half of the context",
-    "stop": "the text ends there",
-}
-
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
@@ -67,10 +62,8 @@ def generate(sampler: "Sampler", tokenizer: Tokenizer, texts: list[str], options
         raise RunError(str(error)) from error
     longest = max(map(len, prompts))
     if longest + options.length > sampler.capacity:
-        print_note(
-            f"{longest} tokens of prompt and {options.length} more exceed the context of "
-            f"{sampler.capacity}; {OVERFLOW_NOTES[options.overflow]}."
-        )
+        sizes = f"{longest} tokens of prompt and {options.length} more"
+        print_note(f"{sizes} exceed the context of {sampler.capacity}: --overflow {options.overflow}.")
     print_texts(prompts, steps, tokenizer, seed=seed, as_json=options.json)
 
 
@@ -89,14 +82,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     temperature = "divides the logits; 0 for greedy decoding (default %(default)s)"
     add("--temperature", type=float, default=0.8, help=temperature)
     add("--top-k", type=int, help="sample only from the k most probable tokens")
-    add(
-        "--top-p",
-        type=float,
-        help="sample only from the most probable tokens with this total probability",
-    )
+    add("--top-p", type=float, help="sample only from the most probable tokens of this total probability")
     add("--seed", type=int, help="random seed (default random); it is printed")
     overflow = "when the context is full, continue from its second half, or stop (default %(default)s)"
-    add("--overflow", choices=OVERFLOW_NOTES, default="slide", help=overflow)
+    add("--overflow", choices=("slide", "stop"), default="slide", help=overflow)
     add_step_option(parser)
     add("--json", action="store_true", help="print a list of prompts and texts as JSON")
     return parser.parse_args(arguments)
