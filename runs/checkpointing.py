@@ -72,18 +72,14 @@ def check_manifest(manifest: dict, run: Run) -> None:
     old, new = manifest["data_fingerprint"], run.task.facts["data_fingerprint"]
     if old != new:
         raise RunError(
-            f"the data have changed since this run began: their SHA-256 was {old[:12]}, "
-            f"now it is {new[:12]}. "
-            "To use the current data, start a new run: name=NEW"
+            f"the data have changed since this run began: SHA-256 {old[:12]}, now {new[:12]}. To use the "
+            "current data, start a new run: name=NEW"
         )
     if changes := environment_changes(manifest["environment"], describe_environment()):
         print_note(f"results may differ in the last bits from an uninterrupted run: {changes}")
     before, now = manifest["replicas"], run.replicas.num_replicas
     if before != now and max(run.config.model.dropout, getattr(run.config.model, "drop_path", 0)):
-        print_note(
-            f"dropout is drawn per replica; there were {before}, now {now}: the weights will differ from "
-            "those of an uninterrupted run"
-        )
+        print_note(f"dropout is drawn per replica; there were {before}, now {now}: the weights will differ")
 
 
 def constant_facts(run: Run) -> dict:

@@ -66,8 +66,7 @@ def evaluate_windows(
         check_run(run, windows, scalings=scalings, attention=attention)
         if run.corpus.fingerprint != runs[0].corpus.fingerprint:
             raise RunError(
-                f"{runs[0].path} and {run.path} hold out different text, or have different tokenizers, "
-                "so that their losses cannot be compared. Evaluate them one by one"
+                f"{runs[0].path} and {run.path} hold out different text or tokens: evaluate them one by one"
             )
     tokens, tokenizer = runs[0].corpus.validation, runs[0].corpus.tokenizer
     limits = {"window": windows[-1], "stride": stride, "max_targets": max_targets}

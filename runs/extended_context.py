@@ -153,13 +153,11 @@ def check_run(run: TrainedRun, lengths: list[int], *, scalings: list[str], atten
         )
     if longer and config.position == "learned":
         raise RunError(
-            f"a window of {longer[0]:,} cannot be evaluated: the learned positions of {run.path} end at its "
-            f"context_length {trained:,}. Leave out longer windows"
+            f"the learned positions of {run.path} end at its context_length {trained:,}: use shorter windows"
         )
     if scalings and config.rope.is_scaled:
         raise RunError(
-            f"--zero-shot starts from a model without a scaling, but {run.path} was trained with one. Leave "
-            "out --zero-shot, or evaluate its parent run"
+            f"--zero-shot needs a model without a scaling, but {run.path} has one: evaluate its parent run"
         )
     for case in make_cases([run], scalings, lengths={run: longer}):
         try:
