@@ -84,7 +84,7 @@ def check_tokenizer(task: Task, directory: RunDirectory) -> None:
         return  # the run has a copy
     if read_tokenizer(path).sha256 != task.tokenizer.sha256:
         raise ConfigError(
-            f"data.tokenizer={path} is another tokenizer than {directory.tokenizer}; for another run, set name="
+            f"data.tokenizer={path} differs from {directory.tokenizer}: for another run, set name=NEW"
         )
 
 
@@ -162,7 +162,7 @@ def inherit_tokenizer(config: Config, parent: Config) -> Config:
         name = "bytes" if tokenizer.json is None else str(Path(config.init_from, FILE_NAME))
     elif name == BPE or tokenizer_of(config.data).sha256 != tokenizer.sha256:
         raise ConfigError(
-            f"data.tokenizer={name} is another tokenizer than that of init_from={config.init_from}: leave it out"
+            f"data.tokenizer={name} is another tokenizer than that of {config.init_from}: leave it out"
         )
     return replace(config, data=replace(config.data, tokenizer=name))
 
@@ -259,7 +259,7 @@ def check_extension(config: Config, parent: Config) -> None:
     if new < old:
         raise ConfigError(
             f"model.rope extends the trained {trained:,} tokens to {new:,.0f}, that of "
-            f"init_from={config.init_from} to {old:,.0f}: a factor is relative to the context before any scaling"
+            f"init_from={config.init_from} to {old:,.0f}: a factor is relative to the context before scaling"
         )
     if config.model.position in ("rotary", "sinusoidal") and config.context_length > new:
         print_note(

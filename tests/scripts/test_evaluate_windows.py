@@ -160,7 +160,7 @@ def test_runs_on_different_text_are_not_compared():
         (
             {"rope": {"interpolate_factor": 2.0}},
             ["ntk"],
-            "--zero-shot needs a model without a scaling, but made has one",
+            "model without a scaling, but made has one",
         ),
         ({"context_length": 30}, ["ntk"], "--zero-shot has no effect on made: no window is longer"),
         ({"dim": 4}, ["ntk"], "made cannot be evaluated at 20 under ntk scaling: rope.theta_rescale_factor"),
