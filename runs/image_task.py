@@ -1,7 +1,7 @@
 """Image classification: images as the data of a run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -21,34 +21,24 @@ from training.run_log import RunDirectory
 NUM_EXAMPLES, NUM_MISTAKES = 12, 18
 
 
-@dataclass(frozen=True)
 class ImageTask:
     """Images of a vision transformer; see `runs.load.Task`."""
 
-    config: Config
-    images: ImageSet
-
-    unit = "images"
+    unit, next_script = "images", "scripts.evaluate"
     tokenizer = None
     measure = staticmethod(summed_loss_and_accuracy)
-    next_script = "scripts.evaluate"
 
-    @property
-    def description(self) -> str:
-        return self.images.description
-
-    @property
-    def epoch_size(self) -> int:
-        return len(self.images.train.labels)
-
-    @property
-    def facts(self) -> dict:
-        return {
-            "data_fingerprint": self.images.fingerprint,
-            "classes": list(self.images.classes),
-            "mean": self.images.mean.tolist(),
-            "deviation": self.images.deviation.tolist(),
+    def __init__(self, config: Config, images: ImageSet):
+        self.config, self.images = config, images
+        self.description, self.epoch_size = images.description, len(images.train.labels)
+        self.facts = {
+            "data_fingerprint": images.fingerprint,
+            "classes": list(images.classes),
+            "mean": images.mean.tolist(),
+            "deviation": images.deviation.tolist(),
         }
+        # Indices of some held-out images, evenly spaced.
+        self.examples = np.unique(np.arange(NUM_EXAMPLES) * len(images.validation.labels) // NUM_EXAMPLES)
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
         config, images = self.config, self.images
@@ -131,11 +121,6 @@ class ImageTask:
             ],
         }
         return summary, [directory.predictions, directory.confusion]
-
-    @property
-    def examples(self) -> np.ndarray:
-        """Indices of some held-out images, evenly spaced."""
-        return np.unique(np.arange(NUM_EXAMPLES) * len(self.images.validation.labels) // NUM_EXAMPLES)
 
     def normalize(self, images: np.ndarray) -> np.ndarray:
         return normalize(images, mean=self.images.mean, deviation=self.images.deviation)

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -33,36 +33,20 @@ PROMPT_SOURCE_LENGTH = 100_000  # tokens of the held-out text
 PASSKEY_SAMPLES, SHOWN_QUESTION_LENGTH = 3, 60
 
 
-@dataclass(frozen=True)
 class TextTask:
     """Corpus of a language model; see `runs.load.Task`."""
 
-    config: Config
-    corpus: TextCorpus
-
-    unit = "tokens"
+    unit, next_script = "tokens", "scripts.generate"
     measure = staticmethod(summed_loss)
-    next_script = "scripts.generate"
 
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return self.corpus.tokenizer
-
-    @property
-    def description(self) -> str:
-        if self.tokenizer.json is None:
-            return self.corpus.description
-        size, length = self.tokenizer.vocab_size, self.config.context_length
-        context = f"about {self.corpus.bytes_of(length):,} bytes in {length:,} tokens"
-        return f"{self.corpus.description}; a vocabulary of {size:,}, {context}"
-
-    @property
-    def epoch_size(self) -> int:
-        return len(self.corpus.train)
-
-    @property
-    def facts(self) -> dict:
-        return {"data_fingerprint": self.corpus.fingerprint}
+    def __init__(self, config: Config, corpus: TextCorpus):
+        self.config, self.corpus, self.tokenizer = config, corpus, corpus.tokenizer
+        self.description, self.epoch_size = corpus.description, len(corpus.train)
+        self.facts = {"data_fingerprint": corpus.fingerprint}
+        if self.tokenizer.json is not None:
+            size, length = self.tokenizer.vocab_size, config.context_length
+            context = f"about {corpus.bytes_of(length):,} bytes in {length:,} tokens"
+            self.description += f"; a vocabulary of {size:,}, {context}"
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
         batch = partial(training_batch, self.corpus.train, length=self.config.context_length)
@@ -101,31 +85,19 @@ class TextTask:
         return facts, []
 
 
-@dataclass(frozen=True)
 class PasskeyTask:
     """Generated texts of a passkey run; see `runs.load.Task`."""
 
-    config: Config
-    passkeys: Passkeys
-
-    unit = "tokens"
+    unit, next_script = "tokens", "scripts.passkey"
     epoch_size = None
     measure = staticmethod(summed_loss_and_answers)
-    next_script = "scripts.passkey"
 
-    @property
-    def tokenizer(self) -> Tokenizer:
-        return self.passkeys.tokenizer
-
-    @property
-    def description(self) -> str:
-        data, length = self.config.data, self.config.context_length
-        texts = f"a generated text of {length:,} tokens, {data.held_out_examples:,} of them held out"
-        return f"passkey: a key of {data.digits} digits in {texts}"
-
-    @property
-    def facts(self) -> dict:
-        return {"data_fingerprint": self.passkeys.fingerprint()}
+    def __init__(self, config: Config, passkeys: Passkeys):
+        self.config, self.passkeys, self.tokenizer = config, passkeys, passkeys.tokenizer
+        self.facts = {"data_fingerprint": passkeys.fingerprint()}
+        held_out = f"{config.data.held_out_examples:,} of them held out"
+        texts = f"a generated text of {config.context_length:,} tokens, {held_out}"
+        self.description = f"passkey: a key of {config.data.digits} digits in {texts}"
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
         batch = partial(self.passkeys.training_batch, texts=self.config.data.texts)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from runs.image_task import NUM_MISTAKES
+from runs.image_task import NUM_MISTAKES, ImageTask
 from training.run_log import RunDirectory
 
 
@@ -12,7 +12,7 @@ def test_the_summary_lists_the_most_confident_mistakes(untrained):
     path, task, model = untrained
     split = task.images.validation
     names = [f"digits/{index}.png" for index in range(len(split.labels))]
-    named = replace(task, images=replace(task.images, validation=replace(split, names=names)))
+    named = ImageTask(task.config, replace(task.images, validation=replace(split, names=names)))
     summary, _ = named.finish(RunDirectory(path), model)
 
     logits = (

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from configs.compose import save_config
 from configs.schema import Config
+from runs.image_task import ImageTask
 from scripts.evaluate import main
 from tests.run_helpers import save_untrained_image_run
 from training.checkpoints import Checkpoints
@@ -120,7 +121,7 @@ def test_images_are_normalized_as_in_training_and_changed_data_are_noted(options
     assert code == 0
     assert f"note: {path} was trained on data that differ from digits on this machine." in errors
     images = replace(task.images, mean=np.float32([0.9]), deviation=np.float32([0.1]))
-    other = replace(task, images=images)
+    other = ImageTask(task.config, images)
     expected = expected_results(other, model, (8, 8))[1]
     assert json.loads(output)[0]["nats_per_image"] == pytest.approx(expected, rel=1e-4)
 
