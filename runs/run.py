@@ -145,8 +145,7 @@ def describe(run: Run, model: keras.Model) -> str:
     if options.learned_rotations != "none":
         details.append(f"{options.learned_rotations} learned rotations")
     total, size = config.num_steps * run.units_per_step, run.task.epoch_size
-    share = f"{total / size:.2f}" if size and total >= 0.01 * size else "under 0.01"
-    epochs = f" ({share} epochs)" if size else ""
+    epochs = f" ({total / size:.2f} epochs)" if size else ""
     layers, heads = format_count(options.num_layers, "layer"), format_count(options.num_heads, "head")
     return (
         f"model: {model.count_params():,} parameters, {layers}, dim {options.dim}, {heads}, "
