@@ -94,11 +94,7 @@ def make_model(config: Config, tokenizer: Tokenizer | None = BYTES) -> keras.Mod
 
 
 def load_model(
-    run_directory: Path,
-    *,
-    of: type | None = None,
-    precision: str | None = None,
-    step: int | str = "latest",
+    run_directory: Path, *, of: type | None = None, precision: str | None = None, step: int | str = "latest"
 ) -> tuple[keras.Model, Config, dict]:
     """Model, config and checkpoint manifest of a run; prints the step.
 

@@ -63,11 +63,7 @@ def build(run: Run) -> tuple[keras.Model, keras.optimizers.Optimizer, Checkpoint
         model = make_model(config, run.task.tokenizer)
         optimizer = make_optimizer(config.optimizer, model.trainable_variables, num_steps=config.num_steps)
     checkpoints = Checkpoints(
-        run.directory.checkpoints,
-        model,
-        optimizer,
-        keep=config.keep_checkpoints,
-        keep_best=config.keep_best,
+        run.directory.checkpoints, model, optimizer, keep=config.keep_checkpoints, keep_best=config.keep_best
     )
     return model, optimizer, checkpoints
 

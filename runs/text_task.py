@@ -11,13 +11,7 @@ import keras
 import numpy as np
 
 from configs.schema import Config
-from data.batches import (
-    ALL_ROWS,
-    EvaluationBatches,
-    batch_dataset,
-    evaluation_windows,
-    training_batch,
-)
+from data.batches import ALL_ROWS, EvaluationBatches, batch_dataset, evaluation_windows, training_batch
 from data.config import BPE
 from data.corpus import MAX_TRAINING_BYTES, TextCorpus, check_length, load_text, tokenizer_of
 from data.passkeys import Passkeys
