@@ -34,8 +34,8 @@ def evaluate_passkeys(
 
     Each run is also measured at its trained length. Keys and filler are the same at every depth, and in every
     run with as many digits. The depths are evenly spaced from the beginning of the text to its question;
-    `examples` is the number of texts of each length and depth. Raises RunError or DataError before any
-    evaluation, if a run cannot be evaluated.
+    `examples` is the number of texts of each length and depth. Raises a CommandError before any evaluation,
+    if a run cannot be evaluated.
     """
     lengths_of = {run: sorted({*lengths, run.trained_length}) for run in runs}
     for run, run_lengths in lengths_of.items():

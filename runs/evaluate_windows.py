@@ -59,11 +59,11 @@ def evaluate_windows(
     """Row for each run, each of `none` and `scalings`, and each window; see `make_row`.
 
     The `windows` are context lengths in ascending order. One forward pass predicts `stride` targets, at most
-    the shortest window. The `scalings` are applied without training. Raises RunError or DataError before any
+    the shortest window. The `scalings` are applied without training. Raises a CommandError before any
     evaluation, if a run cannot be evaluated.
     """
     for run in runs:
-        check_run(run, windows, scalings=scalings, attention=attention)
+        check_run(run, windows, scalings=scalings)
         if run.corpus.fingerprint != runs[0].corpus.fingerprint:
             raise RunError(
                 f"{runs[0].path} and {run.path} hold out different text or tokens: evaluate them one by one"

@@ -142,15 +142,10 @@ def make_case_model(case: Case) -> TransformerLM:
     return model
 
 
-def check_run(run: TrainedRun, lengths: list[int], *, scalings: list[str], attention: str = "full") -> None:
-    """Raises RunError for what cannot be evaluated or has no effect."""
+def check_run(run: TrainedRun, lengths: list[int], *, scalings: list[str]) -> None:
+    """Raises RunError or ConfigError for what cannot be evaluated."""
     trained, config = run.trained_length, run.model.config
     longer = [length for length in lengths if length > trained]
-    if not longer and (scalings or attention != "full"):
-        option = "--zero-shot" if scalings else f"--attention {attention}"
-        raise RunError(
-            f"{option} has no effect on {run.path}: no window is longer than its context of {trained:,}"
-        )
     if longer and config.position == "learned":
         raise RunError(
             f"the learned positions of {run.path} end at its context_length {trained:,}: use shorter windows"
@@ -160,8 +155,4 @@ def check_run(run: TrainedRun, lengths: list[int], *, scalings: list[str], atten
             f"--zero-shot needs a model without a scaling, but {run.path} has one: evaluate its parent run"
         )
     for case in make_cases([run], scalings, lengths={run: longer}):
-        try:
-            config_of(case)
-        except ValueError as error:
-            name = f" under {case.scaling} scaling" if case.is_scaled else ""
-            raise RunError(f"{run.path} cannot be evaluated at {case.length:,}{name}: {error}") from error
+        config_of(case)

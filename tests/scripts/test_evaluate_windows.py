@@ -17,7 +17,7 @@ from models.transformer import TransformerLM
 from runs.evaluate_windows import evaluate_windows
 from runs.extended_context import Case, TrainedRun, make_case_model
 from scripts.evaluate import main
-from system.errors import RunError
+from system.errors import CommandError, RunError
 
 MODEL = TransformerLMConfig(context_length=8, dim=16, num_layers=1, num_heads=2, num_kv_heads=1, mlp_dim=20)
 TRAINING = {"batch_size": 100, "precision": "float32", "compile": "graph"}
@@ -156,18 +156,17 @@ def test_runs_on_different_text_are_not_compared():
     ("model", "scalings", "message"),
     [
         ({"position": "learned"}, [], "the learned positions of made end at its context_length 8"),
-        ({"position": "alibi"}, ["yarn"], "made .* yarn scaling: rope.scaling is set, but has no effect"),
+        ({"position": "alibi"}, ["yarn"], "rope.scaling is set, but has no effect with position=alibi"),
         (
             {"rope": {"interpolate_factor": 2.0}},
             ["ntk"],
             "model without a scaling, but made has one",
         ),
-        ({"context_length": 30}, ["ntk"], "--zero-shot has no effect on made: no window is longer"),
-        ({"dim": 4}, ["ntk"], "made cannot be evaluated at 20 under ntk scaling: rope.theta_rescale_factor"),
+        ({"dim": 4}, ["ntk"], "rope.theta_rescale_factor"),
     ],
 )
 def test_runs_that_cannot_be_evaluated_are_refused(model, scalings, message):
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(CommandError, match=message):
         evaluate_windows([run_of(**model)], [5, 20], **OPTIONS | {"scalings": scalings})
 
 
