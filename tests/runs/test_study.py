@@ -142,7 +142,7 @@ def test_a_study_writes_a_table_of_each_seed_and_a_page(start, tmp_path):
     ]
     page = " ".join((tmp_path / "pages" / "width.md").read_text().split())
     assert "Does a width of 8 lower the loss?" in page and "8 runs and 8 minutes" in page
-    assert "| narrow | 28.0000 ± 101.6480 | 20 ± 0 | - | - |" in page
+    assert "| narrow | 28.0000 ± 101.6496 | 20 ± 0 | - | - |" in page
     assert "| wide | +4.0000 ± 0.0000 | +0 ± 0 | - | - |" in page
     assert (tmp_path / "pages" / "width.png").stat().st_size > 1_000
 
