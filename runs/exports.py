@@ -156,16 +156,14 @@ def huggingface(
     """Also writes the tokenizer, and a README.md with the held-out loss that the run logged at `step`."""
     rows = [row for row in read_json_lines(run_directory / "metrics.jsonl") if row["step"] == step]
     rows = [row for row in rows if "validation_loss" in row]
-    config, num_parameters = task.config, model.count_params()
-    origin = (
-        f", from step {config.init_from_step} of {Path(config.init_from).name}" if config.init_from else ""
-    )
+    config = task.config
     save_pretrained(model, directory, task.tokenizer)
     facts = {
-        "parameters": f"{num_parameters:,}",
+        "parameters": f"{model.count_params():,}",
         "context": f"{config.context_length:,} tokens",
         "text": config.data.source,
-        "training": f"{step:,} steps of {config.batch_size} x {config.context_length:,} tokens{origin}",
+        "training": f"{step:,} steps of {config.batch_size} x {config.context_length:,} tokens",
+        "parent": config.init_from and Path(config.init_from).name,
         "held-out result": task.verdict(rows[-1]) if rows else "not measured",
     }
     header = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n"
