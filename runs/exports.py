@@ -167,7 +167,7 @@ def huggingface(
         "held-out result": task.verdict(rows[-1]) if rows else "not measured",
     }
     header = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n"
-    lines = [f"| {name} | {value} |" for name, value in facts.items()]
+    lines = [f"| {name} | {value} |" for name, value in facts.items() if value]
     card = "\n".join([f"{header}\n# {config.name}\n", "| | |\n|---|---|", *lines, ""])
     (directory / "README.md").write_text(card, encoding="utf-8")
     loaded = load_pretrained(directory)
