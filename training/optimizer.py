@@ -10,6 +10,11 @@ from training.config import OptimizerConfig
 NOT_UPDATED_BY_MUON = (r"^(?!.*/block_)", "frequencies")
 
 
+# Coefficients of 1, G and G^2 in the iterations of Muon, which bring singular values of 0.01 to 1 to
+# 0.73 to 1.27: the best three polynomials (Polar Express, Amsel et al. 2025, arXiv 2505.16932).
+POLYNOMIALS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
+
+
 class UpdatesThroughHandles:
     """Mixin for a Keras optimizer that runs inside a condition in a replica context.
 
@@ -68,12 +73,54 @@ class AdamW(UpdatesThroughHandles, keras.optimizers.AdamW):
 
 
 class Muon(UpdatesThroughHandles, keras.optimizers.Muon):
-    """Keras Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
+    """Keras Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon), in fewer operations.
 
     An update of a matrix has the root mean square of an update of AdamW, 0.2 sqrt(max(rows, columns)) times
     an orthogonal matrix (Liu et al. 2025, arXiv 2502.16982), so that one learning rate and one weight decay
     serve both.
     """
+
+    @tf.autograph.experimental.do_not_convert
+    def apply(self, grads, trainable_variables=None):
+        self._apply_weight_decay(trainable_variables)
+        learning_rate = tf.cast(self.learning_rate, tf.float32)
+        matrices, directions = [], []
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            if self._should_use_adamw(variable):
+                self.update_step(gradient, variable, learning_rate)
+                continue
+            momentum = self.momentums[self._get_variable_index(variable)]
+            average = self.momentum * momentum.value + gradient
+            self.assign(momentum, average)
+            matrices.append(variable)
+            directions.append(self.momentum * average + gradient)  # Nesterov
+        for variable, update in zip(matrices, orthogonalized(directions), strict=True):
+            self.assign_sub(variable, self.lr_adjust(learning_rate * update))
+        self.assign_add(self.iterations, tf.ones((), self.iterations.dtype))
+
+
+@tf.function(autograph=False, jit_compile=True)
+def orthogonalized(matrices: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Approximation of U V^T for each matrix U S V^T: Newton-Schulz iterations of all at the same time.
+
+    Each iteration multiplies X by a polynomial of G = X X^T, of the smaller size. The factors are products of
+    polynomials of the first G, so that only the first and the last product have the size of X.
+    """
+    is_tall = [x.shape[0] > x.shape[1] for x in matrices]
+    wide = [tf.transpose(x) if tall else x for x, tall in zip(matrices, is_tall, strict=True)]
+    for size in {x.shape[0] for x in wide}:
+        group = [index for index, x in enumerate(wide) if x.shape[0] == size]
+        identity = tf.eye(size)
+        gram = tf.stack([tf.matmul(wide[index], wide[index], transpose_b=True) for index in group])
+        squared_norm = tf.linalg.trace(gram)[:, tf.newaxis, tf.newaxis] + 1e-14  # (group, 1, 1)
+        gram /= squared_norm  # (group, size, size)
+        factor = tf.math.rsqrt(squared_norm) * identity
+        for a, b, c in POLYNOMIALS:
+            polynomial = a * identity + b * gram + c * (gram @ gram)
+            factor, gram = polynomial @ factor, polynomial @ gram @ polynomial
+        for index, part in zip(group, tf.unstack(factor), strict=True):
+            wide[index] = part @ wide[index]
+    return [tf.transpose(x) if tall else x for x, tall in zip(wide, is_tall, strict=True)]
 
 
 def make_optimizer(
@@ -98,7 +145,6 @@ def make_optimizer(
             adam_beta_1=config.beta_1,
             adam_beta_2=config.beta_2,
             momentum=0.95,
-            ns_steps=5,
             exclude_layers=list(NOT_UPDATED_BY_MUON),
             **options,
         )
