@@ -32,14 +32,14 @@ Place = Annotated[str, Field(min_length=1), AfterValidator(expand_home)]  # of a
 class TextConfig(Options):
     """Options of every text."""
 
-    tokenizer: Place | None = None  # None for that of the parent run, or bytes
-    bpe_vocab_size: Annotated[int, Field(ge=257)] = BPE_VOCAB_SIZE  # 256 bytes and the separator, or more
+    tokenizer: Place | None = None  # None for that of the parent run; a new run has bpe
+    bpe_vocab_size: Annotated[int, Field(ge=257)] = BPE_VOCAB_SIZE  # at least 256 bytes and the separator
     held_out: Share = HELD_OUT
     reset_positions: bool = False
     cache_dir: Place | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        if self.bpe_vocab_size != BPE_VOCAB_SIZE and self.tokenizer != BPE:
+        if self.bpe_vocab_size != BPE_VOCAB_SIZE and self.tokenizer not in (None, BPE):
             yield "bpe_vocab_size", f"has no effect without tokenizer=bpe, got {self.bpe_vocab_size}"
 
 

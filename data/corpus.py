@@ -89,7 +89,7 @@ def load_text(
 
 
 def tokenizer_of(config: TextConfig | PasskeyConfig) -> Tokenizer:
-    """Tokenizer that a config names, other than `bpe`; raises DataError if it cannot be read."""
+    """Tokenizer that a config names, other than `bpe`, or bytes; DataError if it cannot be read."""
     return BYTES if config.tokenizer in (None, "bytes") else read_tokenizer(config.tokenizer)
 
 
@@ -117,7 +117,7 @@ def load_bytes(config: TextConfig, report: Report) -> TextCorpus:
 
 
 def train_tokenizer(corpus: TextCorpus, config: TextConfig, report: Report) -> JsonTokenizer:
-    """Byte-level BPE of the training split; raises DataError if it is too short for the vocabulary."""
+    """Byte-level BPE of the training split."""
     import tokenizers
 
     size, piece_size = min(len(corpus.train), MAX_TRAINING_BYTES), TRAINING_PIECE_BYTES

@@ -17,7 +17,7 @@ from configs.schema import (
     to_dict,
     to_flat,
 )
-from data.config import BPE, TOKENIZERS
+from data.config import BPE, TOKENIZERS, TextConfig
 from data.corpus import tokenizer_of
 from data.tokenizer import FILE_NAME, read_tokenizer
 from runs.load import Task, load_run_config, load_run_tokenizer, load_task
@@ -103,6 +103,8 @@ def resolve_config(config: Config, recorded_path: Path) -> Config:
                 print_note(f"{recorded_path.parent}: {describe_difference(difference)}")
     elif config.init_from is not None:
         config = fill_from_parent(config)
+    elif isinstance(config.data, TextConfig) and config.data.tokenizer is None:
+        config = replace(config, data=replace(config.data, tokenizer=BPE))
     device = config.distribute.strategy if config.distribute.strategy != "none" else describe_device()
     choices = f"precision {precision} ({precision_reason}), compile {compile_mode} ({compile_reason})"
     print_line(f"device: {device}, {choices}")

@@ -22,8 +22,9 @@ from system.text import escape, format_percent
 from training.evaluation import summed_loss, summed_loss_and_answers
 from training.run_log import RunDirectory
 
-SAMPLE_PROMPT_LENGTH, SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 32, 200, 0.8
+SAMPLE_PROMPT_LENGTH, SAMPLE_LENGTH, SAMPLE_TEMPERATURE = 64, 200, 0.8
 PROMPT_SOURCE_LENGTH = 100_000  # tokens of the held-out text
+FUNCTION = r'\n([ \t]*def [^\n]*:\n[ \t]*"""[^"\n]*"""\n)'  # in Python, with a docstring of one line
 PASSKEY_SAMPLES, SHOWN_QUESTION_LENGTH = 3, 60
 
 
@@ -183,11 +184,12 @@ def sample_text(sampler: Sampler, tokens: np.ndarray, tokenizer: Tokenizer = BYT
 
 
 def choose_prompt(tokens: np.ndarray, tokenizer: Tokenizer = BYTES, *, max_length: int) -> str:
-    """Whole words of up to `max_length` tokens at the start of a line of the held-out text."""
+    """Whole words of up to `max_length` tokens of the held-out text, from a function or the start of a line."""
     tokens = np.asarray(tokens[:PROMPT_SOURCE_LENGTH])
     text = tokenizer.decode(tokens[tokens != tokenizer.separator])
-    if line := re.search(r"\n([ \t]*\S.*)", text, re.DOTALL):  # the text may begin inside a line
-        text = line[1]
+    # The text may begin inside a line.
+    if start := re.search(FUNCTION, text) or re.search(r"\n([ \t]*\S.*)", text, re.DOTALL):
+        text = start[1]
     prompt = tokenizer.decode(tokenizer.encode(text)[:max_length]).rstrip("\N{REPLACEMENT CHARACTER}")
     words = re.match(r"(.*\S)\s", prompt, re.DOTALL)
     return words[1] if words else prompt

@@ -7,6 +7,8 @@ import pytest
 from data.tokenizer import BYTES
 from runs.text_task import choose_prompt, sample_text
 
+FUNCTION = 'def first(a):\n    """Returns it."""'
+
 
 def held_out(*documents):
     return BYTES.encode("".join(f"\0{document}" for document in documents) + "\0")
@@ -20,10 +22,14 @@ def held_out(*documents):
         (["Words without a line that has an end"], "Words without a line"),
         (["ab\nüüüüüüüüüüüüüüüü"], "ü" * 12),
         (["one"], "one"),
+        (["import a\n", f"import b\n\n{FUNCTION}\n    return a"], FUNCTION),
     ],
 )
-def test_a_prompt_is_whole_words_from_the_start_of_a_line(documents, prompt):
-    assert choose_prompt(held_out(*documents), max_length=25) == prompt
+def test_a_prompt_is_a_function_or_whole_words_from_the_start_of_a_line(documents, prompt):
+    assert (
+        choose_prompt(held_out(*documents), max_length=len(FUNCTION) + 1 if prompt == FUNCTION else 25)
+        == prompt
+    )
 
 
 def test_a_sample_marks_its_prompt():
