@@ -11,8 +11,11 @@ import tensorflow as tf
 
 from training.replicas import ONE_DEVICE, Replicas, all_reduced
 
-# Number of logits of a batch from which its loss is computed in chunks, and of a chunk: 67 and 34 MB.
-CHUNKED_LOGITS, LOGITS_IN_CHUNK = 2**24, 2**23
+# Number of logits of a batch from which evaluation takes rows one by one, 67 MB.
+MANY_LOGITS = 2**24
+# Number of logits of a batch from which its loss is computed in chunks, and of a chunk. XLA fuses a chunk,
+# which is faster in float32 if it stays in the cache of a processor; other chunks only save memory.
+FUSED_CHUNKS, OTHER_CHUNKS = (2**22, 2**20), (2**24, 2**23)
 
 Measure = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
 
@@ -34,11 +37,21 @@ def summed_cross_entropy(logits: tf.Tensor, targets: tf.Tensor, *, label_smoothi
     return tf.reduce_sum(losses * tf.cast(targets >= 0, tf.float32))  # ()
 
 
+def num_logits(model: keras.Model, inputs: tf.Tensor) -> int:
+    """Number of logits of a batch of a language model; 0 for other models, and unknown shapes."""
+    if not hasattr(model, "output_embeddings") or None in inputs.shape:
+        return 0
+    return inputs.shape.num_elements() * model.config.vocab_size
+
+
+def is_fused(dtype: tf.DType) -> bool:
+    return dtype == tf.float32 and not tf.config.list_logical_devices("GPU")
+
+
 def is_chunked(model: keras.Model, inputs: tf.Tensor) -> bool:
     """Whether the loss of a batch is computed in chunks: `model` is a language model with many logits."""
-    if not hasattr(model, "output_embeddings") or None in inputs.shape:
-        return False
-    return inputs.shape.num_elements() * model.config.vocab_size >= CHUNKED_LOGITS
+    least, _ = FUSED_CHUNKS if is_fused(tf.as_dtype(model.compute_dtype)) else OTHER_CHUNKS
+    return num_logits(model, inputs) >= least
 
 
 def chunked_cross_entropy(
@@ -50,45 +63,50 @@ def chunked_cross_entropy(
     neither kept nor computed twice. `features` are (batch, length, dim), `embeddings` (vocab_size, dim) of
     the same dtype, `targets` (batch, length).
     """
-    dim, count = features.shape[-1], targets.shape[0] * targets.shape[1]
-    num_chunks = -(-count * embeddings.shape[0] // LOGITS_IN_CHUNK)
-    rows = -(-count // num_chunks)
-    padding = num_chunks * rows - count
+    compute, (_, size) = _loss_and_gradients, OTHER_CHUNKS
+    if is_fused(features.dtype):
+        compute, (_, size) = _fused_loss_and_gradients, FUSED_CHUNKS
 
     @tf.custom_gradient
     def loss_of(features, embeddings):
-        flat = tf.pad(tf.reshape(features, (-1, dim)), ((0, padding), (0, 0)))
-        chunks = tf.reshape(flat, (num_chunks, rows, dim))
-        masked = tf.pad(tf.reshape(targets, [-1]), ((0, padding),), constant_values=-1)
-        target_chunks = tf.reshape(masked, (num_chunks, rows))
-
-        def add_chunk(index, loss, d_features, d_embeddings):
-            chunk = chunks[index]  # (rows, dim)
-            logits = tf.cast(tf.matmul(chunk, embeddings, transpose_b=True), tf.float32)  # (rows, vocab_size)
-            with tf.GradientTape() as tape:
-                tape.watch(logits)
-                chunk_loss = summed_cross_entropy(
-                    logits, target_chunks[index], label_smoothing=label_smoothing
-                )
-            d_logits = tf.cast(tape.gradient(chunk_loss, logits), embeddings.dtype)
-            part = tf.matmul(d_logits, chunk, transpose_a=True)  # (vocab_size, dim)
-            d_features = d_features.write(index, tf.matmul(d_logits, embeddings))
-            return index + 1, loss + chunk_loss, d_features, d_embeddings + tf.cast(part, tf.float32)
-
-        d_features = tf.TensorArray(features.dtype, num_chunks, element_shape=(rows, dim))
-        state = (0, 0.0, d_features, tf.zeros(embeddings.shape, tf.float32))
-        _, loss, d_features, d_embeddings = tf.while_loop(
-            lambda index, *_: index < num_chunks, add_chunk, state, parallel_iterations=1
-        )
-        d_features = tf.reshape(tf.reshape(d_features.stack(), (-1, dim))[:count], features.shape)
-
-        def gradients(d_loss):
-            scaled = tf.cast(d_features, tf.float32) * d_loss, d_embeddings * d_loss
-            return [tf.cast(part, features.dtype) for part in scaled]
-
-        return loss, gradients
+        loss, *parts = compute(features, embeddings, targets, label_smoothing, size)
+        return loss, lambda d_loss: [tf.cast(part * d_loss, features.dtype) for part in parts]
 
     return loss_of(features, embeddings)
+
+
+def _loss_and_gradients(features, embeddings, targets, label_smoothing, logits_in_chunk):
+    """Loss, and its gradients for features and embeddings in float32."""
+    dim, count = features.shape[-1], targets.shape[0] * targets.shape[1]
+    num_chunks = -(-count * embeddings.shape[0] // logits_in_chunk)
+    rows = -(-count // num_chunks)
+    padding = num_chunks * rows - count
+    flat = tf.pad(tf.reshape(features, (-1, dim)), ((0, padding), (0, 0)))
+    chunks = tf.reshape(flat, (num_chunks, rows, dim))
+    masked = tf.pad(tf.reshape(targets, [-1]), ((0, padding),), constant_values=-1)
+    target_chunks = tf.reshape(masked, (num_chunks, rows))
+
+    def add_chunk(index, loss, d_features, d_embeddings):
+        chunk = chunks[index]  # (rows, dim)
+        logits = tf.cast(tf.matmul(chunk, embeddings, transpose_b=True), tf.float32)  # (rows, vocab_size)
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            chunk_loss = summed_cross_entropy(logits, target_chunks[index], label_smoothing=label_smoothing)
+        d_logits = tf.cast(tape.gradient(chunk_loss, logits), embeddings.dtype)
+        part = tf.matmul(d_logits, chunk, transpose_a=True)  # (vocab_size, dim)
+        d_features = d_features.write(index, tf.matmul(d_logits, embeddings))
+        return index + 1, loss + chunk_loss, d_features, d_embeddings + tf.cast(part, tf.float32)
+
+    d_features = tf.TensorArray(features.dtype, num_chunks, element_shape=(rows, dim))
+    state = (0, 0.0, d_features, tf.zeros(embeddings.shape, tf.float32))
+    _, loss, d_features, d_embeddings = tf.while_loop(
+        lambda index, *_: index < num_chunks, add_chunk, state, parallel_iterations=1
+    )
+    d_features = tf.reshape(tf.reshape(d_features.stack(), (-1, dim))[:count], features.shape)
+    return loss, tf.cast(d_features, tf.float32), d_embeddings
+
+
+_fused_loss_and_gradients = tf.function(_loss_and_gradients, autograph=False, jit_compile=True)
 
 
 def count_targets(targets: tf.Tensor) -> tf.Tensor:
@@ -152,7 +170,7 @@ def make_evaluator(
         for batch in batches:
             inputs, targets = map(tf.convert_to_tensor, batch)
             parts = [(inputs, targets)]
-            if replicas.strategy is None and is_chunked(model, inputs):  # row by row
+            if replicas.strategy is None and num_logits(model, inputs) >= MANY_LOGITS:  # row by row
                 parts = zip(*(tf.split(rows, len(rows)) for rows in (inputs, targets)), strict=True)
             for inputs, targets in parts:
                 for name, value in sums_of(inputs, targets).items():

@@ -23,8 +23,9 @@ VOCAB, BATCH, LENGTH, DIM = 53, 3, 7, 24
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Chunks of four positions, the last with three of padding."""
-    monkeypatch.setattr(training.evaluation, "CHUNKED_LOGITS", BATCH * LENGTH * VOCAB)
-    monkeypatch.setattr(training.evaluation, "LOGITS_IN_CHUNK", 4 * VOCAB)
+    monkeypatch.setattr(training.evaluation, "MANY_LOGITS", BATCH * LENGTH * VOCAB)
+    for kind in ("FUSED_CHUNKS", "OTHER_CHUNKS"):
+        monkeypatch.setattr(training.evaluation, kind, (BATCH * LENGTH * VOCAB, 4 * VOCAB))
 
 
 @pytest.fixture
@@ -72,7 +73,10 @@ def test_loss_and_gradients_equal_those_of_all_logits_at_once(
         np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * abs(expected).max())
 
 
-def test_a_training_step_never_holds_all_logits(small_chunks, model):
+def test_a_training_step_never_holds_all_logits(small_chunks, model, monkeypatch):
+    monkeypatch.setattr(
+        training.evaluation, "is_fused", lambda dtype: False
+    )  # for its operations in the graph
     function = tf.function(make_gradient_function(model, TrainingConfig()))
     graph = function.get_concrete_function(*map(tf.constant, draw_tokens()), 0, 0, 5.0).graph
     sizes = {output.shape.num_elements() for op in graph.get_operations() for output in op.outputs}
