@@ -69,7 +69,7 @@ def text_step(*, batch: int, length: int, precision: str = "auto", mode: str = "
 
 def language_model(context_length: int, precision: str, *, num_heads: int, **sizes) -> TransformerLM:
     heads = {"num_heads": num_heads, "num_kv_heads": num_heads}
-    config = TransformerLMConfig(context_length=context_length, **heads, **sizes)
+    config = TransformerLMConfig(context_length=context_length, qk_norm=False, **heads, **sizes)
     return TransformerLM(config, dtype=resolve_precision(precision)[0])
 
 

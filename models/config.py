@@ -150,7 +150,7 @@ class TransformerLMConfig(Options):
     qkv_bias: bool = False
     initial_stddev: Annotated[float, Field(gt=0)] = 0.02  # of the weights that read the residual stream
     position: Literal["rotary", "learned", "sinusoidal", "alibi", "none"] = "rotary"
-    qk_norm: bool = False
+    qk_norm: bool = True
     dropout: Rate = 0.0
     learned_rotations: Literal["none", "per_token", "cumulative"] = "none"
     attention_kernel: Literal["full", "chunked", "auto"] = "auto"

@@ -97,13 +97,13 @@ def save_untrained_image_run(path, **model):
     return save_untrained_run(path, None, DigitsConfig(), AxialViTConfig(**(VIT_SIZES | model)))
 
 
-def save_untrained_text_run(path, **model):
-    """The same of a run on a text file, with a context of 24 bytes."""
+def save_untrained_text_run(path, *, tokenizer="bytes", **model):
+    """The same of a run on a text file, with a context of 24 tokens."""
     text, cache = path / "text.txt", path / "cache"
     path.mkdir(parents=True, exist_ok=True)
     text.write_text("".join(f"line {number} of {number * number}\n" for number in range(99)))
     config = TransformerLMConfig(context_length=24, **(LM_SIZES | model))
-    data = TextFilesConfig(path=str(text), cache_dir=str(cache), held_out=0.2)
+    data = TextFilesConfig(path=str(text), cache_dir=str(cache), held_out=0.2, tokenizer=tokenizer)
     return save_untrained_run(path / "run", 24, data, config)
 
 
@@ -114,5 +114,7 @@ def save_untrained_run(path, context_length, data, model):
     network = with_random_weights(make_model(task.config), 0.5)
     path.mkdir(parents=True, exist_ok=True)
     Checkpoints(path / "checkpoints", network, keras.optimizers.SGD(), keep=1).save(7, task.facts)
+    if task.tokenizer is not None and task.tokenizer.json is not None:
+        (path / "tokenizer.json").write_text(task.tokenizer.json)
     save_config(task.config, path / "config.yaml")
     return path, task, network

@@ -26,8 +26,6 @@ from tests.run_helpers import (
 )
 from training.run_log import RunDirectory
 
-UNTRAINED_LOSS = np.log(256)
-
 
 @pytest.fixture
 def refused(workplace, capsys):
@@ -44,7 +42,8 @@ def assert_resumes_to(workplace, run, whole):
 
 def test_loss_decreases(trained_run):
     losses = [row["loss"] for row in rows_of(trained_run)]
-    assert losses[0] == pytest.approx(UNTRAINED_LOSS, abs=0.1)
+    vocab_size = json.loads((trained_run / "summary.json").read_text())["vocab_size"]
+    assert losses[0] == pytest.approx(np.log(vocab_size), abs=0.1)  # that of an untrained model
     assert losses[-1] < losses[0] - 0.5
     validation = [row["validation_loss"] for row in rows_of(trained_run) if "validation_loss" in row]
     assert validation == sorted(validation, reverse=True)
@@ -60,6 +59,7 @@ def test_run_writes_its_files(trained_run):
         "samples.txt",
         "summary.json",
         "tensorboard",
+        "tokenizer.json",
     ]
     checkpoints = sorted(path.name for path in (trained_run / "checkpoints").iterdir())
     assert checkpoints == ["step-00000020", "step-00000030"]
@@ -76,7 +76,7 @@ def test_summary_describes_the_last_step(trained_run):
     evaluations = [row for row in rows_of(trained_run) if "validation_loss" in row]
     ratios = {round(row["bits_per_byte"] / row["validation_loss"], 9) for row in evaluations}
     assert len(ratios) == 1  # of a token and the bytes of the held-out text
-    assert 1 < summary["bits_per_byte"] * np.log(2) / summary["validation_loss"] < 1.1
+    assert summary["bits_per_byte"] * np.log(2) < summary["validation_loss"] / 2  # a token is several bytes
     assert summary["tokens_per_second"] > 0
     assert summary["elapsed_seconds"] > 0
     weights = [value for name, value in tensors_of(trained_run).items() if name.startswith("model/")]
@@ -154,7 +154,7 @@ OPTIONS = {
     "longrope": f"{SCALING}.type=longrope {SCALING}.factor=2 {SCALING}.short_factor=[1,1,1,1] "
     f"{SCALING}.long_factor=[1,2,2.5,4]",
     "learned": "model.rope.learned_freq=true model.learned_rotations=cumulative",
-    "muon": "optimizer.name=muon compile=xla",
+    "adamw": "optimizer.name=adamw data.tokenizer=bytes compile=xla",
 }
 
 
@@ -167,7 +167,7 @@ def test_options_train_resume_exactly_and_generate(workplace, capsys, name):
     run = workplace.outputs / name
     assert not (run / "samples.txt").exists()
     tensors, rows = tensors_of(run, step=4), rows_of(run)
-    assert ("optimizer/muon" in " ".join(tensors)) == (name == "muon")
+    assert ("optimizer/adamw" in " ".join(tensors)) == (name == "adamw")
     shutil.rmtree(run / "checkpoints" / "step-00000004")
     (run / "summary.json").unlink()
     assert workplace.train(*changes) == 0

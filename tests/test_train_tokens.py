@@ -155,7 +155,7 @@ def test_passkeys_are_written_in_the_tokens_of_the_parent(bpe_run):
 def test_a_vocabulary_smaller_than_that_of_the_tokenizer_is_refused(workplace, capsys):
     (line,) = refusal(workplace, capsys, *BPE[:2], "name=new", "model.vocab_size=289")
     assert_mentions(line, "model.vocab_size=289 is smaller than", "290 tokens")
-    (line,) = refusal(workplace, capsys, "name=new", "model.vocab_size=255")
+    (line,) = refusal(workplace, capsys, "name=new", "model.vocab_size=255", "data.tokenizer=bytes")
     assert_mentions(line, "model.vocab_size=255 is smaller than", "256 tokens")
 
 

@@ -14,17 +14,23 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Options):
-    """AdamW or Muon with linear warm-up and cosine decay; see `training.optimizer`."""
+    """Muon or AdamW with linear warm-up and cosine decay; see `training.optimizer`."""
 
-    name: Literal["adamw", "muon"] = "adamw"
-    learning_rate: Positive = 3e-3
-    final_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    name: Literal["adamw", "muon"] = "muon"
+    learning_rate: Positive = 5e-3
+    adamw_learning_rate_ratio: Positive = 5.0  # of the weights that Muon does not update
+    final_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0, le=2**31 - 1)] = 100
     weight_decay: NonNegative = 0.1
     beta_1: Fraction = 0.9
     beta_2: Fraction = 0.99
     epsilon: Positive = 1e-8
     clip_norm: Positive = 1.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        ratio, default = self.adamw_learning_rate_ratio, OptimizerConfig.adamw_learning_rate_ratio
+        if self.name != "muon" and ratio not in (1, default):
+            yield "adamw_learning_rate_ratio", f"has no effect without name=muon, got {ratio:g}"
 
 
 class DistributeConfig(Options):
@@ -49,7 +55,7 @@ class DistributeConfig(Options):
 class TrainingConfig(Options):
     """Options of the training loop; a step is one update, over `batch_size` windows or images."""
 
-    num_steps: PositiveInt = 2000
+    num_steps: PositiveInt = 750
     batch_size: PositiveInt = 8
     accumulation_steps: PositiveInt = 1
     label_smoothing: Fraction = 0.0
@@ -62,7 +68,7 @@ class TrainingConfig(Options):
     log_every: PositiveInt = 20
     eval_every: PositiveInt = 250
     eval_batches: PositiveInt = 16
-    sample_every: PositiveInt | None = 500
+    sample_every: PositiveInt | None = 250
     checkpoint_every: PositiveInt = 250
     keep_checkpoints: PositiveInt = 2
     keep_best: bool = True

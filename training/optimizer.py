@@ -76,8 +76,7 @@ class Muon(UpdatesThroughHandles, keras.optimizers.Muon):
     """Keras Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon), in fewer operations.
 
     An update of a matrix has the root mean square of an update of AdamW, 0.2 sqrt(max(rows, columns)) times
-    an orthogonal matrix (Liu et al. 2025, arXiv 2502.16982), so that one learning rate and one weight decay
-    serve both.
+    an orthogonal matrix (Liu et al. 2025, arXiv 2502.16982), so that one weight decay serves both.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -144,6 +143,7 @@ def make_optimizer(
         optimizer = Muon(
             adam_beta_1=config.beta_1,
             adam_beta_2=config.beta_2,
+            adam_lr_ratio=config.adamw_learning_rate_ratio,
             momentum=0.95,
             exclude_layers=list(NOT_UPDATED_BY_MUON),
             **options,

@@ -25,7 +25,7 @@ def write(root: Path) -> None:
     from tests.models.test_huggingface import ROTATIONS
 
     plain = TransformerLMConfig(
-        vocab_size=37, context_length=32, dim=24, num_heads=6, num_kv_heads=3, head_dim=8
+        vocab_size=37, context_length=32, dim=24, num_heads=6, num_kv_heads=3, head_dim=8, qk_norm=False
     )
     options = {
         "qwen2": {"qkv_bias": True, "tied_embeddings": False},

@@ -16,6 +16,7 @@ SIZES = {
     "num_heads": 6,
     "num_kv_heads": 6,
     "mlp_dim": 20,
+    "qk_norm": False,
 }
 
 

@@ -161,10 +161,10 @@ def test_a_saved_model_has_the_same_logits(model_of, tokens, name, tmp_path):
 
 
 def test_the_architecture_is_the_one_with_the_options_of_the_model():
-    options = {"LlamaForCausalLM": {}, "Qwen2ForCausalLM": {"qkv_bias": True}}
-    options["Qwen3ForCausalLM"] = {"qk_norm": True}
+    options = {"LlamaForCausalLM": {"qk_norm": False}, "Qwen3ForCausalLM": {}}
+    options["Qwen2ForCausalLM"] = {"qkv_bias": True, "qk_norm": False}
     # LlamaConfig needs whole dim / num_heads; a null window is no window.
-    options["MistralForCausalLM"] = {"dim": 30, "head_dim": 8, "context_length": 8_192}
+    options["MistralForCausalLM"] = {"dim": 30, "head_dim": 8, "context_length": 8_192, "qk_norm": False}
     for architecture, changes in options.items():
         config = TransformerLMConfig(**changes, rope=RopeConfig(layout="half"))
         values = config_values(config)

@@ -13,7 +13,14 @@ from tests.models.reference import randomized
 
 # No two axes alike: 37 tokens, 16 positions, 6 heads of 8 features over 3 of keys.
 PLAIN = TransformerLMConfig(
-    vocab_size=37, context_length=16, dim=48, num_layers=2, num_heads=6, num_kv_heads=3, mlp_dim=20
+    vocab_size=37,
+    context_length=16,
+    dim=48,
+    num_layers=2,
+    num_heads=6,
+    num_kv_heads=3,
+    mlp_dim=20,
+    qk_norm=False,
 )
 SPLIT = (5, 1, 1, 2, 1, 3)
 

@@ -105,7 +105,7 @@ def test_every_kind_of_vision_transformer_is_exported(file_format, tmp_path):
 @pytest.mark.slow
 def test_the_page_about_export_is_true(run, tmp_path, monkeypatch):
     outputs = tmp_path / "outputs"
-    text_run, *_ = save_untrained_text_run(tmp_path / "text")
+    text_run, *_ = save_untrained_text_run(tmp_path / "text", tokenizer="bpe", vocab_size=None)
     image_run, *_ = save_untrained_image_run(tmp_path / "images")
     outputs.mkdir()
     (outputs / "lm").symlink_to(text_run)

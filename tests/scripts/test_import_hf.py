@@ -24,6 +24,7 @@ CONFIG = TransformerLMConfig(
     vocab_size=320,
     context_length=12,
     qkv_bias=True,
+    qk_norm=False,
     norm_epsilon=1e-6,
     rope=RopeConfig(theta=500.0, layout="half"),
     **LM_SIZES,

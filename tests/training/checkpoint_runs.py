@@ -26,7 +26,9 @@ class Run:
     def __init__(self, path, *, seed=0, keep=2, keep_best=False, num_layers=1, dim=6):
         path.mkdir(exist_ok=True)
         self.model = make_stack(num_layers, dim)
-        self.optimizer = make_optimizer(OptimizerConfig(), self.model.trainable_variables, num_steps=9)
+        self.optimizer = make_optimizer(
+            OptimizerConfig(name="adamw"), self.model.trainable_variables, num_steps=9
+        )
         self.checkpoints = Checkpoints(
             path / "checkpoints", self.model, self.optimizer, keep=keep, keep_best=keep_best
         )

@@ -96,7 +96,7 @@ def test_weight_decay_applies_to_matrices_and_embeddings_only(name):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_fused_adamw_updates_equal_those_of_keras(jit_compile):
-    config = OptimizerConfig(learning_rate=0.1, warmup_steps=3, weight_decay=0.3)
+    config = OptimizerConfig(name="adamw", learning_rate=0.1, warmup_steps=3, weight_decay=0.3)
     values = {"kernel": normal(5, 7), "scale": normal(7, seed=2)}
 
     def updated(*, use_keras):
@@ -152,6 +152,16 @@ def test_a_muon_update_is_an_orthogonalized_momentum_with_the_rms_of_adamw(shape
         weight = weight * (1 - 0.1 * 0.3) - 0.1 * 0.2 * np.sqrt(5) * direction
     np.testing.assert_allclose(variable, weight, rtol=0, atol=1e-4)
     assert int(optimizer.iterations) == 4
+
+
+@pytest.mark.parametrize("ratio", [1.0, 5.0])
+def test_weights_that_muon_does_not_update_have_a_multiple_of_its_learning_rate(ratio):
+    gain = keras.Variable([1.0, 2.0], name="gain", dtype="float32")
+    config = OptimizerConfig(name="muon", adamw_learning_rate_ratio=ratio, **CONSTANT)
+    make_update(make_optimizer(config, [gain], num_steps=10), [gain])([[0.5, -3.0]])
+    np.testing.assert_allclose(
+        gain, [1 - 0.1 * ratio, 2 + 0.1 * ratio], rtol=1e-5
+    )  # the first update of Adam
 
 
 def test_muon_updates_the_matrices_inside_the_blocks_and_adamw_the_rest():
