@@ -184,7 +184,7 @@ def sample_text(sampler: Sampler, tokens: np.ndarray, tokenizer: Tokenizer = BYT
 
 
 def choose_prompt(tokens: np.ndarray, tokenizer: Tokenizer = BYTES, *, max_length: int) -> str:
-    """Whole words of up to `max_length` tokens of the held-out text, from a function or the start of a line."""
+    """Whole words of up to `max_length` held-out tokens, from a function or the start of a line."""
     tokens = np.asarray(tokens[:PROMPT_SOURCE_LENGTH])
     text = tokenizer.decode(tokens[tokens != tokenizer.separator])
     # The text may begin inside a line.
