@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from rope.embedding import PositionLayer, RotaryEmbedding
+from rope.embedding import PositionLayer, RotaryEmbedding, own_arguments
 from rope.frequencies import language_frequencies
 from rope.positions import check_positions
 from rope.rotation import check_layout, compute_cos_sin, doubled, rotary_angles, rotate
@@ -58,10 +58,9 @@ class AxialRotaryEmbedding(PositionLayer):
             raise ValueError(f"embeddings must have one layout and seq_before_head_dim, got {embeddings}.")
         if any(part.use_xpos for part in embeddings):
             raise ValueError("xPos decays along one causal axis, got several. Set use_xpos=False.")
-        if not trainable:
-            for part in embeddings:
-                part.trainable = False
         self.embeddings, self._config = list(embeddings), {}
+        if not trainable:
+            self.trainable = False  # also of `embeddings`
         self.layout, self.dim = embeddings[0].layout, sum(part.dim for part in embeddings)
         self.built = True
 
@@ -104,14 +103,10 @@ def coordinates_of(positions: tf.Tensor, axes: int) -> list[tf.Tensor]:
 
 
 def mixed_frequencies(dim: int, turns: np.ndarray, *, theta: float = 10.0) -> np.ndarray:
-    """(2, num_heads, dim / 2) initial frequencies of RoPE-ViT (Heo et al. 2024, arXiv 2403.13298).
+    """(2, num_heads, dim / 2) initial frequencies of RoPE-ViT, in radians per cell along each coordinate.
 
-    They are radians per cell, along the first and the second coordinate.
-
-    Args:
-        dim: features of a head, a multiple of 4.
-        turns: (num_heads,) rotation of the axes of each head in radians; 0 is axial.
-        theta: rotation base of the magnitudes theta^(-4i / dim).
+    `turns` are (num_heads,) rotations of the axes of each head in radians; 0 is axial. The magnitudes are
+    theta^(-4i / dim) for heads of `dim` features.
     """
     if dim < 4 or dim % 4:
         raise ValueError(f"dim must be a positive multiple of 4 for 2-D frequencies, got {dim}.")
@@ -128,7 +123,8 @@ class MixedRotaryEmbedding(PositionLayer):
 
     Args:
         num_heads: number of heads, each with frequencies of its own.
-        dim, theta: as for `mixed_frequencies`.
+        dim: features of a head, a multiple of 4.
+        theta: rotation base.
         layout: `interleaved` or `half`, see `rope.rotation`.
         turn_axes: initialize each head with axes rotated by a random angle, instead of axial.
         seed: seed of the random angles.
@@ -171,16 +167,8 @@ class MixedRotaryEmbedding(PositionLayer):
         if len(interpolate_factor) != 2 or not min(interpolate_factor) >= 1:
             raise ValueError(f"interpolate_factor must be two factors >= 1, got {interpolate_factor}.")
         self.num_heads, self.dim, self.layout = num_heads, dim, layout
-        self.interpolate_factor = tuple(interpolate_factor)
-        self._config = {
-            "num_heads": num_heads,
-            "dim": dim,
-            "theta": theta,
-            "layout": layout,
-            "turn_axes": turn_axes,
-            "seed": seed,
-            "interpolate_factor": self.interpolate_factor,
-        }
+        self.interpolate_factor = interpolate_factor = tuple(interpolate_factor)
+        self._config = own_arguments(locals())
         generator = np.random.default_rng(seed)
         turns = generator.uniform(0, 2 * np.pi, num_heads) if turn_axes else np.zeros(num_heads)
         self.frequencies = self.add_frequencies(mixed_frequencies(dim, turns, theta=theta))

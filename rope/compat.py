@@ -67,9 +67,8 @@ def apply_rotary_emb(
     freqs, scale = tf.cast(freqs, tf.float32), tf.convert_to_tensor(scale, tf.float32)
     if freqs_seq_dim is not None or freqs.shape.rank == 2:
         freqs = last_rows("freqs", freqs, t, axis, sequence_axis(freqs, freqs_seq_dim or 0))
-    freqs = align_rows(freqs, t, axis)
     if scale.shape.rank == 2:
-        scale = align_rows(last_rows("scale", scale, t, axis, 0), t, axis)
+        scale = last_rows("scale", scale, t, axis, 0)
     x = tf.cast(t[..., start_index:end], tf.float32)  # (..., length, dim)
     if not broadcasts(freqs.shape, x.shape):
         raise ValueError(f"angles of shape {freqs.shape} do not match the features to rotate, {x.shape}.")
@@ -122,7 +121,10 @@ def broadcat(tensors: Sequence[tf.Tensor], dim: int = -1) -> tf.Tensor:
 
 
 def last_rows(name: str, values: tf.Tensor, t: tf.Tensor, axis: int, values_axis: int) -> tf.Tensor:
-    """Slices the last entries of `values_axis`, one for each position of `t` along `axis`."""
+    """The last entries of `values_axis`, one for each position of `t` along `axis`.
+
+    2-D values, (length, dim), become (length, 1, ..., dim), to broadcast along `axis`.
+    """
     rows, length = size_of(values, values_axis), size_of(t, axis)
     is_static = isinstance(rows, int) and isinstance(length, int)
     if is_static and rows < length:
@@ -131,11 +133,5 @@ def last_rows(name: str, values: tf.Tensor, t: tf.Tensor, axis: int, values_axis
             f"row for each of the {length} positions, got {rows}."
         )
     start = rows - length if is_static else tf.maximum(rows - length, 0)
-    return values[(*[slice(None)] * values_axis, slice(start, None))]
-
-
-def align_rows(values: tf.Tensor, t: tf.Tensor, axis: int) -> tf.Tensor:
-    """Reshapes (length, dim) values to broadcast along `axis` of `t`; returns others unchanged."""
-    if values.shape.rank != 2:
-        return values
-    return values[(slice(None), *[tf.newaxis] * (t.shape.rank - 2 - axis))]  # (length, 1, ..., dim)
+    new_axes = [tf.newaxis] * (t.shape.rank - 2 - axis) if values.shape.rank == 2 else []
+    return values[(*[slice(None)] * values_axis, slice(start, None), *new_axes)]

@@ -55,6 +55,12 @@ class PositionLayer(keras.layers.Layer):
         return {**super().get_config(), **self._config}
 
 
+def own_arguments(local_names: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of a constructor, from its `locals()`, without those of every Keras layer."""
+    others = ("self", "__class__", "name", "dtype", "trainable")
+    return {key: value for key, value in local_names.items() if key not in others}
+
+
 @keras.saving.register_keras_serializable(package="rope")
 class RotaryEmbedding(PositionLayer):
     """Rotary position embedding (Su et al. 2021, arXiv 2104.09864) with explicit positions.
@@ -144,25 +150,9 @@ class RotaryEmbedding(PositionLayer):
         self.supports_masking = True
         if custom_freqs is not None:
             custom_freqs = np.asarray(custom_freqs, np.float64).tolist()
-        self._config = {
-            "dim": dim,
-            "freqs_for": freqs_for,
-            "custom_freqs": custom_freqs,
-            "theta": theta,
-            "theta_rescale_factor": theta_rescale_factor,
-            "max_freq": max_freq,
-            "pixel_spacing": pixel_spacing,
-            "num_freqs": num_freqs,
-            "learned_freq": learned_freq,
-            "layout": layout,
-            "interpolate_factor": interpolate_factor,
-            "scaling": dict(scaling) if isinstance(scaling, Mapping) else scaling,
-            "target_length": target_length,
-            "use_xpos": use_xpos,
-            "xpos_scale_base": xpos_scale_base,
-            "xpos_max_length": xpos_max_length,
-            "seq_before_head_dim": seq_before_head_dim,
-        }
+        if isinstance(scaling, Mapping):
+            scaling = dict(scaling)
+        self._config = own_arguments(locals())
         check_layout(layout)
         self._resolved = resolved = resolve(self._config)
         self.dim, self.theta, self.attention_factor = resolved.dim, resolved.theta, resolved.attention_factor
@@ -177,10 +167,7 @@ class RotaryEmbedding(PositionLayer):
     def from_hf_config(
         cls, config: Mapping[str, Any], *, target_length: int | None = None, **kwargs: Any
     ) -> "RotaryEmbedding":
-        """Embedding of a Hugging Face model, from the dict of its `config.json`.
-
-        For the arguments and errors see `rope.huggingface.rotary_arguments`; `kwargs` replace its results.
-        """
+        """Embedding for the dict of a `config.json`; `kwargs` replace results of `rotary_arguments`."""
         return cls(**(rotary_arguments(config, target_length=target_length) | kwargs))
 
     @property

@@ -29,15 +29,7 @@ XPOS_MAX_SPAN = 128
 
 
 def language_frequencies(dim: int, *, theta: float = 10_000.0) -> np.ndarray:
-    """Geometric frequencies of RoFormer (Su et al. 2021, arXiv 2104.09864): theta^(-2i / dim).
-
-    Args:
-        dim: number of rotated features, even.
-        theta: rotation base, above 1; the longest wavelength is just under 2 pi theta tokens.
-
-    Returns:
-        (dim / 2,) radians per token, float64, decreasing from 1.
-    """
+    """(dim / 2,) radians per token, theta^(-2i / dim) in float64 (Su et al. 2021, arXiv 2104.09864)."""
     check_dim(dim)
     if not theta > 1:
         raise ValueError(f"theta must be above 1, got {theta}.")
@@ -47,10 +39,7 @@ def language_frequencies(dim: int, *, theta: float = 10_000.0) -> np.ndarray:
 def pixel_frequencies(dim: int, *, max_freq: float = 10.0, spacing: str = "linear") -> np.ndarray:
     """(dim / 2,) frequencies from pi to pi max_freq / 2 radians per unit, for coordinates in [-1, 1].
 
-    Args:
-        dim: number of rotated features, even.
-        max_freq: twice the highest frequency, in half turns per unit; at least 2.
-        spacing: `linear` (rotary-embedding-torch) or `log` (rotary-embedding-tensorflow, timm).
+    `spacing` is `linear` (rotary-embedding-torch) or `log` (rotary-embedding-tensorflow, timm).
     """
     check_dim(dim)
     if not max_freq >= 2:

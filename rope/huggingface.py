@@ -7,18 +7,8 @@ from rope.scaling import parameters, scaling_type, with_original_length
 
 # Model types of transformers 5.24 that rotate adjacent features; the others have the layout `half`.
 INTERLEAVED = (
-    "blt",
-    "cohere",
-    "cohere2",
-    "cohere2_moe",
-    "ernie4_5",
-    "ernie4_5_moe",
-    "glm",
-    "glm4",
-    "helium",
-    "llama4_text",
-    "moonshine",
-    "moonshine_streaming",
+    *("blt", "cohere", "cohere2", "cohere2_moe", "ernie4_5", "ernie4_5_moe", "glm", "glm4", "helium"),
+    *("llama4_text", "moonshine", "moonshine_streaming"),
 )
 NOT_SUPPORTED = {
     "text_config": "pass config['text_config'], the language model inside",
@@ -55,8 +45,7 @@ def rotary_arguments(config: Mapping[str, Any], *, target_length: int | None = N
         raise ValueError("model_type nanochat is not supported: it rotates by the opposite angles.")
     scaling: dict[str, Any] = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
     scaling["rope_type"] = scaling.get("rope_type") or scaling.pop("type", "default")
-    nested = [key for key, value in scaling.items() if isinstance(value, Mapping)]
-    if nested:
+    if nested := [key for key, value in scaling.items() if isinstance(value, Mapping)]:
         raise ValueError(
             f"rope_parameters differ between {', '.join(nested)}: they need an embedding each. For one, pass "
             f"{{**config, 'rope_parameters': config['rope_parameters'][{nested[0]!r}]}}."

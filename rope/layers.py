@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from rope.embedding import PositionLayer, RotaryEmbedding
+from rope.embedding import PositionLayer, RotaryEmbedding, own_arguments
 from rope.frequencies import DEFAULTS
 from rope.positions import size_of
 
@@ -62,29 +62,14 @@ class RoPE(PositionLayer):
         dtype: Any = None,
         trainable: bool = True,
     ):
+        options = own_arguments(locals())
         super().__init__(name=name, dtype=dtype, trainable=trainable)
         self.supports_masking = True
         # `rotate` applies xPos whether or not calls do.
-        self.rotary = RotaryEmbedding(
-            dim,
-            theta=theta,
-            theta_rescale_factor=theta_rescale_factor,
-            interpolate_factor=interpolate_factor,
-            custom_freqs=custom_freqs,
-            learned_freq=learned_freq,
-            scaling=scaling,
-            target_length=target_length,
-            layout=layout,
-            use_xpos=True,
-            xpos_scale_base=xpos_scale_base,
-            xpos_max_length=xpos_max_length,
-            seq_before_head_dim=seq_before_head_dim,
-            trainable=trainable,
-        )
+        self.rotary = RotaryEmbedding(**{**options, "use_xpos": True}, trainable=trainable)
         self.dim, self.layout, self.use_xpos = self.rotary.dim, layout, use_xpos
-        unused = ("freqs_for", "max_freq", "pixel_spacing", "num_freqs", "name", "dtype", "trainable")
-        config = {key: value for key, value in self.rotary.get_config().items() if key not in unused}
-        self._config = config | {"use_xpos": use_xpos}
+        config = self.rotary.get_config()
+        self._config = {key: config[key] for key in options} | {"use_xpos": use_xpos}
         self.built = True
 
     def call(
@@ -165,7 +150,7 @@ class RotaryAttention(_RotatedAttention, keras.layers.MultiHeadAttention):
         rotary: `RotaryEmbedding` of at most `key_dim` features, to be copied; `RotaryEmbedding(key_dim)` when
             not given.
 
-    Call arguments, returns: as for `keras.layers.MultiHeadAttention`, for (batch, length, features) inputs.
+    Call arguments and results are those of the layer, for (batch, length, features) inputs.
 
     Example:
 
@@ -180,13 +165,7 @@ class RotaryAttention(_RotatedAttention, keras.layers.MultiHeadAttention):
 
 @keras.saving.register_keras_serializable(package="rope")
 class RotaryGroupQueryAttention(_RotatedAttention, keras.layers.GroupQueryAttention):
-    """`keras.layers.GroupQueryAttention` with rotated queries and keys.
-
-    Args:
-        head_dim, num_query_heads, num_key_value_heads, ...: as for `keras.layers.GroupQueryAttention`.
-        rotary: as for `RotaryAttention`, of at most `head_dim` features.
-
-    Call arguments, returns, positions: as for `RotaryAttention`.
+    """`keras.layers.GroupQueryAttention` with rotated queries and keys, and `rotary` as in `RotaryAttention`.
 
     Example:
 

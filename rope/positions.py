@@ -15,10 +15,7 @@ def positions_from_padding(
 ) -> tf.Tensor:
     """(batch, length) int32 positions in left-padded rows: 0 for the padding and the first real token.
 
-    Args:
-        padding: (batch,) number of padding tokens at the left of each row.
-        length: number of columns.
-        start: first column, in a cached decode.
+    `padding` is the (batch,) number of padding tokens, `start` the first of `length` columns.
     """
     columns = start + tf.range(length)  # (length,)
     return tf.maximum(columns[tf.newaxis, :] - tf.cast(padding, tf.int32)[:, tf.newaxis], 0)
@@ -114,11 +111,8 @@ def broadcasts(shape: tf.TensorShape, target: tf.TensorShape) -> bool:
 def align_positions(positions: tf.Tensor, x: tf.Tensor, axis: int, *, name: str = "positions") -> tf.Tensor:
     """Positions with every axis of `x` but the last, of size 1 where they do not vary.
 
-    Args:
-        positions: (length,), (batch, length), or every axis of `x` but the last, each equal or 1.
-        x: queries or keys; the first axis is the batch.
-        axis: sequence axis of `x`.
-        name: what `positions` are, for the error message.
+    They are (length,), (batch, length), or have these axes already. `axis` is the sequence axis of `x`;
+    error messages name the positions `name`.
     """
     aligned = positions = tf.convert_to_tensor(positions)
     axes, rank = x.shape.rank - 1, positions.shape.rank

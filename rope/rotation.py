@@ -20,19 +20,10 @@ LAYOUTS = ("interleaved", "half")
 
 
 def rotary_angles(positions: tf.Tensor, frequencies: tf.Tensor) -> tf.Tensor:
-    """Angle of each rotated pair at each position.
+    """(..., length, dim / 2) angles in radians of the rotated pairs at (..., length) positions.
 
-    Always float32: bfloat16 cannot tell position 256 from 257.
-
-    Args:
-        positions: (..., length) positions in tokens; need not start at 0.
-        frequencies: (dim / 2,) radians per token.
-
-    Returns:
-        (..., length, dim / 2) angles in radians, float32.
-
-    Raises:
-        TypeError: if `positions` are neither integers nor float32.
+    Always float32: bfloat16 cannot tell position 256 from 257. `frequencies` are (dim / 2,) radians per
+    token. Raises TypeError if `positions` are neither integers nor float32.
     """
     positions = tf.cast(check_positions(positions), tf.float32)
     # LiteRT cannot convert [..., tf.newaxis] of a dynamic shape.
@@ -120,12 +111,8 @@ def xpos_scales(
     cancels if it is the same for queries and keys: a constant of the embedding, not the middle of each call.
     For keys after their query the factor exceeds 1, so xPos is for causal attention.
 
-    Args:
-        positions: (..., length) positions in tokens, integers or float32.
-        dim: rotated features.
-        scale_base: tokens over which a score decays by zeta.
-        centre: position with scale 1.
-        interpolate_factor: divides the distances, as it divides the positions of the rotation.
+    `positions` are (..., length) integers or float32. A score decays by zeta over `scale_base` tokens;
+    `interpolate_factor` divides the distances, as it divides the positions of the rotation.
     """
     positions = tf.cast(check_positions(positions), tf.float32)
     powers = (positions - centre) / (interpolate_factor * scale_base)  # (..., length)

@@ -17,16 +17,8 @@ from rope.schemes import Scaled
 # Parameters of a scheme that the embedding supplies; they are not keys of the dict.
 SUPPLIED = ("frequencies", "theta", "target_length")
 ALIASES = {"su": "longrope"}
-SCALINGS: dict[str, Callable[..., Scaled]] = {
-    "default": schemes.default,
-    "linear": schemes.linear,
-    "ntk": schemes.ntk,
-    "dynamic": schemes.dynamic,
-    "yarn": schemes.yarn,
-    "llama3": schemes.llama3,
-    "longrope": schemes.longrope,
-    "proportional": schemes.proportional,
-}
+NAMES = ("default", "linear", "ntk", "dynamic", "yarn", "llama3", "longrope", "proportional")
+SCALINGS: dict[str, Callable[..., Scaled]] = {name: getattr(schemes, name) for name in NAMES}
 
 
 def scale_frequencies(
@@ -80,8 +72,7 @@ def options_of(name: str, scaling: Mapping[str, Any]) -> dict[str, Any]:
         check_value(key, value)
         options[key] = value
     required = [key for key, is_required in keys.items() if is_required]
-    missing = [key for key in required if key not in options]
-    if missing:
+    if missing := [key for key in required if key not in options]:
         raise ValueError(f"scaling {name} needs {', '.join(required)}; missing: {', '.join(missing)}.")
     return options
 
@@ -108,9 +99,8 @@ def scaling_type(scaling: Mapping[str, Any]) -> str:
 def with_original_length(scaling: Mapping[str, Any], length: int) -> dict[str, Any]:
     """`scaling`, with `length` as its original_max_position_embeddings if it reads that key and lacks it."""
     key = "original_max_position_embeddings"
-    if key not in parameters(scaling_type(scaling)) or scaling.get(key) is not None:
-        return dict(scaling)
-    return {**scaling, key: length}
+    is_missing = key in parameters(scaling_type(scaling)) and scaling.get(key) is None
+    return {**scaling, key: length} if is_missing else dict(scaling)
 
 
 def keys_of(name: str) -> dict[str, bool]:
@@ -128,8 +118,8 @@ def check_value(key: str, value: Any) -> None:
     if key == "truncate":
         expected, is_valid = "true or false", isinstance(value, bool)
     elif key in ("short_factor", "long_factor"):
-        expected = "a list of numbers"
-        is_valid = isinstance(value, Sequence | np.ndarray) and all(map(is_number, value))
+        is_list = isinstance(value, Sequence | np.ndarray)
+        expected, is_valid = "a list of numbers", is_list and all(map(is_number, value))
     elif not is_number(value):
         expected, is_valid = "a number", False
     elif key == "factor":

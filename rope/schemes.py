@@ -187,6 +187,5 @@ def rebased(frequencies: np.ndarray, theta: float, factor: float) -> np.ndarray:
 
 def unread_beside(key: str, **others: object) -> None:
     """Raises ValueError for any of `others` that is set and would have no effect next to `key`."""
-    unread = [name for name, value in others.items() if value is not None]
-    if unread:
+    if unread := [name for name, value in others.items() if value is not None]:
         raise ValueError(f"scaling {key} replaces {', '.join(unread)}, got both. Leave one of them out.")
