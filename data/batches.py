@@ -68,16 +68,11 @@ def training_batch(
     windows, epochs = batch_items(index, batch_size=batch_size, num_items=num_windows, seed=seed, rows=rows)
     # Between `length` and 2 * length - 1 phases, so that every alignment occurs and every token is used.
     num_phases = len(tokens) - num_windows * length
-    phases = [_phase(num_phases, seed=seed, epoch=int(epoch)) for epoch in epochs]
-    starts = np.array(phases) + windows * length  # (rows,)
+    generators = (random_generator(seed, int(epoch), stream=PHASE_STREAM) for epoch in epochs)
+    phases = np.array([generator.integers(num_phases) for generator in generators])
+    starts = phases + windows * length  # (rows,)
     pieces = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int32)  # (rows, length + 1)
     return pieces[:, :-1], pieces[:, 1:]  # (rows, length) each
-
-
-@lru_cache(maxsize=2)
-def _phase(num_phases: int, *, seed: int, epoch: int) -> int:
-    """Token at which the first window of an epoch starts."""
-    return int(random_generator(seed, epoch, stream=PHASE_STREAM).integers(num_phases))
 
 
 def batch_dataset(

@@ -16,7 +16,6 @@ from data.config import DigitsConfig, ImageFolderConfig, ImagesConfig, TfdsImage
 from data.image_files import fit_images, image_folder_source
 from data.sources import (
     SPLITS,
-    MappedFile,
     Progress,
     Report,
     Source,
@@ -183,7 +182,7 @@ def hold_out(folder: Path, meta: dict, *, share: float) -> None:
 def read_splits(folder: Path, meta: dict) -> dict[Split, ImageSplit]:
     splits = {}
     for split in SPLITS:
-        images = MappedFile(folder / f"{split}.bin", np.uint8, mode="r")
+        images = np.memmap(folder / f"{split}.bin", np.uint8, mode="r")
         images = images.reshape(-1, *meta["shape"])  # (count, height, width, channels)
         splits[split] = ImageSplit(images, np.array(meta["labels"][split], np.int32), meta["names"][split])
     return splits

@@ -17,12 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from data.config import expand_home
 from system.errors import DataError, reason
-from system.files import replacing
+from system.files import replacing, sha256_of
 from system.text import format_count, format_duration, printable
 
 Split = Literal["train", "validation"]
@@ -102,18 +101,6 @@ class Progress:
         return f" ({len(self.skipped):,} skipped, first: {self.skipped[0]})" if self.skipped else ""
 
 
-class MappedFile(np.memmap):
-    """Memory-mapped file of the cache; indexing raises DataError if the file has been cut since.
-
-    To read memory behind the end of the file would end the process by SIGBUS.
-    """
-
-    def __getitem__(self, index):
-        if self._mmap and self._mmap.size() < len(self._mmap):  # None in a copy of a part
-            raise DataError(f"{self.filename} was cut during this run; the same command builds it again")
-        return super().__getitem__(index)
-
-
 def cache_folder(cache_dir: str | None, source: str, identity: dict) -> Path:
     """Folder of one dataset in `cache_dir`, named after a hash of `identity`.
 
@@ -191,12 +178,7 @@ def read_meta(folder: Path) -> dict | None:
 
 def hash_files(folder: Path) -> dict[str, str]:
     """SHA-256 of every file in `folder` except `sha256.json`, by name."""
-    hashes = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != "sha256.json":
-            with open(path, "rb") as file:
-                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
+    return {path.name: sha256_of(path) for path in sorted(folder.iterdir()) if path.name != "sha256.json"}
 
 
 def hash_fraction(name: str) -> float:

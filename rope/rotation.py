@@ -97,11 +97,6 @@ def rotate(
     return _rotate_by_xla(x, cos_sin, layout)
 
 
-def xpos_decays(dim: int) -> np.ndarray:
-    """(dim / 2,) zeta of each pair in xPos, float64: (2i / dim + 0.4) / 1.4."""
-    return (np.arange(0, dim, 2) / dim + 0.4) / 1.4
-
-
 def xpos_scales(
     positions: tf.Tensor, dim: int, *, scale_base: float, centre: float, interpolate_factor: float = 1.0
 ) -> tf.Tensor:
@@ -116,7 +111,7 @@ def xpos_scales(
     """
     positions = tf.cast(check_positions(positions), tf.float32)
     powers = (positions - centre) / (interpolate_factor * scale_base)  # (..., length)
-    logs = np.float32(np.log(xpos_decays(dim)))  # (dim / 2,)
+    logs = np.float32(np.log((np.arange(0, dim, 2) / dim + 0.4) / 1.4))  # (dim / 2,), of zeta
     return tf.exp(tf.expand_dims(powers, -1) * logs)  # (..., length, dim / 2)
 
 

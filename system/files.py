@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -66,6 +67,11 @@ def has_complete_summary(directory: Path) -> bool:
         return all((directory / name).exists() for name in summary.get("files", ()))
     except (OSError, ValueError, TypeError, AttributeError):
         return False
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -1,7 +1,6 @@
 """Checkpoints: named tensors and a manifest, in a directory that is complete or absent."""
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -14,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from system.errors import DivergedError, RunError, reason
-from system.files import delete, replacing, sync
+from system.files import delete, replacing, sha256_of, sync
 from system.text import print_note
 
 TENSORS = "tensors"
@@ -277,8 +276,3 @@ def validation_loss(checkpoint: Path) -> float:
     except (OSError, ValueError):
         return math.inf
     return loss if isinstance(loss, float) and math.isfinite(loss) else math.inf
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

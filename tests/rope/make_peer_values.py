@@ -10,17 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.rope import reference
+
 ROOT = Path(__file__).parents[2]
 VALUES = Path(__file__).with_name("peer_values.npz")
 
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = reference.LLAMA3 | {"factor": 4.0}
+YARN = reference.SCHEMES["yarn"]["scaling"]
 LONGROPE = {"type": "longrope", "short_factor": [1.0, 1.5, 2.0, 2.5], "long_factor": [1.0, 2.0, 4.0, 8.0]}
 SIZES = {"hidden_size": 24, "num_attention_heads": 3, "max_position_embeddings": 256}
 # Model type and keys of a config.json, in the formats of transformers 4 and 5.

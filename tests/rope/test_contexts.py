@@ -111,8 +111,8 @@ CONTEXTS = {
 }
 
 
-# TensorFlow operations, a nested function, fused by XLA; `test_rotation.py` tests gradients, jvps and loops.
-FAST = ("eager", "`tf.function`, static and unknown sizes", "`jit_compile=True`")
+# TensorFlow operations, a nested function, fused by XLA, jvps; `test_rotation.py` tests gradients and loops.
+FAST = (*list(CONTEXTS)[:3], "`tf.autodiff.ForwardAccumulator`")
 
 
 @pytest.mark.parametrize(

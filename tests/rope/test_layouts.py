@@ -3,15 +3,7 @@ import pytest
 import tensorflow as tf
 
 from rope import RotaryEmbedding, convert_layout
-from rope.layouts import layout_permutation
 from tests.rope.reference import normal
-
-
-def test_the_permutation_gathers_the_first_features_of_all_pairs():
-    assert layout_permutation(8, source="interleaved", target="half").tolist() == [0, 2, 4, 6, 1, 3, 5, 7]
-    assert layout_permutation(8, source="half", target="interleaved").tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
-    partial = layout_permutation(8, source="interleaved", target="half", rotary_dim=4)
-    assert partial.tolist() == [0, 2, 1, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("rotary_dim", [8, 4])

@@ -3,9 +3,8 @@ import pytest
 import tensorflow as tf
 
 from rope import private_tensorflow
-from rope.private_tensorflow import in_control_flow_body, in_xla
 from rope.rotation import LAYOUTS, compose, compute_cos_sin, rotary_angles, rotate
-from tests.rope.reference import angles_of, doubled, language, normal, turned
+from tests.rope.reference import angles_of, language, normal, turned
 
 in_both_layouts = pytest.mark.parametrize("layout", LAYOUTS)
 
@@ -177,40 +176,6 @@ def test_compose_adds_angles_and_multiplies_scales(seq_before_head_dim):
             compose(b, wrong)
     with pytest.raises(ValueError, match="the same pairs and length"):
         compose(a, a[:1])
-
-
-@pytest.mark.parametrize(("layout", "wrap"), [("half", lambda f: f), ("interleaved", tf.function)])
-def test_the_jvp_is_the_rotation_of_the_tangent(layout, wrap):
-    x, d_x, angles, d_angles = (
-        tf.constant(normal(2, 5, size, seed=seed)) for seed, size in enumerate((12, 12, 4, 4))
-    )
-
-    @wrap
-    def value_and_jvp(x, d_x, angles, d_angles):
-        with tf.autodiff.ForwardAccumulator([x, angles], [d_x, d_angles]) as accumulator:
-            rotated = rotate(x, compute_cos_sin(angles), layout=layout)
-        return rotated, accumulator.jvp(rotated)
-
-    rotated, jvp = value_and_jvp(x, d_x, angles, d_angles)
-    np.testing.assert_allclose(rotated, turned(x, angles.numpy(), layout), atol=5e-6)  # float32
-    expected = turned(d_x, angles.numpy(), layout)  # plus the derivative by the angles, a quarter turn ahead
-    expected[..., :8] += doubled(d_angles, layout) * turned(x[..., :8], angles.numpy() + np.pi / 2, layout)
-    np.testing.assert_allclose(jvp, expected, atol=2e-5)  # float32
-
-
-def test_xla_and_control_flow_bodies_are_detected():
-    found = {}
-
-    def record(name):
-        found[name] = in_xla(), in_control_flow_body()
-        return tf.constant(0)
-
-    record("eager")
-    tf.function(record)("graph")
-    tf.function(record, jit_compile=True)("xla")
-    tf.function(lambda x: tf.cond(x > 0, lambda: record("branch"), lambda: 1))(tf.constant(1))
-    plain = False, False
-    assert found == {"eager": plain, "graph": plain, "xla": (True, False), "branch": (False, True)}
 
 
 def test_rotation_without_the_private_modules_is_the_same(monkeypatch):

@@ -3,17 +3,11 @@ import pytest
 import tensorflow as tf
 
 from rope import RotaryEmbedding
-from rope.rotation import xpos_decays
 from tests.rope.reference import doubled, language, normal, turned
 
 
 def scores(queries, keys):
     return np.float64(queries) @ np.swapaxes(np.float64(keys), -1, -2)
-
-
-def test_decays_are_those_of_the_paper():
-    np.testing.assert_allclose(xpos_decays(8), [0.28571429, 0.46428571, 0.64285714, 0.82142857], rtol=1e-7)
-    np.testing.assert_allclose(xpos_decays(64)[[0, -1]], [0.28571429, 0.97767857], rtol=1e-7)
 
 
 @pytest.mark.parametrize("layout", ["interleaved", "half"])
