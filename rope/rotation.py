@@ -102,7 +102,8 @@ def xpos_scales(
 ) -> tf.Tensor:
     """(..., length, dim / 2) scales of queries in xPos (Sun et al. 2022, arXiv 2212.10554): zeta^distance.
 
-    Keys have the inverse, so that the score of each pair decays by zeta^((m - n) / scale_base). The centre
+    Keys have the inverse, so that the score of each pair decays by zeta^((m - n) / scale_base), where zeta
+    of pair i is (2i / dim + 0.4) / 1.4. The centre
     cancels if it is the same for queries and keys: a constant of the embedding, not the middle of each call.
     For keys after their query the factor exceeds 1, so xPos is for causal attention.
 

@@ -16,7 +16,7 @@ from system.errors import RunError, reason
 from system.files import read_json_lines, sync, write_text
 from system.text import can_redraw_lines, format_duration, format_percent, print_line, print_note
 
-STEPS_TO_ESTIMATE, PROGRESS_SECONDS = 5, 10
+PROGRESS_SECONDS = 10
 FORMATS = {
     "loss": "loss {:.4f}",
     "validation_loss": "validation {:.4f}",
@@ -138,7 +138,6 @@ class RunLog:
         self._write_rows()
         self._write_samples()
         self.elapsed_seconds = elapsed_seconds
-        self._steps_left = num_steps - start_step
         self.rate = self.rows[-1].get(self.rate_name, 0) if self.rows else 0
         self._steps_timed, self._seconds_timed, self._is_compiled = 0, 0.0, False
         # The loss has the same name in both, so that TensorBoard draws both curves in one chart.
@@ -164,7 +163,6 @@ class RunLog:
     def step_took(self, seconds: float, loss: float) -> None:
         """Counts one step; its time excludes evaluation, samples and checkpoints."""
         self.elapsed_seconds += seconds
-        self._steps_left -= 1
         if self._is_compiled:
             self._steps_timed += 1
             self._seconds_timed += seconds
@@ -172,11 +170,6 @@ class RunLog:
         self._is_compiled = True  # by the first step of this process
         self._bar.set_postfix_str(f"loss {loss:.3f}, {self.rate:,} {self.unit}/s", refresh=False)
         self._bar.update()
-        estimate = self._steps_left * self._seconds_timed / max(1, self._steps_timed)
-        if self._steps_timed == STEPS_TO_ESTIMATE and estimate > PROGRESS_SECONDS:
-            self.say(
-                f"about {format_duration(estimate)} for {self._steps_left:,} more steps, without evaluation"
-            )
 
     def progress(self, batches: Sequence) -> Iterator:
         """Yields the batches, and reports how many are done and the time for the others."""

@@ -47,21 +47,15 @@ PROBLEMS = [
         "model.rope.interpolate_factor must be >= 1, got 0.5. To extend a context of 256 to 512, use 2.0.",
         rope(interpolate_factor=0.5),
     ),
-    ("model.rope.theta must be above 1, got 1.0.", rope(theta=1)),
     ("model.dropout must be < 1, got 1", {"model": {"dropout": 1.0}}),
-    ("seed must be <= 2147483647, got 2147483648", {"seed": 2**31}),
     ("optimizer.learning_rate must be > 1e-38, got 1e-320", {"optimizer": {"learning_rate": 1e-320}}),
     (f"{DEVICES} CPU:0, CPU:0", mirrored("CPU:0", "CPU:0")),
-    (f"{DEVICES} CPU:0, GPU:0", mirrored("CPU:0", "GPU:0")),
     (f"{DEVICES} TPU:0", mirrored("TPU:0")),
     # types
     ("num_steps must be a whole number, got '500'", {"num_steps": "500"}),
-    ("num_steps must be a whole number, got true", {"num_steps": True}),
     ("num_steps must be a whole number, got 2.5", {"num_steps": 2.5}),
-    ("num_steps must be a whole number, got null", {"num_steps": None}),
     ("optimizer.beta_1 must be a finite number, got '1e-3'", {"optimizer": {"beta_1": "1e-3"}}),
     ("optimizer.beta_1 must be a finite number, got nan", {"optimizer": {"beta_1": math.nan}}),
-    (f"optimizer.epsilon must be a finite number, got {10**309}", {"optimizer": {"epsilon": 10**309}}),
     ("model.qk_norm must be true or false, got 1", {"model": {"qk_norm": 1}}),
     ("""name must be text, got 12. In quotes it is text: "'12'\"""", {"name": 12}),
     ("output_dir must not be empty, got ''", {"output_dir": ""}),
@@ -71,8 +65,8 @@ PROBLEMS = [
         rope(scaling=LONGROPE | {"short_factor": 1}),
     ),
     (
-        "model.rope.scaling.short_factor must be a finite number, got 'x'",
-        rope(scaling=LONGROPE | {"short_factor": [1, "x"]}),
+        "data.image_size must be a list such as [64,96], got [8]",
+        VISION | text(source="digits", image_size=[8]),
     ),
     ("model holds keys of its own, such as model.architecture; got {}", {"model": {}}),
     # choices
@@ -94,7 +88,6 @@ PROBLEMS = [
     ("unknown key 'model.context_length'; did you mean 'context_length'?", {"model": {"context_length": 5}}),
     ("unknown key 'model.dim.x'; did you mean 'model.dim'?", {"model": {"dim": {"x": 1}}}),
     ("unknown key '\"model.dim\"'; did you mean 'model.dim'?", {"model.dim": 64}),
-    ("unknown key 'modl'; did you mean 'model'?", {"modl": "lm_tiny"}),
     ("unknown key 'xyzzy'", {"xyzzy": 1}),
     (
         "unknown key 'data.path' here; it belongs to data=text_files or data=json_lines or data=parquet or "
@@ -128,12 +121,10 @@ PROBLEMS = [
         "data.bpe_vocab_size has no effect without tokenizer=bpe, got 300",
         text(tokenizer="tokenizer.json", bpe_vocab_size=300),
     ),
-    ("data.bpe_vocab_size must be >= 257, got 256", text(tokenizer="bpe", bpe_vocab_size=256)),
     (
         "data.tokenizer bpe is trained on the text of a run: set the directory of that run",
         text(source="passkey", tokenizer="bpe"),
     ),
-    ("name must be a plain directory name, got ''", {"name": ""}),
     ("name must be a plain directory name, got 'a/b'", {"name": "a/b"}),
     (
         "data.source 'digits' is images, but the model is a language model: choose text, such as "
@@ -152,7 +143,6 @@ PROBLEMS = [
     ),
     ("init_from_step has no effect without init_from, got 5", {"init_from_step": 5}),
     ("accumulation_steps must divide batch_size 8, got 3", {"accumulation_steps": 3}),
-    ("model.dim must be a multiple of num_heads 4, got 30", {"model": {"dim": 30}}),
 ]
 
 
@@ -161,13 +151,6 @@ def test_each_problem_is_one_line_with_the_full_key(problem, values):
     with pytest.raises(ConfigError) as caught:
         parse_config(text() | values)
     assert str(caught.value) == problem
-
-
-@pytest.mark.parametrize("image_size", [[8], [8, 8, 3], [0, 8], [8, -1]])
-@pytest.mark.parametrize("source", [{"source": "digits"}, {"source": "image_folder", "path": "photos"}])
-def test_image_size_must_be_two_positive_numbers(source, image_size):
-    with pytest.raises(ConfigError, match=r"^data.image_size must be (a list|>= 1)"):
-        parse_config(VISION | {"data": source | {"image_size": image_size}})
 
 
 def test_whole_numbers_and_fractions_become_the_type_of_their_field():

@@ -56,23 +56,6 @@ def test_documents_and_their_bytes_are_those_of_the_byte_corpus(corpora, split):
     assert len(getattr(in_tokens, split)) < size / 2
 
 
-def test_meta_records_dtype_tokenizer_and_bytes(folder, corpora):
-    (path,) = folder.parent.glob("cache/tokens-*/meta.json")
-    meta = json.loads(path.read_text())
-    assert meta["dtype"] == "uint16"
-    assert meta["tokenizer_sha256"] == corpora[1].tokenizer.sha256
-    assert meta["num_bytes"] == corpora[1].num_bytes
-    (path,) = folder.parent.glob("cache/bpe-*/meta.json")
-    assert json.loads(path.read_text())["training_bytes"] == len(corpora[0].train)
-
-
-def test_bits_per_byte_of_a_uniform_model_are_its_tokens_times_their_entropy(corpora):
-    for corpus, vocab_size in zip(corpora, (256, 320), strict=True):
-        num_targets, num_bytes = len(corpus.validation) - 1, corpus.num_bytes["validation"]
-        expected = num_targets * math.log(vocab_size) / (num_bytes * math.log(2))
-        assert corpus.bits_per_byte(math.log(vocab_size)) == pytest.approx(expected, rel=1e-15)
-
-
 def test_bits_per_byte_do_not_depend_on_the_tokenizer(corpora):
     """A model that gives each byte, and the separator, 5 bits has the same bits per byte in any tokens."""
     found = []

@@ -4,6 +4,8 @@ from functools import partial
 
 import numpy as np
 
+from tests.rope.reference import turned
+
 
 def relative_difference(a, b):
     """Largest difference, in standard deviations of `b`."""
@@ -46,16 +48,6 @@ def sinusoids(positions, dim):
     return np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(len(positions), dim)
 
 
-def rotated(x, angles, layout):
-    """(length, head_dim) features, each pair rotated by its angle of (length, head_dim / 2)."""
-    if layout == "half":
-        first, second = np.split(x, 2, axis=-1)
-        z = (first + 1j * second) * np.exp(1j * angles)
-        return np.concatenate([z.real, z.imag], axis=-1)
-    z = (x[:, 0::2] + 1j * x[:, 1::2]) * np.exp(1j * angles)
-    return np.stack([z.real, z.imag], axis=-1).reshape(x.shape)
-
-
 def attention(config, weights, name, x, angles, bias):
     """(length, dim) output of an attention layer.
 
@@ -72,7 +64,7 @@ def attention(config, weights, name, x, angles, bias):
         if config.qk_norm:
             query = norm(query, weights[f"{name}/query_norm/scale"])
             key = norm(key, weights[f"{name}/key_norm/scale"])
-        query, key = (rotated(x, angles[head], config.rope.layout) for x in (query, key))
+        query, key = (turned(x, angles[head], config.rope.layout) for x in (query, key))
         shares = np.exp(query @ key.T / np.sqrt(config.head_size) + bias[head])
         mixed.append(shares / shares.sum(-1, keepdims=True) @ value)
     return np.concatenate(mixed, axis=-1) @ weights[f"{name}/output/kernel"]

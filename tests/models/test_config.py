@@ -145,10 +145,6 @@ def test_a_proportional_scaling_applies_within_the_rotated_fraction_of_a_head():
     np.testing.assert_allclose(rotary.frequencies, [1, 0.1, 0, 0], rtol=1e-12)
 
 
-def test_odd_heads_are_accepted_where_nothing_is_rotated():
-    TransformerLMConfig(**(SIZES | {"dim": 18, "position": "none"}))
-
-
 @pytest.mark.parametrize(
     ("options", "scaling", "target_length"),
     [

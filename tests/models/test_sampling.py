@@ -157,21 +157,6 @@ def test_overflow_stop_ends_a_row_one_token_after_the_context(sampler):
         assert generated(sampler, prompt, 12, stopping) == expected
 
 
-def test_the_requested_number_of_tokens_is_generated(sampler):
-    for num_tokens in (0, 1, 2, 8, 9, 20):
-        assert len(generated(sampler, PROMPTS[2], num_tokens, GREEDY)) == num_tokens
-
-
-def test_a_context_of_one_token_generates(model_of):
-    model = model_of(context_length=1, num_layers=1)
-    ours = generated(Sampler(model), [4], 5, GREEDY)
-    token, expected = 4, []
-    for _ in range(5):
-        token = int(np.argmax(model(np.array([[token]]))[0, -1]))
-        expected.append(token)
-    assert ours == expected
-
-
 def test_many_tokens_are_generated_by_the_compiled_loop(sampler):
     ours = Sampler(sampler.model, compile_after=4)
     assert generated(ours, PROMPTS[2], 12, WARM) == generated(sampler, PROMPTS[2], 12, WARM)

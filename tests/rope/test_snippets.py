@@ -1,4 +1,7 @@
-"""README snippets of the packages whose names `rope` keeps; only the imports differ."""
+"""README snippets of the packages whose names `rope` keeps; only the imports differ.
+
+`test_migration.py` has others of rotary-embedding-torch.
+"""
 
 import numpy as np
 import pytest
@@ -56,46 +59,6 @@ def test_rotary_embedding_tensorflow_learned_rotations():
     check(x, original, 2 * angles, atol=2e-5)
 
 
-def test_rotary_embedding_torch_text():
-    rotary_emb = RotaryEmbedding(dim=32)
-    q = tf.random.normal((1, 8, 1024, 64))
-    k = tf.random.normal((1, 8, 1024, 64))
-    original = q, k
-    q = rotary_emb.rotate_queries_or_keys(q)
-    k = rotary_emb.rotate_queries_or_keys(k)
-
-    for rotated, x in zip((q, k), original, strict=True):
-        check(rotated, x, angles_of(range(1024), language(32)), **AT_1024)
-
-
-def test_rotary_embedding_torch_cached_keys():
-    rotary_emb = RotaryEmbedding(dim=32)
-    q = tf.random.normal((1, 8, 1, 64))
-    k = tf.random.normal((1, 8, 1024, 64))
-    original = q, k
-    q, k = rotary_emb.rotate_queries_with_cached_keys(q, k)
-    cached = q
-    q = rotary_emb.rotate_queries_or_keys(q, offset=k.shape[-2] - q.shape[-2])
-
-    check(cached, original[0], angles_of([1023], language(32)), **AT_1024)
-    check(k, original[1], angles_of(range(1024), language(32)), **AT_1024)
-    check(q, original[0], 2 * angles_of([1023], language(32)), **AT_1024)
-
-
-def test_rotary_embedding_torch_axial():
-    pos_emb = RotaryEmbedding(dim=16, freqs_for="pixel", max_freq=256)
-    q = tf.random.normal((1, 8, 64, 32, 64))
-    k = tf.random.normal((1, 8, 64, 32, 64))
-    original = q, k
-    freqs = pos_emb.get_axial_freqs(8, 64, 32)
-    q = apply_rotary_emb(freqs, q)
-    k = apply_rotary_emb(freqs, k)
-
-    angles = grid(*[pixels(size, max_freq=256, pairs=8) for size in (8, 64, 32)])
-    for rotated, x in zip((q, k), original, strict=True):
-        check(rotated, x, angles, **AT_1024)
-
-
 def test_images_of_rotary_embedding_torch_and_rotary_embedding_tensorflow():
     """The snippets of both libraries at 32 pixels a side instead of 256."""
     pos_emb = RotaryEmbedding(dim=32, freqs_for="pixel", max_freq=256)
@@ -116,26 +79,6 @@ def check_xpos(q, k, original, length):
         expected = turned(x, angles)
         expected[..., :32] *= scale
         np.testing.assert_allclose(rotated, expected, rtol=1e-3, atol=1e-2)  # scales of up to 150
-
-
-def test_rotary_embedding_torch_xpos():
-    rotary_emb = RotaryEmbedding(dim=32, use_xpos=True)
-    q = tf.random.normal((1, 8, 1024, 64))
-    k = tf.random.normal((1, 8, 1024, 64))
-    original = q, k
-    q, k = rotary_emb.rotate_queries_and_keys(q, k)
-
-    check_xpos(q, k, original, 1024)
-
-
-def test_rotary_embedding_torch_interpolation():
-    rotary_emb = RotaryEmbedding(dim=32, interpolate_factor=2.0)
-
-    q = tf.random.normal((1, 8, 1024, 64))
-    angles = angles_of(np.arange(1024) / 2, language(32))
-    check(rotary_emb.rotate_queries_or_keys(q), q, angles, **AT_1024)
-    # Upstream, the table itself ignores the factor.
-    check(apply_rotary_emb(rotary_emb(tf.range(1024)), q), q, angles, **AT_1024)
 
 
 def test_rope_tensorflow():

@@ -128,18 +128,6 @@ def test_lines_are_plain_without_a_terminal(directory, capsys):
     assert output.err == ""
 
 
-def test_the_time_of_all_steps_is_estimated_once(directory, capsys):
-    with make_log(directory) as log:
-        log.step_took(99.0, 2.5)  # compiles
-        for _ in range(9):
-            log.step_took(2.0, 2.5)
-    assert capsys.readouterr().out == "about 1:08 for 34 more steps, without evaluation\n"
-    with make_log(directory, num_steps=10) as log:
-        for _ in range(10):
-            log.step_took(2.0, 2.5)
-    assert capsys.readouterr().out == ""  # less than ten seconds
-
-
 def test_progress_of_an_evaluation_is_reported(directory, capsys, monkeypatch):
     clock = iter(range(0, 1000, 4))
     monkeypatch.setattr("training.run_log.time.monotonic", lambda: float(next(clock)))
