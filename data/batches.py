@@ -78,10 +78,7 @@ def training_batch(
 def batch_dataset(
     batch: Callable[[int], tuple[np.ndarray, ...]], *, start_step: int, num_steps: int
 ) -> tf.data.Dataset:
-    """Dataset of the arrays `batch(i)` for `start_step <= i < num_steps`.
-
-    A run that stopped after step k resumes with `start_step=k`. All batches have the same shapes and dtypes.
-    """
+    """Dataset of the arrays `batch(i)`, of the same shapes and dtypes, for `start_step <= i < num_steps`."""
     first = batch(start_step)
     dtypes = [tf.as_dtype(array.dtype) for array in first]
 
@@ -125,12 +122,9 @@ class EvaluationBatches(Sequence):
 def evaluation_windows(
     tokens: np.ndarray, windows: np.ndarray, *, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Consecutive windows of a token array: every token except the first is a target exactly once.
+    """Inputs and targets of windows that start at token `window * length`, (rows, length) int32 each.
 
-    Window w of `windows`, (rows,), starts at token `w * length` of `tokens`, (num_tokens,).
-
-    Returns:
-        Inputs and targets, (rows, length) int32 each; positions after the last token have the target -1.
+    Every token except the first is a target once; positions after the last token have the target -1.
     """
     positions = windows[:, None] * length + np.arange(length + 1)  # (rows, length + 1)
     pieces = tokens[np.minimum(positions, len(tokens) - 1)].astype(np.int32)  # (rows, length + 1)

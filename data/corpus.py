@@ -60,10 +60,7 @@ class TextCorpus:
     tokenizer: Tokenizer = BYTES
 
     def bits_per_byte(self, loss: float) -> float:
-        """Held-out loss in bits per byte of the text, from the mean in nats per token.
-
-        It is comparable between tokenizers: all of them predict the same text and its separators.
-        """
+        """Held-out loss, in nats per token, as bits per byte, which are comparable between tokenizers."""
         return loss * (len(self.validation) - 1) / (self.num_bytes["validation"] * math.log(2))
 
     def bytes_of(self, num_tokens: int) -> int:
@@ -76,8 +73,7 @@ def load_text(
 ) -> TextCorpus:
     """Loads the corpus of `config` from the cache, which is built first if any document has changed.
 
-    `tokenizer` is that of an existing run, in place of the one in the config. Raises DataError if the
-    documents, the tokenizer or the cache cannot be used.
+    `tokenizer` replaces that of the config. DataError if documents, tokenizer or cache cannot be used.
     """
     if tokenizer is None and config.tokenizer != BPE:
         tokenizer = tokenizer_of(config)
@@ -180,8 +176,7 @@ def write_tokens(stored: np.ndarray, tokenizer: JsonTokenizer, file: IO[bytes], 
 def read_blocks(stored: np.ndarray) -> Iterator[list[tuple[str, bool]]]:
     """Lists of about `BLOCK_BYTES`: parts of documents, and whether each is the first of its document.
 
-    A document longer than `PIECE_BYTES` is divided, after a line if possible; the parts depend on the
-    document alone.
+    A document longer than `PIECE_BYTES` is divided, after a line if possible.
     """
     start, block_start, parts, is_first = 1, 1, [], True
     while start < len(stored):
@@ -285,8 +280,7 @@ def divide(name: str, content: bytes, *, held_out: float, max_bytes: int) -> dic
     """Training and held-out part of a document.
 
     A document of up to `max_bytes`, see `held_out_bytes`, is held out if its name hashes below `held_out`, so
-    that it keeps its split when others are added or removed. The last `held_out` of a longer one is held out;
-    the cut never divides a UTF-8 character, and a document too short to be cut is training text.
+    that it keeps its split when others are added or removed. Of a longer one the last `held_out` is.
     """
     if len(content) <= max_bytes:
         return {"validation" if hash_fraction(name) < held_out else "train": content}

@@ -106,10 +106,7 @@ def fit_images(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def list_images(root: Path, *, report: Report, classes: Collection[str] = ()) -> list[tuple[str, Path]]:
-    """Names and paths of the image files below `root`, or below its folders `classes`, sorted.
-
-    Hidden folders are excluded. Files with one of `OTHER_NAMES` are skipped and counted.
-    """
+    """Sorted names and paths of the image files below `root`, or its folders `classes`; no hidden folders."""
     found = walk_files(root, lambda parts, is_directory: not (is_directory and parts[-1].startswith(".")))
     images, others = [], []
     for name, path in found:
@@ -121,11 +118,10 @@ def list_images(root: Path, *, report: Report, classes: Collection[str] = ()) ->
 
 
 def image_folder_source(config: ImageFolderConfig, *, report: Report) -> Source:
-    """Image dataset in `config.path`, ordered by class and name.
+    """Image dataset in `config.path`, ordered by class and name; all files below a folder are of its class.
 
-    A class is a folder, and its images are all files below it, see `list_images`. If the path has one of
-    `TRAIN_FOLDERS` and one of `HELD_OUT_FOLDERS`, these are the splits; otherwise `held_out` of each class is
-    held out. Raises DataError if the folder is not of this form, or `held_out` is set beside splits.
+    If the path has one of `TRAIN_FOLDERS` and one of `HELD_OUT_FOLDERS`, these are the splits; otherwise
+    `held_out` of each class is held out. Raises DataError if the folder is not of this form.
     """
     root = Path(config.path)
     if not root.is_dir():
@@ -152,10 +148,7 @@ def image_folder_source(config: ImageFolderConfig, *, report: Report) -> Source:
 
 
 def find_splits(root: Path, config: ImageFolderConfig, report: Report) -> tuple[tuple, dict[Split, list]]:
-    """Names of the classes, and the name, path and label of the files of each split.
-
-    All files are `train` if there are no splits.
-    """
+    """Names of the classes, and name, path and label of the files of each split, or of `train` alone."""
     train, held_out = (
         next((name for name in names if os.path.isdir(root / name)), None)
         for names in (TRAIN_FOLDERS, HELD_OUT_FOLDERS)

@@ -61,8 +61,7 @@ class ImageSet:
 def load_images(config: ImagesConfig, *, report: Report = print_line) -> ImageSet:
     """Loads the images of `config` from the cache, which is built first if any of them has changed.
 
-    `report` receives one-line messages: progress and skipped files. Raises DataError if the images cannot be
-    found or read, are not a valid set, or cannot be cached.
+    `report` receives progress and skipped files. DataError if the images or the cache cannot be used.
     """
     if isinstance(config, DigitsConfig):
         return load_digits(config)
@@ -200,11 +199,7 @@ def facts_of(classes: tuple[str, ...], splits: dict[Split, ImageSplit]) -> dict:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel, (channels,) float32, of pixel values in [0, 1].
-
-    Images are (count, height, width, channels) uint8. The deviation of a constant channel is 1, since
-    normalization divides by it.
-    """
+    """(channels,) float32 mean and standard deviation, or 1 if it is 0, of pixel values in [0, 1]."""
     pixels = images.reshape(-1, images.shape[-1])  # (count * height * width, channels)
     # Sums of integers are exact. einsum converts piece by piece, so that the images may exceed the memory.
     total = np.einsum("nc->c", pixels, dtype=np.int64)  # (channels,)

@@ -47,8 +47,7 @@ class Passkeys:
     def text(self, draw: np.random.Generator, size: int, *, depth: float | None = None) -> np.ndarray:
         """Text of `size` tokens, at least `smallest`, that ends with the key.
 
-        `depth` is the fraction of the filler before the statement of the key, which is moved to the nearest
-        start of a sentence; uniform in [0, 1) by default.
+        The key is stated at the start of a sentence nearest to `depth`, uniform in [0, 1) by default.
         """
         key = self.digit_tokens[draw.permutation(10)[: self.digits]]
         drawn_depth = draw.random()  # always drawn: key and filler are the same at every depth
@@ -75,21 +74,16 @@ class Passkeys:
     def held_out(
         self, indices: np.ndarray, depths: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Batch of the held-out texts `indices`, (batch,), with keys at `depths`, (batch,).
-
-        Inputs and targets are (batch, length) int32 each; only the digits at the end are targets.
-        """
+        """(batch, length) int32 inputs and targets of held-out texts, with keys at (batch,) `depths`."""
         pairs = zip(indices, [None] * len(indices) if depths is None else depths, strict=True)
         return self._inputs_and_targets([[self.held_out_text(int(i), depth=depth)] for i, depth in pairs])
 
     def training_batch(
         self, index: int, *, batch_size: int, texts: int, seed: int, rows: slice = ALL_ROWS
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Batch `index` of an endless run; each row holds 1 to `texts` texts.
+        """(rows, length) int32 inputs and targets of batch `index`; each row holds 1 to `texts` texts.
 
-        Several short texts in a row hold more answers at shorter distances, without which a model takes much
-        longer to begin to copy. Inputs and targets are (rows, length) int32 each; only the digits of the
-        answers are targets.
+        Without short texts, whose answers are at shorter distances, a model begins to copy much later.
         """
         packed = []
         for number in range(index * batch_size, (index + 1) * batch_size)[rows]:

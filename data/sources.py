@@ -66,10 +66,7 @@ class Source:
 
 @dataclass
 class Progress:
-    """Counts the items of a source and reports number, rate and remaining time every 10 seconds.
-
-    `skipped` has `name: reason` of each invalid item.
-    """
+    """Counts items, reports the remaining time, and collects `name: reason` of each invalid one."""
 
     source: Source
     report: Report
@@ -118,8 +115,7 @@ def load_or_build(
 ) -> dict:
     """Returns `meta.json` of the entry `folder`, which is built first unless it is complete and undamaged.
 
-    `build` writes files into a folder and returns JSON values for `meta.json`. `report` receives the progress
-    and, at every load, the skipped items. Raises DataError if the cache cannot be written.
+    `build` writes files and returns JSON values for `meta.json`; `report` also receives the skipped items.
     """
     try:
         remove_partial(folder.parent)

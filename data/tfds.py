@@ -25,10 +25,7 @@ KEYS = {
 
 
 def tfds_source(config: TfdsTextConfig | TfdsImagesConfig, *, report: Report) -> Source:
-    """Texts, or images and labels, of a dataset, each named by its split and its index in the stored order.
-
-    Raises DataError if the set, a key or a split is unknown, splits of images overlap, or the download fails.
-    """
+    """Texts, or images and labels, of a dataset, named by split and index; DataError if it cannot be used."""
     is_text = isinstance(config, TfdsTextConfig)
     builder = _find_builder(config.tfds_name, data_dir=config.data_dir)
     options = ("text_key",) if is_text else ("image_key", "label_key")

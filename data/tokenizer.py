@@ -54,11 +54,7 @@ BYTES = ByteTokenizer()
 
 
 class JsonTokenizer:
-    """Tokenizer of the Hugging Face library `tokenizers`.
-
-    `content` is that of the `tokenizer.json` `name`. Raises DataError if it cannot be loaded, or has none of
-    the `SEPARATORS` as a special token.
-    """
+    """Tokenizer of the library `tokenizers`, from the content of the `tokenizer.json` `name`."""
 
     def __init__(self, content: str, *, name: str = FILE_NAME):
         import tokenizers
@@ -151,10 +147,9 @@ def read_tokenizer(path: str | os.PathLike) -> JsonTokenizer:
 
 
 def train_bpe(texts: Iterable[str], *, vocab_size: int) -> JsonTokenizer:
-    """Trains byte-level byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909; bytes as in GPT-2).
+    """Byte-level byte-pair encoding (Sennrich et al. 2016, arXiv 1508.07909; bytes as in GPT-2).
 
-    The same texts give the same tokens, and a short text fewer than `vocab_size`. The result encodes any text
-    and decodes it to the same text.
+    A short text gives fewer than `vocab_size` tokens.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

@@ -62,11 +62,10 @@ def choose_targets(
 
 
 def window_batches(targets: Targets, *, window: int, batch_size: int) -> EvaluationBatches:
-    """Batches of inputs (batch, window) int32 and targets (batch, stride) int32.
+    """Batches of inputs (batch, window) and targets (batch, stride), int32; row r contains block r.
 
-    The inputs of a row are the `window` tokens before its last target, so that each target is predicted from
-    `window - stride + 1` to `window` tokens. The targets are at the end of their row; positions before them
-    have the target -1. `targets` must be chosen for this window or a longer one; row r contains block r.
+    The inputs are the `window` tokens before the last target, so that each target is predicted from `window -
+    stride + 1` to `window` tokens. The targets are at the end of their row, after others of -1.
     """
 
     def load(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

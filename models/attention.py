@@ -123,12 +123,11 @@ class Attention(keras.layers.Layer):
 
 
 class LearnedRotations(keras.layers.Layer):
-    """Rotation angles computed from the activations, in addition to or instead of those of the positions.
+    """Rotation angles computed from the activations (batch, length, dim), float32 under every dtype policy.
 
-    A dense layer with zero initial weights, so that a new model equals the one without it. Float32 under
-    every dtype policy. Takes (batch, length, dim) and the cache of its attention layer, or None; returns
-    (batch, kv_heads, length, head_dim / 2) radians and the cache. A group of query heads shares the angles of
-    its keys. `cumulative` sums them along the sequence, without those of padding; the cache holds the sum.
+    Zero initial weights: a new model equals the one without them. Returns (batch, kv_heads, length,
+    head_dim / 2) radians, which a group of query heads shares, and the cache. `cumulative` sums them along
+    the sequence, without those of padding; the cache holds the sum.
     """
 
     def __init__(self, options: BlockOptions, *, name: str):

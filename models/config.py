@@ -124,8 +124,7 @@ class AxialRopeConfig(Options):
 
     @property
     def counts_patches(self) -> bool:
-        """Whether the coordinates count patches."""
-        return self.coordinates == "patches" or (self.coordinates is None and self.freqs_for == "lang")
+        return (self.coordinates or {"lang": "patches"}.get(self.freqs_for)) == "patches"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         unread = "max_freq" if self.freqs_for == "lang" else "theta"
@@ -214,11 +213,7 @@ class AxialViTConfig(Options):
     rope: AxialRopeConfig = AxialRopeConfig()
 
     def for_images(self, height: int, width: int, channels: int, num_classes: int) -> "AxialViTConfig":
-        """Returns this configuration with its null values filled from the data.
-
-        Raises:
-            ValueError: if a value contradicts the data, or no patch size divides the images.
-        """
+        """Copy with its null values filled from the data; ValueError if a value contradicts the data."""
         found = {"image_size": (height, width), "channels": channels, "num_classes": num_classes}
         for key, value in found.items():
             if getattr(self, key) not in (None, value):

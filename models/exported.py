@@ -59,10 +59,7 @@ def text_module(model: TransformerLM, *, tokens_are_bytes: bool, stop_tokens: Se
 
 
 def generate_tokens(model, prompts, padding, length, temperature, seed, stop_tokens):
-    """(batch, width + length) tokens, chosen as by `models.sampling.Sampler` in a graph.
-
-    `prompts` are (batch, width) int32 with (batch,) `padding` columns at the left.
-    """
+    """(batch, width + length) tokens, from (batch, width) prompts with (batch,) padding at the left."""
     tf.debugging.assert_non_negative(temperature, "temperature must be at least 0")
     capacity = model.config.context_length
     batch, width = tf.unstack(tf.shape(prompts))

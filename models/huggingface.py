@@ -139,10 +139,7 @@ def reorder(rows: np.ndarray, name: str, order: np.ndarray) -> np.ndarray:
 
 
 def feature_order(config: TransformerLMConfig) -> np.ndarray:
-    """(head_dim,) indices in a folder of the features of a head.
-
-    There, pair i is the features (i, i + head_dim / 2), and the unrotated pairs are the last.
-    """
+    """(head_dim,) indices of the features of a head in a folder, where pair i is (i, i + head_dim / 2)."""
     rotary_dim = config.rotary_options()["dim"]
     pairs = np.arange(config.head_size).reshape(2, -1)  # (2, head_dim / 2)
     rotated, others = np.split(pairs, [rotary_dim // 2], axis=1)

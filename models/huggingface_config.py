@@ -56,11 +56,7 @@ KNOWN = re.compile(
 
 
 def model_config(values: Mapping[str, Any], *, layout: str = "half") -> TransformerLMConfig:
-    """Options of the model of a `config.json`; every key is read, irrelevant or refused.
-
-    Raises:
-        TypeError, ValueError, ArithmeticError: if a value is missing or wrong, or has no equivalent.
-    """
+    """Options of the model of a `config.json`; raises an error for a key that is not supported."""
     family = values.get("model_type")
     architecture = (values.get("architectures") or [ARCHITECTURES.get(family, family)])[0]
     if family not in ARCHITECTURES or architecture != ARCHITECTURES[family]:
@@ -109,11 +105,7 @@ def check_keys(values: Mapping[str, Any]) -> None:
 
 
 def config_values(config: TransformerLMConfig) -> dict[str, Any]:
-    """Content of a `config.json` for a model; the inverse of `model_config`.
-
-    Raises:
-        RunError: naming an option without an equivalent.
-    """
+    """Inverse of `model_config`; RunError names an option without an equivalent."""
     rope = config.rope
     inexpressible = {
         f"position={config.position}": config.position != "rotary",

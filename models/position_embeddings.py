@@ -9,10 +9,7 @@ import tensorflow as tf
 
 
 def sinusoidal_embedding(positions: tf.Tensor, dim: int) -> tf.Tensor:
-    """(..., length, dim) float32 sinusoids at (..., length) positions: sine at even features, cosine at odd.
-
-    Vaswani et al. 2017, arXiv 1706.03762.
-    """
+    """(..., length, dim) float32 sines and cosines, alternating (Vaswani et al. 2017, arXiv 1706.03762)."""
     frequencies = tf.constant(10_000.0 ** (-np.arange(0, dim, 2) / dim), tf.float32)
     angles = tf.cast(positions, tf.float32)[..., tf.newaxis] * frequencies  # (..., length, dim / 2)
     pairs = tf.stack([tf.sin(angles), tf.cos(angles)], axis=-1)  # (..., length, dim / 2, 2)

@@ -84,17 +84,15 @@ class Row:
 
 
 class Sampler:
-    """Generates text from a model by two traced functions, which are reused between calls.
+    """Generates text from a model: the prompt is read in one pass, and the next tokens one by one.
 
-    The prompt is read in one pass, and the next tokens one by one. From the call on with which more than
-    `compile_after` tokens have been asked for, a loop that XLA compiles for each batch size generates up to
-    `TOKENS_PER_CALL` tokens a call. The computation is float32: with one token at a time, reading the weights
-    takes most of the time, and another compute dtype would cast each weight at each token.
+    The computation is float32: another compute dtype would cast each weight at each token.
 
     Args:
         model: a `TransformerLM`; each call of `generate` reads its current weights.
         vocab_size: number of tokens to choose from, if the vocabulary of the model is padded with others.
-        compile_after: number of tokens; compiling takes as long as about this many without it.
+        compile_after: number of tokens, in all calls, from which on XLA compiles a loop of up to
+            `TOKENS_PER_CALL` tokens for each batch size. Compiling takes as long as about this many without.
     """
 
     def __init__(self, model: TransformerLM, *, vocab_size: int | None = None, compile_after: int = 800):
@@ -238,13 +236,10 @@ class Choice(NamedTuple):
 
 
 def choose(logits: tf.Tensor, choice: Choice, noise: tf.Tensor) -> tf.Tensor:
-    """Chooses the next token of each row, (batch,) int32.
+    """(batch,) int32 next tokens from (batch, vocab_size) logits.
 
-    Args:
-        logits: (batch, vocab_size) float32.
-        choice: temperature, top_k and top_p; the stop tokens are not read.
-        noise: (batch, vocab_size) standard Gumbel noise: the largest sum of logit and noise is a sample of
-            the softmax. (batch, 1) for greedy choices.
+    `noise` is (batch, vocab_size) standard Gumbel noise: the largest sum of logit and noise is a sample of
+    the softmax. It is (batch, 1) for greedy choices.
     """
     logits = tf.cast(logits, tf.float64) / choice.temperature
     is_restricted = (choice.top_k < tf.shape(logits)[-1]) | (choice.top_p < np.inf)

@@ -143,10 +143,7 @@ class TransformerLM(ConfiguredModel):
         )[0]
 
     def decode(self, tokens: tf.Tensor, cache: Cache) -> tuple[tf.Tensor, Cache]:
-        """Appends (batch, length) int32 tokens to a cached sequence, within the capacity of the cache.
-
-        Returns (batch, length, vocab_size) logits, float32, and the cache including the tokens.
-        """
+        """(batch, length, vocab_size) float32 logits of tokens after those of the cache, and their cache."""
         start, padding, length = cache[0].start, cache[0].padding, tf.shape(tokens)[1]
         columns = start + tf.range(length)  # (length,)
         bias = self.causal_mask(padding=padding).bias(columns, tf.range(size_of(cache[0].keys, 2)))
@@ -164,10 +161,7 @@ class TransformerLM(ConfiguredModel):
     def make_cache(
         self, batch: int, *, capacity: int | None = None, padding: tf.Tensor | None = None
     ) -> Cache:
-        """Empty cache of `batch` rows and `capacity` columns, `context_length` if None.
-
-        `padding` is the (batch,) int32 number of padding columns at the left of each row; None for none.
-        """
+        """Empty cache; `capacity` is `context_length` if None, `padding` the (batch,) columns at the left."""
         capacity = capacity or self.config.context_length
         self._check_length(capacity)
         cache = tf.nest.map_structure(

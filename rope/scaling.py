@@ -17,8 +17,16 @@ from rope.schemes import Scaled
 # Parameters of a scheme that the embedding supplies; they are not keys of the dict.
 SUPPLIED = ("frequencies", "theta", "target_length")
 ALIASES = {"su": "longrope"}
-NAMES = ("default", "linear", "ntk", "dynamic", "yarn", "llama3", "longrope", "proportional")
-SCALINGS: dict[str, Callable[..., Scaled]] = {name: getattr(schemes, name) for name in NAMES}
+SCALINGS: dict[str, Callable[..., Scaled]] = {
+    "default": schemes.default,
+    "linear": schemes.linear,
+    "ntk": schemes.ntk,
+    "dynamic": schemes.dynamic,
+    "yarn": schemes.yarn,
+    "llama3": schemes.llama3,
+    "longrope": schemes.longrope,
+    "proportional": schemes.proportional,
+}
 
 
 def scale_frequencies(
