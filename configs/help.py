@@ -39,14 +39,12 @@ Keys that are often changed:
 
 def help_text(config: dict, topic: str = COMMON) -> str:
     """Help for a composed configuration; `topic` is `common`, `all`, a key or a group of keys."""
-    comment_of, values = dict(comments(config)), flatten(config)
+    notes, values = dict(comments(config)), flatten(config)
     topics = {COMMON: COMMON_KEYS.split(), ALL: values}
     keys = topics.get(topic) or [key for key in values if f".{topic}." in f".{key}."]
     if not keys:
         raise ConfigError(explain_unknown(topic, None, [*values, *config, ALL]))
-    entries = (
-        (f"{key}={format_value(values[key])}", comment_of.get(key, "")) for key in keys if key in values
-    )
+    entries = ((f"{key}={format_value(values[key])}", notes.get(key, "")) for key in keys if key in values)
     if topic != COMMON:
         return format_entries(entries)
     groups = ((group, ", ".join(names)) for group, names in config_groups().items())

@@ -17,13 +17,10 @@ import tensorflow as tf
 
 IGNORED_TARGET = -1  # masked in the loss
 ALL_ROWS = slice(None)
+Arrays = tuple[np.ndarray, np.ndarray]
 
-# Streams of `random_generator`.
-PERMUTATION_STREAM = 0
-PHASE_STREAM = 1
-AUGMENT_STREAM = 2
-PASSKEY_STREAM = 3
-HELD_OUT_PASSKEY_STREAM = 4
+# Streams of `random_generator`; `data.passkeys` has others.
+PERMUTATION_STREAM, PHASE_STREAM, AUGMENT_STREAM = 0, 1, 2
 
 
 def random_generator(seed: int, number: int, *, stream: int) -> np.random.Generator:
@@ -40,9 +37,7 @@ def epoch_order(num_items: int, *, seed: int, epoch: int) -> np.ndarray:
     return order
 
 
-def batch_items(
-    index: int, *, batch_size: int, num_items: int, seed: int, rows: slice = ALL_ROWS
-) -> tuple[np.ndarray, np.ndarray]:
+def batch_items(index: int, *, batch_size: int, num_items: int, seed: int, rows=ALL_ROWS) -> Arrays:
     """Items of batch `index`, drawn without replacement in an epoch, and their epochs, (rows,) int64 each."""
     positions = index * batch_size + np.arange(batch_size)[rows]  # (rows,)
     epochs, places = np.divmod(positions, num_items)
@@ -55,7 +50,7 @@ def batch_items(
 
 def training_batch(
     tokens: np.ndarray, index: int, *, batch_size: int, length: int, seed: int, rows: slice = ALL_ROWS
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Arrays:
     """Batch `index` of an endless run over the windows of a token array.
 
     An epoch divides the tokens, (num_tokens,), into windows `length` apart, starting at a random phase, and
@@ -99,7 +94,7 @@ class EvaluationBatches(Sequence):
     """
 
     num_items: int
-    load: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    load: Callable[[np.ndarray], Arrays]
     batch_size: int
     max_batches: int | None = None
     rows: slice = field(default_factory=lambda: ALL_ROWS)  # a slice has no hash in Python 3.11
@@ -108,7 +103,7 @@ class EvaluationBatches(Sequence):
         num_batches = -(-self.num_items // self.batch_size)
         return min(num_batches, self.max_batches or num_batches)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> Arrays:
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         num_visited = min(self.num_items, len(self) * self.batch_size)
@@ -119,9 +114,7 @@ class EvaluationBatches(Sequence):
         return inputs, targets
 
 
-def evaluation_windows(
-    tokens: np.ndarray, windows: np.ndarray, *, length: int
-) -> tuple[np.ndarray, np.ndarray]:
+def evaluation_windows(tokens: np.ndarray, windows: np.ndarray, *, length: int) -> Arrays:
     """Inputs and targets of windows that start at token `window * length`, (rows, length) int32 each.
 
     Every token except the first is a target once; positions after the last token have the target -1.

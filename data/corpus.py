@@ -68,9 +68,7 @@ class TextCorpus:
         return round(num_tokens * self.num_bytes["train"] / len(self.train))
 
 
-def load_text(
-    config: TextConfig, *, tokenizer: Tokenizer | None = None, report: Report = print_line
-) -> TextCorpus:
+def load_text(config: TextConfig, *, tokenizer: Tokenizer | None = None, report=print_line) -> TextCorpus:
     """Loads the corpus of `config` from the cache, which is built first if any document has changed.
 
     `tokenizer` replaces that of the config. DataError if documents, tokenizer or cache cannot be used.

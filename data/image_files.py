@@ -125,9 +125,7 @@ def image_folder_source(config: ImageFolderConfig, *, report: Report) -> Source:
     """
     root = Path(config.path)
     if not root.is_dir():
-        raise DataError(
-            f"data.path={config.path} is not a folder; choose one with a folder for each class{MOVED_HINT}"
-        )
+        raise DataError(f"data.path={config.path} is not a folder; choose that of the classes{MOVED_HINT}")
     classes, splits = find_splits(root, config, report)
     states = {split: [file_state(name, path) for name, path, _ in files] for split, files in splits.items()}
 
@@ -157,17 +155,12 @@ def find_splits(root: Path, config: ImageFolderConfig, report: Report) -> tuple[
         classes, files = find_classes(root, report)
         return classes, {"train": files}
     if config.held_out != ImageFolderConfig.held_out:
-        raise DataError(
-            f"data.held_out={config.held_out} has no effect: {root} is already split into {train} and "
-            f"{held_out}; omit it"
-        )
+        raise DataError(f"data.held_out has no effect: {root} is split into {train} and {held_out}; omit it")
     classes, train_files = find_classes(root / train, report, prefix=f"{train}/")
     other_classes, held_out_files = find_classes(root / held_out, report, prefix=f"{held_out}/")
     if classes != other_classes:
         names = ", ".join(sorted(set(classes) ^ set(other_classes)))
-        raise DataError(
-            f"the class folders of {root}/{train} and {root}/{held_out} differ: {names}; both need the same"
-        )
+        raise DataError(f"the classes in {root}/{train} and {held_out} differ: {names}; both need the same")
     return classes, {"train": train_files, "validation": held_out_files}
 
 

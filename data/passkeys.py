@@ -10,7 +10,7 @@ import hashlib
 
 import numpy as np
 
-from data.batches import ALL_ROWS, HELD_OUT_PASSKEY_STREAM, IGNORED_TARGET, PASSKEY_STREAM, random_generator
+from data.batches import ALL_ROWS, IGNORED_TARGET, Arrays, random_generator
 from data.tokenizer import BYTES, Tokenizer
 from system.errors import DataError
 
@@ -24,6 +24,7 @@ FILLER = (
     "Birds sing at dawn. ",
     "Snow lies on the hill. ",
 )
+TRAINING_STREAM, HELD_OUT_STREAM = 3, 4  # of `random_generator`
 PARTS = "The key: ", ". ", "What was the key? The key: "
 
 
@@ -68,26 +69,24 @@ class Passkeys:
 
     def held_out_text(self, index: int, *, depth: float | None = None) -> np.ndarray:
         """(length,) tokens of held-out text `index`: the same for every run, and no run trains on it."""
-        draw = random_generator(0, index, stream=HELD_OUT_PASSKEY_STREAM)
+        draw = random_generator(0, index, stream=HELD_OUT_STREAM)
         return self.text(draw, self.length, depth=depth)
 
-    def held_out(
-        self, indices: np.ndarray, depths: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def held_out(self, indices: np.ndarray, depths: np.ndarray | None = None) -> Arrays:
         """(batch, length) int32 inputs and targets of held-out texts, with keys at (batch,) `depths`."""
         pairs = zip(indices, [None] * len(indices) if depths is None else depths, strict=True)
         return self._inputs_and_targets([[self.held_out_text(int(i), depth=depth)] for i, depth in pairs])
 
     def training_batch(
         self, index: int, *, batch_size: int, texts: int, seed: int, rows: slice = ALL_ROWS
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> Arrays:
         """(rows, length) int32 inputs and targets of batch `index`; each row holds 1 to `texts` texts.
 
         Without short texts, whose answers are at shorter distances, a model begins to copy much later.
         """
         packed = []
         for number in range(index * batch_size, (index + 1) * batch_size)[rows]:
-            draw = random_generator(seed, number, stream=PASSKEY_STREAM)
+            draw = random_generator(seed, number, stream=TRAINING_STREAM)
             packed.append([self.text(draw, size) for size in self._text_sizes(draw, texts)])
         return self._inputs_and_targets(packed)
 
@@ -104,7 +103,7 @@ class Passkeys:
         cuts = np.sort(draw.integers(spare + 1, size=count - 1))
         return np.diff([0, *cuts, spare]) + smallest - 1
 
-    def _inputs_and_targets(self, rows: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    def _inputs_and_targets(self, rows: list[list[np.ndarray]]) -> Arrays:
         """Inputs and targets of rows of texts, each after a separator; their answers are targets."""
         parts = [[np.append(self.tokenizer.separator, text) for text in row] for row in rows]
         is_answer = [

@@ -110,12 +110,11 @@ def cache_folder(cache_dir: str | None, source: str, identity: dict) -> Path:
     return Path(expand_home(cache_dir)).absolute() / f"{source}-{key}"
 
 
-def load_or_build(
-    folder: Path, source: Source, build: Callable[[Path, Progress], dict], *, report: Report
-) -> dict:
+def load_or_build(folder: Path, source: Source, build: Callable, *, report: Report) -> dict:
     """Returns `meta.json` of the entry `folder`, which is built first unless it is complete and undamaged.
 
-    `build` writes files and returns JSON values for `meta.json`; `report` also receives the skipped items.
+    `build(folder, progress)` writes files and returns JSON values for `meta.json`; `report` also receives the
+    skipped items.
     """
     try:
         remove_partial(folder.parent)
@@ -133,7 +132,7 @@ def load_or_build(
     return meta
 
 
-def _build(folder: Path, source: Source, build: Callable[[Path, Progress], dict], report: Report) -> dict:
+def _build(folder: Path, source: Source, build: Callable, report: Report) -> dict:
     """Builds an entry, or waits until another process has, and returns its `meta.json`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))

@@ -74,10 +74,8 @@ def _find_builder(name: str, *, data_dir: str | None):
             return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         dataset = name.split("/")[0].split(":")[0]
-        suggestion = did_you_mean(dataset, tfds.list_builders(with_community_datasets=False))
-        raise DataError(
-            f"data.tfds_name={name}: there is no set {dataset!r}{suggestion or f'; see {CATALOG}'}"
-        ) from None
+        hint = did_you_mean(dataset, tfds.list_builders(with_community_datasets=False)) or f"; see {CATALOG}"
+        raise DataError(f"data.tfds_name={name}: there is no set {dataset!r}{hint}") from None
     # A wrong version is an AssertionError, a wrong config or spelling a ValueError.
     except (AssertionError, ValueError, ImportError) as error:
         raise DataError(f"data.tfds_name={name} cannot be loaded: {_reason(error)}; see {CATALOG}") from error

@@ -77,9 +77,7 @@ class JsonTokenizer:
         ids = {content: id for id, content in self._special.items()}
         self.stop_tokens = tuple(ids[content] for content in SEPARATORS if content in ids)
         if not self.stop_tokens:
-            raise DataError(
-                f"{name} has no special token that can separate documents; add one of {', '.join(SEPARATORS)}"
-            )
+            raise DataError(f"{name} has no special token to separate documents: {', '.join(SEPARATORS)}")
         self.separator = self.stop_tokens[0]
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.prefix = self._tokenizer.encode("", add_special_tokens=True).ids

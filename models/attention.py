@@ -161,9 +161,7 @@ class LearnedRotations(keras.layers.Layer):
         return sums, cache._replace(rotation=sums[:, :, -1])
 
 
-def projection(
-    features: int, *, stddev: float, use_bias: bool = False, dtype, name: str
-) -> keras.layers.Dense:
+def projection(features: int, *, stddev: float, use_bias=False, dtype, name: str) -> keras.layers.Dense:
     """A dense layer with normally distributed initial weights."""
     normal = keras.initializers.RandomNormal(stddev=stddev)
     return keras.layers.Dense(features, use_bias=use_bias, kernel_initializer=normal, dtype=dtype, name=name)

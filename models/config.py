@@ -216,10 +216,8 @@ class AxialViTConfig(Options):
         """Copy with its null values filled from the data; ValueError if a value contradicts the data."""
         found = {"image_size": (height, width), "channels": channels, "num_classes": num_classes}
         for key, value in found.items():
-            if getattr(self, key) not in (None, value):
-                raise ValueError(
-                    f"{key} is {getattr(self, key)}, but the data has {value}. Set it to null, or change one."
-                )
+            if (own := getattr(self, key)) not in (None, value):
+                raise ValueError(f"{key} is {own}, but the data has {value}. Set it to null, or change one.")
         return replace(self, **found, patch_size=self.patch_size or smallest_patch(height, width))
 
     @property
@@ -310,7 +308,4 @@ def smallest_patch(height: int, width: int) -> int:
     for size in range(2, min(height, width) + 1):
         if height % size == 0 and width % size == 0 and 2 <= height * width // size**2 <= 64:
             return size
-    raise ValueError(
-        f"patch_size must be set: no size from 2 up divides {height}x{width} into 2 to 64 patches. "
-        "Set it, or resize the images."
-    )
+    raise ValueError(f"patch_size must be set: no size from 2 up gives {height}x{width} 2 to 64 patches.")

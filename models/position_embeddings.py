@@ -30,9 +30,7 @@ def resize_grid(embedding: tf.Tensor, rows: int | tf.Tensor, columns: int | tf.T
     return resize(embedding, (rows, columns), axes=(0, 1), method="cubic")
 
 
-def resize(
-    x: tf.Tensor, sizes: tuple[int | tf.Tensor, ...], *, axes: tuple[int, ...], method: str
-) -> tf.Tensor:
+def resize(x: tf.Tensor, sizes: tuple, *, axes: tuple[int, ...], method: str) -> tf.Tensor:
     """`tf.image.resize` with antialiasing along any axes, in operations that XLA, LiteRT and ONNX know."""
     shape = list(x.shape)
     for axis, size in zip(axes, sizes, strict=True):

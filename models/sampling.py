@@ -106,13 +106,11 @@ class Sampler:
         choice = Choice(*scalars, stop_tokens=tf.TensorSpec((None,), tf.int32))
         prompt, noise = tf.TensorSpec((None, None), tf.int32), tf.TensorSpec((None, None), tf.float64)
         signature = [prompt, cache, finished, noise, choice]
-        self._next_token = tf.function(self._step, autograph=False, input_signature=signature)
+        self._next_token = tf.function(self._step, signature, autograph=False)
         last, count = tf.TensorSpec((None, 1), tf.int32), tf.TensorSpec((), tf.int32)
         noise = tf.TensorSpec((TOKENS_PER_CALL, None, None), tf.float64)
         signature = [last, cache, finished, noise, choice, count]
-        self._next_tokens = tf.function(
-            self._loop, autograph=False, input_signature=signature, jit_compile=True
-        )
+        self._next_tokens = tf.function(self._loop, signature, autograph=False, jit_compile=True)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], num_tokens: int, options: SamplingOptions

@@ -102,9 +102,7 @@ class TransformerLM(ConfiguredModel):
             learned_rotations=config.learned_rotations,
             dropout=config.dropout,
         )
-        self.blocks = [
-            Block(options, dtype=policy, name=f"block_{index}") for index in range(config.num_layers)
-        ]
+        self.blocks = [Block(options, dtype=policy, name=f"block_{i}") for i in range(config.num_layers)]
         self.norm = RMSNorm(config.norm_epsilon, dtype=policy, name="norm")
         alibi_heads = config.num_heads if config.position == "alibi" else None
         self.causal_mask = partial(CausalMask, self.compute_dtype, alibi_heads)
@@ -139,7 +137,7 @@ class TransformerLM(ConfiguredModel):
             kernel=kernel,
             seed=seed if training else None,
             last=last,
-            recompute_blocks=training and self.config.recompute_blocks,
+            recomputes=training and self.config.recompute_blocks,
         )[0]
 
     def decode(self, tokens: tf.Tensor, cache: Cache) -> tuple[tf.Tensor, Cache]:
@@ -158,9 +156,7 @@ class TransformerLM(ConfiguredModel):
         values = layer.embeddings if self.config.tied_embeddings else tf.transpose(layer.reverse_embeddings)
         return tf.cast(values, self.compute_dtype)
 
-    def make_cache(
-        self, batch: int, *, capacity: int | None = None, padding: tf.Tensor | None = None
-    ) -> Cache:
+    def make_cache(self, batch: int, *, capacity: int | None = None, padding=None) -> Cache:
         """Empty cache; `capacity` is `context_length` if None, `padding` the (batch,) columns at the left."""
         capacity = capacity or self.config.context_length
         self._check_length(capacity)
@@ -185,9 +181,7 @@ class TransformerLM(ConfiguredModel):
         )
         return (layer,) * len(self.blocks)
 
-    def _forward(
-        self, tokens, *, positions, kernel, cache=None, seed=None, last=None, recompute_blocks=False
-    ):
+    def _forward(self, tokens, *, positions, kernel, cache=None, seed=None, last=None, recomputes=False):
         """Features of all or the last tokens, and the cache; positions are (length,) or (batch, length)."""
         x = self.embedding(tokens)  # (batch, length, dim)
         if self.position_embedding is not None:
@@ -199,7 +193,7 @@ class TransformerLM(ConfiguredModel):
         layers = []
         for index, block in enumerate(self.blocks):
             options = {"cos_sin": [cos_sin], "kernel": kernel, "seed": fold_in(seed, index)}
-            if recompute_blocks:
+            if recomputes:
                 x = recompute(block, x, **options)
                 continue
             x, layer = block(x, cache=None if cache is None else cache[index], **options)
@@ -210,9 +204,7 @@ class TransformerLM(ConfiguredModel):
 
     def _check_length(self, length: int | None) -> None:
         """Raises ValueError if a static length exceeds the learned positions or the range of xPos."""
-        is_bounded = self.position_embedding is not None or self.config.rope.xpos
-        if is_bounded and length is not None and length > self.config.context_length:
-            kind = "positions under xPos" if self.config.rope.xpos else "learned positions"
-            raise ValueError(
-                f"{kind} end at context_length {self.config.context_length}, got {length} tokens."
-            )
+        limit, has_xpos = self.config.context_length, self.config.rope.xpos
+        if (has_xpos or self.config.position == "learned") and length is not None and length > limit:
+            kind = "positions under xPos" if has_xpos else "learned positions"
+            raise ValueError(f"{kind} end at context_length {limit}, got {length} tokens.")

@@ -136,10 +136,8 @@ class AxialViT(ConfiguredModel):
 
     def _embedding(self, name, shape):
         # autocast would resample the positions in bfloat16 under a mixed policy.
-        initializer = keras.initializers.RandomNormal(stddev=EMBEDDING_STDDEV)
-        return self.add_weight(
-            name=name, shape=shape, initializer=initializer, dtype="float32", autocast=False
-        )
+        normal = keras.initializers.RandomNormal(stddev=EMBEDDING_STDDEV)
+        return self.add_weight(name=name, shape=shape, initializer=normal, dtype="float32", autocast=False)
 
     def _make_rotaries(self) -> list[AxialRotaryEmbedding] | list[MixedRotaryEmbedding]:
         """One embedding for all blocks, or one for each, or none."""
@@ -207,10 +205,8 @@ class AxialViT(ConfiguredModel):
         if shape[3] != config.channels:
             raise ValueError(f"images must have {config.channels} channels, got {shape[3]}.")
         if any(side is not None and side % config.patch_size for side in shape[1:3]):
-            raise ValueError(
-                f"height and width must be multiples of patch_size {config.patch_size}, "
-                f"got images of {shape[1]}x{shape[2]}."
-            )
+            size = f"patch_size {config.patch_size}"
+            raise ValueError(f"the sides of images must be multiples of {size}, got {shape[1]}x{shape[2]}.")
 
 
 def extract_patches(images: tf.Tensor, size: int) -> tf.Tensor:

@@ -10,9 +10,7 @@ import tensorflow as tf
 from rope.private_tensorflow import in_plain_operations
 
 
-def positions_from_padding(
-    padding: tf.Tensor, length: int | tf.Tensor, *, start: int | tf.Tensor = 0
-) -> tf.Tensor:
+def positions_from_padding(padding: tf.Tensor, length: tf.Tensor, *, start: tf.Tensor = 0) -> tf.Tensor:
     """(batch, length) int32 positions in left-padded rows: 0 for the padding and the first real token.
 
     `padding` is the (batch,) number of padding tokens, `start` the first of `length` columns.
@@ -38,17 +36,14 @@ def positions_from_segments(segment_ids: tf.Tensor) -> tf.Tensor:
     segment_ids = tf.convert_to_tensor(segment_ids)
     if segment_ids.shape.rank != 2:
         raise ValueError(f"segment_ids must be (batch, length), got shape {segment_ids.shape}.")
-    batch, length = tf.unstack(tf.shape(segment_ids))
     starts = tf.cast(segment_ids[:, 1:] != segment_ids[:, :-1], tf.int32)  # (batch, length - 1)
-    first = tf.zeros((batch, tf.minimum(length, 1)), tf.int32)
-    runs = tf.concat([first, tf.cumsum(starts, axis=1)], axis=1)  # (batch, length)
-    runs += tf.range(batch)[:, tf.newaxis] * length
-    columns = tf.broadcast_to(tf.range(length), (batch, length))
-    if in_plain_operations():  # ONNX has no segment minimum
+    runs = tf.pad(tf.cumsum(starts, axis=1), ((0, 0), (1, 0)))  # (batch, length), ascending numbers
+    if in_plain_operations():  # ONNX has no binary search
         same = tf.expand_dims(runs, 2) == tf.expand_dims(runs, 1)  # (batch, length, length)
-        return columns - tf.argmax(tf.cast(same, tf.int32), axis=2, output_type=tf.int32)
-    first_columns = tf.math.unsorted_segment_min(columns, runs, batch * length)  # (batch * length,)
-    return columns - tf.gather(first_columns, runs)
+        first_columns = tf.argmax(tf.cast(same, tf.int32), axis=2, output_type=tf.int32)
+    else:
+        first_columns = tf.searchsorted(runs, runs)
+    return tf.range(tf.shape(runs)[1]) - first_columns
 
 
 def grid_positions(

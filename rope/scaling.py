@@ -88,16 +88,11 @@ def options_of(name: str, scaling: Mapping[str, Any]) -> dict[str, Any]:
 def scaling_type(scaling: Mapping[str, Any]) -> str:
     """Name in `SCALINGS` of a `rope_scaling` dict."""
     if not isinstance(scaling, Mapping):
-        raise TypeError(
-            f"scaling must be a dict, such as rope_scaling in a config.json, with the name as rope_type; "
-            f"got {scaling!r}."
-        )
+        raise TypeError(f"scaling must be a dict, such as rope_scaling in a config.json, got {scaling!r}.")
     values = [scaling[key] for key in ("rope_type", "type") if scaling.get(key) is not None]
     names = {ALIASES.get(name, name) for name in values}
     if len(names) != 1:
-        raise ValueError(
-            f"a scaling needs one rope_type out of {', '.join(SCALINGS)}; got {sorted(names) or 'none'}."
-        )
+        raise ValueError(f"scaling needs one rope_type of {', '.join(SCALINGS)}; got {sorted(names)}.")
     (name,) = names
     if name not in SCALINGS:
         raise ValueError(f"unknown scaling {name!r}; {did_you_mean(name, tuple(SCALINGS))}")

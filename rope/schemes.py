@@ -133,9 +133,8 @@ def longrope(
     """
     for key, values in (("short_factor", short_factor), ("long_factor", long_factor)):
         if np.shape(values) != frequencies.shape or not np.min(values) > 0:
-            raise ValueError(
-                f"scaling {key} must hold {len(frequencies)} positive numbers (dim / 2), got {len(values)}."
-            )
+            count = len(frequencies)  # dim / 2
+            raise ValueError(f"scaling {key} must hold {count} positive numbers, got {len(values)}.")
     original = original_max_position_embeddings
     if attention_factor is not None:
         unread_beside("attention_factor", factor=factor, max_position_embeddings=max_position_embeddings)

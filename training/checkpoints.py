@@ -127,9 +127,7 @@ def read_latest_manifest(run_directory: Path, *, step: int | None = None) -> tup
     directory = run_directory / "checkpoints"
     paths = {step_of(path): path for path in reversed(complete_checkpoints(directory))}
     if not paths:
-        raise RunError(
-            f"{run_directory} has no checkpoint: restore {directory}/step-*, or delete it to train it again"
-        )
+        raise RunError(f"{run_directory} has no checkpoint: restore {directory}/step-*, or delete the run")
     if step is not None:
         if step not in paths:
             steps = ", ".join(map(str, sorted(paths)))

@@ -54,9 +54,7 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
     try:
         config = json.loads(text)
         jobs, own = config["cluster"], "{type} {index}".format(**config["task"])
-        tasks = tuple(
-            (job, index, address) for job in JOBS for index, address in enumerate(jobs.get(job, []))
-        )
+        tasks = tuple((job, n, address) for job in JOBS for n, address in enumerate(jobs.get(job, [])))
         names = [f"{job} {index}" for job, index, _ in tasks]
         if not jobs.keys() <= set(JOBS) or not all(ADDRESS.fullmatch(str(address)) for *_, address in tasks):
             raise ValueError(f"cluster must be lists of host:port for worker and, optionally, chief: {jobs}")

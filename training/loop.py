@@ -133,9 +133,7 @@ def train(
         return done, agree(stop.code) if done > start_step else 0
 
 
-def count_bad_steps(
-    counts: dict[str, int], done: int, result: StepResult, *, max_in_a_row: int
-) -> dict[str, int]:
+def count_bad_steps(counts: dict[str, int], done: int, result: StepResult, *, max_in_a_row: int) -> dict:
     """Numbers of steps without finite values; DivergedError after `max_in_a_row` of them in a row."""
     if result.finite:
         return counts | {"in_a_row": 0}

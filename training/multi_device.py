@@ -53,13 +53,12 @@ class MultiDevice(Replicas):
 
         It takes the rows of this worker and returns the result of its first replica.
         """
+        strategy = self.strategy
 
         @tf.function
         def call_on_replicas(parts, shared):
-            results = self.strategy.run(function, parts, shared)
-            return tf.nest.map_structure(
-                lambda result: self.strategy.experimental_local_results(result)[0], results
-            )
+            results = strategy.run(function, parts, shared)
+            return tf.nest.map_structure(lambda x: strategy.experimental_local_results(x)[0], results)
 
         def distribute(rows):
             parts = tf.split(rows, self.num_replicas // self.num_workers)
@@ -203,7 +202,6 @@ def device_names(devices: tuple[str, ...] | None) -> list[str]:
         count = 1 + max(int(name.partition(":")[2]) for name in names)
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
     elif missing := [name for name in names if name not in gpus]:
-        raise RunError(
-            f"distribute.devices: {', '.join(missing)} not found; available: {', '.join(gpus) or 'no GPU'}"
-        )
+        available = ", ".join(gpus) or "no GPU"
+        raise RunError(f"distribute.devices: {', '.join(missing)} not found; available: {available}")
     return names

@@ -51,9 +51,7 @@ class RunDirectory:
         try:
             directories = (self.checkpoints, self.tensorboard, self.tensorboard / "validation")
             if linked := [path for path in directories if path.is_symlink()]:
-                raise RunError(
-                    f"{linked[0]} is a symbolic link; to use another disk, link {self.path} itself."
-                )
+                raise RunError(f"{linked[0]} is a symbolic link: for another disk, link {self.path} itself.")
             missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             for path in missing:
@@ -61,9 +59,7 @@ class RunDirectory:
             self._lock.acquire()
             self._lock_status = os.stat(self._lock.lock_file)
         except Timeout as error:
-            raise RunError(
-                f"{self.path} is in use by another process. Wait for it, or start another run: name=NEW."
-            ) from error
+            raise RunError(f"{self.path} is in use by another process; wait, or set name=NEW.") from error
         except OSError as error:
             raise self._write_error(error) from error
         return self

@@ -79,13 +79,12 @@ def test_the_experiment_of_vision_transformers_takes_model_and_data_of_the_paren
     own = replace(IMAGES, name="own", data=ImageFolderConfig(path="/photos"))
     os.mkdir("outputs/own")
     save_config(own, "outputs/own/config.yaml")
-    config, lines = composed("experiment=vit", "init_from=outputs/own", "name=child")
+    words = ["experiment=vit", "init_from=outputs/own", "name=child"]
+    config, lines = composed(*words)
     model = replace(VIT, image_size=None, channels=None, num_classes=None)
     assert (config.model, config.data, config.num_steps) == (model, own.data, 1000)
     assert lines == ["model, data from outputs/own"]
-    config, lines = composed(
-        "experiment=vit", "init_from=outputs/own", "name=child", "data=digits", "model.dim=64"
-    )
+    config, lines = composed(*words, "data=digits", "model.dim=64")
     assert (config.model, config.data) == (replace(model, dim=64), DigitsConfig())
     assert lines == ["model from outputs/own"]
 

@@ -173,9 +173,8 @@ def test_architecture_selects_the_class_of_the_model():
 
 def test_missing_key_of_a_group_gets_the_default_of_its_source():
     data = VISION["data"] | {"augment": {"rotation": 3}}
-    assert parse_config(VISION | {"data": data}).data.augment == dataclasses.replace(
-        DIGITS_AUGMENT, rotation=3.0
-    )
+    expected = dataclasses.replace(DIGITS_AUGMENT, rotation=3.0)
+    assert parse_config(VISION | {"data": data}).data.augment == expected
 
 
 def unusual_config():

@@ -139,7 +139,7 @@ def test_existing_splits_are_used(split_folder):
         [100, 101, 102, 110, 111, 112],
     )
     assert found.train.names[0] == "train/cat/0.png"
-    with pytest.raises(DataError, match=r"data\.held_out=0\.3 has no effect: .*/split is already split into"):
+    with pytest.raises(DataError, match=r"data\.held_out has no effect: .*/split is split into"):
         load(split_folder, held_out=0.3)
     (split_folder / "train").rename(split_folder / "training")
     (split_folder / "test").rename(split_folder / "testing")
@@ -215,7 +215,7 @@ def test_invalid_files_raise_or_are_skipped(folder):
 
 # Message, and the change of the folder that causes it.
 MISTAKES = {
-    r"data\.path=.* is not a folder; choose one with a folder for each class": shutil.rmtree,
+    r"data\.path=.* is not a folder; choose that of the classes": shutil.rmtree,
     r"photos has too few class folders: none; .* two: .*/photos/CLASS/\*, or .*/photos/train/CLASS/\*": (
         lambda folder: (shutil.rmtree(folder), folder.mkdir())
     ),

@@ -21,9 +21,8 @@ def normal(*shape, seed=0):
 
 def vision_block(attention, **options):
     sizes = {"dim": 8, "num_heads": 2, "num_kv_heads": 2, "head_dim": 4, "mlp_dim": 12}
-    return Block(
-        BlockOptions(attention=attention, **sizes, **STDDEVS), dtype="float32", name="block", **options
-    )
+    shared = BlockOptions(attention=attention, **sizes, **STDDEVS)
+    return Block(shared, dtype="float32", name="block", **options)
 
 
 def apply(block, x, **options):

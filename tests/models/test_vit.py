@@ -262,8 +262,8 @@ def test_drop_path_rises_linearly_to_its_rate():
     [
         ((2, 6, 10), r"images must be \(batch, height, width, channels\), got shape \(2, 6, 10\)"),
         ((2, 6, 10, 1), "images must have 3 channels, got 1"),
-        ((2, 7, 10, 3), "height and width must be multiples of patch_size 2, got images of 7x10"),
-        ((2, 6, 11, 3), "height and width must be multiples of patch_size 2, got images of 6x11"),
+        ((2, 7, 10, 3), "sides of images must be multiples of patch_size 2, got 7x10"),
+        ((2, 6, 11, 3), "sides of images must be multiples of patch_size 2, got 6x11"),
     ],
 )
 def test_images_that_do_not_match_the_config_are_an_error(shape, message):

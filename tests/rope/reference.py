@@ -30,13 +30,11 @@ def turned(x, angles, layout="interleaved"):
     x, pairs = np.asarray(x, np.float64), angles.shape[-1]
     head, rest = x[..., : 2 * pairs], x[..., 2 * pairs :]
     if layout == "interleaved":
-        turned_pairs = (head[..., ::2] + 1j * head[..., 1::2]) * np.exp(1j * angles)
-        head = np.stack([turned_pairs.real, turned_pairs.imag], axis=-1).reshape(
-            turned_pairs.shape[:-1] + (-1,)
-        )
+        z = (head[..., ::2] + 1j * head[..., 1::2]) * np.exp(1j * angles)
+        head = np.stack([z.real, z.imag], axis=-1).reshape(*z.shape[:-1], -1)
     else:
-        turned_pairs = (head[..., :pairs] + 1j * head[..., pairs:]) * np.exp(1j * angles)
-        head = np.concatenate([turned_pairs.real, turned_pairs.imag], axis=-1)
+        z = (head[..., :pairs] + 1j * head[..., pairs:]) * np.exp(1j * angles)
+        head = np.concatenate([z.real, z.imag], axis=-1)
     return np.concatenate([head, np.broadcast_to(rest, (*head.shape[:-1], rest.shape[-1]))], axis=-1)
 
 

@@ -120,9 +120,7 @@ def test_broadcat_broadcasts_axes_of_size_one_and_concatenates_dim():
     np.testing.assert_array_equal(joined[0, 2, 4], np.concatenate([first[0, 2, 0], second[0, 0, 4]]))
     assert broadcat((normal(2, 1), normal(3, 4)), dim=0).shape == (5, 4)
     assert broadcat((normal(1, 4), normal(3, 4)), dim=-2).shape == (4, 4)
-    traced = tf.function(
-        broadcat, input_signature=[(tf.TensorSpec((None, 1, 4)), tf.TensorSpec((1, None, 2)))]
-    )
+    traced = tf.function(broadcat, [(tf.TensorSpec((None, 1, 4)), tf.TensorSpec((1, None, 2)))])
     assert traced((normal(3, 1, 4), normal(1, 5, 2))).shape == (3, 5, 6)
     for shapes, message in ((((2, 4), (3, 4)), "Incompatible shapes"), (((2, 4), (1, 2, 4)), "one rank")):
         with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):

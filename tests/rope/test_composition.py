@@ -42,10 +42,8 @@ def test_pairs_rotate_by_position_times_frequency(options, layout):
 def test_scores_depend_only_on_relative_position(options):
     rotary, q, k = embedding(options), normal(1, 8, seed=1), normal(1, 8, seed=2)
 
-    def score(position):
-        return scores(
-            *rotary.rotate_queries_and_keys(q, k, positions=[position + 5], key_positions=[position])
-        )
+    def score(place):
+        return scores(*rotary.rotate_queries_and_keys(q, k, positions=[place + 5], key_positions=[place]))
 
     # float32 angles of 1,000 positions: 2^-14 rad, of pixel frequencies five pi times that; products near 10.
     np.testing.assert_allclose(score(1_000), score(3), atol=2e-2 if "freqs_for" in options else 2e-3)

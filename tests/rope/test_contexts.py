@@ -64,9 +64,7 @@ def exported(rotate):
 
     def run(x):
         with plain_operations():
-            operations = {
-                operation.type for operation in function.get_concrete_function(x).graph.get_operations()
-            }
+            operations = {each.type for each in function.get_concrete_function(x).graph.get_operations()}
         assert not {"PartitionedCall", "StatefulPartitionedCall", "Complex", "Bitcast"} & operations
         return function(x)
 

@@ -64,9 +64,7 @@ def make_inputs(shapes, dtype):
 
 
 def functional(layer, shapes, dtype):
-    inputs = [
-        keras.Input((None, *shape[2:]) if len(shape) < 4 else shape[1:], dtype=dtype) for shape in shapes
-    ]
+    inputs = [keras.Input((None, *s[2:]) if len(s) < 4 else s[1:], dtype=dtype) for s in shapes]
     return keras.Model(inputs, call(layer, inputs))
 
 

@@ -32,13 +32,12 @@ def test_scores_agree_after_the_conversion(rotary_dim):
 @pytest.mark.parametrize("shape", [(5, 24), (24,), (5, 3, 8)])
 def test_converting_twice_is_the_identity(shape):
     weights = normal(*shape)
-    converted = convert_layout(weights, head_dim=8, source="half", target="interleaved", rotary_dim=6)
-    restored = convert_layout(converted, head_dim=8, source="interleaved", target="half", rotary_dim=6)
+    options = {"head_dim": 8, "source": "half", "target": "interleaved", "rotary_dim": 6}
+    converted = convert_layout(weights, **options)
+    restored = convert_layout(converted, **options | {"source": "interleaved", "target": "half"})
     np.testing.assert_array_equal(restored, weights)
     assert (converted != weights).any()
-    tensor = convert_layout(
-        tf.constant(weights), head_dim=8, source="half", target="interleaved", rotary_dim=6
-    )
+    tensor = convert_layout(tf.constant(weights), **options)
     assert tf.is_tensor(tensor)
     np.testing.assert_array_equal(tensor, converted)
 

@@ -57,9 +57,7 @@ def test_a_compiled_rotation_has_the_gradients_of_eager_code(layout, dtype, head
     for eager, ours in zip(value_and_gradients(x, angles), traced(x, angles), strict=True):
         # The sums of the angles' gradients are float32, the rest may round to the next bfloat16.
         rtol = 1e-2 if ours.dtype == tf.bfloat16 else 1e-5
-        np.testing.assert_allclose(
-            tf.cast(ours, tf.float32), tf.cast(eager, tf.float32), rtol=rtol, atol=2e-5
-        )
+        np.testing.assert_allclose(tf.cast(ours, "float32"), tf.cast(eager, "float32"), rtol=rtol, atol=2e-5)
 
 
 @pytest.mark.parametrize(("layout", "dtype"), [("interleaved", "float32"), ("half", "bfloat16")])
@@ -88,9 +86,8 @@ def test_loops_and_branches_of_a_graph_have_the_gradients_of_eager_code(layout, 
     for function in (in_scan, in_branches):
         eager = gradients(x, angles, function)
         for ours, theirs in zip(gradients(x, angles, tf.function(function)), eager, strict=True):
-            np.testing.assert_allclose(
-                tf.cast(ours, tf.float32), tf.cast(theirs, tf.float32), rtol=rtol, atol=rtol
-            )
+            ours, theirs = tf.cast(ours, tf.float32), tf.cast(theirs, tf.float32)
+            np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol)
 
 
 def test_xla_compiles_graphs_of_static_shape():

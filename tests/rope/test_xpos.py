@@ -18,9 +18,8 @@ def scores(queries, keys):
 def test_scores_decay_with_distance_by_the_published_formula(layout, options, factor):
     q, k = normal(7, 8, seed=1), normal(7, 8, seed=2)
     # A base of 8 makes the decay large over 7 tokens.
-    rotary = RotaryEmbedding(
-        8, use_xpos=True, xpos_scale_base=8.0, xpos_max_length=64, layout=layout, **options
-    )
+    options |= {"use_xpos": True, "xpos_scale_base": 8.0, "xpos_max_length": 64}
+    rotary = RotaryEmbedding(8, layout=layout, **options)
     actual = scores(*rotary.rotate_queries_and_keys(q, k))
     zeta = doubled((2 * np.arange(4) / 8 + 0.4) / 1.4, layout)
     for m, n in np.ndindex(7, 7):

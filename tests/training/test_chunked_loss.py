@@ -42,9 +42,8 @@ def draw_tokens():
     ("dtype", "jit_compile", "label_smoothing"),
     [("float32", False, 0.1), ("float32", True, 0.0), ("bfloat16", False, 0.1)],
 )
-def test_loss_and_gradients_equal_those_of_all_logits_at_once(
-    small_chunks, dtype, jit_compile, label_smoothing
-):
+@pytest.mark.usefixtures("small_chunks")
+def test_loss_and_gradients_equal_those_of_all_logits_at_once(dtype, jit_compile, label_smoothing):
     """Some targets are masked."""
     random, targets = np.random.default_rng(1), draw_tokens()[1]
     targets[random.random(targets.shape) < 0.3] = -1

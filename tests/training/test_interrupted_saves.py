@@ -104,9 +104,7 @@ def test_a_disk_error_leaves_the_checkpoint_of_the_same_step(run, monkeypatch):
     before = contents_of(run.save(1))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: os.fstat(-1))
-        with pytest.raises(
-            RunError, match=r"step 1 .*\(Bad file descriptor\); earlier checkpoints are unchanged"
-        ):
+        with pytest.raises(RunError, match=r"step 1 .*\(Bad file descriptor\); earlier checkpoints are unch"):
             run.save(1, seed=5)
     assert contents_of(run.checkpoints.directory / "step-00000001") == before
     assert run.names() == ["step-00000001"]

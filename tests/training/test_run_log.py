@@ -20,10 +20,9 @@ def directory(tmp_path):
         yield directory
 
 
-def make_log(directory, *, start_step=0, num_steps=40, **options):
-    return RunLog(
-        directory, start_step=start_step, num_steps=num_steps, unit="tokens", units_per_step=32, **options
-    )
+def make_log(directory, **options):
+    defaults = {"start_step": 0, "num_steps": 40, "unit": "tokens", "units_per_step": 32}
+    return RunLog(directory, **defaults | options)
 
 
 def write_rows(directory, steps):

@@ -220,9 +220,7 @@ def test_dropout_depends_on_the_step_and_the_seed_alone():
     initial = model.get_weights()
     optimizer = keras.optimizers.SGD()
     optimizer.build(model.trainable_variables)
-    step, step_of_other_seed = (
-        make_step(model, optimizer, seed=seed, accumulation_steps=2) for seed in (3, 2)
-    )
+    step, other_step = (make_step(model, optimizer, seed=seed, accumulation_steps=2) for seed in (3, 2))
 
     def weights_after(step, number):
         model.set_weights(initial)
@@ -232,7 +230,7 @@ def test_dropout_depends_on_the_step_and_the_seed_alone():
     first = weights_after(step, 4)
     assert not differ(weights_after(step, 4), first)
     assert differ(weights_after(step, 5), first)
-    assert differ(weights_after(step_of_other_seed, 4), first)
+    assert differ(weights_after(other_step, 4), first)
 
 
 def test_each_micro_batch_has_its_own_dropout_seed(capfd):
