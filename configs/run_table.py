@@ -87,10 +87,11 @@ def format_runs(runs: list[dict], keys: list[str]) -> str:
 def make_table(runs: list[dict], keys: list[str]) -> str:
     rows = []
     for run in runs:
+        steps = [f"{count:,}" for count in (run["step"], run["num_steps"]) if count is not None]
         row = {
             "name": shorten(run["name"], LONGEST_NAME),
             "state": run["state"],
-            "step": format_step(run["step"], run["num_steps"]),
+            "step": "/".join(steps) or None,
             "loss": run["loss"],
             "bits/byte": run["bits_per_byte"],
             "accuracy": run["accuracy"],
@@ -103,12 +104,6 @@ def make_table(runs: list[dict], keys: list[str]) -> str:
         rows.append(row)
     columns = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     return format_table([{name: row[name] for name in columns} for row in rows])
-
-
-def format_step(step: int | None, num_steps: int | None) -> str | None:
-    if step is None:
-        return None
-    return f"{step:,}" if num_steps is None else f"{step:,}/{num_steps:,}"
 
 
 def shorten(text: str, width: int) -> str:

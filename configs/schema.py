@@ -125,7 +125,8 @@ def validate(values: dict[str, object], classes: dict[str, type[Options]]) -> tu
             messages.setdefault(SHARED.get(key, key), message)
     lines = [f"{key} {message}" for key, message in messages.items()]
     for group, cls in classes.items():
-        lines += [f"{join(group, key)} {message}" for key, message in violated.get(cls, ())]
+        prefix = f"{group}." if group else ""
+        lines += [f"{prefix}{key} {message}" for key, message in violated.get(cls, ())]
     return config, lines
 
 
@@ -141,7 +142,7 @@ def walk(
     """
     cls = options if isinstance(options, type) else type(options)
     for item in fields(cls):
-        key = join(group, item.name)
+        key = f"{group}.{item.name}".removeprefix(".")
         default = getattr(options, item.name, UNSET)
         if key in UNIONS:
             tag, kinds = UNIONS[key]
@@ -151,10 +152,6 @@ def walk(
             yield from walk(default, flat, key)
         else:
             yield group, cls, key, default
-
-
-def join(group: str, name: str) -> str:
-    return f"{group}.{name}" if group else name
 
 
 def flatten(nested: dict, prefix: str = "") -> dict[str, object]:

@@ -46,8 +46,7 @@ class TransformerLM(ConfiguredModel):
         (batch, length or last, vocab_size) logits of the next token, float32.
 
     Raises:
-        ValueError: if the config is invalid, or the tokens exceed `context_length` with positions that end
-            there.
+        ValueError: if the tokens exceed `context_length` with positions that end there.
 
     Example:
 

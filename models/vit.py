@@ -127,7 +127,12 @@ class AxialViT(ConfiguredModel):
                 x = recompute(block, x, **options)
             else:
                 x, _ = block(x, **options)
-        return tf.cast(self.head(self._pool(self.norm(x))), tf.float32)  # (batch, num_classes)
+        x = self.norm(x)
+        if self.class_token is not None:
+            pooled = x[:, 0]  # (batch, dim)
+        else:
+            pooled = tf.reduce_mean(tf.cast(x, tf.float32), axis=range(1, x.shape.rank - 1))  # (batch, dim)
+        return tf.cast(self.head(pooled), tf.float32)  # (batch, num_classes)
 
     def resamples_positions(self, height: int, width: int) -> bool:
         """Whether images of this size need learned positions that are resized to their grid."""
@@ -186,16 +191,11 @@ class AxialViT(ConfiguredModel):
         pairs = []
         for rotary in self.rotaries:
             cos_sin = [rotary.cos_sin(grid_positions(*grid, coordinates=coordinates)) for grid in grids]
-            if self.class_token is not None:
-                cos_sin = [prepend_unrotated(part) for part in cos_sin]
+            if self.class_token is not None:  # which is not rotated
+                unrotated = compute_cos_sin(tf.zeros_like(cos_sin[0][..., :1, :, 0]))
+                cos_sin = [tf.concat([unrotated, cos_sin[0]], axis=-3)]  # (..., 1 + length, head_dim / 2, 2)
             pairs.append([(part, part) for part in cos_sin])
         return pairs if len(pairs) == len(self.blocks) else pairs * len(self.blocks)
-
-    def _pool(self, x):
-        """(batch, dim) class token, or mean over the patches."""
-        if self.class_token is not None:
-            return x[:, 0]
-        return tf.reduce_mean(tf.cast(x, tf.float32), axis=range(1, x.shape.rank - 1))
 
     def _check_images(self, shape: tf.TensorShape) -> None:
         """Raises ValueError for a static shape that does not match the config."""
@@ -216,9 +216,3 @@ def extract_patches(images: tf.Tensor, size: int) -> tf.Tensor:
     patches = tf.reshape(images, (batch, rows, size, columns, size, channels))
     patches = tf.transpose(patches, (0, 1, 3, 2, 4, 5))  # (batch, rows, columns, size, size, channels)
     return tf.reshape(patches, (batch, rows, columns, size * size * channels))
-
-
-def prepend_unrotated(cos_sin: tf.Tensor) -> tf.Tensor:
-    """(..., 1 + length, head_dim / 2, 2) `cos_sin` that leaves the first token unrotated."""
-    unrotated = compute_cos_sin(tf.zeros_like(cos_sin[..., :1, :, 0]))  # (..., 1, head_dim / 2, 2)
-    return tf.concat([unrotated, cos_sin], axis=-3)

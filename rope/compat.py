@@ -1,7 +1,6 @@
-"""Rotation by doubled angles, with the names and arguments of rotary-embedding-torch.
+"""Rotation by doubled angles, (..., length, dim), with the names and arguments of rotary-embedding-torch.
 
-`freqs` there are angles, (..., length, dim), with the angle of each pair at both of its features. Models use
-`rope.rotation`, which computes cosines and sines once for all layers.
+Models use `rope.rotation`, which computes cosines and sines once for all layers.
 
 Shape words: length; features, those of a head; dim, the rotated ones; pairs, dim / 2.
 """
@@ -41,16 +40,12 @@ def apply_rotary_emb(
     Args:
         freqs: (..., length, dim) angles from `RotaryEmbedding(...)(positions)`; broadcasts against `t`. 2-D
             angles belong to axis `seq_dim` of `t`.
-        t: (..., length, features) queries or keys.
-        start_index: first feature to rotate.
+        t: (..., length, features) queries or keys. The result has its shape and dtype.
         scale: multiplies the rotated features; a number, or (length, dim), aligned like 2-D angles.
         seq_dim: sequence axis of `t`: -2, or -3 for (batch, length, heads, features).
         freqs_seq_dim: sequence axis of `freqs`. If given, or if `freqs` is 2-D, only the last `length` rows
             are used: queries are at the end of their keys.
         layout: `interleaved` or `half`.
-
-    Returns:
-        The rotated tensor, with the shape and dtype of `t`.
 
     Raises:
         TypeError: if `freqs` are bfloat16 or float16.
@@ -92,9 +87,6 @@ def apply_learned_rotations(
         t, start_index, layout: as for `apply_rotary_emb`. The result has the shape and dtype of `t`.
         freq_ranges: (ranges,) factors; each rotation then applies to `ranges` consecutive pairs, multiplied
             by one factor for each.
-
-    Raises:
-        ValueError: if `t` has fewer pairs of features, or `rotations` not one row per token.
     """
     rotations, t = tf.cast(rotations, tf.float32), as_features(t)
     # 2-D angles may have rows for earlier keys; predicted rotations have one row per token.

@@ -76,19 +76,16 @@ class RotaryEmbedding(PositionLayer):
         theta_rescale_factor: NTK-aware scaling of `lang`; at least 1.
         max_freq, pixel_spacing: for `pixel`, see `rope.frequencies.pixel_frequencies`.
         num_freqs: for `constant`; must be dim / 2.
-        learned_freq: makes the frequencies a float32 weight. It is stored unscaled, so that trained
-            frequencies can be scaled for a longer context.
+        learned_freq: makes the frequencies a float32 weight, stored unscaled, so that it can be scaled later.
         layout: `interleaved` or `half`, see `rope.rotation`.
-        interpolate_factor: divides the positions, so that a longer context spans the angles seen in training
-            (Chen et al. 2023, arXiv 2306.15595); at least 1.
+        interpolate_factor: divides the positions (Chen et al. 2023, arXiv 2306.15595); at least 1.
         scaling: a Hugging Face `rope_scaling` dict, see `rope.scaling`. Its `rope_theta` replaces `theta`,
             and its `partial_rotary_factor` rotates that share of `dim`.
         target_length: sequence length for scalings that depend on one.
         use_xpos: makes scores decay with distance, see `rope.rotation.xpos_scales`; for causal attention.
         xpos_scale_base: tokens over which a score decays by zeta.
-        xpos_max_length: exclusive upper limit of the positions, which may differ between training and
-            inference. Inside a `tf.function`, positions of unknown value are not checked against it. Scales
-            grow with it: float16 needs at most 8 `xpos_scale_base`.
+        xpos_max_length: exclusive upper limit of the positions, not checked for those of unknown value inside
+            a `tf.function`; may change after training. Float16 needs at most 8 `xpos_scale_base`.
         seq_before_head_dim: the sequence axis is -3, as in (batch, length, heads, dim), instead of -2.
         name, dtype, trainable: as for every Keras layer.
 
@@ -106,8 +103,8 @@ class RotaryEmbedding(PositionLayer):
             dim features are rotated; shape and dtype do not change.
         seq_dim: sequence axis; -2, or -3 with `seq_before_head_dim`, when not given.
         offset: added to the positions: the number of tokens already in a cache.
-        positions, key_positions: (length,), (batch, length), or every axis of `x` but the last; 0, 1, 2, ...
-            when not given. Keys have the positions of the queries when not given.
+        positions, key_positions: (length,), (batch, length), or every axis of `x` but the last; by default 0,
+            1, 2, ..., and for keys those of the queries.
 
     Raises:
         TypeError: if `scaling` is no dict, positions are neither integers nor float32, queries or keys are
@@ -200,14 +197,10 @@ class RotaryEmbedding(PositionLayer):
         return rotary_angles(positions, self.frequencies)
 
     def cos_sin(self, positions: tf.Tensor) -> tf.Tensor:
-        """Scaled float32 cosines and sines for `rotate`, of queries and of keys.
+        """Scaled float32 cosines and sines for `rotate`: the axes of `positions` plus (dim / 2, 2).
 
-        Args:
-            positions: (length,), (batch, length), or every axis of queries and keys before their features.
-
-        Returns:
-            The axes of `positions` plus (dim / 2, 2). (batch, length) positions give (batch, 1, length, dim /
-            2, 2), or with `seq_before_head_dim` (batch, length, 1, dim / 2, 2).
+        (batch, length) positions give (batch, 1, length, dim / 2, 2), or with `seq_before_head_dim` (batch,
+        length, 1, dim / 2, 2).
         """
         if self.use_xpos:
             raise ValueError("xPos scales queries and keys differently, got one of them. Use cos_sin_pair().")
@@ -304,9 +297,9 @@ class RotaryEmbedding(PositionLayer):
         coordinates: str | None = None,
         axis_order: Sequence[int] | None = None,
     ) -> tf.Tensor:
-        """(*dims, len(dims) * dim) angles on a grid for `apply_rotary_emb`, equal frequencies for each axis.
+        """(*dims, len(dims) * dim) angles for `apply_rotary_emb`; arguments of `grid_positions`.
 
-        For the arguments see `grid_positions`; `coordinates` are `unit` by default for `pixel` frequencies.
+        The default of `coordinates` is `unit` for `pixel` frequencies.
         """
         self.check_has_only_angles()
         if coordinates is None:
@@ -324,10 +317,7 @@ class RotaryEmbedding(PositionLayer):
         return cos_sin * scales, cos_sin / scales
 
     def _pair_scales(self, positions: tf.Tensor) -> tf.Tensor:
-        """(..., length, dim / 2) scales of xPos for queries.
-
-        Raises ValueError if positions, or in a `tf.function` their number, are out of range.
-        """
+        """(..., length, dim / 2) scales of xPos; ValueError if positions or their number are out of range."""
         positions = tf.convert_to_tensor(positions)
         known, lowest, highest = tf.get_static_value(positions), 0, (positions.shape[-1] or 1) - 1
         if known is not None and known.size:

@@ -24,13 +24,8 @@ def rotary_arguments(config: Mapping[str, Any], *, target_length: int | None = N
 
     Reads `head_dim`, or `hidden_size` and `num_attention_heads`; `rope_theta` (or `rotary_emb_base`),
     `partial_rotary_factor` (or `rotary_pct`), and `rope_scaling` or else `rope_parameters`, whose values win;
-    `max_position_embeddings`, `original_max_position_embeddings` and `model_type`. Which layers rotate is not
-    part of an embedding.
-
-    Args:
-        config: contents of a `config.json`.
-        target_length: sequence length for scalings that depend on one; `max_position_embeddings` when not
-            given.
+    `max_position_embeddings`, `original_max_position_embeddings` and `model_type`. `target_length` is the
+    sequence length for scalings that depend on one; `max_position_embeddings` when not given.
 
     Raises:
         TypeError: if `config` is not a dict.

@@ -60,9 +60,6 @@ def grid_positions(
         offsets: added to the coordinates of each axis.
         axis_order: axis of each coordinate; when not given (0, 1, ...): rows, then columns, in images.
             RoPE-ViT has columns first, (1, 0).
-
-    Raises:
-        ValueError: if there is not one offset for each axis, or `axis_order` does not name each axis once.
     """
     offsets = [0] * len(sizes) if offsets is None else offsets
     order = range(len(sizes)) if axis_order is None else axis_order

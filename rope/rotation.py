@@ -46,10 +46,7 @@ def compute_cos_sin(angles: tf.Tensor, scale: float = 1.0) -> tf.Tensor:
 def compose(a: tf.Tensor, b: tf.Tensor, *, seq_before_head_dim: bool = False) -> tf.Tensor:
     """`cos_sin` of two rotations one after the other: the angles are added, the scales multiplied.
 
-    Args:
-        a, b: `cos_sin` as for `rotate`, both with the sequence axis alone, both with every axis, or one of
-            each.
-        seq_before_head_dim: as for `rotate`.
+    Arguments as for `rotate`: both with the sequence axis alone, both with every axis, or one of each.
     """
     a, b = as_cos_sin(a), as_cos_sin(b)
     ranks = {a.shape.rank, b.shape.rank}
@@ -74,14 +71,12 @@ def rotate(
     loops and branches, XLA compiles the rotation to one loop.
 
     Args:
-        x: (..., length, head_dim) queries or keys; only the first dim features are rotated.
+        x: (..., length, head_dim) queries or keys, of which the first dim features are rotated. The result
+            has its shape and dtype.
         cos_sin: from `compute_cos_sin`: (length, dim / 2, 2), or every axis of `x` before its features, each
             equal or 1, plus (dim / 2, 2).
         layout: `interleaved` or `half`.
         seq_before_head_dim: the sequence axis of `x` is -3, as in (batch, length, heads, head_dim), not -2.
-
-    Returns:
-        The rotated tensor, with the shape and dtype of `x`.
 
     Raises:
         TypeError: if `x` is not floating-point, or `cos_sin` not float32.
