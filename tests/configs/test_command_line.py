@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 
-from configs.foreign_names import ANSWERS, answer_to
+from configs.foreign_names import ANSWER_OF, ANSWERS, answer_to
 from configs.schema import Config, to_flat
 from system.command import run_command
 from train import main
@@ -161,15 +161,8 @@ def test_config_is_printed_as_yaml_and_a_sweep_has_none(monkeypatch, tmp_path, c
     assert "argument --cfg: not allowed with argument -m/--multirun" in capsys.readouterr().err
 
 
-FOREIGN_NAMES = """
-lr learning_rate optimizer.lr epochs max_steps max_iters steps block_size seq_len n_layer n_head n_embd
-hidden_size num_hidden_layers max_position_embeddings rope_theta rope_scaling dropout_rate bs dataset resume
-train_batch_size checkpoint device gpu dtype wandb patch img_size early_stopping model.hidden_size
-"""
-
-
 def test_names_of_other_programs_are_answered(errors_of):
-    names = FOREIGN_NAMES.split()
+    names = ["optimizer.lr", *ANSWER_OF]
     lines = errors_of(*(f"{name}=5" for name in names))
     assert sorted(lines) == sorted(f"unknown key {name!r}; {answer_to(name)}" for name in names)
     known = {*to_flat(Config()), "model.patch_size", "data.image_size"}

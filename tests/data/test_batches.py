@@ -50,14 +50,6 @@ def test_training_batch_depends_on_seed_and_index_alone():
     assert (starts(6, batch_size=3, length=8) != first).any()
 
 
-def test_order_of_windows_does_not_depend_on_the_batch_size():
-    one_by_one = [starts(index, batch_size=1, length=13)[0] for index in range(200)]
-    for batch_size in (3, 8, 50):
-        batches = [starts(index, batch_size=batch_size, length=13) for index in range(200 // batch_size)]
-        expected = one_by_one[: batch_size * (200 // batch_size)]
-        np.testing.assert_array_equal(np.concatenate(batches), expected)
-
-
 @pytest.mark.parametrize(
     ("num_tokens", "length"), [(1_000, 13), (104, 13), (105, 8), (27, 13), (9, 8), (15, 8)]
 )

@@ -161,15 +161,6 @@ def test_other_files_are_skipped_and_counted(folder):
     assert load(folder).fingerprint == before
 
 
-def test_classes_of_two_splits_are_compared_in_one_unicode_form(split_folder):
-    before = load(split_folder)
-    (split_folder / "train" / "cat").rename(split_folder / "train" / "caf\u00e9")
-    (split_folder / "test" / "cat").rename(split_folder / "test" / "cafe\u0301")
-    found = load(split_folder)
-    assert found.classes == ("caf\u00e9", "dog")
-    assert found.train.images.tobytes() == before.train.images.tobytes()
-
-
 def test_images_are_resized_unless_image_size_is_null(folder):
     assert load(folder, image_size=None).fingerprint == load(folder).fingerprint
     write(folder / "cat" / "large.png", 99, size=(300, 200))
@@ -253,18 +244,3 @@ def test_existing_splits_need_the_same_classes_with_images(split_folder):
     )
     with pytest.raises(DataError, match=message):
         load(split_folder, invalid="skip")
-
-
-def test_images_are_read_again_after_a_change_only(folder):
-    fingerprints = {load(folder).fingerprint}
-    assert messages_of(folder) == []
-    assert isinstance(load(folder).train.images, np.memmap)
-    for change in (
-        lambda: write(folder / "cat" / "new.png", 201),
-        lambda: (folder / "cat").rename(folder / "kitten"),
-    ):
-        change()
-        assert messages_of(folder)[0].startswith("reading ")
-        fingerprints.add(load(folder).fingerprint)
-    fingerprints.add(load(folder, held_out=0.6).fingerprint)
-    assert len(fingerprints) == 4

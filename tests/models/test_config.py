@@ -35,7 +35,6 @@ PAIRS = "must give each head a multiple of {} features, to form rotation pairs; 
     ("options", "message"),
     [
         ({"dim": 26, "position": "alibi"}, "dim must be a multiple of num_heads 6, got 26"),
-        ({"dim": 2**21}, "dim must be <= 1048576, got 2097152"),
         ({"num_kv_heads": 12}, "num_kv_heads must divide num_heads 6, got 12"),
         (
             {"dim": 15, "num_heads": 3, "position": "sinusoidal"},
@@ -54,7 +53,6 @@ PAIRS = "must give each head a multiple of {} features, to form rotation pairs; 
             f"dim {PAIRS.format(2, 3, 6)}",
         ),
         ({"head_dim": 5}, f"head_dim {PAIRS.format(2, 5, 6)}"),
-        ({"num_layer": 2}, "num_layer is no such option"),
         (  # every problem
             {"dim": 18, "num_kv_heads": 4},
             f"dim {PAIRS.format(2, 3, 6)}; num_kv_heads must divide num_heads 6, got 4",
@@ -78,34 +76,22 @@ def test_invalid_options_of_a_language_model_raise_with_their_key(options, messa
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"dim": 62}, "dim must be a multiple of num_heads 4, got 62"),
         ({"dim": 24}, f"dim {PAIRS.format(4, 6, 4)}"),
         ({"dim": 20, "position": "none", "learned_rotations": "per_token"}, f"dim {PAIRS.format(2, 5, 4)}"),
         (
             {"dim": 18, "num_heads": 3, "position": "sinusoidal"},
             "dim must be a multiple of 4 for sinusoidal rows and columns, got 18",
         ),
-        ({"image_size": (8,)}, "image_size must be a list such as [64,96], got [8]"),
         ({"image_size": (8, 0), "patch_size": 2}, "image_size must be >= 1, got 0"),
         (
             {"image_size": (8, 12), "patch_size": 8},
             "patch_size must divide both sides of the images, got 8 for 8x12",
         ),
-        ({"num_classes": 1}, "num_classes must be >= 2, got 1"),
         ({"pooling": "class_token", "attention": "axial"}, "pooling class_token needs attention=full"),
         ({"learned_rotations": "cumulative"}, "learned_rotations must be one of none, per_token"),
         ({"position": "mixed", **axial(theta=0.5)}, "rope.theta must be above 1, got 0.5"),
-        (
-            {"position": "learned", **axial(theta=50.0)},
-            "rope.theta is set, but has no effect",
-        ),
-        *(
-            ({"position": "mixed", **axial(**{key: value})}, f"rope.{key} is set, but has no effect")
-            for key, value in (
-                ("learned_freq", True),
-                ("scaling", AXIAL_YARN),
-            )
-        ),
+        ({"position": "learned", **axial(theta=50.0)}, "rope.theta is set, but has no effect"),
+        ({"position": "mixed", **axial(scaling=AXIAL_YARN)}, "rope.scaling is set, but has no effect"),
         (axial(freqs_for="pixel", scaling=AXIAL_YARN), "rope.scaling yarn needs theta, got none"),
         (axial(interpolate_factor=(2.0, 0.5)), "rope.interpolate_factor must be >= 1, got 0.5"),
         (axial(scaling=replace(AXIAL_YARN, factor=(2.0, 0.5))), "rope.scaling.factor must be >= 1, got 0.5"),
@@ -119,9 +105,7 @@ def test_invalid_options_of_a_vision_transformer_raise_with_their_key(options, p
 @pytest.mark.parametrize(
     ("cls", "options", "problem"),
     [
-        (RopeConfig, {"rotary_fraction": 2.0}, "rotary_fraction must be <= 1, got 2"),
         (RopeScalingConfig, {"factor": 2.0}, "factor has no effect with scaling type 'none', got 2.0"),
-        (RopeScalingConfig, {"type": "yarm"}, "type must be one of none, .* got 'yarm'; did you mean 'yarn'"),
         (
             AxialRopeConfig,
             {"freqs_for": "pixel", "theta": 100.0},
@@ -129,7 +113,6 @@ def test_invalid_options_of_a_vision_transformer_raise_with_their_key(options, p
         ),
         (AxialRopeConfig, {"max_freq": 20.0}, "max_freq has no effect with freqs_for 'lang', got 20.0"),
         (AxialRopeConfig, {"interpolate_factor": (2.0,)}, "interpolate_factor must be a list such as"),
-        (AxialRopeConfig, {"interpolate_factor": (1.0, float("nan"))}, "interpolate_factor must be a finite"),
     ],
 )
 def test_contradicting_options_raise(cls, options, problem):

@@ -107,14 +107,6 @@ def test_one_trace_serves_unknown_batch_and_length(options):
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("options", [{}, {"freqs_for": "pixel"}, {"learned_freq": True}])
-def test_factor_3_at_position_3_p_equals_factor_1_at_p(options):
-    positions, x = np.array([0.0, 1, 5, 40]), normal(4, 8)
-    expected = embedding(options).rotate_queries_or_keys(x, positions=positions)
-    actual = embedding(options, interpolate_factor=3.0).rotate_queries_or_keys(x, positions=3 * positions)
-    np.testing.assert_allclose(actual, expected, atol=2e-4)  # float32 pixel angles near 630 rad
-
-
 def test_angles_are_divided_by_the_factor_once():
     rotary = RotaryEmbedding(8, interpolate_factor=4.0)
     expected = np.repeat(angles_of(np.arange(5) / 4, language(8)), 2, axis=-1)
