@@ -34,10 +34,7 @@ FROM_IMAGES = ("image_size", "channels", "num_classes")
 
 
 def save_config(config: Config, path: Path | str) -> None:
-    """Writes YAML that `load_config` reads; the file is complete or absent.
-
-    Places inside the project are relative to it, so that it can be moved.
-    """
+    """Writes YAML that `load_config` reads; places inside the project are relative, so that it can move."""
     relative = replace_places(config, lambda place: place.removeprefix(f"{CONFIGS.parent}/"))
     write_text(Path(path), to_yaml(to_dict(relative)))
 
@@ -78,8 +75,7 @@ def compose(
 
     Increasing precedence: defaults, model, data and context of the parent (`init_from`), experiment file,
     command line. The learning rate is at most that of an imported parent, unless the command line sets it.
-    `config_dir` has more files of the groups. `report` receives one line that lists what is inherited. Raises
-    ConfigError or RunError if the line is wrong, or `init_from` is not the directory of a run.
+    `config_dir` has more files of the groups. `report` receives one line that lists what is inherited.
     """
     with hydra_errors():
         cfg, choices = compose_files(overrides, config_dir)

@@ -26,10 +26,9 @@ def find_runs(directories: list[Path]) -> list[Path]:
 
 
 def describe_run(path: Path) -> dict:
-    """`FACTS` of a run, None where unknown, and its `config` by key.
+    """`FACTS` of a run, None where unknown, and its `config` by key, empty until the first checkpoint.
 
-    The loss is the last one on held-out data. The state is `complete`, `running`, `stopped` or, if the config
-    cannot be read, `damaged`. The config is absent until the first checkpoint.
+    The state is `complete`, `running`, `stopped` or, if the config cannot be read, `damaged`.
     """
     rows = read_json_lines(path / "metrics.jsonl")
     metrics = {key: value for row in rows for key, value in row.items()}  # the last of each

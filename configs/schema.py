@@ -133,12 +133,9 @@ def validate(values: dict[str, object], classes: dict[str, type[Options]]) -> tu
 def walk(
     options: Options | type[Options], flat: dict[str, object], group: str = ""
 ) -> Iterator[tuple[str, type[Options], str, object]]:
-    """Yields group, class, key and default of each key; UNSET where there is no default.
+    """Yields group, class, key and default (or UNSET) of each key of `group`, which `options` describe.
 
-    Args:
-        options: an instance, whose values are the defaults, or a class.
-        flat: values by key; those of `UNIONS` select the class of a group.
-        group: key of the group that `options` is.
+    The values of an instance are the defaults; those of `UNIONS` in `flat` select the class of a group.
     """
     cls = options if isinstance(options, type) else type(options)
     for item in fields(cls):
@@ -223,11 +220,7 @@ def differing_keys(a: Config, b: Config) -> list[tuple[str, object, object]]:
 
 
 def conflicting_keys(recorded: dict, config: Config) -> list[tuple[str, object, object]]:
-    """(key, recorded value, current value) of each of the `deciding_keys` that differs.
-
-    Keys that only one side has are left out: they belong to another model.architecture or data.source, which
-    is reported, or to another version of this program.
-    """
+    """(key, recorded value, current value) of each of the `deciding_keys` of both sides that differs."""
     current = deciding_keys(config)
     shared = (key for key in recorded if key in current)
     return [(key, recorded[key], current[key]) for key in shared if recorded[key] != current[key]]

@@ -31,10 +31,7 @@ def sweep(overrides: list[str], config_dir: Path | None) -> int:
 
 
 def sweep_job(overrides: tuple[str, ...], swept: list[str], config_dir: Path | None) -> tuple[int, dict]:
-    """Exit code and description of one job, named after the `swept` overrides.
-
-    Overrides that do not compose are run as they are, for their error message.
-    """
+    """Exit code and description of a job; overrides that do not compose are run for their error message."""
     flags = [] if config_dir is None else ["--config-dir", str(config_dir)]
     command = [sys.executable, sys.argv[0], *flags]
     try:

@@ -23,16 +23,11 @@ MANIFEST, DIGEST = "manifest.json", "manifest.sha256"
 
 
 class Checkpoints:
-    """Checkpoints of a run: directories `step-00000500` and so on.
+    """Checkpoints of a run: directories `step-00000500` and so on; the first save creates their parent.
 
     A checkpoint holds everything that the next step depends on: weights and optimizer variables by name.
-    There is no random state, and the position in the data is the step.
-
-    Args:
-        directory: created by the first save.
-        optimizer: built.
-        keep: number of latest checkpoints to keep.
-        keep_best: also keep the checkpoint of the lowest `validation_loss`.
+    There is no random state, and the position in the data is the step. The `keep` latest ones are kept, and
+    with `keep_best` that of the lowest `validation_loss`.
     """
 
     def __init__(
@@ -53,9 +48,7 @@ class Checkpoints:
     def save(self, step: int, facts: dict) -> Path:
         """Writes the checkpoint of `step`, with `facts` (JSON values) in its manifest.
 
-        Raises:
-            RunError, DivergedError: if it cannot be written, or a value is not finite; nothing has changed.
-            OSError: if it is written, and a superseded one cannot be removed.
+        RunError or DivergedError, if it cannot be written or a value is not finite; nothing has changed then.
         """
         check_finite(step, self.variables)
         path = self.directory / directory_name(step)
@@ -173,10 +166,7 @@ def complete_checkpoints(directory: Path) -> list[Path]:
 
 
 def restore(path: Path, manifest: dict, variables: dict[str, keras.Variable], *, prefix: str = "") -> None:
-    """Assigns the tensors of a verified checkpoint whose names begin with `prefix` to `variables`.
-
-    RunError names a tensor that is missing, unexpected or of another dtype or shape; then none is assigned.
-    """
+    """Assigns the tensors whose names begin with `prefix`; RunError before that if any does not fit."""
     found = {name: spec for name, spec in manifest["tensors"].items() if name.startswith(prefix)}
     expected = specs(variables)
     differing = [name for name in found | expected if found.get(name) != expected.get(name)]

@@ -66,10 +66,7 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
 
 
 def wait_for_processes(cluster: Cluster) -> None:
-    """Waits until every process of the cluster has started; prints the missing ones every 30 seconds.
-
-    TensorFlow waits too, but does not say for which process, and cannot be interrupted by Ctrl-C.
-    """
+    """Waits until every process of the cluster has started, and names them, which TensorFlow does not."""
     missing, reported = [number for number in range(len(cluster)) if number != cluster.own], -math.inf
     with listening(cluster.tasks[cluster.own][2]):
         # One answer suffices: later a process may not listen until TensorFlow's server starts.

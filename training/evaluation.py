@@ -57,11 +57,10 @@ def is_chunked(model: keras.Model, inputs: tf.Tensor) -> bool:
 def chunked_cross_entropy(
     features: tf.Tensor, embeddings: tf.Tensor, targets: tf.Tensor, *, label_smoothing: float = 0.0
 ) -> tf.Tensor:
-    """`summed_cross_entropy` of the logits features embeddings^T, () float32.
+    """`summed_cross_entropy` of the logits features embeddings^T, which are neither kept nor computed twice.
 
-    The gradients are computed with the loss of each chunk, and scaled in the backward pass: the logits are
-    neither kept nor computed twice. `features` are (batch, length, dim), `embeddings` (vocab_size, dim) of
-    the same dtype, `targets` (batch, length).
+    The gradients are computed with the loss of each chunk, and scaled in the backward pass. `features` are
+    (batch, length, dim), `embeddings` (vocab_size, dim), `targets` (batch, length).
     """
     compute, (_, size) = _loss_and_gradients, OTHER_CHUNKS
     if is_fused(features.dtype):
@@ -120,10 +119,7 @@ def summed_loss(logits: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def summed_loss_and_accuracy(logits: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Metrics of a classifier, summed over the targets; arguments as above.
-
-    Top-5 accuracy is left out for five classes or fewer, where it is always 1.
-    """
+    """Metrics of a classifier, summed over the targets; top-5 accuracy only of more than five classes."""
     top = min(5, logits.shape[-1])
     hits = tf.math.top_k(logits, k=top).indices == targets[..., tf.newaxis]  # (..., top)
     hits = tf.reduce_sum(tf.cast(hits, tf.float32), axis=tuple(range(len(targets.shape))))  # (top,)
@@ -134,10 +130,7 @@ def summed_loss_and_accuracy(logits: tf.Tensor, targets: tf.Tensor) -> dict[str,
 
 
 def summed_loss_and_answers(logits: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Metrics of answers, summed over the targets; arguments as above.
-
-    The targets of a row, (batch, length), are one answer: each counts as correct if all of them are.
-    """
+    """Metrics of answers; the targets of a row are one answer, and count as correct if all of them are."""
     is_target = targets >= 0  # (batch, length)
     is_equal = tf.argmax(logits, axis=-1, output_type=targets.dtype) == targets  # (batch, length)
     is_correct = tf.reduce_all(is_equal | ~is_target, axis=-1, keepdims=True)  # (batch, 1)
@@ -148,11 +141,10 @@ def summed_loss_and_answers(logits: tf.Tensor, targets: tf.Tensor) -> dict[str, 
 def make_evaluator(
     model: keras.Model, measure: Measure, *, compile_mode: str, replicas: Replicas = ONE_DEVICE
 ) -> Callable[[Iterable], dict[str, float]]:
-    """Function that computes metrics by name from batches `(inputs, targets)` of one shape.
+    """Function that computes means over the targets, by name, from batches `(inputs, targets)` of one shape.
 
-    A metric is a mean over targets, not over batches, so that a partly filled batch has less weight; masked
-    (negative) targets do not count. `measure`, such as `summed_loss`, returns sums over the targets by name
-    from logits and targets. With replicas, a batch is the rows that this worker reads.
+    `measure`, such as `summed_loss`, returns sums over the targets. Masked (negative) targets do not count.
+    With replicas, a batch is the rows that this worker reads.
     """
 
     @tf.function(autograph=False, jit_compile=compile_mode == "xla")

@@ -17,10 +17,7 @@ ENVIRONMENT_VARIABLES = ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "TF_
 
 
 def resolve_precision(precision: str) -> tuple[str, str]:
-    """Dtype policy, `float32` or `mixed_bfloat16`, and the reason for it.
-
-    `auto` depends on features of the hardware, never on a timing, so that a resumed run has the same policy.
-    """
+    """Dtype policy, `float32` or `mixed_bfloat16`, and the reason; equal at each start on one machine."""
     if precision != "auto":
         return precision, "as set"
     gpus = tf.config.list_physical_devices("GPU")

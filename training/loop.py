@@ -24,13 +24,10 @@ STOP_REASONS = {OUT_OF_TIME: "max_minutes", 129: "SIGHUP", 130: "Ctrl-C", 143: "
 
 
 class StopRequest:
-    """Context in which the first Ctrl-C or SIGTERM sets `code` and a second one ends the process.
+    """Context in which the first Ctrl-C or SIGTERM, or `max_minutes`, sets `code`; a second ends the process.
 
     A thread handles the signals even during a step or its compilation, which delay Python's handlers.
     SIGHUP sets `code` too but never ends the process, since a closing terminal may send several.
-
-    Args:
-        max_minutes: time after which `code` is set; None for no limit.
     """
 
     def __init__(self, max_minutes: float | None = None):

@@ -49,10 +49,7 @@ class MultiDevice(Replicas):
             )
 
     def compile(self, function: Callable) -> Callable:
-        """Graph function that calls `function(*rows, **shared)` on every replica, with its part of the rows.
-
-        It takes the rows of this worker and returns the result of its first replica.
-        """
+        """Graph function of this worker's rows: the first replica's `function(*its_rows, **shared)`."""
         strategy = self.strategy
 
         @tf.function
@@ -75,10 +72,9 @@ class MultiDevice(Replicas):
 
 
 class MultiWorker(MultiDevice):
-    """Replicas in several processes, usually on several hosts.
+    """Replicas in several processes, among which a batch is divided into equal parts, in order.
 
-    A batch is divided into equal parts, in order, among the workers. Worker 0, the chief, alone reads and
-    writes the run directory; no file system need be shared.
+    Worker 0, the chief, alone reads and writes the run directory.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, cluster: Cluster):

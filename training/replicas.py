@@ -11,10 +11,9 @@ T = TypeVar("T")
 
 
 class Replicas:
-    """The single replica of a run on one device.
+    """The single replica of a run on one device; `training.multi_device` has subclasses for several.
 
-    `training.multi_device` has subclasses for several devices and hosts: each replica holds all weights and
-    processes an equal part of each batch; the chief alone reads and writes the run directory.
+    Each replica holds all weights and processes an equal part of each batch.
     """
 
     strategy: tf.distribute.Strategy | None = None
@@ -42,10 +41,7 @@ class Replicas:
         encode: Callable[[T], object] = lambda value: value,
         decode: Callable[[object], T] = lambda value: value,
     ) -> T:
-        """Calls `make` on the chief and returns its value, or raises its error, on every worker.
-
-        `encode` converts the value to JSON values, which are sent to the other workers; `decode` reverses it.
-        """
+        """Calls `make` on the chief and returns its value, sent as JSON values, or raises its error."""
         return make()
 
     def copy_from_chief(self, variables: list[keras.Variable]) -> None:

@@ -105,15 +105,10 @@ class RunDirectory:
 
 
 class RunLog:
-    """Log of a run, continued after `start_step`; a context manager.
+    """Log of a run, continued after `start_step`, which `elapsed_seconds` of training took.
 
     metrics.jsonl holds one row a step. Rows after `start_step` are dropped, since a resumed run writes them
-    again. Progress is a live line on a terminal, and plain lines elsewhere.
-
-    Args:
-        start_step: number of steps already done, in `elapsed_seconds` of training.
-        num_steps: number of steps of the whole run.
-        unit: `tokens` or `images`; a batch has `units_per_step`.
+    again. Progress is a live line on a terminal, and plain lines elsewhere. The unit is `tokens` or `images`.
     """
 
     def __init__(
@@ -262,10 +257,9 @@ class RunLog:
 
 
 def make_event_writer(directory: Path, start_step: int) -> tf.summary.SummaryWriter:
-    """TensorBoard writer; earlier events of steps after `start_step` are not displayed.
+    """TensorBoard writer, after a SessionLog.START event, which hides earlier events after `start_step`.
 
-    TensorBoard drops them at a SessionLog.START event, which TensorFlow 2 does not write. It is written to a
-    separate file whose name sorts before that of the writer's file.
+    TensorFlow 2 does not write one. Its file has a name that sorts before that of the writer's file.
     """
     directory.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(directory / f"events.out.tfevents.{int(time.time())}")) as file:

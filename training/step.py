@@ -75,8 +75,7 @@ def make_train_step(
 def make_gradient_function(model: keras.Model, config: TrainingConfig) -> Callable:
     """Function `(inputs, targets, step, first, count) -> (loss, gradients)` of a replica's part of a batch.
 
-    `first` is the number of its first micro-batch. Losses and gradients are sums over the targets divided by
-    `count`.
+    `first` is the number of its first micro-batch; sums over the targets are divided by `count`.
     """
     variables = model.trainable_variables
 
