@@ -1,11 +1,7 @@
 """Batches as pure functions of (seed, index), and the `tf.data` dataset that calls them.
 
-The position of a run in its data is one integer, the index of its next batch.
-
-Shapes:
-    rows: number of examples that this process reads: `batch_size`, or fewer if the argument `rows` is a slice
-        because several processes share the batch.
-    length: tokens of a window.
+Shape words: length, the tokens of a window; rows, the examples that this process reads: `batch_size`, or
+fewer if the argument `rows` is a slice because several processes share the batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,13 +47,10 @@ def batch_items(index: int, *, batch_size: int, num_items: int, seed: int, rows=
 def training_batch(
     tokens: np.ndarray, index: int, *, batch_size: int, length: int, seed: int, rows: slice = ALL_ROWS
 ) -> Arrays:
-    """Batch `index` of an endless run over the windows of a token array.
+    """(rows, length) int32 inputs and targets, the tokens after them, of batch `index` of an endless run.
 
     An epoch divides the tokens, (num_tokens,), into windows `length` apart, starting at a random phase, and
     visits each once in a random order. Phase and order depend on (seed, epoch).
-
-    Returns:
-        Inputs and targets, (rows, length) int32 each; a target is the token after its input.
     """
     num_windows = max(1, (len(tokens) - length) // length)  # as many as fit at every phase
     windows, epochs = batch_items(index, batch_size=batch_size, num_items=num_windows, seed=seed, rows=rows)

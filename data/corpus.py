@@ -43,20 +43,13 @@ MAX_TRAINING_BYTES, TRAINING_PIECE_BYTES = 100_000_000, 1_000_000
 
 @dataclass(frozen=True)
 class TextCorpus:
-    """Tokens of one corpus.
+    """Tokens of one corpus."""
 
-    Attributes:
-        train, validation: (length,) tokens of `tokenizer`, memory-mapped.
-        fingerprint: SHA-256 over the tokens of both splits.
-        description: one line about the source and its size.
-        num_bytes: bytes of the documents of each split, without separators.
-    """
-
-    train: np.ndarray
-    validation: np.ndarray
-    fingerprint: str
-    description: str
-    num_bytes: dict[Split, int]
+    train: np.ndarray  # (length,) tokens, memory-mapped
+    validation: np.ndarray  # (length,) tokens, memory-mapped
+    fingerprint: str  # SHA-256 over the tokens of both splits
+    description: str  # one line about the source and its size
+    num_bytes: dict[Split, int]  # of the documents of each split, without separators
     tokenizer: Tokenizer = BYTES
 
     def bits_per_byte(self, loss: float) -> float:

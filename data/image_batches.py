@@ -124,16 +124,10 @@ def affine_transforms(
 ) -> np.ndarray:
     """Transforms about the centre of an image: flip, shear, scale, rotation and shift, in this order.
 
-    Args:
-        rotation: (batch,) degrees, counter-clockwise.
-        scale: (batch,) factors; above 1 enlarges.
-        shear: (batch,) degrees; positive moves lower rows right.
-        shift: (batch, 2) pixels down and to the right.
-        flip: (batch,) booleans, left to right.
-
-    Returns:
-        (batch, 8) float32 a0, a1, a2, b0, b1, b2, 0, 0: the pixel (x, y) of the result is at
-        (a0 x + a1 y + a2, b0 x + b1 y + b2) of the image. Identity, flip and whole shifts are exact.
+    Rotation (batch,) is in degrees counter-clockwise, shear (batch,) in degrees that move lower rows right,
+    shift (batch, 2) in pixels down and to the right. Returns (batch, 8) float32 a0, a1, a2, b0, b1, b2, 0, 0:
+    the pixel (x, y) of the result is at (a0 x + a1 y + a2, b0 x + b1 y + b2) of the image. Identity, flip and
+    whole shifts are exact.
     """
     angle, lean = np.radians(rotation), np.tan(np.radians(shear))
     sine, cosine, mirror = np.sin(angle), np.cos(angle), np.where(flip, -1.0, 1.0)

@@ -39,23 +39,15 @@ class ImageSplit:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Image classification dataset; `images` of the cache are memory-mapped.
-
-    Attributes:
-        classes: names of the classes; labels are their indices.
-        mean: (channels,) float32 of the training images, with pixel values in [0, 1].
-        deviation: (channels,) float32 standard deviation of the same.
-        fingerprint: SHA-256 over images, labels and class names.
-        description: one line about the source and its size.
-    """
+    """Image classification dataset; `images` of the cache are memory-mapped."""
 
     train: ImageSplit
     validation: ImageSplit
-    classes: tuple[str, ...]
-    mean: np.ndarray
-    deviation: np.ndarray
-    fingerprint: str
-    description: str
+    classes: tuple[str, ...]  # labels are their indices
+    mean: np.ndarray  # (channels,) float32 of the training images, with pixel values in [0, 1]
+    deviation: np.ndarray  # (channels,) float32 standard deviation of the same
+    fingerprint: str  # SHA-256 over images, labels and class names
+    description: str  # one line about the source and its size
 
 
 def load_images(config: ImagesConfig, *, report: Report = print_line) -> ImageSet:

@@ -39,25 +39,20 @@ MOVED_HINT = ". If the data of a run have moved, repeat its training command wit
 class Source:
     """Documents or images of one dataset.
 
-    Attributes:
-        identity: JSON values that change whenever an item may have changed.
-        num_items: number of items of all splits, invalid ones included; None if it is not known in advance.
-        items: yields the items of a split, in the same order at every call: (name, raw bytes) of a document,
-            or (name, image, label) with an image (height, width, channels) uint8, and with the SHA-256 of its
-            file if duplicates are left out. A `DataError` in place of bytes or image makes the item invalid.
-        held_out: share of the training items that is held out; None if the source defines both splits.
-        action: what is done with the items, before and after it is done.
+    `items` yields those of a split, in the same order at every call: (name, raw bytes) of a document, or
+    (name, image, label) with an image (height, width, channels) uint8, and with the SHA-256 of its file if
+    duplicates are left out. A `DataError` in place of bytes or image makes the item invalid.
     """
 
     name: str
-    identity: dict
-    num_items: int | None
+    identity: dict  # JSON values that change whenever an item may have changed
+    num_items: int | None  # of all splits, invalid ones included; None if it is not known in advance
     unit: str
     items: Callable[[Split], Iterator[tuple]] = lambda split: iter(())
-    held_out: float | None = None
+    held_out: float | None = None  # share of the training items; None if the source defines both splits
     classes: tuple[str, ...] = ()
     invalid: Literal["skip", "error"] = "skip"
-    action: tuple[str, str] = ("reading", "read")
+    action: tuple[str, str] = ("reading", "read")  # what is done with the items, and has been done
 
     def describe_size(self) -> str:
         """Number of items with their unit."""

@@ -10,20 +10,13 @@ from system.errors import DataError
 
 @dataclass(frozen=True)
 class Targets:
-    """Tokens to predict, in blocks of up to `stride` consecutive tokens of one document.
+    """Tokens to predict, in blocks of up to `stride` consecutive tokens of one document."""
 
-    Attributes:
-        ends: (blocks,) index in `tokens`, (num_tokens,), of the last target of each block.
-        counts: (blocks,) number of targets in each block.
-        documents: (blocks,) number of the document of each block.
-        stride: number of targets in a full block.
-    """
-
-    tokens: np.ndarray
-    ends: np.ndarray
-    counts: np.ndarray
-    documents: np.ndarray
-    stride: int
+    tokens: np.ndarray  # (num_tokens,)
+    ends: np.ndarray  # (blocks,) index in `tokens` of the last target of each block
+    counts: np.ndarray  # (blocks,) number of targets in each block
+    documents: np.ndarray  # (blocks,) number of the document of each block
+    stride: int  # number of targets in a full block
 
     def __len__(self) -> int:
         return len(self.ends)

@@ -82,17 +82,14 @@ class AxialScalingConfig(RopeScalingConfig):
 
 
 class RopeConfig(Options):
-    """Rotary embedding of a sequence, with the names of `rope.RotaryEmbedding`.
-
-    rotary_fraction: share of the features of a head that is rotated; a scaling applies within it.
-    """
+    """Rotary embedding of a sequence, with the names of `rope.RotaryEmbedding`."""
 
     theta: float = 10_000.0
     layout: Layout = "interleaved"
     interpolate_factor: float = 1.0
     theta_rescale_factor: float = 1.0
     learned_freq: bool = False
-    rotary_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    rotary_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0  # of a head; a scaling applies within it
     xpos: bool = False
     xpos_scale_base: float = 512.0
     scaling: RopeScalingConfig = RopeScalingConfig()
@@ -106,17 +103,13 @@ class RopeConfig(Options):
 class AxialRopeConfig(Options):
     """Rotary embedding of the rows and columns of a grid of patches.
 
-    theta: rotation base of `lang`. For grids of 14 x 14 patches RoPE-ViT (arXiv 2403.13298) uses 100, and 10
-        for mixed frequencies; small grids train better with 10.
-    max_freq: maximum frequency of `pixel`.
-    coordinates: `unit` from -1 to 1, or `patches` 0, 1, ...; null means `unit` for `pixel`, else `patches`.
-    interpolate_factor: of rows and of columns.
+    For grids of 14 x 14 patches RoPE-ViT (arXiv 2403.13298) uses theta 100; small grids train better with 10.
     """
 
     freqs_for: Literal["lang", "pixel"] = "lang"
-    theta: float = 10.0
-    max_freq: float = 10.0
-    coordinates: Literal["unit", "patches"] | None = None
+    theta: float = 10.0  # of `lang`
+    max_freq: float = 10.0  # of `pixel`
+    coordinates: Literal["unit", "patches"] | None = None  # null means `unit` for `pixel`, else `patches`
     interpolate_factor: Annotated[tuple[float, float], FACTORS] = (1.0, 1.0)
     layout: Layout = "interleaved"
     learned_freq: bool = False

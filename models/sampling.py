@@ -25,23 +25,18 @@ CACHE_COLUMNS = 256
 class SamplingOptions(Options):
     """Options for the choice of the next token.
 
-    temperature: divides the logits; 0 takes the most likely token (greedy).
-    top_k: number of most likely tokens to choose from; None for all.
-    top_p: choose among the most likely tokens that together reach this probability (Holtzman et al. 2019,
-        arXiv 1904.09751); None for all.
-    seed: seed of the noise. The noise of a row is keyed by (seed, prompt, token index) and does not depend on
-        the rest of the batch, except that the next rows with the same prompt have seed + 1, seed + 2 and on.
-    overflow: `slide` continues a row that exceeds the context from its last `context_length // 2` tokens, at
-        least one; `stop` ends it.
-    stop_tokens: tokens that end a row, and are not part of it.
+    The noise of a row is keyed by (seed, prompt, token index) and does not depend on the rest of the batch,
+    except that the next rows with the same prompt have seed + 1, seed + 2 and on. `slide` continues a row
+    that exceeds the context from its last `context_length // 2` tokens, at least one; `stop` ends it.
     """
 
-    temperature: Annotated[float, Field(ge=0)] = 1.0
-    top_k: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0)] = 1.0  # divides the logits; 0 takes the most likely token
+    top_k: Annotated[int, Field(ge=1)] | None = None  # number of most likely tokens to choose from
+    # The most likely tokens that together reach this probability (Holtzman et al. 2019, arXiv 1904.09751).
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     overflow: Literal["slide", "stop"] = "slide"
-    stop_tokens: tuple[int, ...] = ()
+    stop_tokens: tuple[int, ...] = ()  # they end a row, and are not part of it
 
     @property
     def is_greedy(self) -> bool:

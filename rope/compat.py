@@ -89,10 +89,6 @@ def apply_learned_rotations(
             by one factor for each.
     """
     rotations, t = tf.cast(rotations, tf.float32), as_features(t)
-    # 2-D angles may have rows for earlier keys; predicted rotations have one row per token.
-    if rotations.shape.rank == 2 and not rotations.shape[:1].is_compatible_with(t.shape[-2:-1]):
-        tokens, rows = t.shape[-2], rotations.shape[0]
-        raise ValueError(f"rotations must have a row for each of the {tokens} tokens of t, got {rows}.")
     if freq_ranges is not None:
         factors = tf.reshape(tf.cast(freq_ranges, tf.float32), [-1])  # (ranges,)
         every_factor = tf.tile(factors, [rotations.shape[-1]])  # (pairs,)

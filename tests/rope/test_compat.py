@@ -62,12 +62,6 @@ def test_the_sequence_axis_may_precede_the_heads():
     np.testing.assert_allclose(apply_rotary_emb(angles_for(5, 8), t, seq_dim=1), expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("rows", [7, 3])
-def test_learned_rotations_have_a_row_for_each_token(rows):
-    with pytest.raises(ValueError, match=f"a row for each of the 5 tokens of t, got {rows}"):
-        apply_learned_rotations(normal(rows, 4), normal(2, 5, 8))
-
-
 @pytest.mark.parametrize(
     ("freqs_shape", "t_shape", "arguments", "message"),
     [
