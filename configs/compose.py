@@ -207,7 +207,6 @@ def hydra_override(argument: str) -> str:
 
 @contextlib.contextmanager
 def hydra_errors() -> Iterator[None]:
-    """Turns errors of Hydra and OmegaConf inside into a ConfigError."""
     try:
         yield
     except Exception as error:
@@ -217,7 +216,6 @@ def hydra_errors() -> Iterator[None]:
 
 
 def explain(error: Exception) -> str:
-    """One line for an error of Hydra, OmegaConf or the YAML parser."""
     if isinstance(error, OverrideParseException):
         override = error.override.removeprefix("++")
         key, equals, value = override.partition("=")

@@ -53,7 +53,6 @@ def describe_run(path: Path) -> dict:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of a run."""
     if not path.is_file():  # opening a FIFO blocks
         return False
     with open(path) as file:

@@ -173,7 +173,6 @@ def nest(flat: dict[str, object]) -> dict:
 
 
 def explain_unknown(key: str, value: object, known: list[str]) -> str:
-    """Error message for an unknown key."""
     below = [other for other in known if other.startswith(f"{key}.")]
     if below:
         return f"{key} holds keys of its own, such as {below[0]}; got {format_value(value, quoted=True)}"
@@ -197,7 +196,6 @@ def explain_unknown(key: str, value: object, known: list[str]) -> str:
 
 
 def to_flat(config: Config) -> dict[str, object]:
-    """Value of each key."""
     return {key: value for _, _, key, value in walk(config, {}) if key not in SHARED}
 
 

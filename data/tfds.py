@@ -68,7 +68,6 @@ def tfds_source(config: TfdsTextConfig | TfdsImagesConfig, *, report: Report) ->
 
 
 def _find_builder(name: str, *, data_dir: str | None):
-    """Builder of `name`, which is `dataset[/config][:version]`; raises DataError if there is none."""
     try:
         with _quiet():
             return tfds.builder(name, data_dir=data_dir)
@@ -82,7 +81,6 @@ def _find_builder(name: str, *, data_dir: str | None):
 
 
 def _prepare(builder, *, report: Report) -> None:
-    """Downloads and prepares the dataset unless its `data_dir` has it; raises DataError if that fails."""
     if builder.is_prepared():
         return
     report(f"downloading {builder.info.full_name} into {builder.data_dir}")
@@ -110,7 +108,6 @@ def _count_examples(builder, split: Split, name: str) -> int:
 
 
 def _check_disjoint(builder, *, train: str, validation: str) -> None:
-    """Raises DataError if the two splits have an example in common."""
     parts = (builder.info.splits[split].file_instructions for split in (train, validation))
     for a, b in itertools.product(*parts):
         if a.filename == b.filename and max(a.skip, b.skip) < min(a.skip + a.take, b.skip + b.take):
@@ -121,7 +118,6 @@ def _check_disjoint(builder, *, train: str, validation: str) -> None:
 
 
 def _check_keys(builder, keys: dict[str, str]) -> None:
-    """Raises DataError unless the feature that each option names has the type that the option requires."""
     for option, key in keys.items():
         kind, is_valid = KEYS[option]
         valid = sorted(name for name, feature in builder.info.features.items() if is_valid(feature))

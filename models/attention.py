@@ -115,7 +115,6 @@ class Attention(keras.layers.Layer):
         return self.output_projection(mixed), cache  # (batch, length, dim)
 
     def _add_rotations(self, cos_sin: CosSinPair | None, angles: tf.Tensor) -> CosSinPair:
-        """Composes the rotations by position with those by learned angles."""
         keys = compute_cos_sin(angles)  # (batch, kv_heads, length, head_dim / 2, 2)
         group = self.options.num_heads // self.options.num_kv_heads
         queries = tf.repeat(keys, group, axis=1)  # (batch, heads, length, head_dim / 2, 2)

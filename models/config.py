@@ -151,11 +151,9 @@ class TransformerLMConfig(Options):
 
     @property
     def head_size(self) -> int:
-        """Features of a head."""
         return self.head_dim or self.dim // self.num_heads
 
     def rotary_options(self) -> dict[str, object]:
-        """Arguments of the model's `RotaryEmbedding`."""
         from rope.frequencies import rotary_dim  # NumPy, which `--help` does not need
 
         rope = self.rope
@@ -226,7 +224,6 @@ class AxialViTConfig(Options):
         return height // self.patch_size, width // self.patch_size
 
     def rotary_options(self) -> list[dict[str, object]]:
-        """Arguments of the `RotaryEmbedding` of rows and of columns."""
         rope = self.rope
         grid = self.grid or (64, 64)  # before the data is known, a length that every scaling accepts
         frequency = "theta" if rope.freqs_for == "lang" else "max_freq"

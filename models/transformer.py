@@ -202,7 +202,6 @@ class TransformerLM(ConfiguredModel):
         return self.norm(x), tuple(layers)
 
     def _check_length(self, length: int | None) -> None:
-        """Raises ValueError if a static length exceeds the learned positions or the range of xPos."""
         limit, has_xpos = self.config.context_length, self.config.rope.xpos
         if (has_xpos or self.config.position == "learned") and length is not None and length > limit:
             kind = "positions under xPos" if has_xpos else "learned positions"

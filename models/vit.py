@@ -177,7 +177,6 @@ class AxialViT(ConfiguredModel):
         return x
 
     def _attend(self, queries, keys, values):
-        """Attention among the patches of an image, of a row or of a column."""
         is_long = is_chunked(self.config.attention_kernel, values.shape[2], self.compute_dtype)
         return (attend_in_chunks if is_long else attend)(queries, keys, values)
 
@@ -198,7 +197,6 @@ class AxialViT(ConfiguredModel):
         return pairs if len(pairs) == len(self.blocks) else pairs * len(self.blocks)
 
     def _check_images(self, shape: tf.TensorShape) -> None:
-        """Raises ValueError for a static shape that does not match the config."""
         config = self.config
         if shape.rank != 4:
             raise ValueError(f"images must be (batch, height, width, channels), got shape {shape}.")

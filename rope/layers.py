@@ -121,10 +121,8 @@ class _RotatedAttention(keras.layers.Layer):
         self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, *args: Any, **kwargs: Any
     ) -> Any:
         if len(query.shape) != 4:  # (batch, length, heads, head_dim)
-            raise ValueError(
-                f"{type(self).__name__} needs inputs of shape (batch, length, features), got queries "
-                f"{query.shape[:-2]} and features."
-            )
+            name, axes = type(self).__name__, query.shape[:-2]
+            raise ValueError(f"{name} needs inputs (batch, length, features), got {axes} and features.")
         key_positions = tf.range(size_of(key, 1))
         query, key = self.rotary.rotate_queries_and_keys(query, key, 1, key_positions=key_positions)
         return super()._compute_attention(query, key, value, *args, **kwargs)

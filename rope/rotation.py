@@ -52,10 +52,8 @@ def compose(a: tf.Tensor, b: tf.Tensor, *, seq_before_head_dim: bool = False) ->
     ranks = {a.shape.rank, b.shape.rank}
     matches = a.shape.is_compatible_with(b.shape) if ranks == {3} else a.shape[-2] == b.shape[-2]
     if not matches or (len(ranks) > 1 and 3 not in ranks):
-        raise ValueError(
-            "two cos_sin must have the sequence axis alone or every axis, and the same pairs and length, got "
-            f"{a.shape} and {b.shape}."
-        )
+        rule = "the sequence axis alone or every axis, and the same pairs and length"
+        raise ValueError(f"two cos_sin must have {rule}, got {a.shape} and {b.shape}.")
     if len(ranks) > 1 and seq_before_head_dim:
         a, b = (x[:, tf.newaxis] if x.shape.rank == 3 else x for x in (a, b))  # (length, 1, dim / 2, 2)
     (cos_a, sin_a), (cos_b, sin_b) = tf.unstack(a, axis=-1), tf.unstack(b, axis=-1)

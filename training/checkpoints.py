@@ -207,7 +207,6 @@ def model_variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def check_finite(step: int, variables: dict[str, keras.Variable]) -> None:
-    """Raises DivergedError naming the first variable that is not finite after `step`."""
     for name, variable in variables.items():
         value = tf.convert_to_tensor(variable.value)
         if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):

@@ -75,7 +75,5 @@ class TrainingConfig(Options):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.batch_size % self.accumulation_steps:
-            yield (
-                "accumulation_steps",
-                f"must divide batch_size {self.batch_size}, got {self.accumulation_steps}",
-            )
+            rule = f"must divide batch_size {self.batch_size}"
+            yield "accumulation_steps", f"{rule}, got {self.accumulation_steps}"

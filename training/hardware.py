@@ -73,7 +73,6 @@ def describe_environment() -> dict:
 
 
 def num_threads() -> int:
-    """Number of intra-op threads."""
     threads = tf.config.threading.get_intra_op_parallelism_threads()
     if threads or not hasattr(os, "sched_getaffinity"):
         return threads or os.cpu_count()

@@ -38,7 +38,6 @@ class MultiDevice(Replicas):
         return self.strategy.scope()
 
     def check_batch(self, batch_size: int, accumulation_steps: int) -> None:
-        """Raises RunError if a batch cannot be divided into equal parts."""
         parts = self.num_replicas * accumulation_steps
         if batch_size % parts:
             below = batch_size // parts * parts
@@ -137,7 +136,6 @@ class MultiWorker(MultiDevice):
             ) from error
 
     def _gather(self, message: dict) -> list[dict]:
-        """Messages of all workers, sent as JSON."""
         message = json.dumps(message).encode()
         lengths = np.zeros(self.num_workers, np.int32)
         lengths[self.worker] = len(message)

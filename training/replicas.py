@@ -55,7 +55,6 @@ class Replicas:
         return number
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any worker."""
         return bool(self.largest(int(flag)))
 
     def wait(self) -> None:

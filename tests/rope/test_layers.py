@@ -187,7 +187,7 @@ def test_rope_applies_xpos_if_asked_and_always_in_its_method_rotate():
         (lambda x: RoPE(8)([x, x, x]), ValueError, "expected 2"),
         (lambda x: RoPE(8)([x[:, :, :1], x]), ValueError, "needs 5 positions along its axis 2"),
         (lambda x: RoPE(8, use_xpos=True)(x), ValueError, r"Call \[queries, keys\]"),
-        (lambda x: RotaryAttention(3, 8)(x, x), ValueError, r"needs inputs of shape \(batch, length, feat"),
+        (lambda x: RotaryAttention(3, 8)(x, x), ValueError, r"needs inputs \(batch, length, features\)"),
         (lambda x: RotaryAttention(3, 4, rotary=RotaryEmbedding(8))(x[0], x[0]), ValueError, "4 features"),
     ],
 )
