@@ -24,7 +24,6 @@ VISION = {
     "model": {"architecture": "axial_vit"},
     "data": {"source": "digits"},
 }
-LONGROPE = {"type": "longrope", "factor": 2}
 DEVICES = "distribute.devices must be different devices of one kind, such as GPU:0, GPU:1; got"
 
 
@@ -61,10 +60,6 @@ PROBLEMS = [
     ("output_dir must not be empty, got ''", {"output_dir": ""}),
     ("init_from must be null to leave it unset, got 'None'", {"init_from": "None"}),
     (
-        "model.rope.scaling.short_factor must be a list such as [1,2], got 1",
-        rope(scaling=LONGROPE | {"short_factor": 1}),
-    ),
-    (
         "data.image_size must be a list such as [64,96], got [8]",
         VISION | text(source="digits", image_size=[8]),
     ),
@@ -93,10 +88,6 @@ PROBLEMS = [
         "unknown key 'data.path' here; it belongs to data=text_files or data=json_lines or data=parquet or "
         "data=image_folder",
         text(path="x"),
-    ),
-    (
-        "unknown key 'model.rope.xpos' here; it belongs to model=lm_tiny",
-        VISION | {"model": {"architecture": "axial_vit", "rope": {"xpos": True}}},
     ),
     ("data.path is missing: set data.path='docs/**/*.md'", text(source="text_files")),
     ("data.path is missing: set data.path='docs/**/*.md'", text(source="text_files", path="???")),

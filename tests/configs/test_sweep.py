@@ -5,10 +5,7 @@ import sys
 
 import pytest
 
-from configs import sweep as sweeping
-from configs.compose import save_config
-from configs.schema import parse_config
-from configs.sweep import job_name, run_job, sweep_job
+from configs.sweep import job_name, run_job
 
 
 @pytest.mark.parametrize(
@@ -31,18 +28,6 @@ def test_names_are_unique_need_no_quotes_and_fit_a_file_system():
     for name in names:
         assert len(name) <= 130
         assert all(letter.isascii() and (letter.isalnum() or letter in "._-") for letter in name)
-
-
-def test_a_run_in_the_home_directory_is_described(tmp_path, monkeypatch):
-    def run_job(command):
-        (tmp_path / "runs" / "lm-seed-3").mkdir(parents=True)
-        save_config(parse_config({"seed": 3}), tmp_path / "runs" / "lm-seed-3" / "config.yaml")
-        return 0
-
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(sweeping, "run_job", run_job)
-    code, run = sweep_job(("output_dir='~/runs'", "seed=3"), ["seed=3"], None)
-    assert (code, run["name"], run["state"]) == (0, "lm-seed-3", "stopped")
 
 
 def test_a_job_ended_by_a_signal_has_the_exit_code_of_a_shell():

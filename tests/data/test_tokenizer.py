@@ -1,9 +1,6 @@
 """Tokenizers: bytes, and byte-pair encoding in a Hugging Face `tokenizer.json`."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -95,19 +92,6 @@ def test_arrays_have_the_smallest_dtype_that_holds_the_vocabulary(bpe):
     content["added_tokens"].append(content["added_tokens"][0] | {"id": 70_000, "content": "<|far|>"})
     content["model"]["vocab"]["<|far|>"] = 70_000
     assert JsonTokenizer(json.dumps(content)).dtype == np.uint32
-
-
-@pytest.mark.slow
-def test_the_same_text_gives_the_same_file_with_any_number_of_threads(bpe):
-    code = (
-        "import sys; from data.tokenizer import train_bpe\n"
-        "import json; text = open(json.__file__).read()\n"
-        "sys.stdout.write(train_bpe([text], vocab_size=600).sha256)"
-    )
-    for threads in ("1", "3"):
-        environment = os.environ | {"RAYON_NUM_THREADS": threads, "PYTHONHASHSEED": threads}
-        found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
-        assert found.stdout.decode() == bpe.sha256
 
 
 def test_the_trained_file_is_that_of_the_library(bpe):

@@ -121,21 +121,6 @@ def test_cache_holds_the_kv_heads_in_the_compute_dtype():
     assert [(store.shape, store.dtype) for store in stores] == [((5, 3, 7, 8), tf.bfloat16)] * 4
 
 
-def test_decoding_one_token_neither_splits_a_kernel_nor_scales_the_cache():
-    # Both would cost more than the rest of the step.
-    model, capacity = model_named("plain"), 11
-    signature = [tf.TensorSpec((None, 1), tf.int32), model.cache_spec(capacity)]
-    graph = tf.function(model.decode, input_signature=signature).get_concrete_function().graph
-    outputs = [
-        (operation.type, tuple(output.shape))
-        for operation in graph.get_operations()
-        for output in operation.outputs
-        if output.shape.rank is not None
-    ]
-    assert (PLAIN.dim, PLAIN.mlp_dim) not in [shape for _, shape in outputs]
-    assert [shape for kind, shape in outputs if kind == "Mul" and shape[-2:-1] == (capacity,)] == []
-
-
 @pytest.mark.parametrize("kind", ["per_token", "cumulative"])
 def test_learned_rotations_start_as_the_plain_model_and_one_step_changes_them(kind, tokens):
     model = TransformerLM(replace(PLAIN, learned_rotations=kind))

@@ -85,17 +85,9 @@ def test_weights_and_logits_are_float32_under_mixed_bfloat16(model_of, tokens):
     assert 1e-3 < difference < 0.3
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_weights_are_the_layers_of_the_config_without_rotary_state(model_of, variant):
-    model = model_of(**VARIANTS[variant])
-    config, vocabulary, context, dim, heads, mlp = model.config, 37, 13, 24, 6, 20
-    head_dim, qkv = config.head_dim or 4, (heads + 2 * config.num_kv_heads) * (config.head_dim or 4)
-    block = 2 * dim + dim * qkv + heads * head_dim * dim + 3 * dim * mlp
-    block += 2 * head_dim * config.qk_norm + qkv * config.qkv_bias
-    expected = vocabulary * dim * (1 if config.tied_embeddings else 2) + 2 * block + dim
-    expected += context * dim * (config.position == "learned")
-    assert model.count_params() == expected
-    assert len(model.trainable_variables) == len(model.weights)
+def test_rotation_adds_no_weights(model_of):
+    rotated, plain = (model_of(position=position).weights for position in ("rotary", "none"))
+    assert [(w.path, w.shape) for w in rotated] == [(w.path, w.shape) for w in plain]
 
 
 @pytest.mark.parametrize(
