@@ -117,7 +117,8 @@ class AxialRopeConfig(Options):
 
     @property
     def counts_patches(self) -> bool:
-        return (self.coordinates or {"lang": "patches"}.get(self.freqs_for)) == "patches"
+        default = "patches" if self.freqs_for == "lang" else "unit"
+        return (self.coordinates or default) == "patches"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         unread = "max_freq" if self.freqs_for == "lang" else "theta"

@@ -58,8 +58,9 @@ class AxialRotaryEmbedding(PositionLayer):
             raise ValueError(f"embeddings must have one layout and seq_before_head_dim, got {embeddings}.")
         if any(part.use_xpos for part in embeddings):
             raise ValueError("xPos decays along one causal axis, got several. Set use_xpos=False.")
-        for part in embeddings if not trainable else ():
-            part.trainable = False
+        if not trainable:
+            for part in embeddings:
+                part.trainable = False
         self.embeddings, self._config = list(embeddings), {}
         self.layout, self.dim = embeddings[0].layout, sum(part.dim for part in embeddings)
         self.built = True

@@ -48,7 +48,7 @@ class MultiDevice(Replicas):
             )
 
     def compile(self, function: Callable) -> Callable:
-        """Graph function of this worker's rows: the first replica's `function(*its_rows, **shared)`."""
+        """Graph function of the rows of this worker: `function(*part, **shared)` of its first replica."""
         strategy = self.strategy
 
         @tf.function
