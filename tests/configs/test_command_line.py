@@ -131,7 +131,6 @@ def test_every_problem_of_the_command_line_is_one_line(errors_of):
             "recipe=vit_mnist",
             "a group is set by group=file, without ++; experiment= and data= choose the recipe",
         ),
-        ("model=5", f"no '5' in model; choose from {MODELS}"),
         ("name=${nam}", "name: Interpolation key 'nam' not found"),
         ("-m seed=glob(*)", "glob() and interval() are not supported: list the values"),
         ("--config-dir absent", "--config-dir absent is not a directory"),

@@ -194,11 +194,9 @@ def test_a_saved_configuration_is_loaded_equal(tmp_path, config):
     [
         (None, "cannot be read (No such file or directory)"),
         ("", "holds no keys"),
-        ("- a\n", "holds no keys"),
         ("name: [a\n", "not a configuration: {path}, line 2: "),
         ("name: a\nname: b\n", "not a configuration: {path}, line 2: found duplicate key name"),
         ("name: !!python/object/apply:os.getcwd []\n", "not a configuration: {path}, line 1: "),
-        ("\xff", "not a configuration: "),
         ("data: {source: python_stdlib}\nnam: a\n", "unknown key 'nam'; did you mean 'name'?"),
     ],
 )

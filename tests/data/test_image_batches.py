@@ -93,13 +93,6 @@ def test_identity_and_flip_are_exact():
         np.testing.assert_array_equal(transform(flip=True, fill=fill), PIXELS[:, :, ::-1])
 
 
-@pytest.mark.parametrize(("down", "right"), [(2, 0), (-1, 4), (5, -8)])
-def test_shift_by_whole_pixels_is_exact(down, right):
-    padded = np.pad(PIXELS, ((0, 0), (9, 9), (9, 9), (0, 0)))
-    expected = padded[:, 9 - down : 15 - down, 9 - right : 18 - right]
-    np.testing.assert_array_equal(transform(shift=(down, right)), expected)
-
-
 def test_reflect_fills_with_the_mirror_image():
     padded = np.pad(PIXELS, ((0, 0), (3, 3), (3, 3), (0, 0)), mode="symmetric")
     np.testing.assert_array_equal(transform(shift=(2, -3), fill="reflect"), padded[:, 1:7, 6:15])

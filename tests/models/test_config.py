@@ -132,11 +132,6 @@ def test_a_proportional_scaling_applies_within_the_rotated_fraction_of_a_head():
     ("options", "scaling", "target_length"),
     [
         ({"type": "yarn"}, {"original_max_position_embeddings": 64}, None),
-        (
-            {"type": "yarn", "original_max_position_embeddings": 32},
-            {"original_max_position_embeddings": 32},
-            None,
-        ),
         ({"type": "dynamic", "target_length": 128}, {"original_max_position_embeddings": 64}, 128),
         ({"type": "dynamic"}, {"original_max_position_embeddings": 64}, 256),
         ({"type": "linear"}, {}, None),

@@ -15,12 +15,10 @@ def machine(monkeypatch):
     """Sets the processor's flags and the compute capability of the GPU, if there is one."""
 
     def set_up(*, flags=(), capability=None):
-        gpus = [] if capability is None else ["gpu"]
+        gpus = [] if capability is None else [{"compute_capability": capability}]
         monkeypatch.setattr(hardware, "processor_flags", lambda: set(flags))
         monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
-        monkeypatch.setattr(
-            tf.config.experimental, "get_device_details", lambda gpu: {"compute_capability": capability}
-        )
+        monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: gpu)
 
     return set_up
 
