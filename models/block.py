@@ -68,7 +68,8 @@ class Block(keras.layers.Layer):
             elif part == 0:
                 mixed = attend_within_rows(attention, norm(x), **options)
             else:
-                mixed = attend_within_columns(attention, norm(x), **options)
+                columns = tf.transpose(norm(x), (0, 2, 1, 3))  # (batch, columns, rows, dim)
+                mixed = tf.transpose(attend_within_rows(attention, columns, **options), (0, 2, 1, 3))
             x = self._add(x, mixed, fold_in(seed, part))
         return self._add(x, self.mlp(self.mlp_norm(x)), fold_in(seed, len(self.attentions))), cache
 
@@ -82,12 +83,6 @@ def attend_within_rows(attention: Attention, x: tf.Tensor, **options) -> tf.Tens
     rows, columns, dim = (size_of(x, axis) for axis in (1, 2, 3))
     mixed, _ = attention(tf.reshape(x, (-1, columns, dim)), **options)  # (batch * rows, columns, dim)
     return tf.reshape(mixed, (-1, rows, columns, dim))
-
-
-def attend_within_columns(attention: Attention, x: tf.Tensor, **options) -> tf.Tensor:
-    """Attention among the patches of each column of (batch, rows, columns, dim)."""
-    x = tf.transpose(x, (0, 2, 1, 3))  # (batch, columns, rows, dim)
-    return tf.transpose(attend_within_rows(attention, x, **options), (0, 2, 1, 3))
 
 
 class FeedForward(keras.layers.Layer):

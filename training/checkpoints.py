@@ -30,15 +30,7 @@ class Checkpoints:
     with `keep_best` that of the lowest `validation_loss`.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        model: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
-        *,
-        keep: int,
-        keep_best: bool = False,
-    ):
+    def __init__(self, directory: Path, model: keras.Model, optimizer, *, keep: int, keep_best=False):
         self.directory = directory
         self.variables = model_variables(model)
         self.variables |= {f"optimizer/{variable.path}": variable for variable in optimizer.variables}
