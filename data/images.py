@@ -14,16 +14,7 @@ import numpy as np
 
 from data.config import DigitsConfig, ImageFolderConfig, ImagesConfig, TfdsImagesConfig
 from data.image_files import fit_images, image_folder_source
-from data.sources import (
-    SPLITS,
-    Progress,
-    Report,
-    Source,
-    Split,
-    cache_folder,
-    hash_fraction,
-    load_or_build,
-)
+from data.sources import SPLITS, Progress, Report, Source, Split, cache_folder, hash_fraction, load_or_build
 from system.errors import DataError
 from system.text import format_count, format_share, print_line
 

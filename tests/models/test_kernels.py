@@ -4,15 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.kernels import (
-    CausalMask,
-    alibi_bias,
-    alibi_slopes,
-    attend,
-    gated,
-    plain_attention,
-    rms_normalize,
-)
+from models.kernels import CausalMask, alibi_bias, alibi_slopes, attend, gated, plain_attention, rms_normalize
 
 RANDOM = np.random.default_rng(0)
 CAUSAL = np.where(np.arange(7) > np.arange(5)[:, np.newaxis] + 2, -1e9, 0.0).astype(np.float32)

@@ -2,13 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rope import (
-    AxialRotaryEmbedding,
-    MixedRotaryEmbedding,
-    RotaryEmbedding,
-    apply_rotary_emb,
-    grid_positions,
-)
+from rope import AxialRotaryEmbedding, MixedRotaryEmbedding, RotaryEmbedding, apply_rotary_emb, grid_positions
 from rope.axial import mixed_frequencies
 from tests.rope.reference import angles_of, grid, language, normal, turned
 
