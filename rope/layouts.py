@@ -10,7 +10,9 @@ import tensorflow as tf
 from rope.rotation import check_layout
 
 
-def layout_permutation(head_dim: int, *, source: str, target: str, rotary_dim: int | None) -> np.ndarray:
+def layout_permutation(
+    head_dim: int, *, source: str, target: str, rotary_dim: int | None = None
+) -> np.ndarray:
     """(head_dim,) indices of the features in layout `source` that form a head in layout `target`.
 
     With partial rotation, only the first `rotary_dim` features move.
