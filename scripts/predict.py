@@ -5,7 +5,6 @@ Images are resized to the training size, and those of another shape are cropped 
 
 import argparse
 import csv
-import io
 import json
 import sys
 from itertools import chain
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from runs.arguments import add_step_option, positive_integer, writing
 from system.command import USER_ERROR, quiet_imports, run_command
-from system.files import write_text
+from system.files import replacing
 from system.text import format_percent, print_error, print_result
 
 
@@ -61,9 +60,8 @@ def write_csv(predictions: list[dict], path: Path) -> None:
     rows = [[each["image"], *chain(*map(dict.values, each["guesses"]))] for each in predictions]
     ranks = range(1, 1 + max(map(len, rows), default=0) // 2)
     header = ["image", *(f"{name}_{rank}" for rank in ranks for name in ("class", "probability"))]
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    write_text(path, file.getvalue())
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 if __name__ == "__main__":
