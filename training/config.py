@@ -17,8 +17,8 @@ class OptimizerConfig(Options):
     """Muon or AdamW with linear warm-up and cosine decay; see `training.optimizer`."""
 
     name: Literal["adamw", "muon"] = "muon"
-    learning_rate: Positive = 5e-3
-    adamw_learning_rate_ratio: Positive = 5.0  # of the weights that Muon does not update
+    learning_rate: Positive = 3e-3
+    adamw_learning_rate_ratio: Positive = 8.0  # of the weights that Muon does not update
     final_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0, le=2**31 - 1)] = 100
     weight_decay: NonNegative = 0.1
@@ -55,7 +55,7 @@ class DistributeConfig(Options):
 class TrainingConfig(Options):
     """Options of the training loop; a step is one update, over `batch_size` windows or images."""
 
-    num_steps: PositiveInt = 750
+    num_steps: PositiveInt = 600
     batch_size: PositiveInt = 8
     accumulation_steps: PositiveInt = 1
     label_smoothing: Fraction = 0.0
@@ -66,10 +66,10 @@ class TrainingConfig(Options):
     max_minutes: Positive | None = None
     max_bad_steps: PositiveInt = 5
     log_every: PositiveInt = 20
-    eval_every: PositiveInt = 250
+    eval_every: PositiveInt = 200
     eval_batches: PositiveInt = 16
-    sample_every: PositiveInt | None = 250
-    checkpoint_every: PositiveInt = 250
+    sample_every: PositiveInt | None = 200
+    checkpoint_every: PositiveInt = 200
     keep_checkpoints: PositiveInt = 2
     keep_best: bool = True
 

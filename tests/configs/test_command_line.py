@@ -92,7 +92,7 @@ def test_a_word_after_help_is_its_topic_or_an_override(capsys):
         (["--help", "model.rope"], "  model.rope.rotary_fraction=1.0"),
         (["--help", "experiment=vit"], "  model.patch_size=null"),
         (["experiment=vit", "--help", "model"], "  model.drop_path=0.0"),
-        (["-m", "--help"], "  num_steps=750"),
+        (["-m", "--help"], "  num_steps=600"),
     ):
         assert main(arguments) is None
         assert word in capsys.readouterr().out

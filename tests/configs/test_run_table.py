@@ -48,10 +48,10 @@ def test_runs_are_listed_by_loss_with_their_state_and_differing_keys(outputs, ca
     output, errors = capsys.readouterr()
     assert [line.split() for line in output.splitlines()] == [
         ["name", "state", "step", "loss", "time", "seed", "learning", "rate"],
-        ["whole", "complete", "2,000/2,000", "1.2500", "1:01:40", "0", "0.005"],
+        ["whole", "complete", "2,000/2,000", "1.2500", "1:01:40", "0", "0.003"],
         *sorted(
             [
-                ["running", "running", "900/2,000", "2.5000", "1:01", "3", "0.005"],
+                ["running", "running", "900/2,000", "2.5000", "1:01", "3", "0.003"],
                 ["stopped", "stopped", "750/2,000", "2.5000", "1:01", "0", "1e-05"],
             ],
             key=lambda row: output.index(row[0]),

@@ -99,7 +99,7 @@ def test_help_shows_the_common_keys_and_where_the_others_are():
         assert "--help all" in text and "--help model.rope" in text
         assert max(map(len, [*text.splitlines(), *help_text(config, "all").splitlines()])) <= 100
     assert "experiment  extend, " in text
-    assert "num_steps=750                     updates of the weights" in help_text(composed())
+    assert "num_steps=600                     updates of the weights" in help_text(composed())
     assert "position encoding: axial" in text and "alibi" not in text
 
 
