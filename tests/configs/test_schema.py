@@ -128,10 +128,6 @@ PROBLEMS = [
         VISION | text(),
     ),
     ("context_length must be null for a vision transformer, got 256", VISION | {"context_length": 256}),
-    (
-        "optimizer.adamw_learning_rate_ratio has no effect without name=muon, got 2",
-        {"optimizer": {"name": "adamw", "adamw_learning_rate_ratio": 2.0}},
-    ),
     ("init_from_step has no effect without init_from, got 5", {"init_from_step": 5}),
     ("accumulation_steps must divide batch_size 8, got 3", {"accumulation_steps": 3}),
 ]
