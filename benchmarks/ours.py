@@ -21,6 +21,8 @@ from training.hardware import resolve_compile, resolve_precision
 from training.optimizer import make_optimizer
 from training.step import make_train_step
 
+OPTIMIZER = OptimizerConfig(name="adamw")  # as that of the other libraries
+
 
 def rotation(*, layout: str, head_dim: int, **options) -> Work:
     rotary = RotaryEmbedding(head_dim, layout=layout)
@@ -86,9 +88,9 @@ def image_step(*, batch: int, grid: int, precision: str = "auto", mode: str = "a
 def step_of(model: keras.Model, mode: str, inputs, targets) -> Work:
     step = make_train_step(
         model,
-        make_optimizer(OptimizerConfig(), model.trainable_variables, num_steps=1_000_000),
+        make_optimizer(OPTIMIZER, model.trainable_variables, num_steps=1_000_000),
         TrainingConfig(compile=resolve_compile(mode)[0]),
-        clip_norm=OptimizerConfig().clip_norm,
+        clip_norm=OPTIMIZER.clip_norm,
     )
     number, inputs, targets = tf.constant(0), tf.constant(inputs), tf.constant(targets)
     return Work(lambda: float(step(number, inputs, targets).loss))

@@ -98,6 +98,8 @@ def compose(
         if has_limit and not is_set and isinstance(rate, int | float) and rate > limit:
             cfg.optimizer.learning_rate = limit
             groups.append(f"optimizer.learning_rate={limit:g}")
+            if "optimizer.adamw_learning_rate_ratio" not in map(override_key, overrides):
+                cfg.optimizer.adamw_learning_rate_ratio = parent.optimizer.adamw_learning_rate_ratio
         if groups:
             report(f"{', '.join(groups)} from {run}")
         return OmegaConf.to_container(cfg, resolve=True)

@@ -29,7 +29,15 @@ from data.sources import (
     load_or_build,
 )
 from data.text_sources import files_source
-from data.tokenizer import BYTES, FILE_NAME, JsonTokenizer, Tokenizer, read_tokenizer, train_bpe
+from data.tokenizer import (
+    BYTES,
+    FILE_NAME,
+    MIN_FREQUENCY,
+    JsonTokenizer,
+    Tokenizer,
+    read_tokenizer,
+    train_bpe,
+)
 from system.errors import DataError
 from system.text import format_count, print_line
 
@@ -108,7 +116,7 @@ def train_tokenizer(corpus: TextCorpus, config: TextConfig, report: Report) -> J
 
     size, piece_size = min(len(corpus.train), MAX_TRAINING_BYTES), TRAINING_PIECE_BYTES
     identity = {"text_sha256": corpus.fingerprint, "vocab_size": config.bpe_vocab_size}
-    identity |= {"training_bytes": size, "library": tokenizers.__version__}
+    identity |= {"training_bytes": size, "library": tokenizers.__version__, "min_frequency": MIN_FREQUENCY}
     folder = cache_folder(config.cache_dir, "bpe", identity)
 
     def texts() -> Iterator[str]:
@@ -190,7 +198,8 @@ def check_length(corpus: TextCorpus, context_length: int) -> None:
         if (size := len(getattr(corpus, split))) < context_length + 1:
             raise DataError(
                 f"the {split} split has {size:,} tokens but one window needs {context_length + 1:,} "
-                "(context_length + 1); add text, change data.held_out or decrease context_length"
+                "(context_length + 1); add text, change data.held_out, decrease context_length, or set "
+                "data.tokenizer=bytes"
             )
 
 

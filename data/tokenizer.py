@@ -16,6 +16,7 @@ from system.errors import DataError, reason
 
 FILE_NAME = "tokenizer.json"
 TRAINED_SEPARATOR = "<|endoftext|>"
+MIN_FREQUENCY = 2  # of a pair of tokens that becomes one
 # Special tokens that can separate documents, by preference: a model has seen them before each document.
 SEPARATORS = ("<s>", "<|begin_of_text|>", "<bos>", TRAINED_SEPARATOR, "</s>", "<|end_of_text|>", "<eos>")
 SPACE_SIGN = "\N{LOWER ONE EIGHTH BLOCK}"  # a space in tokens of SentencePiece
@@ -156,7 +157,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int) -> JsonTokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        min_frequency=2,
+        min_frequency=MIN_FREQUENCY,
         special_tokens=[TRAINED_SEPARATOR],
         initial_alphabet=sorted(byte_alphabet()),
         show_progress=False,

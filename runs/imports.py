@@ -19,7 +19,7 @@ from training.replicas import ONE_DEVICE
 from training.run_log import RunDirectory
 
 # Recorded as that of the run, which that of a child does not exceed by default (configs/compose.py).
-LEARNING_RATE = 1e-4
+OPTIMIZER = ("optimizer.learning_rate=1e-4", "optimizer.adamw_learning_rate_ratio=1")
 FIXED = ("model", "context_length", "init_from", "name")
 
 
@@ -32,7 +32,7 @@ def import_folder(folder: Path, name: str, overrides: list[str], *, layout: str 
     for override in overrides:
         if override_key(override).split(".")[0] in FIXED:
             raise ConfigError(f"{override!r} cannot be set: it is determined by {folder} and --name")
-    config = parse_config(compose([f"optimizer.learning_rate={LEARNING_RATE}", *overrides]))
+    config = parse_config(compose([*OPTIMIZER, *overrides]))
     config = replace(config, name=name)
     directory = RunDirectory(Path(config.output_dir) / name)
     if directory.config.exists():

@@ -17,7 +17,7 @@ from configs.schema import (
     to_dict,
     to_flat,
 )
-from data.config import BPE, TOKENIZERS, TextConfig
+from data.config import BPE, BPE_VOCAB_SIZE, TOKENIZERS, TextConfig
 from data.corpus import tokenizer_of
 from data.tokenizer import FILE_NAME, read_tokenizer
 from runs.load import Task, load_run_config, load_run_tokenizer, load_task
@@ -160,6 +160,8 @@ def inherit(config: Config, parent: Config) -> Config:
 def inherit_tokenizer(config: Config, parent: Config) -> Config:
     """Fills in the tokenizer of the parent; raises ConfigError if the config names another."""
     tokenizer, name = load_run_tokenizer(Path(config.init_from), parent), config.data.tokenizer
+    if getattr(config.data, "bpe_vocab_size", BPE_VOCAB_SIZE) != BPE_VOCAB_SIZE:
+        raise ConfigError("data.bpe_vocab_size has no effect with init_from, whose tokenizer is kept")
     if name is None:
         name = "bytes" if tokenizer.json is None else str(Path(config.init_from, FILE_NAME))
     elif name == BPE or tokenizer_of(config.data).sha256 != tokenizer.sha256:

@@ -126,6 +126,8 @@ def test_a_child_takes_the_tokenizer_of_its_parent(workplace, bpe_run, capsys, e
     assert config.data.tokenizer == str(bpe_run / "tokenizer.json")
     assert workplace.train(*child) == 0  # the same command again
     assert "This run is complete" in capsys.readouterr().out
+    line = refusal(workplace, capsys, *child, "name=new", "data.bpe_vocab_size=300", label="config error")[0]
+    assert_mentions(line, "data.bpe_vocab_size has no effect with init_from")
     other = workplace.outputs / "other.json"
     write_other_tokenizer(bpe_run, other)
     for value in ("bytes", "bpe", other):

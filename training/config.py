@@ -18,7 +18,7 @@ class OptimizerConfig(Options):
 
     name: Literal["adamw", "muon"] = "muon"
     learning_rate: Positive = 3e-3
-    adamw_learning_rate_ratio: Positive = 8.0  # of the weights that Muon does not update, to that of Muon
+    adamw_learning_rate_ratio: Positive = 8.0  # of muon: rate of the weights that AdamW updates
     final_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0, le=2**31 - 1)] = 100
     weight_decay: NonNegative = 0.1

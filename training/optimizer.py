@@ -93,13 +93,13 @@ class Muon(UpdatesThroughHandles, keras.optimizers.Muon):
             self.assign(momentum, average)
             matrices.append(variable)
             directions.append(self.momentum * average + gradient)  # Nesterov
-        for variable, update in zip(matrices, orthogonalized(directions), strict=True):
+        for variable, update in zip(matrices, orthogonalize(directions), strict=True):
             self.assign_sub(variable, self.lr_adjust(learning_rate * update))
         self.assign_add(self.iterations, tf.ones((), self.iterations.dtype))
 
 
 @tf.function(autograph=False, jit_compile=True)
-def orthogonalized(matrices: list[tf.Tensor]) -> list[tf.Tensor]:
+def orthogonalize(matrices: list[tf.Tensor]) -> list[tf.Tensor]:
     """Approximation of U V^T for each matrix U S V^T: Newton-Schulz iterations of all at the same time.
 
     Each iteration multiplies X by a polynomial of G = X X^T, of the smaller size. The factors are products of

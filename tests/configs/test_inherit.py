@@ -99,11 +99,14 @@ def test_an_experiment_keeps_its_data_and_takes_the_sizes_of_the_parent():
 def test_the_learning_rate_of_an_imported_parent_limits_that_of_an_experiment():
     """The only checkpoint of an imported run is that of step 0."""
     os.makedirs("outputs/docs/checkpoints/step-00000000")
-    parent = replace(TEXT, optimizer=replace(TEXT.optimizer, learning_rate=1e-4))
+    parent = replace(
+        TEXT, optimizer=replace(TEXT.optimizer, learning_rate=1e-4, adamw_learning_rate_ratio=1.0)
+    )
     save_config(parent, "outputs/docs/config.yaml")
     words = ["experiment=extend", "init_from=outputs/docs"]
     imported, lines = composed(*words)
     assert imported.optimizer.learning_rate == 1e-4
+    assert composed("init_from=outputs/docs", "name=child")[0].optimizer.adamw_learning_rate_ratio == 1
     assert lines == ["model, data, optimizer.learning_rate=0.0001 from outputs/docs"]
     assert composed(*words, "optimizer.learning_rate=0.01")[0].optimizer.learning_rate == 0.01
     os.rename("outputs/docs/checkpoints/step-00000000", "outputs/docs/checkpoints/step-00000005")

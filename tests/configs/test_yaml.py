@@ -21,7 +21,8 @@ REQUIRED = {
     "data=image_folder": "data.path=photos",
 }
 IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "tfds_images", "image_folder")
-OTHER_DATA = {"vit": "digits", "shakespeare_speedrun": "python_stdlib"}
+OTHER_DATA = {"vit": "digits", "shakespeare": "python_stdlib"}
+OTHER_DATA["shakespeare_speedrun"] = "python_stdlib"
 RECIPES = sorted(CONFIGS.glob("recipe/*.yaml"))
 CHOICES = sorted(
     f"{path.parent.name}={path.stem}"

@@ -16,7 +16,7 @@ from training.optimizer import (
     is_decayed,
     learning_rate_schedule,
     make_optimizer,
-    orthogonalized,
+    orthogonalize,
 )
 
 CONSTANT = {"learning_rate": 0.1, "final_learning_rate_ratio": 1.0, "warmup_steps": 0, "weight_decay": 0.3}
@@ -129,13 +129,13 @@ def orthogonal(matrix):
 def test_matrices_are_orthogonalized_together():
     shapes = [(3, 5), (8, 3), (64, 64), (64, 192), (3, 3)]
     matrices = [normal(*shape, seed=seed) for seed, shape in enumerate(shapes)]
-    results = orthogonalized([tf.constant(1e-3 * matrix, tf.float32) for matrix in matrices])
+    results = orthogonalize([tf.constant(1e-3 * matrix, tf.float32) for matrix in matrices])
     for matrix, result in zip(matrices, results, strict=True):
         np.testing.assert_allclose(result, orthogonal(matrix), rtol=0, atol=1e-4)
         left, singular, right = np.linalg.svd(matrix, full_matrices=False)
         change = np.diag(left.T @ result.numpy() @ right.T)[singular > 0.01 * np.linalg.norm(matrix)]
         assert change.min() > 0.72 and change.max() < 1.28
-    (zeros,) = orthogonalized([tf.zeros((3, 5))])
+    (zeros,) = orthogonalize([tf.zeros((3, 5))])
     np.testing.assert_array_equal(zeros, np.zeros((3, 5)))
 
 
