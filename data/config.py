@@ -32,7 +32,7 @@ Place = Annotated[str, Field(min_length=1), AfterValidator(expand_home)]  # of a
 class TextConfig(Options):
     """Options of every text."""
 
-    tokenizer: Place | None = None  # None for that of the parent run; a new run has bpe
+    tokenizer: Place | None = None  # None for that of the parent run, or bpe in a new run
     bpe_vocab_size: Annotated[int, Field(ge=257)] = BPE_VOCAB_SIZE  # at least 256 bytes and the separator
     held_out: Share = HELD_OUT
     reset_positions: bool = False

@@ -256,6 +256,15 @@ class AxialViTConfig(Options):
         yield from rope_problems(self)
 
 
+def count_weights(model: TransformerLMConfig | AxialViTConfig) -> int:
+    """Number of weights in the first layer and the matrices of the blocks: almost all that a model has."""
+    is_text = isinstance(model, TransformerLMConfig)
+    inputs = model.vocab_size if is_text else model.patch_size**2 * model.channels
+    kv_heads = model.num_kv_heads if is_text else model.num_heads
+    block = 2 * (model.num_heads + kv_heads) * model.head_size + 3 * model.mlp_dim
+    return model.dim * (inputs + model.num_layers * block)
+
+
 def rope_problems(model: TransformerLMConfig | AxialViTConfig) -> Iterator[tuple[str, str]]:
     """Key and message if a head cannot be rotated, or if an option of `model.rope` is unread or invalid."""
     rope, position, learned = model.rope, model.position, model.learned_rotations != "none"

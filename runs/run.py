@@ -1,6 +1,7 @@
 """A training run, from its config to its summary."""
 
 import json
+import math
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -8,16 +9,17 @@ import keras
 import tensorflow as tf
 
 from configs.schema import Config
-from models.config import AxialViTConfig
+from models.config import AxialViTConfig, count_weights
 from runs.checkpointing import make_save, record, restore, reverting_on_divergence
 from runs.load import make_model
 from runs.plots import plot_loss
 from runs.resolve import Run, resolve
+from system.errors import ConfigError
 from system.files import has_complete_summary, read_json_lines, write_text
-from system.text import format_command, format_count, format_duration, print_line
+from system.text import format_command, format_count, format_duration, print_line, print_note
 from training.checkpoints import Checkpoints
 from training.evaluation import make_evaluator
-from training.hardware import initialize_devices
+from training.hardware import initialize_devices, physical_memory
 from training.loop import NO_BAD_STEPS, STOP_REASONS, train
 from training.multi_device import make_replicas
 from training.optimizer import make_optimizer
@@ -38,6 +40,7 @@ def train_run(config: Config) -> int:
     with replicas.naming_lost_workers(), ExitStack() as stack:
         replicas.from_chief(lambda: stack.enter_context(directory), encode=lambda _: None)
         run = resolve(config, directory, replicas)
+        check_memory(run)
         model, optimizer, checkpoints = build(run)
         manifest = replicas.from_chief(lambda: restore(run, model, checkpoints))
         replicas.copy_from_chief(list(checkpoints.variables.values()))
@@ -51,6 +54,22 @@ def train_run(config: Config) -> int:
             print_line(describe(run, model))
             print_line(f"run: {directory.path}, {manifest['origin']}; curves: {curves}")
         return train_and_evaluate(run, model, optimizer, checkpoints, manifest)
+
+
+def check_memory(run: Run) -> None:
+    """Raises ConfigError if weights, optimizer state and a batch exceed the memory; notes half of it."""
+    config, memory = run.config, physical_memory()
+    weights, copies = count_weights(config.model), 3 if config.optimizer.name == "adamw" else 2
+    shape = (2,) if config.context_length else (*config.model.image_size, config.model.channels)
+    needed = 4 * (copies * weights + run.units_per_step * math.prod(shape))
+    line = (
+        f"{weights:,} weights with optimizer state, and batches of {run.units_per_step:,} {run.task.unit}, "
+        f"take at least {needed / 1e9:,.1f} GB of the {memory / 1e9:,.1f} GB of memory"
+    )
+    if needed > memory:
+        raise ConfigError(f"{line}: choose a smaller model or batch_size")
+    if needed > memory / 2:
+        print_note(f"{line}.")
 
 
 def build(run: Run) -> tuple[keras.Model, keras.optimizers.Optimizer, Checkpoints]:

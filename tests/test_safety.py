@@ -111,7 +111,9 @@ def test_a_run_that_has_lost_its_checkpoints_does_not_start_again(trained_run, r
     run = copy_of(trained_run, "lost")
     shutil.rmtree(run / "checkpoints")
     (line,) = refused("name=lost")
-    assert_mentions(line, f"{run} has no checkpoint: restore {run / 'checkpoints'}", "delete it", "name=NEW")
+    assert_mentions(
+        line, f"{run} has no checkpoint: restore {run / 'checkpoints'}", "delete the run", "name=NEW"
+    )
     assert run_command(lambda: evaluate([str(run)])) == 2
     assert capsys.readouterr().err.startswith(
         f"error: {run} has no checkpoint: restore {run / 'checkpoints'}"
@@ -156,10 +158,10 @@ def test_a_damaged_summary_or_a_missing_picture_is_written_again(trained_run, wo
 def test_a_key_of_a_later_version_has_its_default(trained_run):
     run, path = cut_back(trained_run, "older")
     config = json.loads((path / "manifest.json").read_text())["config"]
-    del config["model.qk_norm"]
+    del config["model.qkv_bias"]
     rewrite_manifest(path, {"config": config})
-    rewrite_config(run, lambda text: without_key(text, "qk_norm"))
-    assert not load_run_config(run).model.qk_norm
+    rewrite_config(run, lambda text: without_key(text, "qkv_bias"))
+    assert not load_run_config(run).model.qkv_bias
 
 
 def test_consecutive_bad_steps_return_to_a_finite_checkpoint(image_workplace, monkeypatch, capsys):
@@ -196,6 +198,24 @@ def test_deterministic_is_enabled_before_the_seed_is_set(workplace, monkeypatch)
     with pytest.raises(SystemExit):
         workplace.train("name=deterministic", "deterministic=true", "seed=5")
     assert calls == ["enabled", 5]
+
+
+def test_sizes_beyond_the_memory_are_refused_and_half_of_it_is_noted(workplace, capsys, monkeypatch):
+    for changes, words in (
+        (("num_steps=9223372036854775808",), "num_steps must be <= 2147483647"),
+        (("batch_size=1000000000000",), "batch_size must be <= 2147483647"),
+        (("model.dim=1000000000",), "model.dim must be <= 1048576, got 1000000000"),
+        (("batch_size=2147483646",), "batches of 34,359,738,336 tokens, take at least 274.9 GB of the"),
+        (("model.num_layers=1000000000",), "1,920,000,005,248 weights with optimizer state"),
+        (("model.vocab_size=2000000000", "optimizer.name=muon"), "take at least 256.0 GB of the"),
+    ):
+        assert workplace.train("name=huge", *changes) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert_mentions(line, "config error: ", words)
+        assert not (workplace.outputs / "huge").exists()
+    monkeypatch.setattr(running, "physical_memory", lambda: 100_000)
+    assert workplace.train("name=half", "num_steps=1", WITHOUT_SAMPLES) == 0
+    assert capsys.readouterr().err.startswith("note: 7,168 weights")
 
 
 def test_data_and_steps_without_memory_are_one_line_and_record_nothing(image_workplace, capsys, monkeypatch):

@@ -45,6 +45,7 @@ def num_logits(model: keras.Model, inputs: tf.Tensor) -> int:
 
 
 def is_fused(dtype: tf.DType) -> bool:
+    """Whether XLA compiles the chunks: in float32 on a CPU."""
     return dtype == tf.float32 and not tf.config.list_logical_devices("GPU")
 
 

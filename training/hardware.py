@@ -1,4 +1,4 @@
-"""Hardware and software of this machine: precision, compile mode, environment of a run."""
+"""Hardware and software of this machine: precision, compile mode, memory, environment of a run."""
 
 import os
 import platform
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import psutil
 import tensorflow as tf
 
 from system.command import silenced_standard_error
@@ -13,6 +14,7 @@ from system.text import format_command, format_count, print_note
 
 # Prefixes of processor flags that decide which CPU kernels run.
 KERNEL_FLAGS = ("amx", "avx", "f16c", "fma", "sse")
+CGROUP = Path("/sys/fs/cgroup")
 ENVIRONMENT_VARIABLES = ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "TF_XLA_FLAGS", "XLA_FLAGS")
 
 
@@ -54,6 +56,15 @@ def initialize_devices() -> None:
     """Initializes TensorFlow's devices without the messages that ignore the log level."""
     with silenced_standard_error():
         tf.config.list_logical_devices()
+
+
+def physical_memory(cgroup: Path = CGROUP) -> int:
+    """Bytes of main memory, within the limit of a container."""
+    size = psutil.virtual_memory().total
+    try:
+        return min(size, int((cgroup / "memory.max").read_text()))
+    except (OSError, ValueError):  # no container, or no limit
+        return size
 
 
 def describe_environment() -> dict:

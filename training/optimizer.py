@@ -10,8 +10,8 @@ from training.config import OptimizerConfig
 NOT_UPDATED_BY_MUON = (r"^(?!.*/block_)", "frequencies")
 
 
-# Coefficients of 1, G and G^2 in the iterations of Muon, which bring singular values of 0.01 to 1 to
-# 0.73 to 1.27: the best three polynomials (Polar Express, Amsel et al. 2025, arXiv 2505.16932).
+# Coefficients of 1, G and G^2. Three iterations map singular values in [0.01, 1] into [0.73, 1.27] (Polar
+# Express, Amsel et al. 2025, arXiv 2505.16932).
 POLYNOMIALS = ((8.0934, -23.6204, 17.4462), (3.6366, -2.7219, 0.5365), (2.6613, -1.9772, 0.4526))
 
 
@@ -100,7 +100,7 @@ class Muon(UpdatesThroughHandles, keras.optimizers.Muon):
 
 @tf.function(autograph=False, jit_compile=True)
 def orthogonalize(matrices: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Approximation of U V^T for each matrix U S V^T: Newton-Schulz iterations of all at the same time.
+    """Approximates U V^T for each matrix U S V^T by Newton-Schulz iterations, all matrices in one program.
 
     Each iteration multiplies X by a polynomial of G = X X^T, of the smaller size. The factors are products of
     polynomials of the first G, so that only the first and the last product have the size of X.

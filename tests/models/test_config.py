@@ -11,8 +11,11 @@ from models.config import (
     RopeConfig,
     RopeScalingConfig,
     TransformerLMConfig,
+    count_weights,
     smallest_patch,
 )
+from models.transformer import TransformerLM
+from models.vit import AxialViT
 from rope import RotaryEmbedding
 
 YARN = RopeScalingConfig(type="yarn", factor=4.0)
@@ -196,3 +199,16 @@ def test_null_values_are_filled_in_from_the_data():
 def test_values_that_contradict_the_data_are_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
         AxialViTConfig(**options).for_images(12, 20, 3, 7)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TransformerLMConfig(vocab_size=300, dim=24, num_heads=6, num_kv_heads=2, mlp_dim=40, num_layers=3),
+        TransformerLMConfig(dim=24, num_heads=2, head_dim=16, num_kv_heads=1, mlp_dim=40, num_layers=2),
+        AxialViTConfig(dim=24, num_heads=2, mlp_dim=40, num_layers=3).for_images(12, 8, 3, 5),
+    ],
+)
+def test_the_estimated_number_of_weights_is_at_most_that_of_the_model(config):
+    model = (AxialViT if isinstance(config, AxialViTConfig) else TransformerLM)(config)
+    assert 0.95 < count_weights(config) / model.count_params() <= 1

@@ -1,3 +1,4 @@
+import psutil
 import pytest
 import tensorflow as tf
 
@@ -5,6 +6,7 @@ from training import hardware
 from training.hardware import (
     describe_device,
     num_threads,
+    physical_memory,
     resolve_compile,
     resolve_precision,
 )
@@ -46,6 +48,14 @@ def test_an_explicit_choice_is_kept_and_the_reason_for_auto_is_given(machine):
     assert resolve_precision("auto")[1] == "the processor has amx_bf16, avx512_bf16"
     assert resolve_precision("float32") == ("float32", "as set")
     assert resolve_compile("xla") == ("xla", "as set")
+
+
+def test_memory_is_that_of_the_machine_or_of_a_container(tmp_path):
+    total = psutil.virtual_memory().total
+    assert physical_memory(tmp_path) == total
+    for limit, expected in (("max", total), ("5000", 5000), (str(2 * total), total)):
+        (tmp_path / "memory.max").write_text(limit)
+        assert physical_memory(tmp_path) == expected
 
 
 def test_the_device_of_a_run_is_named_and_an_unused_gpu_noted(machine, tmp_path, monkeypatch, capsys):
