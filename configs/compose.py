@@ -28,6 +28,7 @@ from system.text import did_you_mean, format_command
 OVERRIDE = re.compile(r"(\+{0,2}|~)(?!hydra\b)([A-Za-z_][\w.]*)(?:=(.*))?", re.DOTALL)
 SEVERAL_VALUES = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(?:\+\+)?(.+?)=(.*?)'")
 IMPORTED = "checkpoints/step-00000000"  # only scripts.import_hf writes a checkpoint before any step
+MOST_ALIASES = 10  # in a YAML file, which they expand to at most 40 times its size
 REWRITE = "Delete it and repeat the command of that run, which writes it again."
 # Values of a vision transformer that come from the data of each run.
 FROM_IMAGES = ("image_size", "channels", "num_classes")
@@ -55,9 +56,8 @@ def load_config(path: Path | str) -> Config:
 
 
 def read_yaml(path: Path | str) -> dict:
-    if os.path.exists(path) and not os.path.isfile(path):  # opening a named pipe would wait
-        raise ConfigError("is not a regular file")
     try:
+        check_aliases(path)
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except OSError as error:
         raise RunError(f"{path} cannot be read ({reason(error)})") from error
@@ -66,6 +66,15 @@ def read_yaml(path: Path | str) -> dict:
     if not isinstance(loaded, dict) or not loaded:
         raise ConfigError("holds no keys")
     return loaded
+
+
+def check_aliases(path: Path | str) -> None:
+    """Raises ConfigError for a YAML file whose aliases may expand it to more than the memory, or a pipe."""
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a named pipe would wait
+        raise ConfigError(f"{path} is not a regular file")
+    with open(path, encoding="utf-8", errors="replace") as file, contextlib.suppress(yaml.YAMLError):
+        if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(file)) > MOST_ALIASES:
+            raise ConfigError(f"{path} has more than {MOST_ALIASES} aliases (*name): write out their values")
 
 
 def compose(
@@ -111,6 +120,8 @@ def compose_files(
     """Composed configuration, and the chosen file of each group; `inherited` are files of the parent."""
     arguments = [*map(hydra_override, overrides), *inherited]
     if config_dir is not None:
+        for path in config_dir.rglob("*.yaml"):
+            check_aliases(path)
         arguments.append(f"hydra.searchpath=['{config_dir.absolute()}']")
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         cfg = hydra.compose("train", arguments, return_hydra_config=True)

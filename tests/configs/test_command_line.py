@@ -1,5 +1,6 @@
 """Command lines of train.py: help, errors in one line, and sweeps."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -148,6 +149,22 @@ def test_argument_that_cannot_be_followed_gives_one_line(errors_of, arguments, p
 def test_keys_of_hydra_and_other_forms_are_refused(errors_of, argument):
     (line,) = errors_of(argument)
     assert line.startswith(f"{argument!r} is not supported: write key=value")
+
+
+def test_aliases_that_expand_exponentially_are_refused_at_once(tmp_path, errors_of):
+    (tmp_path / "experiment").mkdir()
+    path = tmp_path / "experiment" / "trial.yaml"
+    bomb = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1},' * 9}]\n" for n in range(1, 9))
+    path.write_text("# @package _global_\n" + bomb)
+    (line,) = errors_of("--config-dir", tmp_path, "experiment=trial")
+    assert line == f"{path} has more than 10 aliases (*name): write out their values"
+    path.write_text("# @package _global_\nsteps: &steps 5\nnum_steps: *steps\n")
+    assert errors_of("--config-dir", tmp_path, "experiment=trial")[0].startswith("unknown key 'steps'")
+    path.unlink()
+    os.mkfifo(path)
+    assert errors_of("--config-dir", tmp_path, "experiment=trial") == [f"{path} is not a regular file"]
+    (tmp_path / "config.yaml").write_text(bomb)
+    assert "has more than 10 aliases" in errors_of(f"init_from={tmp_path}")[0]
 
 
 def test_config_is_printed_as_yaml_and_a_sweep_has_none(monkeypatch, tmp_path, capsys):
