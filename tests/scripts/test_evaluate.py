@@ -16,7 +16,8 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 def test_evaluate_gives_the_loss_of_the_summary(trained_run, run):
     code, output, errors = run(main, trained_run, "--json")
-    assert (code, errors) == (0, [])
+    assert code == 0
+    assert all(line.startswith("tokenizing ") for line in errors)  # another test deletes the cache
     (result,) = json.loads(output)
     summary = json.loads((trained_run / "summary.json").read_text())
     assert result["run"] == str(trained_run)
