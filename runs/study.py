@@ -166,7 +166,7 @@ def train(run: Run) -> str:
     if not has_complete_summary(run.directory):
         places = [f"output_dir='{run.directory.parent}'", f"name='{run.directory.name}'"]
         places += [f"init_from='{run.parent.directory}'"] if run.parent else []
-        execute([ROOT / "train.py", *run.overrides, *places])
+        execute(ROOT / "train.py", *run.overrides, *places)
     return digest
 
 
@@ -177,16 +177,17 @@ def evaluate(run: Run, lines: list[str], variant: dict) -> list[dict]:
         if line not in record["results"]:
             script, *arguments = line.split()
             with tempfile.TemporaryFile("w+") as output:
-                execute(["-m", f"scripts.{script}", run.directory, *arguments, "--json"], file=output)
+                program = ROOT / "scripts" / f"{script}.py"
+                execute(program, run.directory, *arguments, "--json", file=output)
                 output.seek(0)
                 record["results"][line] = json.load(output)
             run.write_record(record)
     return [row for line in lines for row in record["results"][line]]
 
 
-def execute(arguments: list[str | Path], **options) -> None:
-    """Runs Python; if it fails, its own message has been printed, and its exit code ends the study."""
-    if code := run_job([sys.executable, *map(str, arguments)], **options):
+def execute(program: Path, *arguments: object, **options) -> None:
+    """Runs a program; if it fails, its own message has been printed, and its exit code ends the study."""
+    if code := run_job([sys.executable, str(program), *map(str, arguments)], **options):
         print_note("the study has stopped; the same command resumes it.")
         sys.exit(code)
 

@@ -4,6 +4,8 @@ import ast
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts`
+
 from system.command import run_command
 from system.text import format_command, format_entries, print_result
 

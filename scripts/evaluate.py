@@ -10,6 +10,8 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/evaluate.py`
+
 from runs.arguments import (
     add_step_option,
     add_zero_shot_option,

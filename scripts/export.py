@@ -7,6 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/export.py`
+
 from runs.arguments import add_step_option
 from system.command import quiet_imports, run_command
 from system.text import print_result

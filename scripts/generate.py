@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/generate.py`
+
 from data.tokenizer import TextStream, Tokenizer
 from runs.arguments import add_step_option, positive_integer
 from system.command import quiet_imports, run_command

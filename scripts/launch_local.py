@@ -14,6 +14,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/launch_local.py`
+
 from system.command import forwarding_signals, run_command, stop_signals
 from system.text import print_line
 

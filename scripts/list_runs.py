@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/list_runs.py`
+
 from configs.run_table import describe_run, differing_keys, find_runs, format_runs
 from system.command import run_command
 from system.errors import RunError

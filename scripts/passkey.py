@@ -9,6 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/passkey.py`
+
 from runs.arguments import add_step_option, add_zero_shot_option, default_picture, positive_integer, writing
 from system.command import quiet_imports, run_command
 from system.text import format_table, print_result

@@ -10,6 +10,8 @@ import sys
 from itertools import chain
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/predict.py`
+
 from runs.arguments import add_step_option, positive_integer, writing
 from system.command import USER_ERROR, quiet_imports, run_command
 from system.files import replacing

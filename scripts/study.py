@@ -9,6 +9,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/study.py`
+
 from system.command import quiet_imports, run_command
 from system.text import ROOT, format_count, format_entries, print_line, print_result
 

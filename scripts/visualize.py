@@ -8,6 +8,8 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/visualize.py`
+
 from runs.arguments import add_step_option
 from system.command import quiet_imports, run_command
 from system.text import print_result

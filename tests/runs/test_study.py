@@ -81,7 +81,7 @@ class FakeRuns:
         self.commands, self.stop_at = [], stop_at
 
     def __call__(self, arguments, file=None):
-        program, *words = (word for word in arguments[1:] if word != "-m")
+        _, program, *words = arguments
         self.commands.append(" ".join(words))
         if len(self.commands) == self.stop_at:
             raise KeyboardInterrupt

@@ -1,6 +1,9 @@
 import io
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -150,3 +153,13 @@ def test_characters_are_printed_when_their_last_byte_is_generated(capsys):
 )
 def test_invalid_input_is_reported_in_one_line(traced_once, run, run_directory, arguments, problem):
     assert run(main, run_directory, *arguments) == (2, "", [f"error: {problem}"])
+
+
+def test_every_command_can_be_started_as_a_file():
+    files = sorted((Path(__file__).parents[2] / "scripts").glob("[a-z]*.py"))
+    running = [
+        subprocess.Popen([sys.executable, file, "--help"], cwd="/", stdout=subprocess.PIPE) for file in files
+    ]
+    for file, process in zip(files, running, strict=True):
+        assert f"python -m scripts.{file.stem}".encode() in process.communicate()[0]
+        assert process.returncode == 0
