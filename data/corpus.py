@@ -19,6 +19,7 @@ import numpy as np
 from data.config import BPE, PasskeyConfig, TextConfig, TfdsTextConfig
 from data.sources import (
     SPLITS,
+    MappedFile,
     Progress,
     Report,
     Source,
@@ -159,7 +160,7 @@ def tokenize(corpus: TextCorpus, tokenizer: JsonTokenizer, config: TextConfig, r
 
 def map_splits(folder: Path, dtype: np.dtype) -> dict[Split, np.ndarray]:
     """Memory-mapped tokens of each split in a cache entry."""
-    return {split: np.memmap(folder / f"{split}.bin", dtype, mode="r") for split in SPLITS}
+    return {split: MappedFile(folder / f"{split}.bin", dtype, mode="r") for split in SPLITS}
 
 
 def write_tokens(stored: np.ndarray, tokenizer: JsonTokenizer, file: IO[bytes], progress: Progress) -> None:

@@ -14,7 +14,17 @@ import numpy as np
 
 from data.config import DigitsConfig, ImageFolderConfig, ImagesConfig, TfdsImagesConfig
 from data.image_files import fit_images, image_folder_source
-from data.sources import SPLITS, Progress, Report, Source, Split, cache_folder, hash_fraction, load_or_build
+from data.sources import (
+    SPLITS,
+    MappedFile,
+    Progress,
+    Report,
+    Source,
+    Split,
+    cache_folder,
+    hash_fraction,
+    load_or_build,
+)
 from system.errors import DataError
 from system.text import format_count, format_share, print_line
 
@@ -164,7 +174,7 @@ def hold_out(folder: Path, meta: dict, *, share: float) -> None:
 def read_splits(folder: Path, meta: dict) -> dict[Split, ImageSplit]:
     splits = {}
     for split in SPLITS:
-        images = np.memmap(folder / f"{split}.bin", np.uint8, mode="r")
+        images = MappedFile(folder / f"{split}.bin", np.uint8, mode="r")
         images = images.reshape(-1, *meta["shape"])  # (count, height, width, channels)
         splits[split] = ImageSplit(images, np.array(meta["labels"][split], np.int32), meta["names"][split])
     return splits

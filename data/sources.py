@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from data.config import expand_home
@@ -91,6 +92,18 @@ class Progress:
     def describe_skipped(self) -> str:
         """` (2 skipped, first: name: reason)`, or an empty string."""
         return f" ({len(self.skipped):,} skipped, first: {self.skipped[0]})" if self.skipped else ""
+
+
+class MappedFile(np.memmap):
+    """Memory-mapped file of the cache; indexing raises DataError if the file has been cut since.
+
+    To read memory behind the end of the file would end the process by SIGBUS.
+    """
+
+    def __getitem__(self, index):
+        if self._mmap and self._mmap.size() < len(self._mmap):  # None in a copy of a part
+            raise DataError(f"{self.filename} was cut during this run; the same command builds it again")
+        return super().__getitem__(index)
 
 
 def cache_folder(cache_dir: str | None, source: str, identity: dict) -> Path:

@@ -6,12 +6,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import tensorflow as tf
 
 from system.command import stop_signals
-from system.errors import DivergedError
+from system.errors import DataError, DivergedError, reason
 from training.config import TrainingConfig
 from training.run_log import RunLog
 from training.step import StepResult
@@ -100,7 +100,7 @@ def train(
     """
     done, save_is_due = start_step, False
     with StopRequest(config.max_minutes) as stop:
-        for step, (inputs, targets) in zip(range(start_step, config.num_steps), batches, strict=False):
+        for step, (inputs, targets) in zip(range(start_step, config.num_steps), read(batches), strict=False):
             started = time.perf_counter()
             result = train_step(tf.constant(step), inputs, targets)
             loss, norm, finite = float(result.loss), float(result.gradient_norm), bool(result.finite)
@@ -128,6 +128,15 @@ def train(
             if stop_code:
                 break
         return done, agree(stop.code) if done > start_step else 0
+
+
+def read(batches: Iterable) -> Iterator:
+    """The batches; a DataError of the thread that reads them, which TensorFlow wraps, is raised as such."""
+    try:
+        yield from batches
+    except tf.errors.InvalidArgumentError as error:
+        *_, message = reason(error).partition("DataError: ")
+        raise DataError(message) if message else error from None
 
 
 def count_bad_steps(counts: dict[str, int], done: int, result: StepResult, *, max_in_a_row: int) -> dict:

@@ -164,6 +164,17 @@ def test_what_killed_processes_left_is_removed_at_the_next_load(folder, tmp_path
     assert len(names_in(cache)) == 1
 
 
+def test_cut_file_is_an_error_and_not_the_end_of_the_process(folder):
+    corpus = load(folder)
+    whole = corpus.train.copy()
+    assert corpus.train[[3, 5]].tolist() == whole[[3, 5]].tolist()
+    os.truncate(corpus.train.filename, 2)
+    for part in (slice(5), [3, 5]):
+        with pytest.raises(DataError, match=r"train\.bin was cut during this run; the same command builds"):
+            corpus.train[part]
+    assert load(folder).train.tolist() == whole.tolist()
+
+
 def test_crash_or_full_disk_leaves_no_entry(folder, monkeypatch):
     for error, message in (
         (KeyboardInterrupt(), None),
