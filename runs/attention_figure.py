@@ -20,7 +20,7 @@ from runs.figure_style import PAGE_INCHES, SHARES, SIGNED, picture
 from runs.load import load_model, load_run_tokenizer
 from system.errors import RunError
 
-EXAMPLE = "self.x = self."
+EXAMPLE = "def area(self):\n    return self.width * self.height\n"
 LONGEST_PROMPT, MAX_LABELS = 90, 40
 
 
