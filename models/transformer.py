@@ -3,6 +3,7 @@
 Shape words: batch, length, dim, vocab_size, kv_heads, head_dim; capacity is the number of cache columns.
 """
 
+import math
 from functools import partial
 
 import keras
@@ -186,6 +187,8 @@ class TransformerLM(ConfiguredModel):
         if self.position_embedding is not None:
             x += self.position_embedding(positions)
         elif self.config.position == "sinusoidal":
+            # Larger embeddings, since sinusoids have an amplitude of 1 (arXiv 1706.03762, section 3.4).
+            x *= math.sqrt(self.config.dim)
             x += tf.cast(sinusoidal_embedding(positions, self.config.dim), x.dtype)
         x = dropout(x, self.config.dropout, fold_in(seed, len(self.blocks)))
         cos_sin = None if self.rotary is None else self.rotary.cos_sin_pair(positions)

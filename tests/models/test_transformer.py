@@ -43,7 +43,7 @@ def reference_row(config, weights, tokens):
     if config.position == "learned":
         x = x + weights["position_embedding/embeddings"][positions]
     if config.position == "sinusoidal":
-        x = x + sinusoids(positions, config.dim)
+        x = np.sqrt(config.dim) * x + sinusoids(positions, config.dim)
     angles = np.zeros((config.num_heads, len(tokens), config.head_size // 2))
     if config.position == "rotary":
         frequencies = config.rope.theta ** (-np.arange(0, config.head_size, 2) / config.head_size)
