@@ -90,7 +90,7 @@ def test_the_experiment_of_vision_transformers_takes_model_and_data_of_the_paren
 
 
 def test_an_experiment_keeps_its_data_and_takes_the_sizes_of_the_parent():
-    words = ["experiment=shakespeare_speedrun", "init_from=outputs/docs"]
+    words = ["experiment=shakespeare", "init_from=outputs/docs"]
     config, _ = composed(*words)
     assert (config.data.tfds_name, config.model.dim) == ("tiny_shakespeare", LM.dim)
     assert composed(*words, "model=lm_small")[0].model.dim == 384
