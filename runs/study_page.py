@@ -19,6 +19,7 @@ from runs.figure_style import BLUE, FAINT, INK, MARKERS, draw, subplots
 from runs.study import Study, Values
 from system.errors import RunError
 from system.files import write_text
+from system.text import format_count
 
 HAND_WRITTEN = "<!-- Written by hand from here on; `python -m scripts.study` does not change it. -->"
 NEW_TEXT = "\n\n## What it means\n\nNot written yet.\n\n## Limits\n\nNot written yet.\n"
@@ -103,7 +104,7 @@ def format_cell(values: np.ndarray, spec: str) -> str:
     if count == 0:
         return "-"
     text = f"{mean:{spec}}" + (f" ± {half:{spec.lstrip('+')}}" if count > 1 else "")
-    return text if count == len(values) else f"{text} ({count} seeds)"
+    return text if count == len(values) else f"{text} ({format_count(count, 'seed')})"
 
 
 def mean_and_interval(values: np.ndarray) -> tuple[float, float]:
