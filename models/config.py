@@ -49,8 +49,9 @@ class RopeScalingConfig(Options):
             return {"scaling": None, "target_length": None}
         scaling = {"rope_type": self.type, **self.set_keys()}
         target_length = scaling.pop("target_length", length if self.reads("target_length") else None)
-        if self.factor and self.reads("original_max_position_embeddings"):
-            scaling.setdefault("original_max_position_embeddings", max(1, round(length / self.factor)))
+        if (self.factor or self.type != "longrope") and self.reads("original_max_position_embeddings"):
+            original = max(1, round(length / (self.factor or 1)))
+            scaling.setdefault("original_max_position_embeddings", original)
         return {"scaling": scaling, "target_length": target_length}
 
     def reads(self, key: str) -> bool:
@@ -98,6 +99,12 @@ class RopeConfig(Options):
     def is_scaled(self) -> bool:
         """Whether any option extends the context."""
         return (self.interpolate_factor, self.theta_rescale_factor, self.scaling.type) != (1, 1, "none")
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.interpolate_factor != 1 and self.theta_rescale_factor != 1:
+            factors = f"{self.theta_rescale_factor:g} and {self.interpolate_factor:g}"
+            rule = "cannot be combined with interpolate_factor"
+            yield "theta_rescale_factor", f"{rule}, got {factors}: set one of them to 1"
 
 
 class AxialRopeConfig(Options):
@@ -297,7 +304,8 @@ def rope_problems(model: TransformerLMConfig | AxialViTConfig) -> Iterator[tuple
             resolve(DEFAULTS | {"freqs_for": "lang", "custom_freqs": None, "use_xpos": False} | arguments)
     except (ValueError, ArithmeticError) as error:
         # The message begins with the keys of an option, such as `theta` or `scaling factor`.
-        key, options, words = "rope", rope, str(error).split(" ")
+        message = str(error).replace("xpos_max_length", "context_length")  # its value in a model
+        key, options, words = "rope", rope, message.split(" ")
         while words[0] in getattr(options, "__dataclass_fields__", ()):
             key, options = f"{key}.{words[0]}", getattr(options, words.pop(0))
         yield key, " ".join(words if options is not rope else ["cannot be used:", *words])

@@ -118,6 +118,15 @@ PROBLEMS = [
     ),
     ("name must be a plain directory name, got 'a/b'", {"name": "a/b"}),
     (
+        "model.rope.theta_rescale_factor cannot be combined with interpolate_factor, got 4 and 3: set one of "
+        "them to 1",
+        {"model": {"rope": {"interpolate_factor": 3.0, "theta_rescale_factor": 4.0}}},
+    ),
+    (
+        "model.rope.scaling yarn needs factor, original_max_position_embeddings; missing: factor.",
+        {"model": {"rope": {"scaling": {"type": "yarn"}}}},
+    ),
+    (
         "data.source 'digits' is images, but the model is a language model: choose text, such as "
         "data=python_stdlib, or add experiment=vit",
         text(source="digits"),

@@ -62,7 +62,8 @@ PAIRS = "must give each head a multiple of {} features, to form rotation pairs; 
         ),
         (rope(theta=0.5), "rope.theta must be above 1, got 0.5..."),
         (rope(interpolate_factor=2.0, scaling=YARN), "rope.interpolate_factor ... scaling..."),
-        (rope(xpos=True, xpos_scale_base=0.1), "rope cannot be used: xpos_max_length must be in..."),
+        (rope(xpos=True, xpos_scale_base=0.1), "rope cannot be used: context_length must be in [1, 12]..."),
+        (rope(scaling=RopeScalingConfig(type="yarn")), "rope.scaling yarn needs ...; missing: factor."),
         (
             rope(scaling=RopeScalingConfig(type="linear", factor=2.0, beta_fast=8.0)),
             "rope.scaling linear does not read the key 'beta_fast'...",
@@ -95,7 +96,7 @@ def test_invalid_options_of_a_language_model_raise_with_their_key(options, messa
         ({"position": "mixed", **axial(theta=0.5)}, "rope.theta must be above 1, got 0.5"),
         ({"position": "learned", **axial(theta=50.0)}, "rope.theta is set, but has no effect"),
         ({"position": "mixed", **axial(scaling=AXIAL_YARN)}, "rope.scaling is set, but has no effect"),
-        (axial(freqs_for="pixel", scaling=AXIAL_YARN), "rope.scaling yarn needs theta, got none"),
+        (axial(freqs_for="pixel", scaling=AXIAL_YARN), "rope.scaling yarn needs theta, which only language"),
         (axial(interpolate_factor=(2.0, 0.5)), "rope.interpolate_factor must be >= 1, got 0.5"),
         (axial(scaling=replace(AXIAL_YARN, factor=(2.0, 0.5))), "rope.scaling.factor must be >= 1, got 0.5"),
     ],
@@ -116,6 +117,11 @@ def test_invalid_options_of_a_vision_transformer_raise_with_their_key(options, p
         ),
         (AxialRopeConfig, {"max_freq": 20.0}, "max_freq has no effect with freqs_for 'lang', got 20.0"),
         (AxialRopeConfig, {"interpolate_factor": (2.0,)}, "interpolate_factor must be a list such as"),
+        (
+            RopeConfig,
+            {"interpolate_factor": 3.0, "theta_rescale_factor": 4.0},
+            "theta_rescale_factor cannot be combined with interpolate_factor, got 4 and 3: set one",
+        ),
     ],
 )
 def test_contradicting_options_raise(cls, options, problem):
