@@ -28,7 +28,7 @@ Trains a language model or a vision transformer with rotary position embeddings.
   python train.py name=docs data=text_files data.path='docs/**/*.md'   train on your own text
   python train.py experiment=vit                     train a vision transformer on digits
   python train.py -m model.position=rotary,learned   a sweep: one run for each value
-  python train.py --cfg job experiment=shakespeare   print the configuration
+  python train.py --cfg job experiment=shakespeare   print the configuration, unchecked
   python train.py --help all                         every key
   python train.py --help model.rope                  a group of keys, such as model or optimizer
   python train.py experiment=vit --help model        the same of a vision transformer

@@ -18,7 +18,8 @@ def add_zero_shot_option(parser: argparse._ActionsContainer) -> None:
         type=scaling_list,
         metavar="SCALING,...",
         help="also evaluate under these rotary scalings, without training, separated by commas: "
-        f"{', '.join(SCALINGS)}; beyond the trained length, the factor is context length / trained length",
+        f"{', '.join(SCALINGS)} (linear is positional interpolation); beyond the trained length, the factor "
+        "is context length / trained length",
     )
 
 

@@ -103,7 +103,7 @@ def plot_rows(rows: list[dict], path: Path) -> None:
     columns = min(len(panels), PANELS_PER_ROW)
     shape = math.ceil(len(panels) / columns), columns
     with picture(path, PAGE_INCHES, shape[0] * (1 + 0.2 * len(panels[0][0])) + 0.4) as figure:
-        figure.suptitle("Keys found by tokens of context (columns) and depth of the key (rows)")
+        figure.suptitle("Share of passkeys found, by tokens of context (columns) and depth (rows)")
         grid = figure.subplots(*shape, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.axis("off")

@@ -108,8 +108,7 @@ class ImageTask:
         with directory.optional(directory.confusion):
             plot_confusion(directory.confusion, confusion, self.images.classes)
         with directory.optional(directory.predictions):
-            others = [mistakes[i] for i in np.flatnonzero(~np.isin(worst, self.examples))]
-            groups = {"held-out images": examples, "other mistakes, most confident first": others}
+            groups = {"held-out images": examples, "mistakes, most confident first": mistakes}
             plot_predictions(directory.predictions, groups)
         summary = {
             "classes": list(self.images.classes),

@@ -86,7 +86,7 @@ def draw_prediction(axes, prediction: Prediction, row: int, column: int) -> None
     text, color = f"\N{CHECK MARK} {guess}", GREEN
     if prediction.predicted != prediction.label:
         label = shorten(prediction.label, MAX_LABEL_LENGTH)
-        text, color = f"\N{BALLOT X} said {guess}\nis {label}", RED
+        text, color = f"\N{BALLOT X} {guess}\nlabel: {label}", RED
     size = 9 if max(map(len, text.splitlines())) <= 19 else 7.5  # points; 24 characters of 7.5 fill a column
     axes.text(column + 0.5, top - 0.02, text, ha="center", va="bottom", fontsize=size, color=color)
 

@@ -215,7 +215,9 @@ def test_sizes_beyond_the_memory_are_refused_and_half_of_it_is_noted(workplace, 
         assert not (workplace.outputs / "huge").exists()
     monkeypatch.setattr(running, "physical_memory", lambda: 100_000)
     assert workplace.train("name=half", "num_steps=1", WITHOUT_SAMPLES) == 0
-    assert capsys.readouterr().err.startswith("note: 7,168 weights")
+    output = capsys.readouterr()
+    assert output.err.startswith("note: 7,168 weights")
+    assert "learning rate 0.005 (not reached: every step is warm-up)" in output.out
 
 
 def test_data_and_steps_without_memory_are_one_line_and_record_nothing(image_workplace, capsys, monkeypatch):

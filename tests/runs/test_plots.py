@@ -150,7 +150,7 @@ def test_predictions_are_labelled_and_wrong_ones_name_the_right_class(figures, t
     groups = {"some": [right] * 9 + [wrong, gray], "most confident mistakes": []}
     plot_predictions(tmp_path / "predictions.png", groups)
     axes, empty = figures[0].axes
-    assert texts_of(axes) == ["✓ cat, 88 %"] * 9 + ["✗ said dog, 50 %\nis cat", "✓ a, 100 %"]
+    assert texts_of(axes) == ["✓ cat, 88 %"] * 9 + ["✗ dog, 50 %\nlabel: cat", "✓ a, 100 %"]
     *colored, last = axes.images
     np.testing.assert_array_equal([picture.get_array() for picture in colored], [image] * 10)
     np.testing.assert_array_equal(last.get_array(), image[..., 0])
