@@ -122,7 +122,7 @@ def affine_transforms(
     flip: np.ndarray,
     image_size: tuple[int, int],
 ) -> np.ndarray:
-    """Transforms about the centre of an image: flip, shear, scale, rotation and shift, in this order.
+    """Transforms about the center of an image: flip, shear, scale, rotation and shift, in this order.
 
     Rotation (batch,) is in degrees counter-clockwise, shear (batch,) in degrees that move lower rows right,
     shift (batch, 2) in pixels down and to the right. Returns (batch, 8) float32 a0, a1, a2, b0, b1, b2, 0, 0:
@@ -135,7 +135,7 @@ def affine_transforms(
     # inverse flip [[mirror, 0], [0, 1]] @ inverse shear [[1, -lean], [0, 1]] @ inverse rotation and scale.
     rows = mirror * (cosine - lean * sine), -mirror * (sine + lean * cosine), sine, cosine
     matrix = (np.stack(rows, axis=-1) / scale[:, None]).reshape(-1, 2, 2)  # (batch, 2, 2)
-    centre = (np.array(image_size)[::-1] - 1) / 2
-    offset = centre - (matrix @ (centre + shift[:, ::-1])[..., None])[..., 0]  # (batch, 2)
+    center = (np.array(image_size)[::-1] - 1) / 2
+    offset = center - (matrix @ (center + shift[:, ::-1])[..., None])[..., 0]  # (batch, 2)
     coefficients = np.concatenate([matrix, offset[..., None]], axis=-1).reshape(-1, 6)  # (batch, 6)
     return np.pad(coefficients, ((0, 0), (0, 2))).astype(np.float32)  # (batch, 8)

@@ -86,7 +86,7 @@ def has_colour(path: Path) -> bool:
 
 
 def fit_images(images: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Centre-crops images to the aspect ratio of `image_size` and resizes them.
+    """Center-crops images to the aspect ratio of `image_size` and resizes them.
 
     Bilinear with antialiasing; images of that size are unchanged. `images` are (count, height, width,
     channels) uint8, the result is (count, *image_size, channels) uint8.

@@ -66,7 +66,10 @@ def apply_rotary_emb(
         scale = last_rows("scale", scale, t, axis, 0)
     x = tf.cast(t[..., start_index:end], tf.float32)  # (..., length, dim)
     if not broadcasts(freqs.shape, x.shape):
-        raise ValueError(f"angles of shape {freqs.shape} do not match the features to rotate, {x.shape}.")
+        raise ValueError(
+            f"angles of shape {freqs.shape} do not match the features to rotate, {x.shape}. "
+            "Flatten the axes of a grid in both or in neither."
+        )
     x = (x * tf.cos(freqs) + rotate_half(x, layout=layout) * tf.sin(freqs)) * scale
     pieces = [t[..., :start_index], tf.cast(x, t.dtype), t[..., end:]]
     return tf.concat([piece for piece in pieces if piece.shape[-1]], axis=-1)  # (..., length, features)

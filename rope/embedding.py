@@ -331,7 +331,7 @@ class RotaryEmbedding(PositionLayer):
             positions,
             self.dim,
             scale_base=self.xpos_scale_base,
-            centre=self.xpos_max_length // 2,
+            center=self.xpos_max_length // 2,
             interpolate_factor=self.interpolate_factor,
         )
 

@@ -91,12 +91,12 @@ def rotate(
 
 
 def xpos_scales(
-    positions: tf.Tensor, dim: int, *, scale_base: float, centre: float, interpolate_factor: float = 1.0
+    positions: tf.Tensor, dim: int, *, scale_base: float, center: float, interpolate_factor: float = 1.0
 ) -> tf.Tensor:
     """(..., length, dim / 2) scales of queries in xPos (Sun et al. 2022, arXiv 2212.10554): zeta^distance.
 
     Keys have the inverse, so that the score of each pair decays by zeta^((m - n) / scale_base), where zeta
-    of pair i is (2i / dim + 0.4) / 1.4. The centre
+    of pair i is (2i / dim + 0.4) / 1.4. The center
     cancels if it is the same for queries and keys: a constant of the embedding, not the middle of each call.
     For keys after their query the factor exceeds 1, so xPos is for causal attention.
 
@@ -104,7 +104,7 @@ def xpos_scales(
     `interpolate_factor` divides the distances, as it divides the positions of the rotation.
     """
     positions = tf.cast(check_positions(positions), tf.float32)
-    powers = (positions - centre) / (interpolate_factor * scale_base)  # (..., length)
+    powers = (positions - center) / (interpolate_factor * scale_base)  # (..., length)
     logs = np.float32(np.log((np.arange(0, dim, 2) / dim + 0.4) / 1.4))  # (dim / 2,), of zeta
     return tf.exp(tf.expand_dims(powers, -1) * logs)  # (..., length, dim / 2)
 
@@ -144,7 +144,7 @@ def _match(cos_sin: tf.Tensor, x: tf.Tensor, seq_before_head_dim: bool) -> tf.Te
     """`cos_sin` that can be broadcast to the pairs of `x`; raises ValueError if its axes do not match."""
     head_dim, dim = x.shape[-1], 2 * cos_sin.shape[-2]
     if head_dim < dim:
-        raise ValueError(f"x has {head_dim} features, fewer than the {dim} that cos_sin rotates.")
+        raise ValueError(f"x has {head_dim} features, fewer than the {dim} to be rotated.")
     axis = x.shape.rank - (3 if seq_before_head_dim else 2)
     sizes, expected = cos_sin.shape[:-2], x.shape[:-1]
     if sizes.rank == 1:

@@ -15,7 +15,11 @@ from rope import schemes
 from rope.schemes import Scaled
 
 # Parameters of a scheme that the embedding supplies; they are not keys of the dict.
-SUPPLIED = ("frequencies", "theta", "target_length")
+SUPPLIED = {
+    "frequencies": "in radians per token",
+    "theta": "which only language frequencies have",
+    "target_length": "the longest sequence length to be used, such as target_length=1024",
+}
 ALIASES = {"su": "longrope"}
 SCALINGS: dict[str, Callable[..., Scaled]] = {
     "default": schemes.default,
@@ -53,10 +57,7 @@ def scale_frequencies(
     for key, value in {"theta": theta, "target_length": target_length}.items():
         if key in parameters(name):
             if value is None:
-                raise ValueError(
-                    f"scaling {name} needs {key}, got none: "
-                    "theta of language frequencies, or as target_length the longest sequence length."
-                )
+                raise ValueError(f"scaling {name} needs {key}, {SUPPLIED[key]}.")
             options[key] = value
             check_value(key, value)
         elif key == "target_length" and value is not None:

@@ -44,7 +44,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     sizes = (
         "vision transformers: evaluate at these sizes, N or HEIGHTxWIDTH (without a value 1, 1.5 and 2 times "
         "that of the first run), and draw resolution.png; images are resized, and those of another shape are "
-        "cropped to their centre"
+        "cropped to their center"
     )
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--image-size", type=image_size, nargs="*", metavar="SIZE", help=sizes)

@@ -1,6 +1,6 @@
 """Classifies images with a vision transformer: `python -m scripts.predict outputs/vit IMAGE_OR_DIRECTORY...`.
 
-Images are resized to the training size, and those of another shape are cropped to their centre.
+Images are resized to the training size, and those of another shape are cropped to their center.
 """
 
 import argparse

@@ -73,12 +73,12 @@ def transform(
 
 
 def reference(image: np.ndarray, forward: np.ndarray, shift: tuple[float, float]) -> np.ndarray:
-    """The image interpolated pixel by pixel; `forward` maps (row, column) about the centre."""
+    """The image interpolated pixel by pixel; `forward` maps (row, column) about the center."""
     height, width = image.shape[:2]
-    centre = np.array([(height - 1) / 2, (width - 1) / 2])
+    center = np.array([(height - 1) / 2, (width - 1) / 2])
     result = np.zeros_like(image)
     for row, column in np.ndindex(height, width):
-        y, x = np.linalg.solve(forward, np.array([row, column]) - centre - shift) + centre
+        y, x = np.linalg.solve(forward, np.array([row, column]) - center - shift) + center
         for near_y in (np.floor(y), np.floor(y) + 1):
             for near_x in (np.floor(x), np.floor(x) + 1):
                 if 0 <= near_y < height and 0 <= near_x < width:
@@ -110,13 +110,13 @@ def test_reflect_fills_with_the_mirror_image():
 def test_transforms_equal_the_reference(options):
     chosen = {"rotation": 0.0, "scale": 1.0, "shear": 0.0, "shift": (0.0, 0.0), "flip": False} | options
     angle = np.radians(chosen["rotation"])
-    # Matrices of (row, column): rotation moves what is right of the centre up, shear moves lower rows right.
+    # Matrices of (row, column): rotation moves what is right of the center up, shear moves lower rows right.
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     shear = np.array([[1, 0], [np.tan(np.radians(chosen["shear"])), 1]])
     flip = np.diag([1, -1 if chosen["flip"] else 1])
     forward = rotation @ (chosen["scale"] * np.eye(2)) @ shear @ flip
     expected = [reference(image, forward, chosen["shift"]) for image in PIXELS]
-    # float32 positions of a pixel are off by 1e-6, times differences of 255 between neighbours.
+    # float32 positions of a pixel are off by 1e-6, times differences of 255 between neighbors.
     np.testing.assert_allclose(transform(**options), expected, atol=2e-3)
 
 

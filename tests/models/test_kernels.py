@@ -68,7 +68,7 @@ def test_consecutive_query_heads_share_keys_and_values(kv_heads):
     keys, values = (normal(batch, kv_heads, keys_length, head_dim) for _ in range(2))
     expected = np.empty_like(queries)
     for head in range(heads):
-        shared = head // (heads // kv_heads)  # Llama: heads 0, 1, ... of a group are neighbours
+        shared = head // (heads // kv_heads)  # Llama: heads 0, 1, ... of a group are neighbors
         scores = queries[:, head] @ keys[:, shared].swapaxes(1, 2) / np.sqrt(head_dim) + bias[:, head]
         weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
         expected[:, head] = weights @ values[:, shared]

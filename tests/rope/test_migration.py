@@ -24,7 +24,7 @@ def test_each_row_of_the_migration_table_equals_the_other_library(stored, row):
     results = eval(code, {**names, **peers.inputs(), "config": peers.config_json("llama3")})
     results = results if isinstance(results, tuple) else (results,)
     expected = [stored[f"row/{row}/{index}"] for index in range(len(results))]
-    if "use_xpos" in code:  # the scales have another centre, which cancels in the scores
+    if "use_xpos" in code:  # the scales have another center, which cancels in the scores
         results, expected = ([q @ np.swapaxes(k, -1, -2)] for q, k in (np.array(results), expected))
     for result, value in zip(results, expected, strict=True):
         np.testing.assert_allclose(result, value, atol=1e-5)  # float32

@@ -147,7 +147,7 @@ def test_wrong_inputs_of_a_rotation_are_refused():
             traced.get_concrete_function()
     with pytest.raises(ValueError, match="one of interleaved, half; got 'neox'"):
         rotate(tf.zeros((5, 8)), cos_sin, layout="neox")
-    with pytest.raises(ValueError, match="x has 6 features, fewer than the 8"):
+    with pytest.raises(ValueError, match="x has 6 features, fewer than the 8 to be rotated"):
         rotate(tf.zeros((5, 6)), cos_sin)
     with pytest.raises(TypeError, match="cos_sin must be float32, got bfloat16"):
         rotate(tf.zeros((5, 8)), tf.cast(cos_sin, tf.bfloat16))

@@ -29,7 +29,7 @@ def test_scores_decay_with_distance_by_the_published_formula(layout, options, fa
         np.testing.assert_allclose(actual[m, n], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_centre_cancels_so_the_maximum_length_may_change():
+def test_the_center_cancels_so_the_maximum_length_may_change():
     q, k = normal(9, 8, seed=1), normal(9, 8, seed=2)
     near = scores(*RotaryEmbedding(8, use_xpos=True, xpos_max_length=16).rotate_queries_and_keys(q, k))
     far = scores(*RotaryEmbedding(8, use_xpos=True, xpos_max_length=4_096).rotate_queries_and_keys(q, k))

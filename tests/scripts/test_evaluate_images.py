@@ -23,8 +23,8 @@ def expected_results(task, model, size):
     side = min(height / size[0], width / size[1])
     rows, columns = round(size[0] * side), round(size[1] * side)
     top, left = (height - rows) // 2, (width - columns) // 2
-    centre = split.images[:, top : top + rows, left : left + columns]
-    pixels = np.rint(tf.image.resize(centre, size, antialias=True)) / 255
+    center = split.images[:, top : top + rows, left : left + columns]
+    pixels = np.rint(tf.image.resize(center, size, antialias=True)) / 255
     pixels = ((pixels - task.images.mean) / task.images.deviation).astype(np.float32)
     logits = model(pixels).numpy().astype(np.float64)
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(logits)), split.labels]

@@ -139,7 +139,7 @@ def test_xpos_beyond_its_context_is_the_same_model_with_its_scaling(eagerly, sca
     assert longer.config.context_length == 30
     assert longer.config.rotary_options() == run.model.config.rotary_options() | {"xpos_max_length": 30}
     tokens = run.corpus.validation[None, :12].astype(np.int32)
-    # The centre of its scales moves, and cancels: float32.
+    # The center of its scales moves, and cancels: float32.
     np.testing.assert_allclose(longer(tokens), run.model(tokens), rtol=1e-4, atol=1e-4)
     rows = evaluate_windows([run], [9, 30], **OPTIONS | {"max_targets": 20})
     assert all(math.isfinite(row["nats_per_token"]) for row in rows)

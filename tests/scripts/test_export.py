@@ -69,7 +69,7 @@ def test_a_vision_transformer_is_exported_with_its_preprocessing(image_run, run,
     assert (output / "class_names.txt").read_text().split() == list(task.images.classes)
     predict = tf.saved_model.load(output).signatures["predict"]
     np.testing.assert_allclose(predict(images=images)["logits"], expected, atol=1e-4)
-    # An image that is three times as wide is cropped to its centre.
+    # An image that is three times as wide is cropped to its center.
     wide = np.pad(images, ((0, 0), (0, 0), (8, 8), (0, 0)), constant_values=255)
     np.testing.assert_allclose(
         predict(images=wide)["probabilities"], tf.nn.softmax(expected), atol=1e-5
