@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from models.kernels import alibi_bias, alibi_slopes
 from models.position_embeddings import sinusoidal_embedding
 from rope.embedding import RotaryEmbedding
-from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, subplots
+from runs.figure_style import BLUE, INK, ORANGE, SIGNED, subplots
 
 SENTENCE = ("the", "man", "escaped", "from", "the", "snake")
 SWAPPED = ("the", "snake", "escaped", "from", "the", "man")
@@ -59,7 +59,7 @@ def absolute() -> Figure:
     learned_axes.text(*middle, missing, ha="center", va="center", color=INK)
     sinusoids = sinusoidal_embedding(tf.range(length), dim).numpy()
     picture = sinusoidal_axes.imshow(sinusoids, cmap=SIGNED, vmin=-1.5, vmax=1.5, aspect="auto")
-    learned_axes.set(title=f"learned, for {trained} positions", xlabel="feature", ylabel="position")
+    learned_axes.set(title=f"learned, here {trained} random rows", xlabel="feature", ylabel="position")
     sinusoidal_axes.set(title="sinusoidal, for any position", xlabel="feature")
     figure.colorbar(picture, ax=[learned_axes, sinusoidal_axes], label="what is added")
     return figure
@@ -114,11 +114,10 @@ def relative() -> Figure:
     matrix_axes.set_ylabel("position of the query")
     hidden = {"ha": "right", "va": "top", "transform": matrix_axes.transAxes}
     matrix_axes.text(0.95, 0.9, "later words\nare hidden", **hidden)
-    figure.colorbar(picture, ax=matrix_axes, shrink=0.9)
+    figure.colorbar(picture, ax=matrix_axes, shrink=0.9, label="bias")
     for head, slope in enumerate(alibi_slopes(num_heads)):
         line_axes.plot(-slope * np.arange(length), label=f"head {head}: slope 1/{1 / slope:g}")
-    line_axes.set(title="each head has its own slope", xlabel="distance", ylabel="added to the score")
-    line_axes.axhline(0, color=FAINT, linewidth=0.8)
+    line_axes.set(title="each head has its own slope", xlabel="distance", ylabel="bias")
     line_axes.grid()
     line_axes.legend(loc="lower left")
     return figure

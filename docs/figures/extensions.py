@@ -12,7 +12,7 @@ from rope.frequencies import language_frequencies
 from rope.positions import grid_positions
 from rope.rotation import rotary_angles
 from rope.scaling import scale_frequencies, with_original_length
-from runs.figure_style import BLUE, FAINT, ORANGE, SIGNED, subplots
+from runs.figure_style import BLUE, FAINT, INK, ORANGE, SIGNED, subplots
 
 
 def interpolation() -> Figure:
@@ -20,8 +20,8 @@ def interpolation() -> Figure:
     length, longer, frequencies = 16, 32, language_frequencies(8, theta=100.0)
     title = f"Angles of {length} trained positions and of {longer} positions"
     figure, grid = subplots(5.6, title, 2, 3)
-    rows = {"no scaling": frequencies, "interpolation by 2": frequencies / 2}
-    columns = {"a fast pair": 0, "one between": 2, "the slowest pair": 3}
+    rows = {"no scaling": frequencies, "divided by 2": frequencies / 2}
+    columns = {"a fast pair": 0, "a pair between": 2, "the slowest pair": 3}
     for row, (scheme, scaled) in zip(grid, rows.items(), strict=True):
         for axes, (name, pair) in zip(row, columns.items(), strict=True):
             trained = rotary_angles(tf.range(length), frequencies[pair : pair + 1]).numpy()[:, 0]
@@ -34,7 +34,7 @@ def interpolation() -> Figure:
             axes.axis("off")
             coverage = "some angles\nuntrained" if needed[-1] > trained[-1] * 1.05 else "all angles\ntrained"
             if trained[-1] >= 2 * np.pi:
-                coverage = "whole circle\ntrained"
+                coverage = "all directions\ntrained"
             axes.text(0, 0, coverage, ha="center", va="center", fontsize=8.5)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -45,12 +45,16 @@ def scalings() -> Figure:
     length, factor, frequencies = 256, 4.0, language_frequencies(64)
     figure, axes = subplots(4.2, "Frequencies for 1,024 tokens of a model trained on 256")
     scaled_by_name = scale_by_each(frequencies, length=length, factor=factor)
+    notes = {"linear": " (positional interpolation)", "dynamic": " (for 1,024 tokens)"}
     for (name, scaled), marker in zip(scaled_by_name.items(), "os^v", strict=True):
-        axes.plot(scaled.frequencies / frequencies, marker=marker, markersize=4, label=name)
+        label = name + notes.get(name, "")
+        axes.plot(scaled.frequencies / frequencies, marker=marker, markersize=4, label=label)
     first_slow, last = np.argmax(2 * np.pi / frequencies > length), len(frequencies) - 1
     axes.axvspan(first_slow - 0.5, last + 0.5, color=FAINT, alpha=0.15, linewidth=0)
     slow = f"no full turn in {length} tokens:\nuntrained angles if not scaled"
     axes.text(last, 1.03, slow, ha="right", va="bottom", fontsize=9)
+    axes.axhline(1 / factor, color=INK, linestyle="--", linewidth=1)
+    axes.text(-0.5, 1 / factor - 0.02, "on or below: trained angles only", va="top", fontsize=9)
     axes.set(xlabel="pair, from fast to slow", ylabel="scaled / unscaled frequency", ylim=(0, 1.2))
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.grid()
@@ -103,7 +107,7 @@ def learned() -> Figure:
     axes.plot(positional + turns, "s--", label="plus an angle for each token: per_token")
     axes.plot(positional + np.cumsum(turns), "s--", label="plus the sum of these angles: cumulative")
     axes.set_xticks(range(len(SENTENCE)), SENTENCE)
-    axes.set(title="random weights; training starts with zeros, on the straight line", ylabel="radians")
+    axes.set(title="random weights; training starts with zero weights, on the blue line", ylabel="radians")
     axes.grid()
     axes.legend()
     return figure

@@ -14,6 +14,8 @@ from rope.rotation import doubled, rotary_angles, xpos_scales
 from runs.figure_style import BLUE, COLORS, FAINT, INK, ORANGE, SIGNED, subplots
 from runs.plots import write_cells
 
+EQUAL = "a query equal to its key, all pairs of equal length"
+
 
 def turn() -> Figure:
     """A vector in the plane at six positions, and two pairs of vectors at the same distance."""
@@ -28,7 +30,7 @@ def turn() -> Figure:
         draw_arrow(angle, key, color=ORANGE, label=f"key at {first}", style=style)
         start, end = np.angle([key, query], deg=True)
         angle.add_patch(Arc((0, 0), 0.7, 0.7, theta1=start, theta2=end, color=INK, linestyle=style))
-    angle.set_title("at the same distance, the angle between is the same")
+    angle.set_title("at distance 3, the angle is the same")
     for axes in (fan, angle):
         axes.set(xlim=(-1.5, 1.5), ylim=(-1.15, 1.35), aspect="equal")
         axes.add_patch(Circle((0, 0), 1, fill=False, color=FAINT, linewidth=0.8))
@@ -90,8 +92,8 @@ def matrix() -> Figure:
     figure, grid = subplots(3.4, "The rotation at position 3 (dim 8, theta 100): most entries are zero", 1, 3)
     panels = {
         f"the matrix, {dim} x {dim}": cosines + sines,
-        "= cosines on the features": cosines,
-        "+ sines on features swapped in pairs": sines,
+        "= cosines on the diagonal": cosines,
+        "+ sines beside it": sines,
     }
     for axes, (title, values) in zip(grid, panels.items(), strict=True):
         axes.imshow(values, cmap=SIGNED, vmin=-1, vmax=1)
@@ -119,7 +121,7 @@ def distance() -> Figure:
         picture = axes.imshow(values, cmap=SIGNED, vmin=-2, vmax=2)
         axes.set(title=title, xlabel="position of the key")
     grid[0].set_ylabel("position of the query")
-    figure.colorbar(picture, ax=grid, shrink=0.8, label="score, minus its mean", extend="both")
+    figure.colorbar(picture, ax=grid, shrink=0.8, label=r"score / $\sqrt{64}$, minus its mean", extend="both")
     return figure
 
 
@@ -134,7 +136,7 @@ def decay() -> Figure:
     left.set_ylabel(f"mean $|S_p|$ (at most {(dim / 2 + 1) / 2:g})")
     right.plot(np.cos(angles).mean(axis=1), color=ORANGE)
     right.axhline(0, color=FAINT, linewidth=0.8)
-    right.set(title="the score of a query equal to its key", xlabel="distance")
+    right.set(title=EQUAL, xlabel="distance")
     right.set_ylabel("score / score at distance 0")
     left.grid()
     right.grid()
@@ -143,21 +145,21 @@ def decay() -> Figure:
 
 def xpos() -> Figure:
     """Scales of xPos by position, and the score of equal vectors by distance."""
-    title = "xPos: queries decrease with their position, keys increase, and the score decays"
+    title = "xPos (dim 64): queries decrease with their position, keys increase, and the score decays"
     figure, (scale_axes, score_axes) = subplots(4.1, title, 1, 2)
     dim, length = 64, 2_048
-    scales = xpos_scales(tf.range(length), dim, scale_base=512.0, centre=length // 2).numpy()
+    scales = xpos_scales(tf.range(length), dim, scale_base=512.0, center=length // 2).numpy()
     for pair, color in zip((0, dim // 4, dim // 2 - 1), COLORS, strict=False):
         scale_axes.semilogy(scales[:, pair], color=color, label=f"queries, pair {pair}")
         scale_axes.semilogy(1 / scales[:, pair], "--", color=color, label=f"keys, pair {pair}")
-    scale_axes.set(title="what the features are multiplied by", xlabel="position")
+    scale_axes.set(title="what the features are multiplied by; c = 1,024", xlabel="position")
     ones = tf.ones((length, dim))
-    for name, use_xpos in (("rotation alone", False), ("with xPos", True)):
+    for name, use_xpos, color in (("rotation alone", False, FAINT), ("with xPos", True, INK)):
         rotary = RotaryEmbedding(dim, use_xpos=use_xpos)
         queries, keys = rotary.rotate_queries_and_keys(ones, ones)
-        score_axes.plot(tf.linalg.matvec(queries, keys[0]).numpy() / dim, label=name, linewidth=1)
+        score_axes.plot(tf.linalg.matvec(queries, keys[0]).numpy() / dim, color=color, label=name)
     score_axes.axhline(0, color=FAINT, linewidth=0.8)
-    score_axes.set(title="the score of a query equal to its key", xlabel="distance")
+    score_axes.set(title=EQUAL, xlabel="distance")
     score_axes.set_ylabel("score / score at distance 0")
     for axis in (scale_axes.xaxis, scale_axes.yaxis, score_axes.xaxis):
         axis.set_major_formatter("{x:,g}")
