@@ -39,16 +39,17 @@ def plot_attention(path: Path, run_directory: Path, *, prompt: str | None, step:
     if not 2 <= len(tokens) <= config.context_length:
         raise RunError(f"--prompt must have 2 to {config.context_length} tokens, got {len(tokens)}")
     inputs = tf.constant(tokens[np.newaxis], tf.int32)
-    labels, quoted = [label(tokenizer, token) for token in tokens], shorten(repr(prompt), LONGEST_PROMPT)
-    title = f"Attention of the heads of {run_directory}: rows are queries, columns are keys, darker is more"
+    labels = [label(tokenizer, token) for token in tokens]
+    subject = f"{run_directory}\n{shorten(repr(prompt), LONGEST_PROMPT)}"
+    title = "Attention weights of the heads: rows are queries, columns are keys, darker is more"
     layers = attention_weights(model, inputs)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw_attention(path, layers, labels, f"{title}\n{quoted}")
+        draw_attention(path, layers, labels, f"{title}\n{subject}")
     if angles := learned_angles(model, inputs):
-        title = f"Learned rotations of {run_directory} in radians: rows are the pairs of all heads"
+        title = "Learned rotations in radians: rows are the pairs of all heads"
         with writing(path.with_name("rotations.png")) as rotations:
-            draw_rotations(rotations, angles, labels, f"{title}\n{quoted}")
+            draw_rotations(rotations, angles, labels, f"{title}\n{subject}")
     sizes = [np.sqrt(np.mean(np.square(layer))) for layer in angles]
     return [{"layer": number, "learned_angle": float(size)} for number, size in enumerate(sizes)]
 
@@ -75,13 +76,14 @@ def draw_attention(path: Path, layers: list[np.ndarray], labels: list[str], titl
 
 def draw_rotations(path: Path, layers: list[np.ndarray], labels: list[str], title: str) -> None:
     """Draws a panel for each layer of (1, kv_heads, length, head_dim / 2) angles."""
-    with picture(path, PAGE_INCHES, 1.5 * len(layers) + 1) as figure:
+    with picture(path, PAGE_INCHES, 1.6 * len(layers) + 1) as figure:
         figure.suptitle(title, fontsize=11)
         grid = figure.subplots(len(layers), squeeze=False)[:, 0]
         for number, (axes, (angles,)) in enumerate(zip(grid, layers, strict=True)):
             pairs = np.concatenate(angles.transpose(0, 2, 1))  # (kv_heads * head_dim / 2, length)
             largest = abs(pairs).max()
-            image = axes.imshow(pairs, cmap=SIGNED, vmin=-largest, vmax=largest, aspect="auto")
+            colors = {"cmap": SIGNED, "vmin": -largest, "vmax": largest}
+            image = axes.imshow(pairs, aspect="auto", interpolation="nearest", **colors)
             figure.colorbar(image, ax=axes, pad=0.01)
             label_tokens(axes, labels, rows=False, columns=number == len(layers) - 1)
             axes.set_ylabel(f"layer {number}")

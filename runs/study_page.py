@@ -136,7 +136,10 @@ def figure_of(study: Study, values: Values) -> Figure:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5)
         else:
             draw_differences(axes, series)
-            axes.set_xlabel(f"{axes.get_xlabel()}\ndifference to {study.reference}")
+            own = any("(" in name for name in series)  # a label names a reference of its own
+            axes.set_xlabel(
+                f"{axes.get_xlabel()}\ndifference to {study.reference}{', or (variant)' if own else ''}"
+            )
             axes.xaxis.set(major_locator=MaxNLocator(4), major_formatter=f"{{x:+{number}}}")
     return figure
 
