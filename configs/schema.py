@@ -31,9 +31,6 @@ FREE_KEYS = {
 }
 
 
-OPEN_MODEL = TransformerLMConfig(vocab_size=None)  # the tokenizer determines the size
-
-
 class Config(TrainingConfig):
     """Options of a run; `context_length` is null for images."""
 
@@ -45,7 +42,7 @@ class Config(TrainingConfig):
     resample_positions: bool = False
     reset_head: bool = False
     context_length: Annotated[int, Field(ge=2, le=2**31 - 1)] | None = TransformerLMConfig.context_length
-    model: Annotated[Model, Field(discriminator="architecture")] = OPEN_MODEL
+    model: Annotated[Model, Field(discriminator="architecture")] = TransformerLMConfig(vocab_size=None)
     data: Annotated[DataConfig, Field(discriminator="source")] = PythonStdlibConfig()
     distribute: DistributeConfig = DistributeConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

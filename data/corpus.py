@@ -16,19 +16,9 @@ from typing import IO
 
 import numpy as np
 
+from data import sources
 from data.config import BPE, PasskeyConfig, TextConfig, TfdsTextConfig
-from data.sources import (
-    SPLITS,
-    MappedFile,
-    Progress,
-    Report,
-    Source,
-    Split,
-    cache_folder,
-    hash_files,
-    hash_fraction,
-    load_or_build,
-)
+from data.sources import SPLITS, MappedFile, Progress, Report, Source, Split
 from data.text_sources import files_source
 from data.tokenizer import (
     BYTES,
@@ -96,8 +86,9 @@ def load_bytes(config: TextConfig, report: Report) -> TextCorpus:
         source = tfds_source(config, report=report)
     else:
         source = files_source(config)
-    folder = cache_folder(config.cache_dir, config.source, source.identity | {"held_out": source.held_out})
-    meta = load_or_build(folder, source, partial(write_documents, source), report=report)
+    identity = source.identity | {"held_out": source.held_out}
+    folder = sources.cache_folder(config.cache_dir, config.source, identity)
+    meta = sources.load_or_build(folder, source, partial(write_documents, source), report=report)
     splits = map_splits(folder, np.uint8)
     counts = meta["num_documents"]
     # A separator precedes each document, and one follows the last.
@@ -118,7 +109,7 @@ def train_tokenizer(corpus: TextCorpus, config: TextConfig, report: Report) -> J
     size, piece_size = min(len(corpus.train), MAX_TRAINING_BYTES), TRAINING_PIECE_BYTES
     identity = {"text_sha256": corpus.fingerprint, "vocab_size": config.bpe_vocab_size}
     identity |= {"training_bytes": size, "library": tokenizers.__version__, "min_frequency": MIN_FREQUENCY}
-    folder = cache_folder(config.cache_dir, "bpe", identity)
+    folder = sources.cache_folder(config.cache_dir, "bpe", identity)
 
     def texts() -> Iterator[str]:
         last = max(0, len(corpus.train) - piece_size)
@@ -132,7 +123,7 @@ def train_tokenizer(corpus: TextCorpus, config: TextConfig, report: Report) -> J
         return identity
 
     source = Source(config.source, identity, size, "byte", action=("training a tokenizer on", "read"))
-    load_or_build(folder, source, build, report=report)
+    sources.load_or_build(folder, source, build, report=report)
     return read_tokenizer(folder / FILE_NAME)
 
 
@@ -140,7 +131,7 @@ def tokenize(corpus: TextCorpus, tokenizer: JsonTokenizer, config: TextConfig, r
     """The corpus, which is in bytes, in other tokens."""
     identity = {"text_sha256": corpus.fingerprint, "num_bytes": corpus.num_bytes}
     identity |= {"tokenizer_sha256": tokenizer.sha256, "dtype": tokenizer.dtype.name}
-    folder = cache_folder(config.cache_dir, "tokens", identity)
+    folder = sources.cache_folder(config.cache_dir, "tokens", identity)
 
     def build(folder: Path, progress: Progress) -> dict:
         texts = [text for text, _ in next(read_blocks(corpus.train))[:CHECKED_TEXTS]]
@@ -153,7 +144,7 @@ def tokenize(corpus: TextCorpus, tokenizer: JsonTokenizer, config: TextConfig, r
 
     size = len(corpus.train) + len(corpus.validation)
     source = Source(config.source, identity, size, "byte", action=("tokenizing", "tokenized"))
-    meta = load_or_build(folder, source, build, report=report)
+    meta = sources.load_or_build(folder, source, build, report=report)
     splits = map_splits(folder, tokenizer.dtype)
     return replace(corpus, **splits, fingerprint=meta["fingerprint"], tokenizer=tokenizer)
 
@@ -236,7 +227,7 @@ def write_documents(source: Source, folder: Path, progress: Progress) -> dict:
 
 def fingerprint_of(folder: Path) -> str:
     """SHA-256 over the hashes of the files in a folder."""
-    return hashlib.sha256(" ".join(hash_files(folder).values()).encode()).hexdigest()
+    return hashlib.sha256(" ".join(sources.hash_files(folder).values()).encode()).hexdigest()
 
 
 def usable_documents(source: Source, progress: Progress) -> Iterator[tuple[Split, str, bytes]]:
@@ -284,7 +275,7 @@ def divide(name: str, content: bytes, *, held_out: float, max_bytes: int) -> dic
     that it keeps its split when others are added or removed. Of a longer one the last `held_out` is.
     """
     if len(content) <= max_bytes:
-        return {"validation" if hash_fraction(name) < held_out else "train": content}
+        return {"validation" if sources.hash_fraction(name) < held_out else "train": content}
     cut = len(content) - round(len(content) * held_out)
     while 0 < cut < len(content) and content[cut] & 0xC0 == 0x80:  # inside a UTF-8 character
         cut -= 1

@@ -12,19 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data import sources
 from data.config import DigitsConfig, ImageFolderConfig, ImagesConfig, TfdsImagesConfig
 from data.image_files import fit_images, image_folder_source
-from data.sources import (
-    SPLITS,
-    MappedFile,
-    Progress,
-    Report,
-    Source,
-    Split,
-    cache_folder,
-    hash_fraction,
-    load_or_build,
-)
+from data.sources import SPLITS, MappedFile, Progress, Report, Source, Split
 from system.errors import DataError
 from system.text import format_count, format_share, print_line
 
@@ -65,8 +56,8 @@ def load_images(config: ImagesConfig, *, report: Report = print_line) -> ImageSe
 
         source = tfds_source(config, report=report)
     options = {"image_size": config.image_size, "classes": source.classes, "held_out": source.held_out}
-    folder = cache_folder(config.cache_dir, config.source, source.identity | options)
-    meta = load_or_build(folder, source, partial(write_images, source, config), report=report)
+    folder = sources.cache_folder(config.cache_dir, config.source, source.identity | options)
+    meta = sources.load_or_build(folder, source, partial(write_images, source, config), report=report)
     return make_set(config, source.name, source.classes, read_splits(folder, meta), meta)
 
 
@@ -158,7 +149,8 @@ def hold_out(folder: Path, meta: dict, *, share: float) -> None:
     labels, names = (np.array(meta[key]["train"]) for key in ("labels", "names"))
     is_held_out = np.zeros(len(names), bool)
     for label in np.unique(labels):
-        ranked = sorted(np.flatnonzero(labels == label), key=lambda index: hash_fraction(names[index]))
+        indices = np.flatnonzero(labels == label)
+        ranked = sorted(indices, key=lambda index: sources.hash_fraction(names[index]))
         # Rounds the running total, so that the rounding errors of many small classes do not add up.
         count = round(share * np.count_nonzero(labels <= label)) - is_held_out.sum()
         is_held_out[ranked[: min(max(count, 1), len(ranked) - 1)]] = True

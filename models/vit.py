@@ -134,11 +134,6 @@ class AxialViT(ConfiguredModel):
             pooled = tf.reduce_mean(tf.cast(x, tf.float32), axis=range(1, x.shape.rank - 1))  # (batch, dim)
         return tf.cast(self.head(pooled), tf.float32)  # (batch, num_classes)
 
-    def resamples_positions(self, height: int, width: int) -> bool:
-        """Whether images of this size need learned positions that are resized to their grid."""
-        grid = height // self.config.patch_size, width // self.config.patch_size
-        return self.config.position == "learned" and grid != self.config.grid
-
     def _embedding(self, name, shape):
         # autocast would resample the positions in bfloat16 under a mixed policy.
         normal = keras.initializers.RandomNormal(stddev=EMBEDDING_STDDEV)

@@ -10,16 +10,8 @@ import tensorflow as tf
 from configs.run_table import shorten
 from data.config import PasskeyConfig
 from data.passkeys import Passkeys
-from runs.extended_context import (
-    Case,
-    TrainedRun,
-    check_run,
-    evaluate_cases,
-    group_rows,
-    label_of,
-    make_case_model,
-    make_cases,
-)
+from runs import extended_context as extended
+from runs.extended_context import Case, TrainedRun
 from runs.figure_style import PAGE_INCHES, SHARES, picture
 from runs.plots import write_cells
 from system.text import format_percent
@@ -40,10 +32,10 @@ def evaluate_passkeys(
     lengths_of = {run: sorted({*lengths, run.trained_length}) for run in runs}
     for run, run_lengths in lengths_of.items():
         Passkeys(run_lengths[0], num_digits(run), run.tokenizer)  # raises DataError if it is too short
-        check_run(run, run_lengths, scalings=scalings)
-    cases = make_cases(runs, scalings, lengths=lengths_of)
+        extended.check_run(run, run_lengths, scalings=scalings)
+    cases = extended.make_cases(runs, scalings, lengths=lengths_of)
     depths = np.linspace(0, 1, num_depths)
-    found = evaluate_cases(cases, lambda case: find_keys(case, depths, examples))
+    found = extended.evaluate_cases(cases, lambda case: find_keys(case, depths, examples))
     return [
         make_row(case, depth, found_at_depth)
         for case, found_in_case in zip(cases, found, strict=True)
@@ -60,7 +52,8 @@ def find_keys(
     the key.
     """
     digits = num_digits(case.run)
-    model, passkeys = make_case_model(case), Passkeys(case.length, digits, case.run.tokenizer)
+    model = extended.make_case_model(case)
+    passkeys = Passkeys(case.length, digits, case.run.tokenizer)
     numbers, places = np.tile(np.arange(examples), len(depths)), np.repeat(depths, examples)
 
     @tf.function(autograph=False, jit_compile=case.run.config.compile == "xla")
@@ -93,13 +86,13 @@ def table_rows(rows: list[dict]) -> list[dict]:
             **{f"{row['depth']:.0%}": f"{row['accuracy']:.0%}" for row in group},
             "all": f"{np.mean([row['accuracy'] for row in group]):.1%}",
         }
-        for group in group_rows(rows, "run", "zero_shot", "length")
+        for group in extended.group_rows(rows, "run", "zero_shot", "length")
     ]
 
 
 def plot_rows(rows: list[dict], path: Path) -> None:
     """Draws the share of keys found by context length and depth, a heat map for each run and scaling."""
-    panels = [group_rows(group, "length") for group in group_rows(rows, "run", "zero_shot")]
+    panels = [extended.group_rows(group, "length") for group in extended.group_rows(rows, "run", "zero_shot")]
     columns = min(len(panels), PANELS_PER_ROW)
     shape = math.ceil(len(panels) / columns), columns
     with picture(path, PAGE_INCHES, shape[0] * (1 + 0.2 * len(panels[0][0])) + 0.4) as figure:
@@ -118,4 +111,4 @@ def plot_rows(rows: list[dict], path: Path) -> None:
             axes.set_xticks(range(len(groups)), labels)
             axes.set_yticks(range(len(depths)), depths)
             axes.tick_params(length=0)
-            axes.set_title(shorten(label_of(first), MAX_TITLE_LENGTH))
+            axes.set_title(shorten(extended.label_of(first), MAX_TITLE_LENGTH))

@@ -49,7 +49,7 @@ def evaluate_run(
         task = load_task(evaluated, report=report_once, facts=manifest, run_directory=path)
         if evaluated.model == config.model:
             note_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
-        elif model.resamples_positions(*evaluated.model.image_size):
+        elif config.model.position == "learned" and evaluated.model.grid != config.model.grid:
             shape = "x".join(map(str, evaluated.model.image_size))
             print_note(f"the learned positions of {path} are resampled for images of {shape}.")
         evaluate = make_evaluator(model, task.measure, compile_mode=config.compile)

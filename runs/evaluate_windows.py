@@ -17,17 +17,8 @@ from data.config import PasskeyConfig
 from data.corpus import load_text
 from data.tokenizer import Tokenizer
 from data.window_batches import Targets, choose_targets, window_batches
-from runs.extended_context import (
-    Case,
-    TrainedRun,
-    check_run,
-    evaluate_cases,
-    group_rows,
-    label_of,
-    load_run,
-    make_case_model,
-    make_cases,
-)
+from runs import extended_context as extended
+from runs.extended_context import Case, TrainedRun
 from runs.figure_style import FAINT, MARKERS, PAGE_INCHES, picture
 from runs.load import note_other_data
 from system.errors import RunError
@@ -39,7 +30,7 @@ JSON_COLUMNS = ["step", "context_length", "factor", "attention", "stride", "targ
 
 def load_run_with_text(path: Path, *, step: int | str = "latest") -> TrainedRun:
     """Raises RunError if it is not a run on text."""
-    run = load_run(path, step=step)
+    run = extended.load_run(path, step=step)
     if isinstance(run.config.data, PasskeyConfig):
         raise RunError(f"{path} was trained on passkeys; scripts.passkey measures how many it finds")
     corpus = load_text(run.config.data, tokenizer=run.tokenizer, report=print_error)
@@ -63,7 +54,7 @@ def evaluate_windows(
     evaluation, if a run cannot be evaluated.
     """
     for run in runs:
-        check_run(run, windows, scalings=scalings)
+        extended.check_run(run, windows, scalings=scalings)
         if run.corpus.fingerprint != runs[0].corpus.fingerprint:
             raise RunError(
                 f"{runs[0].path} and {run.path} hold out different text or tokens: evaluate them one by one"
@@ -77,8 +68,8 @@ def evaluate_windows(
         batches = window_batches(targets, window=case.length, batch_size=case.batch_size)
         return batches, make_window_evaluator(case, attention)
 
-    cases = make_cases(runs, scalings, lengths=dict.fromkeys(runs, windows))
-    losses = evaluate_cases(cases, prepare)  # (blocks,) each, and rows that fill the last batch
+    cases = extended.make_cases(runs, scalings, lengths=dict.fromkeys(runs, windows))
+    losses = extended.evaluate_cases(cases, prepare)  # (blocks,) each, and rows that fill the last batch
     sums = [sum_by_document(targets, values[: len(targets)]) for values in losses]
     return [
         make_row(case, case_sums, counts, first=sums[0], num_bytes=num_bytes)
@@ -91,7 +82,7 @@ def make_window_evaluator(
     case: Case, attention: str
 ) -> Callable[[tuple[np.ndarray, np.ndarray]], np.ndarray]:
     """Function from a batch of `window_batches` to the summed loss of each row in nats, (batch,)."""
-    model = make_case_model(case)
+    model = extended.make_case_model(case)
     # Half the trained length, as in arXiv 2212.10554.
     block = case.run.trained_length // 2 if attention == "blockwise-causal" else None
 
@@ -157,10 +148,10 @@ def plot_rows(rows: list[dict], path: Path) -> None:
         axes = figure.subplots()
         for length in trained_lengths:
             axes.axvline(length, color=FAINT, linestyle="--", linewidth=1)
-        for number, group in enumerate(group_rows(rows, "run", "zero_shot")):
+        for number, group in enumerate(extended.group_rows(rows, "run", "zero_shot")):
             windows, losses, errors = np.array(list(map(columns, group)), float).T  # NaN (None): no bar
             style = {"marker": MARKERS[number % len(MARKERS)], "markersize": 5, "capsize": 3, "alpha": 0.8}
-            axes.errorbar(windows, losses, yerr=errors, label=label_of(group[0]), **style)
+            axes.errorbar(windows, losses, yerr=errors, label=extended.label_of(group[0]), **style)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [f"{window:,}" for window in ticks])
         axes.minorticks_off()

@@ -56,13 +56,11 @@ class ImageTask:
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
         split = self.images.validation
-        return EvaluationBatches(
-            len(split.labels),
-            lambda items: (self.normalize(split.images[items]), split.labels[items]),
-            batch_size=self.config.batch_size,
-            max_batches=max_batches,
-            rows=rows,
-        )
+
+        def load(items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return self.normalize(split.images[items]), split.labels[items]
+
+        return EvaluationBatches(len(split.labels), load, self.config.batch_size, max_batches, rows)
 
     def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
         """Function that draws a few held-out images with their predicted classes."""
@@ -99,8 +97,7 @@ class ImageTask:
         probabilities = self.probabilities(model)
         labels, names = self.images.validation.labels, self.images.validation.names
         predicted = probabilities.argmax(axis=1)
-        confusion = np.zeros((len(self.images.classes),) * 2, np.int64)
-        np.add.at(confusion, (labels, predicted), 1)
+        confusion = tf.math.confusion_matrix(labels, predicted, len(self.images.classes)).numpy()
         wrong = np.flatnonzero(predicted != labels)
         worst = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:NUM_MISTAKES]
         examples = self.predictions(self.examples, probabilities[self.examples])

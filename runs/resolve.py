@@ -5,18 +5,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from configs.schema import (
-    PLACES,
-    Config,
-    conflicting_keys,
-    deciding_keys,
-    describe_difference,
-    differing_keys,
-    parse_config,
-    replace_places,
-    to_dict,
-    to_flat,
-)
+from configs import schema
+from configs.schema import Config
 from data.config import BPE, BPE_VOCAB_SIZE, TOKENIZERS, TextConfig
 from data.corpus import tokenizer_of
 from data.tokenizer import FILE_NAME, read_tokenizer
@@ -62,10 +52,10 @@ class Run:
 
 def resolve(config: Config, directory: RunDirectory, replicas: Replicas) -> Run:
     """Resolves the open values of a config; the chief of several workers resolves them for all."""
-    replicas.check_same(to_flat(config))
+    replicas.check_same(schema.to_flat(config))
     is_recorded = replicas.from_chief(directory.config.exists)
     config = replicas.from_chief(
-        lambda: resolve_config(config, directory.config), encode=to_dict, decode=parse_config
+        lambda: resolve_config(config, directory.config), encode=schema.to_dict, decode=schema.parse_config
     )
     load = partial(load_task, config, run_directory=directory.path if is_recorded else None)
     # The chief first, since it may write a cache.
@@ -93,14 +83,14 @@ def resolve_config(config: Config, recorded_path: Path) -> Config:
     precision, precision_reason = resolve_precision(config.precision)
     compile_mode, compile_reason = resolve_compile(config.compile)
     config = replace(config, precision=precision, compile=compile_mode)
-    config = replace_places(config, os.path.abspath)  # the run resumes from any working directory
+    config = schema.replace_places(config, os.path.abspath)  # the run resumes from any working directory
     if recorded_path.exists():
         recorded = load_run_config(recorded_path.parent)
         config = fill_from_record(config, recorded)
-        check_recorded(recorded_path.parent, deciding_keys(recorded), config)
-        for difference in differing_keys(recorded, config):
-            if difference[0] in PLACES:
-                print_note(f"{recorded_path.parent}: {describe_difference(difference)}")
+        check_recorded(recorded_path.parent, schema.deciding_keys(recorded), config)
+        for difference in schema.differing_keys(recorded, config):
+            if difference[0] in schema.PLACES:
+                print_note(f"{recorded_path.parent}: {schema.describe_difference(difference)}")
     elif config.init_from is not None:
         config = fill_from_parent(config)
     elif isinstance(config.data, TextConfig) and config.data.tokenizer is None:
@@ -113,8 +103,8 @@ def resolve_config(config: Config, recorded_path: Path) -> Config:
 
 def check_recorded(place: Path, recorded: dict, config: Config) -> None:
     """Raises ConfigError with the keys whose recorded values differ."""
-    if conflicts := conflicting_keys(recorded, config):
-        changes = "; ".join(map(describe_difference, conflicts))
+    if conflicts := schema.conflicting_keys(recorded, config):
+        changes = "; ".join(map(schema.describe_difference, conflicts))
         raise ConfigError(
             f"{place} is a run of another config: {changes}. For another run, set name=NEW; "
             f"init_from={place} starts it from these weights"
@@ -229,8 +219,8 @@ def check_parent(config: Config, directory: RunDirectory) -> None:
 
 def check_options(config: Config, parent: Config) -> None:
     problems = []
-    for key, *values in differing_keys(parent, config):
-        words = describe_difference((key, *values))
+    for key, *values in schema.differing_keys(parent, config):
+        words = schema.describe_difference((key, *values))
         if key.startswith(CHANGEABLE) or (key == "model.num_classes" and config.reset_head):
             print_line(f"unlike init_from: {words}")
         elif key.startswith("model."):

@@ -26,11 +26,9 @@ def main(arguments: list[str]) -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.export", description=__doc__)
-    run = "run, such as outputs/lm or outputs/vit"
-    parser.add_argument("run_directory", type=Path, help=run)
+    parser.add_argument("run_directory", type=Path, help="run, such as outputs/lm or outputs/vit")
     parser.add_argument("--format", choices=FORMATS, required=True, help="format of the files")
-    output = "directory to create"
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help=output)
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="directory to create")
     add_step_option(parser)
     return parser.parse_args(arguments)
 

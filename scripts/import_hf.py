@@ -19,8 +19,7 @@ def main(arguments: list[str]) -> None:
     with quiet_imports():
         from runs.imports import import_folder
 
-    result = import_folder(options.folder, options.name, options.overrides, layout=options.layout)
-    print_result(result)
+    print_result(import_folder(options.folder, options.name, options.overrides, layout=options.layout))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -47,7 +47,14 @@ class Checkpoints:
         try:
             self.directory.mkdir(exist_ok=True)
             with replacing(path, remove=remove) as temporary:
-                self._write(temporary, {"step": step, **facts})
+                temporary.mkdir()
+                tf.raw_ops.SaveV2(
+                    prefix=str(temporary / TENSORS),
+                    tensor_names=list(self.variables),
+                    shape_and_slices=[""] * len(self.variables),
+                    tensors=[tf.convert_to_tensor(variable.value) for variable in self.variables.values()],
+                )
+                write_manifest(temporary, {"step": step, **facts, "tensors": specs(self.variables)})
             sync(self.directory.parent)
         except (OSError, tf.errors.OpError) as error:
             raise RunError(
@@ -60,16 +67,6 @@ class Checkpoints:
         if not facts.get("bad_steps", {}).get("in_a_row"):
             self._remove_superseded(step)
         return path
-
-    def _write(self, directory: Path, facts: dict) -> None:
-        directory.mkdir()
-        tf.raw_ops.SaveV2(
-            prefix=str(directory / TENSORS),
-            tensor_names=list(self.variables),
-            shape_and_slices=[""] * len(self.variables),
-            tensors=[tf.convert_to_tensor(variable.value) for variable in self.variables.values()],
-        )
-        write_manifest(directory, {**facts, "tensors": specs(self.variables)})
 
     def _remove_superseded(self, step: int) -> None:
         """Removes checkpoints up to `step` that need not be kept; damaged ones do not count as kept."""

@@ -17,11 +17,7 @@ from system.files import read_json_lines, sync, write_text
 from system.text import can_redraw_lines, format_duration, format_percent, print_line, print_note
 
 PROGRESS_SECONDS = 10
-FORMATS = {
-    "loss": "loss {:.4f}",
-    "validation_loss": "validation {:.4f}",
-    "bits_per_byte": "{:.4f} bits/byte",
-}
+FORMATS = {"loss": "loss {:.4f}", "validation_loss": "validation {:.4f}", "bits_per_byte": "{:.4f} bits/byte"}
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
@@ -194,9 +190,11 @@ class RunLog:
             self.rows.append(row)
             with open(self.directory.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        if "sample" in metrics:
+        if not self._is_live or "validation_loss" in row or "sample" in row:
+            self.say(self._format(row))
+        if "sample" in row:
             self._write_samples()
-        self._print(row)
+            self.say(f"--- sample at step {step} ---\n{row['sample']}\n---")
 
     def sync(self) -> None:
         """Waits until the rows and events are on disk."""
@@ -209,12 +207,6 @@ class RunLog:
         """Prints a line above the live one."""
         with self._bar.external_write_mode():
             print_line(text)
-
-    def _print(self, row: dict) -> None:
-        if not self._is_live or "validation_loss" in row or "sample" in row:
-            self.say(self._format(row))
-        if "sample" in row:
-            self.say(f"--- sample at step {row['step']} ---\n{row['sample']}\n---")
 
     def _format(self, row: dict) -> str:
         parts = [f"step {row['step']:,}/{self.num_steps:,}"]
