@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import re
 import resource
 import time
 from collections.abc import Callable
@@ -128,6 +129,4 @@ def peak_bytes() -> int:
     status = Path("/proc/self/status")
     if not status.exists():  # macOS; on Linux, getrusage includes the peak of the parent process
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return next(
-        1024 * int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")
-    )
+    return 1024 * int(re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE)[1])

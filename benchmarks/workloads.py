@@ -1,7 +1,7 @@
 """Workloads of `python -m benchmarks` and their contenders; imports neither TensorFlow nor a peer."""
 
-import itertools
 from collections.abc import Sequence
+from itertools import product
 
 from benchmarks.harness import Contender, Workload
 
@@ -15,9 +15,7 @@ PRECISIONS, MODES, TORCH_MODES = ("mixed_bfloat16", "float32"), ("graph", "xla")
 
 def by(name: str, make: str, **choices: Sequence) -> list[Contender]:
     """A contender for each combination of the options, which fill in the name; `--quick` takes the first."""
-    combinations = (
-        dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())
-    )
+    combinations = (dict(zip(choices, values, strict=True)) for values in product(*choices.values()))
     return [
         Contender(name.format(**options), f"benchmarks.{make}", options, is_quick=number == 0)
         for number, options in enumerate(combinations)
@@ -45,9 +43,8 @@ def rotation(dtype: str, direction: str) -> Workload:
 
 def text_step(sizes: dict, contenders: list[Contender], **options) -> Workload:
     title = "language model of {num_layers} layers, dim {dim}, step of {batch}x{length}".format(**sizes)
-    return Workload(
-        title, sizes, contenders, ("tokens_per_second", sizes["batch"] * sizes["length"]), **options
-    )
+    rate = "tokens_per_second", sizes["batch"] * sizes["length"]
+    return Workload(title, sizes, contenders, rate, **options)
 
 
 def image_step(sizes: dict, contenders: list[Contender]) -> Workload:

@@ -32,11 +32,9 @@ def main(arguments: list[str]) -> int:
     elif options.json:
         print_result(json.dumps(predictions, indent=1))
     else:
-        for prediction in predictions:
-            guesses = [
-                f"{each['class']} {format_percent(each['probability'])}" for each in prediction["guesses"]
-            ]
-            print_result(f"{prediction['image']}: {', '.join(guesses)}")
+        for row in predictions:
+            guesses = [f"{each['class']} {format_percent(each['probability'])}" for each in row["guesses"]]
+            print_result(f"{row['image']}: {', '.join(guesses)}")
     for failure in failures:
         print_error(f"error: {failure}")
     return USER_ERROR if failures else 0

@@ -112,9 +112,7 @@ def format_entries(entries: Iterable[tuple[str, str]]) -> str:
     entries = list(entries)
     column = min(36, 4 + max(len(name) for name, _ in entries))
     wrap = partial(textwrap.wrap, width=LINE_WIDTH, subsequent_indent=" " * column, break_on_hyphens=False)
-    lines = (
-        wrap(f"  {name}".ljust(column - 1) + f" {text}", break_long_words=False) for name, text in entries
-    )
+    lines = (wrap(f"  {name:{column - 3}} {text}", break_long_words=False) for name, text in entries)
     return "\n".join(itertools.chain(*lines))
 
 
