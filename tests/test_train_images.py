@@ -127,10 +127,7 @@ def test_sigterm_saves_and_the_resumed_run_is_bit_exact(trained_images, image_wo
 
     monkeypatch.setattr("runs.image_task.plot_predictions", plot)
     assert image_workplace.train("name=stopped") == 0
-    assert groups_drawn == [
-        ["held-out images"],
-        ["held-out images", "mistakes, most confident first"],
-    ]
+    assert groups_drawn == [["held-out images"], ["held-out images", "mistakes, most confident first"]]
     output = capsys.readouterr().out
     accuracy = summary_of(run)["accuracy"]
     for text in (

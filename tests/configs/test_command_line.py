@@ -143,8 +143,7 @@ def test_argument_that_cannot_be_followed_gives_one_line(errors_of, arguments, p
 
 
 @pytest.mark.parametrize(
-    "argument",
-    ["+hydra.run.dir=written", "hydra/job_logging=default", "model@hydra=lm_tiny", "docs/*.md"],
+    "argument", ["+hydra.run.dir=written", "hydra/job_logging=default", "model@hydra=lm_tiny", "docs/*.md"]
 )
 def test_keys_of_hydra_and_other_forms_are_refused(errors_of, argument):
     (line,) = errors_of(argument)

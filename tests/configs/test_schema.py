@@ -19,11 +19,7 @@ from system.errors import ConfigError, RunError
 from training.config import OptimizerConfig
 
 SOURCES = "python_stdlib, tfds, text_files, json_lines, parquet, passkey, digits, tfds_images, image_folder"
-VISION = {
-    "context_length": None,
-    "model": {"architecture": "axial_vit"},
-    "data": {"source": "digits"},
-}
+VISION = {"context_length": None, "model": {"architecture": "axial_vit"}, "data": {"source": "digits"}}
 DEVICES = "distribute.devices must be different devices of one kind, such as GPU:0, GPU:1; got"
 
 

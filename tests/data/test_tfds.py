@@ -194,10 +194,7 @@ TEXT_MISTAKES = [
     ({"tfds_name": "mnist"}, r"not a text of mnist/.*; it has none; choose another"),
     ({"train_split": "trian"}, r"data\.train_split=trian is not a split .*choose one of train, test,"),
     ({"train_split": "train[5:5]"}, r"data\.train_split=train\[5:5\] is not a split of .* with examples"),
-    (
-        {"validation_split": "train"},
-        r"no text is left for the validation split of 360 examples",
-    ),
+    ({"validation_split": "train"}, r"no text is left for the validation split of 360 examples"),
     (
         {"tfds_name": "unreachable_poems"},
         r"unreachable_poems/1\.2\.0 could not be .* in .*/unreachable_poems/1.2.0: .*host='127\.0\.0\.1'.*"

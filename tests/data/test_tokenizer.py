@@ -137,10 +137,7 @@ def test_labels_are_readable(bpe, sentencepiece):
             b'{"model": {"merges": ["a \xc3\xa9"], "continuing_subword_prefix": "#"}}',
             "continuing_subword_prefix",
         ),
-        (
-            b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}',
-            "has no special token",
-        ),
+        (b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}', "has no special token"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(tmp_path, content, message):

@@ -22,10 +22,7 @@ TEXTS = {
     "rotated": {"num_kv_heads": 3, "learned_rotations": "cumulative", "rope": RopeConfig(learned_freq=True)},
     "alibi": {"num_kv_heads": 2, "position": "alibi"},
 }
-IMAGES = {
-    "class_token": {"pooling": "class_token"},
-    "by_axis": {"attention": "axial", "position": "mixed"},
-}
+IMAGES = {"class_token": {"pooling": "class_token"}, "by_axis": {"attention": "axial", "position": "mixed"}}
 CHANGES = {"attention_kernel": "chunked", "recompute_blocks": True}
 
 

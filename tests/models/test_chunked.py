@@ -67,8 +67,7 @@ def assert_same(found, expected, *, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("mask", "kv_heads", "length"),
-    [*((mask, 3, 41) for mask in MASKS), ("causal", 6, 24), ("causal", 1, 1)],
+    ("mask", "kv_heads", "length"), [*((mask, 3, 41) for mask in MASKS), ("causal", 6, 24), ("causal", 1, 1)]
 )
 def test_chunked_attention_and_its_gradients_equal_full_attention(mask, kv_heads, length):
     parts = parts_of(length, kv_heads=kv_heads)

@@ -51,10 +51,7 @@ PAIRS = "must give each head a multiple of {} features, to form rotation pairs; 
             {"learned_rotations": "per_token", **rope(rotary_fraction=0.5)},
             "rope.rotary_fraction must be 1 with learned_rotations, which rotate whole heads",
         ),
-        (
-            {"dim": 18, "position": "none", "learned_rotations": "cumulative"},
-            f"dim {PAIRS.format(2, 3, 6)}",
-        ),
+        ({"dim": 18, "position": "none", "learned_rotations": "cumulative"}, f"dim {PAIRS.format(2, 3, 6)}"),
         ({"head_dim": 5}, f"head_dim {PAIRS.format(2, 5, 6)}"),
         (  # every problem
             {"dim": 18, "num_kv_heads": 4},

@@ -129,10 +129,7 @@ SCALINGS = {
 ROTATIONS = {name: RopeConfig(scaling=RopeScalingConfig(**keys)) for name, keys in SCALINGS.items()} | {
     "longest": RopeConfig(
         scaling=RopeScalingConfig(
-            type="longrope",
-            max_position_embeddings=32,
-            original_max_position_embeddings=16,
-            **FACTORS,
+            type="longrope", max_position_embeddings=32, original_max_position_embeddings=16, **FACTORS
         )
     ),
     "partial": RopeConfig(rotary_fraction=0.5, theta_rescale_factor=2.0),

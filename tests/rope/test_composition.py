@@ -159,8 +159,7 @@ def test_positions_may_be_fractions_and_float64_but_not_half_precision():
 def test_large_integer_positions_are_added_before_they_are_rounded():
     rotary = RotaryEmbedding(2)
     np.testing.assert_array_equal(
-        rotary.angles(tf.constant([16_777_216 + 2])),
-        rotary(tf.constant([16_777_217]), offset=1)[..., :1],
+        rotary.angles(tf.constant([16_777_216 + 2])), rotary(tf.constant([16_777_217]), offset=1)[..., :1]
     )
 
 

@@ -45,11 +45,7 @@ def test_theta_rescale_factor_is_ntk_and_combines_with_interpolation():
 
 @pytest.mark.parametrize(
     ("dim", "original", "length", "base"),
-    [
-        (128, 2_048, 2_048, 10_000),
-        (128, 2_048, 16_384, 156_588.32),
-        (8, 16, 64, 133_905.183),
-    ],
+    [(128, 2_048, 2_048, 10_000), (128, 2_048, 16_384, 156_588.32), (8, 16, 64, 133_905.183)],
 )
 def test_dynamic_ntk_grows_with_the_target_length_beyond_the_original(dim, original, length, base):
     scaling = {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": original}

@@ -112,10 +112,7 @@ def test_differences_refer_to_the_first_row(eagerly):
         ("linear", {"interpolate_factor": 3.0}),
         ("linear", {"interpolate_factor": 3.0, "learned_freq": True}),
         ("ntk", {"theta_rescale_factor": 3.0}),
-        (
-            "yarn",
-            {"scaling": RopeScalingConfig(type="yarn", factor=3.0, original_max_position_embeddings=8)},
-        ),
+        ("yarn", {"scaling": RopeScalingConfig(type="yarn", factor=3.0, original_max_position_embeddings=8)}),
         # (3 * 24 - 2 * 8) / 8 = 7 times the length, as dynamic NTK has it.
         ("dynamic", {"theta_rescale_factor": 7.0}),
     ],
@@ -157,11 +154,7 @@ def test_runs_on_different_text_are_not_compared():
     [
         ({"position": "learned"}, [], "the learned positions of made end at its context_length 8"),
         ({"position": "alibi"}, ["yarn"], "rope.scaling is set, but has no effect with position=alibi"),
-        (
-            {"rope": {"interpolate_factor": 2.0}},
-            ["ntk"],
-            "model without a scaling, but made has one",
-        ),
+        ({"rope": {"interpolate_factor": 2.0}}, ["ntk"], "model without a scaling, but made has one"),
         ({"dim": 4}, ["ntk"], "rope.theta_rescale_factor"),
     ],
 )

@@ -76,8 +76,7 @@ def test_a_checkpoint_contains_tensors_and_json_only_and_sha256sum_verifies_it(r
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [(EMBEDDING, np.nan), ("optimizer/adamw/stack_dense_0_kernel_velocity", np.inf)],
+    ("name", "value"), [(EMBEDDING, np.nan), ("optimizer/adamw/stack_dense_0_kernel_velocity", np.inf)]
 )
 def test_a_value_that_is_not_finite_is_not_saved(run, name, value):
     run.save(1)

@@ -11,13 +11,7 @@ from models.config import AxialViTConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 from models.vit import AxialViT
 from training.config import OptimizerConfig
-from training.optimizer import (
-    POLYNOMIALS,
-    is_decayed,
-    learning_rate_schedule,
-    make_optimizer,
-    orthogonalize,
-)
+from training.optimizer import POLYNOMIALS, is_decayed, learning_rate_schedule, make_optimizer, orthogonalize
 
 CONSTANT = {"learning_rate": 0.1, "final_learning_rate_ratio": 1.0, "warmup_steps": 0, "weight_decay": 0.3}
 MATRICES_OF_A_BLOCK = ("attention/qkv", "attention/output", "mlp/gate_and_up", "mlp/down")
