@@ -48,9 +48,8 @@ class TextWorkplace(Workplace):
 
     def __init__(self, path: Path):
         self.text = path / "text.txt"
-        super().__init__(
-            path, *TINY_TEXT.split(), f"data.path={self.text}", f"data.cache_dir={path / 'cache'}"
-        )
+        places = f"data.path={self.text}", f"data.cache_dir={path / 'cache'}"
+        super().__init__(path, *TINY_TEXT.split(), *places)
         choose = random.Random(0).choices
         self.text.write_text("".join(" ".join(choose(WORDS.split(), k=8)) + "\n" for _ in range(100)))
 

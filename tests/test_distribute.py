@@ -33,9 +33,8 @@ def started_workers(workplace, *changes):
     """Launcher of two workers of train.py, which end with the context."""
     command = [sys.executable, "-m", "scripts.launch_local", "--workers", "2", "--"]
     command += arguments(workplace, "distribute=multi_worker", *changes)
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as launcher:
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **output) as launcher:
         try:
             yield launcher
         finally:

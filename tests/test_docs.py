@@ -144,11 +144,8 @@ def texts_outside_the_pages():
 
 
 # The changelog names commands of earlier versions.
-TEXTS_WITH_COMMANDS = (
-    *(text for page, text in TEXTS.items() if page.name != "CHANGELOG.md"),
-    *texts_outside_the_pages(),
-)
-COMMANDS = sorted({command for text in TEXTS_WITH_COMMANDS for command in commands_in(text)})
+PRESENT = [text for page, text in TEXTS.items() if page.name != "CHANGELOG.md"]
+COMMANDS = sorted({line for text in (*PRESENT, *texts_outside_the_pages()) for line in commands_in(text)})
 
 
 def test_commands_are_found_and_each_reason_belongs_to_one():

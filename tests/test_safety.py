@@ -81,16 +81,11 @@ def test_a_config_other_than_that_of_the_checkpoints_is_refused_by_every_command
     run = workplace.outputs / "theta"
     intact = (run / "config.yaml").read_text()
     half, cut_line = intact[: len(intact) // 2], intact.partition("  rope")[0]
+    differs = "differs from the checkpoints of its run: "
     for damaged, problem in (
-        (
-            without_key(intact, "theta"),
-            "differs from the checkpoints of its run: model.rope.theta is 2.0 there",
-        ),
+        (without_key(intact, "theta"), f"{differs}model.rope.theta is 2.0 there"),
         (cut_line + "  rope:\n    the\n    x: 1", "is damaged, or of another version ("),
-        (
-            intact.partition("precision")[0],
-            "differs from the checkpoints of its run: precision is float32 there",
-        ),
+        (intact.partition("precision")[0], f"{differs}precision is float32 there"),
         (half, "config.yaml "),
         ("", "is damaged, or of another version (holds no keys). "),
     ):
@@ -110,16 +105,13 @@ def test_a_config_other_than_that_of_the_checkpoints_is_refused_by_every_command
 def test_a_run_that_has_lost_its_checkpoints_does_not_start_again(trained_run, refused, capsys):
     run = copy_of(trained_run, "lost")
     shutil.rmtree(run / "checkpoints")
+    problem = f"{run} has no checkpoint: restore {run / 'checkpoints'}"
     (line,) = refused("name=lost")
-    assert_mentions(
-        line, f"{run} has no checkpoint: restore {run / 'checkpoints'}", "delete the run", "name=NEW"
-    )
+    assert_mentions(line, problem, "delete the run", "name=NEW")
     assert run_command(lambda: evaluate([str(run)])) == 2
-    assert capsys.readouterr().err.startswith(
-        f"error: {run} has no checkpoint: restore {run / 'checkpoints'}"
-    )
+    assert capsys.readouterr().err.startswith(f"error: {problem}")
     (line,) = refused("name=child", f"init_from={run}", WITHOUT_SAMPLES)
-    assert line.startswith(f"{run} has no checkpoint: restore ")
+    assert line.startswith(problem)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again_with_any_config(workplace, monkeypatch):
@@ -277,13 +269,11 @@ def test_user_without_a_home_directory_gets_a_one_line_error(workplace, capsys, 
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
-    for change, path in (
-        ("data.path='~/text'", "~/text"),
-        ("~data.cache_dir", "~/.cache/rope-transformers-tf"),
-    ):
+    places = {"data.path='~/text'": "~/text", "~data.cache_dir": "~/.cache/rope-transformers-tf"}
+    for change, place in places.items():
         assert workplace.train("name=homeless", change) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert_mentions(line, f"error: {path}: there is no home directory; set HOME")
+        assert_mentions(line, f"error: {place}: there is no home directory; set HOME")
 
 
 def test_unwritable_figures_and_events_do_not_stop_a_run(image_workplace, monkeypatch, capsys):

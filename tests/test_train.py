@@ -180,10 +180,8 @@ def test_options_train_resume_exactly_and_generate(workplace, capsys, name):
 
 
 def test_another_config_names_the_keys_that_differ(refused, trained_run):
-    for change, words in (
-        ("num_steps=31", "num_steps is 30 there, 31 here"),
-        ("seed=5", "seed is 0 there, 5"),
-    ):
+    changes = {"num_steps=31": "num_steps is 30 there, 31 here", "seed=5": "seed is 0 there, 5 here"}
+    for change, words in changes.items():
         (line,) = refused("name=whole", change, label="config error")
         assert_mentions(line, words, "set name=NEW", f"init_from={trained_run}")
 
@@ -192,10 +190,8 @@ def test_other_architecture_in_a_run_directory_is_described_by_shared_keys(refus
     text_keys = ("~context_length", "~model.num_kv_heads", "~data", "~data.path", "~data.held_out")
     changes = ("name=whole", "experiment=vit", *text_keys, "~data.cache_dir")
     (line,) = refused(*changes, label="config error")
-    assert_mentions(
-        line, str(trained_run), "context_length", "model.architecture", "transformer_lm", "axial_vit"
-    )
-    assert_mentions(line, "data.source", "text_files", "digits")
+    assert_mentions(line, str(trained_run), "context_length", "data.source", "text_files", "digits")
+    assert_mentions(line, "model.architecture", "transformer_lm", "axial_vit")
     assert "vocab_size" not in line and "patch_size" not in line
 
 

@@ -99,10 +99,8 @@ def test_an_experiment_keeps_its_data_and_takes_the_sizes_of_the_parent():
 def test_the_learning_rate_of_an_imported_parent_limits_that_of_an_experiment():
     """The only checkpoint of an imported run is that of step 0."""
     os.makedirs("outputs/docs/checkpoints/step-00000000")
-    parent = replace(
-        TEXT, optimizer=replace(TEXT.optimizer, learning_rate=1e-4, adamw_learning_rate_ratio=1.0)
-    )
-    save_config(parent, "outputs/docs/config.yaml")
+    optimizer = replace(TEXT.optimizer, learning_rate=1e-4, adamw_learning_rate_ratio=1.0)
+    save_config(replace(TEXT, optimizer=optimizer), "outputs/docs/config.yaml")
     words = ["experiment=extend", "init_from=outputs/docs"]
     imported, lines = composed(*words)
     assert imported.optimizer.learning_rate == 1e-4

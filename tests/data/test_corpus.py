@@ -240,14 +240,8 @@ def test_hash_of_a_name_is_the_same_on_every_machine():
 
 
 def test_whole_documents_are_held_out_if_eight_are_expected_in_either_split():
-    for count, share, expected in (
-        (159, 0.05, 0),
-        (160, 0.05, 80),
-        (15, 0.5, 0),
-        (16, 0.5, 80),
-        (20, 0.95, 0),
-    ):
-        assert held_out_bytes([10] * count, held_out=share) == expected
+    for count, share, size in ((159, 0.05, 0), (160, 0.05, 80), (15, 0.5, 0), (16, 0.5, 80), (20, 0.95, 0)):
+        assert held_out_bytes([10] * count, held_out=share) == size
 
 
 def test_document_longer_than_the_held_out_bytes_is_divided():

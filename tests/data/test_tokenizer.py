@@ -153,7 +153,5 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path, content, message):
 def test_the_separator_is_the_token_before_documents(bpe):
     content = json.loads(bpe.json)
     token = content["added_tokens"][0]
-    content["added_tokens"] = [
-        token | {"id": 600 + index, "content": text} for index, text in enumerate(SEPARATORS)
-    ]
+    content["added_tokens"] = [token | {"id": 600 + i, "content": text} for i, text in enumerate(SEPARATORS)]
     assert JsonTokenizer(json.dumps(content)).separator == 600

@@ -191,10 +191,7 @@ def test_an_option_without_equivalent_is_refused_by_name(options, named):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]},
-            "MixtralForCausalLM .* only Lla",
-        ),
+        ({"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}, "Mixtral.* only LlamaForC"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification .* not supp"),
         ({"quantization_config": {"bits": 4}}, "quantized weights are not supported"),
         ({"sliding_window": 32, "use_sliding_window": True}, "sliding_window 32 is shorter .* of 64 tokens"),

@@ -92,10 +92,7 @@ def test_rotation_adds_no_weights(model_of):
 
 @pytest.mark.parametrize(
     ("options", "kind"),
-    [
-        ({"position": "learned"}, "learned positions"),
-        ({"rope": RopeConfig(xpos=True)}, "positions under xPos"),
-    ],
+    [({"position": "learned"}, "learned positions"), ({"rope": RopeConfig(xpos=True)}, "under xPos")],
 )
 def test_positions_that_end_with_the_context_refuse_more_tokens(model_of, options, kind):
     model = model_of(**options)

@@ -16,11 +16,9 @@ from configs.schema import Config, walk
 
 ROOT = Path(__file__).resolve().parents[2]
 split = shlex.split
-SHARED = split(
-    "model.dim=16 model.num_layers=1 model.num_heads=2 model.mlp_dim=24 num_steps=2 precision=float32"
-)
+SHARED = split("model.dim=16 model.num_layers=1 model.num_heads=2 model.mlp_dim=24 num_steps=2")
 SHARED += split("compile=graph log_every=1 eval_batches=1 sample_every=null checkpoint_every=1")
-SHARED += split("optimizer.warmup_steps=1 data.cache_dir=cache")
+SHARED += split("precision=float32 optimizer.warmup_steps=1 data.cache_dir=cache")
 LM = [*SHARED, *split("model.num_kv_heads=1 context_length=16 batch_size=2")]
 TEXT = [*LM, *split("data=text_files data.path=text data.held_out=0.3")]
 VIT = [*SHARED, *split("experiment=vit data=image_folder data.path=images data.image_size=[8,8]")]
@@ -118,9 +116,8 @@ def key_cases(choose: random.Random) -> Iterator[Case]:
         kinds = {"data.source": flat["data"], "model.architecture": "axial_vit" if arguments is VIT else None}
         for _, _, key, _ in walk(Config, {**flat, **kinds}):
             is_place = key.endswith(("path", "init_from", "output_dir", "data_dir", "cache_dir"))
-            for value in (
-                [] if key in tried else choose.sample(VALUES, 2) + choose.sample(PLACES, 2 * is_place)
-            ):
+            values = [] if key in tried else choose.sample(VALUES, 2) + choose.sample(PLACES, 2 * is_place)
+            for value in values:
                 others = [f"{other}={text}" for other, text in flat.items() if other != key]
                 prefix = choose.choice(["", "", "", "", "", "", "++", "+", "~"])
                 yield Case("train", [*others, f"{prefix}{key}={value}"], MAKE_PLACES)
@@ -169,9 +166,8 @@ def damaged_runs(choose: random.Random) -> Iterator[Case]:
         text = " ".join(COMMANDS[command])
         run = re.findall(r"outputs/\w+|name=(?:half|vit)", text)[-1].replace("name=", "outputs/")
         for file, damage in choose.sample(pairs, 12):
-            yield Case(
-                command, COMMANDS[command], damage.replace("{}", f"{run}/{file}"), same=command != "list_runs"
-            )
+            damage = damage.replace("{}", f"{run}/{file}")
+            yield Case(command, COMMANDS[command], damage, same=command != "list_runs")
 
 
 def named_cases() -> Iterator[Case]:

@@ -33,9 +33,8 @@ def record(event, arguments):
         events.append((event, arguments))
     elif event in WRITES or (event == "open" and arguments[2] & CREATES):
         paths = arguments[: WRITES.get(event, 1)]
-        events.extend(
-            ("write", os.path.abspath(os.fsdecode(path))) for path in paths if not isinstance(path, int)
-        )
+        paths = [os.fsdecode(path) for path in paths if not isinstance(path, int)]
+        events.extend(("write", os.path.abspath(path)) for path in paths)
 
 
 sys.addaudithook(record)  # cannot be removed
@@ -68,9 +67,8 @@ def test_reading_data_starts_no_program(tmp_path, recorded):
     images = ImageFolderConfig(path=str(tmp_path / "images"), image_size=(8, 8), **places)
     assert len(load_images(images, report=lines.append).train.labels) > 8
     assert any("eps.png" in line and "not an image" in line for line in lines)
-    assert (
-        load_text(TextFilesConfig(path=str(tmp_path / "text"), **places), report=lines.append).train.size > 99
-    )
+    texts = TextFilesConfig(path=str(tmp_path / "text"), **places)
+    assert load_text(texts, report=lines.append).train.size > 99
     assert recorded
     assert [event for event in recorded if event[0] in STARTS] == []
 
@@ -122,9 +120,8 @@ def test_commands_write_into_their_directories_and_follow_no_link(tmp_path, monk
             recorded.clear()
             assert run_command(functools.partial(main, shlex.split(arguments))) == 0
             paths = {path for kind, path in recorded if kind == "write"} - {os.devnull}
-            written = {
-                path.removeprefix(f"{folder}/") for path in paths if not path.startswith(str(temporary))
-            }
+            paths = {path for path in paths if not path.startswith(str(temporary))}
+            written = {path.removeprefix(f"{folder}/") for path in paths}
             others = {path for path in written if not path.startswith(tuple(allowed.split()))}
             assert not [path for path in others if not DIRECTORIES.fullmatch(path)]
             names |= {path for path in written if not NOT_PLANTED.fullmatch(path)}

@@ -182,13 +182,11 @@ def test_positions_may_differ_by_example_in_either_order_of_axes():
 
 
 def test_queries_and_keys_may_be_at_different_positions():
-    q, k = normal(2, 3, 4, 8), normal(2, 1, 6, 8)
-    rotated = RotaryEmbedding(8).rotate_queries_and_keys(
-        q, k, positions=range(10, 14), key_positions=[0, 2, 4, 6, 8, 9]
-    )
+    rotary, q, k = RotaryEmbedding(8), normal(2, 3, 4, 8), normal(2, 1, 6, 8)
+    rotated = rotary.rotate_queries_and_keys(q, k, positions=range(10, 14), key_positions=[0, 2, 4, 6, 8, 9])
     np.testing.assert_allclose(rotated[0], turned(q, angles_of(range(10, 14), language(8))), atol=5e-6)
     np.testing.assert_allclose(rotated[1], turned(k, angles_of([0, 2, 4, 6, 8, 9], language(8))), atol=5e-6)
-    rotated = RotaryEmbedding(8).rotate_queries_with_cached_keys(q, k, offset=10)  # of the queries only
+    rotated = rotary.rotate_queries_with_cached_keys(q, k, offset=10)  # of the queries only
     np.testing.assert_allclose(rotated[0], turned(q, angles_of(range(12, 16), language(8))), atol=5e-6)
     np.testing.assert_allclose(rotated[1], turned(k, angles_of(range(6), language(8))), atol=5e-6)
 
@@ -223,6 +221,5 @@ def test_a_scaling_that_scales_attention_is_not_lost_in_angles():
             embedding(SCHEMES[name])(tf.range(5))
     neutral = embedding({"scaling": {**SCHEMES["yarn"]["scaling"], "attention_factor": 1.0}})
     x = normal(3, 5, 8)
-    np.testing.assert_allclose(
-        apply_rotary_emb(neutral(tf.range(5)), x), neutral.rotate_queries_or_keys(x), atol=1e-6
-    )
+    by_angles = apply_rotary_emb(neutral(tf.range(5)), x)
+    np.testing.assert_allclose(by_angles, neutral.rotate_queries_or_keys(x), atol=1e-6)

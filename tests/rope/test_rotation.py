@@ -26,11 +26,8 @@ def test_rotation_is_a_complex_product_and_its_gradient_the_inverse_in_eager_gra
     angles = angles_of(positions, language(8))
     angles = angles[:, np.newaxis] if is_before_heads else angles
     expected, inverse = turned(x, angles, layout), turned(upstream, -angles, layout)
-    for run in (
-        value_and_gradient,
-        tf.function(value_and_gradient),
-        tf.function(value_and_gradient, jit_compile=True),
-    ):
+    in_graph, in_xla = (tf.function(value_and_gradient, jit_compile=use_xla) for use_xla in (False, True))
+    for run in (value_and_gradient, in_graph, in_xla):
         value, gradient = run(tf.constant(x), tf.constant(positions))
         np.testing.assert_allclose(value, expected, atol=2e-5)  # float32 angles near 99
         np.testing.assert_allclose(gradient, inverse, atol=2e-5)

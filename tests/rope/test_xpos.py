@@ -75,14 +75,12 @@ def test_xpos_options_out_of_range_are_refused(arguments, message):
 
 
 def test_calls_that_would_lose_the_scales_are_refused():
-    rotary, x = RotaryEmbedding(8, use_xpos=True), normal(5, 8)
-    for call, argument in (
-        (rotary, tf.range(5)),
-        (rotary.cos_sin, tf.range(5)),
-        (rotary.rotate_queries_or_keys, x),
-    ):
+    rotary = RotaryEmbedding(8, use_xpos=True)
+    for call in (rotary, rotary.cos_sin):
         with pytest.raises(ValueError, match="xPos"):
-            call(argument)
+            call(tf.range(5))
+    with pytest.raises(ValueError, match="xPos"):
+        rotary.rotate_queries_or_keys(normal(5, 8))
     with pytest.raises(ValueError, match="angles cannot hold the scales of xPos"):
         rotary.get_axial_freqs(2, 3)
     with pytest.raises(ValueError, match="needs use_xpos=True"):

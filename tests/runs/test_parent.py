@@ -84,9 +84,8 @@ def axial(**scaling):
 def test_options_that_the_weights_depend_on_are_refused_by_name(old, new, message):
     with pytest.raises(ConfigError) as error:
         check_options(new, old)
-    assert str(error.value).startswith(
-        f"the weights of init_from={PARENT} are of another model: {message}. Leave out "
-    )
+    problem = f"the weights of init_from={PARENT} are of another model: {message}. Leave out "
+    assert str(error.value).startswith(problem)
 
 
 @pytest.mark.parametrize(

@@ -71,10 +71,8 @@ def test_accuracy_has_a_panel_of_its_own(figures, tmp_path):
 
 def window_rows(run, scaling="none", *, points):
     facts = {"run": run, "zero_shot": scaling, "context_length": 16}
-    return [
-        facts | {"window": window, "nats_per_token": loss, "standard_error": error}
-        for window, loss, error in points
-    ]
+    columns = "window", "nats_per_token", "standard_error"
+    return [facts | dict(zip(columns, point, strict=True)) for point in points]
 
 
 def test_losses_by_window_are_drawn_with_and_without_errors(figures, tmp_path):
@@ -89,15 +87,9 @@ def test_losses_by_window_are_drawn_with_and_without_errors(figures, tmp_path):
 
 
 def test_keys_found_are_drawn_with_a_panel_for_each_scaling(figures, tmp_path):
+    facts = {"run": "run", "context_length": 64}
     rows = [
-        {
-            "run": "run",
-            "context_length": 64,
-            "zero_shot": scaling,
-            "length": length,
-            "depth": depth,
-            "accuracy": share,
-        }
+        facts | {"zero_shot": scaling, "length": length, "depth": depth, "accuracy": share}
         for scaling, shares in (("none", (1.0, 0.8, 0.5, 0.25)), ("yarn", (1.0, 0.8, 0.75, 0.0)))
         for (length, depth), share in zip(itertools.product((64, 128), (0.0, 1.0)), shares, strict=True)
     ]

@@ -26,10 +26,8 @@ def held_out(*documents):
     ],
 )
 def test_a_prompt_is_a_function_or_whole_words_from_the_start_of_a_line(documents, prompt):
-    assert (
-        choose_prompt(held_out(*documents), max_length=len(FUNCTION) + 1 if prompt == FUNCTION else 25)
-        == prompt
-    )
+    max_length = len(FUNCTION) + 1 if prompt == FUNCTION else 25
+    assert choose_prompt(held_out(*documents), max_length=max_length) == prompt
 
 
 def test_a_sample_marks_its_prompt():

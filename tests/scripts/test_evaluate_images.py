@@ -80,9 +80,7 @@ def test_several_runs_share_a_table_and_a_picture_in_the_current_directory(
 def test_a_size_that_is_not_a_multiple_of_the_patches_is_refused(untrained, run):
     code, output, errors = run(main, untrained[0], "--image-size", "8", "8x13")
     assert (code, output) == (2, "")
-    assert errors[0].startswith(
-        "config error: patch_size must divide both sides of the images, got 2 for 8x13"
-    )
+    assert "config error: patch_size must divide both sides of the images, got 2 for 8x13" in errors[0]
 
 
 def test_an_invalid_size_is_refused(run, capsys):
@@ -97,14 +95,11 @@ def test_an_invalid_size_is_refused(run, capsys):
 
 def test_options_for_the_other_kind_of_model_are_refused(untrained, tmp_path, run):
     save_config(Config(), tmp_path / "config.yaml")
+    problem = "error: {} is a run of model.architecture {}, this command needs {}"
     _, _, errors = run(main, tmp_path, "--image-size", "8")
-    assert errors == [
-        f"error: {tmp_path} is a run of model.architecture transformer_lm, this command needs axial_vit"
-    ]
+    assert errors == [problem.format(tmp_path, "transformer_lm", "axial_vit")]
     _, _, errors = run(main, untrained[0], "--windows", "8")
-    assert errors == [
-        f"error: {untrained[0]} is a run of model.architecture axial_vit, this command needs transformer_lm"
-    ]
+    assert errors == [problem.format(untrained[0], "axial_vit", "transformer_lm")]
 
 
 def rewrite_facts(path, task, model, **facts):

@@ -91,9 +91,7 @@ def test_losses_equal_those_targets_predicted_one_by_one(eagerly, attention, blo
         assert row["perplexity"] == pytest.approx(math.exp(mean), rel=1e-4)
         assert row["bits_per_byte"] == pytest.approx(mean / math.log(2), abs=1e-5)
         assert (row["targets"], row["documents"]) == (len(found), 4) == (7 + 4 + 19 + 2, 4)
-        in_documents = [
-            [loss - mean for document, loss in found if document == number] for number in (0, 2, 3, 4)
-        ]
+        in_documents = [[loss - mean for document, loss in found if document == n] for n in (0, 2, 3, 4)]
         error = math.sqrt(4 / 3 * sum(sum(document) ** 2 for document in in_documents)) / len(found)
         assert row["standard_error"] == pytest.approx(error, rel=1e-3)
 
@@ -195,10 +193,7 @@ def test_the_command_prints_a_table_with_the_picture_in_the_run(eagerly, trained
     headers, rows = output.splitlines()[:-2], output.splitlines()[-2:]
     assert headers[-1].split()[:4] == ["run", "shot", "window", "token"]
     assert max(map(len, rows)) - len(str(trained_run)) <= 100 - len("outputs/extend_yarn")
-    assert [row.split()[:3] for row in rows] == [
-        [str(trained_run), "none", "8"],
-        [str(trained_run), "none", "16"],
-    ]
+    assert [row.split()[:3] for row in rows] == [[str(trained_run), "none", size] for size in ("8", "16")]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,7 @@ from scripts.export import FORMATS, main
 from system.text import ROOT, format_command
 from tests.run_helpers import save_untrained_image_run, save_untrained_text_run
 
-LINE = (
-    r"wrote {}: (\d+\.\d+) MB, \d+\.\d ms a call of {}; the logits of \d+ held-out rows differ by (\S+) .*\n"
-)
+LINE = r"wrote {}: ([\d.]+) MB, \d+\.\d ms a call of {}; the logits of \d+ held-out rows differ by (\S+) .*\n"
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +44,8 @@ def test_a_language_model_is_exported_to_each_format_of_tensorflow(text_run, run
     litert = export(run, directory, "litert", tmp_path / "litert", "1x24") / "model.tflite"
     with pytest.warns(UserWarning, match="LiteRT"):
         interpreter = tf.lite.Interpreter(str(litert))
-    restored = keras.models.load_model(
-        export(run, directory, "keras", tmp_path / "keras", "1x24") / "model.keras"
-    )
+    keras_file = export(run, directory, "keras", tmp_path / "keras", "1x24") / "model.keras"
+    restored = keras.models.load_model(keras_file)
     for logits in (
         loaded.signatures["logits"](tokens=tokens)["logits"],
         interpreter.get_signature_runner()(tokens=tokens)["logits"],
@@ -71,9 +68,8 @@ def test_a_vision_transformer_is_exported_with_its_preprocessing(image_run, run,
     np.testing.assert_allclose(predict(images=images)["logits"], expected, atol=1e-4)
     # An image that is three times as wide is cropped to its center.
     wide = np.pad(images, ((0, 0), (0, 0), (8, 8), (0, 0)), constant_values=255)
-    np.testing.assert_allclose(
-        predict(images=wide)["probabilities"], tf.nn.softmax(expected), atol=1e-5
-    )  # float32 probabilities
+    probabilities = predict(images=wide)["probabilities"]
+    np.testing.assert_allclose(probabilities, tf.nn.softmax(expected), atol=1e-5)  # float32
 
 
 def test_rows_of_the_vocabulary_without_a_token_are_left_out_for_transformers(run, tmp_path):

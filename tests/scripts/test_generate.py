@@ -157,9 +157,8 @@ def test_invalid_input_is_reported_in_one_line(traced_once, run, run_directory, 
 
 def test_every_command_can_be_started_as_a_file():
     files = sorted((Path(__file__).parents[2] / "scripts").glob("[a-z]*.py"))
-    running = [
-        subprocess.Popen([sys.executable, file, "--help"], cwd="/", stdout=subprocess.PIPE) for file in files
-    ]
+    options = {"cwd": "/", "stdout": subprocess.PIPE}
+    running = [subprocess.Popen([sys.executable, file, "--help"], **options) for file in files]
     for file, process in zip(files, running, strict=True):
         assert f"python -m scripts.{file.stem}".encode() in process.communicate()[0]
         assert process.returncode == 0

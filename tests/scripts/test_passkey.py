@@ -69,9 +69,8 @@ def make_run(name="reader", *, model=None, digits=3, **config):
 
 
 def test_each_length_and_depth_has_a_row_with_its_accuracy(eagerly):
-    rows = evaluate_passkeys(
-        [make_run(context_length=150)], [100, 190], num_depths=5, examples=4, scalings=[]
-    )
+    run = make_run(context_length=150)
+    rows = evaluate_passkeys([run], [100, 190], num_depths=5, examples=4, scalings=[])
     assert [(row["length"], row["depth"]) for row in rows] == [
         (length, depth) for length in (100, 150, 190) for depth in (0, 0.25, 0.5, 0.75, 1)
     ]

@@ -48,9 +48,8 @@ def test_a_step_without_a_checkpoint_is_an_error_that_lists_those_with_one(
 ):
     monkeypatch.chdir(tmp_path)
     assert call(main, text_run, *arguments, "--step", "25") == 2
-    assert capsys.readouterr().err == (
-        f"error: {text_run} has no checkpoint of step 25; available steps: 20, 30\n"
-    )
+    problem = f"error: {text_run} has no checkpoint of step 25; available steps: 20, 30\n"
+    assert capsys.readouterr().err == problem
 
 
 def test_the_best_checkpoint_needs_a_held_out_loss(untrained, capsys):

@@ -26,12 +26,10 @@ class Run:
     def __init__(self, path, *, seed=0, keep=2, keep_best=False, num_layers=1, dim=6):
         path.mkdir(exist_ok=True)
         self.model = make_stack(num_layers, dim)
-        self.optimizer = make_optimizer(
-            OptimizerConfig(name="adamw"), self.model.trainable_variables, num_steps=9
-        )
-        self.checkpoints = Checkpoints(
-            path / "checkpoints", self.model, self.optimizer, keep=keep, keep_best=keep_best
-        )
+        config, variables = OptimizerConfig(name="adamw"), self.model.trainable_variables
+        self.optimizer = make_optimizer(config, variables, num_steps=9)
+        kept = {"keep": keep, "keep_best": keep_best}
+        self.checkpoints = Checkpoints(path / "checkpoints", self.model, self.optimizer, **kept)
         self.fill(seed)
 
     def fill(self, seed):

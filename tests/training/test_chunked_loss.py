@@ -47,9 +47,8 @@ def test_loss_and_gradients_equal_those_of_all_logits_at_once(dtype, jit_compile
     """Some targets are masked."""
     random, targets = np.random.default_rng(1), draw_tokens()[1]
     targets[random.random(targets.shape) < 0.3] = -1
-    features, embeddings = (
-        tf.cast(random.normal(size=shape), dtype) for shape in ((BATCH, LENGTH, DIM), (VOCAB, DIM))
-    )
+    shapes = (BATCH, LENGTH, DIM), (VOCAB, DIM)
+    features, embeddings = (tf.cast(random.normal(size=shape), dtype) for shape in shapes)
 
     def plain(features, embeddings, targets, **options):
         logits = tf.tensordot(features, embeddings, [[2], [1]])
@@ -73,9 +72,8 @@ def test_loss_and_gradients_equal_those_of_all_logits_at_once(dtype, jit_compile
 
 
 def test_a_training_step_never_holds_all_logits(small_chunks, model, monkeypatch):
-    monkeypatch.setattr(
-        training.evaluation, "is_fused", lambda dtype: False
-    )  # for its operations in the graph
+    # So that its operations are in the graph.
+    monkeypatch.setattr(training.evaluation, "is_fused", lambda dtype: False)
     function = tf.function(make_gradient_function(model, TrainingConfig()))
     graph = function.get_concrete_function(*map(tf.constant, draw_tokens()), 0, 0, 5.0).graph
     sizes = {output.shape.num_elements() for op in graph.get_operations() for output in op.outputs}

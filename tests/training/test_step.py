@@ -167,9 +167,8 @@ def test_label_smoothing_spreads_a_share_of_each_target():
     logits = model(inputs).numpy().astype(np.float64)
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     hard = np.eye(VOCAB)[targets.numpy()]  # (batch, length, classes)
-    hard_loss, loss = (
-        -np.mean(np.sum(share * log_probabilities, axis=-1)) for share in (hard, 0.9 * hard + 0.1 / VOCAB)
-    )
+    shares = hard, 0.9 * hard + 0.1 / VOCAB
+    hard_loss, loss = (-np.mean(np.sum(share * log_probabilities, axis=-1)) for share in shares)
     assert abs(hard_loss - loss) > 1e-3
     result = make_step(model, label_smoothing=0.1)(0, inputs, targets)
     assert float(result.loss) == pytest.approx(loss, abs=1e-6)
