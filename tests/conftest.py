@@ -1,5 +1,6 @@
 """Tiny runs of train.py on text and on images, shared by the tests of the command line."""
 
+import functools
 import random
 from pathlib import Path
 
@@ -57,6 +58,14 @@ class TextWorkplace(Workplace):
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory) -> TextWorkplace:
     return TextWorkplace(tmp_path_factory.mktemp("workplace"))
+
+
+@pytest.fixture
+def refused(workplace, capsys):
+    """`refused(*changes)`: the error lines of a command on text, see `tests.run_helpers.refusal`."""
+    from tests.run_helpers import refusal
+
+    return functools.partial(refusal, workplace, capsys)
 
 
 @pytest.fixture(scope="session")

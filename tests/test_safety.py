@@ -1,6 +1,5 @@
 """Faults during a run: it ends with the same bits as without them, or with a one-line error."""
 
-import functools
 import json
 import resource
 import shutil
@@ -24,16 +23,10 @@ from tests.run_helpers import (
     assert_same_tensors,
     contents_of,
     copy_of,
-    refusal,
     rewrite_manifest,
 )
 from training.checkpoints import Checkpoints
 from training.run_log import RunLog
-
-
-@pytest.fixture
-def refused(workplace, capsys):
-    return functools.partial(refusal, workplace, capsys)
 
 
 def cut_back(run, name):

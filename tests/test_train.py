@@ -1,6 +1,5 @@
 """Runs of train.py on text: a tiny model is trained on a real text, in this process where possible."""
 
-import functools
 import json
 import os
 import re
@@ -20,16 +19,10 @@ from tests.run_helpers import (
     assert_same_tensors,
     contents_of,
     copy_of,
-    refusal,
     start_process,
     wait_for,
 )
 from training.run_log import RunDirectory
-
-
-@pytest.fixture
-def refused(workplace, capsys):
-    return functools.partial(refusal, workplace, capsys)
 
 
 def assert_resumes_to(workplace, run, whole):

@@ -17,7 +17,7 @@ from runs.load import load_model, load_task
 from runs.text_task import load_passkey_task
 from scripts.evaluate import main as evaluate
 from scripts.visualize import main as visualize
-from tests.run_helpers import WITHOUT_SAMPLES, assert_mentions, copy_of, refusal
+from tests.run_helpers import WITHOUT_SAMPLES, assert_mentions, copy_of
 
 BPE = ("data.tokenizer=bpe", "data.bpe_vocab_size=290", "model.vocab_size=320")
 BRIEF = ("num_steps=4", "eval_every=2", "checkpoint_every=2")
@@ -102,21 +102,21 @@ def write_other_tokenizer(run, path):
     path.write_text(json.dumps(content))
 
 
-def test_another_tokenizer_on_resume_is_refused(workplace, bpe_run, file_run, capsys):
+def test_another_tokenizer_on_resume_is_refused(bpe_run, file_run, refused):
     path, words, tokenizer_path = file_run
     write_other_tokenizer(path, tokenizer_path)
-    (line,) = refusal(workplace, capsys, *words, label="config error")
+    (line,) = refused(*words, label="config error")
     assert_mentions(line, f"data.tokenizer={tokenizer_path}", str(path / "tokenizer.json"), "name=")
     tokenizer_path.unlink()
     for value in ("bytes", "bpe"):
-        lines = refusal(workplace, capsys, *words, f"data.tokenizer={value}", label="config error")
+        lines = refused(*words, f"data.tokenizer={value}", label="config error")
         assert_mentions(lines[0], "data.tokenizer is a file there", value)
     words = (BPE[2], *BRIEF, "name=bpe", "data.tokenizer=bytes")
-    lines = refusal(workplace, capsys, *words, label="config error")
+    lines = refused(*words, label="config error")
     assert_mentions(lines[0], "data.tokenizer is bpe there, bytes here")
 
 
-def test_a_child_takes_the_tokenizer_of_its_parent(workplace, bpe_run, capsys, eagerly):
+def test_a_child_takes_the_tokenizer_of_its_parent(workplace, bpe_run, refused, capsys, eagerly):
     child = ("init_from=" + str(bpe_run), "num_steps=1", "name=child", WITHOUT_SAMPLES)
     assert workplace.train(*child) == 0
     directory = workplace.outputs / "child"
@@ -126,14 +126,12 @@ def test_a_child_takes_the_tokenizer_of_its_parent(workplace, bpe_run, capsys, e
     assert config.data.tokenizer == str(bpe_run / "tokenizer.json")
     assert workplace.train(*child) == 0  # the same command again
     assert "This run is complete" in capsys.readouterr().out
-    line = refusal(workplace, capsys, *child, "name=new", "data.bpe_vocab_size=300", label="config error")[0]
+    line = refused(*child, "name=new", "data.bpe_vocab_size=300", label="config error")[0]
     assert_mentions(line, "data.bpe_vocab_size has no effect with init_from")
     other = workplace.outputs / "other.json"
     write_other_tokenizer(bpe_run, other)
     for value in ("bytes", "bpe", other):
-        (line,) = refusal(
-            workplace, capsys, *child, "name=new", f"data.tokenizer={value}", label="config error"
-        )
+        (line,) = refused(*child, "name=new", f"data.tokenizer={value}", label="config error")
         assert_mentions(line, f"data.tokenizer={value} is another tokenizer", str(bpe_run))
 
 
@@ -154,10 +152,10 @@ def test_passkeys_are_written_in_the_tokens_of_the_parent(bpe_run):
         assert row[0] == tokenizer.separator
 
 
-def test_a_vocabulary_smaller_than_that_of_the_tokenizer_is_refused(workplace, capsys):
-    (line,) = refusal(workplace, capsys, *BPE[:2], "name=new", "model.vocab_size=289")
+def test_a_vocabulary_smaller_than_that_of_the_tokenizer_is_refused(refused):
+    (line,) = refused(*BPE[:2], "name=new", "model.vocab_size=289")
     assert_mentions(line, "model.vocab_size=289 is smaller than", "290 tokens")
-    (line,) = refusal(workplace, capsys, "name=new", "model.vocab_size=255", "data.tokenizer=bytes")
+    (line,) = refused("name=new", "model.vocab_size=255", "data.tokenizer=bytes")
     assert_mentions(line, "model.vocab_size=255 is smaller than", "256 tokens")
 
 

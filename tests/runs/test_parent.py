@@ -27,15 +27,7 @@ from runs.checkpointing import load_parent_weights
 from runs.resolve import check_extension, check_options, check_positions, fill_from_parent, inherit
 from system.errors import ConfigError
 from tests.comparison import tensors_of
-from tests.run_helpers import (
-    LM_SIZES,
-    STILL,
-    VIT_SIZES,
-    WITHOUT_SAMPLES,
-    copy_of,
-    refusal,
-    with_random_weights,
-)
+from tests.run_helpers import LM_SIZES, STILL, VIT_SIZES, WITHOUT_SAMPLES, copy_of, with_random_weights
 from training.checkpoints import Checkpoints
 
 PARENT = "outputs/parent"
@@ -248,11 +240,6 @@ def test_a_new_head_leaves_only_the_classifier_at_its_initial_weights(tmp_path, 
     for variable in model.variables:
         value = expected.get(variable.path, np.zeros((16, 5)))  # the classifier starts at zero
         np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
-
-
-@pytest.fixture
-def refused(workplace, capsys):
-    return lambda *changes, label="error": refusal(workplace, capsys, *changes, label=label)
 
 
 def child_of(parent, name, *changes):

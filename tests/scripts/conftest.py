@@ -3,6 +3,13 @@
 import pytest
 
 from system.command import run_command
+from tests.run_helpers import save_untrained_text_run
+
+
+@pytest.fixture(scope="session")
+def untrained_text(tmp_path_factory):
+    """Directory, task and model of a text run with random weights, whose checkpoint stays as it is."""
+    return save_untrained_text_run(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture

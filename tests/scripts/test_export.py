@@ -19,11 +19,6 @@ LINE = r"wrote {}: ([\d.]+) MB, \d+\.\d ms a call of {}; the logits of \d+ held-
 
 
 @pytest.fixture(scope="module")
-def text_run(tmp_path_factory):
-    return save_untrained_text_run(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
 def image_run(tmp_path_factory):
     return save_untrained_image_run(tmp_path_factory.mktemp("images"), position="mixed")
 
@@ -36,8 +31,8 @@ def export(run, directory, file_format, output, shape):
     return output
 
 
-def test_a_language_model_is_exported_to_each_format_of_tensorflow(text_run, run, tmp_path):
-    directory, _, model = text_run
+def test_a_language_model_is_exported_to_each_format_of_tensorflow(untrained_text, run, tmp_path):
+    directory, _, model = untrained_text
     tokens = np.random.default_rng(0).integers(0, 256, (3, 7)).astype(np.int32)
     loaded = tf.saved_model.load(export(run, directory, "saved_model", tmp_path / "saved", "1x24"))
     assert set(loaded.signatures) == {"serving_default", "logits", "generate"}
@@ -86,8 +81,8 @@ def refusal(run, directory, file_format, output):
     return error.removeprefix("error: ")
 
 
-def test_mistakes_are_reported_in_one_line(text_run, image_run, run, tmp_path, monkeypatch, capsys):
-    directory, output = text_run[0], tmp_path / "output"
+def test_mistakes_are_reported_in_one_line(untrained_text, image_run, run, tmp_path, monkeypatch, capsys):
+    directory, output = untrained_text[0], tmp_path / "output"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     error = refusal(run, directory, "onnx", output)
     command = format_command("-m", "pip", "install", "-r", ROOT / "requirements-export.txt")
@@ -102,8 +97,8 @@ def test_mistakes_are_reported_in_one_line(text_run, image_run, run, tmp_path, m
     assert "invalid choice: 'onx'" in capsys.readouterr().err
 
 
-def test_a_failed_export_leaves_nothing(text_run, run, tmp_path, monkeypatch):
-    directory, output = text_run[0], tmp_path / "output"
+def test_a_failed_export_leaves_nothing(untrained_text, run, tmp_path, monkeypatch):
+    directory, output = untrained_text[0], tmp_path / "output"
 
     def write(module, model, target):
         (target / "part").write_text("part")

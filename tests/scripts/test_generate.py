@@ -13,25 +13,19 @@ from data.tokenizer import BYTES
 from models.sampling import Sampler, SamplingOptions
 from scripts.generate import main, print_texts
 from system.text import escape
-from tests.run_helpers import save_untrained_text_run
 
 CONTEXT = 24
 FACTS = r"seed (\d+): (\d+) tokens"
 
 
 @pytest.fixture(scope="module")
-def text_run(tmp_path_factory):
-    return save_untrained_text_run(tmp_path_factory.mktemp("text"))
+def run_directory(untrained_text):
+    return untrained_text[0]
 
 
 @pytest.fixture(scope="module")
-def run_directory(text_run):
-    return text_run[0]
-
-
-@pytest.fixture(scope="module")
-def sampler(text_run):
-    return Sampler(text_run[2])
+def sampler(untrained_text):
+    return Sampler(untrained_text[2])
 
 
 @pytest.fixture
