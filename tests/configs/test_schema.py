@@ -224,10 +224,8 @@ def test_differing_keys_are_listed_with_both_values():
 
 def test_conflicting_keys_exist_on_both_sides_and_change_a_step():
     other = dataclasses.replace(Config(), name="other", seed=5, log_every=7, data=TextFilesConfig(path="a"))
-    assert conflicting_keys(deciding_keys(Config()), other) == [
-        ("seed", 0, 5),
-        ("data.source", "python_stdlib", "text_files"),
-    ]
+    expected = [("seed", 0, 5), ("data.source", "python_stdlib", "text_files")]
+    assert conflicting_keys(deciding_keys(Config()), other) == expected
 
 
 def test_difference_is_described_with_yaml_values():

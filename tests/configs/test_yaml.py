@@ -24,11 +24,8 @@ IMAGES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "tfds_image
 OTHER_DATA = {"vit": "digits", "shakespeare": "python_stdlib"}
 OTHER_DATA["shakespeare_speedrun"] = "python_stdlib"
 RECIPES = sorted(CONFIGS.glob("recipe/*.yaml"))
-CHOICES = sorted(
-    f"{path.parent.name}={path.stem}"
-    for path in CONFIGS.glob("*/*.yaml")
-    if path.parent.name not in ("recipe", "study")
-)
+PATHS = [path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in ("recipe", "study")]
+CHOICES = sorted(f"{path.parent.name}={path.stem}" for path in PATHS)
 
 
 @functools.cache

@@ -107,11 +107,7 @@ def test_invalid_options_of_a_vision_transformer_raise_with_their_key(options, p
     ("cls", "options", "problem"),
     [
         (RopeScalingConfig, {"factor": 2.0}, "factor has no effect with scaling type 'none', got 2.0"),
-        (
-            AxialRopeConfig,
-            {"freqs_for": "pixel", "theta": 100.0},
-            "theta has no effect with freqs_for 'pixel'",
-        ),
+        (AxialRopeConfig, {"freqs_for": "pixel", "theta": 9.0}, "theta has no effect with freqs_for 'pixel'"),
         (AxialRopeConfig, {"max_freq": 20.0}, "max_freq has no effect with freqs_for 'lang', got 20.0"),
         (AxialRopeConfig, {"interpolate_factor": (2.0,)}, "interpolate_factor must be a list such as"),
         (

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -53,9 +55,7 @@ def test_a_mixed_bfloat16_model_generates_in_float32(sampler):
 @pytest.mark.parametrize(("options", "overflow"), [(GREEDY, "stop"), (WARM, "slide")], ids=str)
 def test_a_batch_equals_each_prompt_alone(sampler, options, overflow):
     stop_token = generated(sampler, PROMPTS[2], 4, options)[-1]  # one row stops early
-    options = SamplingOptions(
-        temperature=options.temperature, seed=options.seed, overflow=overflow, stop_tokens=(stop_token,)
-    )
+    options = replace(options, overflow=overflow, stop_tokens=(stop_token,))
     together = np.array(list(sampler.generate(PROMPTS, 23, options)))
     assert together.dtype.kind == "i"
     lengths = set()

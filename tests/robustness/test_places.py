@@ -53,12 +53,8 @@ def test_reading_data_starts_no_program(tmp_path, recorded):
 
     prepare_data(tmp_path)
     Image.new("RGB", (5, 7)).save(tmp_path / "x.eps")
-    contents = {
-        "eps": (tmp_path / "x.eps").read_bytes(),
-        "pdf": b"%PDF-1.4\n",
-        "svg": b"<svg/>",
-        "wmf": b"\xd7\xcd\xc6\x9a",
-    }
+    contents = {"pdf": b"%PDF-1.4\n", "svg": b"<svg/>", "wmf": b"\xd7\xcd\xc6\x9a"}
+    contents["eps"] = (tmp_path / "x.eps").read_bytes()
     for name, content in contents.items():
         for path in (f"images/a/{name}.png", f"images/b/x.{name}", f"text/{name}.txt", f"text/x.{name}"):
             (tmp_path / path).write_bytes(content)

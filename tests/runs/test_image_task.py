@@ -15,11 +15,8 @@ def test_the_summary_lists_the_most_confident_mistakes(untrained):
     named = ImageTask(task.config, replace(task.images, validation=replace(split, names=names)))
     summary, _ = named.finish(RunDirectory(path), model)
 
-    logits = (
-        model((np.float32(split.images) / 255 - task.images.mean) / task.images.deviation)
-        .numpy()
-        .astype(np.float64)
-    )
+    pixels = (np.float32(split.images) / 255 - task.images.mean) / task.images.deviation
+    logits = model(pixels).numpy().astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     guesses, surely = probabilities.argmax(axis=1), probabilities.max(axis=1)
     expected = np.sort(surely[guesses != split.labels])[::-1][:NUM_MISTAKES]

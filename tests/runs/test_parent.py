@@ -184,9 +184,8 @@ def test_a_parent_of_another_architecture_is_refused():
     ],
 )
 def test_learned_positions_of_another_length_are_refused_unless_they_are_resampled(old, new, sizes):
-    with pytest.raises(
-        ConfigError, match=f"weights for {sizes[0]} in .*, not for {sizes[1]}: set resample_positions=true"
-    ):
+    problem = f"weights for {sizes[0]} in .*, not for {sizes[1]}: set resample_positions=true"
+    with pytest.raises(ConfigError, match=problem):
         check_positions(new, old)
     check_positions(replace(new, resample_positions=True), old)
     config = replace(text_run(32), resample_positions=True)

@@ -126,6 +126,5 @@ def test_other_classes_than_in_training_are_refused(tmp_path, run):
     rewrite_facts(path, task, model, classes=[*"01234567", "a", "b"])
     code, output, (error,) = run(main, path, "--image-size", "12")
     assert (code, output) == (2, "")
-    assert error.endswith(
-        "the classes 0, 1, 2, 3, 4, 5, 6, 7, a, b, the data of its run now have " + ", ".join("0123456789")
-    )
+    problem = "the classes 0, 1, 2, 3, 4, 5, 6, 7, a, b, the data of its run now have "
+    assert error.endswith(problem + ", ".join("0123456789"))

@@ -83,9 +83,8 @@ def test_losses_equal_those_targets_predicted_one_by_one(eagerly, attention, blo
     small = replace(run, config=replace(run.config, batch_size=13))
     rows = evaluate_windows([small], [5, 34], **OPTIONS | {"attention": attention, "stride": 4})
     for row in rows:
-        found = losses_one_by_one(
-            run.model, run.corpus.validation, window=row["window"], stride=4, longest=34, block=block
-        )
+        options = {"window": row["window"], "stride": 4, "longest": 34, "block": block}
+        found = losses_one_by_one(run.model, run.corpus.validation, **options)
         mean = np.mean([loss for _, loss in found])
         assert row["nats_per_token"] == pytest.approx(mean, abs=1e-5)  # float32 logits
         assert row["perplexity"] == pytest.approx(math.exp(mean), rel=1e-4)

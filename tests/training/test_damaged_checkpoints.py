@@ -67,9 +67,8 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_scratch(run
         truncate(path / "tensors.index")
     run.fill(7)
     expected = run.values()
-    with pytest.raises(
-        RunError, match=r"step-00000002: tensors.index is damaged.* \(and 1 earlier\). To start a new run"
-    ):
+    problem = r"step-00000002: tensors.index is damaged.* \(and 1 earlier\). To start a new run"
+    with pytest.raises(RunError, match=problem):
         run.checkpoints.restore_latest()
     assert_same_tensors(run.values(), expected)
     assert run.names() == ["step-00000001", "step-00000002"]
