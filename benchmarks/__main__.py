@@ -41,10 +41,8 @@ def main(arguments: list[str]) -> int:
         "packages": ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed),
     }
     print_result(", ".join(facts.values()))
-    estimate = sum(
-        len(contenders) * (start + options.repeats * turn)
-        for _, _, contenders, _, (start, turn) in options.workloads
-    )
+    counts = ((len(workload.contenders), *workload.seconds) for workload in options.workloads)
+    estimate = sum(count * (start + options.repeats * turn) for count, start, turn in counts)
     print_error(f"about {format_duration(estimate)} (minutes:seconds) if all are installed")
     rows = []
     for workload in options.workloads:

@@ -89,14 +89,10 @@ class AxialViT(ConfiguredModel):
             num_unrotated=int(config.pooling == "class_token"),
             dropout=config.dropout,
         )
+        rates = [config.drop_path * (index + 1) / config.num_layers for index in range(config.num_layers)]
         self.blocks = [
-            Block(
-                options,
-                drop_path_rate=config.drop_path * (index + 1) / config.num_layers,
-                dtype=policy,
-                name=f"block_{index}",
-            )
-            for index in range(config.num_layers)
+            Block(options, drop_path_rate=rate, dtype=policy, name=f"block_{index}")
+            for index, rate in enumerate(rates)
         ]
         self.norm = RMSNorm(dtype=policy, name="norm")
         self.head = keras.layers.Dense(

@@ -12,6 +12,7 @@ from configs.schema import Config
 from data.batches import ALL_ROWS, EvaluationBatches
 from data.image_batches import image_training_dataset, normalize
 from data.images import ImageSet, load_images
+from data.sources import Report
 from runs.plots import Prediction, plot_confusion, plot_predictions
 from system.errors import DataError
 from system.text import format_share
@@ -139,7 +140,7 @@ class ImageTask:
         ]
 
 
-def load_image_task(config: Config, *, report: Callable[[str], None], facts: dict | None = None) -> ImageTask:
+def load_image_task(config: Config, *, report: Report, facts: dict | None = None) -> ImageTask:
     """Loads the images of a config and fills in what they determine; `facts` are those of a trained model.
 
     Raises DataError if there are no such images, they do not fit the model, or it was trained on others.

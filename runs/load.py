@@ -10,6 +10,7 @@ import keras
 from configs.compose import REWRITE, load_config, no_run
 from configs.schema import Config, conflicting_keys, describe_difference
 from data.config import ImagesConfig, PasskeyConfig
+from data.sources import Report
 from data.tokenizer import BYTES, FILE_NAME, Tokenizer, read_tokenizer
 from models.config import AxialViTConfig
 from models.transformer import TransformerLM
@@ -62,7 +63,7 @@ class Task(Protocol):
 def load_task(
     config: Config,
     *,
-    report: Callable[[str], None] = print_line,
+    report: Report = print_line,
     facts: dict | None = None,
     run_directory: Path | None = None,
 ) -> Task:

@@ -72,7 +72,7 @@ def check_memory(run: Run) -> None:
         print_note(f"{line}.")
 
 
-def build(run: Run) -> tuple[keras.Model, keras.optimizers.Optimizer, Checkpoints]:
+def build(run: Run) -> tuple[keras.Model, keras.Optimizer, Checkpoints]:
     """Model with initial weights, its optimizer, and the checkpoints of both."""
     config = run.config
     if config.deterministic:
@@ -88,11 +88,7 @@ def build(run: Run) -> tuple[keras.Model, keras.optimizers.Optimizer, Checkpoint
 
 
 def train_and_evaluate(
-    run: Run,
-    model: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
-    checkpoints: Checkpoints,
-    manifest: dict,
+    run: Run, model: keras.Model, optimizer: keras.Optimizer, checkpoints: Checkpoints, manifest: dict
 ) -> int:
     """Runs the steps after the checkpoint of `manifest`, evaluates, and writes the summary."""
     config, task, replicas = run.config, run.task, run.replicas

@@ -15,6 +15,7 @@ from data.batches import ALL_ROWS, EvaluationBatches, batch_dataset, evaluation_
 from data.config import BPE
 from data.corpus import MAX_TRAINING_BYTES, TextCorpus, check_length, load_text, tokenizer_of
 from data.passkeys import Passkeys
+from data.sources import Report
 from data.tokenizer import BYTES, Tokenizer
 from models.sampling import Sampler, SamplingOptions
 from system.errors import DataError
@@ -142,9 +143,7 @@ def training_dataset(config: Config, batch: Callable, start_step: int, rows: sli
     return batch_dataset(batch, start_step=start_step, num_steps=config.num_steps)
 
 
-def load_text_task(
-    config: Config, *, report: Callable[[str], None], tokenizer: Tokenizer | None = None
-) -> TextTask:
+def load_text_task(config: Config, *, report: Report, tokenizer: Tokenizer | None = None) -> TextTask:
     """Loads the text; `tokenizer` is that of an existing run. Raises DataError if the model cannot use it."""
     corpus = load_text(config.data, tokenizer=tokenizer, report=report)
     check_length(corpus, config.context_length)

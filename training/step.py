@@ -25,7 +25,7 @@ class StepResult(NamedTuple):
 
 def make_train_step(
     model: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
+    optimizer: keras.Optimizer,
     config: TrainingConfig,
     *,
     clip_norm: float,
@@ -119,7 +119,7 @@ def make_gradient_function(model: keras.Model, config: TrainingConfig) -> Callab
 
 
 def make_update(
-    optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable], *, clip_norm: float
+    optimizer: keras.Optimizer, variables: list[keras.Variable], *, clip_norm: float
 ) -> Callable[[tf.Tensor, list[tf.Tensor]], StepResult]:
     """Function `(loss, gradients) -> StepResult` that clips and applies finite gradients."""
 
