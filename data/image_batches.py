@@ -107,8 +107,7 @@ def random_transforms(
 @lru_cache(maxsize=2)
 def _epoch_draws(num_items: int, *, seed: int, epoch: int) -> np.ndarray:
     """(num_items, NUM_DRAWS) float32 in [0, 1); the row of an image does not depend on `num_items`."""
-    generator = random_generator(seed, epoch, stream=AUGMENT_STREAM)
-    draws = generator.random((num_items, NUM_DRAWS), np.float32)
+    draws = random_generator(seed, epoch, stream=AUGMENT_STREAM).random((num_items, NUM_DRAWS), np.float32)
     draws.flags.writeable = False
     return draws
 

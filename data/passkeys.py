@@ -63,8 +63,7 @@ class Passkeys:
 
     def held_out_text(self, index: int, *, depth: float | None = None) -> np.ndarray:
         """(length,) tokens of held-out text `index`: the same for every run, and no run trains on it."""
-        draw = random_generator(0, index, stream=HELD_OUT_STREAM)
-        return self.text(draw, self.length, depth=depth)
+        return self.text(random_generator(0, index, stream=HELD_OUT_STREAM), self.length, depth=depth)
 
     def held_out(self, indices: np.ndarray, depths: np.ndarray | None = None) -> Arrays:
         """(batch, length) int32 inputs and targets of held-out texts, with keys at (batch,) `depths`."""

@@ -104,8 +104,7 @@ def environment_changes(recorded: dict, current: dict) -> str:
 
 def describe_machine() -> str:
     """Number of cores, processor and Python version, such as `2 cores of AMD EPYC, Python 3.11.7`."""
-    names = [*processor_lines("model name"), platform.processor(), platform.machine()]
-    processor = next(filter(None, names))
+    processor = next(filter(None, [*processor_lines("model name"), platform.processor(), platform.machine()]))
     return f"{os.cpu_count()} cores of {processor}, Python {platform.python_version()}"
 
 

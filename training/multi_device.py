@@ -124,8 +124,7 @@ class MultiWorker(MultiDevice):
         try:
             yield
         except LOST_PEER as error:
-            lost = self.cluster.named_in(str(error))
-            names = ", ".join(map(self.cluster.name, lost)) or "a worker"
+            names = ", ".join(map(self.cluster.name, self.cluster.named_in(str(error)))) or "a worker"
             raise LostWorkerError(
                 f"{names} has ended, and the other workers cannot continue without it. "
                 "Start all workers again to resume from the latest checkpoint."
