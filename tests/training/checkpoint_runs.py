@@ -28,8 +28,8 @@ class Run:
         self.model = make_stack(num_layers, dim)
         config, variables = OptimizerConfig(name="adamw"), self.model.trainable_variables
         self.optimizer = make_optimizer(config, variables, num_steps=9)
-        kept = {"keep": keep, "keep_best": keep_best}
-        self.checkpoints = Checkpoints(path / "checkpoints", self.model, self.optimizer, **kept)
+        limits = {"keep": keep, "keep_best": keep_best}
+        self.checkpoints = Checkpoints(path / "checkpoints", self.model, self.optimizer, **limits)
         self.fill(seed)
 
     def fill(self, seed):
