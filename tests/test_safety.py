@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -108,9 +109,7 @@ def test_a_run_that_has_lost_its_checkpoints_does_not_start_again(trained_run, r
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again_with_any_config(workplace, monkeypatch):
-    def kill(*args):
-        raise SystemExit(9)
-
+    kill = Mock(side_effect=SystemExit(9))
     command = ("name=early", "num_steps=2", WITHOUT_SAMPLES)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", kill)
@@ -213,11 +212,7 @@ def test_data_and_steps_without_memory_are_one_line_and_record_nothing(image_wor
     (line,) = capsys.readouterr().err.splitlines()
     assert_mentions(line, "error: out of memory (OOM when allocating tensor with shape[1797,8192,8192,1]")
     with monkeypatch.context() as patch:
-
-        def fail(*args, **options):
-            raise MemoryError("1 TB")
-
-        patch.setattr(RunLog, "step_took", fail)
+        patch.setattr(RunLog, "step_took", Mock(side_effect=MemoryError("1 TB")))
         assert image_workplace.train(*command, "seed=1") == 2
     assert capsys.readouterr().err == "error: out of memory (1 TB). Choose smaller sizes.\n"
     assert image_workplace.train(*command) == 0
@@ -270,9 +265,7 @@ def test_user_without_a_home_directory_gets_a_one_line_error(workplace, capsys, 
 
 
 def test_unwritable_figures_and_events_do_not_stop_a_run(image_workplace, monkeypatch, capsys):
-    def fail(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
+    fail = Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr(running, "plot_loss", fail)
     monkeypatch.setattr(image_task, "plot_predictions", fail)
     monkeypatch.setattr(tf.summary, "scalar", fail)

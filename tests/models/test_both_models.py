@@ -3,6 +3,8 @@
 Chunked attention and gradient checkpointing leave logits and gradients unchanged.
 """
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -110,19 +112,14 @@ def test_logits_and_gradients_are_equal(variant):
 
 
 def test_auto_computes_long_sequences_in_tiles(monkeypatch):
-    lengths, attend_in_chunks = [], models.transformer.attend_in_chunks
-
-    def recording(queries, *args, **options):
-        lengths.append(queries.shape[2])
-        return attend_in_chunks(queries, *args, **options)
-
+    attend_in_chunks = Mock(wraps=models.transformer.attend_in_chunks)
     monkeypatch.setattr(models.chunked, "TILE", 128)
-    monkeypatch.setattr(models.transformer, "attend_in_chunks", recording)
+    monkeypatch.setattr(models.transformer, "attend_in_chunks", attend_in_chunks)
     full, auto = (model_of("rotated", num_layers=1, attention_kernel=kernel) for kernel in ("full", "auto"))
     tokens = tf.constant(np.random.default_rng(1).integers(0, 37, (1, 256)), tf.int32)
     for inputs in (tokens[:, 1:], tokens):
         np.testing.assert_allclose(auto(inputs), full(inputs), atol=1e-4)  # float32
-    assert lengths == [256]
+    assert [call.args[0].shape[2] for call in attend_in_chunks.call_args_list] == [256]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -88,16 +89,12 @@ def test_tiles_of_a_gpu_hold_all_rows_of_a_batch(monkeypatch):
     [("documents", 1, [6]), ("documents", 3, [2] * 3), ("none", 9, [2] * 3), ("alibi", 3, [6])],
 )
 def test_groups_of_heads_are_computed_apart_except_under_alibi(monkeypatch, mask, cores, heads):
-    calls, attend_in_tiles = [], models.chunked._attend_in_tiles
+    attend_in_tiles = Mock(wraps=models.chunked._attend_in_tiles)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(
-        models.chunked,
-        "_attend_in_tiles",
-        lambda *args: calls.append(args[0].shape[1]) or attend_in_tiles(*args),
-    )
+    monkeypatch.setattr(models.chunked, "_attend_in_tiles", attend_in_tiles)
     parts, mask = parts_of(41), mask_of(mask)
     assert_same([attend_in_chunks(*parts[:3], mask)], [full(*parts[:3], mask)], tolerance=1e-5)  # float32
-    assert calls == heads
+    assert [call.args[0].shape[1] for call in attend_in_tiles.call_args_list] == heads
 
 
 def test_a_query_without_visible_keys_is_finite():
