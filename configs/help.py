@@ -54,10 +54,10 @@ def help_text(config: dict, topic: str = COMMON) -> str:
 def config_groups() -> dict[str, list[str]]:
     """Names of the files in each group that a user chooses from."""
     paths = [path for path in sorted(CONFIGS.glob("*/*.yaml")) if path.parent.name not in ("recipe", "study")]
-    return {
-        group: [path.stem for path in paths if path.parent.name == group]
-        for group in sorted({path.parent.name for path in paths})
-    }
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        groups.setdefault(path.parent.name, []).append(path.stem)
+    return groups
 
 
 def comments(config: dict) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from data.batches import ALL_ROWS, AUGMENT_STREAM, batch_dataset, batch_items, random_generator
 from data.config import AugmentConfig
-from data.images import ImageSplit
+from data.images import ImageSet
 
 FILL_MODES = {"zero": "constant", "reflect": "reflect"}
 # Random numbers of one image: rotation, scale, shear, vertical shift, horizontal shift, flip.
@@ -20,24 +20,23 @@ NUM_DRAWS = 6
 
 
 def image_training_dataset(
-    split: ImageSplit,
+    image_set: ImageSet,
     *,
     start_step: int,
     num_steps: int,
     batch_size: int,
     seed: int,
     augment: AugmentConfig,
-    mean: np.ndarray,
-    deviation: np.ndarray,
     rows: slice = ALL_ROWS,
 ) -> tf.data.Dataset:
     """Batches `start_step <= i < num_steps` of an endless run; each epoch has every image once.
 
     Yields images (rows, height, width, channels) float32 and labels (rows,) int32.
     """
+    split, moments = image_set.train, _normalization(image_set.mean, image_set.deviation)
     num_items, (height, width) = len(split.labels), split.images.shape[1:3]
     # (width, channels): TensorFlow takes three times as long to broadcast (channels,).
-    scale, offset = (np.tile(values, (width, 1)) for values in _normalization(mean, deviation))
+    scale, offset = (np.tile(values, (width, 1)) for values in moments)
 
     def batch(index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         items, epochs = batch_items(index, batch_size=batch_size, num_items=num_items, seed=seed, rows=rows)

@@ -42,18 +42,10 @@ class ImageTask:
         self.examples = np.unique(np.arange(NUM_EXAMPLES) * len(images.validation.labels) // NUM_EXAMPLES)
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
-        config, images = self.config, self.images
-        return image_training_dataset(
-            images.train,
-            start_step=start_step,
-            num_steps=config.num_steps,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            augment=config.data.augment,
-            mean=images.mean,
-            deviation=images.deviation,
-            rows=rows,
-        )
+        config = self.config
+        steps = {"start_step": start_step, "num_steps": config.num_steps}
+        batch = {"batch_size": config.batch_size, "seed": config.seed, "rows": rows}
+        return image_training_dataset(self.images, augment=config.data.augment, **steps, **batch)
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
         split = self.images.validation

@@ -2,6 +2,7 @@
 
 import itertools
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,8 +142,8 @@ BATCH = 6
 PARTS = [slice(0, 2), slice(2, 4), slice(4, 6)]
 RANDOM = np.random.default_rng(1)
 BYTES = RANDOM.integers(0, 256, 200).astype(np.uint8)
-IMAGES = ImageSplit(RANDOM.integers(0, 256, (13, 6, 5, 3)).astype(np.uint8), np.arange(13, dtype=np.int32))
-MOMENTS = {"mean": np.full(3, 0.4), "deviation": np.full(3, 0.3)}
+SPLIT = ImageSplit(RANDOM.integers(0, 256, (13, 6, 5, 3)).astype(np.uint8), np.arange(13, dtype=np.int32))
+IMAGES = SimpleNamespace(train=SPLIT, mean=np.full(3, 0.4), deviation=np.full(3, 0.3))
 STEPS = {"start_step": 0, "num_steps": 9}
 TRAINING = {"batch_size": BATCH, "seed": 2}
 AUGMENT = AugmentConfig(rotation=20.0, flip=True)
@@ -154,9 +155,7 @@ SOURCES = {
     "passkeys": lambda **rows: batch_dataset(
         partial(Passkeys(60, 2).training_batch, texts=2, **TRAINING, **rows), **STEPS
     ),
-    "images": lambda **rows: image_training_dataset(
-        IMAGES, augment=AUGMENT, **TRAINING, **STEPS, **MOMENTS, **rows
-    ),
+    "images": lambda **rows: image_training_dataset(IMAGES, augment=AUGMENT, **TRAINING, **STEPS, **rows),
     "held-out text": lambda **rows: evaluation(BYTES[:120], batch_size=BATCH, length=8, **rows),
 }
 

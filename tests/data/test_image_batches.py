@@ -1,5 +1,7 @@
 """Batches of images, and the random transforms of the training images."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -23,8 +25,9 @@ NO_OPTIONS = AugmentConfig()
 
 def training(split=SPLIT, *, seed=1, augment=ALL_OPTIONS):
     """Twelve batches, two epochs."""
-    options = {"batch_size": 4, "seed": seed, "augment": augment, **MOMENTS}
-    return list(image_training_dataset(split, start_step=0, num_steps=12, **options).as_numpy_iterator())
+    images = SimpleNamespace(train=split, **MOMENTS)
+    options = {"batch_size": 4, "seed": seed, "augment": augment}
+    return list(image_training_dataset(images, start_step=0, num_steps=12, **options).as_numpy_iterator())
 
 
 def warp(images, transforms, *, fill="constant") -> np.ndarray:

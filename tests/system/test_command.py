@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -33,10 +34,7 @@ sys.exit(run_command(write))
     ],
 )
 def test_user_errors_are_reported_in_one_line(error, code, lines, capsys):
-    def fail():
-        raise error
-
-    assert run_command(fail) == code
+    assert run_command(Mock(side_effect=error)) == code
     assert capsys.readouterr().err == lines
 
 
