@@ -33,8 +33,9 @@ def record(event, arguments):
         events.append((event, arguments))
     elif event in WRITES or (event == "open" and arguments[2] & CREATES):
         paths = arguments[: WRITES.get(event, 1)]
-        paths = [os.fsdecode(path) for path in paths if not isinstance(path, int)]
-        events.extend(("write", os.path.abspath(path)) for path in paths)
+        events.extend(
+            ("write", os.path.abspath(os.fsdecode(path))) for path in paths if not isinstance(path, int)
+        )
 
 
 sys.addaudithook(record)  # cannot be removed
@@ -53,8 +54,12 @@ def test_reading_data_starts_no_program(tmp_path, recorded):
 
     prepare_data(tmp_path)
     Image.new("RGB", (5, 7)).save(tmp_path / "x.eps")
-    contents = {"pdf": b"%PDF-1.4\n", "svg": b"<svg/>", "wmf": b"\xd7\xcd\xc6\x9a"}
-    contents["eps"] = (tmp_path / "x.eps").read_bytes()
+    contents = {
+        "eps": (tmp_path / "x.eps").read_bytes(),
+        "pdf": b"%PDF-1.4\n",
+        "svg": b"<svg/>",
+        "wmf": b"\xd7\xcd\xc6\x9a",
+    }
     for name, content in contents.items():
         for path in (f"images/a/{name}.png", f"images/b/x.{name}", f"text/{name}.txt", f"text/x.{name}"):
             (tmp_path / path).write_bytes(content)
@@ -63,8 +68,9 @@ def test_reading_data_starts_no_program(tmp_path, recorded):
     images = ImageFolderConfig(path=str(tmp_path / "images"), image_size=(8, 8), **places)
     assert len(load_images(images, report=lines.append).train.labels) > 8
     assert any("eps.png" in line and "not an image" in line for line in lines)
-    texts = TextFilesConfig(path=str(tmp_path / "text"), **places)
-    assert load_text(texts, report=lines.append).train.size > 99
+    assert (
+        load_text(TextFilesConfig(path=str(tmp_path / "text"), **places), report=lines.append).train.size > 99
+    )
     assert recorded
     assert [event for event in recorded if event[0] in STARTS] == []
 
@@ -116,8 +122,9 @@ def test_commands_write_into_their_directories_and_follow_no_link(tmp_path, monk
             recorded.clear()
             assert run_command(functools.partial(main, shlex.split(arguments))) == 0
             paths = {path for kind, path in recorded if kind == "write"} - {os.devnull}
-            paths = {path for path in paths if not path.startswith(str(temporary))}
-            written = {path.removeprefix(f"{folder}/") for path in paths}
+            written = {
+                path.removeprefix(f"{folder}/") for path in paths if not path.startswith(str(temporary))
+            }
             others = {path for path in written if not path.startswith(tuple(allowed.split()))}
             assert not [path for path in others if not DIRECTORIES.fullmatch(path)]
             names |= {path for path in written if not NOT_PLANTED.fullmatch(path)}
