@@ -91,7 +91,7 @@ def compose(
         if not isinstance(cfg.get("init_from"), str):
             return OmegaConf.to_container(cfg, resolve=True)
         if (run := run_to_inherit(cfg)) is None:
-            raise no_run(f"init_from={cfg.init_from}")
+            raise no_run(f"init_from={cfg.init_from}", Path(str(cfg.get("output_dir")), cfg.init_from))
         parent = load_config(run / "config.yaml")
         is_similar = OmegaConf.select(cfg, "model.architecture") == parent.model.architecture
         groups = groups_to_inherit(choices, overrides, is_similar=is_similar)
@@ -137,7 +137,10 @@ def run_to_inherit(cfg: DictConfig) -> Path | None:
     return next((run for run in runs if (run / "config.yaml").is_file()), None)
 
 
-def no_run(place: str | Path) -> RunError:
+def no_run(place: str | Path, similar: Path | None = None) -> RunError:
+    """Error for `place` without a run; suggests `similar` if that is one."""
+    if similar is not None and (similar / "config.yaml").is_file():
+        return RunError(f"{place} is not a run directory; did you mean '{similar}'?")
     command = format_command("train.py")
     return RunError(f"{place} is not a run directory: it has no config.yaml. Train one: {command}")
 
@@ -238,7 +241,9 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
         choices = ", ".join(error.options)
-        return f"no {option!r} in {group}; choose from {choices}{did_you_mean(option, error.options)}"
+        others = [name for name, files in config_groups().items() if option in files]
+        answer = f"; did you mean '{others[0]}={option}'?" if others else did_you_mean(option, error.options)
+        return f"no {option!r} in {group}; choose from {choices}{answer}"
     if isinstance(error, InterpolationResolutionError):
         return f"{error.full_key}: {first_line(error)}"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:

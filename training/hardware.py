@@ -39,7 +39,7 @@ def resolve_compile(compile_mode: str) -> tuple[str, str]:
         return compile_mode, "as set"
     if tf.config.list_physical_devices("GPU"):
         return "xla", "a GPU"
-    return "graph", "oneDNN's matmuls are faster on a CPU"
+    return "graph", "XLA is slower on a CPU"
 
 
 def describe_device(devices: Path = Path("/dev")) -> str:

@@ -128,6 +128,7 @@ def test_every_problem_of_the_command_line_is_one_line(errors_of):
         ),
         ("num_steps", "cannot read 'num_steps': write key=value"),
         ("model=lm_tin", f"no 'lm_tin' in model; choose from {MODELS}; did you mean 'lm_tiny'?"),
+        ("model=vit", f"no 'vit' in model; choose from {MODELS}; did you mean 'experiment=vit'?"),
         (
             "recipe=vit_mnist",
             "a group is set by group=file, without ++; experiment= and data= choose the recipe",

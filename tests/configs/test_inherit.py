@@ -152,6 +152,8 @@ def test_longrope_keeps_the_original_context_that_it_cannot_derive_from_a_factor
 def test_a_missing_parent_is_the_only_error():
     with pytest.raises(RunError, match=r"^init_from=outputs/none is not a run directory: it has no config"):
         composed("init_from=outputs/none", "data.image_size=[16,16]")
+    with pytest.raises(RunError, match=r"^init_from=docs is not a run.*; did you mean 'outputs/docs'\?$"):
+        composed("init_from=docs")
 
 
 def test_damaged_parent_is_named():
