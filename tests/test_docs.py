@@ -239,8 +239,9 @@ def test_notebook_has_no_outputs():
 
 # Replacements in the commands of the notebook, for a tiny model on the text of the pages.
 TINY = {
-    "num_steps=400": "num_steps=2 sample_every=null model.dim=16 model.num_layers=1 model.num_heads=2 "
-    f"model.num_kv_heads=2 data=text_files data.path='{ROOT}/docs/*.md' data.held_out=0.5",
+    "experiment=lm_minute": "experiment=lm_minute num_steps=2 sample_every=null model.dim=16 "
+    "model.num_layers=1 model.num_heads=2 model.num_kv_heads=2 "
+    f"data=text_files data.path='{ROOT}/docs/*.md' data.held_out=0.5",
     "num_steps=50": "num_steps=1 sample_every=null",
     "--length 200": "--length 5",
     "--targets 4096": "--targets 200",
