@@ -11,11 +11,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/import_hf.py`
 
 from system.command import quiet_imports, run_command
+from system.errors import DataError
 from system.text import print_result
 
 
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
+    if not (options.folder / "config.json").exists():  # answered before TensorFlow is imported
+        raise DataError(f"{options.folder} is not a folder of a Hugging Face model: it has no config.json")
     with quiet_imports():
         from runs.imports import import_folder
 

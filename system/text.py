@@ -4,7 +4,6 @@ A closed terminal or pipe does not stop the program.
 """
 
 import difflib
-import itertools
 import os
 import shlex
 import sys
@@ -108,12 +107,17 @@ def format_value(value: object, *, quoted: bool = False) -> str:
 
 
 def format_entries(entries: Iterable[tuple[str, str]]) -> str:
-    """Names with a text in a second column, in lines of at most `LINE_WIDTH`."""
+    """Names with a text in a second column, in lines of at most `LINE_WIDTH`; long names have their own."""
     entries = list(entries)
     column = min(36, 4 + max(len(name) for name, _ in entries))
     wrap = partial(textwrap.wrap, width=LINE_WIDTH, subsequent_indent=" " * column, break_on_hyphens=False)
-    lines = (wrap(f"  {name:{column - 3}} {text}", break_long_words=False) for name, text in entries)
-    return "\n".join(itertools.chain(*lines))
+    lines = []
+    for name, text in entries:
+        if len(name) + 3 > column:
+            lines.append(f"  {name}")
+            name = ""
+        lines += wrap(f"  {name}".ljust(column) + text, break_long_words=False)
+    return "\n".join(lines)
 
 
 def format_table(rows: list[dict]) -> str:
