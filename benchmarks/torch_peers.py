@@ -187,7 +187,7 @@ def nanogpt() -> Work:
     from configs.schema import parse_config
     from data.corpus import load_text
 
-    corpus = load_text(parse_config(compose(["experiment=shakespeare"])).data)
+    corpus = load_text(parse_config(compose(["data=tiny_shakespeare", "data.tokenizer=bytes"])).data)
     folder = tempfile.TemporaryDirectory()
     for split in ("train", "validation"):
         tokens = getattr(corpus, split)

@@ -42,6 +42,7 @@ class Config(TrainingConfig):
     resample_positions: bool = False
     reset_head: bool = False
     context_length: Annotated[int, Field(ge=2, le=2**31 - 1)] | None = TransformerLMConfig.context_length
+    # The tokenizer determines the size of the vocabulary.
     model: Annotated[Model, Field(discriminator="architecture")] = TransformerLMConfig(vocab_size=None)
     data: Annotated[DataConfig, Field(discriminator="source")] = PythonStdlibConfig()
     distribute: DistributeConfig = DistributeConfig()

@@ -76,7 +76,7 @@ def to_eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def has_colour(path: Path) -> bool:
+def has_color(path: Path) -> bool:
     """Whether a file is an image of more than one channel; reads the header only."""
     with contextlib.suppress(Exception):
         check_regular(path)
@@ -130,8 +130,8 @@ def image_folder_source(config: ImageFolderConfig, *, report: Report) -> Source:
     states = {split: [file_state(name, path) for name, path, _ in files] for split, files in splits.items()}
 
     def items(split: Split) -> Iterator[tuple]:
-        is_colour = any(has_colour(path) for files in splits.values() for _, path, _ in files)
-        return read_images(splits[split], config.image_size, channels=3 if is_colour else 1)
+        is_color = any(has_color(path) for files in splits.values() for _, path, _ in files)
+        return read_images(splits[split], config.image_size, channels=3 if is_color else 1)
 
     return Source(
         name=f"{config.source} {config.path}",

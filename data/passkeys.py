@@ -15,8 +15,14 @@ from data.tokenizer import BYTES, Tokenizer
 from system.errors import DataError
 
 FILLER = (
-    *("Rain falls. ", "We walk on. ", "A dog barks. ", "A boat comes in. "),
-    *("The road is long. ", "The lake is still. ", "Birds sing at dawn. ", "Snow lies on the hill. "),
+    "Rain falls. ",
+    "We walk on. ",
+    "A dog barks. ",
+    "A boat comes in. ",
+    "The road is long. ",
+    "The lake is still. ",
+    "Birds sing at dawn. ",
+    "Snow lies on the hill. ",
 )
 TRAINING_STREAM, HELD_OUT_STREAM = 3, 4  # of `random_generator`
 PARTS = "The key: ", ". ", "What was the key? The key: "

@@ -97,12 +97,12 @@ class Progress:
 class MappedFile(np.memmap):
     """Memory-mapped file of the cache; indexing raises DataError if the file has been cut since.
 
-    To read memory behind the end of the file would end the process by SIGBUS.
+    Reading beyond the end of the file would kill the process with SIGBUS.
     """
 
     def __getitem__(self, index):
         if self._mmap and self._mmap.size() < len(self._mmap):  # None in a copy of a part
-            raise DataError(f"{self.filename} was cut during this run; the same command builds it again")
+            raise DataError(f"{self.filename} was cut during this run; repeat the command to rebuild it")
         return super().__getitem__(index)
 
 

@@ -49,6 +49,7 @@ class RopeScalingConfig(Options):
             return {"scaling": None, "target_length": None}
         scaling = {"rope_type": self.type, **self.set_keys()}
         target_length = scaling.pop("target_length", length if self.reads("target_length") else None)
+        # Also without a factor, so that an error names only the factor; longrope cannot derive the length.
         if (self.factor or self.type != "longrope") and self.reads("original_max_position_embeddings"):
             original = max(1, round(length / (self.factor or 1)))
             scaling.setdefault("original_max_position_embeddings", original)

@@ -68,7 +68,7 @@ def apply_rotary_emb(
     if not broadcasts(freqs.shape, x.shape):
         raise ValueError(
             f"angles of shape {freqs.shape} do not match the features to rotate, {x.shape}. "
-            "Flatten the axes of a grid in both or in neither."
+            "If these are positions of a grid, flatten its axes in both or in neither."
         )
     x = (x * tf.cos(freqs) + rotate_half(x, layout=layout) * tf.sin(freqs)) * scale
     pieces = [t[..., :start_index], tf.cast(x, t.dtype), t[..., end:]]

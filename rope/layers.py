@@ -107,9 +107,7 @@ class _RotatedAttention(keras.layers.Layer):
 
     def __init__(self, *args: Any, rotary: RotaryEmbedding | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if rotary is None:
-            is_multi_head = isinstance(self, keras.layers.MultiHeadAttention)
-            rotary = RotaryEmbedding(self.key_dim if is_multi_head else self.head_dim)
+        rotary = RotaryEmbedding(self._head_dim()) if rotary is None else rotary
         # A copy, as Keras cannot load a file of layers that share the weight of learned frequencies.
         self.rotary = RotaryEmbedding.from_config(rotary.get_config())
 
@@ -159,6 +157,9 @@ class RotaryAttention(_RotatedAttention, keras.layers.MultiHeadAttention):
     TensorShape([2, 5, 12])
     """
 
+    def _head_dim(self) -> int:
+        return self.key_dim
+
 
 @keras.saving.register_keras_serializable(package="rope")
 class RotaryGroupQueryAttention(_RotatedAttention, keras.layers.GroupQueryAttention):
@@ -170,3 +171,6 @@ class RotaryGroupQueryAttention(_RotatedAttention, keras.layers.GroupQueryAttent
     >>> RotaryGroupQueryAttention(head_dim=8, num_query_heads=6, num_key_value_heads=2)(x, x).shape
     TensorShape([2, 5, 12])
     """
+
+    def _head_dim(self) -> int:
+        return self.head_dim

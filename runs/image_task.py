@@ -43,17 +43,25 @@ class ImageTask:
 
     def training_batches(self, start_step: int, rows: slice = ALL_ROWS):
         config = self.config
-        steps = {"start_step": start_step, "num_steps": config.num_steps}
-        batch = {"batch_size": config.batch_size, "seed": config.seed, "rows": rows}
-        return image_training_dataset(self.images, augment=config.data.augment, **steps, **batch)
+        return image_training_dataset(
+            self.images,
+            start_step=start_step,
+            num_steps=config.num_steps,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            augment=config.data.augment,
+            rows=rows,
+        )
 
     def evaluation_batches(self, max_batches: int | None = None, rows: slice = ALL_ROWS):
         split = self.images.validation
-
-        def load(items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return self.normalize(split.images[items]), split.labels[items]
-
-        return EvaluationBatches(len(split.labels), load, self.config.batch_size, max_batches, rows)
+        return EvaluationBatches(
+            len(split.labels),
+            lambda items: (self.normalize(split.images[items]), split.labels[items]),
+            batch_size=self.config.batch_size,
+            max_batches=max_batches,
+            rows=rows,
+        )
 
     def sampler(self, directory: RunDirectory, model: keras.Model) -> Callable[[], dict]:
         """Function that draws a few held-out images with their predicted classes."""
@@ -98,7 +106,8 @@ class ImageTask:
         with directory.optional(directory.confusion):
             plot_confusion(directory.confusion, confusion, self.images.classes)
         with directory.optional(directory.predictions):
-            groups = {"held-out images": examples, "mistakes, most confident first": mistakes}
+            hidden = [mistakes[i] for i in np.flatnonzero(~np.isin(worst, self.examples))]
+            groups = {"held-out images": examples, "mistakes, most confident first": hidden}
             plot_predictions(directory.predictions, groups)
         summary = {
             "classes": list(self.images.classes),

@@ -22,9 +22,16 @@ from training.run_log import RunDirectory
 OPEN_MODEL_KEYS = ("image_size", "channels", "num_classes", "patch_size", "vocab_size")
 # Keys of the model that a child may change.
 CHANGEABLE = (
-    *("context_length", "model.image_size", "model.initial_stddev", "model.dropout", "model.drop_path"),
-    *("model.attention_kernel", "model.recompute_blocks"),
-    *("model.rope.interpolate_factor", "model.rope.theta_rescale_factor", "model.rope.scaling."),
+    "context_length",
+    "model.image_size",
+    "model.initial_stddev",
+    "model.dropout",
+    "model.drop_path",
+    "model.attention_kernel",
+    "model.recompute_blocks",
+    "model.rope.interpolate_factor",
+    "model.rope.theta_rescale_factor",
+    "model.rope.scaling.",
 )
 
 

@@ -156,7 +156,7 @@ def describe(run: Run, model: keras.Model) -> str:
     if options.learned_rotations != "none":
         details.append(f"{options.learned_rotations} learned rotations")
     warmup = config.optimizer.warmup_steps
-    rate = " (not reached: every step is warm-up)" if config.num_steps <= warmup else ""
+    note = " (not reached: every step is warm-up)" if config.num_steps <= warmup else ""
     total, size = config.num_steps * run.units_per_step, run.task.epoch_size
     epochs = f" ({total / size:.2f} epochs)" if size else ""
     layers, heads = format_count(options.num_layers, "layer"), format_count(options.num_heads, "head")
@@ -164,7 +164,7 @@ def describe(run: Run, model: keras.Model) -> str:
         f"model: {model.count_params():,} parameters, {layers}, dim {options.dim}, {heads}, "
         f"{', '.join(details)}\n"
         f"recipe: {config.num_steps:,} steps of {batch}, {total:,} in all{epochs}; "
-        f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}{rate}, seed "
+        f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}{note}, seed "
         f"{config.seed}\n{run.task.description}"
     )
 

@@ -136,7 +136,7 @@ def figure_of(study: Study, values: Values) -> Figure:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5)
         else:
             draw_differences(axes, series)
-            own = any("(" in name for name in series)  # a label names a reference of its own
+            own = any(name not in study.variants for name in series)  # a label names its own reference
             axes.set_xlabel(
                 f"{axes.get_xlabel()}\ndifference to {study.reference}{', or (variant)' if own else ''}"
             )

@@ -18,7 +18,10 @@ from system.text import print_result
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     if not (options.folder / "config.json").exists():  # answered before TensorFlow is imported
-        raise DataError(f"{options.folder} is not a folder of a Hugging Face model: it has no config.json")
+        raise DataError(
+            f"{options.folder} is not a folder of a Hugging Face model: it has no config.json; "
+            "see docs/huggingface.md"
+        )
     with quiet_imports():
         from runs.imports import import_folder
 

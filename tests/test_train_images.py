@@ -38,7 +38,7 @@ def refused(image_workplace, capsys):
 
 
 def test_loss_starts_at_chance_and_changes(trained_images):
-    """Twelve steps are too few to learn digits; the test with coloured photographs shows learning."""
+    """Twelve steps are too few to learn digits; the test with colored photographs shows learning."""
     rows = rows_of(trained_images)
     assert rows[0]["loss"] == pytest.approx(np.log(10), abs=1e-5)  # the head is initialised to zero
     assert rows[-1]["validation_loss"] != pytest.approx(np.log(10), abs=1e-4)
@@ -173,7 +173,7 @@ GREY = (120, 120, 120)
 
 
 def write_photos(folder, *, classes=tuple(COLOURS), count=6, mode="RGB"):
-    """Noisy images of one colour per class, of several sizes."""
+    """Noisy images of one color per class, of several sizes."""
     generator = np.random.default_rng(0)
     for name in classes:
         (folder / name).mkdir(parents=True)

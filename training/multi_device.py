@@ -18,8 +18,12 @@ from training.replicas import Replicas
 
 # Errors that collective operations raise when another worker has ended.
 LOST_PEER = (
-    *(tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError),
-    *(tf.errors.InternalError, tf.errors.UnavailableError, tf.errors.UnknownError),
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+    tf.errors.UnknownError,
 )
 
 

@@ -170,7 +170,9 @@ def test_cut_file_is_an_error_and_not_the_end_of_the_process(folder):
     assert corpus.train[[3, 5]].tolist() == whole[[3, 5]].tolist()
     os.truncate(corpus.train.filename, 2)
     for part in (slice(5), [3, 5]):
-        with pytest.raises(DataError, match=r"train\.bin was cut during this run; the same command builds"):
+        with pytest.raises(
+            DataError, match=r"train\.bin was cut during this run; repeat the command to rebuild"
+        ):
             corpus.train[part]
     assert load(folder).train.tolist() == whole.tolist()
 

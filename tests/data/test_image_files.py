@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.image_files import decode_image, fit_images, has_colour, read_image
+from data.image_files import decode_image, fit_images, has_color, read_image
 from system.errors import DataError
 
 RANDOM = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def test_lossless_file_gives_its_pixels(form):
     assert pixels.dtype == np.uint8
 
 
-def test_grey_and_colour_are_converted_to_the_channels():
+def test_grey_and_color_are_converted_to_the_channels():
     grey = COLOUR[..., 0]
     np.testing.assert_array_equal(decode_image(encode(grey), channels=1), grey[..., None])
     np.testing.assert_array_equal(decode_image(encode(grey), channels=3), np.stack([grey] * 3, axis=-1))
@@ -74,8 +74,8 @@ def test_other_formats_of_pillow_are_refused_and_start_no_program(tmp_path, monk
         decode_image(raw, channels=3)
     (tmp_path / "photo.png").write_bytes(raw)
     os.mkfifo(tmp_path / "pipe.png")
-    assert not has_colour(tmp_path / "photo.png")
-    assert not has_colour(tmp_path / "pipe.png")
+    assert not has_color(tmp_path / "photo.png")
+    assert not has_color(tmp_path / "pipe.png")
 
 
 @pytest.mark.parametrize(

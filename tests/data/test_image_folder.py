@@ -169,11 +169,11 @@ def test_images_are_resized_unless_image_size_is_null(folder):
         load(folder, image_size=None)
 
 
-def test_grey_images_have_one_channel_unless_one_has_colour(folder):
+def test_grey_images_have_one_channel_unless_one_has_color(folder):
     for number, path in enumerate(folder.rglob("*.*")):
         write(path, number, mode="L")
     assert load(folder).train.images.shape[1:] == (*SIZE, 1)
-    write(folder / "cat" / "colour.png", 7)
+    write(folder / "cat" / "color.png", 7)
     assert load(folder).train.images.shape[1:] == (*SIZE, 3)
 
 

@@ -29,3 +29,14 @@ def test_the_summary_lists_the_most_confident_mistakes(untrained):
         assert (mistake["class"], mistake["predicted"]) == (str(split.labels[index]), str(guesses[index]))
         assert mistake["class"] != mistake["predicted"]
         assert mistake["name"] == names[index]
+
+
+def test_a_mistake_is_drawn_once(untrained, monkeypatch):
+    path, task, model = untrained
+    summary, _ = task.finish(RunDirectory(path), model)
+    task.examples = np.array([mistake["index"] for mistake in summary["mistakes"][:2]])
+    drawn = []
+    monkeypatch.setattr("runs.image_task.plot_predictions", lambda path, groups: drawn.append(groups))
+    task.finish(RunDirectory(path), model)
+    images = [image.tobytes() for group in drawn[0].values() for image, *_ in group]
+    assert len(set(images)) == len(images) == NUM_MISTAKES

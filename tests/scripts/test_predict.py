@@ -51,7 +51,7 @@ def test_files_are_classified_like_their_pixels(untrained, digits, run):
         assert line == f"{prediction['image']}: {', '.join(guesses)}"
 
 
-def test_a_colour_image_of_another_size_is_cropped_and_resized(untrained, digits, tmp_path, run):
+def test_a_color_image_of_another_size_is_cropped_and_resized(untrained, digits, tmp_path, run):
     large = np.kron(digits[0][1], np.ones((3, 4), np.uint8))  # 24 x 32: the middle 24 x 24 counts
     Image.fromarray(np.stack([large] * 3, axis=-1)).save(tmp_path / "large.bmp")
     _, output, _ = run(main, untrained[0], tmp_path / "large.bmp", "--json", "--top", 99)

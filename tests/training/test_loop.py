@@ -3,12 +3,14 @@
 import os
 import signal
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from system.errors import DivergedError
+from data.batches import batch_dataset
+from system.errors import DataError, DivergedError
 from training.config import TrainingConfig
-from training.loop import NO_BAD_STEPS, train
+from training.loop import NO_BAD_STEPS, read, train
 from training.step import StepResult
 
 
@@ -163,3 +165,13 @@ def test_a_run_out_of_time_does_at_least_one_step():
     assert run.train(start_step=1) == (2, 75)
     assert run.train(start_step=2) == (2, 0)
     assert run.saved == [1, 2]
+
+
+def test_an_error_of_the_data_is_raised_as_such():
+    def batch(index):
+        if index == 1:
+            raise DataError("the file was cut")
+        return (np.zeros(2, np.int32),)
+
+    with pytest.raises(DataError, match=r"^the file was cut$"):
+        list(read(batch_dataset(batch, start_step=0, num_steps=3)))
