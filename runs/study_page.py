@@ -133,6 +133,8 @@ def figure_of(study: Study, values: Values) -> Figure:
             draw_curves(axes, series)
             axes.set_xticks(range(len(names)), panel.get("ticks", names))
             axes.yaxis.set_major_formatter(f"{{x:{number}}}")
+            if number.endswith("%"):  # intervals of a share may exceed it
+                axes.set_ylim(-0.05, 1.05)
             figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5)
         else:
             draw_differences(axes, series)
