@@ -71,7 +71,7 @@ def test_the_sequence_axis_may_precede_the_heads():
         ((5, 7), (2, 5, 8), {}, "last axis of x must be even"),
         ((5, 8), (2, 5, 8), {"freqs_seq_dim": 4}, "seq_dim must be an axis before the last, got 4"),
         ((3, 5, 8), (2, 5, 8), {}, "do not match the features"),
-        ((3, 5, 8), (2, 15, 8), {}, "Flatten the axes of a grid in both or in neither"),
+        ((3, 5, 8), (2, 15, 8), {}, "flatten its axes in both or in neither"),
         ((5, 8), (2, 5, 8), {"seq_dim": -1}, "seq_dim must be an axis before the last"),
     ],
 )
