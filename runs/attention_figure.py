@@ -82,8 +82,9 @@ def draw_rotations(path: Path, layers: list[np.ndarray], labels: list[str], titl
         for number, (axes, (angles,)) in enumerate(zip(grid, layers, strict=True)):
             pairs = np.concatenate(angles.transpose(0, 2, 1))  # (kv_heads * head_dim / 2, length)
             largest = abs(pairs).max()
-            colors = {"cmap": SIGNED, "vmin": -largest, "vmax": largest}
-            image = axes.imshow(pairs, aspect="auto", interpolation="nearest", **colors)
+            image = axes.imshow(
+                pairs, cmap=SIGNED, vmin=-largest, vmax=largest, aspect="auto", interpolation="nearest"
+            )
             figure.colorbar(image, ax=axes, pad=0.01)
             label_tokens(axes, labels, rows=False, columns=number == len(layers) - 1)
             axes.set_ylabel(f"layer {number}")
