@@ -5,7 +5,6 @@ train      training step of two language models and a vision transformer
 attention  training step and its peak memory, by sequence length
 generate   generation of one token
 startup    train.py --help, and train.py up to its first step
-speedrun   a training run on Shakespeare compared with nanoGPT's recipe (minutes each)
 axial      training step of a vision transformer with full and with axial attention
 
 PyTorch, rotary-embedding-torch, transformers and KerasHub are measured if requirements-bench.txt is

@@ -1,17 +1,12 @@
 """Workloads implemented with PyTorch, rotary-embedding-torch and transformers, eager or compiled."""
 
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from benchmarks.harness import CALLS, CHANNELS, CLASSES, PATCH_SIZE, Work
-from system.text import ROOT
 
 DTYPES = {"float32": torch.float32, "mixed_bfloat16": torch.bfloat16, "bfloat16": torch.bfloat16}
 COMPILE = {"eager": lambda function: function, "compiled": torch.compile}
@@ -179,18 +174,3 @@ class Patches(nn.Linear):
 
 def linear(features: int, outputs: int) -> nn.Linear:
     return nn.Linear(features, outputs, bias=False)
-
-
-def nanogpt() -> Work:
-    """Training by nanoGPT's recipe on the text of the speed run, from start to exit."""
-    from configs.compose import compose
-    from configs.schema import parse_config
-    from data.corpus import load_text
-
-    corpus = load_text(parse_config(compose(["data=tiny_shakespeare", "data.tokenizer=bytes"])).data)
-    folder = tempfile.TemporaryDirectory()
-    for split in ("train", "validation"):
-        tokens = getattr(corpus, split)
-        tokens[tokens != corpus.tokenizer.separator].tofile(Path(folder.name, f"{split}.bin"))
-    words = [sys.executable, "-m", "benchmarks.nanogpt", folder.name]
-    return Work(lambda: subprocess.run(words, cwd=ROOT, check=True, capture_output=True))

@@ -82,10 +82,6 @@ GENERATE = (
 STARTUP = by("train.py, to its first step", "ours:command", until=["step 1/"]) + by(
     "train.py --help", "ours:command", arguments=[["--help"]]
 )
-SPEED = ["experiment=shakespeare_speedrun"]
-SPEEDRUN = by("train.py {arguments[0]}", "ours:command", arguments=[SPEED]) + by(
-    "nanoGPT's recipe", "torch_peers:nanogpt"
-)
 AXIAL = by("full attention", "ours:image_step", attention=["full"]) + by(
     "axial attention", "ours:image_step", attention=["axial"]
 )
@@ -116,9 +112,6 @@ WORKLOADS = {
         )
     ],
     "startup": [Workload("command", {}, STARTUP, None, seconds=(5, 5))],
-    "speedrun": [
-        Workload("to about 1.9 nats per character of Shakespeare", {}, SPEEDRUN, None, seconds=(5, 60))
-    ],
     "axial": [
         image_step({"batch": 2, "grid": grid, "precision": "float32", "mode": "graph"} | DIM_64, AXIAL)
         for grid in (16, 32, 64)
