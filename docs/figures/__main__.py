@@ -16,8 +16,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=DOCS, help=help_text)
     folder = parser.parse_args(arguments).folder
     with quiet_imports():
-        from docs.figures.before_rotation import absolute, moving, order, relative
-        from docs.figures.extensions import grid, interpolation, learned, scalings
+        from docs.figures.before_rotation import absolute, order, relative
+        from docs.figures.extensions import grid, interpolation, scalings
         from docs.figures.rotary import decay, distance, frequencies, matrix, pairs, turn, xpos
         from runs.figure_style import draw
         from training.hardware import initialize_devices
@@ -25,8 +25,8 @@ def main(arguments: list[str]) -> None:
 
     page = folder / "rope_explained"
     page.mkdir(parents=True, exist_ok=True)
-    figures = order, absolute, moving, relative, turn, pairs, frequencies, matrix, distance, decay, xpos
-    for function in (*figures, interpolation, scalings, grid, learned):
+    figures = order, absolute, relative, turn, pairs, frequencies, matrix, distance, decay, xpos
+    for function in (*figures, interpolation, scalings, grid):
         draw(function, page / f"{function.__name__}.png")
     print_line(f"wrote {page}/*.png")
 

@@ -65,42 +65,6 @@ def absolute() -> Figure:
     return figure
 
 
-def moving() -> Figure:
-    """Score of one query and one key at a fixed distance, by the position of the key."""
-    length, distance = 128, 3
-    title = f"Score of one pair of words, {distance} positions apart, as both move along the text"
-    figure, axes = subplots(3.6, title)
-    starts = np.arange(length - distance)
-    scores = moving_scores(length, distance=distance, dim=64, trained=length // 2)
-    for (name, values), style in zip(scores.items(), ("-", "--", "-"), strict=True):
-        axes.plot(starts, values, style, label=name, linewidth=2.5 if name == "rotated" else 1.2)
-    axes.set(xlabel="position of the key", ylabel="score")
-    axes.grid()
-    figure.legend(loc="outside lower center", ncols=3)
-    return figure
-
-
-def moving_scores(length: int, *, distance: int, dim: int, trained: int) -> dict[str, np.ndarray]:
-    """(length - distance,) scores by scheme of a query `distance` after its key; NaN if not trained."""
-    generator = np.random.default_rng(0)
-    words = generator.normal(size=(2, dim))
-    to_queries, to_keys = generator.normal(size=(2, dim, dim)) / dim**0.5
-    learned = np.full((length, dim), np.nan)
-    learned[:trained] = generator.normal(size=(trained, dim), scale=0.5)
-    sinusoids = sinusoidal_embedding(tf.range(length), dim).numpy()
-
-    def scores(table, rotate=lambda x: x):
-        queries = rotate((words[0] + table) @ to_queries)[distance:]
-        keys = rotate((words[1] + table) @ to_keys)[: length - distance]
-        return np.sum(queries * keys, axis=-1) / dim**0.5
-
-    return {
-        f"learned vectors added (here random, for {trained} positions)": scores(learned),
-        "sinusoids added": scores(sinusoids),
-        "rotated": scores(np.zeros((length, dim)), RotaryEmbedding(dim).rotate_queries_or_keys),
-    }
-
-
 def relative() -> Figure:
     """Bias of ALiBi: the matrix of one head, and all heads by distance."""
     title = "ALiBi: a bias on the score that depends only on the distance"

@@ -1,11 +1,10 @@
-"""Figures on longer contexts, images and learned rotations."""
+"""Figures on longer contexts and images."""
 
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from docs.figures.before_rotation import SENTENCE
 from rope.axial import AxialRotaryEmbedding, MixedRotaryEmbedding
 from rope.embedding import RotaryEmbedding
 from rope.frequencies import language_frequencies
@@ -93,21 +92,4 @@ def grid() -> Figure:
     for axes in panels[-1]:
         axes.set_xlabel("column")
     figure.colorbar(picture, ax=panels, shrink=0.8, label="cosine")
-    return figure
-
-
-def learned() -> Figure:
-    """Angle of one pair by token: by position, with per-token rotations, with their sum."""
-    generator = np.random.default_rng(0)
-    vectors = {word: generator.normal(size=8) for word in sorted(set(SENTENCE))}
-    turns = np.stack([vectors[word] for word in SENTENCE]) @ generator.normal(size=8) * 0.25
-    positional = 0.5 * np.arange(len(SENTENCE))
-    figure, axes = subplots(3.9, "The angle of one pair at each token")
-    axes.plot(positional, "o-", label="position alone: 0.5 rad per token")
-    axes.plot(positional + turns, "s--", label="plus an angle for each token: per_token")
-    axes.plot(positional + np.cumsum(turns), "s--", label="plus the sum of these angles: cumulative")
-    axes.set_xticks(range(len(SENTENCE)), SENTENCE)
-    axes.set(title="random weights; training starts with zero weights, on the blue line", ylabel="radians")
-    axes.grid()
-    axes.legend()
     return figure

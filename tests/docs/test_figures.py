@@ -3,7 +3,6 @@ import pytest
 from PIL import Image
 
 from docs.figures.__main__ import DOCS, main
-from docs.figures.before_rotation import moving_scores
 from docs.figures.extensions import scale_by_each, scalings
 from runs import figure_style
 
@@ -40,7 +39,7 @@ def test_a_figure_is_the_same_bytes_each_time(tmp_path):
 
 
 def test_figures_are_small_and_contain_no_date_or_version():
-    assert len(NAMES) == 15
+    assert len(NAMES) == 13
     for path in PAGE_FOLDER.glob("*.png"):
         assert path.stat().st_size < 100_000, path
         assert not Image.open(path).info.keys() - {"transparency"}, path
@@ -54,13 +53,6 @@ def test_figures_are_readable_on_light_and_dark_pages():
         assert image.shape[1] <= 850, path  # the width of a page; a wider one is shrunk
         assert (image[..., 3] == 255).all(), path
         assert (abs(image[[0, 0, -1, -1], [0, -1, 0, -1], :3] - paper) <= 3).all(), path
-
-
-def test_only_the_rotated_score_is_constant_as_the_words_move():
-    learned, sinusoids, rotated = moving_scores(43, distance=3, dim=16, trained=20).values()
-    np.testing.assert_allclose(rotated, rotated[0], atol=1e-5)  # float32 angles up to 43 rad
-    assert np.std(sinusoids) > 0.1
-    assert np.isfinite(learned[:17]).all() and np.isnan(learned[17:]).all()
 
 
 def test_the_scalings_of_the_figure_are_those_of_the_rope_package():
