@@ -42,11 +42,11 @@ def plot_attention(path: Path, run_directory: Path, *, prompt: str | None, step:
     labels = [label(tokenizer, token) for token in tokens]
     subject = f"{run_directory}\n{shorten(repr(prompt), LONGEST_PROMPT)}"
     title = "Attention weights of the heads: rows are queries, columns are keys, darker is more"
-    layers = attention_weights(model, inputs)
+    weights, angles = record_layers(model, inputs)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw_attention(path, layers, labels, f"{title}\n{subject}")
-    if angles := learned_angles(model, inputs):
+        draw_attention(path, weights, labels, f"{title}\n{subject}")
+    if angles:
         title = "Learned rotations in radians: rows are the pairs of all heads"
         with writing(path.with_name("rotations.png")) as rotations:
             draw_rotations(rotations, angles, labels, f"{title}\n{subject}")
@@ -119,37 +119,26 @@ def draw_by_distance(axes: Axes, weights: np.ndarray) -> None:
     axes.grid()
 
 
-def attention_weights(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]:
-    """(batch, heads, length, keys_length) weights of each attention layer in one eager forward pass.
+def record_layers(model: keras.Model, inputs: tf.Tensor) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Attention weights and learned angles of each layer, in one eager forward pass.
 
+    The weights are (batch, heads, length, keys_length), the angles (batch, kv_heads, length, head_dim / 2).
     `attend` is replaced, since training computes no weights; `plain_operations` uses it for every length.
     """
-    layers = []
+    weights, angles = [], []
 
     def recording_attend(queries, keys, values, bias=None):
-        layers.append(kernels.attention_weights(queries, keys, bias).numpy())
+        weights.append(kernels.attention_weights(queries, keys, bias).numpy())
         return kernels.attend(queries, keys, values, bias)
 
-    transformer.attend = recording_attend
+    def recording_cos_sin(layer_angles):
+        angles.append(layer_angles.numpy())
+        return compute_cos_sin(layer_angles)
+
+    transformer.attend, attention.compute_cos_sin = recording_attend, recording_cos_sin
     try:
         with plain_operations():
             model(inputs)
     finally:
-        transformer.attend = kernels.attend
-    return layers
-
-
-def learned_angles(model: keras.Model, inputs: tf.Tensor) -> list[np.ndarray]:
-    """(batch, kv_heads, length, head_dim / 2) learned angles of each layer, in one eager forward pass."""
-    layers = []
-
-    def recording_cos_sin(angles):
-        layers.append(angles.numpy())
-        return compute_cos_sin(angles)
-
-    attention.compute_cos_sin = recording_cos_sin
-    try:
-        model(inputs)
-    finally:
-        attention.compute_cos_sin = compute_cos_sin
-    return layers
+        transformer.attend, attention.compute_cos_sin = kernels.attend, compute_cos_sin
+    return weights, angles

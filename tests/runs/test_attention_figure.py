@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
-from runs.attention_figure import attention_weights, draw_rotations, learned_angles
+from runs.attention_figure import draw_rotations, record_layers
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ def test_weights_are_recorded_for_every_kind_of_position(options):
     model = TransformerLM(TransformerLMConfig(dim=32, num_layers=2, mlp_dim=48, **options))
     tokens = tf.constant([[0, 5, 6, 7, 8]])
     logits = model(tokens)
-    layers = attention_weights(model, tokens)
+    layers, _ = record_layers(model, tokens)
     assert [weights.shape for weights in layers] == [(1, 4, 5, 5)] * 2
     for weights in layers:
         np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
@@ -33,11 +33,12 @@ def test_learned_angles_are_recorded_and_drawn(tmp_path):
         for kernel in block.attentions[0].rotations.weights:
             kernel.assign(np.full(kernel.shape, 0.1))
     tokens = tf.constant([[0, 5, 6, 7, 8]])
-    layers = learned_angles(model, tokens)
+    _, layers = record_layers(model, tokens)
     assert [angles.shape for angles in layers] == [(1, 2, 5, 4)] * 2
     for angles in layers:  # all columns of the kernel are equal, so that all pairs turn alike
         np.testing.assert_allclose(angles, np.broadcast_to(angles[:, :1, :, :1], angles.shape), rtol=1e-5)
         assert abs(np.diff(angles, axis=2)).min() > 1e-5
     draw_rotations(tmp_path / "rotations.png", layers, list("abcde"), "title")
     assert (tmp_path / "rotations.png").exists()
-    assert learned_angles(TransformerLM(TransformerLMConfig(**options)), tokens) == []
+    _, layers = record_layers(TransformerLM(TransformerLMConfig(**options)), tokens)
+    assert layers == []
