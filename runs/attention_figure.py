@@ -17,7 +17,7 @@ from rope import plain_operations
 from rope.rotation import compute_cos_sin
 from runs.arguments import writing
 from runs.figure_style import PAGE_INCHES, SHARES, SIGNED, picture
-from runs.load import load_model, load_run_tokenizer
+from runs.load import load_run
 from system.errors import RunError
 
 EXAMPLE = "def area(self):\n    return self.width * self.height\n"
@@ -31,18 +31,18 @@ def plot_attention(path: Path, run_directory: Path, *, prompt: str | None, step:
     each layer. Raises RunError if the run is not of a language model, the prompt is too short or too long,
     or a file cannot be written.
     """
-    model, config, _ = load_model(run_directory, of=TransformerLMConfig, step=step)
-    tokenizer = load_run_tokenizer(run_directory, config)
+    run = load_run(run_directory, of=TransformerLMConfig, step=step)
+    tokenizer, longest = run.tokenizer, run.trained_length
     if prompt is None:
-        prompt = tokenizer.decode(tokenizer.encode(EXAMPLE)[: config.context_length])
+        prompt = tokenizer.decode(tokenizer.encode(EXAMPLE)[:longest])
     tokens = tokenizer.encode(prompt)
-    if not 2 <= len(tokens) <= config.context_length:
-        raise RunError(f"--prompt must have 2 to {config.context_length} tokens, got {len(tokens)}")
+    if not 2 <= len(tokens) <= longest:
+        raise RunError(f"--prompt must have 2 to {longest} tokens, got {len(tokens)}")
     inputs = tf.constant(tokens[np.newaxis], tf.int32)
     labels = [label(tokenizer, token) for token in tokens]
     subject = f"{run_directory}\n{shorten(repr(prompt), LONGEST_PROMPT)}"
     title = "Attention weights of the heads: rows are queries, columns are keys, darker is more"
-    weights, angles = record_layers(model, inputs)
+    weights, angles = record_layers(run.model, inputs)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         draw_attention(path, weights, labels, f"{title}\n{subject}")

@@ -11,8 +11,9 @@ from configs.run_table import shorten
 from data.config import PasskeyConfig
 from data.passkeys import Passkeys
 from runs import extended_context as extended
-from runs.extended_context import Case, TrainedRun
+from runs.extended_context import Case
 from runs.figure_style import PAGE_INCHES, SHARES, picture
+from runs.load import TrainedRun
 from runs.plots import write_cells
 from system.text import format_percent
 

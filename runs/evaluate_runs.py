@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -17,7 +16,7 @@ from data.image_batches import normalize
 from data.image_files import list_images, read_image
 from models.config import AxialViTConfig
 from runs.figure_style import PAGE_INCHES, picture
-from runs.load import load_model, load_task, note_other_data
+from runs.load import TrainedRun, load_run, load_task, note_other_data
 from system.errors import DataError
 from system.text import can_redraw_lines, escape, print_error, print_note
 from training.evaluation import make_evaluator
@@ -33,28 +32,26 @@ def evaluate_runs(paths: list[Path], sizes: list[Size] | None, *, step: int | st
     not fit, and DataError if the data cannot be read.
     """
     of = None if sizes is None else AxialViTConfig
-    runs = [(path, *load_model(path, of=of, step=step)) for path in paths]
+    runs = [load_run(path, of=of, step=step) for path in paths]
     if sizes == []:
-        model = runs[0][2].model
+        model = runs[0].config.model
         sizes = [tuple(side * halves // 2 for side in model.image_size) for halves in (2, 3, 4)]
         sizes = [size for size in sizes if not any(side % model.patch_size for side in size)]
-    return [row for run in runs for row in evaluate_run(*run, sizes or [])]
+    return [row for run in runs for row in evaluate_run(run, sizes or [])]
 
 
-def evaluate_run(
-    path: Path, model: keras.Model, config: Config, manifest: dict, sizes: list[Size]
-) -> Iterator[dict]:
+def evaluate_run(run: TrainedRun, sizes: list[Size]) -> Iterator[dict]:
     report_once = functools.cache(print_error)  # the data are loaded for each size
-    for evaluated in [resized(config, size) for size in sizes] or [config]:
-        task = load_task(evaluated, report=report_once, facts=manifest, run_directory=path)
-        if evaluated.model == config.model:
-            note_other_data(path, config, manifest, fingerprint=task.facts["data_fingerprint"])
-        elif config.model.position == "learned" and evaluated.model.grid != config.model.grid:
-            shape = "x".join(map(str, evaluated.model.image_size))
-            print_note(f"the learned positions of {path} are resampled for images of {shape}.")
-        evaluate = make_evaluator(model, task.measure, compile_mode=config.compile)
-        batches = tqdm(task.evaluation_batches(), desc=escape(str(path)), disable=not can_redraw_lines())
-        facts = {"run": str(path), "step": manifest["step"], "parameters": model.count_params()}
+    for config in [resized(run.config, size) for size in sizes] or [run.config]:
+        task = load_task(config, report=report_once, facts=run.manifest, run_directory=run.path)
+        if config.model == run.config.model:
+            note_other_data(run, task.facts["data_fingerprint"])
+        elif config.model.position == "learned" and config.model.grid != run.config.model.grid:
+            shape = "x".join(map(str, config.model.image_size))
+            print_note(f"the learned positions of {run.path} are resampled for images of {shape}.")
+        evaluate = make_evaluator(run.model, task.measure, compile_mode=config.compile)
+        batches = tqdm(task.evaluation_batches(), desc=escape(str(run.path)), disable=not can_redraw_lines())
+        facts = {"run": str(run.path), "step": run.manifest["step"], "parameters": run.model.count_params()}
         yield facts | task.results(evaluate(batches))
 
 
@@ -86,8 +83,9 @@ def classify_files(
 
     Of a directory, all image files below it are classified. Images are cropped to the center and resized.
     """
-    model, config, manifest = load_model(run_directory, of=AxialViTConfig, step=step)
-    mean, deviation = (np.array(manifest[key], np.float32) for key in ("mean", "deviation"))  # (channels,)
+    run = load_run(run_directory, of=AxialViTConfig, step=step)
+    facts, options = run.manifest, run.config.model
+    mean, deviation = (np.array(facts[key], np.float32) for key in ("mean", "deviation"))  # (channels,)
     files, predictions, failures = [], [], []
     for path in paths:
         images = list_images(path, report=print_error) if os.path.isdir(path) else [("", path)]
@@ -96,13 +94,13 @@ def classify_files(
         raise DataError(f"no images in {', '.join(map(str, paths))}; choose image files or their directory")
     for path in tqdm(files, unit="image", disable=not can_redraw_lines()):
         try:
-            image = read_image(path, image_size=config.model.image_size, channels=config.model.channels)
+            image = read_image(path, image_size=options.image_size, channels=options.channels)
         except DataError as error:
             failures.append(str(error))
             continue
         inputs = normalize(image[np.newaxis], mean=mean, deviation=deviation)  # (1, height, width, channels)
-        (probabilities,) = tf.nn.softmax(model(inputs)).numpy()  # (classes,)
+        (probabilities,) = tf.nn.softmax(run.model(inputs)).numpy()  # (classes,)
         order = np.argsort(-probabilities, kind="stable")[:top]
-        guesses = [{"class": manifest["classes"][i], "probability": float(probabilities[i])} for i in order]
+        guesses = [{"class": facts["classes"][i], "probability": float(probabilities[i])} for i in order]
         predictions.append({"image": str(path), "guesses": guesses})
     return predictions, failures

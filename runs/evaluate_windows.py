@@ -17,10 +17,11 @@ from data.config import PasskeyConfig
 from data.corpus import load_text
 from data.tokenizer import Tokenizer
 from data.window_batches import Targets, choose_targets, window_batches
+from models.config import TransformerLMConfig
 from runs import extended_context as extended
-from runs.extended_context import Case, TrainedRun
+from runs.extended_context import Case
 from runs.figure_style import FAINT, MARKERS, PAGE_INCHES, picture
-from runs.load import note_other_data
+from runs.load import TrainedRun, load_run, note_other_data
 from system.errors import RunError
 from system.text import print_error
 
@@ -30,11 +31,11 @@ JSON_COLUMNS = ["step", "context_length", "factor", "attention", "stride", "targ
 
 def load_run_with_text(path: Path, *, step: int | str = "latest") -> TrainedRun:
     """Raises RunError if it is not a run on text."""
-    run = extended.load_run(path, step=step)
+    run = load_run(path, of=TransformerLMConfig, step=step)
     if isinstance(run.config.data, PasskeyConfig):
         raise RunError(f"{path} was trained on passkeys; scripts.passkey measures how many it finds")
     corpus = load_text(run.config.data, tokenizer=run.tokenizer, report=print_error)
-    note_other_data(path, run.config, run.manifest, fingerprint=corpus.fingerprint)
+    note_other_data(run, corpus.fingerprint)
     return replace(run, corpus=corpus)
 
 

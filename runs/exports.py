@@ -19,7 +19,7 @@ from models.exported import image_module, text_module
 from models.huggingface import load_pretrained, save_pretrained
 from models.transformer import TransformerLM
 from rope import plain_operations
-from runs.load import Task, load_model, load_task
+from runs.load import Task, load_run, load_task
 from system.command import silenced_standard_error
 from system.errors import RunError, reason
 from system.files import read_json_lines, replacing
@@ -42,7 +42,8 @@ def export_run(run_directory: Path, file_format: str, output: Path, *, step: int
             raise RunError(f"--format {file_format} needs {package}: {command}")
     if output.exists():
         raise RunError(f"{output} exists; remove it, or choose another --output")
-    model, config, manifest = load_model(run_directory, precision="float32", step=step)
+    run = load_run(run_directory, precision="float32", step=step)
+    model, config, manifest = run.model, run.config, run.manifest
     task = load_task(config, report=print_error, facts=manifest, run_directory=run_directory)
     write, is_for_transformers = FORMATS.get(file_format), file_format == "huggingface"
     if isinstance(config.model, AxialViTConfig):

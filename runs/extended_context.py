@@ -2,40 +2,20 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from configs.schema import Config
-from data.corpus import TextCorpus
-from data.tokenizer import BYTES, Tokenizer
 from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
-from runs.load import load_model, load_run_tokenizer
+from runs.load import TrainedRun
 from system.errors import RunError
 from system.text import can_redraw_lines, escape
 
 SCALING_LENGTHS = ("factor", "original_max_position_embeddings", "target_length")
-
-
-@dataclass(frozen=True, eq=False)
-class TrainedRun:
-    """A trained language model and, where its loss is measured, its corpus."""
-
-    path: Path
-    model: TransformerLM
-    config: Config
-    manifest: dict
-    corpus: TextCorpus | None = None
-    tokenizer: Tokenizer = BYTES
-
-    @property
-    def trained_length(self) -> int:
-        return self.model.config.context_length
 
 
 class Case(NamedTuple):
@@ -72,11 +52,6 @@ class Case(NamedTuple):
         run = {"run": str(self.run.path), "step": self.run.manifest["step"]}
         scaling = {"zero_shot": self.scaling, "factor": self.factor}
         return {**run, "context_length": self.run.trained_length, **scaling}
-
-
-def load_run(path: Path, *, step: int | str = "latest") -> TrainedRun:
-    model, config, manifest = load_model(path, of=TransformerLMConfig, step=step)
-    return TrainedRun(path, model, config, manifest, tokenizer=load_run_tokenizer(path, config))
 
 
 def make_cases(

@@ -1,7 +1,7 @@
 """The task of a run, and loading of tasks, models and trained runs."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +10,7 @@ import keras
 from configs.compose import REWRITE, load_config, no_run
 from configs.schema import Config, conflicting_keys, describe_difference
 from data.config import ImagesConfig, PasskeyConfig
+from data.corpus import TextCorpus
 from data.sources import Report
 from data.tokenizer import BYTES, FILE_NAME, Tokenizer, read_tokenizer
 from models.config import AxialViTConfig
@@ -94,10 +95,26 @@ def make_model(config: Config, tokenizer: Tokenizer | None = BYTES) -> keras.Mod
     return TransformerLM(config.model, dtype=config.precision, document_separator=separator)
 
 
-def load_model(
+@dataclass(frozen=True, eq=False)
+class TrainedRun:
+    """A model with the weights of a checkpoint, and where the loss of windows is measured, its corpus."""
+
+    path: Path
+    model: keras.Model
+    config: Config
+    manifest: dict  # of the checkpoint
+    corpus: TextCorpus | None = None
+    tokenizer: Tokenizer = BYTES  # for images too
+
+    @property
+    def trained_length(self) -> int:
+        return self.model.config.context_length
+
+
+def load_run(
     run_directory: Path, *, of: type | None = None, precision: str | None = None, step: int | str = "latest"
-) -> tuple[keras.Model, Config, dict]:
-    """Model, config and checkpoint manifest of a run; prints the step.
+) -> TrainedRun:
+    """Run with the weights of a checkpoint, whose step is printed.
 
     `of` is the class of the model's config that a command needs, and `precision` replaces that of the run.
     `step` is a number, `latest`, or `best` for the lowest held-out loss among the checkpoints kept.
@@ -113,10 +130,11 @@ def load_model(
         config = replace(config, precision=precision)
     if step == "best":
         step = find_best_step(run_directory)
-    model = make_model(config, load_run_tokenizer(run_directory, config))
+    tokenizer = load_run_tokenizer(run_directory, config)
+    model = make_model(config, tokenizer)
     manifest = restore_weights(run_directory, model, step=None if step == "latest" else step)
     print_note(f"{run_directory}: using the checkpoint of step {manifest['step']:,}")
-    return model, config, manifest
+    return TrainedRun(run_directory, model, config, manifest, tokenizer=tokenizer)
 
 
 def find_best_step(run_directory: Path) -> int:
@@ -142,7 +160,8 @@ def load_run_config(run_directory: Path) -> Config:
     return config
 
 
-def note_other_data(path: Path, config: Config, manifest: dict, *, fingerprint: str) -> None:
+def note_other_data(run: TrainedRun, fingerprint: str) -> None:
     """Prints a note if the data differ from those that a run was trained on."""
-    if fingerprint != manifest["data_fingerprint"]:
-        print_note(f"{path} was trained on data that differ from {config.data.source} on this machine.")
+    if fingerprint != run.manifest["data_fingerprint"]:
+        source = run.config.data.source
+        print_note(f"{run.path} was trained on data that differ from {source} on this machine.")

@@ -32,17 +32,16 @@ def main(arguments: list[str]) -> None:
     with quiet_imports():
         from models.config import TransformerLMConfig
         from models.sampling import Sampler
-        from runs.load import load_model, load_run_tokenizer
+        from runs.load import load_run
 
-    model, config, _ = load_model(options.run_directory, of=TransformerLMConfig, step=options.step)
-    tokenizer = load_run_tokenizer(options.run_directory, config)
-    sampler = Sampler(model, vocab_size=tokenizer.vocab_size)
+    run = load_run(options.run_directory, of=TransformerLMConfig, step=options.step)
+    sampler = Sampler(run.model, vocab_size=run.tokenizer.vocab_size)
     if texts:
-        generate(sampler, tokenizer, texts, options)
+        generate(sampler, run.tokenizer, texts, options)
         return
     for text in ask_for_prompts():
         try:
-            generate(sampler, tokenizer, [text], options)
+            generate(sampler, run.tokenizer, [text], options)
         except RunError as error:
             print_error(f"error: {error}")
         except KeyboardInterrupt:

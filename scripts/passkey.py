@@ -19,12 +19,13 @@ from system.text import format_table, print_result
 def main(arguments: list[str]) -> None:
     options = parse(arguments)
     with quiet_imports():
+        from models.config import TransformerLMConfig
         from runs.evaluate_passkey import evaluate_passkeys, plot_rows, table_rows
-        from runs.extended_context import load_run
+        from runs.load import load_run
 
     paths = list(dict.fromkeys(options.run_directories))
     rows = evaluate_passkeys(
-        [load_run(path, step=options.step) for path in paths],
+        [load_run(path, of=TransformerLMConfig, step=options.step) for path in paths],
         options.lengths,
         num_depths=options.depths,
         examples=options.examples,

@@ -13,7 +13,7 @@ from data.config import PasskeyConfig
 from data.tokenizer import read_tokenizer
 from models.sampling import Sampler, SamplingOptions
 from runs.evaluate_runs import evaluate_runs
-from runs.load import load_model, load_task
+from runs.load import load_run, load_task
 from runs.text_task import load_passkey_task
 from scripts.evaluate import main as evaluate
 from scripts.visualize import main as visualize
@@ -57,12 +57,12 @@ def test_the_run_records_its_tokenizer_and_the_size_of_its_vocabulary(bpe_run):
 def test_evaluation_in_two_tokenizers_equals_a_numpy_reference(eagerly, trained_run, bpe_run):
     rows = evaluate_runs([trained_run, bpe_run], None)
     for row, path in zip(rows, (trained_run, bpe_run), strict=True):
-        model, config, _ = load_model(path)
-        corpus = load_task(config, run_directory=path).corpus
+        run = load_run(path)
+        corpus = load_task(run.config, run_directory=path).corpus
         tokens, length, nats = np.asarray(corpus.validation, np.int32), 16, 0.0
         for start in range(0, len(tokens) - 1, length):
             window = tokens[start : start + length + 1]
-            logits = model(window[None, :-1]).numpy()[0].astype(float)
+            logits = run.model(window[None, :-1]).numpy()[0].astype(float)
             peak = logits.max(axis=1)
             entropies = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
             nats += (entropies - logits[np.arange(len(window) - 1), window[1:]]).sum()
@@ -160,7 +160,7 @@ def test_a_vocabulary_smaller_than_that_of_the_tokenizer_is_refused(refused):
 
 
 def test_padding_is_never_sampled(bpe_run, eagerly):
-    model, _, _ = load_model(bpe_run)
+    model = load_run(bpe_run).model
     model.embedding.embeddings.assign(np.zeros((320, 16)))  # every token has the same logit
     for sampler, is_padding in ((Sampler(model, vocab_size=290), False), (Sampler(model), True)):
         steps = sampler.generate([[5]] * 20, 5, SamplingOptions())

@@ -15,7 +15,8 @@ from data.corpus import TextCorpus
 from models.config import RopeConfig, RopeScalingConfig, TransformerLMConfig
 from models.transformer import TransformerLM
 from runs.evaluate_windows import evaluate_windows
-from runs.extended_context import Case, TrainedRun, make_case_model
+from runs.extended_context import Case, make_case_model
+from runs.load import TrainedRun
 from scripts.evaluate import main
 from system.errors import CommandError, RunError
 

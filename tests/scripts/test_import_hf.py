@@ -13,7 +13,7 @@ from data.tokenizer import train_bpe
 from models.config import RopeConfig, TransformerLMConfig
 from models.huggingface import load_pretrained, save_pretrained
 from models.transformer import TransformerLM
-from runs.load import load_model
+from runs.load import load_run
 from scripts import evaluate, export, generate
 from scripts.import_hf import main
 from tests.models.reference import relative_difference
@@ -72,7 +72,7 @@ def test_an_imported_model_is_a_run_that_records_its_source(folder, imported):
         digest = hashlib.sha256((folder / "model" / name).read_bytes()).hexdigest()
         assert manifest["imported_files"][name] == digest
     assert (imported / "tokenizer.json").read_bytes() == (folder / "model" / "tokenizer.json").read_bytes()
-    model, _, _ = load_model(imported)
+    model = load_run(imported).model
     tokens = np.arange(11, dtype=np.int32)[np.newaxis]
     np.testing.assert_array_equal(model(tokens), load_pretrained(folder / "model")(tokens))
 
@@ -111,7 +111,7 @@ def test_a_child_of_an_imported_model_is_extended_and_exported(folder, imported,
     assert values["rope_parameters"]["original_max_position_embeddings"] == 12
     card = (tmp_path / "out" / "README.md").read_text()
     assert re.search(r"held-out result \| held-out loss [\d.]+ nats per token, [\d.]+ bits per byte", card)
-    model, _, _ = load_model(child)
+    model = load_run(child).model
     tokens = np.arange(40, dtype=np.int32)[np.newaxis]
     assert relative_difference(load_pretrained(tmp_path / "out")(tokens), model(tokens)) < 1e-4
 

@@ -16,8 +16,8 @@ from data.passkeys import Passkeys
 from models.config import TransformerLMConfig
 from runs import evaluate_passkey
 from runs.evaluate_passkey import evaluate_passkeys
-from runs.extended_context import TrainedRun, config_of
-from runs.load import make_model
+from runs.extended_context import config_of
+from runs.load import TrainedRun, make_model
 from scripts.evaluate import main as evaluate
 from scripts.passkey import main
 
