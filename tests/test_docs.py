@@ -247,7 +247,7 @@ TINY = {
     "model.num_layers=1 model.num_heads=2 model.num_kv_heads=2 "
     f"data=text_files data.path='{ROOT}/docs/*.md' data.held_out=0.5",
     "num_steps=50": "num_steps=1 sample_every=null",
-    "--length 200": "--length 5",
+    "--length 100": "--length 5",
     "--targets 4096": "--targets 200",
 }
 
