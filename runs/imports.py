@@ -23,11 +23,11 @@ OPTIMIZER = ("optimizer.learning_rate=1e-4", "optimizer.adamw_learning_rate_rati
 FIXED = ("model", "context_length", "init_from", "name")
 
 
-def import_folder(folder: Path, name: str, overrides: list[str], *, layout: str = "half") -> str:
+def import_folder(folder: Path, name: str, overrides: list[str]) -> str:
     """Writes `output_dir/name` with the weights of a folder at step 0, and returns a line about it.
 
-    `folder` and `layout` are those of `load_pretrained`, `overrides` keys of `train.py`, such as those of the
-    data, which are measured and used by children of the run. The default tokenizer is that of the folder.
+    `overrides` are keys of `train.py`, such as those of the data, which are measured and used by children of
+    the run. The default tokenizer is that of the folder.
     """
     for override in overrides:
         if override_key(override).split(".")[0] in FIXED:
@@ -40,7 +40,7 @@ def import_folder(folder: Path, name: str, overrides: list[str], *, layout: str 
     if config.data.tokenizer is None:
         config = replace(config, data=replace(config.data, tokenizer=str(folder)))
     initialize_devices()
-    model = load_pretrained(folder, layout=layout)
+    model = load_pretrained(folder)
     config = replace(config, model=model.config, context_length=model.config.context_length)
     config = resolve_config(config, directory.config)
     task = load_task(config)

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     with quiet_imports():
         from runs.imports import import_folder
 
-    print_result(import_folder(options.folder, options.name, options.overrides, layout=options.layout))
+    print_result(import_folder(options.folder, options.name, options.overrides))
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -33,8 +33,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     folder = "directory with config.json, model.safetensors and tokenizer.json"
     parser.add_argument("folder", type=Path, help=folder)
     parser.add_argument("--name", required=True, help="name of the run")
-    layout = "pair layout of the rotation; interleaved reorders the features (default %(default)s)"
-    parser.add_argument("--layout", choices=("half", "interleaved"), default="half", help=layout)
     overrides = "keys of train.py, such as data=text_files data.path='docs/**/*.md'"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
     return parser.parse_intermixed_args(arguments)
