@@ -97,13 +97,13 @@ def make_model(config: Config, tokenizer: Tokenizer | None = BYTES) -> keras.Mod
 
 @dataclass(frozen=True, eq=False)
 class TrainedRun:
-    """A model with the weights of a checkpoint, and where the loss of windows is measured, its corpus."""
+    """A run with the weights of a checkpoint."""
 
     path: Path
     model: keras.Model
     config: Config
     manifest: dict  # of the checkpoint
-    corpus: TextCorpus | None = None
+    corpus: TextCorpus | None = None  # only where the loss by window is measured
     tokenizer: Tokenizer = BYTES  # for images too
 
     @property
