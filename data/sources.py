@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from data.config import expand_home
 from system.errors import DataError, reason
-from system.files import replacing, sha256_of
+from system.files import delete, replacing, sha256_of
 from system.text import format_count, format_duration, printable
 
 Split = Literal["train", "validation"]
@@ -153,12 +152,11 @@ def _build(folder: Path, source: Source, build: Callable, report: Report) -> dic
         if (meta := read_meta(folder)) is None:
             report(f"{source.action[0]} {source.describe_size()} of {source.name}")
             progress = Progress(source, report)
-            with replacing(folder) as temporary:
+            with replacing(folder, remove=delete) as temporary:
                 temporary.mkdir()
                 facts = build(temporary, progress) | {"skipped": progress.skipped}
                 (temporary / "meta.json").write_text(json.dumps(facts), "utf-8")
                 (temporary / "sha256.json").write_text(json.dumps(hash_files(temporary)), "utf-8")
-                shutil.rmtree(folder, ignore_errors=True)  # a damaged entry
             meta = read_meta(folder)
     return meta
 
@@ -167,7 +165,7 @@ def remove_partial(cache_dir: Path) -> None:
     """Removes entries that a process left when it was killed: their locks are free."""
     for path in cache_dir.glob(".*.partial"):
         with contextlib.suppress(OSError, Timeout), FileLock(path.with_suffix(".lock"), timeout=0):
-            shutil.rmtree(path)
+            delete(path)
 
 
 def read_meta(folder: Path) -> dict | None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+import system.files
 from data import sources
 from data.config import PythonStdlibConfig, TextFilesConfig
 from data.corpus import check_length, divide, held_out_bytes, load_text
@@ -127,6 +128,17 @@ def test_damaged_cache_is_rebuilt(folder):
         assert again.fingerprint == corpus.fingerprint
         assert again.train.tobytes() == expected
         assert names_in(entry.parent) == [entry.name]
+
+
+def test_damaged_cache_is_kept_until_its_replacement_is_on_disk(folder, monkeypatch):
+    entry = Path(load(folder).train.filename).parent
+    change_bit(entry / "train.bin")
+    damaged = (entry / "train.bin").read_bytes()
+    monkeypatch.setattr(system.files, "sync", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(DataError, match="No space"):
+        load(folder)
+    assert (entry / "train.bin").read_bytes() == damaged
+    assert names_in(entry.parent) == [entry.name]
 
 
 def test_one_of_several_threads_or_processes_builds_an_entry(tmp_path):
