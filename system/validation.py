@@ -113,7 +113,9 @@ def describe(details: dict, key: str, example: str | None) -> str:
     got = f"got {format_value(value, quoted=True)}"
     for name, sign in BOUNDS.items():
         if name in context:
-            return f"must be {sign} {context[name]:.15g}, {got}"
+            # Numbers between 0 and a lower bound near it are too small for float32.
+            bound = 0 if name == "gt" and value <= 0 else context[name]
+            return f"must be {sign} {bound:.15g}, {got}"
     if kind == "literal_error" or kind.startswith("union_tag"):
         choices = re.findall("'([^']*)'", context.get("expected", context.get("expected_tags", "")))
         return f"must be one of {', '.join(choices)}; {got}{did_you_mean(str(value), choices)}"

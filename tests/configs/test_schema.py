@@ -43,6 +43,7 @@ PROBLEMS = [
         rope(interpolate_factor=0.5),
     ),
     ("model.dropout must be < 1, got 1", {"model": {"dropout": 1.0}}),
+    ("optimizer.learning_rate must be > 0, got 0", {"optimizer": {"learning_rate": 0}}),
     ("optimizer.learning_rate must be > 1e-38, got 1e-320", {"optimizer": {"learning_rate": 1e-320}}),
     (f"{DEVICES} CPU:0, CPU:0", mirrored("CPU:0", "CPU:0")),
     (f"{DEVICES} TPU:0", mirrored("TPU:0")),
