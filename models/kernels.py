@@ -115,15 +115,6 @@ def attention_weights(queries: tf.Tensor, keys: tf.Tensor, bias: tf.Tensor | Non
     return tf.nn.softmax(scores if bias is None else scores + tf.cast(bias, tf.float32))
 
 
-def plain_attention(
-    queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor | None = None
-) -> tf.Tensor:
-    """Reference for `attend` and `attend_in_chunks`, with the arguments of `attend`; float32."""
-    weights = attention_weights(queries, keys, bias)
-    values = tf.repeat(values, queries.shape[1] // keys.shape[1], axis=1)
-    return tf.matmul(weights, tf.cast(values, tf.float32))  # (batch, heads, length, head_dim)
-
-
 def attend(
     queries: tf.Tensor, keys: tf.Tensor, values: tf.Tensor, bias: tf.Tensor | None = None
 ) -> tf.Tensor:

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.kernels import CausalMask, alibi_bias, alibi_slopes, attend, gated, plain_attention, rms_normalize
+from models.kernels import (
+    CausalMask,
+    alibi_bias,
+    alibi_slopes,
+    attend,
+    attention_weights,
+    gated,
+    rms_normalize,
+)
 
 RANDOM = np.random.default_rng(0)
 CAUSAL = np.where(np.arange(7) > np.arange(5)[:, np.newaxis] + 2, -1e9, 0.0).astype(np.float32)
@@ -20,6 +28,11 @@ def plain_gated(gate, up):
 
 def plain_norm(x, scale):
     return x / tf.sqrt(tf.reduce_mean(x**2, axis=-1, keepdims=True) + 1e-5) * scale
+
+
+def plain_attention(queries, keys, values, bias=None):
+    values = tf.repeat(values, queries.shape[1] // keys.shape[1], axis=1)
+    return attention_weights(queries, keys, bias) @ values
 
 
 QUERIES_KEYS_VALUES = (normal(2, 6, 5, 8), normal(2, 2, 7, 8), normal(2, 2, 7, 8))
