@@ -49,7 +49,7 @@ def is_fused(dtype: tf.DType) -> bool:
     return dtype == tf.float32 and not tf.config.list_logical_devices("GPU")
 
 
-def is_chunked(model: keras.Model, inputs: tf.Tensor) -> bool:
+def is_loss_chunked(model: keras.Model, inputs: tf.Tensor) -> bool:
     """Whether the loss of a batch is computed in chunks: `model` is a language model with many logits."""
     least, _ = FUSED_CHUNKS if is_fused(tf.as_dtype(model.compute_dtype)) else OTHER_CHUNKS
     return num_logits(model, inputs) >= least

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from training.config import TrainingConfig
-from training.evaluation import chunked_cross_entropy, count_targets, is_chunked, summed_cross_entropy
+from training.evaluation import chunked_cross_entropy, count_targets, is_loss_chunked, summed_cross_entropy
 from training.replicas import ONE_DEVICE, Replicas, all_reduced
 
 
@@ -35,7 +35,7 @@ def make_train_step(
 
     Args:
         model: called as `model(inputs, training=True, seed=(2,) int32)`; for a large vocabulary, see
-            `training.evaluation.is_chunked`.
+            `training.evaluation.is_loss_chunked`.
         optimizer: built for the model's trainable variables.
         config: `accumulation_steps` micro-batches of a replica are processed one after the other; dropout is
             stateless, keyed by (seed, step, micro-batch, layer); `compile` is `graph` or `xla`, with several
@@ -84,7 +84,7 @@ def make_gradient_function(model: keras.Model, config: TrainingConfig) -> Callab
         micro_batch_seed = tf.random.experimental.stateless_fold_in(step_seed, number)  # (2,)
         options = {"label_smoothing": config.label_smoothing}
         with tf.GradientTape() as tape:
-            if is_chunked(model, inputs):
+            if is_loss_chunked(model, inputs):
                 features = model.features(inputs, training=True, seed=micro_batch_seed)  # (rows, length, dim)
                 loss = chunked_cross_entropy(features, model.output_embeddings(), targets, **options)
             else:

@@ -10,7 +10,7 @@ from models.transformer import TransformerLM
 from training.config import TrainingConfig
 from training.evaluation import (
     chunked_cross_entropy,
-    is_chunked,
+    is_loss_chunked,
     make_evaluator,
     summed_cross_entropy,
     summed_loss,
@@ -94,5 +94,5 @@ def test_a_batch_with_many_logits_is_evaluated_row_by_row(small_chunks, model):
 
 
 def test_a_small_vocabulary_and_images_keep_all_logits(model):
-    assert not is_chunked(model, tf.zeros((8, 256), tf.int32))
-    assert not is_chunked(tf.keras.Sequential(), tf.zeros((8, 8, 8, 1)))
+    assert not is_loss_chunked(model, tf.zeros((8, 256), tf.int32))
+    assert not is_loss_chunked(tf.keras.Sequential(), tf.zeros((8, 8, 8, 1)))
