@@ -3,8 +3,8 @@
 The scores of a tile stay in the cache of the processor, where XLA fuses mask, exponential and sums.
 
 Shape words: batch, heads, kv_heads, length, head_dim; group = heads / kv_heads is the number of query heads
-that share a head of keys and values. A tile is (rows, kv_heads, group * size, head_dim): `size` consecutive
-tokens of `rows` rows of the batch, with group = 1 for keys and values.
+that share a head of keys and values. A tile is (kv_heads, group * size, head_dim): `size` consecutive tokens
+of a row of the batch, with group = 1 for keys and values.
 """
 
 import math
@@ -12,12 +12,11 @@ import os
 
 import tensorflow as tf
 
-from models.kernels import MASKED, CausalMask
+from models.kernels import MASKED, CausalMask, attend
 from rope.positions import size_of
 from rope.private_tensorflow import in_plain_operations
 
-TILE = 128  # maximum number of tokens in a tile on a CPU: the scores of 4 heads are 256 kB
-GPU_TILE = 512  # and on a GPU, where a tile holds all rows of the batch
+TILE = 128  # maximum number of tokens in a tile: the scores of 4 heads are 256 kB
 # Length from which on `auto` computes attention in tiles, which XLA compiles in 1 to 2 s.
 AUTO_LENGTH = {"float32": 256, "bfloat16": 512, "float16": 512}  # by compute dtype
 
@@ -41,17 +40,18 @@ def attend_in_chunks(
     Computed in float32; the backward pass recomputes the weights (FlashAttention, Dao et al. 2022, arXiv
     2205.14135). Shapes are those of `attend`; `mask` computes the bias of each tile.
     """
+    if queries.shape[0] == 0:
+        return attend(queries, keys, values)  # XLA compiles no loop without tiles
     length, head_dim = size_of(queries, 2), queries.shape[3]
-    tile = GPU_TILE if _on_gpu() else TILE
-    num_tiles = -(-length // tile)
+    num_tiles = -(-length // TILE)
     # XLA compiles each shape: outside a graph of known length, many lengths share one.
-    size = tile if tf.is_tensor(length) or tf.executing_eagerly() else -(-length // num_tiles)
+    size = TILE if tf.is_tensor(length) or tf.executing_eagerly() else -(-length // num_tiles)
     padding = num_tiles * size - length
     if mask is not None and mask.segment_ids is not None:
         mask = mask._replace(segment_ids=tf.pad(mask.segment_ids, ((0, 0), (0, padding))))
     # Groups of heads are computed at the same time, each in its own thread. ALiBi differs between heads.
     is_alike = mask is None or mask.alibi_heads is None
-    groups = math.gcd(keys.shape[1], os.cpu_count() or 1) if is_alike and not _on_gpu() else 1
+    groups = math.gcd(keys.shape[1], os.cpu_count() or 1) if is_alike else 1
 
     def split(x):
         x = tf.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0)))
@@ -61,10 +61,6 @@ def attend_in_chunks(
     outputs = [_attend_in_tiles(*part, mask, tf.convert_to_tensor(length)) for part in parts]
     output = tf.reshape(tf.concat(outputs, axis=1), (-1, queries.shape[1], num_tiles * size, head_dim))
     return output[:, :, :length]
-
-
-def _on_gpu() -> bool:
-    return bool(tf.config.list_logical_devices("GPU"))
 
 
 @tf.function(autograph=False, jit_compile=True)
@@ -85,7 +81,7 @@ def _attend_in_tiles(queries, keys, values, mask, length):
 
 
 class _Tiles:
-    """Queries, scaled keys and values in float32 tiles, (batch / rows * num_tiles, *tile), row after row.
+    """Queries, scaled keys and values in float32 tiles, (batch * num_tiles, *tile), row after row.
 
     Below, `index` is the number of a tile of queries, and `other` that of a tile of keys and values.
     """
@@ -95,29 +91,28 @@ class _Tiles:
         self.heads, self.kv_heads, self.head_dim = queries.shape[1], keys.shape[1], keys.shape[4]
         self.num_tiles, self.size = size_of(queries, 2), size_of(queries, 3)
         self.scale = self.head_dim**-0.5
-        self.rows = size_of(queries, 0) if _on_gpu() else 1
         self.queries = self.split(queries, self.heads)
         self.keys = self.split(keys, self.kv_heads) * self.scale
         self.values = self.split(values, self.kv_heads)
 
     def split(self, x: tf.Tensor, heads: int) -> tf.Tensor:
         """(batch, heads, num_tiles, size, head_dim) to tiles."""
-        shape = (-1, self.rows, self.kv_heads, heads // self.kv_heads, self.num_tiles, self.size)
-        x = tf.reshape(tf.cast(x, tf.float32), (*shape, self.head_dim))
-        x = tf.transpose(x, (0, 4, 1, 2, 3, 5, 6))  # num_tiles becomes axis 1
-        return tf.reshape(x, (-1, self.rows, self.kv_heads, shape[3] * self.size, self.head_dim))
+        group = heads // self.kv_heads
+        shape = (-1, self.kv_heads, group, self.num_tiles, self.size, self.head_dim)
+        x = tf.transpose(tf.reshape(tf.cast(x, tf.float32), shape), (0, 3, 1, 2, 4, 5))
+        return tf.reshape(x, (-1, self.kv_heads, group * self.size, self.head_dim))
 
     def join(self, x: tf.Tensor, heads: int) -> tf.Tensor:
         """The inverse of `split`."""
-        shape = (-1, self.num_tiles, self.rows, self.kv_heads, heads // self.kv_heads, self.size)
-        x = tf.transpose(tf.reshape(x, (*shape, self.head_dim)), (0, 2, 3, 4, 1, 5, 6))
+        shape = (-1, self.num_tiles, self.kv_heads, heads // self.kv_heads, self.size, self.head_dim)
+        x = tf.transpose(tf.reshape(x, shape), (0, 2, 3, 1, 4, 5))
         return tf.cast(tf.reshape(x, (-1, heads, self.num_tiles, self.size, self.head_dim)), self.dtype)
 
     def attend(self) -> tuple[tf.Tensor, tf.Tensor]:
         """(batch, heads, num_tiles, size, head_dim) output, and tiles of the log-sum-exp of the scores."""
         # Maximum, sum and output of the tiles so far (Milakov and Gimelshein 2018, arXiv 1805.02867).
         zero_output = tf.zeros_like(self.queries[0])
-        zero_sum = zero_output[..., :1]  # (rows, kv_heads, group * size, 1)
+        zero_sum = zero_output[..., :1]  # (kv_heads, group * size, 1)
 
         def attend_tile(index, outputs, log_sums):
             def add(other, maximum, total, output):
@@ -151,16 +146,20 @@ class _Tiles:
                 d_scores = weights * (d_weights - row_sums[index])
                 return (
                     d_tile + tf.matmul(d_scores, self.keys[other]),
-                    _put(d_keys, other, d_keys[other] + _transposed_product(d_scores, queries)),
-                    _put(d_values, other, d_values[other] + _transposed_product(weights, d_output)),
+                    _put(d_keys, other, d_keys[other] + tf.matmul(queries, d_scores, transpose_a=True)),
+                    _put(d_values, other, d_values[other] + tf.matmul(d_output, weights, transpose_a=True)),
                 )
 
             state = tf.zeros_like(queries), d_keys, d_values
             d_tile, d_keys, d_values = _loop(*self._visible(index), add, state)
             return _put(d_queries, index, d_tile), d_keys, d_values
 
-        state = [tf.zeros_like(x) for x in (self.queries, self.keys, self.values)]
-        d_queries, d_keys, d_values = _loop(0, tf.shape(self.queries)[0], add_tile, state)
+        # Of keys and values the transposed gradients are summed: their products then read only the narrow
+        # factor, queries or d_output, in transposed order, which is twice as fast.
+        zeros = [tf.zeros_like(tf.linalg.matrix_transpose(x)) for x in (self.keys, self.values)]
+        state = tf.zeros_like(self.queries), *zeros
+        d_queries, *transposed = _loop(0, tf.shape(self.queries)[0], add_tile, state)
+        d_keys, d_values = map(tf.linalg.matrix_transpose, transposed)
         d_queries = self.join(d_queries, self.heads)
         return d_queries, *(self.join(x, self.kv_heads) for x in (d_keys * self.scale, d_values))
 
@@ -170,18 +169,17 @@ class _Tiles:
         return first, first + self.num_tiles if self.mask is None else index + 1
 
     def _scores(self, index, other) -> tf.Tensor:
-        """(rows, kv_heads, group * size, size) scores and their bias."""
+        """(kv_heads, group * size, size) scores and their bias."""
         scores = tf.matmul(self.queries[index], self.keys[other], transpose_b=True)
         queries, keys = (n % self.num_tiles * self.size + tf.range(self.size) for n in (index, other))
         if self.mask is None:
             return tf.where(keys < self.length, scores, MASKED)
-        mask, group = self.mask, index // self.num_tiles
+        mask, row = self.mask, index // self.num_tiles
         for name in ("padding", "segment_ids"):
             if (part := getattr(mask, name)) is not None:
-                shape = (-1, self.rows, *tf.unstack(tf.shape(part))[1:])
-                mask = mask._replace(**{name: tf.reshape(part, shape)[group]})
-        bias = tf.cast(mask.bias(queries, keys), tf.float32)  # (rows or 1, heads or 1, size, size)
-        by_head = tf.reshape(scores, (self.rows, self.heads, self.size, self.size))
+                mask = mask._replace(**{name: part[row][tf.newaxis]})
+        bias = tf.cast(mask.bias(queries, keys), tf.float32)[0]  # (heads or 1, size, size)
+        by_head = tf.reshape(scores, (self.heads, self.size, self.size))
         return tf.reshape(by_head + bias, tf.shape(scores))
 
 
@@ -198,8 +196,3 @@ def _loop(start, end, body, state):
 
 def _put(x, index, value):
     return tf.tensor_scatter_nd_update(x, [[index]], value[tf.newaxis])
-
-
-def _transposed_product(left, right):
-    """left^T right, of which only the narrow factor `right` is read in transposed order: twice as fast."""
-    return tf.linalg.matrix_transpose(tf.matmul(right, left, transpose_a=True))
