@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data.config import ImageFolderConfig
 from data.sources import MOVED_HINT, Report, Source, Split, check_regular, file_state, read_file
+from system.command import available_cores
 from system.errors import DataError, reason
 from system.files import walk_files
 from system.text import format_count, printable
@@ -196,6 +197,6 @@ def read_images(files: list[tuple], image_size: tuple[int, int] | None, *, chann
             image = fit_images(image[None], image_size)[0]
         return name, image, label, hashlib.sha256(raw).digest()
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         for start in range(0, len(files), FILES_AT_ONCE):
             yield from pool.map(decode, files[start : start + FILES_AT_ONCE])

@@ -8,13 +8,13 @@ of a row of the batch, with group = 1 for keys and values.
 """
 
 import math
-import os
 
 import tensorflow as tf
 
 from models.kernels import MASKED, CausalMask, attend
 from rope.positions import size_of
 from rope.private_tensorflow import in_plain_operations
+from system.command import available_cores
 
 TILE = 128  # maximum number of tokens in a tile: the scores of 4 heads are 256 kB
 # Length from which on `auto` computes attention in tiles, which XLA compiles in 1 to 2 s.
@@ -51,7 +51,7 @@ def attend_in_chunks(
         mask = mask._replace(segment_ids=tf.pad(mask.segment_ids, ((0, 0), (0, padding))))
     # Groups of heads are computed at the same time, each in its own thread. ALiBi differs between heads.
     is_alike = mask is None or mask.alibi_heads is None
-    groups = math.gcd(keys.shape[1], os.cpu_count() or 1) if is_alike else 1
+    groups = math.gcd(keys.shape[1], available_cores()) if is_alike else 1
 
     def split(x):
         x = tf.pad(x, ((0, 0), (0, 0), (0, padding), (0, 0)))

@@ -74,6 +74,13 @@ def prepare_standard_streams() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def available_cores() -> int:
+    """Number of processor cores that this process may use, which taskset and containers limit."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def stop_signals() -> list[int]:
     """Signals that ask a command to stop; SIGHUP only if it was not started to ignore it, as by nohup."""
     is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from system.command import silenced_standard_error
+from system.command import available_cores, silenced_standard_error
 from system.text import format_command, format_count, print_note
 
 # Prefixes of processor flags that decide which CPU kernels run.
@@ -84,10 +84,7 @@ def describe_environment() -> dict:
 
 
 def num_threads() -> int:
-    threads = tf.config.threading.get_intra_op_parallelism_threads()
-    if threads or not hasattr(os, "sched_getaffinity"):
-        return threads or os.cpu_count()
-    return len(os.sched_getaffinity(0))
+    return tf.config.threading.get_intra_op_parallelism_threads() or available_cores()
 
 
 def environment_changes(recorded: dict, current: dict) -> str:

@@ -3,11 +3,14 @@
 import io
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from data import image_files
 from data.image_files import decode_image, fit_images, has_color, read_image
 from system.errors import DataError
 
@@ -131,3 +134,11 @@ def test_file_that_cannot_be_read_raises_one_line(tmp_path):
     ):
         with pytest.raises(DataError, match=message):
             read_image(tmp_path / name, image_size=(8, 8), channels=3)
+
+
+def test_files_are_decoded_on_the_cores_that_the_process_may_use(monkeypatch):
+    pool = Mock(wraps=ThreadPoolExecutor)
+    monkeypatch.setattr(image_files, "ThreadPoolExecutor", pool)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 8}, raising=False)
+    assert list(image_files.read_images([], None, channels=1)) == []
+    pool.assert_called_once_with(3)

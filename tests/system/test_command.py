@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from system.command import quiet_imports, run_command
+from system.command import available_cores, quiet_imports, run_command
 from system.errors import ConfigError, DataError, DivergedError, RunError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,3 +101,11 @@ def test_a_closed_pipe_ends_a_command_quietly():
         process.stdout.close()
         assert process.wait(timeout=120) == 141
         assert process.stderr.read() == ""
+
+
+def test_available_cores_are_those_of_the_process(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {2, 5}, raising=False)
+    assert available_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert available_cores() == 7
