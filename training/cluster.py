@@ -1,12 +1,11 @@
 """Processes of a run on several hosts, from TF_CONFIG."""
 
-import contextlib
 import json
 import math
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from system.errors import RunError, reason
@@ -68,7 +67,7 @@ def read_cluster(environment: Mapping[str, str]) -> Cluster:
 def wait_for_processes(cluster: Cluster) -> None:
     """Waits until every process of the cluster has started, and names them, which TensorFlow does not."""
     missing, reported = [number for number in range(len(cluster)) if number != cluster.own], -math.inf
-    with listening(cluster.tasks[cluster.own][2]):
+    with listen(cluster.tasks[cluster.own][2]):
         # One answer suffices: later a process may not listen until TensorFlow's server starts.
         while missing := [number for number in missing if not is_listening(cluster.tasks[number][2])]:
             if time.monotonic() - reported > REPORT_EVERY_SECONDS:
@@ -78,20 +77,15 @@ def wait_for_processes(cluster: Cluster) -> None:
             time.sleep(RETRY_EVERY_SECONDS)
 
 
-@contextlib.contextmanager
-def listening(address: str) -> Iterator[None]:
-    """Context in which other processes can connect to the port of `address`."""
-    with socket.socket() as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as TensorFlow's server does
-        try:
-            server.bind(("", int(address.rpartition(":")[2])))
-            server.listen(BACKLOG)
-        except (OSError, OverflowError) as error:  # the latter for a port above 65535
-            raise RunError(
-                f"cannot listen at {address}, the address of this process in TF_CONFIG ({reason(error)}). Is "
-                "another process with the same task running?"
-            ) from error
-        yield
+def listen(address: str) -> socket.socket:
+    """Socket to which other processes can connect at the port of `address`; it reuses the port."""
+    try:
+        return socket.create_server(("", int(address.rpartition(":")[2])), backlog=BACKLOG)
+    except (OSError, OverflowError) as error:  # the latter for a port above 65535
+        raise RunError(
+            f"cannot listen at {address}, the address of this process in TF_CONFIG ({reason(error)}). Is "
+            "another process with the same task running?"
+        ) from error
 
 
 def is_listening(address: str) -> bool:
