@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import base64
 import functools
 import importlib
 import json
@@ -236,9 +237,21 @@ def test_tables_of_the_configuration_are_those_of_the_code():
     assert configuration.page() == TEXTS[configuration.PAGE], "run python -m docs.configuration"
 
 
-def test_notebook_has_no_outputs():
-    cells = json.loads(NOTEBOOK.read_text())["cells"]
-    assert all(cell.get("outputs", []) == [] and cell.get("execution_count") is None for cell in cells)
+def test_notebook_stores_what_its_cells_print_and_draw():
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    cells = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    for cell in cells:
+        source = "".join(cell["source"])
+        draws, prints = "show(" in source, source.startswith("!") or "print(" in source
+        expected = draws * ["display_data"] + prints * ["stream"]
+        assert [output["output_type"] for output in cell["outputs"]] == expected, source
+        for output in cell["outputs"]:
+            text = "".join(output.get("text", []))
+            assert not re.search(r"(^|\s)/\w", text), "a path of one machine"
+            if draws:
+                image = base64.b64decode(output["data"]["image/png"])
+                assert image.startswith(b"\x89PNG") and len(image) < 60_000
 
 
 # Replacements in the commands of the notebook, for a tiny model on the text of the pages.
