@@ -1,6 +1,6 @@
-"""Runs several workers of train.py on this machine, to try multi-worker training.
+"""Runs workers of train.py on this machine: `python -m scripts.launch_local -- distribute=multi_worker`.
 
-python -m scripts.launch_local --workers 2 -- experiment=lm distribute=multi_worker
+The workers, two by default, train one model together, to try multi-worker training.
 """
 
 import argparse
@@ -17,23 +17,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `python scripts/launch_local.py`
 
 from system.command import forwarding_signals, run_command, stop_signals
-from system.text import print_line
+from system.text import ROOT, print_line
 
-PROGRAM = Path(__file__).resolve().parents[1] / "train.py"
 PATIENCE = 30  # seconds for the other workers to end by themselves after a failure, before they are killed
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.launch_local",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(prog="python -m scripts.launch_local", description=__doc__)
     workers = "number of processes, at most 16 (default %(default)s)"
     parser.add_argument("--workers", type=int, choices=range(1, 17), metavar="N", default=2, help=workers)
     parser.add_argument("overrides", nargs="*", help="arguments of train.py, after --")
     options = parser.parse_args(arguments)
-    return launch([sys.executable, str(PROGRAM), *options.overrides], num_workers=options.workers)
+    return launch([sys.executable, str(ROOT / "train.py"), *options.overrides], num_workers=options.workers)
 
 
 def launch(command: list[str], *, num_workers: int) -> int:
