@@ -91,13 +91,12 @@ class _Tiles:
         self.heads, self.kv_heads, self.head_dim = queries.shape[1], keys.shape[1], keys.shape[4]
         self.num_tiles, self.size = size_of(queries, 2), size_of(queries, 3)
         self.scale = self.head_dim**-0.5
-        self.queries = self.split(queries, self.heads)
-        self.keys = self.split(keys, self.kv_heads) * self.scale
-        self.values = self.split(values, self.kv_heads)
+        self.queries, self.values = self.split(queries), self.split(values)
+        self.keys = self.split(keys) * self.scale
 
-    def split(self, x: tf.Tensor, heads: int) -> tf.Tensor:
-        """(batch, heads, num_tiles, size, head_dim) to tiles."""
-        group = heads // self.kv_heads
+    def split(self, x: tf.Tensor) -> tf.Tensor:
+        """(batch, heads or kv_heads, num_tiles, size, head_dim) to tiles."""
+        group = x.shape[1] // self.kv_heads
         shape = (-1, self.kv_heads, group, self.num_tiles, self.size, self.head_dim)
         x = tf.transpose(tf.reshape(tf.cast(x, tf.float32), shape), (0, 3, 1, 2, 4, 5))
         return tf.reshape(x, (-1, self.kv_heads, group * self.size, self.head_dim))
@@ -132,8 +131,8 @@ class _Tiles:
 
     def gradients(self, d_output, output, log_sums) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Gradients of queries, keys and values, from the results of `attend`."""
-        d_outputs = self.split(d_output, self.heads)
-        row_sums = tf.reduce_sum(self.split(output, self.heads) * d_outputs, axis=-1, keepdims=True)
+        d_outputs = self.split(d_output)
+        row_sums = tf.reduce_sum(self.split(output) * d_outputs, axis=-1, keepdims=True)
 
         def add_tile(index, d_queries, d_keys, d_values):
             queries, d_output = self.queries[index], d_outputs[index]
