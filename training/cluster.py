@@ -78,13 +78,15 @@ def wait_for_processes(cluster: Cluster) -> None:
 
 
 def listen(address: str) -> socket.socket:
-    """Socket to which other processes can connect at the port of `address`; it reuses the port."""
+    """Socket to which other processes can connect at the port of `address`."""
     try:
+        # With SO_REUSEADDR, as TensorFlow's server, which listens at the same port afterwards.
         return socket.create_server(("", int(address.rpartition(":")[2])), backlog=BACKLOG)
     except (OSError, OverflowError) as error:  # the latter for a port above 65535
+        cause = reason(error).partition(" (while attempting")[0]  # without Python's name of the address
         raise RunError(
-            f"cannot listen at {address}, the address of this process in TF_CONFIG ({reason(error)}). Is "
-            "another process with the same task running?"
+            f"cannot listen at {address}, the address of this process in TF_CONFIG ({cause}). Is another "
+            "process with the same task running?"
         ) from error
 
 

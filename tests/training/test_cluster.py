@@ -75,9 +75,12 @@ def test_processes_wait_for_each_other(capsys):
     assert capsys.readouterr().out.splitlines() == [line]
 
 
-@pytest.mark.parametrize("port", [None, 70_000])
-def test_a_port_in_use_or_out_of_range_is_an_error(port):
+@pytest.mark.parametrize(
+    ("port", "cause"), [(None, "Address already in use"), (70_000, r"bind\(\): port must be 0-65535\.")]
+)
+def test_a_port_in_use_or_out_of_range_is_an_error(port, cause):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{port or taken.getsockname()[1]}"
-        with pytest.raises(RunError, match=f"cannot listen at {address}, the address of this process in TF"):
+        message = f"cannot listen at {address}, the address of this process in TF_CONFIG \\({cause}\\)\\. Is "
+        with pytest.raises(RunError, match=message):
             wait_for_processes(local_cluster(address))
