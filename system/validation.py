@@ -113,8 +113,8 @@ def describe(details: dict, key: str, example: str | None) -> str:
     got = f"got {format_value(value, quoted=True)}"
     for name, sign in BOUNDS.items():
         if name in context:
-            # Numbers between 0 and a lower bound near it are too small for float32.
-            bound = 0 if name == "gt" and value <= 0 else context[name]
+            # A tiny bound excludes numbers that are zero in float32; to others it means 0.
+            bound = 0 if name == "gt" and value <= 0 < context[name] < 1e-30 else context[name]
             return f"must be {sign} {bound:.15g}, {got}"
     if kind == "literal_error" or kind.startswith("union_tag"):
         choices = re.findall("'([^']*)'", context.get("expected", context.get("expected_tags", "")))

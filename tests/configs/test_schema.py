@@ -16,6 +16,7 @@ from configs.schema import (
 from data.config import DIGITS_AUGMENT, PythonStdlibConfig, TextFilesConfig
 from models.config import AxialViTConfig, TransformerLMConfig
 from system.errors import ConfigError, RunError
+from system.validation import describe
 from training.config import OptimizerConfig
 
 SOURCES = "python_stdlib, tfds, text_files, json_lines, parquet, passkey, digits, tfds_images, image_folder"
@@ -144,6 +145,12 @@ def test_each_problem_is_one_line_with_the_full_key(problem, values):
     with pytest.raises(ConfigError) as caught:
         parse_config(text() | values)
     assert str(caught.value) == problem
+
+
+def test_a_bound_is_that_of_its_field_except_one_that_is_zero_in_float32():
+    for bound, value, expected in ((5, -1, "> 5"), (-1, -2, "> -1"), (1e-38, -2.0, "> 0"), (0, 0, "> 0")):
+        details = {"type": "greater_than", "input": value, "ctx": {"gt": bound}}
+        assert describe(details, "key", None) == f"must be {expected}, got {value}"
 
 
 def test_whole_numbers_and_fractions_become_the_type_of_their_field():
