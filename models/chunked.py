@@ -153,8 +153,8 @@ class _Tiles:
             d_tile, d_keys, d_values = _loop(*self._visible(index), add, state)
             return _put(d_queries, index, d_tile), d_keys, d_values
 
-        # Of keys and values the transposed gradients are summed: their products then read only the narrow
-        # factor, queries or d_output, in transposed order, which is twice as fast.
+        # The gradients of keys and values are summed in transposed form: their products then read only the
+        # narrow factor, queries or d_output, in transposed order, which is twice as fast.
         zeros = [tf.zeros_like(tf.linalg.matrix_transpose(x)) for x in (self.keys, self.values)]
         state = tf.zeros_like(self.queries), *zeros
         d_queries, *transposed = _loop(0, tf.shape(self.queries)[0], add_tile, state)

@@ -75,7 +75,7 @@ def prepare_standard_streams() -> None:
 
 
 def available_cores() -> int:
-    """Number of processor cores that this process may use, which taskset and containers limit."""
+    """Number of processor cores that this process may use, which taskset or a cpuset limits."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
