@@ -249,6 +249,8 @@ def test_notebook_stores_what_its_cells_print_and_draw():
         for output in cell["outputs"]:
             text = "".join(output.get("text", []))
             assert not re.search(r"(^|\s)/\w", text), "a path of one machine"
+            for option in re.findall(r"[ =](\d+)(?![\d.])", source) if source.startswith("!") else []:
+                assert re.search(rf"\b{int(option):,}\b", text), f"{option} of a command is not in its output"
             if draws:
                 image = base64.b64decode(output["data"]["image/png"])
                 assert image.startswith(b"\x89PNG") and len(image) < 60_000
