@@ -24,12 +24,13 @@ AUTO_LENGTH = {"float32": 256, "bfloat16": 512, "float16": 512}  # by compute dt
 def is_chunked(kernel: str, length: int | None, dtype: str) -> bool:
     """Whether attention over `length` tokens is computed in tiles; None for a length that is not yet known.
 
-    The kernel is `full`, `chunked`, or `auto`, which takes tiles where they are faster, and for unknown
-    lengths. Never in float64, nor under `plain_operations`: converters need static shapes.
+    The kernel is `full`, `chunked`, or `auto`, which takes tiles on a CPU for lengths where they are faster,
+    and for unknown ones. Never in float64, nor under `plain_operations`: converters need static shapes.
     """
     if in_plain_operations() or dtype not in AUTO_LENGTH:
         return False
-    return kernel == "chunked" or (kernel == "auto" and (length is None or length >= AUTO_LENGTH[dtype]))
+    is_long = length is None or length >= AUTO_LENGTH[dtype]
+    return kernel == "chunked" or (kernel == "auto" and is_long and not tf.config.list_logical_devices("GPU"))
 
 
 def attend_in_chunks(

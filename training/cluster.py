@@ -78,9 +78,8 @@ def wait_for_processes(cluster: Cluster) -> None:
 
 
 def listen(address: str) -> socket.socket:
-    """Socket to which other processes can connect at the port of `address`."""
+    """Socket that accepts connections at the port of `address`, which TensorFlow's server can reuse later."""
     try:
-        # With SO_REUSEADDR, as TensorFlow's server, which listens at the same port afterwards.
         return socket.create_server(("", int(address.rpartition(":")[2])), backlog=BACKLOG)
     except (OSError, OverflowError) as error:  # the latter for a port above 65535
         cause = reason(error).partition(" (while attempting")[0]  # without Python's name of the address

@@ -157,11 +157,13 @@ def test_lengths_of_eager_calls_share_a_compiled_program():
 
 
 @pytest.mark.parametrize("dtype", AUTO_LENGTH)
-def test_auto_chunks_long_and_unknown_lengths(dtype):
+def test_auto_chunks_long_and_unknown_lengths_on_a_cpu(monkeypatch, dtype):
     lengths = 1, AUTO_LENGTH[dtype] - 1, AUTO_LENGTH[dtype], None
     assert [is_chunked("auto", length, dtype) for length in lengths] == [False, False, True, True]
     assert is_chunked("chunked", 1, dtype) and not is_chunked("full", None, dtype)
     assert not is_chunked("chunked", None, "float64")  # tiles are float32
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+    assert not is_chunked("auto", None, dtype) and is_chunked("chunked", None, dtype)  # on a GPU
 
 
 def largest_tensor(kernel, length):
