@@ -13,7 +13,7 @@ from models.config import TransformerLMConfig
 from models.transformer import TransformerLM
 from runs.load import TrainedRun
 from system.errors import RunError
-from system.text import can_redraw_lines, escape
+from system.text import can_redraw_lines, escape, print_error
 
 SCALING_LENGTHS = ("factor", "original_max_position_embeddings", "target_length")
 
@@ -69,10 +69,12 @@ def evaluate_cases(
 
     `prepare` returns the batches of a case, and a function from a batch to its values.
     """
-    values = {}
-    for case in dict.fromkeys(case.equivalent for case in cases):
+    values, different = {}, dict.fromkeys(case.equivalent for case in cases)
+    for number, case in enumerate(different, 1):
         batches, evaluate = prepare(case)
         description = f"{case.run.path} {case.scaling} {case.length:,}"
+        if not can_redraw_lines():
+            print_error(f"{number}/{len(different)}: {description} tokens")
         progress = tqdm(batches, desc=escape(description), disable=not can_redraw_lines())
         values[case] = np.concatenate([evaluate(batch) for batch in progress])
     return [values[case.equivalent] for case in cases]

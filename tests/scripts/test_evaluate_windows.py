@@ -166,6 +166,7 @@ def test_the_command_prints_json(eagerly, trained_run, tmp_path, monkeypatch, ru
     options = "--windows", 20, 10, "--targets", 60, "--zero-shot", "yarn", "--json"
     code, output, errors = run(main, trained_run, trained_run, *options)
     assert (code, errors[-1]) == (0, "wrote context.png")
+    assert f"1/6: {trained_run} none 10 tokens" in errors  # yarn changes nothing at 10
     assert (tmp_path / "context.png").read_bytes().startswith(b"\x89PNG")
     rows = json.loads(output)
     assert [(row["zero_shot"], row["window"]) for row in rows[:4]] == [
