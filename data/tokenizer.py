@@ -29,13 +29,15 @@ class ByteTokenizer:
         vocab_size: tokens are integers from 0 to `vocab_size - 1`.
         separator: token before and after each document; no text is encoded to it.
         stop_tokens: special tokens that may follow a document, the separator among them.
+        special: text of each special token; none for bytes.
         prefix: tokens that the model expects before a prompt, such as that of `<s>`.
         json: content of its `tokenizer.json`; None for bytes.
         dtype: smallest unsigned integer that holds every token.
         sha256: identifies the tokenizer.
     """
 
-    vocab_size, separator, stop_tokens, prefix, json, dtype = 256, 0, (0,), [], None, np.dtype(np.uint8)
+    vocab_size, separator, stop_tokens, special, prefix, json = 256, 0, (0,), {}, [], None
+    dtype = np.dtype(np.uint8)
     sha256 = hashlib.sha256(bytes(range(vocab_size))).hexdigest()
 
     def encode(self, text: str) -> np.ndarray:
@@ -74,8 +76,8 @@ class JsonTokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         added = self._tokenizer.get_added_tokens_decoder()
-        self._special = {id: token.content for id, token in added.items() if token.special}
-        ids = {content: id for id, content in self._special.items()}
+        self.special = {id: token.content for id, token in added.items() if token.special}
+        ids = {content: id for id, content in self.special.items()}
         self.stop_tokens = tuple(ids[content] for content in SEPARATORS if content in ids)
         if not self.stop_tokens:
             raise DataError(f"{name} has no special token to separate documents: {', '.join(SEPARATORS)}")
@@ -116,7 +118,7 @@ class JsonTokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         piece = self._tokenizer.id_to_token(int(token))
-        if piece is None or token in self._special:
+        if piece is None or token in self.special:
             return b""
         if self._byte_of and set(piece) <= self._byte_of.keys():
             return bytes(map(self._byte_of.get, piece))

@@ -97,6 +97,8 @@ def save_pretrained(model: TransformerLM, folder: Path | str, tokenizer=None) ->
         values |= {"bos_token_id": tokenizer.separator, "eos_token_id": list(tokenizer.stop_tokens)}
         (folder / TOKENIZER).write_text(tokenizer.json or byte_tokenizer(), encoding="utf-8")
         options = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        options["bos_token"] = tokenizer.special.get(tokenizer.separator)
+        options["eos_token"] = tokenizer.special.get(tokenizer.stop_tokens[-1])
         write_json(folder / "tokenizer_config.json", options)
     write_json(folder / CONFIG, values)
     order = np.argsort(feature_order(model.config))

@@ -262,6 +262,18 @@ def test_the_byte_tokenizer_encodes_bytes_without_loss(tmp_path, model_of):
     assert (values["bos_token_id"], values["eos_token_id"]) == (0, [0])
 
 
+def test_transformers_finds_the_special_tokens_of_a_tokenizer(tmp_path, model_of):
+    from tokenizers import Tokenizer, models
+
+    from data.tokenizer import JsonTokenizer
+
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "<s>": 1, "</s>": 2}, "a"))
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    save_pretrained(model_of(num_layers=1), tmp_path, JsonTokenizer(tokenizer.to_str()))
+    options = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert (options["bos_token"], options["eos_token"]) == ("<s>", "</s>")
+
+
 @pytest.mark.skipif(not STORIES.exists(), reason="needs the checkpoint stories260k")
 def test_logits_and_text_of_a_trained_model_equal_those_of_transformers():
     values, model = np.load(VALUES / "stories260k.npz"), load_pretrained(STORIES)
