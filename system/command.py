@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gc
 import importlib
+import logging
 import os
 import signal
 import subprocess
@@ -128,6 +129,7 @@ def quiet_imports() -> Iterator[None]:
             hidden = HIDDEN_FROM_KERAS - sys.modules.keys()
             sys.modules.update(dict.fromkeys(hidden))  # as if they were not installed
             importlib.import_module("keras")
+            logging.getLogger("tensorflow").setLevel(logging.ERROR)  # warns of each traced function
             for name in hidden:
                 del sys.modules[name]
             yield

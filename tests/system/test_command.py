@@ -1,4 +1,5 @@
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -70,6 +71,7 @@ def test_backends_of_other_programs_are_replaced_before_the_import(monkeypatch, 
         with quiet_imports():
             expected = {"KERAS_BACKEND": "tensorflow", "MPLBACKEND": "agg", "KERAS_HOME": os.devnull}
             assert os.environ.items() >= expected.items()
+            assert not logging.getLogger("tensorflow").isEnabledFor(logging.WARNING)
         assert len(capsys.readouterr().err.splitlines()) == notes
 
 
