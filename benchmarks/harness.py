@@ -5,7 +5,6 @@ import importlib
 import multiprocessing
 import os
 import re
-import resource
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -125,8 +124,6 @@ def take_turn() -> tuple[float, int]:
 
 
 def peak_bytes() -> int:
-    """Peak memory of this process."""
-    status = Path("/proc/self/status")
-    if not status.exists():  # macOS; on Linux, getrusage includes the peak of the parent process
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return 1024 * int(re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), re.MULTILINE)[1])
+    """Peak memory of this process on Linux, where getrusage includes the peak of the parent process."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)[1])

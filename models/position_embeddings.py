@@ -25,11 +25,6 @@ def sinusoidal_grid(rows: int | tf.Tensor, columns: int | tf.Tensor, dim: int) -
     return tf.concat(features, axis=-1)  # (rows, columns, dim)
 
 
-def resize_grid(embedding: tf.Tensor, rows: int | tf.Tensor, columns: int | tf.Tensor) -> tf.Tensor:
-    """Resizes a grid of embeddings to (rows, columns, dim) float32 by antialiased cubic interpolation."""
-    return resize(embedding, (rows, columns), axes=(0, 1), method="cubic")
-
-
 def resize(x: tf.Tensor, sizes: tuple, *, axes: tuple[int, ...], method: str) -> tf.Tensor:
     """`tf.image.resize` with antialiasing along any axes, in operations that XLA, LiteRT and ONNX know."""
     shape = list(x.shape)

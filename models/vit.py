@@ -12,7 +12,7 @@ from models.block import Block, draw_seed, dropout, fold_in, recompute
 from models.chunked import attend_in_chunks, is_chunked
 from models.config import AxialViTConfig
 from models.kernels import RMSNorm, attend
-from models.position_embeddings import resize_grid, sinusoidal_grid
+from models.position_embeddings import resize, sinusoidal_grid
 from models.saving import ConfiguredModel
 from rope.axial import AxialRotaryEmbedding, MixedRotaryEmbedding
 from rope.embedding import RotaryEmbedding
@@ -161,7 +161,7 @@ class AxialViT(ConfiguredModel):
         if self.config.position == "learned":
             grid = tf.reshape(self.position_embedding, (*self.config.grid, self.config.dim))
             if x.shape[1:3] != self.config.grid:
-                grid = resize_grid(grid, rows, columns)  # (rows, columns, dim)
+                grid = resize(grid, (rows, columns), axes=(0, 1), method="cubic")  # (rows, columns, dim)
             return x + tf.cast(grid, x.dtype)
         if self.config.position == "sinusoidal":
             return x + tf.cast(sinusoidal_grid(rows, columns, self.config.dim), x.dtype)

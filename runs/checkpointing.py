@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from configs.compose import save_config
 from configs.schema import Config, deciding_keys
-from models.position_embeddings import resize_grid
+from models.position_embeddings import resize
 from runs.load import load_run_config, make_model
 from runs.resolve import Run, check_recorded, describe_grid, grid_of
 from system.errors import DivergedError, RunError
@@ -61,7 +61,7 @@ def load_parent_weights(config: Config, model: keras.Model) -> None:
         value = values[variable.path]
         if resamples and "position_embedding" in variable.path:
             value = tf.reshape(value, (*old_grid, -1))  # (rows, columns, dim)
-            value = tf.reshape(resize_grid(value, *grid), variable.shape)
+            value = tf.reshape(resize(value, grid, axes=(0, 1), method="cubic"), variable.shape)
             print_line(f"unlike init_from: {variable.path} is resampled from {describe_grid(old_grid)}")
         variable.assign(value)
 
