@@ -31,7 +31,7 @@ NEEDS = {"rope": {"numpy", "tensorflow", "keras"}, "system": {"pydantic", "pydan
 HYDRA = {"hydra", "omegaconf"}
 # Files and lines that `python train.py` reaches by imports, and lines of the longest function.
 MOST_FILES = 68
-MOST_LINES = 10_374
+MOST_LINES = 9_779
 LONGEST_FUNCTION = 60
 # Two files share a name only where they mirror each other.
 SHARED_NAMES = {"__init__.py", "__main__.py", "config.py", "huggingface.py", "study.py"}
