@@ -122,10 +122,8 @@ def load_run(
     initialize_devices()
     config = load_run_config(run_directory)
     if of is not None and not isinstance(config.model, of):
-        raise RunError(
-            f"{run_directory} is a run of model.architecture {config.model.architecture}, "
-            f"this command needs {of.architecture}"
-        )
+        kind = "vision transformer" if of is AxialViTConfig else "language model"
+        raise RunError(f"{run_directory} is not a run of a {kind}, which this command needs")
     if precision is not None:
         config = replace(config, precision=precision)
     if step == "best":

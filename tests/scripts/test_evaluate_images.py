@@ -95,11 +95,11 @@ def test_an_invalid_size_is_refused(run, capsys):
 
 def test_options_for_the_other_kind_of_model_are_refused(untrained, tmp_path, run):
     save_config(Config(), tmp_path / "config.yaml")
-    problem = "error: {} is a run of model.architecture {}, this command needs {}"
+    problem = "error: {} is not a run of a {}, which this command needs"
     _, _, errors = run(main, tmp_path, "--image-size", "8")
-    assert errors == [problem.format(tmp_path, "transformer_lm", "axial_vit")]
+    assert errors == [problem.format(tmp_path, "vision transformer")]
     _, _, errors = run(main, untrained[0], "--windows", "8")
-    assert errors == [problem.format(untrained[0], "axial_vit", "transformer_lm")]
+    assert errors == [problem.format(untrained[0], "language model")]
 
 
 def rewrite_facts(path, task, model, **facts):
