@@ -48,6 +48,8 @@ def page_text(study: Study, values: Values, machine: str) -> str:
     summaries = [run.directory / "summary.json" for run in study.all_runs()]
     day = date.fromtimestamp(max(path.stat().st_mtime for path in summaries))
     seconds = sum(json.loads(path.read_text(encoding="utf-8"))["elapsed_seconds"] for path in summaries)
+    differences = paired_differences(study, values)
+    others = ", or to the variant in parentheses" if differences.keys() - study.variants.keys() else ""
     arguments = " ".join(map(str, [study.name, *study.overrides, "--seeds", *study.seeds]))
     return f"""\
 # {study.name.replace("_", " ").capitalize()}
@@ -68,9 +70,9 @@ Mean over seeds and its 95 % confidence interval; [the values of each seed]({stu
 
 {format_values(study, values)}
 
-Differences to {study.reference}, or to the variant in parentheses, paired by seed:
+Differences to {study.reference}{others}, paired by seed:
 
-{format_values(study, paired_differences(study, values), sign="+")}
+{format_values(study, differences, sign="+")}
 
 ![{study.question}]({study.name}.png)
 """
